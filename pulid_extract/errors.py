@@ -1,0 +1,41 @@
+"""Every error a user can cause, one class per kind of trouble. Knows nothing of printing or exit codes.
+
+    PulidError              anything that ends in one line and exit code 1
+      InputError            a picture or an option that cannot be used
+        FaceError           no face, or not the face that was meant
+      WeightsError          a model file that is missing, damaged or of the wrong kind
+      EmbeddingError        a .pulidembd that breaks docs/pulidembd.md
+      OutputError           a result that cannot be written
+      (pulid_generate.errors adds its own branch)
+
+A message is one line: what is wrong, where, what was expected, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class PulidError(Exception):
+    """Base of every error that is the input's fault, not a bug. `str()` is the one line shown to the user."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+class InputError(PulidError):
+    """A picture or an option value that cannot be used."""
+
+
+class FaceError(InputError):
+    """The picture holds no usable face, or the networks disagree about which face is meant."""
+
+
+class WeightsError(PulidError):
+    """A model file is missing, damaged, or not what its role needs."""
+
+
+class EmbeddingError(PulidError):
+    """An identity file breaks the rules of docs/pulidembd.md."""
+
+
+class OutputError(PulidError):
+    """A result cannot be written where it was asked for."""
