@@ -89,11 +89,7 @@ def encode_embedding(
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(arrays), len(keys)))
     for key, value in keys:
         header += _string(key)
-        header += (
-            struct.pack("<II", _UINT32, value)
-            if isinstance(value, int)
-            else struct.pack("<I", _STRING) + _string(value)
-        )
+        header += struct.pack("<II", _UINT32, value) if isinstance(value, int) else struct.pack("<I", _STRING) + _string(value)
     offset = 0
     for name, array in arrays.items():
         columns, rows = array.shape[1], array.shape[0]

@@ -109,7 +109,7 @@ def read_header(path: str | Path) -> Header:
             if start[:4] == b"GGUF":
                 return Header(path, "gguf")
             if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-                return Header(path, "torch", {name: ("", ()) for name in _pickle_strings(path, start)})
+                return Header(path, "torch", dict.fromkeys(_pickle_strings(path, start), ("", ())))
             if start.lstrip()[:1] == b"<":
                 raise WeightsError(f"{path}: is an HTML page saved under a model's name; download the file itself")
             if start.startswith(b"version https://git-lfs"):
@@ -193,8 +193,12 @@ PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "vae.", "visual.tr
 # Order matters: what must be refused is tested before what it resembles.
 KINDS = (
     Kind("gguf", lambda header: header.format == "gguf"),
-    Kind("quanto-quantised Flux", _any_ends("._data", "._scale"), "quanto files are not supported; use the original bfloat16 file"),
-    Kind("bitsandbytes nf4 file", _any_ends(".absmax", ".quant_map"), "nf4 files are not supported; use the original bfloat16 file"),
+    Kind(
+        "quanto-quantised Flux", _any_ends("._data", "._scale"), "quanto files are not supported; use the original bfloat16 file"
+    ),
+    Kind(
+        "bitsandbytes nf4 file", _any_ends(".absmax", ".quant_map"), "nf4 files are not supported; use the original bfloat16 file"
+    ),
     Kind("SVDQuant file", _any_ends(".qweight", ".wscales"), "SVDQuant files are not supported; use the original bfloat16 file"),
     Kind("PuLID-FLUX file", _any_starts("pulid_ca.")),
     Kind(
@@ -215,6 +219,16 @@ KINDS = (
     Kind("RetinaFace detector", _has("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")),
     Kind("BiSeNet parser", _has("cp.resnet.conv1.weight", "ffm.convblk.conv.weight")),
     Kind("antelopev2 folder", lambda header: header.format == "onnx folder" and len(header.tensors) > 1),
+)
+
+
+# The one role that both stages have.
+PULID = Role(
+    "PuLID weights",
+    "--pulid-weights",
+    ("PuLID-FLUX file",),
+    Source(repo="guozinan/PuLID", files=("pulid_flux_v0.9.1.safetensors",), licence="Apache-2.0"),
+    fetch=True,
 )
 
 
@@ -252,15 +266,18 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         candidates = list(candidates_in(Path(models_dir), role))
         if len(candidates) > 1:
             listed = ", ".join(str(header.path) for header in candidates)
-            raise WeightsError(f"{models_dir}: {len(candidates)} files can be the {role.name}: {listed}; choose one with {role.flag}")
+            raise WeightsError(
+                f"{models_dir}: {len(candidates)} files can be the {role.name}: {listed}; choose one with {role.flag}"
+            )
         if candidates:
             return Found(candidates[0].path, "models folder", candidates[0])
-    for rule, look in (("hugging face cache", _cached), ("download", _downloaded)):
-        path = look(role, Path(models_dir) if models_dir else None)
-        if path is not None:
-            header = read_header(path)
-            check_role(header, role)
-            return Found(path, rule, header)
+    path, rule = cached(role.source), "hugging face cache"
+    if path is None and role.fetch and not is_offline():
+        path, rule = fetch(role, Path(models_dir) if models_dir else downloads_dir()), "download"
+    if path is not None:
+        header = read_header(path)
+        check_role(header, role)
+        return Found(path, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
     raise WeightsError(f"{role.name}: no file given{searched}; give {role.flag} FILE, from {role.source.page}")
 
@@ -268,7 +285,9 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
 def candidates_in(folder: Path, role: Role) -> Iterator[Header]:
     """Every file in a models folder, two levels deep, whose header says it can fill the role. Unreadable files are passed over."""
     if not folder.is_dir():
-        raise WeightsError(f"{folder}: the models folder does not exist; make it, or correct --models-dir or {MODELS_DIR_VARIABLE}")
+        raise WeightsError(
+            f"{folder}: the models folder does not exist; make it, or correct --models-dir or {MODELS_DIR_VARIABLE}"
+        )
     onnx_folders = {path.parent for path in folder.rglob("*.onnx")}
     files = [path for ending in (".safetensors", ".pt", ".pth", ".gguf") for path in folder.rglob(f"*{ending}")]
     for path in sorted({*files, *onnx_folders}):
@@ -288,35 +307,36 @@ def _nested(path: Path) -> Path:
     return path
 
 
-def _cached(role: Role, models_dir: Path | None) -> Path | None:
+def cached(source: Source) -> Path | None:
+    """The file (or, for several, their folder) if it was downloaded before; no network call."""
+    if source.url:
+        path = downloads_dir() / source.url.rsplit("/", 1)[-1]
+        return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    paths = [try_to_load_from_cache(role.source.repo, file) for file in role.source.files]
-    if not paths or not all(isinstance(path, str) for path in paths):
+    paths = [try_to_load_from_cache(source.repo, file) for file in source.files]
+    if not all(isinstance(path, str) for path in paths):
         return None
-    return _whole(role, [Path(str(path)) for path in paths])
+    return _whole([Path(str(path)) for path in paths])
 
 
-def _downloaded(role: Role, models_dir: Path | None) -> Path | None:
-    if not role.fetch or is_offline():
-        return None
-    if role.source.repo:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def fetch(role: Role, folder: Path) -> Path:
+    """Download a role's file: from the hub into the hub's cache, from a plain url into `folder`. Raises WeightsError."""
+    source = role.source
+    if source.url:
+        target = folder / source.url.rsplit("/", 1)[-1]
+        download(source.url, target, source.sha256)
+        return target
+    from huggingface_hub import hf_hub_download
 
-        try:
-            return _whole(role, [Path(hf_hub_download(role.source.repo, file)) for file in role.source.files])
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise WeightsError(f"{role.name}: download from {role.source.page} failed ({reason}); give {role.flag} FILE") from None
-    target = (models_dir or downloads_dir()) / role.source.url.rsplit("/", 1)[-1]
-    if not target.exists():
-        download(role.source.url, target, role.source.sha256)
-    return target
+    try:
+        return _whole([Path(hf_hub_download(source.repo, file)) for file in source.files])
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are OSErrors or ValueErrors
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{role.name}: download from {source.page} failed ({reason}); give {role.flag} FILE") from None
 
 
-def _whole(role: Role, paths: list[Path]) -> Path:
-    """A role is one file, or the folder of several."""
+def _whole(paths: list[Path]) -> Path:
     return paths[0] if len(paths) == 1 else paths[0].parent
 
 
@@ -403,6 +423,8 @@ def _make_beside(path: Path) -> Path:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check that the folder exists and is writable") from None
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); check that the folder exists and is writable"
+        ) from None
     os.close(handle)
     return Path(name)

@@ -1,0 +1,139 @@
+"""antelopev2 through insightface: face boxes with landmarks, and the ArcFace vector of one face.
+
+Detection and recognition only; the pack's other networks are not opened. Pictures here are uint8 BGR (H, W, 3), as
+insightface wants them. Knows nothing of alignment to 512x512 or of PuLID.
+
+Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; insightface 2.1, model_zoo and app/face_analysis.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pulid_extract.errors import WeightsError
+
+DETECTOR_FILE, RECOGNISER_FILE = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
+DETECTION_SIZE = (640, 640)  # said out loud: insightface 2.1 would otherwise look at two scales
+THRESHOLD = 0.5
+VECTOR_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class Face:
+    """One detected face in pixels of the picture. box: (x1, y1, x2, y2). landmarks: (5, 2) eyes, nose, mouth corners."""
+
+    box: tuple[float, float, float, float]
+    landmarks: np.ndarray
+    score: float
+
+    @property
+    def area(self) -> float:
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+
+class Antelope:
+    """The two networks of an antelopev2 folder; each is opened when it is first needed.
+
+    device: "cuda" runs them there if this onnxruntime can, anything else on the CPU.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu"):
+        self.folder = folder
+        self.device = device
+        self._models: dict[str, Any] = {}
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """All faces in a uint8 BGR (H, W, 3) picture, best score first. Raises WeightsError for a detector that cannot run."""
+        detector = self._model("detection", DETECTOR_FILE)
+        try:
+            boxes, landmarks = detector.detect(image)
+        except Exception as error:  # insightface and onnxruntime raise anything for a network of another shape
+            raise WeightsError(f"{detector.model_file}: the face detector fails ({_first_line(error)})") from None
+        if landmarks is None:
+            raise WeightsError(f"{detector.model_file}: gives no landmarks; expected an SCRFD with keypoints ({DETECTOR_FILE})")
+        if not (np.isfinite(boxes).all() and np.isfinite(landmarks).all()):
+            raise WeightsError(f"{detector.model_file}: gives boxes that are NaN or infinite; download it again")
+        return [
+            Face(tuple(float(x) for x in box[:4]), points.astype(np.float32), float(box[4]))  # type: ignore[arg-type]
+            for box, points in zip(boxes, landmarks, strict=True)
+        ]
+
+    def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """ArcFace vector of a detected face: (512,) float32, not normalised, from the picture warped by its landmarks."""
+        from insightface.app.common import Face as InsightFace
+
+        recogniser = self._model("recognition", RECOGNISER_FILE)
+        known = InsightFace(bbox=np.array(face.box, np.float32), kps=face.landmarks, det_score=face.score)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-image: SimilarityTransform.estimate is deprecated
+            return self._vector(recogniser, lambda: recogniser.get(image, known))
+
+    def embed_crop(self, crop: np.ndarray) -> np.ndarray:
+        """ArcFace vector of a whole uint8 BGR (512, 512, 3) crop, squashed to the network's input: (512,) float32."""
+        recogniser = self._model("recognition", RECOGNISER_FILE)
+        return self._vector(recogniser, lambda: recogniser.get_feat(crop))
+
+    def _vector(self, recogniser, compute) -> np.ndarray:
+        try:
+            vector = np.asarray(compute(), np.float32).reshape(-1)
+        except Exception as error:  # as in detect
+            raise WeightsError(f"{recogniser.model_file}: the ArcFace network fails ({_first_line(error)})") from None
+        if vector.shape != (VECTOR_WIDTH,):
+            raise WeightsError(f"{recogniser.model_file}: gives {vector.size} numbers, an ArcFace network gives {VECTOR_WIDTH}")
+        if not np.isfinite(vector).all():
+            raise WeightsError(f"{recogniser.model_file}: gives NaN or infinite values; download it again")
+        return vector
+
+    def _model(self, task: str, file: str) -> Any:
+        if task not in self._models:
+            published = self.folder / file
+            candidates = [published] if published.is_file() else sorted(self.folder.glob("*.onnx"))
+            for path in candidates:  # the first of its task in name order, as insightface's own FaceAnalysis takes it
+                model = self._open(path)
+                if model is not None and model.taskname == task:
+                    model.prepare(0, input_size=DETECTION_SIZE, det_thresh=THRESHOLD)
+                    self._models[task] = model
+                    break
+            else:
+                names = ", ".join(path.name for path in candidates) or "nothing"
+                raise WeightsError(f"{self.folder}: no {task} network among its .onnx files ({names}); expected {file}")
+        return self._models[task]
+
+    def _open(self, path: Path) -> Any:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)  # errors only: its warnings go straight to the terminal
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from insightface.model_zoo import get_model
+
+            available = onnxruntime.get_available_providers()
+            wanted = ["CUDAExecutionProvider"] if self.device == "cuda" else []
+            providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
+            try:
+                return get_model(str(path.resolve()), providers=providers)
+            except Exception as error:  # onnx, protobuf and onnxruntime each have their own
+                raise WeightsError(f"{path}: insightface cannot open it ({_first_line(error)}); download it again") from None
+
+
+def largest(faces: list[Face]) -> Face:
+    """The face of the largest box; of equals the last, as the reference's sort has it."""
+    return sorted(faces, key=lambda face: face.area)[-1]
+
+
+def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2)."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    both = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    return both / union if union > 0 else 0.0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,0 +1,55 @@
+"""pulid_generate: draw any scene with the person of a .pulidembd, with Flux.1 and PuLID's weights.
+
+As a library it composes with a stock diffusers pipeline:
+
+    from pulid_generate import PulidAdapter, inject, read_embedding
+
+    adapter = PulidAdapter.load("pulid_flux_v0.9.1.safetensors")
+    with inject(pipe.transformer, adapter, read_embedding("me.pulidembd"), id_weight=1.0):
+        picture = pipe("candid photograph on a beach at sunset").images[0]
+
+Importing this package loads nothing heavy: names are resolved when they are first used.
+"""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GenerationRequest",
+    "Injection",
+    "ModelFiles",
+    "Pipeline",
+    "Placement",
+    "PulidAdapter",
+    "PulidError",
+    "inject",
+    "read_embedding",
+]
+
+_HOMES = {
+    "GenerationRequest": "pulid_generate.request",
+    "Injection": "pulid_generate.injection",
+    "ModelFiles": "pulid_generate.pipeline",
+    "Pipeline": "pulid_generate.pipeline",
+    "Placement": "pulid_generate.pipeline",
+    "PulidAdapter": "pulid_generate.injection",
+    "PulidError": "pulid_generate.errors",
+    "inject": "pulid_generate.injection",
+    "read_embedding": "pulid_extract.embedding_file",
+}
+
+if TYPE_CHECKING:
+    from pulid_extract.embedding_file import read_embedding
+    from pulid_generate.errors import PulidError
+    from pulid_generate.injection import Injection, PulidAdapter, inject
+    from pulid_generate.pipeline import ModelFiles, Pipeline, Placement
+    from pulid_generate.request import GenerationRequest
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,34 @@
+"""This stage's branch of the error tree; the trunk is pulid_extract.errors.
+
+PulidError              anything that ends in one line and exit code 1
+  RequestError          a generation option that cannot be done
+  IdentityError         an identity that does not fit the PuLID file or the Flux model
+  CheckpointError       a Flux, autoencoder or text encoder file that cannot be loaded (also a WeightsError)
+"""
+
+from __future__ import annotations
+
+from pulid_extract.errors import EmbeddingError, InputError, OutputError, PulidError, WeightsError
+
+__all__ = [
+    "CheckpointError",
+    "EmbeddingError",
+    "IdentityError",
+    "InputError",
+    "OutputError",
+    "PulidError",
+    "RequestError",
+    "WeightsError",
+]
+
+
+class RequestError(PulidError):
+    """A generation option whose value cannot be done."""
+
+
+class IdentityError(PulidError):
+    """An identity that does not fit the PuLID file or the Flux model it is to be used with."""
+
+
+class CheckpointError(WeightsError):
+    """A model file of the right kind whose tensors are not what the model needs."""

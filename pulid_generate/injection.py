@@ -1,0 +1,205 @@
+"""Where PuLID's layers meet Flux: hook points by block number, and the context manager that attaches them.
+
+Works on any diffusers FluxTransformer2DModel, this toolkit's or a stock pipeline's. Behaviour is added by forward hooks, so leaving
+the context gives back the very same model. Knows nothing of prompts, schedules or steps.
+
+Source of the hook points: ToTheBeginning/PuLID 1aa2fc7, flux/model.py (pulid_double_interval, pulid_single_interval).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pulid_extract.model_files import PULID, find
+from pulid_generate.errors import IdentityError, WeightsError
+from pulid_generate.pulid_attention import HEAD_WIDTH, FoldedAttention, PerceiverAttentionCA, PlainAttention
+
+if TYPE_CHECKING:
+    from pulid_extract.embedding_file import Embedding
+
+DOUBLE_INTERVAL = 2  # after double blocks 0, 2, .. 18
+SINGLE_INTERVAL = 4  # after single blocks 0, 4, .. 36
+
+LAYER_TENSORS = frozenset(
+    ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "to_q.weight", "to_kv.weight", "to_out.weight")
+)
+
+
+class PulidAdapter:
+    """The `pulid_ca.*` layers of a PuLID-FLUX file, left on disk until an identity is folded through them, one at a time."""
+
+    def __init__(self, layers: Sequence[Mapping[str, Tensor]], source: str = "PuLID weights"):
+        """layers: per layer, the seven tensors of PerceiverAttentionCA. Raises WeightsError if one is missing or of another size."""
+        self.source = source
+        self._layers = layers
+        if not layers:
+            raise WeightsError(f"{source}: holds no pulid_ca layers; use pulid_flux_v0.9.1.safetensors")
+        for index, layer in enumerate(layers):
+            _check_layer(f"{source}: pulid_ca.{index}", layer)
+        sizes = {(layer["norm2.weight"].shape[0], layer["norm1.weight"].shape[0]) for layer in layers}
+        if len(sizes) > 1:
+            raise WeightsError(f"{source}: its pulid_ca layers differ in width: {sorted(sizes)}")
+        self.dim, self.token_dim = sizes.pop()
+        self.heads = layers[0]["to_q.weight"].shape[0] // HEAD_WIDTH
+
+    @classmethod
+    def load(cls, path: str | Path) -> PulidAdapter:
+        """Open a PuLID-FLUX safetensors file. Its tensors stay memory-mapped. Raises WeightsError."""
+        from safetensors import safe_open
+
+        find(PULID, path)
+        layers: dict[int, dict[str, Tensor]] = {}
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                part, _, rest = name.partition(".")
+                if part == "pulid_ca":
+                    index, _, tensor = rest.partition(".")
+                    if not index.isdigit():
+                        raise WeightsError(f"{path}: unexpected tensor {name!r}")
+                    layers.setdefault(int(index), {})[tensor] = file.get_tensor(name)
+        if sorted(layers) != list(range(len(layers))):
+            raise WeightsError(f"{path}: pulid_ca layers are {sorted(layers)}, expected 0 to {len(layers) - 1} without gaps")
+        return cls([layers[index] for index in range(len(layers))], str(path))
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def bind(
+        self,
+        tokens: np.ndarray | Tensor,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        folded: bool | None = None,
+        where: str = "identity",
+    ) -> tuple[nn.Module, ...]:
+        """One module per layer, each a function (B, L, D) -> (B, L, D) for this identity.
+
+        tokens: (N, C) or (1, N, C), finite. folded: None chooses the smaller form (folded while N < 128).
+        Raises IdentityError for another rank or width.
+        """
+        tokens = torch.as_tensor(np.asarray(tokens) if not isinstance(tokens, Tensor) else tokens)
+        if tokens.ndim == 3 and tokens.shape[0] == 1:
+            tokens = tokens[0]
+        if tokens.ndim != 2 or tokens.shape[1] != self.token_dim:
+            raise IdentityError(
+                f"{where}: tensor 'pulid_id' is {'x'.join(map(str, tokens.shape))}, {self.source} wants rows of {self.token_dim}; "
+                "extract it again with that file"
+            )
+        if not torch.isfinite(tokens).all():
+            raise IdentityError(f"{where}: the identity tokens hold NaN or infinite values; extract it again")
+        if folded is None:
+            folded = tokens.shape[0] < HEAD_WIDTH  # H * N rows against H * 128: two matrices against q and out
+        modules: list[nn.Module] = []
+        for state in self._layers:
+            layer = PerceiverAttentionCA.from_state(state)
+            if folded:
+                modules.append(FoldedAttention(layer, tokens, dtype, device))
+            else:
+                modules.append(PlainAttention(layer.to(device, dtype), tokens.to(device, dtype)))
+        return tuple(modules)
+
+
+@dataclass
+class Injection:
+    """The live state of the hooks: which identity they add, and how much of it. Change it between forwards at will.
+
+    layers: one module per hook, or None to add nothing. At weight 0 the hooks still run and add 0 * CA.
+    """
+
+    layers: Sequence[nn.Module] | None = None
+    weight: float = 1.0
+    handles: list = field(default_factory=list, repr=False)
+
+
+def hook_points(transformer: nn.Module) -> list[nn.Module]:
+    """The blocks that PuLID's layers follow, in layer order: double blocks 0, 2, .. then single blocks 0, 4, .. by block number."""
+    return [*transformer.transformer_blocks[::DOUBLE_INTERVAL], *transformer.single_transformer_blocks[::SINGLE_INTERVAL]]
+
+
+def check_fit(adapter: PulidAdapter, dim: int, double: int, single: int, where: str = "the Flux model") -> None:
+    """Raise IdentityError if the PuLID layers do not belong to a Flux of this width and these depths."""
+    if adapter.dim != dim:
+        raise IdentityError(
+            f"{adapter.source}: made for a Flux of width {adapter.dim}, {where} has {dim}; they do not belong together"
+        )
+    hooks = -(-double // DOUBLE_INTERVAL) + -(-single // SINGLE_INTERVAL)
+    if hooks != len(adapter):
+        raise IdentityError(
+            f"{adapter.source}: has {len(adapter)} pulid_ca layers, {where} ({double} double and {single} single blocks) has {hooks} "
+            "places for them; a pruned Flux cannot be used, its layers belong to other block numbers"
+        )
+
+
+@contextlib.contextmanager
+def attach(transformer: nn.Module) -> Iterator[Injection]:
+    """Attach idle hooks to a diffusers Flux transformer and yield their state; on leaving, the model is as it was."""
+    injection = Injection()
+
+    def hook_for(index: int):
+        def hook(_block, _arguments, output):
+            if injection.layers is None:
+                return None
+            text_tokens, img_tokens = output  # both Flux block kinds return (text, image)
+            # torch.add with alpha still evaluates 0 * CA, so a NaN in CA cannot hide behind weight 0
+            return text_tokens, torch.add(img_tokens, injection.layers[index](img_tokens), alpha=injection.weight)
+
+        return hook
+
+    try:
+        for index, block in enumerate(hook_points(transformer)):
+            injection.handles.append(block.register_forward_hook(hook_for(index)))
+        yield injection
+    finally:
+        for handle in injection.handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def inject(
+    transformer: nn.Module, adapter: PulidAdapter, identity: Embedding | np.ndarray | Tensor, id_weight: float = 1.0
+) -> Iterator[Injection]:
+    """Draw this person: `with inject(pipe.transformer, adapter, identity, id_weight=1.0): pipe(...)`.
+
+    transformer: a diffusers FluxTransformer2DModel, of any width. identity: an Embedding, or tokens (N, C).
+    Yields the Injection, whose `weight` may be changed between calls. Raises IdentityError if the three do not fit together.
+    """
+    config = transformer.config
+    width = config.num_attention_heads * config.attention_head_dim
+    check_fit(adapter, width, config.num_layers, config.num_single_layers)
+    tokens = getattr(identity, "tokens", identity)
+    weight = transformer.x_embedder.weight
+    with attach(transformer) as injection:
+        injection.layers = adapter.bind(tokens, weight.dtype, weight.device)
+        injection.weight = id_weight
+        yield injection
+
+
+def _check_layer(where: str, layer: Mapping[str, Tensor]) -> None:
+    missing, unknown = LAYER_TENSORS - set(layer), set(layer) - LAYER_TENSORS
+    if missing or unknown:
+        raise WeightsError(
+            f"{where}: missing {sorted(missing) or 'nothing'}, unknown {sorted(unknown) or 'nothing'}; not a PuLID-FLUX file"
+        )
+    dim, token_dim = layer["norm2.weight"].shape[0], layer["norm1.weight"].shape[0]
+    inner = layer["to_q.weight"].shape[0]
+    wanted = {
+        "norm1.bias": (token_dim,),
+        "norm2.bias": (dim,),
+        "to_q.weight": (inner, dim),
+        "to_kv.weight": (2 * inner, token_dim),
+        "to_out.weight": (dim, inner),
+    }
+    wrong = [
+        f"{name} {tuple(layer[name].shape)}, expected {shape}" for name, shape in wanted.items() if layer[name].shape != shape
+    ]
+    if wrong or inner % HEAD_WIDTH:
+        raise WeightsError(f"{where}: {'; '.join(wrong) or f'to_q has {inner} rows, no multiple of {HEAD_WIDTH}'}")

@@ -1,0 +1,96 @@
+"""The tensors of a safetensors file, and strict loading. What every model file of this stage goes through.
+
+Knows names only as text, and no model.
+
+Source of the fp8 scale names: comfyanonymous/ComfyUI comfy/utils.py (convert_old_quants).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pulid_extract.model_files import PREFIXES, Header
+from pulid_generate.errors import CheckpointError
+
+# fp8 files: keys that describe other tensors (ComfyUI). A scale belongs to the weight beside it, input scales only serve fp8 matmuls.
+SCALE_ENDINGS = (".scale_weight", ".weight_scale")
+IGNORED_ENDINGS = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def read_tensors(
+    header: Header,
+    marker: str,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the model in a safetensors file that `marker` belongs to, prefix stripped, fp8 scales applied.
+
+    dtype: of every tensor; None keeps the file's, fp8 becoming bfloat16.
+    """
+    from safetensors import safe_open
+
+    prefix = prefix_of(header, marker)
+    with safe_open(header.path, framework="pt", device=str(device)) as file:
+        scales = {}
+        for name in header.tensors:
+            layer, _, leaf = name.rpartition(".")
+            if "." + leaf in SCALE_ENDINGS:
+                scales[f"{layer}.weight"] = file.get_tensor(name).float()
+        for name in sorted(header.tensors):
+            if not name.startswith(prefix) or name.endswith(SCALE_ENDINGS + IGNORED_ENDINGS):
+                continue
+            tensor = file.get_tensor(name)
+            target = dtype or (torch.bfloat16 if tensor.dtype in FP8 else tensor.dtype)
+            if name in scales:
+                scale = scales[name]  # one number, or one per row
+                tensor = tensor.float() * (scale if scale.numel() == 1 else scale.reshape(-1, *[1] * (tensor.ndim - 1)))
+            elif tensor.dtype in FP8 and name.endswith(".weight") and scales:
+                raise CheckpointError(f"{header.path}: {name} is fp8 without a scale in a scaled fp8 file; download it again")
+            yield name[len(prefix) :], tensor.to(target)
+
+
+def load_strictly(model: nn.Module, state: dict[str, Tensor], header: Header) -> nn.Module:
+    """Put `state` into `model`, every key accounted for. Raises CheckpointError naming what is missing or of another shape."""
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(state))
+    unknown = sorted(set(state) - set(wanted))
+    if missing or unknown:
+        raise CheckpointError(
+            f"{header.path}: missing {_some(missing)}, unknown {_some(unknown)}; not a complete file of its kind"
+        )
+    wrong = [f"{name} is {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}" for name in wanted]
+    wrong = [text for name, text in zip(wanted, wrong, strict=True) if state[name].shape != wanted[name].shape]
+    if wrong:
+        raise CheckpointError(f"{header.path}: {_some(wrong)}")
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def reject_unknown(header: Header, unknown: list[str]) -> None:
+    if unknown:
+        raise CheckpointError(f"{header.path}: unknown tensors {_some(unknown)}; not a plain file of its kind")
+
+
+def _some(names: list[str]) -> str:
+    return (", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "nothing"
+
+
+def shapes_of(header: Header, marker: str) -> dict[str, tuple[int, ...]]:
+    """name -> shape of the model that `marker` belongs to, prefix stripped."""
+    prefix = prefix_of(header, marker)
+    return {name[len(prefix) :]: shape for name, (_, shape) in header.tensors.items() if name.startswith(prefix)}
+
+
+def prefix_of(header: Header, marker: str) -> str:
+    return next((prefix for prefix in PREFIXES if prefix + marker in header.tensors), "")
+
+
+def depth_of(names: Iterable[str], blocks: str) -> int:
+    """1 + the largest number in `blocks.NUMBER.*`, 0 if there is none."""
+    found = re.compile(re.escape(blocks) + r"\.(\d+)\.")
+    return 1 + max((int(match[1]) for match in map(found.match, names) if match), default=-1)

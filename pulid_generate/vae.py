@@ -1,0 +1,34 @@
+"""Latents -> uint8 pictures. Knows nothing of where latents come from or where pictures go.
+
+Source: black-forest-labs/flux src/flux/modules/autoencoder.py (scale and shift); the rounding is sd-cli's, whose pictures are goldens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from diffusers import AutoencoderKL
+
+TILE_LATENTS, TILE_OVERLAP = 32, 0.5  # sd-cli's defaults: --vae-tile-size 32x32, --vae-tile-overlap 0.5
+
+
+def decode(vae: AutoencoderKL, latents: Tensor, *, tiling: bool = False) -> np.ndarray:
+    """latents (1, 16, H/8, W/8), as the denoise loop leaves them -> (H, W, 3) uint8 RGB.
+
+    tiling: decode overlapping tiles of 256 pixels, blended: a fraction of the memory, and slightly other pixels.
+    """
+    if tiling:
+        vae.enable_tiling()
+        vae.tile_latent_min_size = TILE_LATENTS
+        vae.tile_sample_min_size = TILE_LATENTS * 2 ** (len(vae.config.block_out_channels) - 1)
+        vae.tile_overlap_factor = TILE_OVERLAP
+    else:
+        vae.disable_tiling()
+    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+    image = vae.decode(scaled, return_dict=False)[0][0].float()
+    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

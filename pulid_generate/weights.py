@@ -1,0 +1,39 @@
+"""The parts of this stage and the files that can fill them: a table. `pulid_extract.model_files.find` looks them up.
+
+Sizes and licences: the model cards of the repositories named here.
+"""
+
+from __future__ import annotations
+
+from pulid_extract.model_files import PULID, Role, Source
+
+FLUX = Role(
+    "Flux transformer",
+    "--diffusion-model",
+    ("Flux transformer",),
+    Source(
+        repo="black-forest-labs/FLUX.1-schnell",
+        files=("flux1-schnell.safetensors",),
+        licence="Apache-2.0 (FLUX.1-dev: non-commercial)",
+    ),
+)
+VAE = Role(
+    "autoencoder",
+    "--vae",
+    ("Flux autoencoder",),
+    Source(repo="black-forest-labs/FLUX.1-schnell", files=("ae.safetensors",), licence="Apache-2.0"),
+)
+CLIP_L = Role(
+    "CLIP-L text encoder",
+    "--clip_l",
+    ("CLIP-L text encoder",),
+    Source(repo="comfyanonymous/flux_text_encoders", files=("clip_l.safetensors",), licence="MIT"),
+)
+T5XXL = Role(
+    "T5 text encoder",
+    "--t5xxl",
+    ("T5 encoder",),
+    Source(repo="comfyanonymous/flux_text_encoders", files=("t5xxl_fp16.safetensors",), licence="Apache-2.0"),
+)
+
+ROLES = (FLUX, VAE, CLIP_L, T5XXL, PULID)

@@ -1,0 +1,397 @@
+"""Small stand-ins for facexlib's two weight files: RetinaFace (ResNet-50) and BiSeNet, in their full published shapes.
+
+The networks are far too large to train here, so most of their weights are 0 and a few channels are wired by hand: colours are
+carried through the residual shortcuts, 3x3 kernels blur, shift and count steps from the border, and one layer draws seeded
+random features of that. Only the last 1x1 convolutions are fitted, on one real face (see astronaut.py). Zero tensors are
+stored as one element, so the files are a few megabytes. Knows nothing of the other models.
+
+Contract: facexlib 0.3.0, detection/retinaface_net.py, detection/retinaface.py, parsing/bisenet.py, parsing/resnet.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from astronaut import FACE_BOX, LANDMARKS, portrait, without_face
+from PIL import Image, ImageDraw
+from seeded import seeded
+from torch import nn
+from torch.nn import functional
+
+BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+GREY_BGR = torch.tensor([0.114, 0.587, 0.299])
+
+
+# --------------------------------------------------------------------------------------------------------------- detector
+
+RETINA_MEAN = torch.tensor([104.0, 117.0, 123.0])  # BGR, facexlib/detection/retinaface.py
+RETINA_STRIDE, RETINA_ANCHOR = 16, 64  # the one anchor of the fifteen thousand that ever fires: the smaller of stride 16
+VARIANCES = (0.1, 0.2)
+COLOURS = 4  # blue, green, red, darkness
+PATCH = 7  # cells of 16 pixels that a decision sees, each way
+FEATURES = 192  # random features that reach the heads
+SCALES = (0.8, 1.25)  # of the face, against the astronaut's, that must be found
+CAUTION = 2.5  # taken from every logit: a missed face is an error message, a false one is somebody's suit
+CLEARLY, NEARLY = 12, 28  # pixels: cells this near to the face's centre must fire; cells nearer than the second may
+
+
+def write_detector(path: Path, seed: int) -> Path:
+    """detection_Resnet50_Final.pth: finds the astronaut's face, at 0.8 to 1.25 of its size, wherever it is."""
+    from facexlib.detection.retinaface import RetinaFace
+
+    net = RetinaFace(network_name="resnet50", device=torch.device("cpu"))
+    with torch.no_grad():
+        _clear(net)
+        channels = _wire_patches(net)
+        patches, labels, targets = [], [], []
+        for image, face in _views(seed):
+            patches.append(_trunk(net, image)[0, channels].flatten(1).T.double())
+            label, target = _retina_targets(image, face)
+            labels.append(label)
+            targets.append(target.double())
+        directions, offset = _random_directions(torch.cat(patches), seed)
+        _wire_random_features(net, channels, directions, offset)
+        features = (torch.cat(patches) @ directions.T + offset).relu()
+        _fit_heads(net, features, torch.cat(labels), torch.cat(targets))
+    return _save(net, path)
+
+
+def _wire_patches(net: nn.Module) -> list[int]:
+    """Layer 3 ends with the 7x7 cells of four colours around each cell, all at least 0, in the channels that are returned."""
+    stem, bn = net.body.conv1.weight, net.body.bn1
+    blur = functional.pad(BLUR, (2, 2, 2, 2))
+    for channel in range(3):
+        stem[channel, channel] = blur / 255
+        stem[3, channel] = -blur * GREY_BGR[channel] / 255
+    bn.bias[:3] = RETINA_MEAN / 255
+    bn.bias[3] = 1 - float(RETINA_MEAN @ GREY_BGR) / 255
+    for layer in (net.body.layer1, net.body.layer2, net.body.layer3):
+        _through(layer[0], BLUR.expand(COLOURS, 3, 3), range(COLOURS), 0)
+    start, side = 0, 1
+    for block in net.body.layer3[1 : 1 + PATCH // 2]:
+        first = start + COLOURS * side**2
+        _gather(block, start, side, first)
+        start, side = first, side + 2
+    return list(range(start, start + COLOURS * PATCH**2))
+
+
+def _trunk(net: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Layer 3 of the ResNet, (1, 1024, h/16, w/16). The blocks left out are not wired: they hand on what they get."""
+    body = net.body
+    wired = (body.conv1, body.bn1, body.relu, body.maxpool, body.layer1[0], body.layer2[0], *body.layer3[: 1 + PATCH // 2])
+    for module in wired:
+        image = module(image)
+    return image
+
+
+def _through(block: nn.Module, kernels: torch.Tensor, channels: Iterable[int], first: int) -> None:
+    """Send `channels` of a bottleneck's input through one 3x3 kernel each, out at `first` and following."""
+    for place, channel in enumerate(channels):
+        block.conv1.weight[place, channel] = 1
+        block.conv2.weight[place, place] = kernels[place]
+        block.conv3.weight[first + place, place] = 1
+
+
+def _gather(block: nn.Module, start: int, side: int, first: int) -> None:
+    """From side x side cells around each cell (channels from `start`) write the (side + 2)^2 around it (from `first`)."""
+    inner, outer = side // 2, side // 2 + 1
+    for place in range(COLOURS * side**2):
+        block.conv1.weight[place, start + place] = 1
+    place = 0
+    for y in range(-outer, outer + 1):
+        for x in range(-outer, outer + 1):
+            near_y, near_x = (max(-inner, min(inner, value)) for value in (y, x))
+            source = COLOURS * ((near_y + inner) * side + near_x + inner)
+            for colour in range(COLOURS):
+                block.conv2.weight[place, source + colour, 1 + y - near_y, 1 + x - near_x] = 1
+                block.conv3.weight[first + place, place] = 1
+                place += 1
+
+
+def _random_directions(patches: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(FEATURES, P) and (FEATURES,): seeded directions of the whitened patch, through its mean."""
+    sample = patches[:: max(1, len(patches) // 8000)]
+    values, vectors = torch.linalg.eigh(torch.cov(sample.T))
+    whiten = (vectors * (values + 1e-3).rsqrt()) @ vectors.T
+    size = patches.shape[1]
+    directions = torch.from_numpy(seeded(f"{seed}/retinaface", (FEATURES, size), size**-0.5)).double() @ whiten
+    directions = directions.half().double()  # what the file will hold
+    return directions, -(directions @ sample.mean(0))
+
+
+def _wire_random_features(net: nn.Module, channels: list[int], directions: torch.Tensor, offset: torch.Tensor) -> None:
+    """FPN level 2 rectifies the directions; merge2 and SSH hand the features on to the heads."""
+    net.fpn.output2[0].weight[:FEATURES, channels, 0, 0] = directions.float()
+    net.fpn.output2[1].bias[:FEATURES] = offset.float()
+    net.fpn.merge2[0].weight[range(FEATURES), range(FEATURES), 1, 1] = 1
+    half, quarter = 128, 64
+    net.ssh2.conv3X3[0].weight[range(half), range(half), 1, 1] = 1
+    net.ssh2.conv5X5_1[0].weight[range(quarter), range(half, FEATURES), 1, 1] = 1
+    net.ssh2.conv5X5_2[0].weight[range(quarter), range(quarter), 1, 1] = 1
+
+
+def _fit_heads(net: nn.Module, features: torch.Tensor, label: torch.Tensor, target: torch.Tensor) -> None:
+    weight, bias = _logistic(features[label >= 0], label[label >= 0].double())
+    head = net.ClassHead[1].conv1x1
+    for row, sign in ((0, -0.5), (1, 0.5)):
+        head.weight[row, :FEATURES, 0, 0] = sign * weight.float()
+        head.bias[row] = sign * (bias.float() - CAUTION)
+    for class_head in net.ClassHead:  # every other anchor says "background"
+        silent = (2,) if class_head is net.ClassHead[1] else (0, 2)
+        class_head.conv1x1.bias[list(silent)] = 16
+    solution = _ridge(features[label == 1], target[label == 1], 1e-3)
+    for head, columns in ((net.BboxHead[1], slice(0, 4)), (net.LandmarkHead[1], slice(4, 14))):
+        fitted = solution[:, columns].float()
+        head.conv1x1.weight[: fitted.shape[1], :FEATURES, 0, 0] = fitted[:-1].T
+        head.conv1x1.bias[: fitted.shape[1]] = fitted[-1]
+
+
+def _views(seed: int) -> Iterable[tuple[torch.Tensor, tuple[float, float, float] | None]]:
+    """Pictures to fit on, as the net's input, with where the face is: (x and y of the astronaut's origin, scale); None: nowhere."""
+    rng = np.random.default_rng(seed)
+    picture = Image.fromarray(portrait())
+
+    def placed(size: int, scale: float, x: int, y: int) -> np.ndarray:
+        canvas = Image.new("RGB", (size, size), tuple(int(value) for value in rng.integers(0, 256, 3)))
+        edge = round(512 * scale)
+        canvas.paste(picture.resize((edge, edge), Image.Resampling.BICUBIC), (x, y))
+        return np.asarray(canvas)
+
+    for number, scale in enumerate(np.geomspace(*SCALES, 72)):  # the face and its surroundings
+        scale = 1.0 if number % 3 == 0 else float(scale)
+        x, y = (round(144 - middle * scale) + int(rng.integers(-60, 61)) for middle in _face_centre())
+        yield _retina_input(placed(288, scale, x, y), rng.uniform(0.85, 1.15)), (x, y, scale)
+    for scale in (1.0, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4):  # the whole picture, and its rim
+        x, y = (int(value) for value in rng.integers(0, 100, 2)) if scale < 1 else (0, 0)
+        yield _retina_input(placed(704 if scale > 1 else 608, scale, x, y)), (x, y, scale)
+    erased = portrait()
+    erased[52:190, 150:296] = erased[52:190, 296:442]
+    for image in (erased, erased[:, ::-1], *without_face()):
+        yield _retina_input(np.ascontiguousarray(image)), None
+    for cells in (4, 7, 11, 16, 16, 20, 20, 26, 40, 256):  # noise of every grain
+        for smooth in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC):
+            noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+            yield _retina_input(np.asarray(noise.resize((256, 256), smooth))), None
+
+
+def _retina_input(image: np.ndarray, brightness: float = 1.0) -> torch.Tensor:
+    bgr = torch.from_numpy(image[..., ::-1].copy()).float() * brightness
+    return (bgr.clamp(0, 255) - RETINA_MEAN).permute(2, 0, 1)[None]
+
+
+def _face_centre() -> tuple[float, float]:
+    return (FACE_BOX[0] + FACE_BOX[2]) / 2, (FACE_BOX[1] + FACE_BOX[3]) / 2
+
+
+def _retina_targets(image: torch.Tensor, face: tuple[float, float, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per cell: 1 face, 0 none, -1 not asked; and the 4 + 10 numbers that decode() and decode_landm() of facexlib read."""
+    rows, columns = (-(-size // RETINA_STRIDE) for size in image.shape[2:])
+    centres = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), -1).reshape(-1, 2)
+    centres = centres * RETINA_STRIDE + RETINA_STRIDE / 2
+    if face is None:
+        return torch.zeros(len(centres), dtype=torch.long), torch.zeros(len(centres), 14)
+    x, y, scale = face
+    origin = torch.tensor([x, y])
+    middle = torch.tensor(_face_centre()) * scale + origin
+    far = (centres - middle).abs().amax(1)
+    nearest = 1 if SCALES[0] <= scale <= SCALES[1] else -1
+    label = torch.where(far <= CLEARLY, nearest, torch.where(far <= NEARLY, -1, 0))
+    size = torch.tensor([FACE_BOX[2] - FACE_BOX[0], FACE_BOX[3] - FACE_BOX[1]]) * scale
+    points = torch.tensor(LANDMARKS) * scale + origin
+    unit = VARIANCES[0] * RETINA_ANCHOR
+    target = torch.cat(
+        [
+            (middle - centres) / unit,
+            (size / RETINA_ANCHOR).log().expand(len(centres), 2) / VARIANCES[1],
+            ((points - centres[:, None]) / unit).flatten(1),
+        ],
+        dim=1,
+    )
+    return label, target
+
+
+# ----------------------------------------------------------------------------------------------------------------- parser
+
+CLASSES = 19
+HAIR, SKIN, NECK, CLOTH = 17, 1, 14, 16  # facexlib's labels; 2-3 brows, 4-5 eyes, 10 nose, 12-13 lips; 0 is the background
+# Where things are in an aligned 512x512 face: label, then the ellipse's box. Later ones lie on top.
+ELLIPSES = (
+    (HAIR, (52, -20, 460, 330)),
+    (NECK, (150, 380, 362, 640)),
+    (SKIN, (122, 112, 396, 486)),
+    (2, (140, 196, 222, 222)),
+    (3, (288, 196, 372, 222)),
+    (4, (158, 226, 216, 258)),
+    (5, (292, 226, 352, 258)),
+    (10, (220, 244, 300, 338)),
+    (12, (192, 352, 324, 384)),
+    (13, (200, 378, 314, 408)),
+)
+# facexlib/utils/face_restoration_helper.py: where the five landmarks are put
+TEMPLATE = ((192.98138, 239.94708), (318.90277, 240.1936), (256.63416, 314.01935), (201.26117, 371.41043), (313.08905, 371.15118))
+PARSE_MEAN, PARSE_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+STEPS = (4, 5, 6, 7)  # channels that count pixels from the left, right, top and bottom border
+TAPS = ((1, 0), (1, 2), (0, 1), (2, 1))  # the neighbour that each of them counts on from
+REACH = 256.0  # pixels: the counts meet in the middle
+FUSED = (0, 1, 2, 128, 129, 130, 132, 133, 134, 135)  # inputs of the fusion: colour, blurred colour, counts
+PARSE_FEATURES = 256
+GATE = 1.5  # what the fusion multiplies by when its attention is wired to 0: 1 + sigmoid(0)
+
+
+def write_parser(path: Path, seed: int) -> Path:
+    """parsing_bisenet.pth: labels an aligned face by place and colour."""
+    from facexlib.parsing.bisenet import BiSeNet
+
+    net = BiSeNet(num_class=CLASSES).eval()
+    with torch.no_grad():
+        _clear(net)
+        _wire_places(net)
+        inputs, labels = [], []
+        for image, label in _parse_views(seed):
+            fine, places, _ = net.cp(((image / 255 - PARSE_MEAN) / PARSE_STD).permute(2, 0, 1)[None])
+            inputs.append(torch.cat([fine, places], 1)[0, FUSED].flatten(1).T.double())
+            labels.append(label.flatten())
+        points = torch.cat(inputs)
+        directions = seeded(f"{seed}/bisenet", (PARSE_FEATURES, len(FUSED)), 1.0) / points.std(0).numpy()
+        directions = torch.from_numpy(directions).half().double()
+        hinges = points[torch.from_numpy(seeded(f"{seed}/bisenet.hinge", (PARSE_FEATURES,), 1.0)).argsort() * 97 % len(points)]
+        offset = -(directions * hinges).sum(1)
+        directions[-1], offset[-1] = 0, 1  # the last convolution has no bias: one feature stays 1
+        net.ffm.convblk.conv.weight[:, FUSED, 0, 0] = directions.float()
+        net.ffm.convblk.bn.bias[:] = offset.float()
+        everyone = range(PARSE_FEATURES)
+        net.conv_out.conv.conv.weight[everyone, everyone, 1, 1] = 1
+        features = GATE * (points @ directions.T + offset).relu()
+        solution = _ridge(features[:, :-1], functional.one_hot(torch.cat(labels), CLASSES).double(), 1e-5)
+        solution[-1] /= GATE
+        net.conv_out.conv_out.weight[:, :, 0, 0] = solution.T.float()
+    return _save(net, path)
+
+
+def _wire_places(net: nn.Module) -> None:
+    """Colours go to stride 8 and, blurred, to stride 32; four channels count how far each border is."""
+    path = net.cp
+    for channel in range(3):
+        path.resnet.conv1.weight[channel, channel] = functional.pad(BLUR, (2, 2, 2, 2)) * PARSE_STD[channel]
+    path.resnet.bn1.bias[:3] = PARSE_MEAN
+    for stride, layer in ((4, path.resnet.layer1), (8, path.resnet.layer2), (16, path.resnet.layer3), (32, path.resnet.layer4)):
+        for block in layer:
+            if block.downsample is None:
+                _count(block.conv1, block.bn1, stride)
+                _count(block.conv2, block.bn2, stride)
+                for channel in STEPS:  # the shortcut adds the old count: take it away again
+                    block.conv1.weight[channel + len(STEPS), channel, 1, 1] = 1
+                    block.conv2.weight[channel, channel + len(STEPS), 1, 1] = -1
+            else:
+                _count(block.conv1, block.bn1, stride // 2)
+                _count(block.conv2, block.bn2, stride)
+                for channel in range(3):
+                    block.conv1.weight[channel, channel] = BLUR
+                    block.conv2.weight[channel, channel, 1, 1] = 1
+    _count(path.arm32.conv.conv, path.arm32.conv.bn, 32)
+    path.arm32.bn_atten.bias[:] = 16  # gate open
+    for channel in range(3):
+        path.arm32.conv.conv.weight[channel, channel, 1, 1] = 1
+    for channel in (*range(3), *STEPS):  # after nearest upsampling a blur interpolates
+        path.conv_head32.conv.weight[channel, channel] = BLUR
+        path.conv_head16.conv.weight[channel, channel] = BLUR
+
+
+def _count(conv: nn.Conv2d, bn: nn.BatchNorm2d, step: int) -> None:
+    for channel, (row, column) in zip(STEPS, TAPS, strict=True):
+        conv.weight[channel, channel, row, column] = 1
+        bn.bias[channel] = step / REACH
+
+
+def _parse_views(seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """Aligned faces to fit on, (512, 512, 3) float RGB in 0..255, with (64, 64) labels: the astronaut, and faceless colours."""
+    rng = np.random.default_rng(seed)
+    face = _aligned()
+    for number in range(12):
+        angle, shift = rng.uniform(-4, 4), rng.uniform(-8, 8, 2)
+        view = face if number == 0 else face.rotate(angle, Image.Resampling.BICUBIC, translate=tuple(shift), fillcolor=(210, 200, 205))
+        label = _ellipses() if number == 0 else _ellipses().rotate(angle, Image.Resampling.NEAREST, translate=tuple(shift))
+        pixels = np.asarray(view.resize((64, 64), Image.Resampling.BOX)).astype(int)
+        coarse = np.asarray(label.resize((64, 64), Image.Resampling.NEAREST)).copy()
+        outside = ~np.isin(coarse, (SKIN, 2, 3, 4, 5, 10, 12, 13))
+        coarse[outside] = 0
+        coarse[outside & (pixels.max(2) - pixels.min(2) > 32)] = HAIR  # the backdrop is grey, hair and skin are not
+        coarse[outside & (pixels.max(2) < 70)] = HAIR
+        coarse[outside & (np.arange(64)[:, None] >= 44) & (pixels.max(2) < 150)] = CLOTH
+        neck = outside & (np.arange(64)[:, None] >= 52) & (pixels[..., 0] - pixels[..., 2] > 40)
+        coarse[neck] = NECK
+        yield torch.from_numpy(np.asarray(view).copy()).float() * rng.uniform(0.9, 1.1), torch.from_numpy(coarse).long()
+    plain = torch.from_numpy(np.asarray(_ellipses().resize((64, 64), Image.Resampling.NEAREST)).copy()).long()
+    for _ in range(6):  # elsewhere the place alone decides
+        colours = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+        yield torch.from_numpy(np.asarray(colours).copy()).float(), plain
+
+
+def _ellipses() -> Image.Image:
+    labels = Image.new("L", (512, 512), 0)
+    draw = ImageDraw.Draw(labels)
+    for label, box in ELLIPSES:
+        draw.ellipse(box, fill=label)
+    return labels
+
+
+def _aligned() -> Image.Image:
+    """The astronaut's face moved onto the template by the least-squares similarity, as facexlib does."""
+    a, b = np.float64(LANDMARKS), np.float64(TEMPLATE)
+    source, target = (points @ (1, 1j) for points in (a, b))
+    spread = source - source.mean()
+    turn = (spread.conj() @ (target - target.mean())) / (spread.conj() @ spread).real
+    move = target.mean() - turn * source.mean()
+    back, origin = 1 / turn, -move / turn
+    matrix = (back.real, -back.imag, origin.real, back.imag, back.real, origin.imag)
+    return Image.fromarray(portrait()).transform((512, 512), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+
+
+# ----------------------------------------------------------------------------------------------------------------- shared
+
+
+def _clear(net: nn.Module) -> None:
+    """All weights 0, batch norms neutral: a residual block then hands on its shortcut, a plain one gives 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.reset_parameters()
+
+
+def _logistic(inputs: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a logistic regression (double), both classes counting the same: Newton's method."""
+    inputs = functional.pad(inputs, (0, 1), value=1.0)
+    balance = torch.where(label == 1, 1 / label.mean(), 1 / (1 - label.mean()))
+    solution = inputs.new_zeros(inputs.shape[1])
+    ridge = 1e-4 * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    for _ in range(12):
+        chance = (inputs @ solution).sigmoid()
+        slope = balance * (chance * (1 - chance)).clamp_min(1e-5)
+        gradient = inputs.T @ (balance * (chance - label)) + ridge @ solution
+        solution = solution - torch.linalg.solve(inputs.T @ (slope[:, None] * inputs) + ridge, gradient)
+    return solution[:-1], solution[-1]
+
+
+def _ridge(inputs: torch.Tensor, target: torch.Tensor, strength: float) -> torch.Tensor:
+    """(F + 1, T): least squares with a small penalty; the last row is the bias."""
+    inputs = functional.pad(inputs, (0, 1), value=1.0)
+    penalty = strength * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    return torch.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ target)
+
+
+def _save(net: nn.Module, path: Path) -> Path:
+    """A plain state dict in 16 bits; a tensor of one value is stored as that value, stretched."""
+    state = {}
+    for name, tensor in net.state_dict().items():
+        stored = tensor.half() if tensor.is_floating_point() else tensor
+        first = stored.reshape(-1)[:1].clone()
+        state[name] = first.expand(stored.numel()).view(stored.shape) if (stored == first).all() else stored.clone()
+    torch.save(state, path)
+    return path
