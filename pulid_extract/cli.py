@@ -107,6 +107,7 @@ def extract(
         context.fail(f"Missing option '{'--out' if portrait else '--portrait'}'.")
     if len(portrait) > 1:
         context.fail("--portrait was given more than once; one identity is made from one picture.")
+    out = "-" if out in ("/dev/stdout", "/dev/fd/1") else out  # or the result line would follow the file's own bytes
     box = _parse_box(face_box) if face_box is not None else None
 
     pictures = {name: path for name, path in (("--face-image", face_image), ("--crop-image", crop_image)) if path is not None}

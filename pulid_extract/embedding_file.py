@@ -84,7 +84,7 @@ def encode_embedding(
     if uncond is not None:
         _check_widths("embedding", arrays)
 
-    keys = [("general.architecture", ARCHITECTURE), ("pulid.version", VERSION)]
+    keys: list[tuple[str, str | int]] = [("general.architecture", ARCHITECTURE), ("pulid.version", VERSION)]
     keys += [(f"pulid.{name}", value) for name, value in sorted((provenance or {}).items())]
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(arrays), len(keys)))
     for key, value in keys:

@@ -116,7 +116,8 @@ class Antelope:
             wanted = ["CUDAExecutionProvider"] if self.device == "cuda" else []
             providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
             try:
-                return get_model(str(path.resolve()), providers=providers)
+                # absolute, not resolved: the Hugging Face cache links to files without the .onnx ending that insightface goes by
+                return get_model(str(path.absolute()), providers=providers)
             except Exception as error:  # onnx, protobuf and onnxruntime each have their own
                 raise WeightsError(f"{path}: insightface cannot open it ({_first_line(error)}); download it again") from None
 

@@ -259,6 +259,8 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
     """
     if explicit is not None:
         path = Path(explicit).expanduser()
+        if path.is_dir() and "antelopev2 folder" not in role.kinds:
+            raise WeightsError(f"{path}: is a folder; {role.flag} wants a file: {role.source.page}")
         header = read_header(_nested(path))
         check_role(header, role)
         return Found(header.path, "flag", header)
@@ -271,13 +273,13 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
             )
         if candidates:
             return Found(candidates[0].path, "models folder", candidates[0])
-    path, rule = cached(role.source), "hugging face cache"
-    if path is None and role.fetch and not is_offline():
-        path, rule = fetch(role, Path(models_dir) if models_dir else downloads_dir()), "download"
-    if path is not None:
-        header = read_header(path)
+    stored, rule = cached(role.source), "hugging face cache"
+    if stored is None and role.fetch and not is_offline():
+        stored, rule = fetch(role, Path(models_dir) if models_dir else downloads_dir()), "download"
+    if stored is not None:
+        header = read_header(stored)
         check_role(header, role)
-        return Found(path, rule, header)
+        return Found(stored, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
     raise WeightsError(f"{role.name}: no file given{searched}; give {role.flag} FILE, from {role.source.page}")
 
@@ -355,13 +357,21 @@ def is_offline() -> bool:
 def download(url: str, target: Path, sha256: str = "") -> None:
     """Fetch `url` to `target` (beside, then renamed). Raises WeightsError if it fails or the SHA-256 is another."""
     import urllib.request
+    from http.client import HTTPException
 
     digest = hashlib.sha256()
 
     def chunks(response) -> Iterator[bytes]:
-        while chunk := response.read(1 << 20):
-            digest.update(chunk)
-            yield chunk
+        got, length = 0, response.headers.get("Content-Length")
+        try:
+            while chunk := response.read(1 << 20):
+                digest.update(chunk)
+                got += len(chunk)
+                yield chunk
+        except (OSError, HTTPException) as error:
+            raise WeightsError(f"{url}: download broke off after {got} bytes ({error}); try again") from None
+        if length and got != int(length):  # http.client ends such a read without a word
+            raise WeightsError(f"{url}: download broke off after {got} of {length} bytes; try again")
         if sha256 and digest.hexdigest() != sha256:
             raise WeightsError(f"{url}: SHA-256 is {digest.hexdigest()}, expected {sha256}; try again later")
 
@@ -369,7 +379,7 @@ def download(url: str, target: Path, sha256: str = "") -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=60) as response:
             write_atomically(target, chunks(response))
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise WeightsError(f"{url}: download failed ({error}); fetch it by hand into {target.parent}") from None
 
 
@@ -392,12 +402,12 @@ def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int 
     """
     path = Path(path)
     chunks = [data] if isinstance(data, bytes) else data
-    if _is_special(path):
-        with open(path, "wb") as file:
-            file.writelines(chunks)
-        return
-    beside = _make_beside(path)
+    beside = None if _is_special(path) else _make_beside(path)
     try:
+        if beside is None:
+            with open(path, "wb") as file:
+                file.writelines(chunks)
+            return
         with open(beside, "wb") as file:
             file.writelines(chunks)
             file.flush()
@@ -411,7 +421,8 @@ def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int 
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        if beside is not None:
+            beside.unlink(missing_ok=True)
 
 
 def _is_special(path: Path) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from torch import Tensor
 from pulid_extract.model_files import Header
 from pulid_generate.errors import CheckpointError
 from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors, reject_unknown, shapes_of
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 HEAD_WIDTH = 128
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
@@ -129,8 +126,8 @@ def flux_shape(header: Header) -> FluxShape:
     )
 
 
-def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> FluxTransformer2DModel:
-    """The transformer of a BFL file as a diffusers model in eval mode, on `device`.
+def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> Any:
+    """The transformer of a BFL file as a diffusers FluxTransformer2DModel in eval mode, on `device`.
 
     dtype: of every weight; None keeps what the file has (fp8 becomes bfloat16). Raises CheckpointError.
     """
@@ -184,8 +181,8 @@ def _flux_rows(name: str, tensor: Tensor, parts: int, width: int) -> list[Tensor
     return list(tensor.split([width] * 3 + ([tensor.shape[0] - 3 * width] if parts == 4 else [])))
 
 
-def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> AutoencoderKL:
-    """The autoencoder of a BFL ae.safetensors as a diffusers model in eval mode. Raises CheckpointError."""
+def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+    """The autoencoder of a BFL ae.safetensors as a diffusers AutoencoderKL in eval mode. Raises CheckpointError."""
     from diffusers import AutoencoderKL
 
     shapes = shapes_of(header, "decoder.conv_in.weight")

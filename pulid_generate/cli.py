@@ -101,22 +101,20 @@ def verify(context: typer.Context, flags: Flags) -> None:
             "verify draws one picture with a weight other than 0 and writes files: no --batch-count, no '--output -', no weight 0."
         )
     keep = _was_given(context, "output")
-    paths = {run: Path(flags.output).with_stem(f"{Path(flags.output).stem}_{run}") for run in "ABC"}
-    if keep:
-        for path in paths.values():
-            check_writable(path)
+    [output] = output_paths(flags.output, 1)
+    paths = {run: output.with_stem(f"{output.stem}_{run}") for run in "ABC"} if keep and output else {}
+    for path in paths.values():
+        check_writable(path)
     pipeline, embedding = build_pipeline(flags)
     pictures = pipeline.draw(
         [job for run, with_id in three_requests(request) for job in pipeline.jobs(run, embedding if with_id else None)]
     )
-    files = {}
-    result_pixels = {}
+    files, pixels = {}, {}
     for run, picture in zip("ABC", pictures, strict=True):
-        files[run] = picture.png(metadata=not flags.disable_image_metadata)
-        result_pixels[run] = picture.pixels
-        if keep:
+        files[run], pixels[run] = picture.png(metadata=not flags.disable_image_metadata), picture.pixels
+        if run in paths:
             write_atomically(paths[run], files[run])
-    verdict = compare(files, result_pixels)
+    verdict = compare(files, pixels)
     print(json.dumps(verdict.as_dict()) if flags.as_json else as_table(verdict), flush=True)
     if not verdict.passed:
         raise PulidError(f"verify: {verdict.reason}")
@@ -201,9 +199,13 @@ def output_paths(output: str, count: int) -> Sequence[Path | None]:
     if Path(output).suffix.lower() != ".png":
         raise RequestError(f"output {output}: expected a name that ends in .png")
     if NUMBERED.search(output):
-        return [Path(NUMBERED.sub(lambda match, index=index: f"{index:{match[1]}d}", output)) for index in range(count)]
+        return [Path(_numbered(output, index)) for index in range(count)]
     path = Path(output)
     return [path] if count == 1 else [path.with_stem(f"{path.stem}_{index}") for index in range(count)]
+
+
+def _numbered(output: str, index: int) -> str:
+    return NUMBERED.sub(lambda match: f"{index:{match[1]}d}", output)
 
 
 def _refuse_options(context: typer.Context) -> None:

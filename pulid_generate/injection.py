@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -117,10 +117,9 @@ class Injection:
 
     layers: Sequence[nn.Module] | None = None
     weight: float = 1.0
-    handles: list = field(default_factory=list, repr=False)
 
 
-def hook_points(transformer: nn.Module) -> list[nn.Module]:
+def hook_points(transformer: Any) -> list[nn.Module]:
     """The blocks that PuLID's layers follow, in layer order: double blocks 0, 2, .. then single blocks 0, 4, .. by block number."""
     return [*transformer.transformer_blocks[::DOUBLE_INTERVAL], *transformer.single_transformer_blocks[::SINGLE_INTERVAL]]
 
@@ -140,7 +139,7 @@ def check_fit(adapter: PulidAdapter, dim: int, double: int, single: int, where: 
 
 
 @contextlib.contextmanager
-def attach(transformer: nn.Module) -> Iterator[Injection]:
+def attach(transformer: Any) -> Iterator[Injection]:
     """Attach idle hooks to a diffusers Flux transformer and yield their state; on leaving, the model is as it was."""
     injection = Injection()
 
@@ -154,18 +153,17 @@ def attach(transformer: nn.Module) -> Iterator[Injection]:
 
         return hook
 
+    handles = [block.register_forward_hook(hook_for(index)) for index, block in enumerate(hook_points(transformer))]
     try:
-        for index, block in enumerate(hook_points(transformer)):
-            injection.handles.append(block.register_forward_hook(hook_for(index)))
         yield injection
     finally:
-        for handle in injection.handles:
+        for handle in handles:
             handle.remove()
 
 
 @contextlib.contextmanager
 def inject(
-    transformer: nn.Module, adapter: PulidAdapter, identity: Embedding | np.ndarray | Tensor, id_weight: float = 1.0
+    transformer: Any, adapter: PulidAdapter, identity: Embedding | np.ndarray | Tensor, id_weight: float = 1.0
 ) -> Iterator[Injection]:
     """Draw this person: `with inject(pipe.transformer, adapter, identity, id_weight=1.0): pipe(...)`.
 
@@ -175,7 +173,7 @@ def inject(
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
     check_fit(adapter, width, config.num_layers, config.num_single_layers)
-    tokens = getattr(identity, "tokens", identity)
+    tokens: Any = getattr(identity, "tokens", identity)
     weight = transformer.x_embedder.weight
     with attach(transformer) as injection:
         injection.layers = adapter.bind(tokens, weight.dtype, weight.device)

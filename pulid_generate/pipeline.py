@@ -295,7 +295,7 @@ class Pipeline:
         self._offload(t5.model, device)
         return t5
 
-    def _load_flux(self) -> nn.Module:
+    def _load_flux(self) -> Any:
         device, dtype = self.placement.device, self.placement.dtype
         keep = self._keep_narrow("Flux", self.files.flux, device, dtype)
         flux = load_flux(self.files.flux.header, None if keep else dtype, self._store(device))
@@ -321,7 +321,7 @@ class Pipeline:
     def _store(self, device: torch.device) -> torch.device:
         return torch.device("cpu") if self.placement.offload else device
 
-    def _offload(self, model: nn.Module, device: torch.device) -> None:
+    def _offload(self, model: Any, device: torch.device) -> None:
         if self.placement.offload and device.type != "cpu":
             from diffusers.hooks import apply_group_offloading
 
@@ -416,13 +416,12 @@ def _prompts(request: GenerationRequest) -> list[str]:
 
 
 def _device(name: str) -> torch.device:
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, is_there in there.items() if is_there]
     if name == "auto":
-        return torch.device(next(kind for kind in there if there[kind]()))
-    kind = name.split(":")[0]
-    if kind not in there or not there[kind]():
-        usable = ", ".join(kind for kind in there if there[kind]())
-        raise RequestError(f"device {name}: not usable here; usable: {usable}")
+        return torch.device(usable[0])
+    if name.split(":")[0] not in usable:
+        raise RequestError(f"device {name}: not usable here; usable: {', '.join(usable)}")
     try:
         device = torch.device(name)
     except RuntimeError:

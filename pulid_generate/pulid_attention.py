@@ -62,6 +62,7 @@ class PlainAttention(nn.Module):
         """id_tokens: (N, C), in the layer's dtype and on its device."""
         super().__init__()
         self.layer = layer
+        self.id_tokens: Tensor
         self.register_buffer("id_tokens", id_tokens[None])
 
     def forward(self, img_tokens: Tensor) -> Tensor:
@@ -97,6 +98,9 @@ class FoldedAttention(nn.Module):
         a = kq * exact["norm2.weight"]
         b = torch.einsum("nhd,chd->hnc", v, wo).flatten(0, 1)
         self.heads = layer.heads
+        self.a: Tensor
+        self.b: Tensor
+        self.c: Tensor
         self.register_buffer("a", (a - a.mean(dim=-1, keepdim=True)).to(device, dtype))
         self.register_buffer("c", (kq @ exact["norm2.bias"]).to(device, torch.float32))
         self.register_buffer("b", b.to(device, dtype))

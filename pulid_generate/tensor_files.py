@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pulid_extract.model_files import PREFIXES, Header
 from pulid_generate.errors import CheckpointError
@@ -54,8 +55,8 @@ def read_tensors(
             yield name[len(prefix) :], tensor.to(target)
 
 
-def load_strictly(model: nn.Module, state: dict[str, Tensor], header: Header) -> nn.Module:
-    """Put `state` into `model`, every key accounted for. Raises CheckpointError naming what is missing or of another shape."""
+def load_strictly(model: Any, state: dict[str, Tensor], header: Header) -> Any:
+    """Put `state` into `model` (an nn.Module), every key accounted for. Raises CheckpointError naming what is missing or of another shape."""
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state))
     unknown = sorted(set(state) - set(wanted))

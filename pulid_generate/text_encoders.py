@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pulid_extract.model_files import Header, Source, cached, is_offline
 from pulid_generate.errors import CheckpointError, RequestError
@@ -38,7 +38,7 @@ Note = Callable[[str], None]
 class ClipText:
     """CLIP-L's text tower and its tokenizer."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any):
+    def __init__(self, model: Any, tokenizer: Any):
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
@@ -97,7 +97,7 @@ class ClipText:
 class T5Text:
     """T5's encoder and its tokenizer."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any):
+    def __init__(self, model: Any, tokenizer: Any):
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
@@ -169,7 +169,7 @@ def clip_tokenizer() -> Any:
     if path is None or not path.is_file():
         raise CheckpointError("CLIP vocabulary: the open_clip package is missing; pip install 'pulid-flux-toolkit[generate]'")
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # open_clip/tokenizer.py, SimpleTokenizer
+    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # open_clip/tokenizer.py, SimpleTokenizer
     letters = list(_byte_letters())
     words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
@@ -193,8 +193,8 @@ def t5_tokenizer(given: str | Path | None, t5_path: Path) -> Any:
             path = found
         return _read_tokenizer(path)
     source = T5_TOKENIZER
-    path = _tokenizer_in(t5_path.parent) or cached(source)
-    if path is None:
+    found = _tokenizer_in(t5_path.parent) or cached(source)
+    if found is None:
         if is_offline():
             raise CheckpointError(
                 f"T5 tokenizer: not beside {t5_path} and not in the Hugging Face cache; give --t5-tokenizer FILE"
@@ -202,13 +202,13 @@ def t5_tokenizer(given: str | Path | None, t5_path: Path) -> Any:
         from huggingface_hub import hf_hub_download
 
         try:
-            path = Path(hf_hub_download(source.repo, source.files[0]))
+            found = Path(hf_hub_download(source.repo, source.files[0]))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
                 f"T5 tokenizer: download from {source.page} failed ({reason}); give --t5-tokenizer FILE"
             ) from None
-    return _read_tokenizer(path)
+    return _read_tokenizer(found)
 
 
 def _tokenizer_in(folder: Path) -> Path | None:

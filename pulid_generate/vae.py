@@ -5,20 +5,19 @@ Source: black-forest-labs/flux src/flux/modules/autoencoder.py (scale and shift)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
-    from diffusers import AutoencoderKL
 
 TILE_LATENTS, TILE_OVERLAP = 32, 0.5  # sd-cli's defaults: --vae-tile-size 32x32, --vae-tile-overlap 0.5
 
 
-def decode(vae: AutoencoderKL, latents: Tensor, *, tiling: bool = False) -> np.ndarray:
-    """latents (1, 16, H/8, W/8), as the denoise loop leaves them -> (H, W, 3) uint8 RGB.
+def decode(vae: Any, latents: Tensor, *, tiling: bool = False) -> np.ndarray:
+    """vae: a diffusers AutoencoderKL. latents (1, 16, H/8, W/8), as the denoise loop leaves them -> (H, W, 3) uint8 RGB.
 
     tiling: decode overlapping tiles of 256 pixels, blended: a fraction of the memory, and slightly other pixels.
     """

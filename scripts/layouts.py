@@ -77,7 +77,13 @@ def pulid_ca(hidden: int, layers: int, heads: int = 16, tokens: int = 2048) -> L
 
 
 def pulid_encoder(
-    dim: int = 1024, depth: int = 10, id_tokens: int = 5, queries: int = 32, out_dim: int = 2048, vit: int = 1024, cond: int = 1280
+    dim: int = 1024,
+    depth: int = 10,
+    id_tokens: int = 5,
+    queries: int = 32,
+    out_dim: int = 2048,
+    vit: int = 1024,
+    cond: int = 1280,
 ) -> Layout:
     """IDFormer. vit: width of the EVA hidden states; cond: 512 of ArcFace + the pooled EVA width; the mappings are `dim` wide."""
     out: Layout = {

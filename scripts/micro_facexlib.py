@@ -10,6 +10,7 @@ Contract: facexlib 0.3.0, detection/retinaface_net.py, detection/retinaface.py, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,13 +43,15 @@ def write_detector(path: Path, seed: int) -> Path:
     """detection_Resnet50_Final.pth: finds the astronaut's face, at 0.8 to 1.25 of its size, wherever it is."""
     from facexlib.detection.retinaface import RetinaFace
 
-    net = RetinaFace(network_name="resnet50", device=torch.device("cpu"))
+    with warnings.catch_warnings():  # facexlib passes torchvision an old argument
+        warnings.simplefilter("ignore", UserWarning)
+        net = RetinaFace(network_name="resnet50", device=torch.device("cpu"))
     with torch.no_grad():
         _clear(net)
         channels = _wire_patches(net)
         patches, labels, targets = [], [], []
         for image, face in _views(seed):
-            patches.append(_trunk(net, image)[0, channels].flatten(1).T.double())
+            patches.append(_patches(image))
             label, target = _retina_targets(image, face)
             labels.append(label)
             targets.append(target.double())
@@ -78,13 +81,21 @@ def _wire_patches(net: nn.Module) -> list[int]:
     return list(range(start, start + COLOURS * PATCH**2))
 
 
-def _trunk(net: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    """Layer 3 of the ResNet, (1, 1024, h/16, w/16). The blocks left out are not wired: they hand on what they get."""
-    body = net.body
-    wired = (body.conv1, body.bn1, body.relu, body.maxpool, body.layer1[0], body.layer2[0], *body.layer3[: 1 + PATCH // 2])
-    for module in wired:
-        image = module(image)
-    return image
+def _patches(image: torch.Tensor) -> torch.Tensor:
+    """(cells, 4 x 49) double: what _wire_patches makes the net compute, without its thousand idle channels."""
+    stem = torch.cat([torch.eye(3), -GREY_BGR[None]])[..., None, None] * BLUR / 255
+    bias = torch.cat([RETINA_MEAN / 255, 1 - (RETINA_MEAN @ GREY_BGR / 255)[None]])
+    maps = functional.conv2d(image, stem, bias, stride=2, padding=1).relu()
+    maps = functional.max_pool2d(maps, 3, 2, 1)
+    for stride in (1, 2, 2):
+        maps = _blur(maps, stride)
+    cells = functional.unfold(maps, PATCH, padding=PATCH // 2)[0]
+    return cells.view(COLOURS, PATCH**2, -1).transpose(0, 1).flatten(0, 1).T.double()
+
+
+def _blur(maps: torch.Tensor, stride: int = 1) -> torch.Tensor:
+    channels = maps.shape[1]
+    return functional.conv2d(maps, BLUR.expand(channels, 1, 3, 3), stride=stride, padding=1, groups=channels)
 
 
 def _through(block: nn.Module, kernels: torch.Tensor, channels: Iterable[int], first: int) -> None:
@@ -160,7 +171,7 @@ def _views(seed: int) -> Iterable[tuple[torch.Tensor, tuple[float, float, float]
         canvas.paste(picture.resize((edge, edge), Image.Resampling.BICUBIC), (x, y))
         return np.asarray(canvas)
 
-    for number, scale in enumerate(np.geomspace(*SCALES, 72)):  # the face and its surroundings
+    for number, scale in enumerate(np.geomspace(*SCALES, 54)):  # the face and its surroundings
         scale = 1.0 if number % 3 == 0 else float(scale)
         x, y = (round(144 - middle * scale) + int(rng.integers(-60, 61)) for middle in _face_centre())
         yield _retina_input(placed(288, scale, x, y), rng.uniform(0.85, 1.15)), (x, y, scale)
@@ -215,6 +226,7 @@ def _retina_targets(image: torch.Tensor, face: tuple[float, float, float] | None
 
 # ----------------------------------------------------------------------------------------------------------------- parser
 
+FACE_SIZE = 512
 CLASSES = 19
 HAIR, SKIN, NECK, CLOTH = 17, 1, 14, 16  # facexlib's labels; 2-3 brows, 4-5 eyes, 10 nose, 12-13 lips; 0 is the background
 # Where things are in an aligned 512x512 face: label, then the ellipse's box. Later ones lie on top.
@@ -234,7 +246,7 @@ ELLIPSES = (
 TEMPLATE = ((192.98138, 239.94708), (318.90277, 240.1936), (256.63416, 314.01935), (201.26117, 371.41043), (313.08905, 371.15118))
 PARSE_MEAN, PARSE_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 STEPS = (4, 5, 6, 7)  # channels that count pixels from the left, right, top and bottom border
-TAPS = ((1, 0), (1, 2), (0, 1), (2, 1))  # the neighbour that each of them counts on from
+NEIGHBOURS = ((1, 0), (1, 2), (0, 1), (2, 1))  # the neighbour that each of them counts on from
 REACH = 256.0  # pixels: the counts meet in the middle
 FUSED = (0, 1, 2, 128, 129, 130, 132, 133, 134, 135)  # inputs of the fusion: colour, blurred colour, counts
 PARSE_FEATURES = 256
@@ -249,10 +261,10 @@ def write_parser(path: Path, seed: int) -> Path:
     with torch.no_grad():
         _clear(net)
         _wire_places(net)
+        _, places, _ = net.cp(torch.zeros(1, 3, FACE_SIZE, FACE_SIZE))
         inputs, labels = [], []
         for image, label in _parse_views(seed):
-            fine, places, _ = net.cp(((image / 255 - PARSE_MEAN) / PARSE_STD).permute(2, 0, 1)[None])
-            inputs.append(torch.cat([fine, places], 1)[0, FUSED].flatten(1).T.double())
+            inputs.append(torch.cat([_colours(image), places[:, STEPS]], 1)[0].flatten(1).T.double())
             labels.append(label.flatten())
         points = torch.cat(inputs)
         directions = seeded(f"{seed}/bisenet", (PARSE_FEATURES, len(FUSED)), 1.0) / points.std(0).numpy()
@@ -300,19 +312,33 @@ def _wire_places(net: nn.Module) -> None:
         path.conv_head16.conv.weight[channel, channel] = BLUR
 
 
+def _colours(image: torch.Tensor) -> torch.Tensor:
+    """(1, 6, 64, 64): the colours and the blurred colours that _wire_places makes the net compute."""
+    maps = functional.max_pool2d(_blur(image.permute(2, 0, 1)[None] / 255 - PARSE_MEAN[:, None, None], 2), 3, 2, 1)
+    fine = _blur((maps + PARSE_MEAN[:, None, None]), 2)
+    coarse = _blur(_blur(fine, 2), 2)
+    for _ in range(2):
+        coarse = _blur(functional.interpolate(coarse, scale_factor=2.0))
+    return torch.cat([fine, coarse], 1)
+
+
 def _count(conv: nn.Conv2d, bn: nn.BatchNorm2d, step: int) -> None:
-    for channel, (row, column) in zip(STEPS, TAPS, strict=True):
+    for channel, (row, column) in zip(STEPS, NEIGHBOURS, strict=True):
         conv.weight[channel, channel, row, column] = 1
         bn.bias[channel] = step / REACH
 
 
 def _parse_views(seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Aligned faces to fit on, (512, 512, 3) float RGB in 0..255, with (64, 64) labels: the astronaut, and faceless colours."""
+    """Aligned faces to fit on: (512, 512, 3) float RGB in 0..255, with (64, 64) labels: the astronaut, and faceless colours."""
     rng = np.random.default_rng(seed)
-    face = _aligned()
+    face = aligned_portrait()
     for number in range(12):
         angle, shift = rng.uniform(-4, 4), rng.uniform(-8, 8, 2)
-        view = face if number == 0 else face.rotate(angle, Image.Resampling.BICUBIC, translate=tuple(shift), fillcolor=(210, 200, 205))
+        view = (
+            face
+            if number == 0
+            else face.rotate(angle, Image.Resampling.BICUBIC, translate=tuple(shift), fillcolor=(210, 200, 205))
+        )
         label = _ellipses() if number == 0 else _ellipses().rotate(angle, Image.Resampling.NEAREST, translate=tuple(shift))
         pixels = np.asarray(view.resize((64, 64), Image.Resampling.BOX)).astype(int)
         coarse = np.asarray(label.resize((64, 64), Image.Resampling.NEAREST)).copy()
@@ -326,19 +352,21 @@ def _parse_views(seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         yield torch.from_numpy(np.asarray(view).copy()).float() * rng.uniform(0.9, 1.1), torch.from_numpy(coarse).long()
     plain = torch.from_numpy(np.asarray(_ellipses().resize((64, 64), Image.Resampling.NEAREST)).copy()).long()
     for _ in range(6):  # elsewhere the place alone decides
-        colours = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+        colours = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
+            (FACE_SIZE, FACE_SIZE), Image.Resampling.BICUBIC
+        )
         yield torch.from_numpy(np.asarray(colours).copy()).float(), plain
 
 
 def _ellipses() -> Image.Image:
-    labels = Image.new("L", (512, 512), 0)
+    labels = Image.new("L", (FACE_SIZE, FACE_SIZE), 0)
     draw = ImageDraw.Draw(labels)
     for label, box in ELLIPSES:
         draw.ellipse(box, fill=label)
     return labels
 
 
-def _aligned() -> Image.Image:
+def aligned_portrait() -> Image.Image:
     """The astronaut's face moved onto the template by the least-squares similarity, as facexlib does."""
     a, b = np.float64(LANDMARKS), np.float64(TEMPLATE)
     source, target = (points @ (1, 1j) for points in (a, b))
@@ -347,7 +375,7 @@ def _aligned() -> Image.Image:
     move = target.mean() - turn * source.mean()
     back, origin = 1 / turn, -move / turn
     matrix = (back.real, -back.imag, origin.real, back.imag, back.real, origin.imag)
-    return Image.fromarray(portrait()).transform((512, 512), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return Image.fromarray(portrait()).transform((FACE_SIZE, FACE_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
 
 
 # ----------------------------------------------------------------------------------------------------------------- shared

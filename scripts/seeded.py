@@ -46,3 +46,18 @@ def seeded_weights(
 ) -> dict[str, torch.Tensor]:
     """Every parameter of a layout (see layouts.py). The seed is part of each name, so files of two seeds share nothing."""
     return {name: seeded_weight(f"{seed}/{name}", shape, kind, dtype) for name, (shape, kind) in layout.items()}
+
+
+def seeded_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The parameters of a module as the golden files name them: matrices at 1 / sqrt(fan-in), norm scales near 1, biases near 0.
+
+    Unlike in a layout, the kind is read from the name: that of the makers of the golden files, kept for their sake.
+    """
+    out = {}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            is_bias = name.endswith(("b", "bias")) or "_bias" in name
+            out[name] = seeded(name, shape, BIAS_SCALE, 0.0) if is_bias else seeded(name, shape, NORM_SPREAD, 1.0)
+        else:
+            out[name] = seeded(name, shape, float(np.prod(shape[1:])) ** -0.5)
+    return out

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 ROOT = TESTS.parent
-sys.path[:0] = [str(GOLDEN), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT / "scripts"))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it; tests of downloads clear it for a child process
 os.environ.pop("PULID_MODELS_DIR", None)
@@ -38,3 +40,66 @@ def relative(ours, truth) -> float:
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
     assert ours.shape == truth.shape
     return float(np.linalg.norm(ours - truth) / np.linalg.norm(truth))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command did: its exit code, standard output as bytes, standard error as text."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of an expected failure; fails the test for a traceback or a second line."""
+        assert self.code == 1, (self.code, self.err)
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if "error:" in line]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def generate(capfdbinary, monkeypatch):
+    """generate("-p", "a cat", ..) runs the pulid-generate command in this process, exactly as its entry point does."""
+
+    def run(*arguments, stdin: bytes = b"") -> Run:
+        from pulid_generate import cli
+
+        monkeypatch.setattr(sys, "argv", ["pulid-generate", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return Run(code, out, err.decode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory) -> Path:
+    """A folder with the generation half of the micro models (schnell), and Flux dev beside it in `dev/`."""
+    import make_micro_models
+
+    folder = tmp_path_factory.mktemp("micro")
+    wanted = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
+    for part in make_micro_models.parts():
+        if part.name.startswith(wanted):
+            part.write(folder / part.name, 0)
+    (folder / "dev").mkdir()
+    dev = make_micro_models.parts(dev=True)[0]
+    dev.write(folder / "dev" / dev.name, 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def person(tmp_path_factory) -> Path:
+    """A .pulidembd of nobody, without the unconditional tokens."""
+    from make_seeded_checkpoints import write_embedding
+
+    return write_embedding(tmp_path_factory.mktemp("person") / "me.pulidembd")

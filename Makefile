@@ -1,0 +1,48 @@
+# Two commands do everything on a machine that has python3 (3.11 or newer, with venv and pip) and make:
+#
+#   make demo    set up, make small models, extract, draw, prove the injection, and lay the pictures out in demo/sheet.png
+#   make test    set up, run the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pulid_extract pulid_generate scripts tests
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format docs bench setup clean
+
+demo: $(READY)
+	$(BIN)/python scripts/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/python scripts/make_cli_reference.py --check
+	$(MAKE) test
+
+format: $(READY)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(READY)
+	$(BIN)/python scripts/make_cli_reference.py
+
+bench: $(READY)
+	$(BIN)/python scripts/bench.py
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements/dev.txt requirements/vocabularies.txt requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; run make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt requirements/vocabularies.txt requirements/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info

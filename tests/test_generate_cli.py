@@ -1,0 +1,429 @@
+"""pulid-generate by hand: pictures from the micro models through the command line, and one line for everything that cannot be done."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pulid_extract.embedding_file import encode_embedding, read_embedding
+from pulid_generate import pipeline as pipeline_module
+from pulid_generate.request import parse_description
+
+STEPS = ("--steps", 2)
+
+
+@pytest.fixture
+def base(micro):
+    """The model flags and a small picture; enough for run A."""
+    return (
+        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--vae", micro / "ae.safetensors"),
+        *("--clip_l", micro / "clip_l.safetensors", "--t5xxl", micro / "t5xxl_fp16.safetensors"),
+        *("-p", "a photo of a cat", "-W", 64, "-H", 48, "--device", "cpu", *STEPS),
+    )
+
+
+@pytest.fixture
+def identity(micro, person):
+    return ("--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors", "--pulid-id-embedding", person)
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def parameters(path) -> str:
+    return Image.open(path).text["parameters"]
+
+
+def test_three_way_by_sha256(generate, base, identity, tmp_path):
+    a, b, c = (tmp_path / f"{run}.png" for run in "abc")
+    assert generate(*base, "-o", a).code == 0
+    assert generate(*base, *identity, "--pulid-id-weight", 0, "-o", b).code == 0
+    result = generate(*base, *identity, "--pulid-id-weight", 1, "-o", c)
+    assert result.code == 0
+    assert result.out.decode() == f"{c}\n"  # the path and nothing else
+    assert a.read_bytes() == b.read_bytes()
+    assert not np.array_equal(pixels(a), pixels(c))
+    assert pixels(a).shape == (48, 64, 3)
+    assert pixels(a).std() > 5  # a picture, not a flat sheet
+
+
+def test_metadata_holds_effective_inputs_only(generate, base, identity, person, tmp_path):
+    generate(*base, *identity, "-o", tmp_path / "c.png", "--pulid-id-weight", 0.8)
+    text = parameters(tmp_path / "c.png")
+    facts = parse_description(text)
+    assert text.splitlines()[0] == "a photo of a cat"
+    assert "Steps: 2, Sampler: Euler" in text.splitlines()[1]
+    assert facts["identity"] == {"sha256": hashlib.sha256(person.read_bytes()).hexdigest(), "weight": 0.8, "start_step": 0}
+    assert facts["sigmas"] == [1.0, 0.5, 0.0]
+    assert "guidance" not in facts  # schnell has no guidance input
+    assert str(tmp_path) not in text  # no path of any kind
+    assert "negative_prompt" not in facts
+    generate(*base, "-o", tmp_path / "bare.png", "--disable-image-metadata")
+    assert Image.open(tmp_path / "bare.png").text == {}
+    generate(*base, "-o", tmp_path / "ü.png", "-p", "naïve café 日本")
+    assert parse_description(parameters(tmp_path / "ü.png"))["prompt"] == "naïve café 日本"
+
+
+def test_json_and_streams(generate, base, identity, person, tmp_path):
+    out = tmp_path / "o.png"
+    result = generate(*base, *identity, "-o", out, "--json")
+    facts = json.loads(result.out)
+    assert facts["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert (facts["seed"], facts["steps"], facts["width"], facts["height"], facts["id_weight"]) == (42, 2, 64, 48, 1.0)
+    assert facts["identity"] == hashlib.sha256(person.read_bytes()).hexdigest()
+
+    piped = generate(*base, *identity[:-1], "-", "-o", "-", stdin=person.read_bytes())
+    assert piped.out == out.read_bytes()
+    assert "loading Flux" in piped.err
+
+
+def test_batch_is_the_single_pictures_with_seed_plus_i(generate, base, tmp_path):
+    result = generate(*base, "-b", 2, "-s", 7, "-o", tmp_path / "x.png")
+    assert result.out.decode().split() == [str(tmp_path / "x_0.png"), str(tmp_path / "x_1.png")]
+    generate(*base, "-s", 8, "-o", tmp_path / "single.png")
+    assert (tmp_path / "x_1.png").read_bytes() == (tmp_path / "single.png").read_bytes()
+    assert (tmp_path / "x_0.png").read_bytes() != (tmp_path / "single.png").read_bytes()
+    result = generate(*base, "-b", 2, "-s", 7, "-o", tmp_path / "y_%03d.png")
+    assert result.out.decode().split() == [str(tmp_path / "y_000.png"), str(tmp_path / "y_001.png")]
+
+
+def test_every_knob_moves_the_picture(generate, base, identity, micro, tmp_path):
+    """A flag that is parsed and ignored would give one of these the bytes of another."""
+    uncond = tmp_path / "uncond.pulidembd"
+    tokens = read_embedding(identity[-1]).tokens
+    uncond.write_bytes(encode_embedding(tokens, tokens[::-1] * 0.5))
+    identity = (*identity[:-1], uncond)
+    cfg = ("--cfg-scale", 3, "-n", "blurry")
+    variants = {
+        "plain": (),
+        "seed": ("-s", 1),
+        "rng": ("--rng", "cpu"),
+        "steps": ("--steps", 3),
+        "sigmas": ("--steps", 2, "--sigmas", "1,0.3,0"),
+        "late noise": ("--steps", 2, "--sigmas", "0.9,0.3,0"),
+        "shift": ("--flow-shift", "1.15"),
+        "length": ("--t5-max-length", 32),
+        "weight": ("--pulid-id-weight", 0.4),
+        "start": ("--id-start-step", 1),
+        "negative prompt": ("--true-cfg", 3, "-n", "sharp"),
+        "cfg": cfg,
+        "cfg start": (*cfg, "--cfg-start-step", 1),
+        "cfg same": (*cfg, "--negative-id", "same"),
+        "cfg none": (*cfg, "--negative-id", "none"),
+        "dtype": ("--dtype", "bfloat16"),
+        "size": ("-W", 80),
+    }
+    drawn = {}
+    for name, flags in variants.items():
+        out = tmp_path / f"{name}.png"
+        result = generate(*base, *identity, *flags, "-o", out)
+        assert result.code == 0, result.err
+        drawn[name] = pixels(out).tobytes()
+        twin = [other for other, data in drawn.items() if other != name and data == drawn[name]]
+        assert not twin, f"{name} draws the same picture as {twin}"
+    generate(*base, *identity, "--guidance", 9, "-o", tmp_path / "guidance.png")
+    assert pixels(tmp_path / "guidance.png").tobytes() == drawn["plain"]  # schnell: no guidance input
+    flux = ("--diffusion-model", micro / "dev" / "flux1-dev.safetensors")
+    for guidance in (3.5, 9):
+        generate(*base, *flux, *identity, "--guidance", guidance, "-o", tmp_path / f"dev{guidance}.png")
+    assert pixels(tmp_path / "dev3.5.png").tobytes() != pixels(tmp_path / "dev9.png").tobytes()
+
+
+def test_default_steps_follow_the_model(generate, base, micro, tmp_path):
+    flags = base[:-2]
+    assert json.loads(generate(*flags, "--json", "-o", tmp_path / "a.png").out)["steps"] == 4
+    dev = ("--diffusion-model", micro / "dev" / "flux1-dev.safetensors")
+    assert json.loads(generate(*flags, *dev, "--json", "-o", tmp_path / "a.png").out)["steps"] == 20
+    facts = parse_description(parameters(tmp_path / "a.png"))
+    # BFL's shift for the 12 image tokens of 64x48: mu = 0.5 + (12 - 256) * 0.65 / 3840
+    mu = 0.5 + (12 - 256) * 0.65 / 3840
+    assert facts["sigmas"][1] == pytest.approx(np.exp(mu) / (np.exp(mu) + 1 / 0.95 - 1), abs=1e-5)
+
+
+def test_models_folder_fills_every_role(generate, base, identity, micro, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for file in micro.iterdir():
+        if file.is_file():
+            (folder / f"renamed-{file.stem[:4]}{file.suffix}").symlink_to(file)
+    picture = ("-p", "a photo of a cat", "-W", 64, "-H", 48, "--device", "cpu", *STEPS)
+    tokenizer = ("--t5-tokenizer", micro / "tokenizer.json")
+    person = identity[-2:]
+    result = generate(*picture, *tokenizer, *person, "--models-dir", folder, "-o", tmp_path / "a.png")
+    assert result.code == 0, result.err
+    generate(*base, *identity, "-o", tmp_path / "b.png")
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+    (folder / "second.safetensors").symlink_to(micro / "ae.safetensors")
+    assert "2 files can be the autoencoder" in generate(*picture, "--models-dir", folder, "-o", tmp_path / "c.png").error
+
+
+def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(generate, base, identity, tmp_path, monkeypatch):
+    generate(*base, *identity, "-o", tmp_path / "wide.png")
+    monkeypatch.setattr(pipeline_module, "available_memory", lambda: 0)
+    result = generate(*base, *identity, "-o", tmp_path / "narrow.png")
+    assert result.code == 0, result.err
+    assert result.err.count("keeping the file's 16 bits") == 2  # T5 and Flux
+    assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "narrow.png").read_bytes()
+
+
+def test_tiling_draws_nearly_the_same_picture(generate, base, tmp_path):
+    size = ("-W", 512, "-H", 512, "--steps", 1)
+    generate(*base, *size, "-o", tmp_path / "whole.png")
+    generate(*base, *size, "--vae-tiling", "-o", tmp_path / "tiled.png")
+    whole, tiled = pixels(tmp_path / "whole.png").astype(float), pixels(tmp_path / "tiled.png").astype(float)
+    assert whole.shape == tiled.shape == (512, 512, 3)
+    assert 0 < np.abs(whole - tiled).mean() < 30
+
+
+def test_a_long_prompt_takes_512_tokens_and_says_so(generate, base, tmp_path):
+    result = generate(*base, "-p", "cat " * 90, "-o", tmp_path / "long.png")
+    assert result.code == 0
+    assert "more than 256: using 512" in result.err
+    assert "CLIP reads the first 75" in result.err
+    assert "the most that Flux reads is 512" in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").error
+
+
+# ------------------------------------------------------------------------------------------------------------------- verify
+
+
+def test_verify_passes_and_keeps_the_pictures(generate, base, identity, tmp_path):
+    result = generate("verify", *base, *identity, "-o", tmp_path / "v.png")
+    assert result.code == 0, result.err
+    assert result.out.decode().splitlines()[-1].startswith("A = B, A != C")
+    a, b, c = ((tmp_path / f"v_{run}.png").read_bytes() for run in "ABC")
+    assert a == b != c
+    assert hashlib.sha256(c).hexdigest() in result.out.decode()
+    facts = json.loads(generate("verify", *base, *identity, "--json").out)
+    assert facts["passed"]
+    assert facts["moved"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v_A.png", "v_B.png", "v_C.png"]
+
+
+def test_verify_fails_for_an_identity_without_effect(generate, base, identity, micro, tmp_path):
+    state = load_file(micro / "pulid_flux_v0.9.1.safetensors")
+    dead = {name: value * 0 if name.endswith("to_out.weight") and "pulid_ca" in name else value for name, value in state.items()}
+    save_file(dead, tmp_path / "dead.safetensors")
+    flags = (*base, *identity[2:], "--pulid-weights", tmp_path / "dead.safetensors")
+    assert "C equals A" in generate("verify", *flags).error
+
+
+def test_verify_fails_when_weight_zero_is_not_neutral(generate, base, identity, monkeypatch):
+    from pulid_generate import injection
+
+    monkeypatch.setattr(injection.torch, "add", lambda a, b, alpha: a + (alpha + 0.5) * b)
+    assert "A and B differ" in generate("verify", *base, *identity).error
+
+
+# ---------------------------------------------------------------------------------------------------------------- bad input
+
+WRONG_USAGE = [
+    ((), "Missing option '--prompt'"),
+    (("-p", "x", "--pulid-id-weight", "1"), "needs '--pulid-id-embedding'"),
+    (("-p", "x", "--sampling-method", "heun"), "--sampling-method"),
+    (("-p", "x", "--dtype", "int8"), "--dtype"),
+    (("-p", "x", "--steps", "many"), "--steps"),
+    (("-p", "x", "--sigmas", "1,a,0"), "--sigmas"),
+    (("-p", "x", "--flow-shift", "some"), "--flow-shift"),
+    (("-p", "x", "--no-such-flag"), "No such option"),
+    (("-p", "x", "-o", "-", "--json"), "both want standard output"),
+    (("-p", "x", "verify"), "options go after the sub-command"),
+    (("verify", "-p", "x"), "Missing option '--pulid-id-embedding'"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), WRONG_USAGE)
+def test_wrong_usage_is_exit_2_with_usage_text(generate, flags, message):
+    result = generate(*flags)
+    assert result.code == 2
+    assert "Usage: pulid-generate" in result.err
+    assert message in result.err
+    assert result.out == b""
+
+
+BAD_VALUES = [
+    (("-W", 100), "width 100: expected a multiple of 16"),
+    (("-H", 0), "height 0"),
+    (("-W", 90000), "width 90000"),
+    (("--steps", 0), "steps 0: expected at least 1"),
+    (("-b", 0), "batch-count 0"),
+    (("--t5-max-length", 513), "t5-max-length 513: expected 1 to 512"),
+    (("--guidance", "nan"), "guidance nan: expected a finite number"),
+    (("--flow-shift", "99"), "flow-shift 99.0"),
+    (("--sigmas", "1,0.5"), "the last one 0"),
+    (("--sigmas", "0.5,0.9,0"), "smaller than the one before"),
+    (("--sigmas", "1,0.5,0", "--steps", 4), "3 sigmas are 2 steps"),
+    (("--sigmas", "1,0.5,0", "--flow-shift", "1"), "flow-shift"),
+    (("--cfg-scale", 2, "--cfg-start-step", 2), "cfg-scale would never be used"),
+    (("--device", "tpu"), "device tpu: not usable here"),
+    (("--diffusion-model", "nowhere.safetensors"), "nowhere.safetensors: no such file"),
+    (("--t5-tokenizer", "nowhere"), "nowhere: no such T5 tokenizer"),
+    (("-o", "out.jpg"), "out.jpg: expected a name that ends in .png"),
+    (("-o", "no/such/folder/out.png"), "check that the folder exists"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_VALUES)
+def test_what_cannot_be_done_is_one_line_and_exit_1(generate, base, tmp_path, flags, message):
+    old = tmp_path / "old.png"
+    old.write_bytes(b"precious")
+    result = generate(*base, "-o", old, *flags)
+    assert message in result.error
+    assert result.out == b""
+    assert old.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+BAD_IDENTITIES = [
+    (("--id-start-step", 2), "the identity would never be used"),
+    (("--cfg-scale", 2), "pulid-extract --with-uncond"),
+    (("--pulid-id-embedding", "nowhere.pulidembd"), "nowhere.pulidembd: no such file"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_IDENTITIES)
+def test_an_identity_is_used_or_the_program_fails(generate, base, identity, tmp_path, flags, message):
+    assert message in generate(*base, *identity, "-o", tmp_path / "o.png", *flags).error
+    assert not (tmp_path / "o.png").exists()
+
+
+def damaged(kind: str, micro: Path, folder: Path) -> tuple[str, Path]:
+    """(flag, a bad file for it) of each kind of damage."""
+    flux, pulid, ae = (load_file(micro / f"{name}.safetensors") for name in ("flux1-schnell", "pulid_flux_v0.9.1", "ae"))
+    path = folder / "bad.safetensors"
+    one = torch.zeros(1)
+    made = {
+        "truncated": ("--vae", lambda: path.write_bytes((micro / "ae.safetensors").read_bytes()[:-1000])),
+        "html": ("--vae", lambda: path.write_bytes(b"<!DOCTYPE html><html>404</html>")),
+        "empty": ("--vae", lambda: path.write_bytes(b"")),
+        "lfs": ("--vae", lambda: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")),
+        "header": ("--vae", lambda: path.write_bytes((2**60).to_bytes(8, "little") + b"{}" + bytes(80))),
+        "wrong role": ("--vae", lambda: save_file(pulid, path)),
+        "sdxl": (
+            "--pulid-weights",
+            lambda: save_file({"id_adapter.latents": one, "id_adapter_attn_layers.0.id_to_k.weight": one}, path),
+        ),
+        "quanto": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight._data": one}, path)),
+        "nf4": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight.absmax": one}, path)),
+        "svdquant": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.qweight": one}, path)),
+        "gguf": ("--diffusion-model", lambda: path.write_bytes(b"GGUF" + bytes(60))),
+        "incomplete": ("--vae", lambda: save_file({name: value for name, value in ae.items() if "conv_out" not in name}, path)),
+        "fewer blocks": (
+            "--diffusion-model",
+            lambda: save_file({name: value for name, value in flux.items() if not name.startswith("single_blocks.37.")}, path),
+        ),
+        "pruned": (
+            "--diffusion-model",
+            lambda: save_file({n: v for n, v in flux.items() if not n.startswith("single") or int(n.split(".")[1]) < 20}, path),
+        ),
+        "other width": ("--t5xxl", lambda: _narrow_t5(load_file(micro / "t5xxl_fp16.safetensors"), path)),
+        "nan": ("--diffusion-model", lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"] * float("nan")}, path)),
+    }
+    flag, write = made[kind]
+    write()
+    return flag, path
+
+
+def _narrow_t5(state, path):
+    save_file({name: value[..., :32].contiguous() if value.shape[-1] == 64 else value for name, value in state.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", "truncated"),
+        ("html", "HTML page"),
+        ("empty", "is empty"),
+        ("lfs", "git-lfs pointer"),
+        ("header", "truncated or no safetensors"),
+        ("wrong role", "is a PuLID-FLUX file, --vae wants a Flux autoencoder"),
+        ("sdxl", "SDXL PuLID file"),
+        ("quanto", "quanto"),
+        ("nf4", "nf4"),
+        ("svdquant", "SVDQuant"),
+        ("gguf", "is a gguf"),
+        ("incomplete", "missing decoder.conv_out"),
+        ("pruned", "a pruned Flux cannot be used"),
+        ("other width", "they do not belong together"),
+        ("nan", "NaN or infinite"),
+    ],
+)
+def test_bad_files_are_refused_by_what_they_are(generate, base, identity, micro, tmp_path, kind, message):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    flag, path = damaged(kind, micro, folder)
+    result = generate(*base, *identity, flag, path, "-o", tmp_path / "o.png")
+    assert message in result.error
+    assert str(path) in result.error
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_an_embedding_of_another_width_is_refused(generate, base, identity, tmp_path):
+    narrow = tmp_path / "narrow.pulidembd"
+    narrow.write_bytes(encode_embedding(np.ones((32, 1024))))
+    error = generate(*base, *identity[:-1], narrow, "-o", tmp_path / "o.png").error
+    assert "32x1024" in error
+    assert "rows of 2048; extract it again" in error
+
+
+def test_a_tokenizer_of_another_model_is_refused(generate, base, micro, tmp_path):
+    state = load_file(micro / "t5xxl_fp16.safetensors")
+    few = {name: value[:20].contiguous() if value.shape[0] == 32128 else value for name, value in state.items()}
+    save_file(few, tmp_path / "few.safetensors")
+    flags = ("--t5xxl", tmp_path / "few.safetensors", "--t5-tokenizer", micro / "tokenizer.json", "-o", tmp_path / "o.png")
+    assert "the encoder has 20 rows; they do not belong together" in generate(*base, *flags).error
+
+
+# --------------------------------------------------------------------------------------------------------------- entry points
+
+
+@pytest.mark.parametrize("package", ["pulid_generate", "pulid_extract"])
+def test_help_is_quick_because_torch_stays_out(package):
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['x', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{package}', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'diffusers', 'cv2', 'insightface', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_three_processes_agree(base, identity, tmp_path):
+    """scripts/verify_three_way.sh: the same check with separate processes and sha256sum."""
+    flags = [str(flag) for flag in (*base, *identity)]
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "verify_three_way.sh", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PULID_GENERATE": f"{sys.executable} -m pulid_generate", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PASSED" in done.stdout
+    assert len([line for line in done.stdout.splitlines() if len(line.split()[0]) == 64]) == 3
+
+
+def test_picture_from_bytes(generate, base, tmp_path):
+    """`-o -` is a whole PNG."""
+    with Image.open(io.BytesIO(generate(*base, "-o", "-").out)) as picture:
+        assert picture.size == (64, 48)
