@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 HEAD_WIDTH = 128  # in pulid_ca; the tensors give only heads * width
+ROWS_AT_ONCE = 1024
 EPS = 1e-5  # nn.LayerNorm's default, which both norms of the layer use
 
 
@@ -117,8 +118,13 @@ class FoldedAttention(nn.Module):
 def _rstd(x: Tensor) -> Tensor:
     """1 / sqrt(variance over channels + eps) of (B, L, D), float32, (B, L, 1).
 
-    From the 2-norm and the mean: Tensor.var is so slow on a CPU that it would eat a third of what folding wins.
+    From the 2-norm and the mean: Tensor.var is so slow on a CPU that it would eat a third of what folding wins. By slices, because a
+    reduction of 16-bit numbers makes a float32 copy, and fresh memory of that size costs more than both matrix products.
     """
+    return torch.cat([_rstd_of_slice(part) for part in x.split(ROWS_AT_ONCE, dim=1)], dim=1)
+
+
+def _rstd_of_slice(x: Tensor) -> Tensor:
     width = x.shape[-1]
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / width
     mean = x.mean(dim=-1, keepdim=True, dtype=torch.float32)

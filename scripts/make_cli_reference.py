@@ -1,0 +1,79 @@
+"""Write docs/cli.md from the help texts of the two programs, or check that it is current.
+
+    make docs        (or: python scripts/make_cli_reference.py [--check])
+
+The texts are formatted here at a fixed width, so terminal, environment and platform change nothing. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from pulid_extract.cli import app as extract_app
+from pulid_generate.cli import app as generate_app
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+PROGRAMS = {"pulid-extract": extract_app, "pulid-generate": generate_app}
+WIDTH = 100  # columns
+INTRODUCTION = """\
+# Command line reference
+
+Made from `--help` by `make docs`; edit the help texts, not this file. `python -m pulid_extract` and `python -m pulid_generate` are the
+same programs.
+
+Both programs print results on standard output and everything else on standard error. Exit code 0: done; 1: it could not be done, one
+line says why; 2: wrong usage; 130: interrupted.
+"""
+
+
+def commands(program: str) -> Iterator[tuple[str, Any, Any]]:
+    """(command line, command, context) of a program and of every sub-command below it."""
+
+    def walk(name: str, command: Any, parent: Any) -> Iterator[tuple[str, Any, Any]]:
+        # resilient: nothing is required and no callback runs; only the help is wanted
+        context = command.make_context(name, [], parent=parent, resilient_parsing=True, terminal_width=WIDTH)
+        yield context.command_path, command, context
+        for child in command.list_commands(context) if hasattr(command, "list_commands") else ():
+            yield from walk(child, command.get_command(context, child), context)
+
+    yield from walk(program, get_command(PROGRAMS[program]), None)
+
+
+def flags(program: str) -> dict[str, set[str]]:
+    """command line -> every flag it takes, with aliases: {"pulid-generate verify": {"--seed", "-s", ..}, ..}."""
+    return {
+        path: {flag for parameter in command.get_params(context) for flag in (*parameter.opts, *parameter.secondary_opts)}
+        for path, command, context in commands(program)
+    }
+
+
+def reference() -> str:
+    """The whole text of docs/cli.md."""
+    parts = [INTRODUCTION]
+    for program in PROGRAMS:
+        for path, command, context in commands(program):
+            text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+            parts.append(f"{'#' * (1 + len(path.split()))} {path}\n\n```text\n{text.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    if sys.argv[1:] not in ([], ["--check"]):
+        print("usage: make_cli_reference.py [--check]", file=sys.stderr)
+        sys.exit(2)
+    text = reference()
+    if not sys.argv[1:]:
+        TARGET.write_text(text, encoding="utf-8")
+        print(TARGET)
+    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
+        print(f"{TARGET.name}: not what --help says now; run 'make docs' and commit docs/{TARGET.name}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

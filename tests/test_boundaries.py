@@ -1,0 +1,155 @@
+"""Who may import whom: read from the source with ast, so that an import inside a function or for a type counts as well."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGES = ("pulid_extract", "pulid_generate")
+
+# Not leaves: the commands, and the one module of each package that knows the order of the stages.
+ABOVE = {"__init__", "__main__", "cli", "extractor", "pipeline"}
+
+# What a leaf may import of its own package beside `errors`. docs/architecture.md has the reasons.
+LEAVES = {
+    "pulid_extract": {
+        ("face_crop", "checkpoint"),
+        ("eva_clip", "checkpoint"),
+        ("idformer", "checkpoint"),
+        ("weights", "model_files"),
+    },
+    "pulid_generate": {
+        ("injection", "pulid_attention"),
+        ("checkpoints", "tensor_files"),
+        ("text_encoders", "tensor_files"),
+        ("verify", "request"),  # a type
+    },
+}
+# What both stages share, torch-free.
+SHARED = {"errors", "embedding_file", "model_files"}
+WITHOUT_TORCH = (
+    *PACKAGES,
+    *(f"pulid_extract.{module}" for module in sorted(SHARED)),
+    *(f"pulid_generate.{module}" for module in ("errors", "request", "flags", "cli", "verify")),
+    "pulid_extract.cli",
+)
+FOREIGN = {
+    "pulid_extract": {"diffusers", "transformers", "accelerate", "sentencepiece"},
+    "pulid_generate": {"insightface", "facexlib", "onnxruntime", "onnx", "cv2", "timm"},
+}
+
+
+def modules(package: str) -> dict[str, ast.Module]:
+    return {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / package).glob("*.py"))}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported, to the last part: `from a import b` gives "a.b"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide where a name comes from"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules_imported(tree: ast.AST, package: str) -> set[str]:
+    """Names of the modules of `package` that are imported; "" for a name of the package itself, such as __version__."""
+    found = set()
+    for name in imports(tree):
+        top, _, rest = name.partition(".")
+        if top == package:
+            module = rest.split(".")[0]
+            found.add(module if (ROOT / package / f"{module}.py").is_file() else "")
+    return found
+
+
+def test_the_walk_sees_every_form_of_import():
+    source = "import a.b\nfrom c import d as e\nif TYPE_CHECKING:\n    import f\ndef g():\n    from h.i import j\n"
+    assert list(imports(ast.parse(source))) == ["a.b", "c.d", "f", "h.i.j"]
+    tree = ast.parse("from pulid_extract import errors, __version__\nimport pulid_extract.faces\nimport pulid_extractor")
+    assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
+
+
+def test_generate_imports_three_leaves_of_extract():
+    used = {name: modules_imported(tree, "pulid_extract") for name, tree in modules("pulid_generate").items()}
+    assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
+    assert set().union(*used.values()) == SHARED
+
+
+def test_extract_imports_nothing_of_generate():
+    assert not {name for name, tree in modules("pulid_extract").items() if modules_imported(tree, "pulid_generate")}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_neither_stage_needs_the_others_libraries(package):
+    for name, tree in modules(package).items():
+        used = {imported.split(".")[0] for imported in imports(tree)}
+        assert not used & FOREIGN[package], name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_leaves_import_only_what_is_declared(package):
+    pairs = {
+        (name, imported)
+        for name, tree in modules(package).items()
+        if name not in ABOVE and name != "errors"
+        for imported in modules_imported(tree, package) - {"errors", ""}
+    }
+    assert pairs == LEAVES[package]  # an exception that nobody needs any more goes, too
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_errors_import_no_module_of_their_package_and_nobody_imports_a_command(package):
+    trees = modules(package)
+    assert not modules_imported(trees["errors"], package)
+    assert {name for name, tree in trees.items() if "cli" in modules_imported(tree, package)} == {"__main__"}
+    order = {"extractor", "pipeline"}
+    assert {name for name, tree in trees.items() if modules_imported(tree, package) & order} <= {"cli", "__init__"}
+
+
+def test_no_torch_before_there_is_work():
+    code = (
+        f"import importlib, sys\nfor name in {WITHOUT_TORCH!r}:\n    importlib.import_module(name)\n"
+        "heavy = {'torch', 'torchvision', 'diffusers', 'transformers', 'insightface', 'cv2'} & set(sys.modules)\n"
+        "print(sorted(heavy), 'numpy' in sys.modules)\n"  # numpy: the modules were loaded
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[] True\n"), done.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_resolve(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        module.no_such_name  # noqa: B018
+    # what type checkers are told is what is there
+    told = {alias.name for node in ast.walk(modules(package)["__init__"]) if isinstance(node, ast.If) for alias in _names(node)}
+    assert told == set(module.__all__)
+
+
+def _names(node: ast.If) -> Iterator[ast.alias]:
+    for statement in node.body:
+        if isinstance(statement, ast.ImportFrom):
+            yield from statement.names
+
+
+def test_versions_and_entry_points_are_pyprojects():
+    project = tomllib.loads(Path(ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {package: importlib.import_module(package).__version__ for package in PACKAGES} == dict.fromkeys(
+        PACKAGES, project["version"]
+    )
+    assert set(project["scripts"]) == {"pulid-extract", "pulid-generate"}
+    for target in project["scripts"].values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
