@@ -187,7 +187,7 @@ def _any_starts(start: str) -> Callable[[Header], bool]:
     return lambda header: any(name.startswith(start) for name in header.names)
 
 
-# "model.diffusion_model." ComfyUI all-in-one files and sd.cpp; "vae.", "text_encoders.*" all-in-one files; "module." DataParallel
+# "model.diffusion_model." and "vae.": ComfyUI all-in-one files and sd.cpp; "module.": torch DataParallel
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "vae.", "visual.trunk.", "visual.", "module.")
 
 # Order matters: what must be refused is tested before what it resembles.
@@ -246,12 +246,6 @@ def check_role(header: Header, role: Role) -> None:
 # ----------------------------------------------------------------------------------------------------------------- finding
 
 
-def default_models_dir() -> Path | None:
-    """The models folder of the environment (PULID_MODELS_DIR), or None."""
-    value = os.environ.get(MODELS_DIR_VARIABLE)
-    return Path(value).expanduser() if value else None
-
-
 def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path | None = None) -> Found:
     """The file for a role, by the first rule that answers: flag, models folder, Hugging Face cache, download.
 
@@ -265,7 +259,8 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         check_role(header, role)
         return Found(header.path, "flag", header)
     if models_dir is not None:
-        candidates = list(candidates_in(Path(models_dir), role))
+        models_dir = Path(models_dir).expanduser()
+        candidates = list(candidates_in(models_dir, role))
         if len(candidates) > 1:
             listed = ", ".join(str(header.path) for header in candidates)
             raise WeightsError(
@@ -275,7 +270,7 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
             return Found(candidates[0].path, "models folder", candidates[0])
     stored, rule = cached(role.source), "hugging face cache"
     if stored is None and role.fetch and not is_offline():
-        stored, rule = fetch(role, Path(models_dir) if models_dir else downloads_dir()), "download"
+        stored, rule = fetch(role, models_dir or downloads_dir()), "download"
     if stored is not None:
         header = read_header(stored)
         check_role(header, role)
@@ -285,7 +280,7 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
 
 
 def candidates_in(folder: Path, role: Role) -> Iterator[Header]:
-    """Every file in a models folder, two levels deep, whose header says it can fill the role. Unreadable files are passed over."""
+    """Every file in a models folder and below, whose header says it can fill the role. Unreadable files are passed over."""
     if not folder.is_dir():
         raise WeightsError(
             f"{folder}: the models folder does not exist; make it, or correct --models-dir or {MODELS_DIR_VARIABLE}"

@@ -97,7 +97,6 @@ class FluxShape:
     context: int
     pooled: int
     guidance: bool
-    parameters: int
 
 
 def flux_shape(header: Header) -> FluxShape:
@@ -122,7 +121,6 @@ def flux_shape(header: Header) -> FluxShape:
         context=shapes["txt_in.weight"][1],
         pooled=shapes["vector_in.in_layer.weight"][1],
         guidance="guidance_in.in_layer.weight" in shapes,
-        parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
     )
 
 

@@ -62,6 +62,7 @@ def generate(context: typer.Context, flags: Flags) -> None:
     started = time.monotonic()
     pipeline, embedding = build_pipeline(flags)
     jobs = pipeline.jobs(request, embedding)
+    _note_idle_flags(context, flags, pipeline.dev)
     for path, picture in zip(paths, pipeline.draw(jobs), strict=True):
         png = picture.png(metadata=not flags.disable_image_metadata)
         if path is None:
@@ -131,7 +132,7 @@ def build_request(context: typer.Context, flags: Flags) -> GenerationRequest:
     if flags.pulid_id_embedding is None:
         for name in NEEDS_IDENTITY:
             if _was_given(context, name):
-                context.fail(f"--{name.replace('_', '-')} needs '--pulid-id-embedding'.")
+                context.fail(f"{_flag(name)} needs '--pulid-id-embedding'.")
     return GenerationRequest(
         prompt=flags.prompt,
         negative_prompt=flags.negative_prompt,
@@ -162,7 +163,8 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
     if embedding is None and flags.pulid_weights is not None:
         _log("note: --pulid-weights without --pulid-id-embedding: drawing without an identity")
     warnings.simplefilter("ignore")  # the libraries' advice to their own developers
-    from pulid_generate.pipeline import ModelFiles, Pipeline, Placement
+    from pulid_generate.pipeline import ModelFiles, Pipeline
+    from pulid_generate.placement import Placement
 
     placement = Placement.choose(
         flags.device,
@@ -174,7 +176,7 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
     if placement.device.type == "cpu":
         for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu"):
             if getattr(flags, name):
-                _log(f"note: --{name.replace('_', '-')} changes nothing here, everything runs on the CPU")
+                _log(f"note: {_flag(name)} changes nothing here, everything runs on the CPU")
     files = ModelFiles.find(
         flux=flags.diffusion_model,
         vae=flags.vae,
@@ -185,6 +187,8 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
         models_dir=flags.models_dir or None,
         with_pulid=embedding is not None,
     )
+    for role, found in files.by_role():
+        _log(f"{role.name}: {found.path} ({found.rule})")
     return Pipeline(files, placement, _log, _show_step), embedding
 
 
@@ -206,6 +210,25 @@ def output_paths(output: str, count: int) -> Sequence[Path | None]:
 
 def _numbered(output: str, index: int) -> str:
     return NUMBERED.sub(lambda match: f"{index:{match[1]}d}", output)
+
+
+def _note_idle_flags(context: typer.Context, flags: Flags, dev: bool) -> None:
+    """Say of every flag that was given and has no effect here that it has none; commands are copied from one model to another."""
+    idle = {
+        "guidance": "" if dev else "this Flux (schnell) has no guidance input",
+        "negative_prompt": "" if flags.cfg_scale != 1 else "--cfg-scale is 1",
+        "cfg_start_step": "" if flags.cfg_scale != 1 else "--cfg-scale is 1",
+        "negative_id": ""
+        if flags.cfg_scale != 1 and flags.pulid_id_embedding
+        else "there is no negative branch with an identity",
+    }
+    for name, reason in idle.items():
+        if reason and _was_given(context, name):
+            _log(f"note: {_flag(name)} has no effect: {reason}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _refuse_options(context: typer.Context) -> None:

@@ -88,7 +88,8 @@ class Flags:
         typer.Option(
             "--id-start-step",
             metavar="N",
-            help="First step that sees the identity, from 0. The reference's app advises 0 or 1 for likeness, 4 for freedom.",
+            help="First step that sees the identity, from 0. Later: less likeness, more freedom (the reference's app: 4 for photographs, "
+            "0 or 1 for stylised pictures).",
         ),
     ] = 0
     negative_id: Annotated[

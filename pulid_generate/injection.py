@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pulid_extract.model_files import PULID, find
+from pulid_extract.model_files import PULID, check_role, read_header
 from pulid_generate.errors import IdentityError, WeightsError
 from pulid_generate.pulid_attention import HEAD_WIDTH, FoldedAttention, PerceiverAttentionCA, PlainAttention
 
@@ -55,7 +55,7 @@ class PulidAdapter:
         """Open a PuLID-FLUX safetensors file. Its tensors stay memory-mapped. Raises WeightsError."""
         from safetensors import safe_open
 
-        find(PULID, path)
+        check_role(read_header(path), PULID)
         layers: dict[int, dict[str, Tensor]] = {}
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
@@ -148,8 +148,10 @@ def attach(transformer: Any) -> Iterator[Injection]:
             if injection.layers is None:
                 return None
             text_tokens, img_tokens = output  # both Flux block kinds return (text, image)
+            # a stock pipeline with CPU offload has its weights elsewhere when `inject` is entered; the layers follow the tokens
+            layer = injection.layers[index].to(img_tokens.device)
             # torch.add with alpha still evaluates 0 * CA, so a NaN in CA cannot hide behind weight 0
-            return text_tokens, torch.add(img_tokens, injection.layers[index](img_tokens), alpha=injection.weight)
+            return text_tokens, torch.add(img_tokens, layer(img_tokens), alpha=injection.weight)
 
         return hook
 
@@ -174,9 +176,8 @@ def inject(
     width = config.num_attention_heads * config.attention_head_dim
     check_fit(adapter, width, config.num_layers, config.num_single_layers)
     tokens: Any = getattr(identity, "tokens", identity)
-    weight = transformer.x_embedder.weight
     with attach(transformer) as injection:
-        injection.layers = adapter.bind(tokens, weight.dtype, weight.device)
+        injection.layers = adapter.bind(tokens, transformer.dtype, transformer.device)
         injection.weight = id_weight
         yield injection
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from pulid_extract.embedding_file import Embedding
-from pulid_extract.model_files import Found, find
+from pulid_extract.model_files import Found, Role, find
 from pulid_generate import __version__, sampling
 from pulid_generate.checkpoints import FluxShape, flux_shape, load_flux, load_vae
-from pulid_generate.errors import CheckpointError, IdentityError, RequestError
+from pulid_generate.errors import CheckpointError, IdentityError
 from pulid_generate.injection import Injection, PulidAdapter, attach, check_fit
+from pulid_generate.placement import Placement, available_memory
 from pulid_generate.request import GenerationRequest, describe
 from pulid_generate.tensor_files import shapes_of
 from pulid_generate.text_encoders import ClipText, T5Text
@@ -50,6 +50,11 @@ class ModelFiles:
     pulid: Found | None = None
     t5_tokenizer: Path | None = None
 
+    def by_role(self) -> list[tuple[Role, Found]]:
+        """Which file fills which role."""
+        pairs = [(FLUX, self.flux), (VAE, self.vae), (CLIP_L, self.clip_l), (T5XXL, self.t5xxl)]
+        return [*pairs, (PULID, self.pulid)] if self.pulid else pairs
+
     @classmethod
     def find(
         cls,
@@ -72,41 +77,6 @@ class ModelFiles:
             pulid=find(PULID, pulid, models_dir) if with_pulid else None,
             t5_tokenizer=Path(t5_tokenizer) if t5_tokenizer else None,
         )
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the models run, and in what arithmetic.
-
-    offload: keep Flux's and the text encoders' weights in main memory and bring each block to the device when it runs.
-    """
-
-    device: torch.device
-    text_device: torch.device
-    vae_device: torch.device
-    dtype: torch.dtype
-    offload: bool = False
-
-    @classmethod
-    def choose(
-        cls,
-        device: str = "auto",
-        dtype: str = "auto",
-        *,
-        clip_on_cpu: bool = False,
-        vae_on_cpu: bool = False,
-        offload: bool = False,
-    ) -> Placement:
-        """device: "auto", "cuda", "cuda:1", "mps" or "cpu". dtype: "auto" or a torch dtype's name. Raises RequestError."""
-        main = _device(device)
-        cpu = torch.device("cpu")
-        # bfloat16 matrix products are several times slower than float32 ones on most CPUs, and less exact
-        kind = dtype if dtype != "auto" else "float32" if main.type == "cpu" else "bfloat16"
-        return cls(main, cpu if clip_on_cpu else main, cpu if vae_on_cpu else main, getattr(torch, kind), offload)
-
-    def dtype_on(self, device: torch.device) -> torch.dtype:
-        """The arithmetic of a model that runs on `device`: a CPU beside a GPU computes in float32."""
-        return torch.float32 if device.type == "cpu" != self.device.type else self.dtype
 
 
 @dataclass(frozen=True)
@@ -185,56 +155,69 @@ class Pipeline:
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
-        with torch.inference_mode():
-            states = self._encode({text for job in jobs for text in _prompts(job.request)}, jobs)
-            latents = self._denoise(jobs, states)
-            states.clear()
-            with self._loaded("autoencoder", self._load_vae) as vae:
-                for job, latent in zip(jobs, latents, strict=True):
-                    pixels = decode(vae, latent, tiling=job.request.vae_tiling)
-                    yield Picture(job, pixels, self._describe(job))
+        pooled = self._stage("CLIP-L", self._pool, jobs)
+        states = self._stage("T5", self._encode, jobs, pooled)
+        latents = self._stage("Flux", self._denoise, jobs, states)
+        self.log("loading autoencoder")
+        vae = self._load_vae()
+        for job, latent in zip(jobs, latents, strict=True):
+            yield Picture(job, decode(vae, latent, tiling=job.request.vae_tiling), self._describe(job))
 
     # ------------------------------------------------------------------------------------------------------------- stages
 
-    def _encode(self, prompts: Iterable[str], jobs: Sequence[Job]) -> dict[tuple[str, int], TextStates]:
-        """States by (prompt, T5 length)."""
-        lengths = sorted({(text, job.request.t5_max_length) for job in jobs for text in _prompts(job.request)})
-        target = {"device": self.placement.device, "dtype": self.placement.dtype}
-        with self._loaded("CLIP-L", self._load_clip) as clip:
-            pooled = {text: clip.encode(text, self.log).to(**target) for text in sorted(prompts)}
-        with self._loaded("T5", self._load_t5) as t5:
-            return {
-                (text, length): TextStates(t5.encode(t5.tokens(text, length, self.log)).to(**target), pooled[text])
-                for text, length in lengths
-            }
+    def _stage(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run one stage. `work` loads its own model, so that its return drops the last reference: memory is free before the next load."""
+        self.log(f"loading {name}")
+        try:
+            with torch.inference_mode():
+                return work(*arguments)
+        finally:
+            gc.collect()
+            if self.placement.device.type == "cuda":
+                torch.cuda.empty_cache()
+            elif self.placement.device.type == "mps":
+                torch.mps.empty_cache()
+
+    def _pool(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
+        """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""
+        clip = self._load_clip()
+        prompts = sorted({text for job in jobs for text in _prompts(job.request)})
+        return {text: clip.encode(text, self.log).to(self.placement.device, self.placement.dtype) for text in prompts}
+
+    def _encode(self, jobs: Sequence[Job], pooled: dict[str, Tensor]) -> dict[tuple[str, int], TextStates]:
+        """What Flux reads of every prompt, by (prompt, T5 length)."""
+        t5 = self._load_t5()
+        states = {}
+        for text, length in sorted({(text, job.request.t5_max_length) for job in jobs for text in _prompts(job.request)}):
+            tokens = t5.encode(t5.tokens(text, length, self.log))
+            states[text, length] = TextStates(tokens.to(self.placement.device, self.placement.dtype), pooled[text])
+        return states
 
     def _denoise(self, jobs: Sequence[Job], states: dict[tuple[str, int], TextStates]) -> list[Tensor]:
         """Unpacked latents (1, 16, H/8, W/8), float32, of every job."""
-        with self._loaded("Flux", self._load_flux) as flux:
-            bound: dict[int, tuple[nn.Module, ...]] = {}  # by id() of the token arrays; jobs keep them alive
-            latents = []
-            for index, job in enumerate(jobs):
-                label = f"picture {index + 1} of {len(jobs)}" if len(jobs) > 1 else "denoise"
-                if job.embedding is None:
-                    latents.append(self._denoise_one(flux, job, states, None, {}, label))
-                    continue
-                branches = {}
-                for negative, tokens in self._branches(job).items():
-                    if tokens is not None and id(tokens) not in bound:
-                        bound[id(tokens)] = self.adapter.bind(tokens, self.placement.dtype, self.placement.device)  # type: ignore[union-attr]
-                    branches[negative] = bound[id(tokens)] if tokens is not None else None
-                with attach(flux) as injection:
-                    injection.weight = job.request.id_weight
-                    latents.append(self._denoise_one(flux, job, states, injection, branches, label))
-            return latents
+        flux = self._load_flux()
+        bound: dict[int, tuple[nn.Module, ...]] = {}  # by id() of the token arrays; jobs keep them alive
+        latents = []
+        for index, job in enumerate(jobs):
+            label = f"picture {index + 1} of {len(jobs)}" if len(jobs) > 1 else "denoise"
+            branches = {}
+            for negative, tokens in _branches(job).items():
+                if id(tokens) not in bound and self.adapter is not None:
+                    bound[id(tokens)] = self.adapter.bind(tokens, self.placement.dtype, self.placement.device)
+                branches[negative] = bound[id(tokens)]
+            # without an identity no hook is attached at all: run A of the three-way check is Flux alone
+            with attach(flux) if branches else nullcontext(Injection()) as injection:
+                injection.weight = job.request.id_weight
+                latents.append(self._denoise_one(flux, job, states, injection, branches, label))
+        return latents
 
     def _denoise_one(
         self,
         flux: Any,
         job: Job,
         states: dict[tuple[str, int], TextStates],
-        injection: Injection | None,
-        branches: dict[bool, tuple[nn.Module, ...] | None],
+        injection: Injection,
+        branches: dict[bool, tuple[nn.Module, ...]],
         label: str,
     ) -> Tensor:
         request, device, dtype = job.request, self.placement.device, self.placement.dtype
@@ -243,8 +226,7 @@ class Pipeline:
 
         def predict(latent: Tensor, t: float, *, negative: bool, with_identity: bool) -> Tensor:
             text = states[request.negative_prompt if negative else request.prompt, request.t5_max_length]
-            if injection is not None:
-                injection.layers = branches.get(negative) if with_identity else None
+            injection.layers = branches.get(negative) if with_identity else None
             return flux(
                 hidden_states=latent.to(dtype),
                 encoder_hidden_states=text.t5,
@@ -288,7 +270,9 @@ class Pipeline:
         if dtype == torch.float16:
             dtype = torch.bfloat16  # T5-XXL's activations overflow float16
         keep = self._keep_narrow("T5", self.files.t5xxl, device, dtype)
-        t5 = T5Text.load(self.files.t5xxl.header, self.files.t5_tokenizer, None if keep else dtype, self._store(device))
+        t5 = T5Text.load(
+            self.files.t5xxl.header, self.files.t5_tokenizer, None if keep else dtype, self.placement.storage(device)
+        )
         if keep:
             # T5DenseGatedActDense looks at wo's dtype before it runs it: widen it whole, or activations are cut to 16 bits
             widen_while_running(t5.model, whole=(T5DenseGatedActDense,))
@@ -298,7 +282,7 @@ class Pipeline:
     def _load_flux(self) -> Any:
         device, dtype = self.placement.device, self.placement.dtype
         keep = self._keep_narrow("Flux", self.files.flux, device, dtype)
-        flux = load_flux(self.files.flux.header, None if keep else dtype, self._store(device))
+        flux = load_flux(self.files.flux.header, None if keep else dtype, self.placement.storage(device))
         if keep:
             widen_while_running(flux)
         self._offload(flux, device)
@@ -315,32 +299,14 @@ class Pipeline:
         needed = sum(4 * torch.Size(shape).numel() for _, shape in found.header.tensors.values()) * MEMORY_MARGIN
         if needed <= available_memory():
             return False
-        self.log(f"{name}: float32 weights would take {needed / 2**30:.0f} GB; keeping the file's 16 bits, widened per layer")
+        self.log(f"{name}: float32 weights would take {needed / 2**30:.0f} GiB; keeping the file's 16 bits, widened per layer")
         return True
 
-    def _store(self, device: torch.device) -> torch.device:
-        return torch.device("cpu") if self.placement.offload else device
-
     def _offload(self, model: Any, device: torch.device) -> None:
-        if self.placement.offload and device.type != "cpu":
+        if self.placement.offload:
             from diffusers.hooks import apply_group_offloading
 
             apply_group_offloading(model, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level")
-
-    @contextmanager
-    def _loaded(self, name: str, load: Callable[[], Any]) -> Iterator[Any]:
-        """A model for the length of a stage; its memory is free again before the next stage loads."""
-        self.log(f"loading {name}")
-        model = load()
-        try:
-            yield model
-        finally:
-            del model
-            gc.collect()
-            if self.placement.device.type == "cuda":
-                torch.cuda.empty_cache()
-            elif self.placement.device.type == "mps":
-                torch.mps.empty_cache()
 
     # ------------------------------------------------------------------------------------------------------------- checks
 
@@ -374,15 +340,6 @@ class Pipeline:
                 "'pulid-extract --with-uncond', or choose '--negative-id same' (as sd-cli does) or '--negative-id none'"
             )
 
-    def _branches(self, job: Job) -> dict[bool, np.ndarray | None]:
-        """Identity tokens of the positive (False) and negative (True) branch."""
-        assert job.embedding is not None
-        branches: dict[bool, np.ndarray | None] = {False: job.embedding.tokens}
-        if job.request.cfg_scale != 1:
-            choice = {"uncond": job.embedding.uncond, "same": job.embedding.tokens, "none": None}
-            branches[True] = choice[job.request.negative_id]
-        return branches
-
     def _mu(self, request: GenerationRequest) -> float | None:
         """BFL's shift for dev, none for schnell, unless the request says otherwise."""
         if request.flow_shift == "auto":
@@ -401,31 +358,16 @@ class Pipeline:
         )
 
 
-def available_memory() -> int:
-    """Bytes of main memory that can be taken now, in this container if it is one."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
-        return free
-    return min(free, limit - used)
+def _branches(job: Job) -> dict[bool, np.ndarray]:
+    """Identity tokens of the positive (False) and the negative (True) branch, where they have any."""
+    if job.embedding is None:
+        return {}
+    branches = {False: job.embedding.tokens}
+    negative = {"uncond": job.embedding.uncond, "same": job.embedding.tokens, "none": None}[job.request.negative_id]
+    if job.request.cfg_scale != 1 and negative is not None:
+        branches[True] = negative
+    return branches
 
 
 def _prompts(request: GenerationRequest) -> list[str]:
     return [request.prompt, request.negative_prompt] if request.cfg_scale != 1 else [request.prompt]
-
-
-def _device(name: str) -> torch.device:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [kind for kind, is_there in there.items() if is_there]
-    if name == "auto":
-        return torch.device(usable[0])
-    if name.split(":")[0] not in usable:
-        raise RequestError(f"device {name}: not usable here; usable: {', '.join(usable)}")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"device {name}: expected auto, cuda, cuda:N, mps or cpu") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"device {name}: there are {torch.cuda.device_count()} cuda devices, counted from 0")
-    return device

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from pulid_generate.request import GenerationRequest
 
-RUNS = {"A": "without PuLID", "B": "weight 0", "C": "weight {weight:g}"}
-
 
 @dataclass(frozen=True)
 class Verdict:

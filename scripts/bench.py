@@ -67,21 +67,22 @@ def share_of_a_step() -> str:
         times: dict[str, list[float]] = defaultdict(list)
         with attach(flux) as injection:
             bound = adapter.bind(torch.randn(ID_TOKENS, TOKEN_WIDTH), dtype, "cpu")
-            injection.layers = [_timed(module, times["hook"]) for module in bound]
-            handles = [
+            injection.layers = bound
+            handles = [handle for module in bound for handle in _time(module, times["hook"])]
+            handles += [
                 handle
                 for kind in ("transformer_blocks", "single_transformer_blocks")
                 for index, block in enumerate(getattr(flux, kind))
                 # blocks without a hook of PuLID's, so that its time is not counted twice
                 if index % (2 if kind == "transformer_blocks" else 4)
-                for handle in _time_block(block, times[kind])
+                for handle in _time(block, times[kind])
             ]
-            for _ in range(6 if side == 512 else 3):
+            for _ in range(5 if side == 512 else 2):
                 _forward(flux, side, dtype)
             for handle in handles:
                 handle.remove()
         hook, double, single = (
-            statistics.median(times[k][2:]) for k in ("hook", "transformer_blocks", "single_transformer_blocks")
+            statistics.median(times[k][1:]) for k in ("hook", "transformer_blocks", "single_transformer_blocks")
         )
         share = HOOKS * hook / (DOUBLE * double + SINGLE * single)
         step = DOUBLE * double + SINGLE * single
@@ -165,9 +166,11 @@ def _flux(dtype: torch.dtype) -> torch.nn.Module:
     """A diffusers Flux of the published width with a few blocks, random."""
     from diffusers import FluxTransformer2DModel
 
+    torch.set_default_dtype(dtype)
     with torch.device("meta"):
         flux = FluxTransformer2DModel(num_layers=BENCH_DOUBLE, num_single_layers=BENCH_SINGLE, guidance_embeds=False)
-    flux = flux.to(dtype).to_empty(device="cpu")
+    torch.set_default_dtype(torch.float32)
+    flux = flux.to_empty(device="cpu")
     for parameter in flux.parameters():
         parameter.uniform_(-0.02, 0.02)
     return flux.eval()
@@ -186,20 +189,10 @@ def _forward(flux, side: int, dtype: torch.dtype) -> None:
     )
 
 
-def _timed(module, into: list[float]):
-    def run(img):
-        start = time.perf_counter()
-        out = module(img)
-        into.append(time.perf_counter() - start)
-        return out
-
-    return run
-
-
-def _time_block(block, into: list[float]):
+def _time(module, into: list[float]):
     started = []
-    yield block.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
-    yield block.register_forward_hook(lambda *_: into.append(time.perf_counter() - started.pop()))
+    yield module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+    yield module.register_forward_hook(lambda *_: into.append(time.perf_counter() - started.pop()))
 
 
 def _side_by_side(functions: list[Callable[[], object]], turns: int) -> list[float]:

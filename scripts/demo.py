@@ -2,7 +2,7 @@
 
     make demo        (or: python scripts/demo.py [FOLDER])
 
-Runs the two programs as a user would, with small seeded models in place of the real 30 GB (scripts/make_micro_models.py). The portrait is
+Runs the two programs as a user would, with small seeded models in place of the real 37 GB (scripts/make_micro_models.py). The portrait is
 NASA's photograph of astronaut Eileen Collins, public domain, as scikit-image ships it.
 """
 
@@ -29,12 +29,13 @@ WHAT_NEXT = """\
 The pictures above are textures: every network that draws or recognises here is random (see the captions on the sheet). To draw the real
 person, download the real files into one folder and give it as --models-dir to both programs:
 
-  flux1-schnell.safetensors, ae.safetensors         https://huggingface.co/black-forest-labs/FLUX.1-schnell   (Apache-2.0)
-  clip_l.safetensors, t5xxl_fp16.safetensors        https://huggingface.co/comfyanonymous/flux_text_encoders
+  flux1-schnell.safetensors, ae.safetensors         https://huggingface.co/black-forest-labs/FLUX.1-schnell   (Apache-2.0, log in first)
+    or flux1-dev.safetensors                        https://huggingface.co/black-forest-labs/FLUX.1-dev       (non-commercial, log in)
+  clip_l.safetensors, t5xxl_fp16.safetensors        https://huggingface.co/comfyanonymous/flux_text_encoders  (MIT, Apache-2.0)
   pulid_flux_v0.9.1.safetensors                     https://huggingface.co/guozinan/PuLID                     (Apache-2.0)
   EVA02_CLIP_L_336_psz14_s6B.pt                     https://huggingface.co/QuanSun/EVA-CLIP                   (MIT)
   antelopev2 (scrfd_10g_bnkps, glintr100)           https://huggingface.co/DIAMONIK7777/antelopev2            (non-commercial)
-  detection_Resnet50_Final.pth, parsing_bisenet.pth https://github.com/xinntao/facexlib/releases
+  detection_Resnet50_Final.pth, parsing_bisenet.pth https://github.com/xinntao/facexlib/releases              (MIT)
 
 pulid-extract fetches what it needs by itself unless HF_HUB_OFFLINE=1. README.md has the two command lines."""
 

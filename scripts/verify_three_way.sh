@@ -15,10 +15,14 @@ mkdir -p "$folder"
 
 without=() with=() skip=0 identity=0
 for flag in "$@"; do
-  if [ "$skip" = 1 ]; then skip=0; with+=("$flag"); continue; fi
+  if [ "$skip" = 1 ]; then
+    [ "$flag" != - ] || { echo "verify_three_way: three runs cannot share standard input; give a file" >&2; exit 2; }
+    skip=0; with+=("$flag"); continue
+  fi
   case $flag in
-    -o | --output | --output=* | --pulid-id-weight | --pulid-id-weight=*)
+    -o* | --output | --output=* | --pulid-id-weight | --pulid-id-weight=*)
       echo "verify_three_way: $flag is set by this script; leave it out" >&2; exit 2 ;;
+    --pulid-id-embedding=-) echo "verify_three_way: three runs cannot share standard input; give a file" >&2; exit 2 ;;
     --pulid-id-embedding) with+=("$flag"); skip=1 identity=1 ;;
     --pulid-weights | --id-start-step | --negative-id) with+=("$flag"); skip=1 ;;
     --pulid-id-embedding=*) with+=("$flag"); identity=1 ;;

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
 import os
 import subprocess
 import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +126,8 @@ def test_every_knob_moves_the_picture(generate, base, identity, micro, tmp_path)
         "cfg start": (*cfg, "--cfg-start-step", 1),
         "cfg same": (*cfg, "--negative-id", "same"),
         "cfg none": (*cfg, "--negative-id", "none"),
-        "dtype": ("--dtype", "bfloat16"),
+        "bfloat16": ("--dtype", "bfloat16"),
+        "float16": ("--dtype", "f16"),
         "size": ("-W", 80),
     }
     drawn = {}
@@ -179,6 +183,21 @@ def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(generate, bas
     assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "narrow.png").read_bytes()
 
 
+def test_offloaded_weights_draw_the_same_picture(micro, person):
+    """diffusers' group offloading around our hooks. Both devices are the CPU here: the mechanism runs, the transfer does not."""
+    from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+
+    files = ModelFiles.find(models_dir=micro, flux=micro / "flux1-schnell.safetensors", t5_tokenizer=micro / "tokenizer.json")
+    plain = Placement.choose("cpu")
+    drawn = []
+    for placement in (plain, replace(plain, offload=True)):
+        pipeline = Pipeline(files, placement)
+        jobs = pipeline.jobs(GenerationRequest("a cat", width=64, height=48, steps=2), read_embedding(person))
+        drawn += [picture.png() for picture in pipeline.draw(jobs)]
+    assert drawn[0] == drawn[1]
+    assert not Placement.choose("cpu", offload=True).offload  # nothing to offload from
+
+
 def test_tiling_draws_nearly_the_same_picture(generate, base, tmp_path):
     size = ("-W", 512, "-H", 512, "--steps", 1)
     generate(*base, *size, "-o", tmp_path / "whole.png")
@@ -194,6 +213,35 @@ def test_a_long_prompt_takes_512_tokens_and_says_so(generate, base, tmp_path):
     assert "more than 256: using 512" in result.err
     assert "CLIP reads the first 75" in result.err
     assert "the most that Flux reads is 512" in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").error
+
+
+def test_each_model_is_gone_before_the_next_one_loads(generate, base, tmp_path, monkeypatch):
+    alive: list[weakref.ref] = []
+    seen: dict[str, int] = {}
+
+    def watched(name, load):
+        def run(*arguments, **options):
+            gc.collect()
+            seen[name] = sum(ref() is not None for ref in alive)
+            loaded = load(*arguments, **options)
+            alive.append(weakref.ref(getattr(loaded, "model", loaded)))
+            return loaded
+
+        return run
+
+    for name in ("load_flux", "load_vae"):
+        monkeypatch.setattr(pipeline_module, name, watched(name, getattr(pipeline_module, name)))
+    for cls in (pipeline_module.ClipText, pipeline_module.T5Text):
+        monkeypatch.setattr(cls, "load", watched(cls.__name__, cls.load))
+    assert generate(*base, "-o", tmp_path / "a.png").code == 0
+    assert seen == {"ClipText": 0, "T5Text": 0, "load_flux": 0, "load_vae": 0}
+
+
+def test_flags_without_effect_are_named(generate, base, tmp_path):
+    result = generate(*base, "-n", "blurry", "--guidance", 4, "--negative-id", "same", "--vae-on-cpu", "-o", tmp_path / "a.png")
+    notes = [line for line in result.err.splitlines() if line.startswith("note:")]
+    assert [note.split()[1] for note in notes] == ["--vae-on-cpu", "--guidance", "--negative-prompt", "--negative-id"]
+    assert "note:" not in generate(*base, "-o", tmp_path / "a.png").err
 
 
 # ------------------------------------------------------------------------------------------------------------------- verify

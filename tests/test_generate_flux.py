@@ -177,6 +177,11 @@ def test_weight_zero_still_runs_the_hooks(flux, adapter):
         assert velocity(model, x["latent"], 0.7, x["txt"], x["vec"]).isnan().all()
 
 
+class Nothing(torch.nn.Module):
+    def forward(self, img):
+        return torch.zeros_like(img)
+
+
 def test_layers_belong_to_block_numbers_and_to_image_tokens_only(flux, adapter):
     _, model = flux
     x = inputs()
@@ -188,7 +193,7 @@ def test_layers_belong_to_block_numbers_and_to_image_tokens_only(flux, adapter):
             handles.append(block.register_forward_hook(lambda _m, _i, out, name=name: seen.setdefault(name, out)))
     bound = adapter.bind(x["id"], torch.float32, "cpu")
     with attach(model) as injection:
-        injection.layers = [lambda img: torch.zeros_like(img)] * 20
+        injection.layers = [Nothing()] * 20
         injection.layers[1] = bound[1]  # after double block 2
         injection.layers[11] = bound[11]  # after single block 4
         after = {}
@@ -201,6 +206,34 @@ def test_layers_belong_to_block_numbers_and_to_image_tokens_only(flux, adapter):
     for name, layer in (("transformer_blocks.2", bound[1]), ("single_transformer_blocks.4", bound[11])):
         assert torch.equal(after[name][0], seen[name][0])  # text untouched
         assert torch.equal(after[name][1], seen[name][1] + layer(seen[name][1]))
+
+
+def test_inject_composes_with_layerwise_casting(files, adapter):
+    """diffusers keeps fp8 weights and computes in float32: the identity must be folded in the compute dtype, not in the storage's."""
+    model = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    x = inputs()
+    with inject(model, adapter, x["id"]) as injection:
+        assert injection.layers[0].a.dtype == torch.float32
+        assert torch.isfinite(velocity(model, x["latent"], 0.7, x["txt"], x["vec"])).all()
+
+
+def test_layers_follow_the_tokens_device(flux, adapter):
+    """A stock pipeline with CPU offload has its weights elsewhere when `inject` is entered."""
+    _, model = flux
+    x = inputs()
+
+    class Elsewhere(Nothing):
+        moved = 0
+
+        def to(self, device):
+            Elsewhere.moved += device == x["latent"].device
+            return self
+
+    with attach(model) as injection:
+        injection.layers = [Elsewhere()] * 20
+        velocity(model, x["latent"], 0.7, x["txt"], x["vec"])
+    assert Elsewhere.moved == 20
 
 
 def test_swapped_layers_would_be_noticed(flux, adapter, golden):
