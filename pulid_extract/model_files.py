@@ -4,7 +4,7 @@ A file is recognised by what is in its header, never by its name. Nothing of a p
 Knows nothing of models, pictures or command lines beyond the flag names it puts into messages.
 
 Formats: safetensors (huggingface/safetensors README), torch zip and legacy pickles (pytorch torch/serialization.py),
-gguf (ggml docs/gguf.md; only told apart here). A folder of ONNX files is one model: insightface's pack.
+gguf (by gguf-py). A folder of ONNX files is one model: insightface's pack.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def read_header(path: str | Path) -> Header:
             if size == 0:
                 raise WeightsError(f"{path}: the file is empty; download it again")
             if start[:4] == b"GGUF":
-                return Header(path, "gguf")
+                return _gguf_header(path)
             if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
                 return Header(path, "torch", dict.fromkeys(_pickle_strings(path, start), ("", ())))
             if start.lstrip()[:1] == b"<":
@@ -139,6 +139,20 @@ def _safetensors_header(path: Path, file, size: int) -> Header:
         what = "truncated" if 8 + length + end > size else "longer than its header says"
         raise WeightsError(f"{path}: {what} ({size} bytes, the header needs {8 + length + end}); download it again")
     return Header(path, "safetensors", tensors)
+
+
+def _gguf_header(path: Path) -> Header:
+    """Names, type names ("Q4_K", "BF16", ..) and shapes in row-major order, by gguf-py."""
+    import gguf
+
+    try:
+        tensors = gguf.GGUFReader(path).tensors
+        shapes = {
+            tensor.name: (tensor.tensor_type.name, tuple(int(axis) for axis in reversed(tensor.shape))) for tensor in tensors
+        }
+    except Exception as error:  # gguf-py raises whatever numpy makes of damaged bytes
+        raise WeightsError(f"{path}: damaged or truncated GGUF file ({error}); download it again") from None
+    return Header(path, "gguf", shapes)
 
 
 def _pickle_strings(path: Path, start: bytes) -> list[str]:
@@ -192,7 +206,15 @@ PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "vae.", "visual.tr
 
 # Order matters: what must be refused is tested before what it resembles.
 KINDS = (
-    Kind("gguf", lambda header: header.format == "gguf"),
+    Kind("identity file (.pulidembd)", _has("pulid_id"), "it is no model; give it to pulid-generate as --pulid-id-embedding"),
+    Kind(
+        "T5 encoder in GGUF", _has("enc.blk.0.attn_q.weight"), "GGUF text encoders cannot be read yet; use t5xxl_fp16.safetensors"
+    ),
+    Kind(
+        "PuLID file in GGUF",
+        lambda header: header.format == "gguf" and _any_starts("pulid_ca.")(header),
+        "PuLID's weights are read from safetensors only; use pulid_flux_v0.9.1.safetensors",
+    ),
     Kind(
         "quanto-quantised Flux", _any_ends("._data", "._scale"), "quanto files are not supported; use the original bfloat16 file"
     ),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pulid_extract.model_files import Header
 from pulid_generate.errors import CheckpointError
+from pulid_generate.quantized import QuantizedWeight, keep_quantized
 from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors, reject_unknown, shapes_of
 
 HEAD_WIDTH = 128
@@ -124,14 +125,16 @@ def flux_shape(header: Header) -> FluxShape:
     )
 
 
-def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> Any:
-    """The transformer of a BFL file as a diffusers FluxTransformer2DModel in eval mode, on `device`.
+def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | str = "cpu", *, dequantize: bool = False) -> Any:
+    """The transformer of a BFL-named safetensors or GGUF file as a diffusers FluxTransformer2DModel in eval mode, on `device`.
 
-    dtype: of every weight; None keeps what the file has (fp8 becomes bfloat16). Raises CheckpointError.
+    dtype: of every weight; None keeps what the file has (fp8 becomes bfloat16). dequantize: turn ggml's quantised matrices into `dtype`
+    (float16 for None) now, instead of once per forward. Raises CheckpointError.
     """
     from diffusers import FluxTransformer2DModel
 
     shape = flux_shape(header)
+    model: Any
     with torch.device("meta"):  # this model has no buffers, so nothing stays on meta after a strict load
         model = FluxTransformer2DModel(
             patch_size=1,
@@ -145,15 +148,20 @@ def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | 
             guidance_embeds=shape.guidance,
             axes_dims_rope=ROPE_AXES,
         )
-    state: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
     unknown = []
-    for name, tensor in read_tensors(header, "img_in.weight", device, dtype):
+    for name, tensor in read_tensors(header, "img_in.weight", device, dtype, quantized=not dequantize):
         targets = flux_targets(name)
         if targets is None:
             unknown.append(name)
             continue
         state.update(zip(targets, _flux_rows(name, tensor, len(targets), shape.width), strict=True))
     reject_unknown(header, unknown)
+    weights = {name: state.pop(name) for name in list(state) if isinstance(state[name], QuantizedWeight)}
+    try:
+        keep_quantized(model, weights)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{header.path}: {error}; not a complete file of its kind") from None
     return load_strictly(model, state, header)
 
 
@@ -170,8 +178,11 @@ def flux_targets(name: str) -> list[str] | None:
     return [f"{target}.{leaf}" for target in layers] or None
 
 
-def _flux_rows(name: str, tensor: Tensor, parts: int, width: int) -> list[Tensor]:
+def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
+    """tensor: a Tensor or a QuantizedWeight; both split by rows."""
     if name.startswith("final_layer.adaLN_modulation"):
+        if isinstance(tensor, QuantizedWeight):  # no public file quantises it
+            tensor = tensor.dequantize(torch.float32)
         shift, scale = tensor.chunk(2)  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
         return [torch.cat([scale, shift])]
     if parts == 1:

@@ -189,7 +189,7 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
     )
     for role, found in files.by_role():
         _log(f"{role.name}: {found.path} ({found.rule})")
-    return Pipeline(files, placement, _log, _show_step), embedding
+    return Pipeline(files, placement, _log, _show_step, dequantize=flags.dequantize), embedding
 
 
 def output_paths(output: str, count: int) -> Sequence[Path | None]:

@@ -48,7 +48,7 @@ class Flags:
     """Every flag of one generation, as typed. Fields are the table; nothing else lists them."""
 
     diffusion_model: Annotated[
-        str | None, typer.Option("--diffusion-model", metavar="FILE", help="Flux.1 dev or schnell, BFL safetensors.")
+        str | None, typer.Option("--diffusion-model", metavar="FILE", help="Flux.1 dev or schnell: BFL safetensors, or GGUF.")
     ] = None
     vae: Annotated[str | None, typer.Option("--vae", metavar="FILE", help="ae.safetensors.")] = None
     clip_l: Annotated[str | None, typer.Option("--clip_l", metavar="FILE", help="clip_l.safetensors.")] = None
@@ -170,6 +170,12 @@ class Flags:
             help="Arithmetic. auto: bfloat16 on cuda and mps, float32 on a CPU (16-bit weights kept if need be).",
         ),
     ] = "auto"
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize", help="Widen a GGUF's weights once, when they load: faster, and the memory of a 16-bit file."
+        ),
+    ] = False
     clip_on_cpu: Annotated[bool, typer.Option("--clip-on-cpu", help="Run CLIP and T5 on the CPU.")] = False
     vae_on_cpu: Annotated[bool, typer.Option("--vae-on-cpu", help="Run the autoencoder on the CPU.")] = False
     offload_to_cpu: Annotated[

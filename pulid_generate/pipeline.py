@@ -131,9 +131,14 @@ class Pipeline:
         placement: Placement,
         log: Log = lambda text: None,
         on_step: OnStep = lambda label, done, total: None,
+        dequantize: bool = False,
     ):
-        """Checks from headers alone that the files belong together. Raises CheckpointError, IdentityError or WeightsError."""
+        """Checks from headers alone that the files belong together. Raises CheckpointError, IdentityError or WeightsError.
+
+        dequantize: widen a GGUF's matrices once, when they load.
+        """
         self.files, self.placement, self.log, self.on_step = files, placement, log, on_step
+        self.dequantize = dequantize
         self.shape: FluxShape = flux_shape(files.flux.header)
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         if self.adapter:
@@ -281,8 +286,11 @@ class Pipeline:
 
     def _load_flux(self) -> Any:
         device, dtype = self.placement.device, self.placement.dtype
-        keep = self._keep_narrow("Flux", self.files.flux, device, dtype)
-        flux = load_flux(self.files.flux.header, None if keep else dtype, self.placement.storage(device))
+        # quantised matrices are widened per layer in any case; what is left of such a file is small
+        quantized = self.files.flux.header.format == "gguf" and not self.dequantize
+        keep = not quantized and self._keep_narrow("Flux", self.files.flux, device, dtype)
+        storage = self.placement.storage(device)
+        flux = load_flux(self.files.flux.header, None if keep else dtype, storage, dequantize=self.dequantize)
         if keep:
             widen_while_running(flux)
         self._offload(flux, device)

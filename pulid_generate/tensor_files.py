@@ -28,14 +28,19 @@ def read_tensors(
     marker: str,
     device: torch.device | str,
     dtype: torch.dtype | None,
-) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the model in a safetensors file that `marker` belongs to, prefix stripped, fp8 scales applied.
+    quantized: bool = False,
+) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of the model in a safetensors or GGUF file that `marker` belongs to, prefix stripped, fp8 scales applied.
 
-    dtype: of every tensor; None keeps the file's, fp8 becoming bfloat16.
+    dtype: of every tensor; None keeps the file's 16 or 32 bits, fp8 becoming bfloat16 and ggml's quantised types float16.
+    quantized: matrices of ggml's quantised types come as QuantizedWeight instead.
     """
+    prefix = prefix_of(header, marker)
+    if header.format == "gguf":
+        yield from _read_gguf(header, prefix, device, dtype, quantized)
+        return
     from safetensors import safe_open
 
-    prefix = prefix_of(header, marker)
     with safe_open(header.path, framework="pt", device=str(device)) as file:
         scales = {}
         for name in header.tensors:
@@ -53,6 +58,30 @@ def read_tensors(
             elif tensor.dtype in FP8 and name.endswith(".weight") and scales:
                 raise CheckpointError(f"{header.path}: {name} is fp8 without a scale in a scaled fp8 file; download it again")
             yield name[len(prefix) :], tensor.to(target)
+
+
+def _read_gguf(
+    header: Header, prefix: str, device: torch.device | str, dtype: torch.dtype | None, quantized: bool
+) -> Iterator[tuple[str, Any]]:
+    """As read_tensors. Weights stay memory-mapped on the CPU until they are converted or moved."""
+    import gguf
+
+    from pulid_generate.quantized import QuantizedWeight
+
+    plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    for entry in gguf.GGUFReader(header.path, "c").tensors:  # copy on write: torch dislikes read-only memory
+        if not entry.name.startswith(prefix):
+            continue
+        kind, shape = header.tensors[entry.name]
+        data = torch.from_numpy(entry.data)
+        if kind in plain:
+            # gguf-py gives BF16 as bytes, also of one-dimensional tensors
+            tensor = data.view(torch.uint8).view(plain[kind]).reshape(shape).to(device, dtype or plain[kind])
+        else:
+            weight = QuantizedWeight(data.reshape(-1, data.shape[-1]).to(device), entry.tensor_type)
+            keep = quantized and len(shape) == 2
+            tensor = weight if keep else weight.dequantize(dtype or torch.float16).reshape(shape)  # type: ignore[assignment]
+        yield entry.name[len(prefix) :], tensor
 
 
 def load_strictly(model: Any, state: dict[str, Tensor], header: Header) -> Any:

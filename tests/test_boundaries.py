@@ -30,6 +30,8 @@ LEAVES = {
         ("injection", "pulid_attention"),
         ("checkpoints", "tensor_files"),
         ("text_encoders", "tensor_files"),
+        ("checkpoints", "quantized"),
+        ("tensor_files", "quantized"),
         ("verify", "request"),  # a type
     },
 }

@@ -401,7 +401,7 @@ def _narrow_t5(state, path):
         ("quanto", "quanto"),
         ("nf4", "nf4"),
         ("svdquant", "SVDQuant"),
-        ("gguf", "is a gguf"),
+        ("gguf", "damaged or truncated GGUF"),
         ("incomplete", "missing decoder.conv_out"),
         ("pruned", "a pruned Flux cannot be used"),
         ("other width", "they do not belong together"),
