@@ -66,6 +66,9 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
     Every parameter and persistent buffer must be there, with its shape, and nothing else.
     """
     want = module.state_dict()
+    # counters of batch norms, of no use in eval mode: torch itself lets files from before they existed leave them out
+    counters = {name: tensor for name, tensor in want.items() if name.endswith("num_batches_tracked")}
+    tensors = counters | dict(tensors)
     problems = [
         *_listed("missing", want.keys() - tensors.keys()),
         *_listed("unknown", tensors.keys() - want.keys()),
@@ -80,7 +83,7 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
     ]
     if problems:
         raise WeightsError(f"{path}: does not fit {what}: {'; '.join(problems)}")
-    module.load_state_dict(dict(tensors), strict=True)
+    module.load_state_dict(tensors, strict=True)
     module.eval().requires_grad_(False)
 
 

@@ -48,6 +48,7 @@ class Embedding:
     dtype: how the tensors were stored: "f16", "bf16" or "f32".
     provenance: string values of the optional `pulid.*` keys.
     sha256: hash of the whole file as it was read or written, lower-case hex: what `sha256sum` prints for it.
+    source: where it was read from, for messages.
     """
 
     tokens: np.ndarray
@@ -55,6 +56,7 @@ class Embedding:
     dtype: str = "f16"
     provenance: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
+    source: str = "embedding"
 
 
 def encode_embedding(
@@ -168,6 +170,7 @@ def decode_embedding(data: bytes, where: str = "embedding") -> Embedding:
         dtype=_DTYPE_NAMES[infos[TOKENS][1]],
         provenance={k[6:]: v for k, v in keys.items() if k.startswith("pulid.") and isinstance(v, str)},
         sha256=hashlib.sha256(data).hexdigest(),
+        source=where,
     )
 
 

@@ -109,7 +109,7 @@ class Extractor:
 
     @cached_property
     def _antelope(self) -> faces.Antelope:
-        return faces.Antelope(self.found["antelopev2"].path, self.face_device)
+        return faces.Antelope(self.found["antelopev2"].path)
 
     @cached_property
     def _retinaface(self) -> torch.nn.Module:

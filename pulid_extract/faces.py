@@ -39,12 +39,12 @@ class Face:
 class Antelope:
     """The two networks of an antelopev2 folder; each is opened when it is first needed.
 
-    device: "cuda" runs them there if this onnxruntime can, anything else on the CPU.
+    They always run on the CPU: both are small, and onnxruntime's CUDA provider chooses its convolutions by timing them, so that the same
+    portrait would not give the same bytes.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, folder: Path):
         self.folder = folder
-        self.device = device
         self._models: dict[str, Any] = {}
 
     def detect(self, image: np.ndarray) -> list[Face]:
@@ -112,12 +112,9 @@ class Antelope:
             warnings.simplefilter("ignore")
             from insightface.model_zoo import get_model
 
-            available = onnxruntime.get_available_providers()
-            wanted = ["CUDAExecutionProvider"] if self.device == "cuda" else []
-            providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
             try:
                 # absolute, not resolved: the Hugging Face cache links to files without the .onnx ending that insightface goes by
-                return get_model(str(path.absolute()), providers=providers)
+                return get_model(str(path.absolute()), providers=["CPUExecutionProvider"])
             except Exception as error:  # onnx, protobuf and onnxruntime each have their own
                 raise WeightsError(f"{path}: insightface cannot open it ({_first_line(error)}); download it again") from None
 

@@ -185,7 +185,7 @@ def kind_of(header: Header) -> Kind:
             return kind
     names = sorted(header.names)
     seen = f"; first names in it: {', '.join(names[:3])}" if names else ""
-    raise WeightsError(f"{header.path}: a {header.format} file of no known kind{seen}")
+    raise WeightsError(f"{header.path}: a {header.format} file of no known kind{seen}; see the table of files in README.md")
 
 
 def _has(*wanted: str) -> Callable[[Header], bool]:
@@ -280,9 +280,10 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         header = read_header(_nested(path))
         check_role(header, role)
         return Found(header.path, "flag", header)
+    unreadable: list[str] = []
     if models_dir is not None:
         models_dir = Path(models_dir).expanduser()
-        candidates = list(candidates_in(models_dir, role))
+        candidates = candidates_in(models_dir, role, unreadable)
         if len(candidates) > 1:
             listed = ", ".join(str(header.path) for header in candidates)
             raise WeightsError(
@@ -291,6 +292,8 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         if candidates:
             return Found(candidates[0].path, "models folder", candidates[0])
     stored, rule = cached(role.source), "hugging face cache"
+    if stored is None and unreadable:  # one of these may be the file that was meant: say so before another copy is downloaded
+        raise WeightsError(f"{role.name}: none in {models_dir}, but {unreadable[0]}; or give {role.flag} FILE")
     if stored is None and role.fetch and not is_offline():
         stored, rule = fetch(role, models_dir or downloads_dir()), "download"
     if stored is not None:
@@ -301,19 +304,28 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
     raise WeightsError(f"{role.name}: no file given{searched}; give {role.flag} FILE, from {role.source.page}")
 
 
-def candidates_in(folder: Path, role: Role) -> Iterator[Header]:
-    """Every file in a models folder and below, whose header says it can fill the role. Unreadable files are passed over."""
+def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Header]:
+    """Every file in a models folder and below whose header says it can fill the role.
+
+    Files that cannot be read add their message to `unreadable`. Raises WeightsError if there is no such folder.
+    """
     if not folder.is_dir():
         raise WeightsError(
             f"{folder}: the models folder does not exist; make it, or correct --models-dir or {MODELS_DIR_VARIABLE}"
         )
     onnx_folders = {path.parent for path in folder.rglob("*.onnx")}
     files = [path for ending in (".safetensors", ".pt", ".pth", ".gguf") for path in folder.rglob(f"*{ending}")]
+    candidates = []
     for path in sorted({*files, *onnx_folders}):
-        with contextlib.suppress(WeightsError):
+        try:
             header = read_header(path)
+        except WeightsError as error:
+            unreadable.append(str(error))
+            continue
+        with contextlib.suppress(WeightsError):
             check_role(header, role)
-            yield header
+            candidates.append(header)
+    return candidates
 
 
 def _nested(path: Path) -> Path:

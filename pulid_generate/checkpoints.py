@@ -20,6 +20,7 @@ from pulid_generate.errors import CheckpointError
 from pulid_generate.quantized import QuantizedWeight, keep_quantized
 from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors, reject_unknown, shapes_of
 
+FLUX_MARKER, VAE_MARKER = "img_in.weight", "decoder.conv_in.weight"  # tensors that only these models have
 HEAD_WIDTH = 128
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
 LATENT_WIDTH = 64  # 16 channels x 2 x 2; Fill has 384, Canny and Depth 128
@@ -102,11 +103,13 @@ class FluxShape:
 
 def flux_shape(header: Header) -> FluxShape:
     """Read a Flux file's sizes from its header. Raises CheckpointError for a variant that cannot be used, by name."""
-    shapes = shapes_of(header, "img_in.weight")
+    shapes = shapes_of(header, FLUX_MARKER)
     needed = ("img_in.weight", "txt_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight")
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise CheckpointError(f"{header.path}: missing {', '.join(missing)}; the file is incomplete, download it again")
+    if any(len(shapes[name]) != 2 for name in needed):
+        raise CheckpointError(f"{header.path}: its matrices are not two-dimensional; the file is damaged, download it again")
     width, latent = shapes["img_in.weight"]
     if latent != LATENT_WIDTH:
         variant = {384: "Flux Fill", 128: "Flux Canny or Depth"}.get(latent, "no Flux text-to-image model")
@@ -150,7 +153,7 @@ def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | 
         )
     state: dict[str, Any] = {}
     unknown = []
-    for name, tensor in read_tensors(header, "img_in.weight", device, dtype, quantized=not dequantize):
+    for name, tensor in read_tensors(header, FLUX_MARKER, device, dtype, quantized=not dequantize):
         targets = flux_targets(name)
         if targets is None:
             unknown.append(name)
@@ -194,7 +197,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
     """The autoencoder of a BFL ae.safetensors as a diffusers AutoencoderKL in eval mode. Raises CheckpointError."""
     from diffusers import AutoencoderKL
 
-    shapes = shapes_of(header, "decoder.conv_in.weight")
+    shapes = shapes_of(header, VAE_MARKER)
     levels = depth_of(shapes, "encoder.down")
     try:
         channels = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
@@ -217,7 +220,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
     )
     state: dict[str, Tensor] = {}
     unknown = []
-    for name, tensor in read_tensors(header, "decoder.conv_in.weight", device, dtype):
+    for name, tensor in read_tensors(header, VAE_MARKER, device, dtype):
         target = _vae_name(name, levels)
         if target is None:
             unknown.append(name)

@@ -3,6 +3,7 @@
 PulidError              anything that ends in one line and exit code 1
   RequestError          a generation option that cannot be done
   IdentityError         an identity that does not fit the PuLID file or the Flux model
+  PlacementError        models that do not fit where they were to run
   CheckpointError       a Flux, autoencoder or text encoder file that cannot be loaded (also a WeightsError)
 """
 
@@ -16,6 +17,7 @@ __all__ = [
     "IdentityError",
     "InputError",
     "OutputError",
+    "PlacementError",
     "PulidError",
     "RequestError",
     "WeightsError",
@@ -28,6 +30,10 @@ class RequestError(PulidError):
 
 class IdentityError(PulidError):
     """An identity that does not fit the PuLID file or the Flux model it is to be used with."""
+
+
+class PlacementError(PulidError):
+    """The models do not fit the device or the memory they were to run in."""
 
 
 class CheckpointError(WeightsError):

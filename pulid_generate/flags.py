@@ -143,7 +143,8 @@ class Flags:
             "--flow-shift",
             metavar="auto|none|MU",
             callback=_flow_shift,
-            help="Schedule shift t = e^MU / (e^MU + 1/t - 1). auto: by size for dev, none for schnell (the reference shifts both).",
+            help="Schedule shift t = e^MU / (e^MU + 1/t - 1). auto: by size for dev, none for schnell (the reference shifts both; sd-cli "
+            "ignores this for Flux and shifts both by four times the tokens).",
         ),
     ] = "auto"
     sigmas: Annotated[
@@ -158,7 +159,9 @@ class Flags:
     t5_max_length: Annotated[
         int,
         typer.Option(
-            "--t5-max-length", metavar="N", help="T5 tokens (the reference: 128); a longer prompt takes 512 and says so."
+            "--t5-max-length",
+            metavar="N",
+            help="T5 tokens (the reference: 128); a longer prompt takes 512 and says so (sd-cli encodes it in pieces of 256).",
         ),
     ] = 256
 
@@ -167,7 +170,7 @@ class Flags:
         Literal[tuple(DTYPES)],  # type: ignore[valid-type]
         typer.Option(
             "--dtype",
-            help="Arithmetic. auto: bfloat16 on cuda and mps, float32 on a CPU (16-bit weights kept if need be).",
+            help="Arithmetic. auto: bfloat16 on cuda and mps (the reference), float32 on a CPU (16-bit weights kept if need be).",
         ),
     ] = "auto"
     dequantize: Annotated[

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pulid_extract.model_files import PULID, check_role, read_header
 from pulid_generate.errors import IdentityError, WeightsError
 from pulid_generate.pulid_attention import HEAD_WIDTH, FoldedAttention, PerceiverAttentionCA, PlainAttention
+from pulid_generate.tensor_files import read_tensors
 
 if TYPE_CHECKING:
     from pulid_extract.embedding_file import Embedding
@@ -53,24 +54,30 @@ class PulidAdapter:
     @classmethod
     def load(cls, path: str | Path) -> PulidAdapter:
         """Open a PuLID-FLUX safetensors file. Its tensors stay memory-mapped. Raises WeightsError."""
-        from safetensors import safe_open
-
-        check_role(read_header(path), PULID)
+        header = read_header(path)
+        check_role(header, PULID)
         layers: dict[int, dict[str, Tensor]] = {}
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                part, _, rest = name.partition(".")
-                if part == "pulid_ca":
-                    index, _, tensor = rest.partition(".")
-                    if not index.isdigit():
-                        raise WeightsError(f"{path}: unexpected tensor {name!r}")
-                    layers.setdefault(int(index), {})[tensor] = file.get_tensor(name)
+        for name, tensor in read_tensors(header, "pulid_ca.0.to_q.weight", "cpu", None):
+            if not name.startswith("pulid_ca."):
+                continue
+            index, _, part = name.removeprefix("pulid_ca.").partition(".")
+            if not index.isdigit():
+                raise WeightsError(f"{path}: unexpected tensor {name!r}; use pulid_flux_v0.9.1.safetensors")
+            layers.setdefault(int(index), {})[part] = tensor
         if sorted(layers) != list(range(len(layers))):
             raise WeightsError(f"{path}: pulid_ca layers are {sorted(layers)}, expected 0 to {len(layers) - 1} without gaps")
         return cls([layers[index] for index in range(len(layers))], str(path))
 
     def __len__(self) -> int:
         return len(self._layers)
+
+    def check_tokens(self, shape: tuple[int, ...], where: str = "identity") -> None:
+        """Raise IdentityError, naming both files, if tokens of this shape were not made for these layers."""
+        if len(shape) != 2 or shape[1] != self.token_dim:
+            raise IdentityError(
+                f"{where}: the identity's tokens are {'x'.join(map(str, shape))}, {self.source} wants rows of {self.token_dim}; "
+                "extract it again with that file"
+            )
 
     def bind(
         self,
@@ -89,11 +96,7 @@ class PulidAdapter:
         tokens = torch.as_tensor(np.asarray(tokens) if not isinstance(tokens, Tensor) else tokens)
         if tokens.ndim == 3 and tokens.shape[0] == 1:
             tokens = tokens[0]
-        if tokens.ndim != 2 or tokens.shape[1] != self.token_dim:
-            raise IdentityError(
-                f"{where}: tensor 'pulid_id' is {'x'.join(map(str, tokens.shape))}, {self.source} wants rows of {self.token_dim}; "
-                "extract it again with that file"
-            )
+        self.check_tokens(tuple(tokens.shape), where)
         if not torch.isfinite(tokens).all():
             raise IdentityError(f"{where}: the identity tokens hold NaN or infinite values; extract it again")
         if folded is None:
@@ -176,8 +179,10 @@ def inject(
     width = config.num_attention_heads * config.attention_head_dim
     check_fit(adapter, width, config.num_layers, config.num_single_layers)
     tokens: Any = getattr(identity, "tokens", identity)
+    # under sequential offload the weights are on meta between forwards; the layers follow the tokens' device in any case
+    device = "cpu" if transformer.device.type == "meta" else transformer.device
     with attach(transformer) as injection:
-        injection.layers = adapter.bind(tokens, transformer.dtype, transformer.device)
+        injection.layers = adapter.bind(tokens, transformer.dtype, device, where=getattr(identity, "source", "identity"))
         injection.weight = id_weight
         yield injection
 

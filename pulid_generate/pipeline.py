@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from pulid_extract.embedding_file import Embedding
 from pulid_extract.model_files import Found, Role, find
 from pulid_generate import __version__, sampling
-from pulid_generate.checkpoints import FluxShape, flux_shape, load_flux, load_vae
-from pulid_generate.errors import CheckpointError, IdentityError
+from pulid_generate.checkpoints import FLUX_MARKER, FluxShape, flux_shape, load_flux, load_vae
+from pulid_generate.errors import CheckpointError, IdentityError, PlacementError
 from pulid_generate.injection import Injection, PulidAdapter, attach, check_fit
 from pulid_generate.placement import Placement, available_memory
 from pulid_generate.request import GenerationRequest, describe
 from pulid_generate.tensor_files import shapes_of
-from pulid_generate.text_encoders import ClipText, T5Text
+from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text
 from pulid_generate.vae import decode
 from pulid_generate.weights import CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.widening import widen_while_running
@@ -162,11 +162,13 @@ class Pipeline:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
         pooled = self._stage("CLIP-L", self._pool, jobs)
         states = self._stage("T5", self._encode, jobs, pooled)
+        lengths = {key: state.t5.shape[1] for key, state in states.items()}
         latents = self._stage("Flux", self._denoise, jobs, states)
-        self.log("loading autoencoder")
-        vae = self._load_vae()
+        states.clear()
+        vae = self._stage("autoencoder", self._load_vae)
         for job, latent in zip(jobs, latents, strict=True):
-            yield Picture(job, decode(vae, latent, tiling=job.request.vae_tiling), self._describe(job))
+            pixels = self._guarded("autoencoder", decode, vae, latent, tiling=job.request.vae_tiling)
+            yield Picture(job, pixels, self._describe(job, lengths))
 
     # ------------------------------------------------------------------------------------------------------------- stages
 
@@ -175,13 +177,29 @@ class Pipeline:
         self.log(f"loading {name}")
         try:
             with torch.inference_mode():
-                return work(*arguments)
+                return self._guarded(name, work, *arguments)
         finally:
             gc.collect()
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
             elif self.placement.device.type == "mps":
                 torch.mps.empty_cache()
+
+    def _guarded(self, name: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call `work`; running out of memory becomes a line that names the flags which help."""
+        try:
+            return work(*arguments, **options)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise self._out_of_memory(name) from None
+        except RuntimeError as error:  # the CPU's allocator and mps raise a plain one
+            if "allocate memory" not in str(error) and "out of memory" not in str(error):
+                raise
+            raise self._out_of_memory(name) from None
+
+    def _out_of_memory(self, name: str) -> PlacementError:
+        where = self.placement.vae_device if name == "autoencoder" else self.placement.device
+        help_ = "--vae-tiling, --vae-on-cpu" if name == "autoencoder" else "--offload-to-cpu, --clip-on-cpu, a GGUF file"
+        return PlacementError(f"{name}: out of memory on {where}; try {help_} or a smaller picture")
 
     def _pool(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
         """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""
@@ -268,19 +286,16 @@ class Pipeline:
         return ClipText.load(self.files.clip_l.header, self.placement.dtype_on(device), device)
 
     def _load_t5(self) -> T5Text:
-        from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
-
         device = self.placement.text_device
         dtype = self.placement.dtype_on(device)
         if dtype == torch.float16:
             dtype = torch.bfloat16  # T5-XXL's activations overflow float16
-        keep = self._keep_narrow("T5", self.files.t5xxl, device, dtype)
+        keep = self._keep_narrow("T5", self.files.t5xxl, T5_MARKER, device, dtype)
         t5 = T5Text.load(
             self.files.t5xxl.header, self.files.t5_tokenizer, None if keep else dtype, self.placement.storage(device)
         )
         if keep:
-            # T5DenseGatedActDense looks at wo's dtype before it runs it: widen it whole, or activations are cut to 16 bits
-            widen_while_running(t5.model, whole=(T5DenseGatedActDense,))
+            widen_while_running(t5.model, whole=t5.whole)
         self._offload(t5.model, device)
         return t5
 
@@ -288,7 +303,7 @@ class Pipeline:
         device, dtype = self.placement.device, self.placement.dtype
         # quantised matrices are widened per layer in any case; what is left of such a file is small
         quantized = self.files.flux.header.format == "gguf" and not self.dequantize
-        keep = not quantized and self._keep_narrow("Flux", self.files.flux, device, dtype)
+        keep = not quantized and self._keep_narrow("Flux", self.files.flux, FLUX_MARKER, device, dtype)
         storage = self.placement.storage(device)
         flux = load_flux(self.files.flux.header, None if keep else dtype, storage, dequantize=self.dequantize)
         if keep:
@@ -300,18 +315,21 @@ class Pipeline:
         device = self.placement.vae_device
         return load_vae(self.files.vae.header, self.placement.dtype_on(device), device)
 
-    def _keep_narrow(self, name: str, found: Found, device: torch.device, dtype: torch.dtype) -> bool:
-        """Whether float32 weights would not fit this machine's memory, so that the file's 16 bits are kept and widened per layer."""
+    def _keep_narrow(self, name: str, found: Found, marker: str, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether float32 weights would not fit this machine's memory, so that the file's 16 bits are kept and widened per layer.
+
+        marker: a tensor of the model in question; the file may hold others too.
+        """
         if device.type != "cpu" or dtype != torch.float32:
             return False
-        needed = sum(4 * torch.Size(shape).numel() for _, shape in found.header.tensors.values()) * MEMORY_MARGIN
+        needed = sum(4 * torch.Size(shape).numel() for shape in shapes_of(found.header, marker).values()) * MEMORY_MARGIN
         if needed <= available_memory():
             return False
         self.log(f"{name}: float32 weights would take {needed / 2**30:.0f} GiB; keeping the file's 16 bits, widened per layer")
         return True
 
     def _offload(self, model: Any, device: torch.device) -> None:
-        if self.placement.offload:
+        if self.placement.offload and device == self.placement.device:
             from diffusers.hooks import apply_group_offloading
 
             apply_group_offloading(model, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level")
@@ -320,31 +338,24 @@ class Pipeline:
 
     def _check_widths(self) -> None:
         flux, clip, t5 = self.files.flux, self.files.clip_l, self.files.t5xxl
-        embedding = shapes_of(clip.header, "text_model.embeddings.token_embedding.weight")
-        pooled = embedding["text_model.embeddings.token_embedding.weight"][1]
-        if pooled != self.shape.pooled:
-            raise CheckpointError(
-                f"{clip.path}: has width {pooled}, {flux.path} wants {self.shape.pooled}; they do not belong together"
-            )
-        context = shapes_of(t5.header, "encoder.block.0.layer.0.SelfAttention.q.weight")
-        width = context["encoder.block.0.layer.0.SelfAttention.q.weight"][1]
-        if width != self.shape.context:
-            raise CheckpointError(
-                f"{t5.path}: has width {width}, {flux.path} wants {self.shape.context}; they do not belong together"
-            )
+        for found, marker, wanted, usual in (
+            (clip, CLIP_MARKER, self.shape.pooled, "clip_l.safetensors"),
+            (t5, T5_MARKER, self.shape.context, "t5xxl_fp16.safetensors"),
+        ):
+            width = shapes_of(found.header, marker)[marker][-1]
+            if width != wanted:
+                raise CheckpointError(
+                    f"{found.path}: has width {width}, {flux.path} wants {wanted}; they do not belong together, "
+                    f"the public Flux files take {usual}"
+                )
 
     def _check_identity(self, request: GenerationRequest, embedding: Embedding) -> None:
         if self.adapter is None:
             raise IdentityError("an identity needs PuLID's weights; give --pulid-weights pulid_flux_v0.9.1.safetensors")
-        for tokens in (embedding.tokens, embedding.uncond):
-            if tokens is not None and tokens.shape[1] != self.adapter.token_dim:
-                raise IdentityError(
-                    f"identity: its tokens are {tokens.shape[0]}x{tokens.shape[1]}, {self.adapter.source} wants rows of "
-                    f"{self.adapter.token_dim}; extract it again with that file"
-                )
+        self.adapter.check_tokens(embedding.tokens.shape, embedding.source)  # uncond has the same width, the format sees to it
         if request.cfg_scale != 1 and request.negative_id == "uncond" and embedding.uncond is None:
             raise IdentityError(
-                f"cfg-scale {request.cfg_scale:g}: the embedding holds no unconditional identity; extract it again with "
+                f"cfg-scale {request.cfg_scale:g}: {embedding.source} holds no unconditional identity; extract it again with "
                 "'pulid-extract --with-uncond', or choose '--negative-id same' (as sd-cli does) or '--negative-id none'"
             )
 
@@ -354,9 +365,10 @@ class Pipeline:
             return sampling.resolution_mu(sampling.token_count(request.width, request.height)) if self.dev else None
         return None if request.flow_shift == "none" else float(request.flow_shift)
 
-    def _describe(self, job: Job) -> str:
+    def _describe(self, job: Job, lengths: dict[tuple[str, int], int]) -> str:
         return describe(
             job.request,
+            t5_lengths=tuple(lengths[text, job.request.t5_max_length] for text in _prompts(job.request)),
             seed=job.seed,
             dev=self.dev,
             identity=job.embedding.sha256 if job.embedding else None,

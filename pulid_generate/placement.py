@@ -10,6 +10,8 @@ import torch
 
 from pulid_generate.errors import RequestError
 
+CGROUP = Path("/sys/fs/cgroup")
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -63,8 +65,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise RequestError(f"device {name}: expected auto, cuda, cuda:N, mps or cpu") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"device {name}: there are {torch.cuda.device_count()} cuda devices, counted from 0")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= count:
+        raise RequestError(f"device {name}: there are {count} {device.type} devices, counted from 0")
     return device
 
 
@@ -72,7 +75,9 @@ def available_memory() -> int:
     """Bytes of main memory that can be taken now, in this container if it is one."""
     free = psutil.virtual_memory().available
     try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
     except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
         return free
-    return min(free, limit - used)
+    # pages of files that were read, such as memory-mapped weights, count as used and are given back when they are needed
+    return min(free, limit - used + int(cached))

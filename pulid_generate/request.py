@@ -111,12 +111,21 @@ class GenerationRequest:
 
 
 def describe(
-    request: GenerationRequest, *, seed: int, dev: bool, identity: str | None, models: dict[str, str], dtype: str, version: str
+    request: GenerationRequest,
+    *,
+    t5_lengths: tuple[int, ...],
+    seed: int,
+    dev: bool,
+    identity: str | None,
+    models: dict[str, str],
+    dtype: str,
+    version: str,
 ) -> str:
     """The PNG's `parameters` text: what made this picture, effective inputs only.
 
-    request: resolved. identity: hash of the embedding, or None. What has no effect is left out, so weight 0 and no identity at all give the
-    same text, and so do two guidances of a model that has no guidance input.
+    request: resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative prompt where there is one. identity: hash of the
+    embedding, or None. What has no effect is left out, so weight 0 and no identity at all give the same text, and so do two guidances of a
+    model that has no guidance input.
     """
     facts: dict[str, Any] = {
         "prompt": request.prompt,
@@ -126,7 +135,7 @@ def describe(
         "sigmas": [round(sigma, 6) for sigma in request.sigmas or ()],
         "seed": seed,
         "rng": request.rng,
-        "t5_max_length": request.t5_max_length,
+        "t5_tokens": list(t5_lengths),
         "dtype": dtype,
         "models": models,
     }

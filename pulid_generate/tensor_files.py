@@ -39,25 +39,47 @@ def read_tensors(
     if header.format == "gguf":
         yield from _read_gguf(header, prefix, device, dtype, quantized)
         return
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(header.path, framework="pt", device=str(device)) as file:
-        scales = {}
-        for name in header.tensors:
-            layer, _, leaf = name.rpartition(".")
-            if "." + leaf in SCALE_ENDINGS:
-                scales[f"{layer}.weight"] = file.get_tensor(name).float()
-        for name in sorted(header.tensors):
-            if not name.startswith(prefix) or name.endswith(SCALE_ENDINGS + IGNORED_ENDINGS):
-                continue
-            tensor = file.get_tensor(name)
-            target = dtype or (torch.bfloat16 if tensor.dtype in FP8 else tensor.dtype)
-            if name in scales:
-                scale = scales[name]  # one number, or one per row
-                tensor = tensor.float() * (scale if scale.numel() == 1 else scale.reshape(-1, *[1] * (tensor.ndim - 1)))
-            elif tensor.dtype in FP8 and name.endswith(".weight") and scales:
-                raise CheckpointError(f"{header.path}: {name} is fp8 without a scale in a scaled fp8 file; download it again")
-            yield name[len(prefix) :], tensor.to(target)
+    try:
+        # on the CPU the tensors are views of the mapped file: scaled and cast there, then moved, nothing is held twice on the device
+        with safe_open(header.path, framework="pt") as file:
+            names = [name for name in sorted(header.tensors) if name.startswith(prefix)]
+            scales = {_scaled(name): file.get_tensor(name).float() for name in names if name.endswith(SCALE_ENDINGS)}
+            for name in names:
+                if name.endswith(SCALE_ENDINGS + IGNORED_ENDINGS):
+                    continue
+                tensor = file.get_tensor(name)
+                _check_numbers(header, name, tensor, scales)
+                target = dtype or (torch.bfloat16 if tensor.dtype in FP8 else tensor.dtype)
+                if name in scales:
+                    scale = scales[name]  # one number, or one per row
+                    tensor = tensor.float() * (scale if scale.numel() == 1 else scale.reshape(-1, *[1] * (tensor.ndim - 1)))
+                yield name[len(prefix) :], tensor.to(target).to(device)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{header.path}: damaged safetensors file ({error}); download it again") from None
+
+
+def _scaled(scale_name: str) -> str:
+    """The weight that a scale belongs to."""
+    return f"{scale_name.rpartition('.')[0]}.weight"
+
+
+def _check_numbers(header: Header, name: str, tensor: Tensor, scales: dict[str, Tensor]) -> None:
+    """Refuse what is stored in a form that is not simply its numbers: it would load, and draw garbage."""
+    if not tensor.is_floating_point() and name.endswith(".weight"):
+        raise CheckpointError(
+            f"{header.path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')} (nvfp4, int8 or another packed format), "
+            "which cannot be read; use the bfloat16, fp8 or GGUF file"
+        )
+    rows = tensor.shape[0] if tensor.ndim else 1
+    if name in scales and scales[name].numel() not in (1, rows):
+        raise CheckpointError(
+            f"{header.path}: {name} has {scales[name].numel()} scales for {rows} rows (mxfp8 or another block format), "
+            "which cannot be read; use the bfloat16, fp8 or GGUF file"
+        )
+    if tensor.dtype in FP8 and name.endswith(".weight") and scales and name not in scales and tensor.ndim == 2:
+        raise CheckpointError(f"{header.path}: {name} is fp8 without a scale in a scaled fp8 file; download it again")
 
 
 def _read_gguf(
@@ -91,19 +113,19 @@ def load_strictly(model: Any, state: dict[str, Tensor], header: Header) -> Any:
     unknown = sorted(set(state) - set(wanted))
     if missing or unknown:
         raise CheckpointError(
-            f"{header.path}: missing {_some(missing)}, unknown {_some(unknown)}; not a complete file of its kind"
+            f"{header.path}: missing {_some(missing)}, unknown {_some(unknown)}; not a complete file of its kind, download it again"
         )
     wrong = [f"{name} is {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}" for name in wanted]
     wrong = [text for name, text in zip(wanted, wrong, strict=True) if state[name].shape != wanted[name].shape]
     if wrong:
-        raise CheckpointError(f"{header.path}: {_some(wrong)}")
+        raise CheckpointError(f"{header.path}: {_some(wrong)}; the file is damaged or not what it seems, download it again")
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def reject_unknown(header: Header, unknown: list[str]) -> None:
     if unknown:
-        raise CheckpointError(f"{header.path}: unknown tensors {_some(unknown)}; not a plain file of its kind")
+        raise CheckpointError(f"{header.path}: unknown tensors {_some(unknown)}; not a plain file of its kind, get the original")
 
 
 def _some(names: list[str]) -> str:

@@ -23,6 +23,8 @@ from pulid_extract.model_files import Header, Source, cached, is_offline
 from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors
 
+CLIP_MARKER = "text_model.embeddings.token_embedding.weight"  # tensors that only these models have
+T5_MARKER = "encoder.block.0.layer.0.SelfAttention.q.weight"
 HEAD_WIDTH = 64  # CLIP-L and T5 (d_kv); the tensors give only heads * width
 CLIP_LENGTH = 77
 T5_PAD = 0
@@ -47,12 +49,12 @@ class ClipText:
         from transformers import CLIPTextConfig, CLIPTextModel
 
         prefix = "text_model."
-        state = dict(read_tensors(header, f"{prefix}embeddings.token_embedding.weight", device, dtype))
+        state = dict(read_tensors(header, CLIP_MARKER, device, dtype))
         # not part of the tower: a buffer of old exports, and the projection heads of all-in-one files
         for name in (f"{prefix}embeddings.position_ids", "logit_scale", "text_projection", "text_projection.weight"):
             state.pop(name, None)
         try:
-            rows, width = state[f"{prefix}embeddings.token_embedding.weight"].shape
+            rows, width = state[CLIP_MARKER].shape
             config = CLIPTextConfig(
                 vocab_size=rows,
                 hidden_size=width,
@@ -97,6 +99,13 @@ class ClipText:
 class T5Text:
     """T5's encoder and its tokenizer."""
 
+    @property
+    def whole(self) -> tuple[type, ...]:
+        """Classes to widen as one unit: this one looks at wo's dtype before it runs wo, and would cut activations to 16 bits."""
+        from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
+
+        return (T5DenseGatedActDense,)
+
     def __init__(self, model: Any, tokenizer: Any):
         self.model, self.tokenizer = model, tokenizer
 
@@ -108,7 +117,7 @@ class T5Text:
         from transformers import T5Config, T5EncoderModel
 
         words = t5_tokenizer(tokenizer, header.path)  # first: it is quick, and most likely to be missing
-        state = dict(read_tensors(header, "encoder.block.0.layer.0.SelfAttention.q.weight", device, dtype))
+        state = dict(read_tensors(header, T5_MARKER, device, dtype))
         # some files store the embedding twice, some once, under either name
         embedding = state.get("shared.weight", state.get("encoder.embed_tokens.weight"))
         block = "encoder.block.0.layer."

@@ -21,7 +21,6 @@ TILE_LATENTS, TILE_OVERLAP = 32, 0.5  # sd-cli's defaults: --vae-tile-size 32x32
 def decode(vae: Any, latents: Tensor, *, tiling: bool = False) -> np.ndarray:
     """vae: a diffusers AutoencoderKL. latents (1, 16, H/8, W/8), as the denoise loop leaves them -> (H, W, 3) uint8 RGB.
 
-
     tiling: decode overlapping tiles of 256 pixels, blended: a fraction of the memory, and slightly other pixels.
     Raises CheckpointError if the picture is not finite.
     """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import ROOT
@@ -28,6 +30,7 @@ LEAVES = {
     },
     "pulid_generate": {
         ("injection", "pulid_attention"),
+        ("injection", "tensor_files"),
         ("checkpoints", "tensor_files"),
         ("text_encoders", "tensor_files"),
         ("checkpoints", "quantized"),
@@ -155,3 +158,34 @@ def test_versions_and_entry_points_are_pyprojects():
     for target in project["scripts"].values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_lock_is_hashed_and_names_no_index():
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text(encoding="utf-8")
+        assert "://" not in text
+        assert "index-url" not in text
+        pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+        assert pins
+        assert all("==" in pin and pin.endswith("\\") for pin in pins)  # each pin goes on with its hashes
+        assert text.count("--hash=sha256:") >= len(pins)
+
+
+def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    names = {extra: {re.split(r"[<>=\[; ]", line)[0] for line in lines} for extra, lines in extras.items()}
+    assert not names["extract"] & {"diffusers", "transformers", "open_clip_torch", "accelerate"}
+    assert not names["generate"] & {"insightface", "facexlib", "onnxruntime", "opencv-python-headless"}
+    assert {"sentencepiece", "protobuf"} <= names["generate"]  # spiece.model; protobuf otherwise only comes with the other stage
+
+
+def test_numbers_that_two_leaves_must_agree_on():
+    from pulid_extract import face_crop, portrait
+    from pulid_generate import checkpoints, pulid_attention, request, sampling, text_encoders
+
+    assert request.T5_LONGEST == text_encoders.T5_LONGEST
+    assert request.SIZE_UNIT == sampling.LATENT_SCALE * sampling.PATCH
+    assert set(get_args(request.Rng)) == set(get_args(sampling.Rng)) == {"cpu", "cuda"}
+    assert checkpoints.HEAD_WIDTH == pulid_attention.HEAD_WIDTH
+    assert portrait.CROP_SIDE == face_crop.CROP_SIDE
+    assert face_crop.BORDER_BGR[::-1] == portrait.PAD_RGB

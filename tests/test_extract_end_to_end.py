@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 from test_extract_world import GREEN, LARGE, MAGENTA, RED, YELLOW, face_box, models_folder, picture
 
-from pulid_extract import FaceBox, __version__, cli, decode_embedding, read_embedding
+from pulid_extract import FaceBox, __version__, cli, decode_embedding, face_crop, faces, read_embedding
 from pulid_extract.errors import FaceError, InputError, WeightsError
 
 ROOT = Path(__file__).parent.parent
@@ -87,6 +88,25 @@ def test_the_shapes_and_ranges_of_an_identity():
 def test_detectors_that_mean_different_faces_are_an_error():
     with pytest.raises(FaceError, match=r"detectors disagree: insightface's largest face is at 0,0,176,176 .* 0\.3"):
         extractor().extract(picture((2, 2, YELLOW), (14, 14, MAGENTA)))
+
+
+@pytest.mark.parametrize(("shift", "shared", "same"), [(0.5, 0.33, True), (0.6, 0.25, False)])
+def test_boxes_are_one_face_from_an_overlap_of_three_tenths(monkeypatch, shift, shared, same):
+    """shift: of RetinaFace's box, in widths of the other; the overlap is (1 - shift) / (1 + shift)."""
+    left, top, right, bottom = extractor()._antelope.detect(picture(CORNER)[..., ::-1].copy())[0].box
+    find = face_crop.find_landmarks
+
+    def shifted(detector, image):
+        moved = (left + shift * (right - left), top, right + shift * (right - left), bottom)
+        assert faces.overlap((left, top, right, bottom), moved) == pytest.approx(shared, abs=0.01)
+        return [replace(mark, box=moved) for mark in find(detector, image)]
+
+    monkeypatch.setattr(face_crop, "find_landmarks", shifted)
+    if same:
+        assert extractor().extract(picture(CORNER)).tokens.shape == (32, 2048)
+    else:
+        with pytest.raises(FaceError, match="detectors disagree"):
+            extractor().extract(picture(CORNER))
 
 
 def test_a_face_only_insightface_sees_is_an_error():

@@ -67,6 +67,13 @@ def test_both_forms_agree_for_any_number_of_tokens_and_any_batch(count):
     assert relative(folded[:1], FoldedAttention(layer, tokens, torch.float32, "cpu")(img[:1])) <= 1e-6
 
 
+def test_one_identity_keeps_at_most_130_mb_in_bfloat16(world):
+    layer, tokens, _, _ = world
+    folded = FoldedAttention(layer, tokens, torch.bfloat16, "cpu")
+    assert 20 * sum(buffer.numel() * buffer.element_size() for buffer in folded.buffers()) <= 130e6
+    assert folded.c.dtype == torch.float32
+
+
 def test_a_swapped_key_and_value_would_be_noticed(world):
     layer, tokens, img, truth = world
     state = dict(layer.state_dict())

@@ -172,6 +172,13 @@ def test_models_folder_fills_every_role(generate, base, identity, micro, tmp_pat
     assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
     (folder / "second.safetensors").symlink_to(micro / "ae.safetensors")
     assert "2 files can be the autoencoder" in generate(*picture, "--models-dir", folder, "-o", tmp_path / "c.png").error
+    for path in folder.glob("*-ae*"):
+        path.unlink()
+    (folder / "second.safetensors").unlink()
+    (folder / "cut.safetensors").write_bytes((micro / "ae.safetensors").read_bytes()[:-9])
+    error = generate(*picture, "--models-dir", folder, "-o", tmp_path / "c.png").error
+    assert "autoencoder: none in" in error
+    assert "cut.safetensors: truncated" in error
 
 
 def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(generate, base, identity, tmp_path, monkeypatch):
@@ -210,6 +217,7 @@ def test_tiling_draws_nearly_the_same_picture(generate, base, tmp_path):
 def test_a_long_prompt_takes_512_tokens_and_says_so(generate, base, tmp_path):
     result = generate(*base, "-p", "cat " * 90, "-o", tmp_path / "long.png")
     assert result.code == 0
+    assert parse_description(parameters(tmp_path / "long.png"))["t5_tokens"] == [512]  # effective inputs
     assert "more than 256: using 512" in result.err
     assert "CLIP reads the first 75" in result.err
     assert "the most that Flux reads is 512" in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").error
@@ -235,6 +243,33 @@ def test_each_model_is_gone_before_the_next_one_loads(generate, base, tmp_path, 
         monkeypatch.setattr(cls, "load", watched(cls.__name__, cls.load))
     assert generate(*base, "-o", tmp_path / "a.png").code == 0
     assert seen == {"ClipText": 0, "T5Text": 0, "load_flux": 0, "load_vae": 0}
+
+
+def test_running_out_of_memory_is_a_line_that_names_what_helps(generate, base, tmp_path, monkeypatch):
+    def explode(*_arguments, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(pipeline_module, "decode", explode)
+    assert "autoencoder: out of memory on cpu; try --vae-tiling" in generate(*base, "-o", tmp_path / "a.png").error
+    monkeypatch.setattr(pipeline_module, "load_flux", explode)
+    assert "Flux: out of memory on cpu; try --offload-to-cpu" in generate(*base, "-o", tmp_path / "a.png").error
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"), [("float16", torch.bfloat16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+)
+def test_t5_never_runs_in_float16(generate, base, tmp_path, monkeypatch, asked, used):
+    """T5-XXL's activations overflow it."""
+    seen = []
+    load = pipeline_module.T5Text.load
+
+    def watched(header, tokenizer, dtype, device):
+        seen.append(dtype)
+        return load(header, tokenizer, dtype, device)
+
+    monkeypatch.setattr(pipeline_module.T5Text, "load", watched)
+    assert generate(*base, "--dtype", asked, "-o", tmp_path / "a.png").code == 0
+    assert seen == [used]
 
 
 def test_flags_without_effect_are_named(generate, base, tmp_path):
@@ -316,6 +351,7 @@ BAD_VALUES = [
     (("--sigmas", "1,0.5,0", "--flow-shift", "1"), "flow-shift"),
     (("--cfg-scale", 2, "--cfg-start-step", 2), "cfg-scale would never be used"),
     (("--device", "tpu"), "device tpu: not usable here"),
+    (("--device", "cpu:7"), "device cpu:7: there are 1 cpu devices"),
     (("--diffusion-model", "nowhere.safetensors"), "nowhere.safetensors: no such file"),
     (("--t5-tokenizer", "nowhere"), "nowhere: no such T5 tokenizer"),
     (("-o", "out.jpg"), "out.jpg: expected a name that ends in .png"),
@@ -403,6 +439,7 @@ def _narrow_t5(state, path):
         ("svdquant", "SVDQuant"),
         ("gguf", "damaged or truncated GGUF"),
         ("incomplete", "missing decoder.conv_out"),
+        ("fewer blocks", "missing single_transformer_blocks.37"),
         ("pruned", "a pruned Flux cannot be used"),
         ("other width", "they do not belong together"),
         ("nan", "NaN or infinite"),
@@ -422,6 +459,7 @@ def test_an_embedding_of_another_width_is_refused(generate, base, identity, tmp_
     narrow = tmp_path / "narrow.pulidembd"
     narrow.write_bytes(encode_embedding(np.ones((32, 1024))))
     error = generate(*base, *identity[:-1], narrow, "-o", tmp_path / "o.png").error
+    assert str(narrow) in error
     assert "32x1024" in error
     assert "rows of 2048; extract it again" in error
 

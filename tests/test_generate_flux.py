@@ -84,7 +84,7 @@ def test_velocities_are_the_reference(flux, adapter, golden, case, folded):
         ours = velocity(model, x["latent"], 0.7, x["txt"], x["vec"])
     # 7e-7 on the machine that made the golden files. Elsewhere float32 exp() of the 128 timestep frequencies may round the other way, and
     # the guidance input multiplies that by 3,500: 1.4e-5 for dev on an AMD EPYC, for the reference's own formula as well as for ours
-    assert relative(ours, golden("flux")[f"{name}.velocity.{case}"]) <= 2e-5
+    assert relative(ours, golden("flux")[f"{name}.velocity.{case}"]) <= (2e-5 if name == "dev" else 1e-5)
 
 
 LOOPS = {
@@ -218,6 +218,50 @@ def test_inject_composes_with_layerwise_casting(files, adapter):
         assert torch.isfinite(velocity(model, x["latent"], 0.7, x["txt"], x["vec"])).all()
 
 
+def test_inject_composes_with_a_stock_pipeline(files, adapter, micro):
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    from pulid_generate.checkpoints import load_vae
+
+    flux = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=load_vae(read_header(micro / "ae.safetensors"), torch.float32),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=flux,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    x = inputs()
+
+    def draw():
+        text = {"prompt_embeds": x["txt"], "pooled_prompt_embeds": x["vec"], "output_type": "np"}
+        return pipe(**text, width=32, height=32, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+
+    before = draw()
+    with inject(pipe.transformer, adapter, x["id"], id_weight=1.0):
+        during = draw()
+    assert before.shape == (1, 32, 32, 3)
+    assert not np.array_equal(before, during)
+    assert np.array_equal(before, draw())
+
+
+def test_inject_composes_with_sequential_offload(files, adapter):
+    """Under accelerate's offload the weights are on meta between forwards."""
+    from accelerate import cpu_offload
+
+    model = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
+    x = inputs()
+    with inject(model, adapter, x["id"]):
+        plain = velocity(model, x["latent"], 0.7, x["txt"], x["vec"])
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert model.device.type == "meta"
+    with inject(model, adapter, x["id"]):
+        assert torch.equal(velocity(model, x["latent"], 0.7, x["txt"], x["vec"]), plain)
+
+
 def test_layers_follow_the_tokens_device(flux, adapter):
     """A stock pipeline with CPU offload has its weights elsewhere when `inject` is entered."""
     _, model = flux
@@ -246,7 +290,7 @@ def test_swapped_layers_would_be_noticed(flux, adapter, golden):
 
 
 def test_what_does_not_fit_is_refused(adapter):
-    with pytest.raises(IdentityError, match=r"is 32x128, .*rows of 256; extract it again"):
+    with pytest.raises(IdentityError, match=r"are 32x128, .*rows of 256; extract it again"):
         adapter.bind(np.zeros((32, 128), np.float32), torch.float32, "cpu")
     with pytest.raises(IdentityError, match="NaN"):
         adapter.bind(np.full((32, 256), np.nan, np.float32), torch.float32, "cpu")
@@ -297,6 +341,56 @@ def test_scaled_fp8_is_scaled(files, tmp_path, golden_shapes):
     model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
     truth = state["double_blocks.0.img_mlp.0.weight"]
     assert relative(model.transformer_blocks[0].ff.net[0].proj.weight, truth) < 0.05
+
+
+def test_scales_under_their_newer_name_and_per_row(tmp_path, golden_shapes):
+    state = tensors(golden_shapes("flux")["schnell"])
+    name = "double_blocks.0.img_mlp.0.weight"
+    scale = state[name].abs().amax(dim=1, keepdim=True) / 448
+    stored = state | {name: (state[name] / scale).to(torch.float8_e4m3fn), name.replace(".weight", ".weight_scale"): scale}
+    save_file(stored | {name.replace(".weight", ".input_scale"): torch.ones(())}, tmp_path / "f.safetensors")
+    model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
+    assert relative(model.transformer_blocks[0].ff.net[0].proj.weight, state[name]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale", "message"),
+    [
+        (torch.zeros(512, 64, dtype=torch.uint8), torch.ones(512, 8), "stored as uint8"),  # nvfp4: two numbers in a byte
+        (torch.zeros(512, 128, dtype=torch.int8), torch.ones(()), "stored as int8"),
+        (
+            torch.zeros(512, 128).to(torch.float8_e4m3fn),
+            torch.ones(512, 4),
+            "2048 scales for 512 rows",
+        ),  # mxfp8: a scale per block
+    ],
+)
+def test_packed_formats_are_refused_and_not_read_as_numbers(tmp_path, golden_shapes, weight, scale, message):
+    state = tensors(golden_shapes("flux")["schnell"])
+    name = "double_blocks.0.img_mlp.0.weight"
+    save_file(state | {name: weight, name.replace(".weight", ".weight_scale"): scale}, tmp_path / "f.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
+
+
+def test_scales_of_another_model_in_the_same_file_do_not_count(tmp_path, golden_shapes):
+    """An all-in-one file: plain fp8 Flux beside one scaled T5 matrix."""
+    state = {f"model.diffusion_model.{name}": value for name, value in tensors(golden_shapes("flux")["schnell"]).items()}
+    name = "model.diffusion_model.double_blocks.0.img_mlp.0.weight"
+    state[name] = state[name].to(torch.float8_e4m3fn)
+    other = {"text_encoders.t5xxl.x.weight": torch.zeros(2, 2), "text_encoders.t5xxl.x.scale_weight": torch.ones(())}
+    save_file(state | other, tmp_path / "f.safetensors")
+    model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
+    assert torch.equal(model.transformer_blocks[0].ff.net[0].proj.weight, state[name].float())
+
+
+def test_a_header_that_lies_about_a_shape_is_one_line(files, tmp_path):
+    data = bytearray((files / "schnell.safetensors").read_bytes())
+    at = data.index(b'"shape":[128,256]')
+    data[at : at + 17] = b'"shape":[128,257]'
+    (tmp_path / "f.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
 
 
 def test_every_name_of_the_full_size_model_maps_to_diffusers(golden_shapes):

@@ -67,6 +67,26 @@ def test_a_missing_vocabulary_says_what_to_give(tmp_path, monkeypatch):
         t5_tokenizer(tmp_path, tmp_path / "t5.safetensors")
 
 
+def test_a_vocabulary_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--google--t5-v1_1-xxl" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    shutil.copy(vocabulary("tokenizer_2") / "spiece.model", snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert t5_tokenizer(None, tmp_path / "t5.safetensors").encode("a photo of a cat").ids == [3, 9, 1202, 13, 3, 9, 1712, 1]
+
+
+def test_truncation_and_padding_saved_in_a_vocabulary_are_not_obeyed(tmp_path):
+    from tokenizers import Tokenizer
+
+    saved = Tokenizer.from_file(str(vocabulary("tokenizer_2") / "tokenizer.json"))
+    saved.enable_truncation(4)
+    saved.enable_padding(length=20)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    assert t5_tokenizer(tmp_path, tmp_path / "t5").encode("a photo of a cat").ids == [3, 9, 1202, 13, 3, 9, 1712, 1]
+
+
 def test_t5_pads_with_zeros_and_attends_to_them(t5):
     ids = t5.tokens("a cat", 32)
     assert ids.shape == (1, 32)
