@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pulid_extract import __version__
-from pulid_extract.errors import InputError, OutputError, PulidError
-from pulid_extract.model_files import MODELS_DIR_VARIABLE, check_writable, write_atomically
+from pulid_extract.errors import InputError, OutputError, PulidError, require_packages
+from pulid_extract.model_files import MODELS_DIR_VARIABLE, check_not_input, check_writable, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pulid_extract.portrait import FaceBox
 
 PROGRAM = "pulid-extract"
+PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvision")  # what the extra [extract] brings
 
 app = typer.Typer(
     add_completion=False,
@@ -109,6 +110,7 @@ def extract(
         context.fail("--portrait was given more than once; one identity is made from one picture.")
     out = "-" if out in ("/dev/stdout", "/dev/fd/1") else out  # or the result line would follow the file's own bytes
     box = _parse_box(face_box) if face_box is not None else None
+    require_packages(PACKAGES, "extract")
 
     pictures = {name: path for name, path in (("--face-image", face_image), ("--crop-image", crop_image)) if path is not None}
     given = [portrait[0], pulid_weights, eva_clip, retinaface, bisenet]
@@ -132,6 +134,8 @@ def extract(
             detect=box is None,
             log=_log,
         )
+        for output in (out, *pictures.values()):
+            check_not_input(output, [found.path for found in extractor.found.values()])
         hashes = _Beside(extractor.provenance)
         identity = extractor.extract(image, box, with_uncond)
         result = encode_embedding(
@@ -177,9 +181,11 @@ def _check_outputs(outputs: dict[str, str], inputs: list[str]) -> None:
             if sys.stdout.isatty():
                 raise OutputError("--out -: standard output is a terminal; redirect it to a file or a pipe")
             continue
+        if flag != "--out" and Path(path).suffix.lower() != ".png":
+            raise OutputError(f"{flag} {path}: expected a name that ends in .png")
         check_writable(path)
         real = Path(path).resolve()
-        if real in seen and real.is_file():
+        if real in seen and (real.is_file() or not real.exists()):  # not for /dev/null
             raise OutputError(f"{path}: is both {seen[real]} and {flag}; give each its own file")
         seen.setdefault(real, flag)
         for source in inputs:
@@ -235,6 +241,8 @@ def _log(line: str) -> None:
 
 def _print(data: bytes) -> None:
     """Write to standard output, and know that it arrived. Raises OutputError, BrokenPipeError."""
+    if sys.stdout is None:
+        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

@@ -10,6 +10,7 @@ Layout source: ggml docs/gguf.md (ggml-org/ggml); key and tensor names: stable-d
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import sys
 from collections.abc import Mapping
@@ -106,10 +107,12 @@ def read_embedding(path: str | Path) -> Embedding:
     where = "standard input" if str(path) == "-" else str(path)
     try:
         if str(path) == "-":
+            if sys.stdin is None:
+                raise EmbeddingError(f"{where}: is closed; pipe a .pulidembd in, or name a file")
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         else:
             with open(path, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+                data = file.read(min(MAX_FILE_BYTES, os.fstat(file.fileno()).st_size or MAX_FILE_BYTES) + 1)
     except FileNotFoundError:
         raise EmbeddingError(f"{where}: no such file; make it with: pulid-extract --portrait me.jpg --out {where}") from None
     except OSError as error:
@@ -121,7 +124,9 @@ def decode_embedding(data: bytes, where: str = "embedding") -> Embedding:
     """Check and decode the bytes of a .pulidembd. `where` names the source in messages. Raises EmbeddingError."""
     if len(data) > MAX_FILE_BYTES:
         raise EmbeddingError(f"{where}: larger than {MAX_FILE_BYTES >> 20} MiB; a .pulidembd is about 131 KB")
-    if data[:1] == b"<":
+    if not data:
+        raise EmbeddingError(f"{where}: is empty; did the command that writes it fail? Make it with pulid-extract")
+    if data.lstrip()[:1] == b"<":
         raise EmbeddingError(f"{where}: is an HTML page, not a .pulidembd; download the file itself")
     if data[:4] != b"GGUF":
         raise EmbeddingError(f"{where}: not a gguf file (it does not start with 'GGUF'); make it with pulid-extract")

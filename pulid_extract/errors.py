@@ -6,6 +6,7 @@
       WeightsError          a model file that is missing, damaged or of the wrong kind
       EmbeddingError        a .pulidembd that breaks docs/pulidembd.md
       OutputError           a result that cannot be written
+      PackageError          a stage whose libraries are not installed
       (pulid_generate.errors adds its own branch)
 
 A message is one line: what is wrong, where, what was expected, what to do next.
@@ -13,12 +14,19 @@ A message is one line: what is wrong, where, what was expected, what to do next.
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
+
+MAX_LINE = 1200
+
 
 class PulidError(Exception):
     """Base of every error that is the input's fault, not a bug. `str()` is the one line shown to the user."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        # names inside files may hold anything: no escape codes into a terminal, and no page-long lines
+        line = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
+        super().__init__(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 4]} ...")
 
 
 class InputError(PulidError):
@@ -39,3 +47,14 @@ class EmbeddingError(PulidError):
 
 class OutputError(PulidError):
     """A result cannot be written where it was asked for."""
+
+
+class PackageError(PulidError):
+    """The libraries of a stage are not installed."""
+
+
+def require_packages(names: Iterable[str], extra: str) -> None:
+    """Raise PackageError, saying what to install, if a package of an extra is missing. Imports none of them."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PackageError(f"the packages {', '.join(missing)} are not installed; run: pip install 'pulid-flux-toolkit[{extra}]'")

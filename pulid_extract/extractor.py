@@ -23,6 +23,7 @@ from pulid_extract.model_files import Found, find
 from pulid_extract.portrait import FaceBox
 
 MIN_OVERLAP = 0.3  # IoU below which the two detectors' boxes are taken for two faces
+MIN_FACE_SHARE = 0.01  # of the aligned crop; a real face with its hair covers a third or more
 DETECTOR_ROLES = ("retinaface",)  # not needed when the face is given by hand
 
 
@@ -153,6 +154,11 @@ class Extractor:
 
             face = face_crop.to_tensor(chosen.crop)
             labels = face_crop.parse_face(self._bisenet, face.to(self.face_device)).cpu()
+            if face_crop.face_share(labels) < MIN_FACE_SHARE:
+                raise FaceError(
+                    "the face parser sees no face in the crop, EVA-CLIP would see a white square; "
+                    "give another portrait, or another region with --face-box"
+                )
             grey = face_crop.grey_on_white(face, labels)
 
             condition, hidden_states = self._condition(chosen.vector, grey)

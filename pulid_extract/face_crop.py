@@ -105,7 +105,14 @@ def parse_face(parser: nn.Module, face: torch.Tensor) -> torch.Tensor:
     from torchvision.transforms.functional import normalize
 
     scores = parser(normalize(face, list(IMAGENET_MEAN), list(IMAGENET_STD)))[0]  # the other two outputs are for training
+    if not torch.isfinite(scores).all():
+        raise WeightsError("BiSeNet gives scores that are NaN or infinite; download parsing_bisenet.pth again")
     return scores.argmax(dim=1, keepdim=True)
+
+
+def face_share(labels: torch.Tensor) -> float:
+    """The share of a crop, 0 to 1, that is face or hair by its labels (B, 1, H, W)."""
+    return 1.0 - float(torch.isin(labels, torch.tensor(BACKGROUND_LABELS, device=labels.device)).float().mean())
 
 
 def grey_on_white(face: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

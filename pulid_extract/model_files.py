@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pickletools
 import struct
@@ -108,6 +109,9 @@ def read_header(path: str | Path) -> Header:
                 raise WeightsError(f"{path}: the file is empty; download it again")
             if start[:4] == b"GGUF":
                 return _gguf_header(path)
+            # before the pickles: a header length may end in the byte that starts a pickle
+            if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+                return _safetensors_header(path, file, size)
             if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
                 return Header(path, "torch", dict.fromkeys(_pickle_strings(path, start), ("", ())))
             if start.lstrip()[:1] == b"<":
@@ -132,7 +136,7 @@ def _safetensors_header(path: Path, file, size: int) -> Header:
         entries = json.loads(file.read(length))
         entries.pop("__metadata__", None)
         tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise WeightsError(f"{path}: the safetensors header is damaged; download the file again") from None
     if 8 + length + end != size:
@@ -167,7 +171,7 @@ def _pickle_strings(path: Path, start: bytes) -> list[str]:
             for _ in range(4):  # legacy layout: magic number, protocol, system info, the object itself
                 strings += _strings_of(file)
         return strings
-    except (StopIteration, zipfile.BadZipFile, ValueError, EOFError, IndexError):
+    except Exception:  # zipfile, zlib and pickletools raise whatever a damaged byte leads to
         raise WeightsError(f"{path}: damaged or truncated torch checkpoint; download it again") from None
 
 
@@ -360,6 +364,7 @@ def fetch(role: Role, folder: Path) -> Path:
         return target
     from huggingface_hub import hf_hub_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the error below says it once
     try:
         return _whole([Path(hf_hub_download(source.repo, file)) for file in source.files])
     except (OSError, ValueError) as error:  # huggingface_hub's own errors are OSErrors or ValueErrors
@@ -418,10 +423,24 @@ def download(url: str, target: Path, sha256: str = "") -> None:
 def check_writable(path: str | Path) -> None:
     """Raise OutputError now if a later `write_atomically(path)` cannot work, before minutes of work are spent."""
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give a file name")
-    if not _is_special(path):
-        _make_beside(path).unlink()
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; give a file name")
+        if not _is_special(path):
+            _make_beside(path).unlink()
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"{str(path)[:80]}: cannot be written ({error.strerror or error}); give another name") from None
+
+
+def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raise OutputError if writing `output` would replace one of the files that are read. Folders among them stand for their files."""
+    output = Path(output)
+    if not output.is_file():
+        return
+    for path in map(Path, inputs):
+        files = path.iterdir() if path.is_dir() else [path]
+        if any(file.is_file() and output.samefile(file) for file in files):
+            raise OutputError(f"{output}: is read as an input; give another name")
 
 
 def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int | None = None) -> None:

@@ -61,6 +61,8 @@ def read_portrait_bytes(path: str | Path) -> tuple[bytes, str]:
     where = "standard input" if str(path) == "-" else str(path)
     try:
         if str(path) == "-":
+            if sys.stdin is None:
+                raise InputError(f"{where}: is closed; pipe a picture in, or name a file")
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         else:
             with open(path, "rb") as file:
@@ -183,6 +185,8 @@ def crop_box(image: np.ndarray, box: FaceBox, full_size: tuple[int, int], pad: t
         raise InputError(f"--face-box {_text(box)}: has no area; give X,Y,W,H with W and H above 0")
     if box.x < 0 or box.y < 0 or box.x + box.width > full_width or box.y + box.height > full_height:
         raise InputError(f"--face-box {_text(box)}: reaches outside the portrait, which is {full_width}x{full_height} pixels")
+    if max(box.width, box.height) < MIN_SIDE:
+        raise InputError(f"--face-box {_text(box)}: is too small to hold a face; give at least {MIN_SIDE} pixels")
     height, width = image.shape[:2]
     scale_x, scale_y = width / full_width, height / full_height
     side = max(1, round(max(box.width * scale_x, box.height * scale_y)))

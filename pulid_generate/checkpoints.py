@@ -188,8 +188,8 @@ def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
             tensor = tensor.dequantize(torch.float32)
         shift, scale = tensor.chunk(2)  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
         return [torch.cat([scale, shift])]
-    if parts == 1:
-        return [tensor]
+    if parts == 1 or tensor.shape[0] < parts * width:
+        return [tensor] * parts  # a wrong shape is reported with the others, by load_strictly
     return list(tensor.split([width] * 3 + ([tensor.shape[0] - 3 * width] if parts == 4 else [])))
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pulid_extract.model_files import check_writable, write_atomically
-from pulid_generate.errors import OutputError, PulidError, RequestError
+from pulid_extract.model_files import check_not_input, check_writable, write_atomically
+from pulid_generate.errors import OutputError, PulidError, RequestError, require_packages
 from pulid_generate.flags import DTYPES, Flags, takes_flags
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pulid_generate.request import GenerationRequest
 
 PROGRAM = "pulid-generate"
-NUMBERED = re.compile(r"%(0?\d*)d")  # as sd-cli: out_%03d.png
+PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")  # what the extra [generate] brings
+NUMBERED = re.compile(r"%(\d{0,3})d")  # as sd-cli: out_%03d.png
 NEEDS_IDENTITY = ("pulid_id_weight", "id_start_step")  # flags that mean nothing without --pulid-id-embedding
 
 app = typer.Typer(
@@ -61,13 +62,13 @@ def generate(context: typer.Context, flags: Flags) -> None:
             check_writable(path)
     started = time.monotonic()
     pipeline, embedding = build_pipeline(flags)
+    check_not_inputs(paths, flags, pipeline)
     jobs = pipeline.jobs(request, embedding)
     _note_idle_flags(context, flags, pipeline.dev)
     for path, picture in zip(paths, pipeline.draw(jobs), strict=True):
         png = picture.png(metadata=not flags.disable_image_metadata)
         if path is None:
-            sys.stdout.buffer.write(png)
-            sys.stdout.buffer.flush()
+            _print(png)
             continue
         write_atomically(path, png)
         facts = {
@@ -81,7 +82,7 @@ def generate(context: typer.Context, flags: Flags) -> None:
             "id_weight": request.id_weight if embedding else None,
             "seconds": round(time.monotonic() - started, 3),
         }
-        print(json.dumps(facts) if flags.as_json else path, flush=True)
+        _print(f"{json.dumps(facts) if flags.as_json else path}\n".encode())
 
 
 @app.command()
@@ -107,6 +108,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
     for path in paths.values():
         check_writable(path)
     pipeline, embedding = build_pipeline(flags)
+    check_not_inputs(list(paths.values()), flags, pipeline)
     pictures = pipeline.draw(
         [job for run, with_id in three_requests(request) for job in pipeline.jobs(run, embedding if with_id else None)]
     )
@@ -116,7 +118,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
         if run in paths:
             write_atomically(paths[run], files[run])
     verdict = compare(files, pixels)
-    print(json.dumps(verdict.as_dict()) if flags.as_json else as_table(verdict), flush=True)
+    _print(f"{json.dumps(verdict.as_dict()) if flags.as_json else as_table(verdict)}\n".encode())
     if not verdict.passed:
         raise PulidError(f"verify: {verdict.reason}")
 
@@ -159,6 +161,7 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
     """The pipeline of the flags' files, and the identity. Reads headers and the embedding, loads no model. Raises PulidError."""
     from pulid_extract.embedding_file import read_embedding
 
+    require_packages(PACKAGES, "generate")
     embedding = read_embedding(flags.pulid_id_embedding) if flags.pulid_id_embedding is not None else None
     if embedding is None and flags.pulid_weights is not None:
         _log("note: --pulid-weights without --pulid-id-embedding: drawing without an identity")
@@ -185,11 +188,21 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
         pulid=flags.pulid_weights,
         t5_tokenizer=flags.t5_tokenizer,
         models_dir=flags.models_dir or None,
-        with_pulid=embedding is not None,
+        with_pulid=embedding is not None or flags.pulid_weights is not None,
     )
     for role, found in files.by_role():
         _log(f"{role.name}: {found.path} ({found.rule})")
     return Pipeline(files, placement, _log, _show_step, dequantize=flags.dequantize), embedding
+
+
+def check_not_inputs(paths: Sequence[Path | None], flags: Flags, pipeline: Pipeline) -> None:
+    """Raise OutputError if a picture would replace the identity or a model file."""
+    inputs = [found.path for _, found in pipeline.files.by_role()]
+    if flags.pulid_id_embedding not in (None, "-"):
+        inputs.append(Path(str(flags.pulid_id_embedding)))
+    for path in paths:
+        if path is not None:
+            check_not_input(path, inputs)
 
 
 def output_paths(output: str, count: int) -> Sequence[Path | None]:
@@ -197,7 +210,7 @@ def output_paths(output: str, count: int) -> Sequence[Path | None]:
     if output == "-":
         if count > 1:
             raise RequestError("output -: standard output takes one picture; leave --batch-count out or name a file")
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             raise OutputError("output -: standard output is a terminal; redirect it to a file or a pipe")
         return [None]
     if Path(output).suffix.lower() != ".png":
@@ -241,6 +254,19 @@ def _refuse_options(context: typer.Context) -> None:
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _print(data: bytes) -> None:
+    """Write to standard output, and know that it arrived. Raises OutputError, BrokenPipeError."""
+    if sys.stdout is None:
+        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from None
 
 
 def _log(line: str) -> None:

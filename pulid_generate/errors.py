@@ -9,7 +9,7 @@ PulidError              anything that ends in one line and exit code 1
 
 from __future__ import annotations
 
-from pulid_extract.errors import EmbeddingError, InputError, OutputError, PulidError, WeightsError
+from pulid_extract.errors import EmbeddingError, InputError, OutputError, PulidError, WeightsError, require_packages
 
 __all__ = [
     "CheckpointError",
@@ -21,6 +21,7 @@ __all__ = [
     "PulidError",
     "RequestError",
     "WeightsError",
+    "require_packages",
 ]
 
 

@@ -21,8 +21,10 @@ DTYPES = {"auto": "auto"} | {
 
 
 def _sigmas(text: str | None) -> str | None:
+    if text is None:
+        return None
     try:
-        [float(part) for part in (text or "0").split(",")]
+        [float(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of numbers such as 1.0,0.75,0.5,0.25,0") from None
     return text
@@ -60,7 +62,7 @@ class Flags:
         typer.Option(
             "--t5-tokenizer",
             metavar="PATH",
-            help="Folder, tokenizer.json or spiece.model. Default: beside the T5 file, else the Hugging Face cache, else the hub.",
+            help="Folder, tokenizer.json or spiece.model. Default: beside the T5 file, else the models folder, the Hugging Face cache, the hub.",
         ),
     ] = None
     pulid_weights: Annotated[

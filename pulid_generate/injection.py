@@ -9,6 +9,7 @@ Source of the hook points: ToTheBeginning/PuLID 1aa2fc7, flux/model.py (pulid_do
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class PulidAdapter:
 
     def check_tokens(self, shape: tuple[int, ...], where: str = "identity") -> None:
         """Raise IdentityError, naming both files, if tokens of this shape were not made for these layers."""
-        if len(shape) != 2 or shape[1] != self.token_dim:
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != self.token_dim:
             raise IdentityError(
                 f"{where}: the identity's tokens are {'x'.join(map(str, shape))}, {self.source} wants rows of {self.token_dim}; "
                 "extract it again with that file"
@@ -108,6 +109,8 @@ class PulidAdapter:
                 modules.append(FoldedAttention(layer, tokens, dtype, device))
             else:
                 modules.append(PlainAttention(layer.to(device, dtype), tokens.to(device, dtype)))
+            if not all(torch.isfinite(tensor).all() for tensor in (*modules[-1].buffers(), *modules[-1].parameters())):
+                raise WeightsError(f"{self.source}: pulid_ca.{len(modules) - 1} holds NaN or infinite numbers; download it again")
         return tuple(modules)
 
 
@@ -175,6 +178,8 @@ def inject(
     transformer: a diffusers FluxTransformer2DModel, of any width. identity: an Embedding, or tokens (N, C).
     Yields the Injection, whose `weight` may be changed between calls. Raises IdentityError if the three do not fit together.
     """
+    if not math.isfinite(id_weight):
+        raise IdentityError(f"id_weight {id_weight}: expected a finite number")
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
     check_fit(adapter, width, config.num_layers, config.num_single_layers)

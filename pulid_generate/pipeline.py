@@ -2,7 +2,7 @@
 
     prompts -> CLIP-L, T5 -> (freed) -> Flux with PuLID's hooks, denoise every job -> (freed) -> autoencoder -> pictures
 
-Everything that headers can tell is checked before the first weight is read. Knows nothing of flags, exit codes or output files.
+Whether the files belong together is read from their headers, before the first weight. Knows nothing of flags, exit codes or output files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pulid_generate.injection import Injection, PulidAdapter, attach, check_fit
 from pulid_generate.placement import Placement, available_memory
 from pulid_generate.request import GenerationRequest, describe
 from pulid_generate.tensor_files import shapes_of
-from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text
+from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text, find_t5_tokenizer
 from pulid_generate.vae import decode
 from pulid_generate.weights import CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.widening import widen_while_running
@@ -47,8 +47,8 @@ class ModelFiles:
     vae: Found
     clip_l: Found
     t5xxl: Found
+    t5_tokenizer: Path
     pulid: Found | None = None
-    t5_tokenizer: Path | None = None
 
     def by_role(self) -> list[tuple[Role, Found]]:
         """Which file fills which role."""
@@ -68,14 +68,16 @@ class ModelFiles:
         models_dir: str | Path | None = None,
         with_pulid: bool = True,
     ) -> ModelFiles:
-        """Each explicit path, else the models folder, else the Hugging Face cache. Raises WeightsError."""
+        """Each explicit path, else the models folder, else the Hugging Face cache; T5's vocabulary else the hub. Raises WeightsError."""
+        t5 = find(T5XXL, t5xxl, models_dir)
+        beside = [t5.path.parent, *([Path(models_dir).expanduser()] if models_dir else [])]
         return cls(
             flux=find(FLUX, flux, models_dir),
             vae=find(VAE, vae, models_dir),
             clip_l=find(CLIP_L, clip_l, models_dir),
-            t5xxl=find(T5XXL, t5xxl, models_dir),
+            t5xxl=t5,
             pulid=find(PULID, pulid, models_dir) if with_pulid else None,
-            t5_tokenizer=Path(t5_tokenizer) if t5_tokenizer else None,
+            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside),  # last: it may be a download
         )
 
 
@@ -204,8 +206,11 @@ class Pipeline:
     def _pool(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
         """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""
         clip = self._load_clip()
-        prompts = sorted({text for job in jobs for text in _prompts(job.request)})
-        return {text: clip.encode(text, self.log).to(self.placement.device, self.placement.dtype) for text in prompts}
+        pooled = {}
+        for text in sorted({text for job in jobs for text in _prompts(job.request)}):
+            pooled[text] = clip.encode(text, self.log).to(self.placement.device, self.placement.dtype)
+            _check_finite(pooled[text], self.files.clip_l)
+        return pooled
 
     def _encode(self, jobs: Sequence[Job], pooled: dict[str, Tensor]) -> dict[tuple[str, int], TextStates]:
         """What Flux reads of every prompt, by (prompt, T5 length)."""
@@ -213,6 +218,7 @@ class Pipeline:
         states = {}
         for text, length in sorted({(text, job.request.t5_max_length) for job in jobs for text in _prompts(job.request)}):
             tokens = t5.encode(t5.tokens(text, length, self.log))
+            _check_finite(tokens, self.files.t5xxl)
             states[text, length] = TextStates(tokens.to(self.placement.device, self.placement.dtype), pooled[text])
         return states
 
@@ -387,6 +393,11 @@ def _branches(job: Job) -> dict[bool, np.ndarray]:
     if job.request.cfg_scale != 1 and negative is not None:
         branches[True] = negative
     return branches
+
+
+def _check_finite(states: Tensor, found: Found) -> None:
+    if not torch.isfinite(states).all():
+        raise CheckpointError(f"{found.path}: gives NaN or infinite states; the file is damaged, download it again")
 
 
 def _prompts(request: GenerationRequest) -> list[str]:

@@ -19,6 +19,9 @@ Rng = Literal["cpu", "cuda"]
 NegativeId = Literal["uncond", "same", "none"]
 SIZE_UNIT = 16  # pixels per image token: the autoencoder's 8 times Flux's patches of 2
 MAX_SIDE = 8192
+MAX_STEPS = MAX_BATCH = 10_000
+MAX_STRENGTH = 1000  # of guidances and of the identity; beyond it lies only overflow
+MAX_SHIFT = 10
 MAX_SEED = 2**63 - 1
 T5_LONGEST = 512
 
@@ -60,25 +63,31 @@ class GenerationRequest:
                 raise RequestError(
                     f"{name} {value}: expected a multiple of {SIZE_UNIT} from {SIZE_UNIT} to {MAX_SIDE}; try {near}"
                 )
-        _at_least("steps", self.steps, 1)
-        _at_least("batch-count", self.batch_count, 1)
-        _at_least("id-start-step", self.id_start_step, 0)
-        _at_least("cfg-start-step", self.cfg_start_step, 0)
+        for text in (self.prompt, self.negative_prompt):
+            if any(0xD800 <= ord(character) < 0xE000 for character in text):  # how Python shows bytes that are not UTF-8
+                raise RequestError("prompt: is not valid UTF-8; set the terminal or the script to UTF-8")
+        _between("steps", self.steps, 1, MAX_STEPS)
+        _between("batch-count", self.batch_count, 1, MAX_BATCH)
+        _between("id-start-step", self.id_start_step, 0, MAX_STEPS)
+        _between("cfg-start-step", self.cfg_start_step, 0, MAX_STEPS)
         if not 0 <= self.seed <= MAX_SEED - self.batch_count:
             raise RequestError(f"seed {self.seed}: expected 0 to {MAX_SEED - self.batch_count}")
         if not 1 <= self.t5_max_length <= T5_LONGEST:
             raise RequestError(f"t5-max-length {self.t5_max_length}: expected 1 to {T5_LONGEST}")
         for name in ("guidance", "cfg_scale", "id_weight"):
-            if not math.isfinite(getattr(self, name)):
-                raise RequestError(f"{name.replace('_', '-')} {getattr(self, name)}: expected a finite number")
+            if not abs(getattr(self, name)) <= MAX_STRENGTH:  # also refuses NaN
+                flag = {"id_weight": "pulid-id-weight"}.get(name, name.replace("_", "-"))
+                raise RequestError(f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
         if self.rng not in get_args(Rng):
             raise RequestError(f"rng {self.rng!r}: expected {' or '.join(get_args(Rng))}")
         if self.negative_id not in get_args(NegativeId):
             raise RequestError(f"negative-id {self.negative_id!r}: expected {', '.join(get_args(NegativeId))}")
         if self.flow_shift not in ("auto", "none") and not (
-            isinstance(self.flow_shift, int | float) and math.isfinite(self.flow_shift) and abs(self.flow_shift) <= 20
+            isinstance(self.flow_shift, int | float) and math.isfinite(self.flow_shift) and abs(self.flow_shift) <= MAX_SHIFT
         ):
-            raise RequestError(f"flow-shift {self.flow_shift!r}: expected auto, none or a number mu from -20 to 20")
+            raise RequestError(
+                f"flow-shift {self.flow_shift!r}: expected auto, none or a number mu from -{MAX_SHIFT} to {MAX_SHIFT}"
+            )
         if self.sigmas is not None:
             self._check_sigmas()
 
@@ -185,9 +194,9 @@ def parse_description(text: str) -> dict[str, Any]:
     return facts
 
 
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise RequestError(f"{name} {value}: expected at least {least}")
+def _between(name: str, value: int | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        raise RequestError(f"{name} {value}: expected {least} to {most}")
 
 
 def _list(numbers: tuple[float, ...]) -> str:

@@ -67,7 +67,7 @@ def _scaled(scale_name: str) -> str:
 
 def _check_numbers(header: Header, name: str, tensor: Tensor, scales: dict[str, Tensor]) -> None:
     """Refuse what is stored in a form that is not simply its numbers: it would load, and draw garbage."""
-    if not tensor.is_floating_point() and name.endswith(".weight"):
+    if not tensor.is_floating_point() and not name.endswith("position_ids"):  # a buffer of old CLIP exports
         raise CheckpointError(
             f"{header.path}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')} (nvfp4, int8 or another packed format), "
             "which cannot be read; use the bfloat16, fp8 or GGUF file"

@@ -12,14 +12,14 @@ import gzip
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pulid_extract.model_files import Header, Source, cached, is_offline
+from pulid_extract.model_files import Header, Role, Source, cached, fetch, is_offline
 from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors
 
@@ -31,8 +31,15 @@ T5_PAD = 0
 T5_LONGEST = 512  # BFL's length for dev; Flux was not trained beyond
 T5_MAX_DISTANCE = 128  # relative_attention_max_distance of every T5
 
+PROBE = "a photo of a cat"
 # what a T5 file lacks: its vocabulary
-T5_TOKENIZER = Source(repo="google/t5-v1_1-xxl", files=("spiece.model",), licence="Apache-2.0")
+T5_TOKENIZER = Role(
+    "T5 tokenizer",
+    "--t5-tokenizer",
+    (),
+    Source(repo="google/t5-v1_1-xxl", files=("spiece.model",), licence="Apache-2.0"),
+    fetch=True,
+)
 
 Note = Callable[[str], None]
 
@@ -110,13 +117,11 @@ class T5Text:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def load(
-        cls, header: Header, tokenizer: str | Path | None, dtype: torch.dtype | None, device: torch.device | str = "cpu"
-    ) -> T5Text:
+    def load(cls, header: Header, tokenizer: Path, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> T5Text:
         """From t5xxl_*.safetensors. dtype None keeps the file's 16 bits. Raises CheckpointError."""
         from transformers import T5Config, T5EncoderModel
 
-        words = t5_tokenizer(tokenizer, header.path)  # first: it is quick, and most likely to be missing
+        words = read_t5_tokenizer(tokenizer)  # first: it is quick
         state = dict(read_tensors(header, T5_MARKER, device, dtype))
         # some files store the embedding twice, some once, under either name
         embedding = state.get("shared.weight", state.get("encoder.embed_tokens.weight"))
@@ -185,64 +190,62 @@ def clip_tokenizer() -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=merges)
 
 
-def t5_tokenizer(given: str | Path | None, t5_path: Path) -> Any:
-    """A `tokenizers.Tokenizer` that ends every prompt with </s>.
+def find_t5_tokenizer(given: str | Path | None, folders: Iterable[Path]) -> Path:
+    """The file of T5's vocabulary.
 
-    given: a folder, a tokenizer.json or a spiece.model; None looks beside the T5 file, then in the Hugging Face cache, then on the hub.
-    Raises CheckpointError.
+    given: a folder, a tokenizer.json or a spiece.model; None looks in `folders`, then in the Hugging Face cache, then on the hub.
+    Raises WeightsError.
     """
     if given is not None:
         path = Path(given).expanduser()
         if not path.exists():
             raise CheckpointError(f"{path}: no such T5 tokenizer; give a folder, a tokenizer.json or a spiece.model")
-        if path.is_dir():
-            found = _tokenizer_in(path)
-            if found is None:
-                raise CheckpointError(f"{path}: holds no tokenizer.json and no spiece.model")
-            path = found
-        return _read_tokenizer(path)
-    source = T5_TOKENIZER
-    found = _tokenizer_in(t5_path.parent) or cached(source)
-    if found is None:
-        if is_offline():
-            raise CheckpointError(
-                f"T5 tokenizer: not beside {t5_path} and not in the Hugging Face cache; give --t5-tokenizer FILE"
-            )
-        from huggingface_hub import hf_hub_download
-
-        try:
-            found = Path(hf_hub_download(source.repo, source.files[0]))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(
-                f"T5 tokenizer: download from {source.page} failed ({reason}); give --t5-tokenizer FILE"
-            ) from None
-    return _read_tokenizer(found)
+        found = _tokenizer_in(path) if path.is_dir() else path
+        if found is None:
+            raise CheckpointError(f"{path}: holds no tokenizer.json and no spiece.model; give one of them")
+        return found
+    searched = list(folders)
+    found = next(filter(None, map(_tokenizer_in, searched)), None) or cached(T5_TOKENIZER.source)
+    if found is None and is_offline():
+        where = " nor in ".join(map(str, searched))
+        raise CheckpointError(f"T5 tokenizer: neither in {where} nor in the Hugging Face cache; give {T5_TOKENIZER.flag} FILE")
+    return found or fetch(T5_TOKENIZER, Path())
 
 
 def _tokenizer_in(folder: Path) -> Path | None:
     return next((folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()), None)
 
 
-def _read_tokenizer(path: Path) -> Any:
+def read_t5_tokenizer(path: Path) -> Any:
+    """A `tokenizers.Tokenizer` that ends every prompt with </s>. Raises CheckpointError for a damaged file."""
     from tokenizers import Tokenizer
 
     try:
         if path.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(path))
         else:
+            from sentencepiece import SentencePieceProcessor
             from transformers import T5Tokenizer
 
+            pieces = SentencePieceProcessor(
+                model_file=str(path)
+            )  # refuses damaged files; transformers makes something of an empty one
             # T5Tokenizer(vocab_file=...) gives a tokenizer of 104 words without a word of warning; a folder loads correctly
             with tempfile.TemporaryDirectory() as folder:
                 shutil.copy(path, Path(folder) / "spiece.model")
                 tokenizer = T5Tokenizer.from_pretrained(folder).backend_tokenizer
+            if tokenizer.encode(PROBE).ids[:-1] != pieces.encode(PROBE):
+                raise ValueError("transformers and sentencepiece read it differently")
     except Exception as error:  # the libraries raise bare Exceptions and protobuf errors of many kinds
-        raise CheckpointError(f"{path}: not a T5 tokenizer ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(
+            f"{path}: not a T5 tokenizer, or damaged ({str(error).splitlines()[0]}); download it again"
+        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if tokenizer.encode("a").ids[-1:] != [tokenizer.token_to_id("</s>")]:
-        raise CheckpointError(f"{path}: does not end a prompt with </s>; it is not a T5 tokenizer")
+        raise CheckpointError(
+            f"{path}: does not end a prompt with </s>; it is not a T5 tokenizer, give the one of google/t5-v1_1-xxl"
+        )
     return tokenizer
 
 

@@ -13,8 +13,9 @@ folder=${PULID_KEEP:-$(mktemp -d)}
 [ -n "${PULID_KEEP:-}" ] || trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder"
 
-without=() with=() skip=0 identity=0
+without=() with=() skip=0 identity=0 text=0
 for flag in "$@"; do
+  if [ "$text" = 1 ]; then text=0; without+=("$flag"); with+=("$flag"); continue; fi
   if [ "$skip" = 1 ]; then
     [ "$flag" != - ] || { echo "verify_three_way: three runs cannot share standard input; give a file" >&2; exit 2; }
     skip=0; with+=("$flag"); continue
@@ -22,6 +23,7 @@ for flag in "$@"; do
   case $flag in
     -o* | --output | --output=* | --pulid-id-weight | --pulid-id-weight=*)
       echo "verify_three_way: $flag is set by this script; leave it out" >&2; exit 2 ;;
+    -p | --prompt | -n | --negative-prompt) text=1; without+=("$flag"); with+=("$flag") ;;
     --pulid-id-embedding=-) echo "verify_three_way: three runs cannot share standard input; give a file" >&2; exit 2 ;;
     --pulid-id-embedding) with+=("$flag"); skip=1 identity=1 ;;
     --pulid-weights | --id-start-step | --negative-id) with+=("$flag"); skip=1 ;;

@@ -114,6 +114,13 @@ def test_a_face_only_insightface_sees_is_an_error():
         extractor().extract(picture((9, 9, YELLOW)))
 
 
+def test_a_crop_in_which_the_parser_sees_no_face_is_an_error(monkeypatch):
+    """EVA-CLIP would see a white square, and the embedding would be of nobody."""
+    monkeypatch.setattr(face_crop, "parse_face", lambda parser, face: face[:, :1].long() * 0)
+    with pytest.raises(FaceError, match="the face parser sees no face in the crop"):
+        extractor().extract(picture(CORNER))
+
+
 def test_a_picture_without_a_face_is_an_error():
     with pytest.raises(FaceError, match="no face found"):
         extractor().extract(picture())

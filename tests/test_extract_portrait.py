@@ -235,6 +235,7 @@ def test_other_sizes_are_resized_to_512():
         (FaceBox(-1, 0, 10, 10), "outside the portrait, which is 800x600"),
         (FaceBox(0, 591, 10, 10), "outside"),
         (FaceBox(900, 0, 10, 10), "outside"),
+        (FaceBox(5, 5, 1, 1), "too small"),
     ],
 )
 def test_boxes_that_cannot_be_are_refused(box, message):

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import weakref
@@ -33,6 +34,7 @@ def base(micro):
     return (
         *("--diffusion-model", micro / "flux1-schnell.safetensors", "--vae", micro / "ae.safetensors"),
         *("--clip_l", micro / "clip_l.safetensors", "--t5xxl", micro / "t5xxl_fp16.safetensors"),
+        *("--t5-tokenizer", micro / "tokenizer.json"),
         *("-p", "a photo of a cat", "-W", 64, "-H", 48, "--device", "cpu", *STEPS),
     )
 
@@ -319,6 +321,7 @@ WRONG_USAGE = [
     (("-p", "x", "--dtype", "int8"), "--dtype"),
     (("-p", "x", "--steps", "many"), "--steps"),
     (("-p", "x", "--sigmas", "1,a,0"), "--sigmas"),
+    (("-p", "x", "--sigmas", ""), "--sigmas"),
     (("-p", "x", "--flow-shift", "some"), "--flow-shift"),
     (("-p", "x", "--no-such-flag"), "No such option"),
     (("-p", "x", "-o", "-", "--json"), "both want standard output"),
@@ -340,10 +343,15 @@ BAD_VALUES = [
     (("-W", 100), "width 100: expected a multiple of 16"),
     (("-H", 0), "height 0"),
     (("-W", 90000), "width 90000"),
-    (("--steps", 0), "steps 0: expected at least 1"),
+    (("--steps", 0), "steps 0: expected 1 to 10000"),
     (("-b", 0), "batch-count 0"),
     (("--t5-max-length", 513), "t5-max-length 513: expected 1 to 512"),
-    (("--guidance", "nan"), "guidance nan: expected a finite number"),
+    (("--steps", 10**11), "steps 100000000000: expected 1 to 10000"),
+    (("-b", 10**9), "batch-count 1000000000"),
+    (("--cfg-scale", "1e38"), "cfg-scale 1e+38: expected a number from -1000 to 1000"),
+    (("-p", "\udcff\udcfe"), "not valid UTF-8"),
+    (("-o", "x" * 300 + ".png"), "give another name"),
+    (("--guidance", "nan"), "guidance nan: expected a number from"),
     (("--flow-shift", "99"), "flow-shift 99.0"),
     (("--sigmas", "1,0.5"), "the last one 0"),
     (("--sigmas", "0.5,0.9,0"), "smaller than the one before"),
@@ -373,6 +381,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_1(generate, base, tmp_path, fl
 BAD_IDENTITIES = [
     (("--id-start-step", 2), "the identity would never be used"),
     (("--cfg-scale", 2), "pulid-extract --with-uncond"),
+    (("--pulid-id-weight", "1e39"), "pulid-id-weight 1e+39"),
     (("--pulid-id-embedding", "nowhere.pulidembd"), "nowhere.pulidembd: no such file"),
 ]
 
@@ -404,20 +413,35 @@ def damaged(kind: str, micro: Path, folder: Path) -> tuple[str, Path]:
         "svdquant": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.qweight": one}, path)),
         "gguf": ("--diffusion-model", lambda: path.write_bytes(b"GGUF" + bytes(60))),
         "incomplete": ("--vae", lambda: save_file({name: value for name, value in ae.items() if "conv_out" not in name}, path)),
-        "fewer blocks": (
-            "--diffusion-model",
-            lambda: save_file({name: value for name, value in flux.items() if not name.startswith("single_blocks.37.")}, path),
-        ),
         "pruned": (
             "--diffusion-model",
             lambda: save_file({n: v for n, v in flux.items() if not n.startswith("single") or int(n.split(".")[1]) < 20}, path),
         ),
         "other width": ("--t5xxl", lambda: _narrow_t5(load_file(micro / "t5xxl_fp16.safetensors"), path)),
+        "nan pulid": (
+            "--pulid-weights",
+            lambda: save_file({n: v * float("nan") if n == "pulid_ca.3.to_q.weight" else v for n, v in pulid.items()}, path),
+        ),
+        "nan clip": (
+            "--clip_l",
+            lambda: save_file({n: v * float("nan") for n, v in load_file(micro / "clip_l.safetensors").items()}, path),
+        ),
+        "int": ("--diffusion-model", lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"].int()}, path)),
+        "qkv": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.bias": torch.zeros(7)}, path)),
+        "offsets": (
+            "--vae",
+            lambda: path.write_bytes(_lying_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}})),
+        ),
         "nan": ("--diffusion-model", lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"] * float("nan")}, path)),
     }
     flag, write = made[kind]
     write()
     return flag, path
+
+
+def _lying_header(entries) -> bytes:
+    header = json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(64)
 
 
 def _narrow_t5(state, path):
@@ -439,10 +463,14 @@ def _narrow_t5(state, path):
         ("svdquant", "SVDQuant"),
         ("gguf", "damaged or truncated GGUF"),
         ("incomplete", "missing decoder.conv_out"),
-        ("fewer blocks", "missing single_transformer_blocks.37"),
         ("pruned", "a pruned Flux cannot be used"),
         ("other width", "they do not belong together"),
         ("nan", "NaN or infinite"),
+        ("nan pulid", "pulid_ca.3 holds NaN"),
+        ("nan clip", "gives NaN or infinite states"),
+        ("int", "img_in.bias is stored as int32"),
+        ("qkv", "(7,), expected (128,)"),
+        ("offsets", "header is damaged"),
     ],
 )
 def test_bad_files_are_refused_by_what_they_are(generate, base, identity, micro, tmp_path, kind, message):
@@ -453,6 +481,57 @@ def test_bad_files_are_refused_by_what_they_are(generate, base, identity, micro,
     assert message in result.error
     assert str(path) in result.error
     assert not (tmp_path / "o.png").exists()
+
+
+def test_a_safetensors_whose_header_length_looks_like_a_pickle_is_read(generate, base, micro, tmp_path):
+    """A length that is 128 modulo 256 starts with the byte that starts a pickle: one file in thirty-two."""
+    data = (micro / "ae.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    padding = (128 - length) % 256
+    padded = (length + padding).to_bytes(8, "little") + data[8 : 8 + length] + b" " * padding + data[8 + length :]
+    assert padded[0] == 0x80
+    (tmp_path / "ae.safetensors").write_bytes(padded)
+    assert generate(*base, "--vae", tmp_path / "ae.safetensors", "-o", tmp_path / "a.png").code == 0
+    assert generate(*base, "-o", tmp_path / "b.png").code == 0
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
+def test_a_picture_never_replaces_an_input(generate, base, identity, person, tmp_path):
+    mine = tmp_path / "me.png"
+    mine.write_bytes(person.read_bytes())
+    flags = (*base, *identity[:-1], mine)
+    assert "is read as an input" in generate(*flags, "-o", mine).error
+    assert mine.read_bytes() == person.read_bytes()
+    (tmp_path / "x_A.png").symlink_to(mine)
+    assert "is read as an input" in generate("verify", *flags, "-o", tmp_path / "x.png").error
+    assert mine.read_bytes() == person.read_bytes()
+
+
+def test_a_full_or_closed_standard_output_is_one_line(base, micro, tmp_path):
+    command = " ".join(
+        shlex.quote(str(part)) for part in (sys.executable, "-m", "pulid_generate", *base, "-o", tmp_path / "a.png")
+    )
+    for redirect in (">/dev/full", ">&-"):
+        done = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "standard output: " in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("package", "blocked"), [("pulid_generate", "transformers"), ("pulid_extract", "cv2")])
+def test_a_missing_extra_is_one_line_that_says_what_to_install(package, blocked, base, tmp_path):
+    Image.new("RGB", (2000, 64)).save(tmp_path / "p.png")
+    flags = {
+        "pulid_generate": [*map(str, base), "-o", str(tmp_path / "a.png")],
+        "pulid_extract": ["--portrait", str(tmp_path / "p.png"), "--out", str(tmp_path / "o")],
+    }[package]
+    code = f"import sys; sys.modules[{blocked!r}] = None; sys.argv[1:] = {flags!r}\nfrom {package}.cli import main\nmain()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert blocked in done.stderr.splitlines()[-1]
+    assert f"pip install 'pulid-flux-toolkit[{package.removeprefix('pulid_')}]'" in done.stderr
 
 
 def test_an_embedding_of_another_width_is_refused(generate, base, identity, tmp_path):

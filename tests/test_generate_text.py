@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from pulid_extract.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.text_encoders import ClipText, T5Text, clip_tokenizer, t5_tokenizer
+from pulid_generate.text_encoders import ClipText, T5Text, clip_tokenizer, find_t5_tokenizer, read_t5_tokenizer
+
+
+def t5_tokenizer(given, t5_path):
+    """The tokenizer for a T5 file, as the pipeline finds and reads it."""
+    return read_t5_tokenizer(find_t5_tokenizer(given, [t5_path.parent]))
+
 
 PROMPTS = [
     "a photo of a cat",
@@ -26,7 +32,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def t5(micro):
-    return T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), None, torch.float32)
+    return T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32)
 
 
 def test_clip_ids_are_openais():
@@ -62,9 +68,16 @@ def test_a_missing_vocabulary_says_what_to_give(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(CheckpointError, match="give --t5-tokenizer FILE"):
         t5_tokenizer(None, tmp_path / "t5.safetensors")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="not a T5 tokenizer"):
-        t5_tokenizer(tmp_path, tmp_path / "t5.safetensors")
+    real = (vocabulary("tokenizer_2") / "spiece.model").read_bytes()
+    for name, data in (
+        ("tokenizer.json", b"{}"),
+        ("empty.model", b""),  # transformers alone makes a tokenizer of it, and a picture of nothing
+        ("html.model", b"<html></html>"),
+        ("cut.model", real[:-1000]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"not a T5 tokenizer, or damaged .*download it again"):
+            t5_tokenizer(tmp_path / name, tmp_path / "t5.safetensors")
 
 
 def test_a_vocabulary_in_the_hugging_face_cache_is_found(tmp_path, monkeypatch):
