@@ -1,4 +1,4 @@
-"""The parts of this stage that come from files: a table, nothing else. Finding and checking them is model_files.py,
+"""The parts of this stage that come from files: a table, nothing else. Finding and checking them is model_files,
 which also holds the one role that both stages have (PuLID).
 
 Sizes and licences: facts of the public files as of 2024-2026. Every source is public and ungated.

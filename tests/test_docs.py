@@ -142,7 +142,8 @@ def test_the_readmes_tree_is_the_package(package):
     branch = re.search(rf"^{package}/\n((?: .*\n)+)", tree, re.MULTILINE)
     assert branch is not None
     listed = [name for line in branch[1].splitlines() for name in re.split(r"\s{2,}", line.strip())[0].split()]
-    assert sorted(listed) == sorted(path.name for path in (ROOT / package).glob("*.py"))
+    folders = {f"{path.parent.name}/" for path in (ROOT / package).glob("*/*.py")}
+    assert sorted(listed) == sorted([*(path.name for path in (ROOT / package).glob("*.py")), *folders])
 
 
 # ------------------------------------------------------------------------------------------------------------------------ code

@@ -234,7 +234,7 @@ def test_a_missing_file_is_fetched_into_the_models_folder(server, tmp_path, monk
     models = tmp_path / "models"
     models.mkdir()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("pulid_extract.model_files.downloads_dir", lambda: tmp_path / "none")
+    monkeypatch.setattr("pulid_extract.model_files.finding.downloads_dir", lambda: tmp_path / "none")
     assert (find(role, None, models).rule, find(role, None, models).rule) == ("download", "models folder")
 
 

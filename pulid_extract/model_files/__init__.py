@@ -1,0 +1,45 @@
+"""Model files without torch: recognise one by its header, find it, fetch it; and write any result beside and rename.
+
+A file is recognised by what is in its header, never by its name. Knows nothing of models, pictures or command lines beyond the flag names
+it puts into messages. What the rest of the toolkit uses stands in this list.
+"""
+
+from pulid_extract.model_files.finding import (
+    MODELS_DIR_VARIABLE,
+    Found,
+    cached,
+    candidates_in,
+    download,
+    downloads_dir,
+    fetch,
+    find,
+    is_offline,
+)
+from pulid_extract.model_files.headers import Header, read_header
+from pulid_extract.model_files.kinds import KINDS, PREFIXES, PULID, Kind, Role, Source, check_role, kind_of
+from pulid_extract.model_files.writing import check_not_input, check_writable, write_atomically
+
+__all__ = [
+    "KINDS",
+    "MODELS_DIR_VARIABLE",
+    "PREFIXES",
+    "PULID",
+    "Found",
+    "Header",
+    "Kind",
+    "Role",
+    "Source",
+    "cached",
+    "candidates_in",
+    "check_not_input",
+    "check_role",
+    "check_writable",
+    "download",
+    "downloads_dir",
+    "fetch",
+    "find",
+    "is_offline",
+    "kind_of",
+    "read_header",
+    "write_atomically",
+]
