@@ -156,7 +156,7 @@ def build(keys=None, infos=None, body=bytes(4096), version=3, tensors=None, pair
 
 HUGE = 2**63
 BAD = {
-    "empty": (b"", "not a gguf file"),
+    "empty": (b"", "is empty; did the command that writes it fail"),
     "not gguf": (b"PK\x03\x04" + bytes(100), "not a gguf file"),
     "an HTML page": (b"<!DOCTYPE html>", "HTML page"),
     "gguf version 2": (build(version=2), "gguf version 2"),
