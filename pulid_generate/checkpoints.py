@@ -184,13 +184,14 @@ def flux_targets(name: str) -> list[str] | None:
 def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
     """tensor: a Tensor or a QuantizedWeight; both split by rows."""
     if name.startswith("final_layer.adaLN_modulation"):
-        if isinstance(tensor, QuantizedWeight):  # no public file quantises it
-            tensor = tensor.dequantize(torch.float32)
-        shift, scale = tensor.chunk(2)  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
-        return [torch.cat([scale, shift])]
-    if parts == 1 or tensor.shape[0] < parts * width:
+        rows = tensor.data if isinstance(tensor, QuantizedWeight) else tensor
+        shift, scale = rows.chunk(2)  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
+        swapped = torch.cat([scale, shift])
+        return [QuantizedWeight(swapped, tensor.kind) if isinstance(tensor, QuantizedWeight) else swapped]
+    rest = tensor.shape[0] - 3 * width  # of the MLP, where there are four parts
+    if parts == 1 or rest < 0 or (rest == 0) != (parts == 3):
         return [tensor] * parts  # a wrong shape is reported with the others, by load_strictly
-    return list(tensor.split([width] * 3 + ([tensor.shape[0] - 3 * width] if parts == 4 else [])))
+    return list(tensor.split([width] * 3 + [rest] * (parts - 3)))
 
 
 def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:

@@ -109,6 +109,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
         check_writable(path)
     pipeline, embedding = build_pipeline(flags)
     check_not_inputs(list(paths.values()), flags, pipeline)
+    _note_idle_flags(context, flags, pipeline.dev)
     pictures = pipeline.draw(
         [job for run, with_id in three_requests(request) for job in pipeline.jobs(run, embedding if with_id else None)]
     )

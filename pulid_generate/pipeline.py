@@ -199,9 +199,13 @@ class Pipeline:
             raise self._out_of_memory(name) from None
 
     def _out_of_memory(self, name: str) -> PlacementError:
-        where = self.placement.vae_device if name == "autoencoder" else self.placement.device
-        help_ = "--vae-tiling, --vae-on-cpu" if name == "autoencoder" else "--offload-to-cpu, --clip-on-cpu, a GGUF file"
-        return PlacementError(f"{name}: out of memory on {where}; try {help_} or a smaller picture")
+        where, helps, only_beside_a_cpu = {
+            "autoencoder": (self.placement.vae_device, "--vae-tiling, a smaller picture", "--vae-on-cpu"),
+            "Flux": (self.placement.device, "a GGUF file, a smaller picture", "--offload-to-cpu"),
+        }.get(name, (self.placement.text_device, "a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"))
+        if where.type != "cpu":
+            helps = f"{only_beside_a_cpu}, {helps}"
+        return PlacementError(f"{name}: out of memory on {where}; try {helps}")
 
     def _pool(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
         """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""

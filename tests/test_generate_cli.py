@@ -254,7 +254,7 @@ def test_running_out_of_memory_is_a_line_that_names_what_helps(generate, base, t
     monkeypatch.setattr(pipeline_module, "decode", explode)
     assert "autoencoder: out of memory on cpu; try --vae-tiling" in generate(*base, "-o", tmp_path / "a.png").error
     monkeypatch.setattr(pipeline_module, "load_flux", explode)
-    assert "Flux: out of memory on cpu; try --offload-to-cpu" in generate(*base, "-o", tmp_path / "a.png").error
+    assert "Flux: out of memory on cpu; try a GGUF file" in generate(*base, "-o", tmp_path / "a.png").error
 
 
 @pytest.mark.parametrize(
@@ -428,6 +428,10 @@ def damaged(kind: str, micro: Path, folder: Path) -> tuple[str, Path]:
         ),
         "int": ("--diffusion-model", lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"].int()}, path)),
         "qkv": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.bias": torch.zeros(7)}, path)),
+        "long qkv": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.bias": torch.zeros(999)}, path),
+        ),
         "offsets": (
             "--vae",
             lambda: path.write_bytes(_lying_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}})),
@@ -470,6 +474,7 @@ def _narrow_t5(state, path):
         ("nan clip", "gives NaN or infinite states"),
         ("int", "img_in.bias is stored as int32"),
         ("qkv", "(7,), expected (128,)"),
+        ("long qkv", "(999,), expected (128,)"),
         ("offsets", "header is damaged"),
     ],
 )

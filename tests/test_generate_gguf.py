@@ -144,6 +144,24 @@ def test_what_is_no_usable_gguf_is_refused_by_name(generate, base, micro, person
         assert name in error
 
 
+def test_a_quantised_final_modulation_is_swapped_like_a_plain_one(micro, tmp_path):
+    """BFL stores shift, scale; diffusers wants scale, shift. No public file quantises it, some tool will."""
+    name = "final_layer.adaLN_modulation.1.weight"
+    weight = load_file(micro / "flux1-schnell.safetensors")[name].float()
+    writer = gguf.GGUFWriter(tmp_path / "q8.gguf", arch="flux")
+    for other, tensor in load_file(micro / "flux1-schnell.safetensors").items():
+        kind = Q.Q8_0 if other == name else Q.BF16
+        writer.add_tensor(other, gguf.quantize(tensor.float().numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    layer = load_flux(read_header(tmp_path / "q8.gguf"), torch.bfloat16).norm_out.linear
+    shift, scale = weight.chunk(2)
+    assert relative(QuantizedWeight(layer.data, layer.kind).dequantize(torch.float32), torch.cat([scale, shift])) < 0.01
+    assert layer(torch.randn(1, weight.shape[1]).bfloat16()).dtype == torch.bfloat16
+
+
 def psnr(ours, theirs) -> float:
     from test_generate_sdcli import psnr as measure
 
