@@ -1,13 +1,12 @@
 """The pulid-extract command: parse, check, call the Extractor, write, print. Thin; imports torch only once it has work to do.
 
 Standard output carries the result (the file's path, one JSON line, or the file itself), standard error everything else.
-`main` is the one place where an expected error becomes a line and an exit code.
+`console.run` is the one place where an expected error becomes a line and an exit code.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pulid_extract import __version__
-from pulid_extract.errors import InputError, OutputError, PulidError, require_packages
+from pulid_extract import __version__, console
+from pulid_extract.errors import InputError, OutputError, require_packages
 from pulid_extract.model_files import MODELS_DIR_VARIABLE, check_not_input, check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -33,13 +32,7 @@ if TYPE_CHECKING:
 PROGRAM = "pulid-extract"
 PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvision")  # what the extra [extract] brings
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,  # rich costs 0.2 s of every --help
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    subcommand_metavar="",
-)
+app = console.new_app(subcommand_metavar="")
 
 
 def _show_version(asked: bool) -> None:
@@ -102,7 +95,7 @@ def extract(
     Example: pulid-extract --portrait me.jpg --pulid-weights pulid_flux_v0.9.1.safetensors --out me.pulidembd
     """
     if context.invoked_subcommand is not None:
-        _refuse_options(context)
+        console.refuse_options(context)
         return
     if not portrait or out is None:
         context.fail(f"Missing option '{'--out' if portrait else '--portrait'}'.")
@@ -132,7 +125,7 @@ def extract(
             models_dir=models_dir or None,
             device=device,
             detect=box is None,
-            log=_log,
+            log=console.log,
         )
         for output in (out, *pictures.values()):
             check_not_input(output, [found.path for found in extractor.found.values()])
@@ -148,9 +141,9 @@ def extract(
         write_atomically(out, result, mode=0o600)  # a face's fingerprint is its owner's business
     report = json.dumps(_report(out, result, identity, extractor, dtype)) if as_json else out
     if out != "-":
-        _print((report + "\n").encode())
+        console.write_line(report)
     else:
-        _print(result)
+        console.write_result(result)
         if as_json:
             typer.echo(report, err=True)
 
@@ -163,14 +156,6 @@ def _parse_box(text: str) -> FaceBox:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not X,Y,W,H: four whole numbers of pixels", param_hint="'--face-box'") from None
     return FaceBox(x, y, width, height)
-
-
-def _refuse_options(context: typer.Context) -> None:
-    """Options before a sub-command's name belong to no one: say so instead of dropping them."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE":
-            context.fail(f"{parameter.opts[0]} stands before '{context.invoked_subcommand}'; options go after the sub-command.")
 
 
 def _check_outputs(outputs: dict[str, str], inputs: list[str]) -> None:
@@ -235,24 +220,6 @@ def _png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _log(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _print(data: bytes) -> None:
-    """Write to standard output, and know that it arrived. Raises OutputError, BrokenPipeError."""
-    if sys.stdout is None:
-        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
-    try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
-        raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from None
-
-
 class _Beside(threading.Thread):
     """Run a function beside the work. A daemon, so that a failed run does not wait for gigabytes to be hashed."""
 
@@ -296,14 +263,5 @@ def _quiet() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point. Exit 0: done; 1: it could not be done, one line says why; 2: wrong usage; 130: interrupted."""
-    try:
-        app(prog_name=PROGRAM)
-    except PulidError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # whoever read our output went away; nothing more to say, not even at shutdown
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+    """Entry point; see `console.run`."""
+    console.run(app, PROGRAM)

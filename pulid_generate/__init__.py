@@ -30,7 +30,7 @@ __all__ = [
 _HOMES = {
     "GenerationRequest": "pulid_generate.request",
     "Injection": "pulid_generate.injection",
-    "ModelFiles": "pulid_generate.pipeline",
+    "ModelFiles": "pulid_generate.model_set",
     "Pipeline": "pulid_generate.pipeline",
     "Placement": "pulid_generate.placement",
     "PulidAdapter": "pulid_generate.injection",
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from pulid_extract.embedding_file import read_embedding
     from pulid_generate.errors import PulidError
     from pulid_generate.injection import Injection, PulidAdapter, inject
-    from pulid_generate.pipeline import ModelFiles, Pipeline
+    from pulid_generate.model_set import ModelFiles
+    from pulid_generate.pipeline import Pipeline
     from pulid_generate.placement import Placement
     from pulid_generate.request import GenerationRequest
 

@@ -1,14 +1,13 @@
 """The pulid-generate command: parse, build the request, call the pipeline, write, print. Thin; imports torch only once it has work to do.
 
 Standard output carries results (paths, JSON lines, or the picture itself), standard error everything else.
-`main` is the one place where an expected error becomes a line and an exit code.
+`console.run` is the one place where an expected error becomes a line and an exit code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pulid_extract import console
 from pulid_extract.model_files import check_not_input, check_writable, write_atomically
 from pulid_generate.errors import OutputError, PulidError, RequestError, require_packages
 from pulid_generate.flags import DTYPES, Flags, takes_flags
@@ -33,12 +33,7 @@ PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transforme
 NUMBERED = re.compile(r"%(\d{0,3})d")  # as sd-cli: out_%03d.png
 NEEDS_IDENTITY = ("pulid_id_weight", "id_start_step")  # flags that mean nothing without --pulid-id-embedding
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,  # rich costs 0.2 s of every --help
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = console.new_app()
 
 
 @app.callback(invoke_without_command=True)
@@ -51,7 +46,7 @@ def generate(context: typer.Context, flags: Flags) -> None:
     -p "candid photograph on a beach at sunset" -o out.png
     """
     if context.invoked_subcommand is not None:
-        _refuse_options(context)
+        console.refuse_options(context)
         return
     request = build_request(context, flags)
     paths = output_paths(flags.output, request.batch_count)
@@ -68,7 +63,7 @@ def generate(context: typer.Context, flags: Flags) -> None:
     for path, picture in zip(paths, pipeline.draw(jobs), strict=True):
         png = picture.png(metadata=not flags.disable_image_metadata)
         if path is None:
-            _print(png)
+            console.write_result(png)
             continue
         write_atomically(path, png)
         facts = {
@@ -82,7 +77,7 @@ def generate(context: typer.Context, flags: Flags) -> None:
             "id_weight": request.id_weight if embedding else None,
             "seconds": round(time.monotonic() - started, 3),
         }
-        _print(f"{json.dumps(facts) if flags.as_json else path}\n".encode())
+        console.write_line(json.dumps(facts) if flags.as_json else str(path))
 
 
 @app.command()
@@ -102,7 +97,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
         context.fail(
             "verify draws one picture with a weight other than 0 and writes files: no --batch-count, no '--output -', no weight 0."
         )
-    keep = _was_given(context, "output")
+    keep = console.was_given(context, "output")
     [output] = output_paths(flags.output, 1)
     paths = {run: output.with_stem(f"{output.stem}_{run}") for run in "ABC"} if keep and output else {}
     for path in paths.values():
@@ -119,7 +114,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
         if run in paths:
             write_atomically(paths[run], files[run])
     verdict = compare(files, pixels)
-    _print(f"{json.dumps(verdict.as_dict()) if flags.as_json else as_table(verdict)}\n".encode())
+    console.write_line(json.dumps(verdict.as_dict()) if flags.as_json else as_table(verdict))
     if not verdict.passed:
         raise PulidError(f"verify: {verdict.reason}")
 
@@ -134,7 +129,7 @@ def build_request(context: typer.Context, flags: Flags) -> GenerationRequest:
         context.fail("Missing option '--prompt' / '-p'.")
     if flags.pulid_id_embedding is None:
         for name in NEEDS_IDENTITY:
-            if _was_given(context, name):
+            if console.was_given(context, name):
                 context.fail(f"{_flag(name)} needs '--pulid-id-embedding'.")
     return GenerationRequest(
         prompt=flags.prompt,
@@ -165,9 +160,10 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
     require_packages(PACKAGES, "generate")
     embedding = read_embedding(flags.pulid_id_embedding) if flags.pulid_id_embedding is not None else None
     if embedding is None and flags.pulid_weights is not None:
-        _log("note: --pulid-weights without --pulid-id-embedding: drawing without an identity")
+        console.log("note: --pulid-weights without --pulid-id-embedding: drawing without an identity")
     warnings.simplefilter("ignore")  # the libraries' advice to their own developers
-    from pulid_generate.pipeline import ModelFiles, Pipeline
+    from pulid_generate.model_set import ModelFiles
+    from pulid_generate.pipeline import Pipeline
     from pulid_generate.placement import Placement
 
     placement = Placement.choose(
@@ -180,7 +176,7 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
     if placement.device.type == "cpu":
         for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu"):
             if getattr(flags, name):
-                _log(f"note: {_flag(name)} changes nothing here, everything runs on the CPU")
+                console.log(f"note: {_flag(name)} changes nothing here, everything runs on the CPU")
     files = ModelFiles.find(
         flux=flags.diffusion_model,
         vae=flags.vae,
@@ -192,8 +188,8 @@ def build_pipeline(flags: Flags) -> tuple[Pipeline, Embedding | None]:
         with_pulid=embedding is not None or flags.pulid_weights is not None,
     )
     for role, found in files.by_role():
-        _log(f"{role.name}: {found.path} ({found.rule})")
-    return Pipeline(files, placement, _log, _show_step, dequantize=flags.dequantize), embedding
+        console.log(f"{role.name}: {found.path} ({found.rule})")
+    return Pipeline(files, placement, console.log, _show_step, dequantize=flags.dequantize), embedding
 
 
 def check_not_inputs(paths: Sequence[Path | None], flags: Flags, pipeline: Pipeline) -> None:
@@ -237,41 +233,12 @@ def _note_idle_flags(context: typer.Context, flags: Flags, dev: bool) -> None:
         else "there is no negative branch with an identity",
     }
     for name, reason in idle.items():
-        if reason and _was_given(context, name):
-            _log(f"note: {_flag(name)} has no effect: {reason}")
+        if reason and console.was_given(context, name):
+            console.log(f"note: {_flag(name)} has no effect: {reason}")
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _refuse_options(context: typer.Context) -> None:
-    """Options before a sub-command's name belong to no one: say so instead of dropping them."""
-    for parameter in context.command.params:
-        if parameter.name and _was_given(context, parameter.name):
-            context.fail(f"{parameter.opts[0]} stands before '{context.invoked_subcommand}'; options go after the sub-command.")
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _print(data: bytes) -> None:
-    """Write to standard output, and know that it arrived. Raises OutputError, BrokenPipeError."""
-    if sys.stdout is None:
-        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from None
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _show_step(label: str, done: int, total: int) -> None:
@@ -281,14 +248,5 @@ def _show_step(label: str, done: int, total: int) -> None:
 
 
 def main() -> None:
-    """Entry point. Exit 0: done; 1: it could not be done, one line says why; 2: wrong usage; 130: interrupted."""
-    try:
-        app(prog_name=PROGRAM)
-    except PulidError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # whoever read our output went away; nothing more to say, not even at shutdown
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+    """Entry point; see `console.run`."""
+    console.run(app, PROGRAM)

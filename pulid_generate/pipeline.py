@@ -8,28 +8,27 @@ Whether the files belong together is read from their headers, before the first w
 from __future__ import annotations
 
 import gc
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from pulid_extract.embedding_file import Embedding
-from pulid_extract.model_files import Found, Role, find
+from pulid_extract.model_files import Found
 from pulid_generate import __version__, sampling
 from pulid_generate.checkpoints import FLUX_MARKER, FluxShape, flux_shape, load_flux, load_vae
 from pulid_generate.errors import CheckpointError, IdentityError, PlacementError
 from pulid_generate.injection import Injection, PulidAdapter, attach, check_fit
+from pulid_generate.model_set import ModelFiles
+from pulid_generate.picture import Job, Picture
 from pulid_generate.placement import Placement, available_memory
 from pulid_generate.request import GenerationRequest, describe
 from pulid_generate.tensor_files import shapes_of
-from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text, find_t5_tokenizer
+from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text
 from pulid_generate.vae import decode
-from pulid_generate.weights import CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.widening import widen_while_running
 
 if TYPE_CHECKING:
@@ -37,79 +36,6 @@ if TYPE_CHECKING:
 
 DEFAULT_STEPS = {True: 20, False: 4}  # dev, schnell
 MEMORY_MARGIN = 1.15  # room for activations on top of the weights
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The files of one generation, found and recognised. pulid is None when no identity is asked for."""
-
-    flux: Found
-    vae: Found
-    clip_l: Found
-    t5xxl: Found
-    t5_tokenizer: Path
-    pulid: Found | None = None
-
-    def by_role(self) -> list[tuple[Role, Found]]:
-        """Which file fills which role."""
-        pairs = [(FLUX, self.flux), (VAE, self.vae), (CLIP_L, self.clip_l), (T5XXL, self.t5xxl)]
-        return [*pairs, (PULID, self.pulid)] if self.pulid else pairs
-
-    @classmethod
-    def find(
-        cls,
-        *,
-        flux: str | Path | None = None,
-        vae: str | Path | None = None,
-        clip_l: str | Path | None = None,
-        t5xxl: str | Path | None = None,
-        pulid: str | Path | None = None,
-        t5_tokenizer: str | Path | None = None,
-        models_dir: str | Path | None = None,
-        with_pulid: bool = True,
-    ) -> ModelFiles:
-        """Each explicit path, else the models folder, else the Hugging Face cache; T5's vocabulary else the hub. Raises WeightsError."""
-        t5 = find(T5XXL, t5xxl, models_dir)
-        beside = [t5.path.parent, *([Path(models_dir).expanduser()] if models_dir else [])]
-        return cls(
-            flux=find(FLUX, flux, models_dir),
-            vae=find(VAE, vae, models_dir),
-            clip_l=find(CLIP_L, clip_l, models_dir),
-            t5xxl=t5,
-            pulid=find(PULID, pulid, models_dir) if with_pulid else None,
-            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside),  # last: it may be a download
-        )
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture: a request with its schedule, its own seed, and an identity or None (then no hook is attached)."""
-
-    request: GenerationRequest
-    seed: int
-    embedding: Embedding | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """pixels: (H, W, 3) uint8 RGB. parameters: the text of the PNG chunk."""
-
-    job: Job
-    pixels: np.ndarray = field(repr=False)
-    parameters: str
-
-    def png(self, metadata: bool = True) -> bytes:
-        """The PNG file. The same picture gives the same bytes."""
-        from PIL import Image, PngImagePlugin
-
-        info = PngImagePlugin.PngInfo()
-        if metadata:
-            info.add_itxt("parameters", self.parameters) if not self.parameters.isascii() else info.add_text(
-                "parameters", self.parameters
-            )
-        buffer = io.BytesIO()
-        Image.fromarray(self.pixels).save(buffer, "PNG", pnginfo=info)
-        return buffer.getvalue()
 
 
 @dataclass(frozen=True)

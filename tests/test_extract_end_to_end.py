@@ -387,8 +387,8 @@ def test_interrupt_and_broken_pipe_show_no_traceback(capfd, monkeypatch):
 
     monkeypatch.setattr(cli, "app", interrupt)
     assert call(capfd, monkeypatch)[0] == 130
-    script = f"{sys.executable} -c 'from pulid_extract import cli; cli._print(bytes(10**6))' | true"
-    shell = "set -o pipefail; " + script.replace("cli._print", "cli.app=lambda **k: cli._print").replace(
+    script = f"{sys.executable} -c 'from pulid_extract import cli; cli.console.write_result(bytes(10**6))' | true"
+    shell = "set -o pipefail; " + script.replace("cli.console.w", "cli.app=lambda **k: cli.console.w").replace(
         "**6))", "**6)); cli.main()"
     )
     bash = shutil.which("bash") or "/bin/bash"
