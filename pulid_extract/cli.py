@@ -1,265 +1,114 @@
-"""The pulid-extract command: parse, check, call the Extractor, write, print. Thin; imports torch only once it has work to do.
+"""The pulid-extract command: its sub-commands, and what stands behind --portrait on the command line. Thin; imports no torch.
 
-Standard output carries the result (the file's path, one JSON line, or the file itself), standard error everything else.
-`console.run` is the one place where an expected error becomes a line and an exit code.
+What a command does is in commands/. `console.run` is the one place where an expected error becomes a line and an exit code.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import os
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from pulid_extract import __version__, console
-from pulid_extract.errors import InputError, OutputError, require_packages
-from pulid_extract.model_files import MODELS_DIR_VARIABLE, check_not_input, check_writable, write_atomically
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pulid_extract.extractor import Extractor, Identity
-    from pulid_extract.portrait import FaceBox
+from pulid_extract import console
+from pulid_extract.commands import extract as extraction
+from pulid_extract.commands.batch import BatchFlags
+from pulid_extract.commands.batch import run as run_batch
+from pulid_extract.commands.cache import cache
+from pulid_extract.commands.doctor import doctor
+from pulid_extract.commands.faces import FacesFlags
+from pulid_extract.commands.faces import run as list_faces
+from pulid_extract.commands.pull import pull
+from pulid_extract.flags import takes_flags
 
 PROGRAM = "pulid-extract"
-PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvision")  # what the extra [extract] brings
-
-app = console.new_app(subcommand_metavar="")
+PORTRAIT = "--portrait"
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"{PROGRAM} {__version__}")
-        raise typer.Exit
+class PortraitGroup(TyperGroup):
+    """Sub-commands beside a root command, whose --portrait takes what a shell makes of *.jpg: several names in a row."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_value = {
+            option: not parameter.is_flag
+            for parameter in self.get_params(ctx)
+            for option in parameter.opts
+            if hasattr(parameter, "is_flag")
+        }
+        return super().parse_args(ctx, repeat_portrait(args, takes_value, set(self.commands)))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0]
+        if word not in self.commands and os.path.exists(word):  # which, unlike Path, takes a name of any length
+            ctx.fail(f"No such command '{word}'. To extract from it: {PROGRAM} {PORTRAIT} {word} --out me.pulidembd")
+        return super().resolve_command(ctx, args)
+
+
+def repeat_portrait(args: list[str], takes_value: dict[str, bool], commands: set[str]) -> list[str]:
+    """`--portrait a.jpg b.jpg` -> `--portrait a.jpg --portrait b.jpg`, up to the next option or the name of a sub-command.
+
+    takes_value: option -> whether a value follows. A file that has a sub-command's name is a portrait here.
+    """
+    done: list[str] = []
+    rest = iter(args)
+    in_portraits = False
+    for word in rest:
+        if word.startswith("-") and word != "-":
+            name, glued, _ = word.partition("=")
+            in_portraits = name == PORTRAIT
+            done.append(word)
+            if word == "--":
+                break
+            if not glued and takes_value.get(name, False):
+                done += [value for value in [next(rest, None)] if value is not None]
+        elif in_portraits and (word not in commands or os.path.isfile(word)):
+            done += [PORTRAIT, word]
+        else:  # a sub-command: what follows is its own
+            done.append(word)
+            break
+    return [*done, *rest]
+
+
+app = console.new_app(cls=PortraitGroup)
 
 
 @app.callback(invoke_without_command=True)
-def extract(
-    context: typer.Context,
-    portrait: Annotated[
-        list[str] | None,
-        typer.Option("--portrait", metavar="FILE|-", help="Picture of the person: JPEG, PNG or WebP; - reads standard input."),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="FILE|-", help="The .pulidembd to write; - writes standard output.")
-    ] = None,
-    face_box: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X,Y,W,H",
-            help="Use this region of the upright portrait (pixels) and no face detector. Default: the largest face.",
-        ),
-    ] = None,
-    with_uncond: Annotated[
-        bool, typer.Option("--with-uncond", help="Also store the zero-condition tokens; --cfg-scale above 1 needs them.")
-    ] = False,
-    dtype: Annotated[Literal["f16", "bf16", "f32"], typer.Option(help="How the tokens are stored.")] = "f16",
-    pulid_weights: Annotated[str | None, typer.Option(metavar="FILE", help="pulid_flux_v0.9.1.safetensors.")] = None,
-    eva_clip: Annotated[
-        str | None, typer.Option(metavar="FILE", help="EVA02_CLIP_L_336_psz14_s6B.pt, or timm's or open_clip's safetensors.")
-    ] = None,
-    antelopev2: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="InsightFace's antelopev2 pack (non-commercial licence).")
-    ] = None,
-    retinaface: Annotated[str | None, typer.Option(metavar="FILE", help="detection_Resnet50_Final.pth (facexlib).")] = None,
-    bisenet: Annotated[str | None, typer.Option(metavar="FILE", help="parsing_bisenet.pth (facexlib).")] = None,
-    models_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            envvar=MODELS_DIR_VARIABLE,
-            help="Folder of model files, told apart by their headers. Asked after the flags above, "
-            "before the Hugging Face cache and download.",
-        ),
-    ] = None,
-    face_image: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Also write the grey face on white that EVA-CLIP sees.")
-    ] = None,
-    crop_image: Annotated[str | None, typer.Option(metavar="FILE.png", help="Also write the aligned 512x512 crop.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the output's path.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Turn a portrait into an identity file (.pulidembd) for pulid-generate and sd-cli.
+@takes_flags(extraction.Flags)
+def extract(context: typer.Context, flags: extraction.Flags) -> None:
+    """Turn portraits of a person into an identity file (.pulidembd) for pulid-generate and sd-cli.
 
     Example: pulid-extract --portrait me.jpg --pulid-weights pulid_flux_v0.9.1.safetensors --out me.pulidembd
     """
     if context.invoked_subcommand is not None:
         console.refuse_options(context)
         return
-    if not portrait or out is None:
-        context.fail(f"Missing option '{'--out' if portrait else '--portrait'}'.")
-    if len(portrait) > 1:
-        context.fail("--portrait was given more than once; one identity is made from one picture.")
-    out = "-" if out in ("/dev/stdout", "/dev/fd/1") else out  # or the result line would follow the file's own bytes
-    box = _parse_box(face_box) if face_box is not None else None
-    require_packages(PACKAGES, "extract")
-
-    pictures = {name: path for name, path in (("--face-image", face_image), ("--crop-image", crop_image)) if path is not None}
-    given = [portrait[0], pulid_weights, eva_clip, retinaface, bisenet]
-    _check_outputs({"--out": out, **pictures}, [path for path in given if path and path != "-"])
-    from pulid_extract.embedding_file import encode_embedding
-    from pulid_extract.portrait import decode_portrait, read_portrait_bytes
-
-    data, where = read_portrait_bytes(portrait[0])
-    image = decode_portrait(data, where)
-    with _quiet():
-        from pulid_extract.extractor import Extractor
-
-        extractor = Extractor.load(
-            pulid_weights=pulid_weights,
-            eva_clip=eva_clip,
-            antelopev2=antelopev2,
-            retinaface=retinaface,
-            bisenet=bisenet,
-            models_dir=models_dir or None,
-            device=device,
-            detect=box is None,
-            log=console.log,
-        )
-        for output in (out, *pictures.values()):
-            check_not_input(output, [found.path for found in extractor.found.values()])
-        hashes = _Beside(extractor.provenance)
-        identity = extractor.extract(image, box, with_uncond)
-        result = encode_embedding(
-            identity.tokens, identity.uncond, dtype=dtype, provenance=_provenance(data, identity, hashes.result())
-        )
-    for path, picture in ((face_image, identity.grey_face), (crop_image, identity.crop)):
-        if path is not None:
-            write_atomically(path, _png(picture))
-    if out != "-":
-        write_atomically(out, result, mode=0o600)  # a face's fingerprint is its owner's business
-    report = json.dumps(_report(out, result, identity, extractor, dtype)) if as_json else out
-    if out != "-":
-        console.write_line(report)
-    else:
-        console.write_result(result)
-        if as_json:
-            typer.echo(report, err=True)
+    extraction.run(context, flags)
 
 
-def _parse_box(text: str) -> FaceBox:
-    from pulid_extract.portrait import FaceBox
+@app.command()
+@takes_flags(FacesFlags)
+def faces(context: typer.Context, flags: FacesFlags) -> None:
+    """List every face of a photograph: index, box, landmarks, score, head pose and sharpness; draw them with --draw.
 
-    try:
-        x, y, width, height = (int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not X,Y,W,H: four whole numbers of pixels", param_hint="'--face-box'") from None
-    return FaceBox(x, y, width, height)
-
-
-def _check_outputs(outputs: dict[str, str], inputs: list[str]) -> None:
-    """Raise OutputError now for what could not be written after minutes of work, and for what would overwrite an input."""
-    seen: dict[Path, str] = {}
-    for flag, path in outputs.items():
-        if path == "-" and flag == "--out":
-            if sys.stdout.isatty():
-                raise OutputError("--out -: standard output is a terminal; redirect it to a file or a pipe")
-            continue
-        if flag != "--out" and Path(path).suffix.lower() != ".png":
-            raise OutputError(f"{flag} {path}: expected a name that ends in .png")
-        check_writable(path)
-        real = Path(path).resolve()
-        if real in seen and (real.is_file() or not real.exists()):  # not for /dev/null
-            raise OutputError(f"{path}: is both {seen[real]} and {flag}; give each its own file")
-        seen.setdefault(real, flag)
-        for source in inputs:
-            if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source) and Path(path).is_file():
-                raise OutputError(f"{path}: {flag} would overwrite an input; give another name")
+    The index is what --face-index takes. Needs antelopev2 only.
+    """
+    list_faces(flags)
 
 
-def _provenance(portrait: bytes, identity: Identity, hashes: dict[str, str]) -> dict[str, str]:
-    """What made the file: hashes and version, and no time, path or name, so that the same input gives the same bytes."""
-    import hashlib
+@app.command()
+@takes_flags(BatchFlags)
+def batch(context: typer.Context, flags: BatchFlags) -> None:
+    """Extract from many portraits with models that are loaded once; print one line of JSON for each, as it is finished.
 
-    return {
-        "portrait.sha256": hashlib.sha256(portrait).hexdigest(),
-        **hashes,
-        "face": identity.face,
-        "tool": f"pulid_extract {__version__}",
-    }
+    One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written, whenever it is interrupted.
+    """
+    run_batch(flags)
 
 
-def _report(out: str, result: bytes, identity: Identity, extractor: Extractor, dtype: str) -> dict[str, Any]:
-    import hashlib
-
-    box = identity.box
-    return {
-        "output": out,
-        "sha256": hashlib.sha256(result).hexdigest(),
-        "face": identity.face,
-        "box": [box.x, box.y, box.width, box.height],
-        "score": identity.score,
-        "faces": identity.faces_found,
-        "tokens": list(identity.tokens.shape),
-        "uncond": identity.uncond is not None,
-        "dtype": dtype,
-        "device": extractor.device,
-        "files": {name: {"path": str(found.path), "rule": found.rule} for name, found in extractor.found.items()},
-    }
-
-
-def _png(picture: np.ndarray) -> bytes:
-    """uint8 RGB (H, W, 3) as PNG."""
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-class _Beside(threading.Thread):
-    """Run a function beside the work. A daemon, so that a failed run does not wait for gigabytes to be hashed."""
-
-    def __init__(self, function):
-        super().__init__(daemon=True)
-        self.function, self.value, self.error = function, None, None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.value = self.function()
-        except Exception as error:
-            self.error = error
-
-    def result(self) -> Any:
-        self.join()
-        if self.error is not None:
-            raise InputError(f"a model file cannot be read ({self.error})") if isinstance(self.error, OSError) else self.error
-        return self.value
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries out of standard output, at the level of file descriptors, and their warnings out of standard error."""
-    sys.stdout.flush()
-    handler = logging.NullHandler()
-    logging.getLogger().addHandler(handler)  # without any handler, logging prints warnings by itself
-    saved = None
-    with contextlib.suppress(OSError):
-        saved = os.dup(1)
-        os.dup2(2, 1)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        if saved is not None:
-            os.dup2(saved, 1)
-            os.close(saved)
+app.command()(cache)
+app.command()(doctor)
+app.command()(pull)
 
 
 def main() -> None:

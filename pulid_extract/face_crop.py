@@ -41,9 +41,13 @@ class Landmarks:
     points: np.ndarray
     score: float
 
-    @property
-    def area(self) -> float:
-        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+    def mapped(self, scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Landmarks:
+        """The same face where x becomes x * scale + shift, and y alike."""
+        (sx, sy), (dx, dy) = scale, shift
+        left, top, right, bottom = self.box
+        return Landmarks(
+            (left * sx + dx, top * sy + dy, right * sx + dx, bottom * sy + dy), self.points * scale + shift, self.score
+        )
 
 
 def load_retinaface(path: Path, device: str = "cpu") -> nn.Module:
@@ -70,9 +74,9 @@ def load_bisenet(path: Path, device: str = "cpu") -> nn.Module:
 
 
 @torch.no_grad()
-def find_landmarks(detector: nn.Module, image: np.ndarray) -> list[Landmarks]:
+def find_landmarks(detector: nn.Module, image: np.ndarray, confidence: float = CONFIDENCE) -> list[Landmarks]:
     """All faces in a uint8 BGR (H, W, 3) picture, at its own size, best score first."""
-    found = detector.detect_faces(image, CONFIDENCE)  # type: ignore[operator]  # (faces, 15): box, score, five points
+    found = detector.detect_faces(image, confidence)  # type: ignore[operator]  # (faces, 15): box, score, five points
     if not np.isfinite(found).all():
         raise WeightsError("RetinaFace gives boxes that are NaN or infinite; download detection_Resnet50_Final.pth again")
     return [
@@ -86,12 +90,26 @@ def align(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 
     image: uint8 BGR (H, W, 3). points: (5, 2) pixels. Raises FaceError if the landmarks lie on top of each other.
     """
+    return warp(image, alignment(points))
+
+
+def alignment(points: np.ndarray) -> np.ndarray:
+    """The (2, 3) matrix that takes pixels of a picture to pixels of the aligned crop. points: (5, 2). Raises FaceError as `align`."""
     import cv2
 
     matrix = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.LMEDS)[0]
     if matrix is None or not np.isfinite(matrix).all():
         raise FaceError("the face's landmarks lie on top of each other; give another portrait, or the region with --face-box")
-    return cv2.warpAffine(image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER_BGR)
+    return matrix
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, border: tuple[int, int, int] | None = BORDER_BGR) -> np.ndarray:
+    """uint8 (H, W, 3) as the aligned crop sees it: (512, 512, 3). border: the colour where there is no picture; None repeats its rim."""
+    import cv2
+
+    if border is None:
+        return cv2.warpAffine(image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=border)
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:
@@ -110,17 +128,22 @@ def parse_face(parser: nn.Module, face: torch.Tensor) -> torch.Tensor:
     return scores.argmax(dim=1, keepdim=True)
 
 
-def face_share(labels: torch.Tensor) -> float:
-    """The share of a crop, 0 to 1, that is face or hair by its labels (B, 1, H, W)."""
-    return 1.0 - float(torch.isin(labels, torch.tensor(BACKGROUND_LABELS, device=labels.device)).float().mean())
+def face_share(labels: torch.Tensor, keep: torch.Tensor | None = None) -> float:
+    """The share of a crop, 0 to 1, that is face or hair by its labels (B, 1, H, W) and is kept; see `grey_on_white`."""
+    return 1.0 - float(_hidden(labels, keep).float().mean())
 
 
-def grey_on_white(face: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def grey_on_white(face: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
     """The face in grey on three equal channels, white wherever the labels say background: (B, 3, H, W) in [0, 1].
 
-    face: float32 RGB (B, 3, H, W) in [0, 1]. labels: (B, 1, H, W) integers 0..18.
+    face: float32 RGB (B, 3, H, W) in [0, 1]. labels: (B, 1, H, W) integers 0..18. keep: (B, 1, H, W) bool, white also where it is
+    False; None keeps all, as the reference.
     """
     red, green, blue = face[:, 0:1], face[:, 1:2], face[:, 2:3]
     grey = GREY[0] * red + GREY[1] * green + GREY[2] * blue
+    return torch.where(_hidden(labels, keep), 1.0, grey).repeat(1, 3, 1, 1)
+
+
+def _hidden(labels: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
     background = torch.isin(labels, torch.tensor(BACKGROUND_LABELS, device=labels.device))
-    return torch.where(background, 1.0, grey).repeat(1, 3, 1, 1)
+    return background if keep is None else background | ~keep

@@ -9,6 +9,7 @@ Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; insightface 2.1, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 from pulid_extract.errors import WeightsError
 
 DETECTOR_FILE, RECOGNISER_FILE = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
-DETECTION_SIZE = (640, 640)  # said out loud: insightface 2.1 would otherwise look at two scales
+# Said out loud: insightface 2.1 would otherwise look at two scales. The smaller ones are tried only when nothing was found: SCRFD misses
+# faces that are larger than most of its input, and finds them in a smaller one.
+DETECTION_SIZES = (640, 480, 320, 160)
 THRESHOLD = 0.5
 VECTOR_WIDTH = 512
 
@@ -31,9 +34,12 @@ class Face:
     landmarks: np.ndarray
     score: float
 
-    @property
-    def area(self) -> float:
-        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+    def mapped(self, scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Face:
+        """The same face where x becomes x * scale + shift, and y alike."""
+        (sx, sy), (dx, dy) = scale, shift
+        left, top, right, bottom = self.box
+        box = (left * sx + dx, top * sy + dy, right * sx + dx, bottom * sy + dy)
+        return Face(box, (self.landmarks * scale + shift).astype(np.float32), self.score)
 
 
 class Antelope:
@@ -47,11 +53,25 @@ class Antelope:
         self.folder = folder
         self._models: dict[str, Any] = {}
 
-    def detect(self, image: np.ndarray) -> list[Face]:
-        """All faces in a uint8 BGR (H, W, 3) picture, best score first. Raises WeightsError for a detector that cannot run."""
+    def detect(
+        self, image: np.ndarray, threshold: float = THRESHOLD, log: Callable[[str], None] = lambda line: None
+    ) -> list[Face]:
+        """All faces in a uint8 BGR (H, W, 3) picture, best score first; the largest detection size that shows any is taken.
+
+        threshold: score from which something is a face. Raises WeightsError for a detector that cannot run.
+        """
+        for size in DETECTION_SIZES:
+            found = self._detect_at(image, size, threshold)
+            if found:
+                if size != DETECTION_SIZES[0]:
+                    log(f"no face at detection size {DETECTION_SIZES[0]}, {len(found)} at {size}")
+                return found
+        return []
+
+    def _detect_at(self, image: np.ndarray, size: int, threshold: float) -> list[Face]:
         detector = self._model("detection", DETECTOR_FILE)
         try:
-            boxes, landmarks = detector.detect(image)
+            boxes, landmarks = detector.detect(image, input_size=(size, size), det_thresh=threshold)
         except Exception as error:  # insightface and onnxruntime raise anything for a network of another shape
             raise WeightsError(f"{detector.model_file}: the face detector fails ({_first_line(error)})") from None
         if landmarks is None:
@@ -96,7 +116,7 @@ class Antelope:
             for path in candidates:  # the first of its task in name order, as insightface's own FaceAnalysis takes it
                 model = self._open(path)
                 if model is not None and model.taskname == task:
-                    model.prepare(0, input_size=DETECTION_SIZE, det_thresh=THRESHOLD)
+                    model.prepare(0, input_size=(DETECTION_SIZES[0],) * 2, det_thresh=THRESHOLD)
                     self._models[task] = model
                     break
             else:
@@ -117,11 +137,6 @@ class Antelope:
                 return get_model(str(path.absolute()), providers=["CPUExecutionProvider"])
             except Exception as error:  # onnx, protobuf and onnxruntime each have their own
                 raise WeightsError(f"{path}: insightface cannot open it ({_first_line(error)}); download it again") from None
-
-
-def largest(faces: list[Face]) -> Face:
-    """The face of the largest box; of equals the last, as the reference's sort has it."""
-    return sorted(faces, key=lambda face: face.area)[-1]
 
 
 def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif")  # what counts as a picture in a folder
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 128 << 20  # phones reach 108 million; a decompression bomb claims billions
 MIN_SIDE = 16  # below it the detectors' own resizing has nothing left to work on
@@ -50,10 +53,59 @@ class FaceBox:
     height: int
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A portrait, and what the networks see of it: uint8 BGR, its long side limited. scale: (x, y) from that to the portrait."""
+
+    image: np.ndarray
+    bgr: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray) -> Photo:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"the portrait is {image.dtype} {image.shape}, expected uint8 RGB (H, W, 3)")
+        return cls(image, np.ascontiguousarray(limit_long_side(image)[..., ::-1]))
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The limited picture, uint8 RGB."""
+        return np.ascontiguousarray(self.bgr[..., ::-1])
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        return self.image.shape[1] / self.bgr.shape[1], self.image.shape[0] / self.bgr.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the portrait."""
+        return self.image.shape[1], self.image.shape[0]
+
+    def in_portrait(self, box: tuple[float, float, float, float]) -> FaceBox:
+        """A box as whole pixels of the portrait, cut at its borders: what --face-box would take."""
+        left, right = (min(max(round(x * self.scale[0]), 0), self.size[0]) for x in (box[0], box[2]))
+        top, bottom = (min(max(round(y * self.scale[1]), 0), self.size[1]) for y in (box[1], box[3]))
+        return FaceBox(left, top, right - left, bottom - top)
+
+
 def read_portrait(path: str | Path) -> np.ndarray:
     """The picture in a JPEG, PNG or WebP file ("-": standard input): uint8 RGB (H, W, 3). Raises InputError."""
     data, where = read_portrait_bytes(path)
     return decode_portrait(data, where)
+
+
+def pictures_in(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """The pictures of a folder by their names' endings, and what else is in it; both sorted, hidden files left out.
+
+    Sub-folders are not entered. Raises InputError for a folder without a picture, and for one that cannot be read.
+    """
+    try:
+        inside = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    pictures = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    if not pictures:
+        raise InputError(f"{folder}: holds no picture; expected files that end in {', '.join(SUFFIXES)}")
+    return pictures, [path for path in inside if path not in pictures]
 
 
 def read_portrait_bytes(path: str | Path) -> tuple[bytes, str]:
@@ -70,7 +122,7 @@ def read_portrait_bytes(path: str | Path) -> tuple[bytes, str]:
     except FileNotFoundError:
         raise InputError(f"{where}: no such file; --portrait wants a JPEG, PNG or WebP picture") from None
     except IsADirectoryError:
-        raise InputError(f"{where}: is a folder; --portrait wants one JPEG, PNG or WebP picture") from None
+        raise InputError(f"{where}: is a folder; a JPEG, PNG or WebP picture is wanted here") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(data) > MAX_FILE_BYTES:
@@ -91,10 +143,12 @@ def decode_portrait(data: bytes, where: str = "portrait") -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of bombs (refused below) and of odd EXIF
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_with_heif(data, where)))
             frames = getattr(image, "n_frames", 1)
         except Image.DecompressionBombError:
             raise InputError(f"{where}: claims more than {MAX_PIXELS >> 20} million pixels; give a smaller picture") from None
+        except InputError:
+            raise
         except Exception as error:  # Pillow's plugins raise whatever a damaged byte leads to
             raise InputError(f"{where}: is not a readable JPEG, PNG or WebP picture ({_guess(data) or error})") from None
         width, height = image.size
@@ -114,10 +168,22 @@ def decode_portrait(data: bytes, where: str = "portrait") -> np.ndarray:
     return pixels
 
 
+def _with_heif(data: bytes, where: str) -> tuple[str, ...]:
+    """HEIC needs Pillow's plugin pillow-heif, which is no dependency. Raises InputError, saying what to install, if it is not there."""
+    if data[4:8] != b"ftyp" or data[8:12] not in HEIF_BRANDS:
+        return ()
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError(f"{where}: is HEIC; run: pip install pillow-heif, or save the picture as JPEG") from None
+    pillow_heif.register_heif_opener()  # turns pictures upright itself, and says so in their EXIF
+    return ("HEIF",)
+
+
 def _guess(data: bytes) -> str:
     """A word on what people send instead, or nothing."""
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return "it is HEIC or AVIF: save it as JPEG"
+    if data[4:12] == b"ftypavif":
+        return "it is AVIF: save it as JPEG"
     if data.lstrip()[:1] == b"<":
         return "it is an HTML or SVG page"
     if data[:4] == b"GIF8":
@@ -170,32 +236,93 @@ def limit_long_side(image: np.ndarray, limit: int = LONG_SIDE) -> np.ndarray:
     return cv2.resize(image, small, interpolation=cv2.INTER_LANCZOS4)
 
 
-def crop_box(image: np.ndarray, box: FaceBox, full_size: tuple[int, int], pad: tuple[int, int, int] = PAD_RGB) -> np.ndarray:
+def with_margin(image: np.ndarray) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
+    """The picture with half its size of grey on each side, for detectors that miss a face that fills the frame.
+
+    image: uint8 BGR (H, W, 3). Returns the larger picture, its long side limited, and (scale, shift) that lead back:
+    x of the picture = x of the larger one * scale + shift, and y alike.
+    """
+    height, width = image.shape[:2]
+    left, top = width // 2, height // 2
+    canvas = np.full((height + 2 * top, width + 2 * left, 3), PAD_RGB[::-1], np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    small = limit_long_side(canvas)
+    scale = (canvas.shape[1] / small.shape[1], canvas.shape[0] / small.shape[0])
+    return small, scale, (-float(left), -float(top))
+
+
+def limit_mask(keep: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A bool mask (H, W) as the limited picture of `size` (width, height) sees it: uint8 (h, w, 3), 255 where it keeps."""
+    import cv2
+
+    white = np.where(keep, np.uint8(255), np.uint8(0))
+    if size != white.shape[::-1]:
+        white = cv2.resize(white, size, interpolation=cv2.INTER_AREA)
+    return np.repeat(white[..., None], 3, axis=2)
+
+
+def keep_of(size: tuple[int, int], mask: np.ndarray | None, boxes: Sequence[FaceBox], where: str) -> np.ndarray | None:
+    """What EVA-CLIP may see of a portrait of `size` (width, height): bool (H, W); None for all of it.
+
+    mask: uint8 RGB (H, W, 3), the lighter half keeps. boxes: regions, of which any keeps. With both, what both keep. `where` names
+    the mask in messages. Raises InputError for a mask of another size and a box that cannot be.
+    """
+    if mask is None and not boxes:
+        return None
+    width, height = size
+    keep = np.ones((height, width), bool)
+    if mask is not None:
+        if mask.shape[:2] != (height, width):
+            raise InputError(
+                f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, the upright portrait is {width}x{height}; they must be equal"
+            )
+        keep &= mask.mean(axis=2) >= 128
+    if boxes:
+        inside = np.zeros_like(keep)
+        for box in boxes:
+            check_box("--box", box, size, smallest=1)
+            inside[box.y : box.y + box.height, box.x : box.x + box.width] = True
+        keep &= inside
+    return keep
+
+
+def check_box(flag: str, box: FaceBox, size: tuple[int, int], smallest: int = MIN_SIDE) -> None:
+    """Raise InputError for a box without area, outside a picture of `size` (width, height), or smaller than `smallest`."""
+    if box.width < 1 or box.height < 1:
+        raise InputError(f"{flag} {_text(box)}: has no area; give X,Y,W,H with W and H above 0")
+    if box.x < 0 or box.y < 0 or box.x + box.width > size[0] or box.y + box.height > size[1]:
+        raise InputError(f"{flag} {_text(box)}: reaches outside the portrait, which is {size[0]}x{size[1]} pixels")
+    if max(box.width, box.height) < smallest:
+        raise InputError(f"{flag} {_text(box)}: is too small to hold a face; give at least {smallest} pixels")
+
+
+def crop_box(
+    image: np.ndarray, box: FaceBox, full_size: tuple[int, int], pad: tuple[int, int, int] | None = PAD_RGB
+) -> np.ndarray:
     """The region as an aligned face: squared around its centre, resized to 512x512.
 
     image: uint8 (H, W, 3), the limited picture. full_size: (width, height) of the picture that `box` counts in.
-    pad: the colour, in the picture's channel order, that fills the square where it is larger than the picture; else the
-    square is moved inside.
+    pad: the colour, in the picture's channel order, that fills the square where it is larger than the picture (None: the picture's
+    rim); else the square is moved inside.
     A square of 512 pixels is copied as it is. Raises InputError for a box without area or reaching outside.
     """
     import cv2
 
+    check_box("--face-box", box, full_size)
     full_width, full_height = full_size
-    if box.width < 1 or box.height < 1:
-        raise InputError(f"--face-box {_text(box)}: has no area; give X,Y,W,H with W and H above 0")
-    if box.x < 0 or box.y < 0 or box.x + box.width > full_width or box.y + box.height > full_height:
-        raise InputError(f"--face-box {_text(box)}: reaches outside the portrait, which is {full_width}x{full_height} pixels")
-    if max(box.width, box.height) < MIN_SIDE:
-        raise InputError(f"--face-box {_text(box)}: is too small to hold a face; give at least {MIN_SIDE} pixels")
     height, width = image.shape[:2]
     scale_x, scale_y = width / full_width, height / full_height
     side = max(1, round(max(box.width * scale_x, box.height * scale_y)))
     left = _inside((box.x + box.width / 2) * scale_x, side, width)
     top = _inside((box.y + box.height / 2) * scale_y, side, height)
-    square = np.full((side, side, 3), pad, np.uint8)
     part = image[max(top, 0) : top + side, max(left, 0) : left + side]
     y, x = max(-top, 0), max(-left, 0)
-    square[y : y + part.shape[0], x : x + part.shape[1]] = part
+    if pad is None:
+        rims = [(before, side - before - length) for before, length in zip((y, x), part.shape, strict=False)]
+        square = np.pad(part, (*rims, (0, 0)), mode="edge")
+    else:
+        square = np.full((side, side, 3), pad, np.uint8)
+        square[y : y + part.shape[0], x : x + part.shape[1]] = part
     if side == CROP_SIDE:
         return square
     interpolation = cv2.INTER_AREA if side > CROP_SIDE else cv2.INTER_LANCZOS4

@@ -1,9 +1,9 @@
-"""Flux and autoencoder files in Black Forest Labs' layout -> diffusers models. Every size is read from the tensors.
+"""Flux and autoencoder files, in Black Forest Labs' layout or in diffusers' -> diffusers models. Every size is read from the tensors.
 
 Name maps are tables, loading is strict. Knows nothing of prompts, identities or where a model will run next.
 
 Sources: black-forest-labs/flux src/flux/{model,modules/layers,modules/autoencoder}.py (names and order of fused rows);
-diffusers 0.42.1 transformer_flux.py and autoencoder_kl.py (target names).
+diffusers 0.42.1 transformer_flux.py and autoencoder_kl.py (target names, and what their config.json says).
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from torch import Tensor
 
 from pulid_extract.model_files import Header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.quantized import QuantizedWeight, keep_quantized
-from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors, reject_unknown, shapes_of
+from pulid_generate.packed import PACKED, keep_packed, swap_halves
+from pulid_generate.tensor_files import check_storage, depth_of, load_strictly, part_of, read_tensors, reject_unknown
 
-FLUX_MARKER, VAE_MARKER = "img_in.weight", "decoder.conv_in.weight"  # tensors that only these models have
+# tensors that only these models have; Flux in BFL's spelling and in diffusers', the autoencoder's is the same in both
+FLUX_MARKER, VAE_MARKER = ("img_in.weight", "x_embedder.weight"), "decoder.conv_in.weight"
 HEAD_WIDTH = 128
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
-LATENT_WIDTH = 64  # 16 channels x 2 x 2; Fill has 384, Canny and Depth 128
+LATENT_CHANNELS = 16
+LATENT_WIDTH = 64  # 16 channels x 2 x 2
+VARIANTS = {384: "Flux Fill", 128: "Flux Canny or Depth"}  # by input width: they read a second picture
 SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159  # flux src/flux/util.py, AutoEncoderParams
 NORM_GROUPS = 32  # flux src/flux/modules/autoencoder.py
 
@@ -68,6 +71,39 @@ FLUX_BLOCKS = {
     "single_blocks": ("single_transformer_blocks", FLUX_SINGLE),
 }
 
+
+@dataclass(frozen=True)
+class FluxNames:
+    """The tensors of a layout that tell the model's sizes: input, text, pooled and guidance projections, a first block; the block lists."""
+
+    latent: str
+    context: str
+    pooled: str
+    first: str
+    double: str
+    single: str
+    guidance: str
+
+
+BFL_NAMES = FluxNames(
+    "img_in.weight",
+    "txt_in.weight",
+    "vector_in.in_layer.weight",
+    "double_blocks.0.img_attn.qkv.weight",
+    "double_blocks",
+    "single_blocks",
+    "guidance_in.in_layer.weight",
+)
+DIFFUSERS_NAMES = FluxNames(
+    "x_embedder.weight",
+    "context_embedder.weight",
+    "time_text_embed.text_embedder.linear_1.weight",
+    "transformer_blocks.0.attn.to_q.weight",
+    "transformer_blocks",
+    "single_transformer_blocks",
+    "time_text_embed.guidance_embedder.linear_1.weight",
+)
+
 # BFL autoencoder -> diffusers, as patterns; {up} counts from the other end, see _vae_name
 VAE_NAMES = (
     (r"(encoder|decoder)\.(conv_in|conv_out)", r"\1.\2"),
@@ -103,36 +139,64 @@ class FluxShape:
 
 def flux_shape(header: Header) -> FluxShape:
     """Read a Flux file's sizes from its header. Raises CheckpointError for a variant that cannot be used, by name."""
-    shapes = shapes_of(header, FLUX_MARKER)
-    needed = ("img_in.weight", "txt_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_attn.qkv.weight")
+    part = part_of(header, FLUX_MARKER)
+    check_storage(part)
+    shapes = {name: shape for name, (_, shape) in part.tensors.items()}
+    names = _names_of(part)
+    needed = (names.latent, names.context, names.pooled, names.first)
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise CheckpointError(f"{header.path}: missing {', '.join(missing)}; the file is incomplete, download it again")
     if any(len(shapes[name]) != 2 for name in needed):
         raise CheckpointError(f"{header.path}: its matrices are not two-dimensional; the file is damaged, download it again")
-    width, latent = shapes["img_in.weight"]
-    if latent != LATENT_WIDTH:
-        variant = {384: "Flux Fill", 128: "Flux Canny or Depth"}.get(latent, "no Flux text-to-image model")
-        raise CheckpointError(
-            f"{header.path}: is {variant} (input width {latent}, expected {LATENT_WIDTH}); use FLUX.1 dev or schnell"
-        )
+    width, latent = shapes[names.latent]
+    for found in (latent, part.metadata.get("in_channels", LATENT_WIDTH) if header.format == "diffusers folder" else latent):
+        if found != LATENT_WIDTH:
+            raise CheckpointError(
+                f"{header.path}: is {VARIANTS.get(found, 'no Flux text-to-image model')} (input width {found}, "
+                f"expected {LATENT_WIDTH}); use FLUX.1 dev or schnell"
+            )
     if width % HEAD_WIDTH:
         raise CheckpointError(f"{header.path}: width {width} is no multiple of the head width {HEAD_WIDTH}")
-    return FluxShape(
+    shape = FluxShape(
         width=width,
-        double=depth_of(shapes, "double_blocks"),
-        single=depth_of(shapes, "single_blocks"),
-        context=shapes["txt_in.weight"][1],
-        pooled=shapes["vector_in.in_layer.weight"][1],
-        guidance="guidance_in.in_layer.weight" in shapes,
+        double=depth_of(shapes, names.double),
+        single=depth_of(shapes, names.single),
+        context=shapes[names.context][1],
+        pooled=shapes[names.pooled][1],
+        guidance=names.guidance in shapes,
     )
+    if header.format == "diffusers folder":
+        _check_config(part, shape)
+    return shape
+
+
+def _names_of(part: Header) -> FluxNames:
+    return BFL_NAMES if BFL_NAMES.latent in part.tensors else DIFFUSERS_NAMES
+
+
+def _check_config(part: Header, shape: FluxShape) -> None:
+    """Raise CheckpointError if a folder's config.json describes another model than its tensors do."""
+    for key, found in (
+        ("num_layers", shape.double),
+        ("num_single_layers", shape.single),
+        ("guidance_embeds", shape.guidance),
+        ("joint_attention_dim", shape.context),
+        ("pooled_projection_dim", shape.pooled),
+    ):
+        said = part.metadata.get(key, found)
+        if said != found:
+            raise CheckpointError(
+                f"{part.path}: config.json says {key} {said}, the tensors {found}; they do not belong together, download the folder again"
+            )
 
 
 def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | str = "cpu", *, dequantize: bool = False) -> Any:
-    """The transformer of a BFL-named safetensors or GGUF file as a diffusers FluxTransformer2DModel in eval mode, on `device`.
+    """The transformer of a safetensors or GGUF file or a diffusers folder as a diffusers FluxTransformer2DModel in eval mode, on `device`.
 
-    dtype: of every weight; None keeps what the file has (fp8 becomes bfloat16). dequantize: turn ggml's quantised matrices into `dtype`
-    (float16 for None) now, instead of once per forward. Raises CheckpointError.
+    dtype: of every plain weight; None keeps what the file has. Matrices in fp8 and in ggml's quantised types stay as stored and are
+    widened once per forward. dequantize: turn them into `dtype` now (for None: fp8 into bfloat16, ggml's into float16).
+    Raises CheckpointError.
     """
     from diffusers import FluxTransformer2DModel
 
@@ -153,16 +217,18 @@ def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | 
         )
     state: dict[str, Any] = {}
     unknown = []
-    for name, tensor in read_tensors(header, FLUX_MARKER, device, dtype, quantized=not dequantize):
-        targets = flux_targets(name)
+    bfl = _names_of(part_of(header, FLUX_MARKER)) is BFL_NAMES
+    for name, tensor in read_tensors(header, FLUX_MARKER, device, dtype, packed=not dequantize):
+        targets = flux_targets(name) if bfl else [name]
         if targets is None:
             unknown.append(name)
             continue
-        state.update(zip(targets, _flux_rows(name, tensor, len(targets), shape.width), strict=True))
+        parts = _flux_rows(name, tensor, len(targets), shape.width) if bfl else [tensor]
+        state.update(zip(targets, parts, strict=True))
     reject_unknown(header, unknown)
-    weights = {name: state.pop(name) for name in list(state) if isinstance(state[name], QuantizedWeight)}
+    weights = {name: state.pop(name) for name in list(state) if isinstance(state[name], PACKED)}
     try:
-        keep_quantized(model, weights)
+        keep_packed(model, weights)
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{header.path}: {error}; not a complete file of its kind") from None
     return load_strictly(model, state, header)
@@ -182,12 +248,9 @@ def flux_targets(name: str) -> list[str] | None:
 
 
 def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
-    """tensor: a Tensor or a QuantizedWeight; both split by rows."""
-    if name.startswith("final_layer.adaLN_modulation"):
-        rows = tensor.data if isinstance(tensor, QuantizedWeight) else tensor
-        shift, scale = rows.chunk(2)  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
-        swapped = torch.cat([scale, shift])
-        return [QuantizedWeight(swapped, tensor.kind) if isinstance(tensor, QuantizedWeight) else swapped]
+    """tensor: a Tensor or a packed weight; both split by rows."""
+    if name.startswith("final_layer.adaLN_modulation"):  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
+        return [swap_halves(tensor) if isinstance(tensor, PACKED) else torch.cat(tensor.chunk(2)[::-1])]
     rest = tensor.shape[0] - 3 * width  # of the MLP, where there are four parts
     if parts == 1 or rest < 0 or (rest == 0) != (parts == 3):
         return [tensor] * parts  # a wrong shape is reported with the others, by load_strictly
@@ -195,23 +258,36 @@ def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
 
 
 def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-    """The autoencoder of a BFL ae.safetensors as a diffusers AutoencoderKL in eval mode. Raises CheckpointError."""
+    """The autoencoder of a file or a diffusers folder as a diffusers AutoencoderKL in eval mode. Raises CheckpointError."""
     from diffusers import AutoencoderKL
 
-    shapes = shapes_of(header, VAE_MARKER)
-    levels = depth_of(shapes, "encoder.down")
+    part = part_of(header, VAE_MARKER)
+    shapes = {name: shape for name, (_, shape) in part.tensors.items()}
+    bfl = "decoder.mid.attn_1.q.weight" in shapes
+    first, blocks = (
+        ("encoder.down.{}.block.0.conv1.weight", "encoder.down.0.block")
+        if bfl
+        else ("encoder.down_blocks.{}.resnets.0.conv1.weight", "encoder.down_blocks.0.resnets")
+    )
+    levels = depth_of(shapes, first.partition(".{}")[0])
     try:
-        channels = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
-        latent = shapes["decoder.conv_in.weight"][1]
+        channels = [shapes[first.format(level)][0] for level in range(levels)]
+        latent = shapes[VAE_MARKER][1]
     except KeyError as error:
         raise CheckpointError(f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again") from None
+    scaling = part.metadata.get("scaling_factor", SCALING_FACTOR) if header.format == "diffusers folder" else SCALING_FACTOR
+    if latent != LATENT_CHANNELS or scaling != SCALING_FACTOR:
+        raise CheckpointError(
+            f"{header.path}: is the autoencoder of another model (latents of {latent} channels, scaled by {scaling}; Flux has "
+            f"{LATENT_CHANNELS}, scaled by {SCALING_FACTOR}); use Flux's ae.safetensors"
+        )
     model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(channels),
-        layers_per_block=depth_of(shapes, "encoder.down.0.block"),
+        layers_per_block=depth_of(shapes, blocks),
         latent_channels=latent,
         norm_num_groups=NORM_GROUPS,
         scaling_factor=SCALING_FACTOR,
@@ -222,7 +298,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
     state: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in read_tensors(header, VAE_MARKER, device, dtype):
-        target = _vae_name(name, levels)
+        target = _vae_name(name, levels) if bfl else name
         if target is None:
             unknown.append(name)
             continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pulid_extract.model_files import Found, Role, find
-from pulid_generate.text_encoders import find_t5_tokenizer
-from pulid_generate.weights import CLIP_L, FLUX, PULID, T5XXL, VAE
+from pulid_extract.model_files import Found, Role, check_role, fills, find, kinds_of, open_given
+from pulid_generate.errors import WeightsError
+from pulid_generate.vocabularies import find_t5_tokenizer
+from pulid_generate.weights import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ModelFiles:
     def find(
         cls,
         *,
+        model: str | Path | None = None,
         flux: str | Path | None = None,
         vae: str | Path | None = None,
         clip_l: str | Path | None = None,
@@ -39,14 +41,36 @@ class ModelFiles:
         models_dir: str | Path | None = None,
         with_pulid: bool = True,
     ) -> ModelFiles:
-        """Each explicit path, else the models folder, else the Hugging Face cache; T5's vocabulary else the hub. Raises WeightsError."""
-        t5 = find(T5XXL, t5xxl, models_dir)
-        beside = [t5.path.parent, *([Path(models_dir).expanduser()] if models_dir else [])]
+        """Each explicit path, else `model`, else the models folder, else the Hugging Face cache; T5's vocabulary else the hub.
+
+        A path is a file, a diffusers folder or the id of a cached repository. model: an all-in-one checkpoint or a whole diffusers
+        pipeline; it must hold a Flux transformer unless `flux` is given. Raises WeightsError.
+        """
+        whole = open_given(ALL_IN_ONE, model) if model is not None else None
+        if whole is not None and flux is None:
+            check_role(whole.header, replace(FLUX, flag=ALL_IN_ONE.flag))
+        folder = Path(models_dir).expanduser() if models_dir else None
+        transformer = _part(FLUX, flux, whole, folder)  # first: of several faults, this is the one to hear of
+        t5 = _part(T5XXL, t5xxl, whole, folder)
+        beside = [t5.path.parent, t5.path, t5.path / "tokenizer_2", t5.path.parent / "tokenizer_2", *([folder] if folder else [])]
         return cls(
-            flux=find(FLUX, flux, models_dir),
-            vae=find(VAE, vae, models_dir),
-            clip_l=find(CLIP_L, clip_l, models_dir),
+            flux=transformer,
+            vae=_part(VAE, vae, whole, folder),
+            clip_l=_part(CLIP_L, clip_l, whole, folder),
             t5xxl=t5,
             pulid=find(PULID, pulid, models_dir) if with_pulid else None,
-            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside),  # last: it may be a download
+            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside, t5.header),  # last: it may be a download
         )
+
+
+def _part(role: Role, given: str | Path | None, whole: Found | None, models_dir: Path | None) -> Found:
+    """The file for one role: what was given, else the all-in-one if it holds the part, else as `find`."""
+    if given is None and whole is not None:
+        if fills(whole.header, role):
+            return Found(whole.path, "all-in-one", whole.header)
+        try:
+            return find(role, None, models_dir)
+        except WeightsError as error:
+            held = ", ".join(kind.name for kind in kinds_of(whole.header).values())
+            raise WeightsError(f"{whole.path}: holds no {role.name} (only {held}); {error}") from None
+    return find(role, given, models_dir)

@@ -8,42 +8,45 @@ Whether the files belong together is read from their headers, before the first w
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pulid_extract.embedding_file import Embedding
 from pulid_extract.model_files import Found
 from pulid_generate import __version__, sampling
-from pulid_generate.checkpoints import FLUX_MARKER, FluxShape, flux_shape, load_flux, load_vae
-from pulid_generate.errors import CheckpointError, IdentityError, PlacementError
-from pulid_generate.injection import Injection, PulidAdapter, attach, check_fit
+from pulid_generate.checkpoints import FLUX_MARKER, FluxShape, flux_shape
+from pulid_generate.compiling import check_compiler, compile_blocks
+from pulid_generate.denoiser import Denoiser, Texts, TextStates
+from pulid_generate.description import describe
+from pulid_generate.errors import CheckpointError, IdentityError, PlacementError, RequestError
+from pulid_generate.init_image import paste
+from pulid_generate.injection import PulidAdapter, check_fit
+from pulid_generate.job import Job, LoraUse, StartPicture, Subject
+from pulid_generate.layer_skip import check_layers
+from pulid_generate.loading import Models
+from pulid_generate.lora.files import LoraFile, read_lora, resolve
+from pulid_generate.lora.hooks import attach_lora_files
+from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
 from pulid_generate.model_set import ModelFiles
-from pulid_generate.picture import Job, Picture
-from pulid_generate.placement import Placement, available_memory
-from pulid_generate.request import GenerationRequest, describe
-from pulid_generate.tensor_files import shapes_of
-from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text
-from pulid_generate.vae import decode
-from pulid_generate.widening import widen_while_running
+from pulid_generate.picture import Picture
+from pulid_generate.placement import Placement
+from pulid_generate.request import GenerationRequest
+from pulid_generate.tensor_files import check_storage, part_of, quality_notes, width_of
+from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER
+from pulid_generate.vae import Tiling, decode, encode
 
 if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_STEPS = {True: 20, False: 4}  # dev, schnell
-MEMORY_MARGIN = 1.15  # room for activations on top of the weights
-
-
-@dataclass(frozen=True)
-class TextStates:
-    """What Flux reads of a prompt: t5 (1, T, C) and pooled (1, P), in the compute dtype on the main device."""
-
-    t5: Tensor
-    pooled: Tensor
 
 
 Log = Callable[[str], None]
@@ -59,44 +62,78 @@ class Pipeline:
         placement: Placement,
         log: Log = lambda text: None,
         on_step: OnStep = lambda label, done, total: None,
+        *,
+        note: Log | None = None,
         dequantize: bool = False,
+        compile: bool = False,
     ):
         """Checks from headers alone that the files belong together. Raises CheckpointError, IdentityError or WeightsError.
 
-        dequantize: widen a GGUF's matrices once, when they load.
+        dequantize: widen packed matrices (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks.
         """
         self.files, self.placement, self.log, self.on_step = files, placement, log, on_step
-        self.dequantize = dequantize
+        self.note = note or log
+        self.compile = compile
+        if compile:
+            check_compiler(placement.device)
+        self._loras: dict[Path, LoraFile] = {}  # matrices stay memory-mapped
+        self.models = Models(files, placement, self.note, dequantize=dequantize)
         self.shape: FluxShape = flux_shape(files.flux.header)
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         if self.adapter:
             check_fit(self.adapter, self.shape.width, self.shape.double, self.shape.single, str(files.flux.path))
         self._check_widths()
+        for found, marker in ((files.flux, FLUX_MARKER), (files.t5xxl, T5_MARKER)):
+            for line in quality_notes(found.header, marker):
+                self.note(line)
 
     @property
     def dev(self) -> bool:
         """True for a guidance-distilled model (dev), False for schnell."""
         return self.shape.guidance
 
-    def jobs(self, request: GenerationRequest, embedding: Embedding | None = None) -> list[Job]:
-        """The request's pictures, seeds seed, seed + 1, ..; its schedule filled in. Raises RequestError or IdentityError."""
-        steps = len(request.sigmas) - 1 if request.sigmas else request.steps or DEFAULT_STEPS[self.dev]
-        resolved = request.resolved(steps, request.sigmas or tuple(sampling.make_schedule(steps, self._mu(request))))
-        if embedding is not None:
-            self._check_identity(request, embedding)
-        return [Job(resolved, request.seed + index, embedding) for index in range(request.batch_count)]
+    def jobs(
+        self,
+        request: GenerationRequest,
+        subjects: Embedding | Sequence[Subject] | None = None,
+        start: StartPicture | None = None,
+        loras: Sequence[LoraUse] = (),
+    ) -> list[Job]:
+        """The request's pictures, seeds seed, seed + 1, ..; its schedule filled in.
+
+        subjects: who is in them; an embedding alone is one person over the whole picture. start: what they start from.
+        Raises RequestError for a part that would silently do nothing, IdentityError, WeightsError for a LoRA that does not fit.
+        """
+        if isinstance(subjects, Embedding):
+            subjects = (Subject(subjects),)
+        times = request.sigmas or tuple(self._times(request))
+        if start is not None:
+            times = self._cut(times, request, start)
+        resolved = request.resolved(len(times) - 1, times)
+        if request.skip_guidance.scale:
+            check_layers(request.skip_guidance.layers, self.shape.double + self.shape.single)
+        if request.vae_tiling:
+            Tiling.parse(request.vae_tile_size, request.vae_tile_overlap)
+        for subject in subjects or ():
+            self._check_identity(request, subject.embedding)
+            if subject.schedule is not None:
+                subject.schedule.check(len(times) - 1, subject.embedding.source)
+        self._check_loras(loras)
+        return [
+            Job(resolved, request.seed + index, tuple(subjects or ()), start, tuple(loras))
+            for index in range(request.batch_count)
+        ]
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
-        pooled = self._stage("CLIP-L", self._pool, jobs)
-        states = self._stage("T5", self._encode, jobs, pooled)
-        lengths = {key: state.t5.shape[1] for key, state in states.items()}
-        latents = self._stage("Flux", self._denoise, jobs, states)
-        states.clear()
-        vae = self._stage("autoencoder", self._load_vae)
-        for job, latent in zip(jobs, latents, strict=True):
-            pixels = self._guarded("autoencoder", decode, vae, latent, tiling=job.request.vae_tiling)
-            yield Picture(job, pixels, self._describe(job, lengths))
+        texts = self._encode_texts(jobs)
+        starts = self._stage("autoencoder", self._encode_starts, jobs) if any(job.start for job in jobs) else {}
+        latents = self._stage("Flux", self._denoise, jobs, texts, starts)
+        lengths = [_lengths(text) for text in texts]
+        texts.clear()
+        vae = self._stage("autoencoder", self.models.vae)
+        for job, latent, t5_lengths in zip(jobs, latents, lengths, strict=True):
+            yield Picture(job, self._guarded("autoencoder", _decode, vae, latent, job), self._describe(job, t5_lengths))
 
     # ------------------------------------------------------------------------------------------------------------- stages
 
@@ -133,142 +170,74 @@ class Pipeline:
             helps = f"{only_beside_a_cpu}, {helps}"
         return PlacementError(f"{name}: out of memory on {where}; try {helps}")
 
-    def _pool(self, jobs: Sequence[Job]) -> dict[str, Tensor]:
+    def _encode_texts(self, jobs: Sequence[Job]) -> list[Texts]:
+        """What Flux reads of every job's prompts. CLIP comes and goes, then T5."""
+        wanted = list(dict.fromkeys(prompt for job in jobs for prompt in _prompts(job)))
+        pooled = self._stage("CLIP-L", self._pool, wanted)
+        states = self._stage("T5", self._encode, wanted)
+        read = {prompt: TextStates(states[prompt], pooled[prompt]) for prompt in wanted}
+        return [Texts(*(read[prompt] for prompt in _prompts(job))) for job in jobs]
+
+    def _pool(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
         """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""
-        clip = self._load_clip()
+        clip = self.models.clip()
+        device = self.placement.text_device
         pooled = {}
-        for text in sorted({text for job in jobs for text in _prompts(job.request)}):
-            pooled[text] = clip.encode(text, self.log).to(self.placement.device, self.placement.dtype)
-            _check_finite(pooled[text], self.files.clip_l)
+        for loras, group in groupby(prompts, lambda prompt: prompt.loras):
+            with self._attached(clip.model, CLIP, loras, self.placement.dtype_on(device), device):
+                for prompt in group:
+                    vector = clip.encode_weighted(prompt.text) if prompt.weighted else clip.encode(prompt.text, self.note)
+                    _check_finite(vector, self.files.clip_l)
+                    pooled[prompt] = vector.to(self.placement.device, self.placement.dtype)
         return pooled
 
-    def _encode(self, jobs: Sequence[Job], pooled: dict[str, Tensor]) -> dict[tuple[str, int], TextStates]:
-        """What Flux reads of every prompt, by (prompt, T5 length)."""
-        t5 = self._load_t5()
+    def _encode(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
+        """T5's states (1, T, C) of every prompt, in the compute dtype on the main device."""
+        t5 = self.models.t5()
         states = {}
-        for text, length in sorted({(text, job.request.t5_max_length) for job in jobs for text in _prompts(job.request)}):
-            tokens = t5.encode(t5.tokens(text, length, self.log))
-            _check_finite(tokens, self.files.t5xxl)
-            states[text, length] = TextStates(tokens.to(self.placement.device, self.placement.dtype), pooled[text])
+        for loras, group in groupby(prompts, lambda prompt: prompt.loras):
+            with self._attached(t5.model, T5, loras, self.models.t5_dtype, self.placement.text_device):
+                for prompt in group:
+                    ids = None if prompt.weighted else t5.tokens(prompt.text, prompt.length, self.note)
+                    tokens = t5.encode_weighted(prompt.text) if ids is None else t5.encode(ids)
+                    _check_finite(tokens, self.files.t5xxl)
+                    states[prompt] = tokens.to(self.placement.device, self.placement.dtype)
         return states
 
-    def _denoise(self, jobs: Sequence[Job], states: dict[tuple[str, int], TextStates]) -> list[Tensor]:
-        """Unpacked latents (1, 16, H/8, W/8), float32, of every job."""
-        flux = self._load_flux()
-        bound: dict[int, tuple[nn.Module, ...]] = {}  # by id() of the token arrays; jobs keep them alive
-        latents = []
-        for index, job in enumerate(jobs):
-            label = f"picture {index + 1} of {len(jobs)}" if len(jobs) > 1 else "denoise"
-            branches = {}
-            for negative, tokens in _branches(job).items():
-                if id(tokens) not in bound and self.adapter is not None:
-                    bound[id(tokens)] = self.adapter.bind(tokens, self.placement.dtype, self.placement.device)
-                branches[negative] = bound[id(tokens)]
-            # without an identity no hook is attached at all: run A of the three-way check is Flux alone
-            with attach(flux) if branches else nullcontext(Injection()) as injection:
-                injection.weight = job.request.id_weight
-                latents.append(self._denoise_one(flux, job, states, injection, branches, label))
+    def _encode_starts(self, jobs: Sequence[Job]) -> dict[Hashable, Tensor]:
+        """The latents (1, 16, H/8, W/8) of every picture to start from, by `_start_key`."""
+        vae = self.models.vae()
+        latents = {}
+        for job in jobs:
+            if job.start is not None and _start_key(job) not in latents:
+                request = job.request  # of a batch, sd-cli's: the sample is the first seed's for every picture
+                noise = sampling.make_noise(request.seed, request.width, request.height, request.rng)
+                latents[_start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=_tiling(job))
         return latents
 
-    def _denoise_one(
-        self,
-        flux: Any,
-        job: Job,
-        states: dict[tuple[str, int], TextStates],
-        injection: Injection,
-        branches: dict[bool, tuple[nn.Module, ...]],
-        label: str,
-    ) -> Tensor:
-        request, device, dtype = job.request, self.placement.device, self.placement.dtype
-        img_ids = sampling.position_ids(request.width, request.height).to(device)
-        guidance = torch.tensor([request.guidance], device=device) if self.dev else None
+    def _denoise(self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]) -> list[Tensor]:
+        """Latents (1, 16, H/8, W/8), float32, of every job."""
+        flux, dtype, device = self.models.flux(), self.placement.dtype, self.placement.device
+        denoiser = Denoiser(flux, self.adapter, device, dtype, self.dev)
+        latents: list[Tensor] = []
+        with compile_blocks(flux) if self.compile else nullcontext():
+            for loras, group in groupby(zip(jobs, texts, strict=True), lambda pair: pair[0].loras):
+                with self._attached(flux, FLUX, loras, dtype, device):
+                    for job, text in group:
+                        label = f"picture {len(latents) + 1} of {len(jobs)}" if len(jobs) > 1 else "denoise"
+                        start = starts[_start_key(job)] if job.start is not None else None
+                        latent = denoiser.latents([job], [text], [start], partial(self.on_step, label))
+                        if not torch.isfinite(latent).all():
+                            raise CheckpointError(
+                                f"{self.files.flux.path}: the denoised latents hold NaN or infinite values; a damaged file, or "
+                                "float16 where --dtype bfloat16 is needed"
+                            )
+                        latents.append(latent)
+        return latents
 
-        def predict(latent: Tensor, t: float, *, negative: bool, with_identity: bool) -> Tensor:
-            text = states[request.negative_prompt if negative else request.prompt, request.t5_max_length]
-            injection.layers = branches.get(negative) if with_identity else None
-            return flux(
-                hidden_states=latent.to(dtype),
-                encoder_hidden_states=text.t5,
-                pooled_projections=text.pooled,
-                timestep=torch.tensor([t], device=device),
-                guidance=guidance,
-                img_ids=img_ids,
-                txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
-                return_dict=False,
-            )[0].float()
-
-        # the latent stays float32 between steps: adding 28 small steps in bfloat16, as the reference does, loses them to rounding
-        start = sampling.make_noise(job.seed, request.width, request.height, request.rng) * request.sigmas[0]  # type: ignore[index]
-        packed = sampling.denoise(
-            predict,
-            sampling.pack(start).to(device),
-            request.sigmas or (),
-            id_start_step=request.id_start_step,
-            cfg_scale=request.cfg_scale,
-            cfg_start_step=request.cfg_start_step,
-            on_step=lambda done, total: self.on_step(label, done, total),
-        )
-        if not torch.isfinite(packed).all():
-            raise CheckpointError(
-                f"{self.files.flux.path}: the denoised latents hold NaN or infinite values; a damaged file, or float16 where "
-                "--dtype bfloat16 is needed"
-            )
-        return sampling.unpack(packed, request.width, request.height)
-
-    # ------------------------------------------------------------------------------------------------------------- models
-
-    def _load_clip(self) -> ClipText:
-        device = self.placement.text_device
-        return ClipText.load(self.files.clip_l.header, self.placement.dtype_on(device), device)
-
-    def _load_t5(self) -> T5Text:
-        device = self.placement.text_device
-        dtype = self.placement.dtype_on(device)
-        if dtype == torch.float16:
-            dtype = torch.bfloat16  # T5-XXL's activations overflow float16
-        keep = self._keep_narrow("T5", self.files.t5xxl, T5_MARKER, device, dtype)
-        t5 = T5Text.load(
-            self.files.t5xxl.header, self.files.t5_tokenizer, None if keep else dtype, self.placement.storage(device)
-        )
-        if keep:
-            widen_while_running(t5.model, whole=t5.whole)
-        self._offload(t5.model, device)
-        return t5
-
-    def _load_flux(self) -> Any:
-        device, dtype = self.placement.device, self.placement.dtype
-        # quantised matrices are widened per layer in any case; what is left of such a file is small
-        quantized = self.files.flux.header.format == "gguf" and not self.dequantize
-        keep = not quantized and self._keep_narrow("Flux", self.files.flux, FLUX_MARKER, device, dtype)
-        storage = self.placement.storage(device)
-        flux = load_flux(self.files.flux.header, None if keep else dtype, storage, dequantize=self.dequantize)
-        if keep:
-            widen_while_running(flux)
-        self._offload(flux, device)
-        return flux
-
-    def _load_vae(self) -> Any:
-        device = self.placement.vae_device
-        return load_vae(self.files.vae.header, self.placement.dtype_on(device), device)
-
-    def _keep_narrow(self, name: str, found: Found, marker: str, device: torch.device, dtype: torch.dtype) -> bool:
-        """Whether float32 weights would not fit this machine's memory, so that the file's 16 bits are kept and widened per layer.
-
-        marker: a tensor of the model in question; the file may hold others too.
-        """
-        if device.type != "cpu" or dtype != torch.float32:
-            return False
-        needed = sum(4 * torch.Size(shape).numel() for shape in shapes_of(found.header, marker).values()) * MEMORY_MARGIN
-        if needed <= available_memory():
-            return False
-        self.log(f"{name}: float32 weights would take {needed / 2**30:.0f} GiB; keeping the file's 16 bits, widened per layer")
-        return True
-
-    def _offload(self, model: Any, device: torch.device) -> None:
-        if self.placement.offload and device == self.placement.device:
-            from diffusers.hooks import apply_group_offloading
-
-            apply_group_offloading(model, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level")
+    def _attached(self, model: Any, kind: str, loras: Sequence[LoraUse], dtype: torch.dtype, device: torch.device):
+        """The part of the LoRAs that is for this model, while it runs."""
+        return attach_lora_files(model, kind, [(self._loras[lora.path], lora.weight) for lora in loras], dtype, device)
 
     # ------------------------------------------------------------------------------------------------------------- checks
 
@@ -278,7 +247,8 @@ class Pipeline:
             (clip, CLIP_MARKER, self.shape.pooled, "clip_l.safetensors"),
             (t5, T5_MARKER, self.shape.context, "t5xxl_fp16.safetensors"),
         ):
-            width = shapes_of(found.header, marker)[marker][-1]
+            check_storage(part_of(found.header, marker))
+            width = width_of(found.header, marker)
             if width != wanted:
                 raise CheckpointError(
                     f"{found.path}: has width {width}, {flux.path} wants {wanted}; they do not belong together, "
@@ -295,40 +265,82 @@ class Pipeline:
                 "'pulid-extract --with-uncond', or choose '--negative-id same' (as sd-cli does) or '--negative-id none'"
             )
 
-    def _mu(self, request: GenerationRequest) -> float | None:
-        """BFL's shift for dev, none for schnell, unless the request says otherwise."""
-        if request.flow_shift == "auto":
-            return sampling.resolution_mu(sampling.token_count(request.width, request.height)) if self.dev else None
-        return None if request.flow_shift == "none" else float(request.flow_shift)
+    def _check_loras(self, loras: Sequence[LoraUse]) -> None:
+        """Every LoRA belongs to this Flux, before anything loads. Parts for CLIP and T5 are checked when those load, before Flux."""
+        layers = flux_layers(self.shape) if loras else {}
+        for lora in loras:
+            if lora.path not in self._loras:
+                self._loras[lora.path] = read_lora(lora.path)
+            resolve(self._loras[lora.path], FLUX, layers)
 
-    def _describe(self, job: Job, lengths: dict[tuple[str, int], int]) -> str:
+    def _cut(self, times: tuple[float, ...], request: GenerationRequest, start: StartPicture) -> tuple[float, ...]:
+        """The end of the schedule that strength leaves. Raises RequestError if the picture to start from would not be used."""
+        steps, kept = len(times) - 1, tuple(sampling.cut_schedule(times, request.strength))
+        if start.mask is None and kept[0] >= 1:  # with a mask, what is kept still holds the rest
+            remedy = f"give a strength below {(steps - 1) / steps:g}, or more steps" if steps > 1 else "give at least 2 steps"
+            raise RequestError(
+                f"strength {request.strength:g}: of {steps} steps it leaves all, which start from nothing but noise; --init-img would "
+                f"not be used; {remedy}"
+            )
+        return kept
+
+    def _times(self, request: GenerationRequest) -> list[float]:
+        """The schedule: steps + 1 times from 1 to 0."""
+        name, steps = request.schedule_name, request.steps or DEFAULT_STEPS[self.dev]
+        if request.flow_shift == "auto":
+            mu = sampling.schedule_mu(name, width=request.width, height=request.height, dev=self.dev)
+        else:
+            mu = None if request.flow_shift == "none" else float(request.flow_shift)
+        return sampling.make_schedule(name, steps, mu)
+
+    def _describe(self, job: Job, t5_lengths: tuple[int, ...]) -> str:
         return describe(
-            job.request,
-            t5_lengths=tuple(lengths[text, job.request.t5_max_length] for text in _prompts(job.request)),
-            seed=job.seed,
+            job,
+            t5_lengths=t5_lengths,
             dev=self.dev,
-            identity=job.embedding.sha256 if job.embedding else None,
-            models={name: getattr(self.files, name).path.stem for name in ("flux", "vae", "clip_l", "t5xxl")},
-            dtype=str(self.placement.dtype).removeprefix("torch."),
+            models={name: getattr(self.files, name).name for name in ("flux", "vae", "clip_l", "t5xxl")},
+            arithmetic=str(self.placement.dtype).removeprefix("torch."),
             version=__version__,
         )
 
 
-def _branches(job: Job) -> dict[bool, np.ndarray]:
-    """Identity tokens of the positive (False) and the negative (True) branch, where they have any."""
-    if job.embedding is None:
-        return {}
-    branches = {False: job.embedding.tokens}
-    negative = {"uncond": job.embedding.uncond, "same": job.embedding.tokens, "none": None}[job.request.negative_id]
-    if job.request.cfg_scale != 1 and negative is not None:
-        branches[True] = negative
-    return branches
+@dataclass(frozen=True)
+class Prompt:
+    """A text as the encoders are to read it. length: T5 tokens. weighted: with (word:1.3), as sd-cli. loras: that may have parts for them."""
+
+    text: str
+    length: int
+    weighted: bool
+    loras: tuple[LoraUse, ...] = ()
+
+
+def _prompts(job: Job) -> list[Prompt]:
+    """The positive, and with true CFG the negative prompt."""
+    request = job.request
+    texts = [request.prompt, request.negative_prompt] if request.cfg_scale != 1 else [request.prompt]
+    return [Prompt(text, request.t5_max_length, request.prompt_weights, job.loras) for text in texts]
+
+
+def _lengths(texts: Texts) -> tuple[int, ...]:
+    return tuple(states.t5.shape[1] for states in (texts.positive, texts.negative) if states is not None)
+
+
+def _start_key(job: Job) -> Hashable:
+    return (job.start.sha256, job.request.seed, job.request.rng, _tiling(job)) if job.start is not None else None
+
+
+def _tiling(job: Job) -> Tiling | None:
+    request = job.request
+    return Tiling.parse(request.vae_tile_size, request.vae_tile_overlap) if request.vae_tiling else None
+
+
+def _decode(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
+    pixels = decode(vae, latent, tiling=_tiling(job))
+    if job.start is not None and job.start.mask is not None:
+        pixels = paste(pixels, job.start.pixels, job.start.mask)
+    return pixels
 
 
 def _check_finite(states: Tensor, found: Found) -> None:
     if not torch.isfinite(states).all():
         raise CheckpointError(f"{found.path}: gives NaN or infinite states; the file is damaged, download it again")
-
-
-def _prompts(request: GenerationRequest) -> list[str]:
-    return [request.prompt, request.negative_prompt] if request.cfg_scale != 1 else [request.prompt]

@@ -1,19 +1,20 @@
 """What to draw: one frozen object, checked once, that goes into the pipeline and into the picture's metadata.
 
-Knows nothing of files, models or devices.
-
-The `parameters` text is AUTOMATIC1111's (stable-diffusion-webui modules/processing.py, create_infotext) and one JSON line after it.
+Knows nothing of files, models or devices, and imports no torch.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pulid_generate.errors import RequestError
+from pulid_generate.id_schedule import IdSchedule
+from pulid_generate.prompt_weights import parse_weights
+from pulid_generate.sampling_names import DEFAULT_SCHEDULE, check_method, check_schedule
+from pulid_generate.skip_guidance import SkipGuidance
 
 Rng = Literal["cpu", "cuda"]
 NegativeId = Literal["uncond", "same", "none"]
@@ -24,6 +25,7 @@ MAX_STRENGTH = 1000  # of guidances and of the identity; beyond it lies only ove
 MAX_SHIFT = 10
 MAX_SEED = 2**63 - 1
 T5_LONGEST = 512
+NO_SKIP, ALWAYS = SkipGuidance(), IdSchedule()
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,18 @@ class GenerationRequest:
     """One picture (or `batch_count` of them, with seeds seed, seed + 1, ..). Raises RequestError when built from impossible values.
 
     width, height: pixels, multiples of 16. steps: None takes the model's default (schnell 4, dev 20).
-    flow_shift: "auto" (BFL: shifted for dev, linear for schnell), "none", or mu. sigmas: the whole schedule, ends in 0.
-    id_weight: strength of the identity, ignored without one. negative_id: what the negative branch of true CFG gets.
+    prompt_weights: read (word:1.3) as sd-cli does, and encode long prompts in pieces; else the text is taken as it stands.
+    id_weight: strength of everybody's identity, ignored without one; id_schedule: at which steps. negative_id: what the negative branch
+        of true CFG gets.
+    sampling_method, scheduler: names of `sampling_names`; scheduler None is the method's own. eta: None is the method's own.
+    flow_shift: "auto" (as the scheduler has it), "none", or mu. sigmas: the whole schedule, ends in 0.
+    strength: how much of a picture to start from is redrawn; ignored without one.
+    vae_tile_size: latent cells, "WxH". vae_tile_overlap: share of a tile. Both ignored without vae_tiling.
     """
 
     prompt: str
     negative_prompt: str = ""
+    prompt_weights: bool = False
     width: int = 512
     height: int = 512
     steps: int | None = None
@@ -46,13 +54,20 @@ class GenerationRequest:
     guidance: float = 3.5
     cfg_scale: float = 1.0
     cfg_start_step: int = 0
+    skip_guidance: SkipGuidance = NO_SKIP
     id_weight: float = 1.0
-    id_start_step: int = 0
+    id_schedule: IdSchedule = ALWAYS
     negative_id: NegativeId = "uncond"
+    sampling_method: str = "euler"
+    eta: float | None = None
+    scheduler: str | None = None
     flow_shift: Literal["auto", "none"] | float = "auto"
     sigmas: tuple[float, ...] | None = None
     t5_max_length: int = 256
+    strength: float = 0.75
     vae_tiling: bool = False
+    vae_tile_size: str = "32x32"
+    vae_tile_overlap: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -68,7 +83,9 @@ class GenerationRequest:
                 raise RequestError("prompt: is not valid UTF-8; set the terminal or the script to UTF-8")
         _between("steps", self.steps, 1, MAX_STEPS)
         _between("batch-count", self.batch_count, 1, MAX_BATCH)
-        _between("id-start-step", self.id_start_step, 0, MAX_STEPS)
+        check_method(self.sampling_method)
+        if self.scheduler is not None:
+            check_schedule(self.scheduler)
         _between("cfg-start-step", self.cfg_start_step, 0, MAX_STEPS)
         if not 0 <= self.seed <= MAX_SEED - self.batch_count:
             raise RequestError(f"seed {self.seed}: expected 0 to {MAX_SEED - self.batch_count}")
@@ -78,6 +95,10 @@ class GenerationRequest:
             if not abs(getattr(self, name)) <= MAX_STRENGTH:  # also refuses NaN
                 flag = {"id_weight": "pulid-id-weight"}.get(name, name.replace("_", "-"))
                 raise RequestError(f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise RequestError(f"eta {self.eta}: expected 0 to 1")
+        if not 0 <= self.strength <= 1:
+            raise RequestError(f"strength {self.strength}: expected 0 (hardly anything is redrawn) to 1 (everything)")
         if self.rng not in get_args(Rng):
             raise RequestError(f"rng {self.rng!r}: expected {' or '.join(get_args(Rng))}")
         if self.negative_id not in get_args(NegativeId):
@@ -90,6 +111,9 @@ class GenerationRequest:
             )
         if self.sigmas is not None:
             self._check_sigmas()
+        if self.prompt_weights:
+            parse_weights(self.prompt)
+            parse_weights(self.negative_prompt)
 
     def _check_sigmas(self) -> None:
         sigmas = self.sigmas or ()
@@ -103,95 +127,24 @@ class GenerationRequest:
             raise RequestError(
                 f"steps {self.steps}: {len(sigmas)} sigmas are {len(sigmas) - 1} steps; leave --steps out or make them agree"
             )
-        if self.flow_shift != "auto":
-            raise RequestError("flow-shift: has no effect on a schedule given with sigmas; leave one of them out")
+        if self.flow_shift != "auto" or self.scheduler is not None:
+            name = "flow-shift" if self.flow_shift != "auto" else "scheduler"
+            raise RequestError(f"{name}: has no effect on a schedule given with sigmas; leave one of them out")
+
+    @property
+    def schedule_name(self) -> str:
+        """The scheduler that makes the times: the one asked for, or the method's own."""
+        return check_schedule(self.scheduler or DEFAULT_SCHEDULE.get(self.sampling_method, "flux"))
 
     def resolved(self, steps: int, sigmas: tuple[float, ...]) -> GenerationRequest:
-        """The request with its schedule filled in. Raises RequestError if a start step lies beyond it, where it would silently do nothing."""
-        if self.id_start_step >= steps:
-            raise RequestError(
-                f"id-start-step {self.id_start_step}: there are only {steps} steps; the identity would never be used"
-            )
+        """The request with its schedule filled in. Raises RequestError for a part that would silently do nothing, such as a late start step."""
+        self.id_schedule.check(steps)
+        self.skip_guidance.check(steps)
         if self.cfg_scale != 1 and self.cfg_start_step >= steps:
             raise RequestError(
                 f"cfg-start-step {self.cfg_start_step}: there are only {steps} steps; cfg-scale would never be used"
             )
-        return replace(self, steps=steps, sigmas=sigmas, flow_shift="auto")
-
-
-def describe(
-    request: GenerationRequest,
-    *,
-    t5_lengths: tuple[int, ...],
-    seed: int,
-    dev: bool,
-    identity: str | None,
-    models: dict[str, str],
-    dtype: str,
-    version: str,
-) -> str:
-    """The PNG's `parameters` text: what made this picture, effective inputs only.
-
-    request: resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative prompt where there is one. identity: hash of the
-    embedding, or None. What has no effect is left out, so weight 0 and no identity at all give the same text, and so do two guidances of a
-    model that has no guidance input.
-    """
-    facts: dict[str, Any] = {
-        "prompt": request.prompt,
-        "width": request.width,
-        "height": request.height,
-        "steps": request.steps,
-        "sigmas": [round(sigma, 6) for sigma in request.sigmas or ()],
-        "seed": seed,
-        "rng": request.rng,
-        "t5_tokens": list(t5_lengths),
-        "dtype": dtype,
-        "models": models,
-    }
-    if dev:
-        facts["guidance"] = request.guidance
-    if request.cfg_scale != 1:
-        facts |= {
-            "negative_prompt": request.negative_prompt,
-            "cfg_scale": request.cfg_scale,
-            "cfg_start_step": request.cfg_start_step,
-        }
-    if request.vae_tiling:
-        facts["vae_tiling"] = True
-    if identity is not None and request.id_weight != 0:
-        facts["identity"] = {"sha256": identity, "weight": request.id_weight, "start_step": request.id_start_step}
-        if request.cfg_scale != 1:
-            facts["identity"]["negative"] = request.negative_id
-
-    lines = [request.prompt]
-    if request.cfg_scale != 1:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    settings = {
-        "Steps": request.steps,
-        "Sampler": "Euler",
-        "CFG scale": request.cfg_scale,
-        "Distilled CFG Scale": request.guidance if dev else None,
-        "Seed": seed,
-        "RNG": request.rng,
-        "Size": f"{request.width}x{request.height}",
-        "Model": models.get("flux"),
-        "PuLID": f"{facts['identity']['sha256'][:10]} weight {request.id_weight:g}" if "identity" in facts else None,
-        "Version": f"pulid-generate {version}",
-    }
-    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None))
-    lines.append(json.dumps({"pulid_generate": version, **facts}, ensure_ascii=False, sort_keys=True))
-    return "\n".join(lines)
-
-
-def parse_description(text: str) -> dict[str, Any]:
-    """The JSON line of a `parameters` text, as a dictionary. Raises RequestError if there is none."""
-    try:
-        facts = json.loads(text.rstrip("\n").rsplit("\n", 1)[-1])
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict) or "pulid_generate" not in facts:
-        raise RequestError("this picture's metadata was not written by pulid-generate")
-    return facts
+        return replace(self, steps=steps, sigmas=sigmas, flow_shift="auto", scheduler=None)
 
 
 def _between(name: str, value: int | None, least: int, most: int) -> None:

@@ -8,38 +8,45 @@ Sources: openai/clip-vit-large-patch14 and google/t5-v1_1-xxl config.json; black
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pulid_extract.model_files import Header, Role, Source, cached, fetch, is_offline
+from pulid_extract.model_files import Header
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.tensor_files import depth_of, load_strictly, read_tensors
+from pulid_generate.packed import PACKED, PackedEmbedding, keep_packed
+from pulid_generate.prompt_weights import clip_ids, encode_chunks, parse_weights, t5_chunks, t5_weighted
+from pulid_generate.tensor_files import depth_of, load_strictly, part_of, read_tensors
+from pulid_generate.vocabularies import clip_tokenizer, read_t5_tokenizer
 
-CLIP_MARKER = "text_model.embeddings.token_embedding.weight"  # tensors that only these models have
-T5_MARKER = "encoder.block.0.layer.0.SelfAttention.q.weight"
+# tensors that only these models have; T5 in Hugging Face's spelling and in llama.cpp's
+CLIP_MARKER = "embeddings.token_embedding.weight"
+T5_MARKER = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")
 HEAD_WIDTH = 64  # CLIP-L and T5 (d_kv); the tensors give only heads * width
 CLIP_LENGTH = 77
 T5_PAD = 0
 T5_LONGEST = 512  # BFL's length for dev; Flux was not trained beyond
 T5_MAX_DISTANCE = 128  # relative_attention_max_distance of every T5
 
-PROBE = "a photo of a cat"
-# what a T5 file lacks: its vocabulary
-T5_TOKENIZER = Role(
-    "T5 tokenizer",
-    "--t5-tokenizer",
-    (),
-    Source(repo="google/t5-v1_1-xxl", files=("spiece.model",), licence="Apache-2.0"),
-    fetch=True,
-)
+# llama.cpp's T5 names -> Hugging Face's. Source: llama.cpp gguf-py/gguf/{constants,tensor_mapping}.py, MODEL_ARCH.T5ENCODER
+T5_GGUF_TOP = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
+T5_GGUF_BLOCK = {
+    "attn_q": "0.SelfAttention.q",
+    "attn_k": "0.SelfAttention.k",
+    "attn_v": "0.SelfAttention.v",
+    "attn_o": "0.SelfAttention.o",
+    "attn_rel_b": "0.SelfAttention.relative_attention_bias",
+    "attn_norm": "0.layer_norm",
+    "ffn_gate": "1.DenseReluDense.wi_0",
+    "ffn_up": "1.DenseReluDense.wi_1",
+    "ffn_down": "1.DenseReluDense.wo",
+    "ffn_norm": "1.layer_norm",
+}
+T5_TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # the same embedding; files store either or both
 
 Note = Callable[[str], None]
 
@@ -52,23 +59,21 @@ class ClipText:
 
     @classmethod
     def load(cls, header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> ClipText:
-        """From clip_l.safetensors (`text_model.*`). Raises CheckpointError."""
+        """From clip_l.safetensors or what else holds the tower. Raises CheckpointError."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        prefix = "text_model."
-        state = dict(read_tensors(header, CLIP_MARKER, device, dtype))
-        # not part of the tower: a buffer of old exports, and the projection heads of all-in-one files
-        for name in (f"{prefix}embeddings.position_ids", "logit_scale", "text_projection", "text_projection.weight"):
-            state.pop(name, None)
+        # not part of the tower: a buffer of old exports, and the projection heads of other ones
+        extras = ("embeddings.position_ids", "logit_scale", "text_projection", "text_projection.weight")
+        state = dict(read_tensors(header, CLIP_MARKER, device, dtype, skip=extras))
         try:
             rows, width = state[CLIP_MARKER].shape
             config = CLIPTextConfig(
                 vocab_size=rows,
                 hidden_size=width,
-                intermediate_size=state[f"{prefix}encoder.layers.0.mlp.fc1.weight"].shape[0],
-                num_hidden_layers=depth_of(state, f"{prefix}encoder.layers"),
+                intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
+                num_hidden_layers=depth_of(state, "encoder.layers"),
                 num_attention_heads=width // HEAD_WIDTH,
-                max_position_embeddings=state[f"{prefix}embeddings.position_embedding.weight"].shape[0],
+                max_position_embeddings=state["embeddings.position_embedding.weight"].shape[0],
                 hidden_act="quick_gelu",
                 layer_norm_eps=1e-5,
                 projection_dim=width,
@@ -81,9 +86,8 @@ class ClipText:
         with torch.device("meta"):
             model = CLIPTextModel(config)
         # transformers 5 dropped the `text_model.` prefix of this class; follow the class that is installed
-        strip = not any(name.startswith(prefix) for name in model.state_dict())
-        state = {name.removeprefix(prefix) if strip else name: tensor for name, tensor in state.items()}
-        load_strictly(model, state, header)
+        prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
+        load_strictly(model, {prefix + name: tensor for name, tensor in state.items()}, header)
         # a buffer built on meta stays there, and indexing with it gives wrong states without an error
         for module in model.modules():
             if "position_ids" in dict(module.named_buffers(recurse=False)):
@@ -96,11 +100,17 @@ class ClipText:
         ids = self.tokenizer(prompt, truncation=False)["input_ids"]
         if len(ids) > CLIP_LENGTH:
             note(f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(ids) - 2} tokens; T5 reads all")
-        ids = self.tokenizer(prompt, padding="max_length", max_length=CLIP_LENGTH, truncation=True, return_tensors="pt")[
-            "input_ids"
-        ]
-        _check_ids(ids, self.model.config.vocab_size, "CLIP")
-        return self.model(ids.to(self.model.device)).pooler_output
+        padded = self.tokenizer(prompt, padding="max_length", max_length=CLIP_LENGTH, truncation=True)["input_ids"]
+        return self._pool(padded)
+
+    def encode_weighted(self, prompt: str) -> Tensor:
+        """The pooled vector (1, width) of a prompt whose (word:1.3) are read as sd-cli does: CLIP sees the words, not their weights."""
+        return self._pool(clip_ids(self.tokenizer, parse_weights(prompt)))
+
+    def _pool(self, ids: Sequence[int]) -> Tensor:
+        batch = torch.tensor([list(ids)])
+        _check_ids(batch, self.model.config.vocab_size, "CLIP")
+        return self.model(batch.to(self.model.device)).pooler_output
 
 
 class T5Text:
@@ -118,13 +128,24 @@ class T5Text:
 
     @classmethod
     def load(cls, header: Header, tokenizer: Path, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> T5Text:
-        """From t5xxl_*.safetensors. dtype None keeps the file's 16 bits. Raises CheckpointError."""
+        """From t5xxl_*.safetensors, a GGUF or a diffusers folder.
+
+        tokenizer: see read_t5_tokenizer. dtype: of what is not packed; None keeps the file's 16 bits, for float32 arithmetic. Matrices in
+        fp8 and in ggml's quantised types stay as stored, the embedding too; the position bias does not. Raises CheckpointError.
+        """
         from transformers import T5Config, T5EncoderModel
 
         words = read_t5_tokenizer(tokenizer)  # first: it is quick
-        state = dict(read_tensors(header, T5_MARKER, device, dtype))
-        # some files store the embedding twice, some once, under either name
-        embedding = state.get("shared.weight", state.get("encoder.embed_tokens.weight"))
+        part = part_of(header, T5_MARKER)
+        twice = {T5_TABLES[1]} if T5_TABLES[0] in part.tensors else ()
+        state: dict[str, Any] = {}
+        for own, tensor in read_tensors(header, T5_MARKER, device, dtype, packed=True, skip=twice):
+            name = t5_name(own) if part.format == "gguf" else own
+            bias = "relative_attention_bias" in name and isinstance(tensor, PACKED)  # an embedding of a few numbers
+            state[name] = tensor.dequantize(dtype or torch.float32) if bias else tensor
+        embedding = state.pop(T5_TABLES[0], None)
+        if embedding is None:
+            embedding = state.pop(T5_TABLES[1], None)
         block = "encoder.block.0.layer."
         try:
             if embedding is None:
@@ -146,11 +167,20 @@ class T5Text:
             )
         except KeyError as error:
             raise CheckpointError(f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again") from None
-        state |= {"shared.weight": embedding, "encoder.embed_tokens.weight": embedding}
         with torch.device("meta"):
-            model = T5EncoderModel(config)
+            model: Any = T5EncoderModel(config)
+        if isinstance(embedding, PACKED):
+            model.shared = model.encoder.embed_tokens = PackedEmbedding(embedding, dtype or torch.float32)
+        else:
+            state |= dict.fromkeys(T5_TABLES, embedding)
+        weights = {name: state.pop(name) for name in list(state) if isinstance(state[name], PACKED)}
+        try:
+            keep_packed(model, weights)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{header.path}: {error}; not a complete file of its kind") from None
         load_strictly(model, state, header)
-        model.encoder.embed_tokens.weight = model.shared.weight
+        if not isinstance(embedding, PACKED):
+            model.encoder.embed_tokens.weight = model.shared.weight
         return cls(model, words)
 
     def tokens(self, prompt: str, length: int, note: Note = lambda text: None) -> Tensor:
@@ -172,87 +202,20 @@ class T5Text:
         """States (1, T, width) of ids (1, T). No attention mask: Flux was trained with the padding attended to."""
         return self.model(input_ids=ids.to(self.model.device)).last_hidden_state
 
-
-def clip_tokenizer() -> Any:
-    """OpenAI's CLIP tokenizer, from the vocabulary inside the open_clip package. Raises CheckpointError if that is missing."""
-    from transformers import CLIPTokenizer
-
-    # find_spec does not import open_clip, which takes seconds
-    spec = importlib.util.find_spec("open_clip")
-    path = Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise CheckpointError("CLIP vocabulary: the open_clip package is missing; pip install 'pulid-flux-toolkit[generate]'")
-    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # open_clip/tokenizer.py, SimpleTokenizer
-    letters = list(_byte_letters())
-    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges)
+    def encode_weighted(self, prompt: str) -> Tensor:
+        """States (1, 256 * n, width) of a prompt whose (word:1.3) are read as sd-cli does, in as many chunks as it needs."""
+        ids, weights = t5_weighted(self.tokenizer, parse_weights(prompt))
+        _check_ids(torch.tensor([[0, *ids]]), self.model.config.vocab_size, "T5")
+        return encode_chunks(self.encode, t5_chunks(ids, weights))
 
 
-def find_t5_tokenizer(given: str | Path | None, folders: Iterable[Path]) -> Path:
-    """The file of T5's vocabulary.
-
-    given: a folder, a tokenizer.json or a spiece.model; None looks in `folders`, then in the Hugging Face cache, then on the hub.
-    Raises WeightsError.
-    """
-    if given is not None:
-        path = Path(given).expanduser()
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such T5 tokenizer; give a folder, a tokenizer.json or a spiece.model")
-        found = _tokenizer_in(path) if path.is_dir() else path
-        if found is None:
-            raise CheckpointError(f"{path}: holds no tokenizer.json and no spiece.model; give one of them")
-        return found
-    searched = list(folders)
-    found = next(filter(None, map(_tokenizer_in, searched)), None) or cached(T5_TOKENIZER.source)
-    if found is None and is_offline():
-        where = " nor in ".join(map(str, searched))
-        raise CheckpointError(f"T5 tokenizer: neither in {where} nor in the Hugging Face cache; give {T5_TOKENIZER.flag} FILE")
-    return found or fetch(T5_TOKENIZER, Path())
-
-
-def _tokenizer_in(folder: Path) -> Path | None:
-    return next((folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()), None)
-
-
-def read_t5_tokenizer(path: Path) -> Any:
-    """A `tokenizers.Tokenizer` that ends every prompt with </s>. Raises CheckpointError for a damaged file."""
-    from tokenizers import Tokenizer
-
-    try:
-        if path.suffix == ".json":
-            tokenizer = Tokenizer.from_file(str(path))
-        else:
-            from sentencepiece import SentencePieceProcessor
-            from transformers import T5Tokenizer
-
-            pieces = SentencePieceProcessor(
-                model_file=str(path)
-            )  # refuses damaged files; transformers makes something of an empty one
-            # T5Tokenizer(vocab_file=...) gives a tokenizer of 104 words without a word of warning; a folder loads correctly
-            with tempfile.TemporaryDirectory() as folder:
-                shutil.copy(path, Path(folder) / "spiece.model")
-                tokenizer = T5Tokenizer.from_pretrained(folder).backend_tokenizer
-            if tokenizer.encode(PROBE).ids[:-1] != pieces.encode(PROBE):
-                raise ValueError("transformers and sentencepiece read it differently")
-    except Exception as error:  # the libraries raise bare Exceptions and protobuf errors of many kinds
-        raise CheckpointError(
-            f"{path}: not a T5 tokenizer, or damaged ({str(error).splitlines()[0]}); download it again"
-        ) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if tokenizer.encode("a").ids[-1:] != [tokenizer.token_to_id("</s>")]:
-        raise CheckpointError(
-            f"{path}: does not end a prompt with </s>; it is not a T5 tokenizer, give the one of google/t5-v1_1-xxl"
-        )
-    return tokenizer
-
-
-def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte, in the order of CLIP's vocabulary. Source: openai/gpt-2 encoder.py."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+def t5_name(name: str) -> str:
+    """Hugging Face's name of a tensor for llama.cpp's; any other name as it is."""
+    match = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.weight", name)
+    if match and match[2] in T5_GGUF_BLOCK:
+        return f"encoder.block.{match[1]}.layer.{T5_GGUF_BLOCK[match[2]]}.weight"
+    top = T5_GGUF_TOP.get(name.removesuffix(".weight"))
+    return f"{top}.weight" if top else name
 
 
 def _check_ids(ids: Tensor, rows: int, name: str) -> None:

@@ -13,7 +13,7 @@ from pulid_extract.model_files import Role, Source
 FLUX = Role(
     "Flux transformer",
     "--diffusion-model",
-    ("Flux transformer",),
+    ("Flux transformer", "diffusers Flux transformer"),
     Source(
         repo="black-forest-labs/FLUX.1-schnell",
         files=("flux1-schnell.safetensors",),
@@ -23,7 +23,7 @@ FLUX = Role(
 VAE = Role(
     "autoencoder",
     "--vae",
-    ("Flux autoencoder",),
+    ("Flux autoencoder", "diffusers Flux autoencoder"),
     Source(repo="black-forest-labs/FLUX.1-schnell", files=("ae.safetensors",), licence="Apache-2.0"),
 )
 CLIP_L = Role(
@@ -35,8 +35,16 @@ CLIP_L = Role(
 T5XXL = Role(
     "T5 text encoder",
     "--t5xxl",
-    ("T5 encoder",),
+    ("T5 encoder", "T5 encoder in GGUF"),
     Source(repo="comfyanonymous/flux_text_encoders", files=("t5xxl_fp16.safetensors",), licence="Apache-2.0"),
+)
+
+# several of the above in one file, or a whole diffusers pipeline
+ALL_IN_ONE = Role(
+    "all-in-one checkpoint",
+    "--model",
+    FLUX.kinds + VAE.kinds + CLIP_L.kinds + T5XXL.kinds,
+    Source(repo="Comfy-Org/flux1-schnell", files=("flux1-schnell-fp8.safetensors",), licence="Apache-2.0"),
 )
 
 PULID = replace(model_files.PULID, fetch=False)  # this stage downloads no model that was not asked for

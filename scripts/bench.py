@@ -1,6 +1,6 @@
 """The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run, because machines are shared and noisy.
 
-    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help])
+    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps])
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the real shape; no file is needed.
 """
@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+from bench_steps import steps
 
 from pulid_generate import sampling
 from pulid_generate.injection import PulidAdapter, attach
@@ -148,6 +149,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "share": share_of_a_step,
     "memory": resident_bytes,
     "help": help_time,
+    "steps": steps,
 }
 
 

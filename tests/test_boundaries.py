@@ -18,7 +18,7 @@ from conftest import ROOT
 PACKAGES = ("pulid_extract", "pulid_generate")
 
 # Not leaves: the commands, the one module of each package that knows the order of the stages, and the set of files that it works with.
-ABOVE = {"__init__", "__main__", "cli", "commands", "extractor", "pipeline", "model_set"}
+ABOVE = {"__init__", "__main__", "cli", "commands", "extractor", "identity", "pipeline", "model_set"}
 
 # What a leaf may import of its own package beside `errors`. docs/architecture.md has the reasons.
 LEAVES = {
@@ -27,15 +27,37 @@ LEAVES = {
         ("eva_clip", "checkpoint"),
         ("idformer", "checkpoint"),
         ("weights", "model_files"),
+        ("kits", "model_files"),
+        ("kits", "weights"),
+        ("choice", "portrait"),  # a box by hand
+        ("flags", "choice"),
+        ("flags", "model_files"),
+        ("flags", "portrait"),
+        ("preview", "drawing"),
+        ("quality", "head_pose"),
     },
     "pulid_generate": {
         ("injection", "pulid_attention"),
+        ("inspection", "description"),
+        ("kits", "vocabularies"),
+        ("kits", "weights"),
         ("injection", "tensor_files"),
         ("checkpoints", "tensor_files"),
         ("text_encoders", "tensor_files"),
-        ("checkpoints", "quantized"),
+        ("checkpoints", "packed"),
+        ("text_encoders", "packed"),
+        ("text_encoders", "vocabularies"),
+        ("packed", "quantized"),
+        ("packed", "fp8"),
+        ("fp8", "quantized"),  # the memory that layers share
         ("tensor_files", "quantized"),
+        ("tensor_files", "fp8"),
+        ("lora", "checkpoints"),
+        ("lora", "tensor_files"),
+        ("lora", "prompt_text"),
+        ("people", "id_schedule"),
         ("picture", "request"),
+        ("sampling", "sampling_names"),
         ("verify", "request"),  # a type
     },
 }

@@ -19,7 +19,9 @@ from PIL import Image
 from test_extract_world import GREEN, LARGE, MAGENTA, RED, YELLOW, face_box, models_folder, picture
 
 from pulid_extract import FaceBox, __version__, cli, decode_embedding, face_crop, faces, read_embedding
+from pulid_extract.choice import FaceChoice
 from pulid_extract.errors import FaceError, InputError, WeightsError
+from pulid_extract.portrait import Photo
 
 ROOT = Path(__file__).parent.parent
 # A large face in the corner, a small one in the middle: the reference gives ArcFace the first and EVA-CLIP the second.
@@ -38,6 +40,11 @@ def identity(*patches):
     return extractor().extract(picture(*patches))
 
 
+def crop(*patches):
+    (one,) = identity(*patches).crops
+    return one
+
+
 def box_of(patch, half=LARGE) -> FaceBox:
     x1, y1, x2, y2 = face_box(patch[0], patch[1], half)
     return FaceBox(max(x1, 0), max(y1, 0), x2 - max(x1, 0), y2 - max(y1, 0))
@@ -53,12 +60,12 @@ def png(image: np.ndarray) -> bytes:
 
 
 def test_both_networks_see_the_largest_face_of_a_group():
-    group, alone = identity(CORNER, MIDDLE), identity(CORNER)
+    group, alone = crop(CORNER, MIDDLE), crop(CORNER)
     assert group.faces_found == 2
     assert alone.faces_found == 1
     assert group.box == alone.box == box_of(CORNER)
     np.testing.assert_array_equal(group.crop, alone.crop)
-    np.testing.assert_array_equal(group.tokens, alone.tokens)
+    np.testing.assert_array_equal(identity(CORNER, MIDDLE).tokens, identity(CORNER).tokens)
 
 
 def test_another_face_gives_other_tokens():
@@ -71,18 +78,21 @@ def test_another_face_gives_other_tokens():
 
 
 def test_the_shapes_and_ranges_of_an_identity():
-    one = identity(CORNER)
+    one, cut = identity(CORNER), crop(CORNER)
     assert one.tokens.shape == (32, 2048)
     assert one.tokens.dtype == np.float32
     assert one.uncond is None
-    assert one.crop.shape == one.grey_face.shape == (512, 512, 3)
-    assert one.crop.dtype == one.grey_face.dtype == one.labels.dtype == np.uint8
-    assert one.labels.shape == (512, 512)
-    assert (one.labels == 1).all()
-    assert (one.grey_face[..., 0] == one.grey_face[..., 1]).all()
-    assert one.face == "largest"
-    assert one.score is not None
-    assert 0.9 < one.score <= 1
+    assert cut.crop.shape == cut.grey_face.shape == (512, 512, 3)
+    assert cut.crop.dtype == cut.grey_face.dtype == cut.labels.dtype == np.uint8
+    assert cut.labels.shape == (512, 512)
+    assert (cut.labels == 1).all()
+    assert (cut.grey_face[..., 0] == cut.grey_face[..., 1]).all()
+    assert cut.vector.shape == (512,)
+    assert cut.landmarks.shape == (5, 2)
+    assert cut.face == "largest"
+    assert cut.score is not None
+    assert 0.9 < cut.score <= 1
+    assert 0 <= cut.quality.value <= 1
 
 
 def test_detectors_that_mean_different_faces_are_an_error():
@@ -96,10 +106,10 @@ def test_boxes_are_one_face_from_an_overlap_of_three_tenths(monkeypatch, shift, 
     left, top, right, bottom = extractor()._antelope.detect(picture(CORNER)[..., ::-1].copy())[0].box
     find = face_crop.find_landmarks
 
-    def shifted(detector, image):
+    def shifted(detector, image, confidence):
         moved = (left + shift * (right - left), top, right + shift * (right - left), bottom)
         assert faces.overlap((left, top, right, bottom), moved) == pytest.approx(shared, abs=0.01)
-        return [replace(mark, box=moved) for mark in find(detector, image)]
+        return [replace(mark, box=moved) for mark in find(detector, image, confidence)]
 
     monkeypatch.setattr(face_crop, "find_landmarks", shifted)
     if same:
@@ -128,19 +138,17 @@ def test_a_picture_without_a_face_is_an_error():
 
 def test_a_face_only_retinaface_sees_goes_to_arcface_as_the_aligned_crop():
     patch = (9, 9, MAGENTA)
-    found = extractor()._by_detectors(picture(patch)[..., ::-1].copy(), picture(patch))
-    np.testing.assert_array_equal(found.vector, extractor()._antelope.embed_crop(found.crop))
+    found = crop(patch)
+    np.testing.assert_array_equal(found.vector, extractor()._antelope.embed_crop(found.crop[..., ::-1].copy()))
     assert found.faces_found == 1
     assert found.box == box_of(patch)
 
 
 def test_boxes_are_told_in_pixels_of_the_portrait():
     """A portrait above the limit is shrunk for the detectors; boxes count in the portrait's own pixels, inside it."""
-    from pulid_extract.extractor import _in_portrait
-
-    limited, image = np.zeros((320, 1024, 3), np.uint8), np.zeros((640, 2048, 3), np.uint8)
-    assert _in_portrait((10, 20, 30.2, 100), limited, image) == FaceBox(20, 40, 40, 160)
-    assert _in_portrait((-10, -20, 30, 999), limited, image) == FaceBox(0, 0, 60, 640)
+    photo = Photo(np.zeros((640, 2048, 3), np.uint8), np.zeros((320, 1024, 3), np.uint8))
+    assert photo.in_portrait((10, 20, 30.2, 100)) == FaceBox(20, 40, 40, 160)
+    assert photo.in_portrait((-10, -20, 30, 999)) == FaceBox(0, 0, 60, 640)
 
 
 # --------------------------------------------------------------------------------------------------------------- by hand
@@ -151,14 +159,14 @@ def test_a_box_by_hand_needs_no_detector():
 
     by_hand = Extractor.load(models_dir=models_folder(), device="cpu", detect=False)
     assert "retinaface" not in by_hand.found
-    one = by_hand.extract(picture(CORNER, MIDDLE), FaceBox(100, 64, 512, 400))
+    (one,) = by_hand.extract(picture(CORNER, MIDDLE), FaceChoice(box=FaceBox(100, 64, 512, 400))).crops
     assert one.face == "box"
     assert one.score is None
     assert one.faces_found == 0
     assert "_retinaface" not in by_hand.__dict__
     assert list(by_hand._antelope._models) == ["recognition"]
     np.testing.assert_array_equal(one.crop, picture(CORNER, MIDDLE)[8 : 8 + 512, 100 : 100 + 512])  # squared around the centre
-    with pytest.raises(InputError, match="face_box"):
+    with pytest.raises(InputError, match="loaded without RetinaFace"):
         by_hand.extract(picture(CORNER))
 
 
@@ -168,7 +176,7 @@ def test_a_box_by_hand_needs_no_detector():
 def test_uncond_is_the_encoder_on_zeros():
     import torch
 
-    both = extractor().extract(picture(CORNER), FaceBox(0, 0, 512, 512), with_uncond=True)
+    both = extractor().extract(picture(CORNER), FaceChoice(box=FaceBox(0, 0, 512, 512)), with_uncond=True)
     zeros = [torch.zeros(1, 17, 128)] * 5
     want = extractor()._idformer(torch.zeros(1, 512 + 96), zeros)[0].numpy()
     np.testing.assert_array_equal(both.uncond, want)
@@ -176,13 +184,11 @@ def test_uncond_is_the_encoder_on_zeros():
 
 
 def test_the_condition_is_raw_arcface_and_a_normalised_pooled_vector():
-    import torch
-
     vector = np.linspace(-30, 30, 512, dtype=np.float32)
-    condition, hidden_states = extractor()._condition(vector, torch.rand(1, 3, 512, 512))
-    np.testing.assert_array_equal(condition[0, :512].numpy(), vector)
-    assert condition[0, 512:].norm().item() == pytest.approx(1, abs=1e-5)
-    assert [tuple(hidden.shape) for hidden in hidden_states] == [(1, 17, 128)] * 5
+    features = extractor().features(replace(crop(CORNER), vector=vector))
+    np.testing.assert_array_equal(features.condition[0, :512].numpy(), vector)
+    assert features.condition[0, 512:].norm().item() == pytest.approx(1, abs=1e-5)
+    assert [tuple(hidden.shape) for hidden in features.hidden_states] == [(1, 17, 128)] * 5
 
 
 def test_weights_that_give_nan_are_an_error(tmp_path):
@@ -196,7 +202,7 @@ def test_weights_that_give_nan_are_an_error(tmp_path):
     save_file(state, tmp_path / "pulid.safetensors")
     broken = Extractor.load(models_dir=models_folder(), pulid_weights=tmp_path / "pulid.safetensors", device="cpu", detect=False)
     with pytest.raises(WeightsError, match="NaN"):
-        broken.extract(picture(), FaceBox(0, 0, 512, 512))
+        broken.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
 
 
 def test_an_encoder_for_another_tower_is_refused(tmp_path):
@@ -208,7 +214,7 @@ def test_an_encoder_for_another_tower_is_refused(tmp_path):
     save_file(pulid_state(cond_dim=512 + 768), tmp_path / "pulid.safetensors")
     other = Extractor.load(models_dir=models_folder(), pulid_weights=tmp_path / "pulid.safetensors", device="cpu", detect=False)
     with pytest.raises(WeightsError, match="wants a condition of 1280"):
-        other.extract(picture(), FaceBox(0, 0, 512, 512))
+        other.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
 
 
 def test_a_device_that_is_not_there_is_an_error():
@@ -243,8 +249,8 @@ def call(capfd, monkeypatch, *arguments: str) -> tuple[int, str, str]:
 def test_the_command_twice_same_bytes(tmp_path, capfdbinary, monkeypatch):
     portrait = tmp_path / "me.png"
     portrait.write_bytes(png(picture(CORNER, MIDDLE)))
-    out, face, crop = tmp_path / "me.pulidembd", tmp_path / "face.png", tmp_path / "crop.png"
-    pictures = ["--face-image", str(face), "--crop-image", str(crop)]
+    out, face, cropped = tmp_path / "me.pulidembd", tmp_path / "face.png", tmp_path / "crop.png"
+    pictures = ["--face-image", str(face), "--crop-image", str(cropped)]
     models = ["--models-dir", str(models_folder()), "--device", "cpu", "--with-uncond"]
 
     first = run("--portrait", str(portrait), "--out", str(out), "--json", *models, *pictures)
@@ -265,8 +271,8 @@ def test_the_command_twice_same_bytes(tmp_path, capfdbinary, monkeypatch):
     assert embedding.provenance["tool"] == f"pulid_extract {__version__}"
     assert embedding.provenance["face"] == "largest"
     assert set(embedding.provenance) == {"tool", "face", "portrait.sha256", "weights.sha256", "eva_clip.sha256"}
-    np.testing.assert_array_equal(np.asarray(Image.open(crop)), identity(CORNER, MIDDLE).crop)
-    np.testing.assert_array_equal(np.asarray(Image.open(face)), identity(CORNER, MIDDLE).grey_face)
+    np.testing.assert_array_equal(np.asarray(Image.open(cropped)), crop(CORNER, MIDDLE).crop)
+    np.testing.assert_array_equal(np.asarray(Image.open(face)), crop(CORNER, MIDDLE).grey_face)
 
     # Again in this process, through pipes: another process and another road to the same bytes.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(portrait.read_bytes())))
@@ -288,7 +294,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, capfd, monkeypatch):
     )
     assert code == 1
     assert stdout == ""
-    assert "pulid-extract: error: no face found" in stderr
+    assert f"pulid-extract: error: {portrait}: no face found" in stderr
     assert "Traceback" not in stderr
     assert out.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["me.png", "me.pulidembd"]
@@ -316,8 +322,7 @@ def test_dtypes_and_a_box_by_hand(tmp_path, capfd, monkeypatch):
         (["--portrait", "a.jpg", "-o", "x", "--dtype", "f8"], "--dtype"),
         (["--portrait", "a.jpg", "-o", "x", "--face-box", "1,2,3"], "--face-box"),
         (["--portrait", "a.jpg", "-o", "x", "--device", "gpu"], "--device"),
-        (["--portrait", "a.jpg", "--portrait", "b.jpg", "-o", "x"], "more than once"),
-        (["--portrait", "a.jpg", "b.jpg", "-o", "x"], "b.jpg"),
+        (["a.jpg", "-o", "x"], "a.jpg"),
         (["--nonsense"], "--nonsense"),
     ],
 )
@@ -333,13 +338,14 @@ def test_what_cannot_be_done_is_exit_1_with_one_line(tmp_path, capfd, monkeypatc
     portrait = tmp_path / "me.png"
     portrait.write_bytes(png(picture(CORNER)))
     given = ["--portrait", str(portrait)]
+    (tmp_path / "empty").mkdir()
     (tmp_path / "half.pulidembd").symlink_to(tmp_path / "nowhere" / "x")
     cases = [
         ([*given, "-o", str(tmp_path / "no" / "x.pulidembd")], "cannot be written"),
         ([*given, "-o", str(tmp_path)], "is a folder"),
         ([*given, "-o", str(portrait)], "would overwrite an input"),
         (["--portrait", str(tmp_path / "none.jpg"), "-o", str(tmp_path / "x")], "no such file"),
-        (["--portrait", str(tmp_path), "-o", str(tmp_path / "x")], "is a folder"),
+        (["--portrait", str(tmp_path / "empty"), "-o", str(tmp_path / "x")], "holds no picture"),
         ([*given, "-o", str(tmp_path / "x"), "--models-dir", str(tmp_path / "none")], "does not exist"),
         ([*given, "-o", str(tmp_path / "x"), "--antelopev2", str(tmp_path / "none")], "no such file"),
         (
@@ -368,17 +374,10 @@ def test_what_cannot_be_done_is_exit_1_with_one_line(tmp_path, capfd, monkeypatc
 
 
 def test_options_before_a_subcommand_are_not_dropped(capfd, monkeypatch):
-    """Sub-commands will stand beside the root command; an option in front of their name must not vanish."""
-    import typer
-
-    grown = typer.Typer(add_completion=False, rich_markup_mode=None)
-    grown.callback(invoke_without_command=True)(cli.extract)
-    grown.command("later")(lambda: print("ran"))
-    monkeypatch.setattr(cli, "app", grown)
-    assert call(capfd, monkeypatch, "later")[:2] == (0, "ran\n")
-    code, stdout, stderr = call(capfd, monkeypatch, "--out", "x", "later")
+    """An option in front of a sub-command's name must not vanish."""
+    code, stdout, stderr = call(capfd, monkeypatch, "--out", "x", "faces", "a.jpg")
     assert (code, stdout) == (2, "")
-    assert "--out stands before 'later'" in stderr
+    assert "--out stands before 'faces'" in stderr
 
 
 def test_interrupt_and_broken_pipe_show_no_traceback(capfd, monkeypatch):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from pulid_extract.embedding_file import encode_embedding, read_embedding
 from pulid_generate import pipeline as pipeline_module
-from pulid_generate.request import parse_description
+from pulid_generate.description import parse_description
 
 STEPS = ("--steps", 2)
 
@@ -90,7 +90,7 @@ def test_json_and_streams(generate, base, identity, person, tmp_path):
     assert (facts["seed"], facts["steps"], facts["width"], facts["height"], facts["id_weight"]) == (42, 2, 64, 48, 1.0)
     assert facts["identity"] == hashlib.sha256(person.read_bytes()).hexdigest()
 
-    piped = generate(*base, *identity[:-1], "-", "-o", "-", stdin=person.read_bytes())
+    piped = generate(*base, *identity[:-1], "-", "-o", "-", "--verbose", stdin=person.read_bytes())
     assert piped.out == out.read_bytes()
     assert "loading Flux" in piped.err
 

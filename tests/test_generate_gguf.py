@@ -115,7 +115,7 @@ def test_offloading_and_verify_work_with_quantised_weights(micro, person, tmp_pa
     files = ModelFiles.find(models_dir=micro, flux=quantised, t5_tokenizer=micro / "tokenizer.json")
     placement = Placement.choose("cpu")
     drawn = []
-    for where in (placement, replace(placement, offload=True)):
+    for where in (placement, replace(placement, offload=frozenset({"diffusion", "te"}))):
         pipeline = Pipeline(files, where)
         jobs = pipeline.jobs(GenerationRequest("a cat", width=64, height=48, steps=1), read_embedding(person))
         drawn += [picture.png() for picture in pipeline.draw(jobs)]
@@ -127,17 +127,13 @@ def test_what_is_no_usable_gguf_is_refused_by_name(generate, base, micro, person
     (tmp_path / "cut.gguf").write_bytes(whole[:-5000])
     (tmp_path / "cut-header.gguf").write_bytes(whole[:300])
     (tmp_path / "me.gguf").write_bytes(person.read_bytes())
-    writer = gguf.GGUFWriter(tmp_path / "t5.gguf", arch="t5encoder")
-    writer.add_tensor("enc.blk.0.attn_q.weight", np.zeros((64, 64), np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(micro / "flux1-schnell.safetensors", tmp_path / "sd3.gguf", Q.Q8_0, architecture="sd3")
     for name, flag, message in (
         ("cut.gguf", "--diffusion-model", "truncated GGUF"),
         ("cut-header.gguf", "--diffusion-model", "truncated GGUF"),
         ("me.gguf", "--diffusion-model", "--pulid-id-embedding"),
-        ("t5.gguf", "--t5xxl", "GGUF text encoders cannot be read yet"),
+        ("sd3.gguf", "--diffusion-model", "GGUF of architecture 'sd3'"),
+        ("sd3.gguf", "--t5xxl", "GGUF of architecture 'sd3'"),
     ):
         error = generate(*base, "--diffusion-model", SAMPLE, flag, tmp_path / name, "-o", tmp_path / "o.png").error
         assert message in error

@@ -14,7 +14,16 @@ from pulid_generate import placement as placement_module
 from pulid_generate import sampling
 from pulid_generate.checkpoints import load_vae
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.placement import Placement, available_memory
+from pulid_generate.placement import (
+    Placement,
+    available_memory,
+    available_on,
+    device_name,
+    find_device,
+    list_devices,
+    parse_assignment,
+    parse_budgets,
+)
 from pulid_generate.vae import decode
 
 
@@ -58,12 +67,159 @@ def test_devices_that_are_not_there_are_refused(machine):
     assert Placement.choose("cuda:1").device.index == 1
     for name, message in (
         ("cuda:2", "there are 2 cuda devices"),
-        ("mps", "usable: cuda, cpu"),
+        ("mps", "usable: cuda0, cuda1, cpu"),
         ("cuda:x", "expected auto"),
         ("cpu:1", "1 cpu"),
     ):
         with pytest.raises(RequestError, match=message):
             Placement.choose(name)
+
+
+# ------------------------------------------------------------------------------------------------------- sd-cli's assignments
+
+
+@pytest.mark.parametrize(
+    ("flags", "where"),
+    [
+        ({}, "cuda cuda cuda"),
+        ({"backend": "cpu"}, "cpu cpu cpu"),
+        ({"backend": "diffusion=cuda0,te=cpu,vae=cpu"}, "cuda:0 cpu cpu"),
+        ({"backend": "te=cpu"}, "cuda cpu cuda"),
+        ({"backend": "all=cuda1,vae=cpu"}, "cuda:1 cuda:1 cpu"),
+        ({"backend": "vae=cpu,*=cuda1"}, "cuda:1 cuda:1 cpu"),  # the module wins, in any order
+        ({"backend": "te=cpu,te=cuda1"}, "cuda cuda:1 cuda"),  # the last one wins
+        ({"backend": "CLIP=CPU , unet = CUDA1"}, "cuda:1 cpu cuda"),
+        ({"backend": "text-encoder=cpu,first_stage=cpu"}, "cuda cpu cpu"),
+        ({"backend": "controlnet=vulkan3,upscaler=cpu"}, "cuda cuda cuda"),  # models that do not exist here
+        ({"device": "cpu", "backend": "diffusion=gpu"}, "cuda cpu cpu"),
+        ({"device": "cpu", "backend": "cuda1"}, "cuda:1 cuda:1 cuda:1"),
+        ({"clip_on_cpu": True, "vae_on_cpu": True}, "cuda cpu cpu"),
+        ({"clip_on_cpu": True, "backend": "cuda1"}, "cuda:1 cpu cuda:1"),  # te=cpu is a module's, cuda1 is not
+        ({"clip_on_cpu": True, "backend": "t5=cuda1"}, "cuda cuda:1 cuda"),
+        ({"backend": ""}, "cuda cuda cuda"),
+    ],
+)
+def test_backend_places_modules_as_sd_cli_does(machine, flags, where):
+    machine("cuda")
+    chosen = Placement.choose(**flags)
+    assert [str(device) for device in (chosen.device, chosen.text_device, chosen.vae_device)] == where.split()
+
+
+@pytest.mark.parametrize(
+    ("flags", "offloaded"),
+    [
+        ({}, ""),
+        ({"offload": True}, "diffusion te"),
+        ({"params_backend": "cpu"}, "diffusion te"),
+        ({"params_backend": "diffusion=cpu"}, "diffusion"),
+        ({"params_backend": "diffusion=disk,te=cuda0"}, "diffusion"),
+        ({"offload": True, "params_backend": "te=cuda0"}, "diffusion"),
+        ({"offload": True, "clip_on_cpu": True}, "diffusion"),  # it is there already
+        ({"offload": True, "device": "cpu"}, ""),
+    ],
+)
+def test_params_backend_is_where_weights_wait(machine, flags, offloaded):
+    machine("cuda")
+    chosen = Placement.choose(**flags)
+    assert chosen.offload == set(offloaded.split())
+    for module in ("diffusion", "te"):
+        assert (chosen.storage(torch.device("cuda"), module).type == "cpu") == (module in offloaded.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"backend": "lungs=cpu"}, "backend lungs=cpu: there is no module 'lungs'; known: diffusion, te, vae, all"),
+        (
+            {"backend": "te=vulkan0"},
+            r"backend vulkan0: not usable here \(PyTorch has no such device\); usable: cuda0, cuda1, cpu",
+        ),
+        ({"backend": "diffusion=cuda0&cuda1"}, "runs on one device"),
+        ({"backend": "te="}, "expected MODULE=DEVICE"),
+        ({"backend": "disk"}, "a model cannot run there"),
+        ({"backend": "te=cuda7"}, "there are 2 cuda devices"),
+        ({"backend": "te=metal"}, "backend metal: not usable here; usable: cuda0, cuda1, cpu"),
+        ({"params_backend": "te=tpu"}, "params-backend tpu: not usable here"),
+        ({"max_vram": "much"}, "max-vram much: expected GiB"),
+        ({"max_vram": "cuda7=3"}, "max-vram cuda7: there are 2"),
+        ({"max_vram": "nan"}, "expected GiB"),
+        ({"device": "tpu"}, "device tpu: not usable here; usable: cuda0, cuda1, cpu"),
+    ],
+)
+def test_modules_and_devices_that_are_not_there_are_refused(machine, flags, message):
+    machine("cuda")
+    with pytest.raises(RequestError, match=message) as refusal:
+        Placement.choose(**flags)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "name", "device"),
+    [
+        (("cuda",), "cuda1", "cuda:1"),
+        (("cuda",), "CUDA:1", "cuda:1"),
+        (("cuda",), "rocm0", "cuda:0"),
+        (("mps",), "Metal", "mps"),
+        (("mps",), "MTL0", "mps"),
+        (("mps",), "gpu", "mps"),
+        (("cuda", "mps"), "default", "cuda"),
+        ((), "auto", "cpu"),
+        ((), "cpu0", "cpu"),
+    ],
+)
+def test_device_names_of_both_worlds(machine, kinds, name, device):
+    machine(*kinds)
+    assert str(find_device(name)) == device
+
+
+def test_a_processor_beside_a_card_and_a_card_beside_a_processor_have_their_own_arithmetic(machine):
+    machine("cuda")
+    chosen = Placement.choose("cpu", backend="te=cuda0")
+    assert chosen.dtype_on(chosen.device) == torch.float32
+    assert chosen.dtype_on(chosen.text_device) == torch.bfloat16
+    assert Placement.choose("cuda", "float16").dtype_on(torch.device("cuda", 1)) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("text", "free", "usable"),
+    [
+        (None, 20, 20),
+        ("0", 20, 20),  # sd-cli: no limit
+        ("6", 20, 6),
+        (6.0, 20, 6),
+        ("30", 20, 20),  # more than there is
+        ("-2", 20, 18),
+        ("-30", 20, 0),
+        ("cuda0=6,cuda1=2", 20, 6),
+        ("cuda1=2", 20, 20),
+        ("cuda0=6,8", 20, 6),
+    ],
+)
+def test_max_vram_limits_a_device(machine, text, free, usable):
+    machine("cuda")
+    chosen = Placement.choose(max_vram=text)
+    assert chosen.usable(torch.device("cuda"), free * 2**30) == usable * 2**30
+    assert chosen.usable(torch.device("cpu"), free * 2**30) == free * 2**30  # main memory is not a device's
+    assert chosen.streams("diffusion") == ((text is not None and usable < free) or text == "30")
+
+
+def test_assignments_as_text():
+    assert parse_assignment("backend", " te = cpu , cuda0 ,, ") == {"te": "cpu", "": "cuda0"}
+    assert parse_assignment("backend", None) == {}
+    assert parse_budgets("") == {}
+    assert parse_budgets("cpu=3,1.5") == {"cpu": 3.0, "": 1.5}
+
+
+def test_devices_are_listed_under_sd_clis_names(machine, monkeypatch):
+    machine("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Card {index}")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 + (device.index or 0), 100))
+    assert list_devices() == ["cuda0\tCard 0", "cuda1\tCard 1", "cpu\tprocessor"]
+    free = available_on([torch.device("cuda"), torch.device("cuda", 1), torch.device("cpu")])
+    assert (free["cuda:0"], free["cuda:1"], set(free)) == (7, 8, {"cpu", "cuda:0", "cuda:1"})
+    assert device_name(torch.device("cuda")) == "cuda:0"
+    machine("mps")
+    assert list_devices() == ["metal\tApple GPU", "cpu\tprocessor"]
 
 
 def test_memory_is_what_the_container_may_still_take(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from pulid_extract.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.text_encoders import ClipText, T5Text, clip_tokenizer, find_t5_tokenizer, read_t5_tokenizer
+from pulid_generate.text_encoders import ClipText, T5Text
+from pulid_generate.vocabularies import clip_tokenizer, find_t5_tokenizer, read_t5_tokenizer
 
 
 def t5_tokenizer(given, t5_path):
@@ -132,9 +133,19 @@ def test_plain_fp8_t5_is_read_as_its_numbers(micro, tmp_path, t5, dtype):
     state = {name: value.to(dtype) for name, value in load_file(micro / "t5xxl_fp16.safetensors").items()}
     save_file(state, tmp_path / "t5.safetensors")
     ours = T5Text.load(read_header(tmp_path / "t5.safetensors"), micro / "tokenizer.json", torch.float32)
-    assert torch.equal(ours.model.shared.weight, state["shared.weight"].float())
-    kept = T5Text.load(read_header(tmp_path / "t5.safetensors"), micro / "tokenizer.json", None)
-    assert kept.model.shared.weight.dtype == torch.bfloat16
+    rows = torch.tensor([[5, 31000, 0]])
+    assert torch.equal(ours.model.shared(rows), state["shared.weight"].float()[rows])
+    assert ours.model.shared.table.data.dtype == dtype  # kept as stored
+    name = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+    layer = ours.model.get_submodule(name.removesuffix(".weight"))
+    assert layer.data.dtype == dtype
+    assert torch.equal(layer.weight.dequantize(torch.float32), state[name].float())
+    # the states are those of a file that holds the same numbers in 32 bits
+    save_file({name: value.float() for name, value in state.items()}, tmp_path / "wide.safetensors")
+    wide = T5Text.load(read_header(tmp_path / "wide.safetensors"), micro / "tokenizer.json", torch.float32)
+    ids = t5.tokens("a cat", 16)
+    assert torch.equal(ours.encode(ids), wide.encode(ids))
+    assert relative(ours.encode(ids), t5.encode(ids)) > 0.01  # of rounding to 8 bits
 
 
 def test_clip_positions_are_not_lost_on_meta(micro):

@@ -14,9 +14,23 @@ from pulid_extract.model_files.finding import (
     fetch,
     find,
     is_offline,
+    open_given,
 )
+from pulid_extract.model_files.gguf_files import GgufFile, GgufTensor, read_gguf
 from pulid_extract.model_files.headers import Header, read_header
-from pulid_extract.model_files.kinds import KINDS, PREFIXES, PULID, Kind, Role, Source, check_role, kind_of
+from pulid_extract.model_files.kinds import (
+    KINDS,
+    PREFIXES,
+    PULID,
+    Kind,
+    Role,
+    Source,
+    check_role,
+    fills,
+    kind_of,
+    kinds_of,
+    parts_of,
+)
 from pulid_extract.model_files.writing import check_not_input, check_writable, write_atomically
 
 __all__ = [
@@ -25,6 +39,8 @@ __all__ = [
     "PREFIXES",
     "PULID",
     "Found",
+    "GgufFile",
+    "GgufTensor",
     "Header",
     "Kind",
     "Role",
@@ -37,9 +53,14 @@ __all__ = [
     "download",
     "downloads_dir",
     "fetch",
+    "fills",
     "find",
     "is_offline",
     "kind_of",
+    "kinds_of",
+    "open_given",
+    "parts_of",
+    "read_gguf",
     "read_header",
     "write_atomically",
 ]

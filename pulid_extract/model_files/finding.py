@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pulid_extract.errors import WeightsError
-from pulid_extract.model_files.headers import Header, read_header
-from pulid_extract.model_files.kinds import Role, Source, check_role
-from pulid_extract.model_files.writing import write_atomically
+from pulid_extract.model_files.headers import COMPONENTS, PIPELINE_INDEX, Header, is_diffusers_folder, read_header
+from pulid_extract.model_files.kinds import Role, Source, check_role, fills
+from pulid_extract.model_files.transfer import download
 
 MODELS_DIR_VARIABLE = "PULID_MODELS_DIR"
+MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".gguf")
+REPOSITORY = re.compile(
+    r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?"
+)  # organisation/repository[/path in it], as on the Hugging Face hub
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")  # transformers' and diffusers' names of the parts of one model
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file for a role, and the rule that found it: "flag", "models folder", "hugging face cache" or "download"."""
+    """A file or folder for a role, and the rule that found it.
+
+    rule: "flag", "all-in-one" (--model), "models folder", "hugging face cache" or "download".
+    """
 
     path: Path
     rule: str
     header: Header
+
+    @property
+    def name(self) -> str:
+        """What to call it: a file's name without its ending, a folder's, a cached repository's."""
+        if not self.path.is_dir():
+            return self.path.stem
+        parts = [part for part in self.path.resolve().parts if part.startswith("models--")]
+        return parts[-1].split("--")[-1] if parts else self.path.resolve().name
 
 
 def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path | None = None) -> Found:
@@ -33,12 +48,7 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
     Raises WeightsError if none does, if the file is of the wrong kind, or if the models folder holds two candidates.
     """
     if explicit is not None:
-        path = Path(explicit).expanduser()
-        if path.is_dir() and "antelopev2 folder" not in role.kinds:
-            raise WeightsError(f"{path}: is a folder; {role.flag} wants a file: {role.source.page}")
-        header = read_header(_nested(path))
-        check_role(header, role)
-        return Found(header.path, "flag", header)
+        return open_given(role, explicit)
     unreadable: list[str] = []
     if models_dir is not None:
         models_dir = Path(models_dir).expanduser()
@@ -63,8 +73,75 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
     raise WeightsError(f"{role.name}: no file given{searched}; give {role.flag} FILE, from {role.source.page}")
 
 
+def open_given(role: Role, given: str | Path) -> Found:
+    """What the user named for a role: a file, a folder as diffusers saves it, or a repository id that is in the Hugging Face cache.
+
+    A folder that is none of diffusers', or whose pipeline lacks the part, may hold one file that fills the role. Raises WeightsError.
+    """
+    path = _located(given)
+    if not path.is_dir():
+        _check_whole(path)
+    elif "antelopev2 folder" in role.kinds:
+        path = _nested(path)
+    elif not is_diffusers_folder(path) or not fills(read_header(path), role):
+        path = _only_file(path, role)
+    header = read_header(path)
+    check_role(header, role)
+    return Found(header.path, "flag", header)
+
+
+def _located(given: str | Path) -> Path:
+    """The path that was meant: as it is, or inside the cached snapshot of "organisation/repository[/path in it]"."""
+    path = Path(given).expanduser()
+    match = REPOSITORY.fullmatch(str(given))
+    if path.exists() or not match or (path.suffix in MODEL_ENDINGS and match[2] is None):
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = Path(snapshot_download(match[1], local_files_only=True))
+    except (OSError, ValueError):
+        raise WeightsError(
+            f"{given}: no such file or folder, and no repository of that name in the Hugging Face cache; "
+            f"if it is one, run 'hf download {match[1]}'"
+        ) from None
+    inside = snapshot / match[2] if match[2] else snapshot
+    if not inside.exists():
+        raise WeightsError(f"{given}: the cached repository has no {match[2]}; run 'hf download {match[1]} {match[2]}'")
+    return inside
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse one part of a sharded model: its header alone looks like the model's."""
+    if SHARD.search(path.name):
+        raise WeightsError(f"{path}: is one part of a model in several files; give the folder, {path.parent}")
+
+
+def _only_file(folder: Path, role: Role) -> Path:
+    """The one file directly in a folder that can fill the role; the folder itself if it is diffusers' (it will be refused by name)."""
+    unreadable: list[str] = []
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in MODEL_ENDINGS and not SHARD.search(path.name)]
+    candidates = _filling(files, role, unreadable)
+    if len(candidates) == 1:
+        return candidates[0].path
+    if candidates:
+        listed = ", ".join(header.path.name for header in candidates)
+        raise WeightsError(
+            f"{folder}: {len(candidates)} files in it can be the {role.name}: {listed}; give {role.flag} one of them"
+        )
+    if unreadable:
+        raise WeightsError(unreadable[0])
+    if is_diffusers_folder(folder):
+        if read_header(folder).tensors:
+            return folder
+        raise WeightsError(
+            f"{folder}: a diffusers folder without the weights of the {role.name} (.safetensors); download the whole repository"
+        )
+    raise WeightsError(f"{folder}: is a folder; {role.flag} wants a file: {role.source.page}")
+
+
 def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Header]:
-    """Every file in a models folder and below whose header says it can fill the role.
+    """Every file or diffusers folder in a models folder and below whose header says it can fill the role.
 
     Files that cannot be read add their message to `unreadable`. Raises WeightsError if there is no such folder.
     """
@@ -73,16 +150,25 @@ def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Heade
             f"{folder}: the models folder does not exist; make it, or correct --models-dir or {MODELS_DIR_VARIABLE}"
         )
     onnx_folders = {path.parent for path in folder.rglob("*.onnx")}
-    files = [path for ending in (".safetensors", ".pt", ".pth", ".gguf") for path in folder.rglob(f"*{ending}")]
+    pipelines = {path.parent for path in folder.rglob(PIPELINE_INDEX)}
+    sharded = {path.parent for path in folder.rglob("*.safetensors.index.json")} - {
+        part / name for part in pipelines for name in COMPONENTS
+    }
+    # a file inside one of these folders is a piece of it, but for the whole files that Black Forest Labs put beside a pipeline
+    pieces = {*sharded, *(part / name for part in pipelines for name in COMPONENTS)}
+    files = [path for ending in MODEL_ENDINGS for path in folder.rglob(f"*{ending}") if path.parent not in pieces]
+    return _filling(sorted({*files, *onnx_folders, *pipelines, *sharded}), role, unreadable)
+
+
+def _filling(paths: Iterable[Path], role: Role, unreadable: list[str]) -> list[Header]:
     candidates = []
-    for path in sorted({*files, *onnx_folders}):
+    for path in paths:
         try:
             header = read_header(path)
         except WeightsError as error:
             unreadable.append(str(error))
             continue
-        with contextlib.suppress(WeightsError):
-            check_role(header, role)
+        if fills(header, role):
             candidates.append(header)
     return candidates
 
@@ -141,32 +227,3 @@ def downloads_dir() -> Path:
 def is_offline() -> bool:
     """True if the user forbade network calls, with the Hugging Face libraries' own variable."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def download(url: str, target: Path, sha256: str = "") -> None:
-    """Fetch `url` to `target` (beside, then renamed). Raises WeightsError if it fails or the SHA-256 is another."""
-    import urllib.request
-    from http.client import HTTPException
-
-    digest = hashlib.sha256()
-
-    def chunks(response) -> Iterator[bytes]:
-        got, length = 0, response.headers.get("Content-Length")
-        try:
-            while chunk := response.read(1 << 20):
-                digest.update(chunk)
-                got += len(chunk)
-                yield chunk
-        except (OSError, HTTPException) as error:
-            raise WeightsError(f"{url}: download broke off after {got} bytes ({error}); try again") from None
-        if length and got != int(length):  # http.client ends such a read without a word
-            raise WeightsError(f"{url}: download broke off after {got} of {length} bytes; try again")
-        if sha256 and digest.hexdigest() != sha256:
-            raise WeightsError(f"{url}: SHA-256 is {digest.hexdigest()}, expected {sha256}; try again later")
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as response:
-            write_atomically(target, chunks(response))
-    except (OSError, HTTPException) as error:
-        raise WeightsError(f"{url}: download failed ({error}); fetch it by hand into {target.parent}") from None

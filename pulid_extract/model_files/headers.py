@@ -1,7 +1,8 @@
 """What a model file says about itself before any weight is read. Nothing of a pickle is executed: its strings are listed.
 
 Knows formats, and no model. Formats: safetensors (huggingface/safetensors README), torch zip and legacy pickles (pytorch
-torch/serialization.py), gguf (by gguf-py). A folder of ONNX files is one model: insightface's pack.
+torch/serialization.py), gguf (gguf_files.py), folders as diffusers and transformers save them (diffusers pipelines/pipeline_loading_utils.py,
+transformers modeling_utils.py: config.json, *.safetensors, *.safetensors.index.json). A folder of ONNX files is one model: insightface's pack.
 """
 
 from __future__ import annotations
@@ -14,34 +15,51 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pulid_extract.errors import WeightsError
+from pulid_extract.model_files.gguf_files import read_gguf
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+PIPELINE_INDEX = "model_index.json"  # what makes a folder a diffusers pipeline
+COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")  # folders of a Flux pipeline that hold weights
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model")  # diffusers, transformers
 
 
 @dataclass(frozen=True)
 class Header:
     """What a file says about itself before any weight is read.
 
-    format: "safetensors", "torch", "gguf" or "onnx folder".
+    format: "safetensors", "torch", "gguf", "diffusers folder" or "onnx folder".
     tensors: name -> (dtype as the file spells it, shape). For "torch" only the names are known (dtype "", shape ());
-        for an "onnx folder" the names are those of its .onnx files.
+        for an "onnx folder" the names are those of its .onnx files. In a whole diffusers pipeline every name starts with the folder
+        of its component: "vae/decoder.conv_in.weight".
+    metadata: what the file says beside its tensors: the key-values of a GGUF that are no arrays, safetensors' __metadata__, a
+        folder's config.json (its keys behind the component's folder, as the tensors).
+    shards: name -> (the file that holds the tensor, its name there), where that is not `path` and the same name.
     """
 
     path: Path
     format: str
     tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    shards: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
         return frozenset(self.tensors)
+
+    def place_of(self, name: str) -> tuple[Path, str]:
+        """The file that holds a tensor, and its name there."""
+        return self.shards.get(name, (self.path, name))
 
 
 def read_header(path: str | Path) -> Header:
     """Read a model file's header. Raises WeightsError for a file that is missing, truncated, or no model file at all."""
     path = Path(path)
     if path.is_dir():
+        if is_diffusers_folder(path):
+            return _folder_header(path)
         return Header(path, "onnx folder", {file.name: ("", ()) for file in sorted(path.glob("*.onnx"))})
     try:
         with open(path, "rb") as file:
@@ -76,7 +94,7 @@ def _safetensors_header(path: Path, file, size: int) -> Header:
         raise WeightsError(f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or no safetensors")
     try:
         entries = json.loads(file.read(length))
-        entries.pop("__metadata__", None)
+        metadata = entries.pop("__metadata__", None) or {}
         tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -84,21 +102,76 @@ def _safetensors_header(path: Path, file, size: int) -> Header:
     if 8 + length + end != size:
         what = "truncated" if 8 + length + end > size else "longer than its header says"
         raise WeightsError(f"{path}: {what} ({size} bytes, the header needs {8 + length + end}); download it again")
-    return Header(path, "safetensors", tensors)
+    return Header(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
 
 
 def _gguf_header(path: Path) -> Header:
-    """Names, type names ("Q4_K", "BF16", ..) and shapes in row-major order, by gguf-py."""
-    import gguf
-
+    """Names, type names ("Q4_K", "BF16", ..) and shapes in row-major order."""
     try:
-        tensors = gguf.GGUFReader(path).tensors
-        shapes = {
-            tensor.name: (tensor.tensor_type.name, tuple(int(axis) for axis in reversed(tensor.shape))) for tensor in tensors
-        }
-    except Exception as error:  # gguf-py raises whatever numpy makes of damaged bytes
+        file = read_gguf(path)
+    except (ValueError, OSError) as error:
         raise WeightsError(f"{path}: damaged or truncated GGUF file ({error}); download it again") from None
-    return Header(path, "gguf", shapes)
+    return Header(path, "gguf", {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()}, file.values)
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Whether a folder is a diffusers pipeline, or one model as diffusers or transformers save it."""
+    return (path / PIPELINE_INDEX).is_file() or ((path / "config.json").is_file() and any(path.glob("*.safetensors")))
+
+
+def _folder_header(path: Path) -> Header:
+    """Of a whole pipeline, or of one component."""
+    parts = {f"{name}/": path / name for name in COMPONENTS} if (path / PIPELINE_INDEX).is_file() else {"": path}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    metadata: dict[str, Any] = {}
+    shards: dict[str, tuple[Path, str]] = {}
+    for prefix, folder in parts.items():
+        metadata |= {prefix + key: value for key, value in _json_of(folder / "config.json").items()}
+        for file in _weight_files(folder):
+            for name, entry in read_header(file).tensors.items():
+                tensors[prefix + name] = entry
+                shards[prefix + name] = (file, name)
+    return Header(path, "diffusers folder", tensors, metadata, shards)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a component: all that its index names, else the one of the usual name, else the only one."""
+    for stem in WEIGHT_STEMS:
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.is_file():
+            names = _json_of(index).get("weight_map")
+            if not isinstance(names, dict) or not all(
+                isinstance(name, str) and Path(name).name == name for name in names.values()
+            ):
+                raise WeightsError(f"{index}: damaged index of a sharded model; download it again")
+            files = [folder / name for name in sorted(set(names.values()))]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise WeightsError(
+                    f"{folder}: {len(missing)} of {len(files)} parts are missing ({missing[0]}); the download is incomplete, repeat it"
+                )
+            return files
+        if (folder / f"{stem}.safetensors").is_file():
+            return [folder / f"{stem}.safetensors"]
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        raise WeightsError(
+            f"{folder}: {len(files)} .safetensors files and none is {WEIGHT_STEMS[0]}.safetensors; give one of them by name"
+        )
+    return files
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """A JSON file's object, {} if there is no such file. Raises WeightsError for a damaged one."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError, OSError):
+        raise WeightsError(f"{path}: damaged JSON; download it again") from None
+    return content
 
 
 def _pickle_strings(path: Path, start: bytes) -> list[str]:

@@ -1,0 +1,1 @@
+"""The sub-commands of pulid-extract, one file each."""

@@ -1,0 +1,73 @@
+"""`pulid-extract pull [PART..]`: parse, plan, fetch, print. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pulid_extract import console
+from pulid_extract.kits import KITS
+from pulid_extract.model_files import MODELS_DIR_VARIABLE
+from pulid_extract.model_files.pulling import Outcome, Status, closing_lines, plan, raise_failures, unpack_antelopev2
+from pulid_extract.model_files.pulling import pull as fetch
+
+
+def pull(
+    context: typer.Context,
+    parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help=f"Which: {', '.join(KITS)}. Default: all.")] = None,
+    models_dir: Annotated[
+        str,
+        typer.Option("--models-dir", metavar="FOLDER", envvar=MODELS_DIR_VARIABLE, help="Where the files go; made if need be."),
+    ] = "models",
+    antelopev2_zip: Annotated[
+        str | None,
+        typer.Option("--antelopev2-zip", metavar="FILE.zip", help="Take antelopev2 out of InsightFace's own archive instead."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what is there, what is missing and how much space there is; no network call."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch also what another file of the folder already fills, and replace damaged files.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each file.")] = False,
+) -> None:
+    """Fetch the model files of an extraction into one folder. What is there already stays.
+
+    A download that broke off goes on where it ended; SHA-256 hashes are checked. antelopev2 is for non-commercial research only.
+    """
+    chosen = list(dict.fromkeys(parts or KITS))
+    unknown = [part for part in chosen if part not in KITS]
+    if unknown:
+        context.fail(f"Invalid value for PART: {unknown[0]!r} is not one of {', '.join(KITS)}.")
+    if antelopev2_zip is not None and "antelopev2" not in chosen:
+        context.fail("--antelopev2-zip: antelopev2 is not among the parts that were named.")
+    folder = Path(models_dir).expanduser()
+    outcomes = plan([item for part in chosen for item in KITS[part]], folder, force)
+    if antelopev2_zip is not None:
+        outcomes = _from_zip(outcomes, Path(antelopev2_zip).expanduser(), folder, dry_run)
+    done = []
+    for outcome in outcomes if dry_run else fetch(outcomes, folder, console.log):
+        done.append(outcome)
+        console.write_line(json.dumps(outcome.as_dict()) if as_json else outcome.line())
+    for line in closing_lines(done, folder, dry_run):
+        console.log(line)
+    raise_failures(done)
+
+
+def _from_zip(outcomes: list[Outcome], archive: Path, folder: Path, dry_run: bool) -> list[Outcome]:
+    """The outcomes, with what was missing of antelopev2 unpacked instead of left to be fetched. Raises WeightsError."""
+    lacking = {item.path_in(folder) for item in KITS["antelopev2"]}
+    lacking &= {outcome.path for outcome in outcomes if outcome.status == "missing"}
+    if not lacking:
+        console.log(f"note: antelopev2 is there already; {archive} is not used")
+    elif not dry_run:
+        unpack_antelopev2(archive, folder)
+    status: Status = "missing" if dry_run else "fetched"
+    return [
+        replace(outcome, status=status, why=f"from {archive}") if outcome.path in lacking else outcome for outcome in outcomes
+    ]

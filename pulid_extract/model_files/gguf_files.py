@@ -1,0 +1,133 @@
+"""The header of a GGUF file, read without its tensors: key-values, and where each tensor lies.
+
+gguf-py's reader makes numpy arrays of every element of every array, ten seconds for a T5 with its vocabulary. Knows no model.
+
+Source: ggml docs/gguf.md (versions 2 and 3, little-endian).
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_AXES = 4  # GGML_MAX_DIMS
+STRING, ARRAY = 8, 9
+# type number -> how numpy spells a number of it, little-endian
+NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """kind: ggml's type name. shape: row-major. offset and size: its bytes in the file."""
+
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """values: the key-values; arrays among them only if they were asked for. tensors: by name, in the file's order."""
+
+    values: dict[str, Any]
+    tensors: dict[str, GgufTensor]
+
+
+def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
+    """Read the header of a GGUF file. Raises ValueError for one that is damaged, truncated or of another version.
+
+    arrays: keep arrays too, strings as a list, numbers as numpy.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        cursor = _Cursor(data)
+        try:
+            if cursor.take(4) != MAGIC:
+                raise ValueError("no GGUF")
+            version = cursor.number("<I")
+            if version not in VERSIONS:
+                raise ValueError(f"version {version}, expected {VERSIONS[0]} or {VERSIONS[1]}, little-endian")
+            tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
+            values = dict(cursor.pair(arrays) for _ in range(value_count))
+            entries = [cursor.tensor() for _ in range(tensor_count)]
+        except (struct.error, UnicodeDecodeError) as error:
+            raise ValueError(f"its header breaks off or is no text ({error})") from None
+        alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
+            raise ValueError(f"alignment {alignment!r}, expected a multiple of 8")
+        start = -(-cursor.at // alignment) * alignment
+        tensors = {name: GgufTensor(kind, shape, start + offset, size) for name, kind, shape, offset, size in entries}
+        if len(tensors) != len(entries):
+            raise ValueError("two tensors of one name")
+        for name, tensor in tensors.items():
+            if tensor.offset % alignment:
+                raise ValueError(f"{name} starts at byte {tensor.offset}, no multiple of {alignment}")
+            if tensor.offset + tensor.size > len(data):
+                raise ValueError(f"{name} ends at byte {tensor.offset + tensor.size} of {len(data)}")
+    return GgufFile({name: value for name, value in values.items() if value is not None}, tensors)
+
+
+class _Cursor:
+    def __init__(self, data: mmap.mmap):
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.data) - self.at:
+            raise ValueError(f"its header needs byte {self.at + count} of {len(self.data)}")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self, form: str) -> int:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        return self.take(self.number("<Q")).decode()
+
+    def pair(self, arrays: bool) -> tuple[str, Any]:
+        return self.text(), self.value(self.number("<I"), arrays)
+
+    def value(self, kind: int, arrays: bool) -> Any:
+        """One value; an array that is not wanted is None."""
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            return self.numbers(kind, 1)[0].item()
+        kind, count = self.number("<I"), self.number("<Q")
+        if kind == STRING:
+            if arrays:
+                return [self.text() for _ in range(count)]
+            for _ in range(count):
+                self.take(self.number("<Q"))
+            return None
+        numbers = self.numbers(kind, count)
+        return numbers if arrays else None
+
+    def numbers(self, kind: int, count: int) -> np.ndarray:
+        if kind not in NUMBERS:
+            raise ValueError(f"a value of unknown type {kind}")
+        dtype = np.dtype(NUMBERS[kind])
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype)
+
+    def tensor(self) -> tuple[str, str, tuple[int, ...], int, int]:
+        """Name, type name, row-major shape, offset in the data, bytes."""
+        import gguf
+
+        name, axes = self.text(), self.number("<I")
+        if not 0 < axes <= MAX_AXES:
+            raise ValueError(f"{name} has {axes} axes")
+        shape = tuple(reversed([self.number("<Q") for _ in range(axes)]))
+        kind = gguf.GGMLQuantizationType(self.number("<I"))
+        offset = self.number("<Q")
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        if shape[-1] % block:
+            raise ValueError(f"{name} has rows of {shape[-1]} numbers, no multiple of {kind.name}'s {block}")
+        return name, kind.name, shape, offset, math.prod(shape) // block * size

@@ -1,0 +1,1 @@
+"""The sub-commands of pulid-generate, one file each."""

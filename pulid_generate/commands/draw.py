@@ -1,0 +1,55 @@
+"""`pulid-generate`: draw pictures and write them. What the command does when no sub-command is named."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+
+from pulid_extract import console
+from pulid_extract.model_files import check_not_input, check_writable
+from pulid_generate import assembly
+from pulid_generate.flags import Flags, takes_flags
+
+
+@takes_flags
+def draw(context: typer.Context, flags: Flags) -> None:
+    """Draw pictures with Flux.1, and with the person of a .pulidembd.
+
+    Example: pulid-generate --diffusion-model flux1-schnell.safetensors --vae ae.safetensors --clip_l clip_l.safetensors
+    --t5xxl t5xxl_fp16.safetensors --pulid-weights pulid_flux_v0.9.1.safetensors --pulid-id-embedding me.pulidembd
+    -p "candid photograph on a beach at sunset" -o out.png
+    """
+    if context.invoked_subcommand is not None:
+        console.refuse_options(context)
+        return
+    from pulid_generate.output import output_paths, report, save
+    from pulid_generate.progress import Progress
+
+    def given(name: str) -> bool:
+        return console.was_given(context, name)
+
+    if wrong := assembly.usage_error(flags, given):
+        context.fail(wrong)
+    if flags.output == "-" and flags.as_json:
+        context.fail("--json and '--output -' both want standard output.")
+    paths = output_paths(flags.output, flags.batch_count, flags.output_begin_idx)
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+    started, progress = time.monotonic(), Progress(flags.verbose, flags.quiet)
+    drawing = assembly.read_drawing(flags, given)
+    pipeline = assembly.open_pipeline(
+        flags, with_pulid=bool(drawing.subjects), note=progress.note, log=progress.log, on_step=progress.step
+    )
+    inputs = list(assembly.input_files(flags, pipeline))
+    for path in paths:
+        if path is not None:
+            check_not_input(path, inputs)
+    jobs = assembly.jobs_of(pipeline, drawing)
+    for line in assembly.idle_flags(flags, given, pipeline.dev):
+        progress.note(line)
+    for path, picture in zip(paths, pipeline.draw(jobs), strict=True):
+        data = save(picture, path, not flags.disable_image_metadata)
+        if path is not None:
+            report(picture, path, data, time.monotonic() - started, flags.as_json)

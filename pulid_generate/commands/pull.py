@@ -1,0 +1,46 @@
+"""`pulid-generate pull KIT`: parse, plan, fetch, print. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pulid_extract import console
+from pulid_extract.model_files import MODELS_DIR_VARIABLE
+from pulid_extract.model_files.pulling import closing_lines, plan, raise_failures
+from pulid_extract.model_files.pulling import pull as fetch
+from pulid_generate.kits import KITS, Kit
+
+
+def pull(
+    kit: Annotated[Kit, typer.Argument(metavar="KIT", help=f"Which files: {', '.join(KITS)}.")],
+    models_dir: Annotated[
+        str,
+        typer.Option("--models-dir", metavar="FOLDER", envvar=MODELS_DIR_VARIABLE, help="Where the files go; made if need be."),
+    ] = "models",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what is there, what is missing and how much space there is; no network call."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch also what another file of the folder already fills, and replace damaged files.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each file.")] = False,
+) -> None:
+    """Fetch the model files of a kit into one folder: Flux, autoencoder, text encoders, PuLID. What is there already stays.
+
+    A download that broke off goes on where it ended; SHA-256 hashes are checked. schnell-q4 and dev-q8 need no account. schnell, dev
+    and krea-dev are gated: accept the terms on their page, then run 'hf auth login'. dev, dev-q8 and krea-dev are for non-commercial use.
+    """
+    folder = Path(models_dir).expanduser()
+    outcomes = plan(KITS[kit], folder, force)
+    done = []
+    for outcome in outcomes if dry_run else fetch(outcomes, folder, console.log):
+        done.append(outcome)
+        console.write_line(json.dumps(outcome.as_dict()) if as_json else outcome.line())
+    for line in closing_lines(done, folder, dry_run):
+        console.log(line)
+    raise_failures(done)

@@ -1,0 +1,44 @@
+"""The flags that describe a generation: one table, in five parts, shared by every sub-command that draws.
+
+Names, aliases and meanings follow sd-cli (stable-diffusion.cpp 97d29908); where a default differs, the help says so. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+import typer
+
+from pulid_generate.flags.drawing import DrawingFlags
+from pulid_generate.flags.identity import IdentityFlags
+from pulid_generate.flags.models import ModelFlags
+from pulid_generate.flags.output import OutputFlags
+from pulid_generate.flags.placement import DTYPES, PlacementFlags
+
+__all__ = ["DTYPES", "Flags", "takes_flags"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(OutputFlags, PlacementFlags, DrawingFlags, IdentityFlags, ModelFlags):
+    """Every flag of one generation, as typed. The fields of its bases are the table, the last base's first; nothing else lists them."""
+
+
+def takes_flags(function: Callable[[typer.Context, Flags], None]) -> Callable[..., None]:
+    """A command with every field of Flags as an option, for a function that takes them as one object."""
+    hints = get_type_hints(Flags, include_extras=True)
+    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for field in fields(Flags):
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        )
+
+    def command(context: typer.Context, **values: Any) -> None:
+        function(context, Flags(**values))
+
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command

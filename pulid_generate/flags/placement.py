@@ -1,0 +1,78 @@
+"""Where models run, in what arithmetic, and in how much memory. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+DTYPES = {"auto": "auto"} | {
+    name: full for full, short in (("float32", "f32"), ("bfloat16", "bf16"), ("float16", "f16")) for name in (full, short)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementFlags:
+    """Flags as typed."""
+
+    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="Where Flux runs.")] = "auto"
+    dtype: Annotated[
+        Literal[tuple(DTYPES)],  # type: ignore[valid-type]
+        typer.Option(
+            "--dtype",
+            help="Arithmetic. auto: bfloat16 on cuda and mps (the reference), float32 on a CPU (16-bit weights kept if need be).",
+        ),
+    ] = "auto"
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize",
+            help="Widen a GGUF's or fp8 file's weights once, when they load: faster, and the memory of a 16-bit file.",
+        ),
+    ] = False
+    compute: Annotated[
+        Literal["float", "int8"],
+        typer.Option(
+            "--compute",
+            help="int8: multiply a GGUF's matrices in 8-bit integers on a CPU, with activations rounded to 8 bits as sd-cli does.",
+        ),
+    ] = "float"
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile", help="torch.compile Flux's blocks: minutes at the start, faster steps.")
+    ] = False
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            metavar="MODULE=DEVICE,..",
+            help='Where each model runs, as sd-cli: "diffusion=cuda0,te=cpu,vae=cpu". Takes precedence over the flags below.',
+        ),
+    ] = None
+    clip_on_cpu: Annotated[bool, typer.Option("--clip-on-cpu", help="Run CLIP and T5 on the CPU.")] = False
+    vae_on_cpu: Annotated[bool, typer.Option("--vae-on-cpu", help="Run the autoencoder on the CPU.")] = False
+    offload_to_cpu: Annotated[
+        bool,
+        typer.Option("--offload-to-cpu", help="Keep weights in main memory, each layer on the device only while it runs."),
+    ] = False
+    max_vram: Annotated[
+        str | None,
+        typer.Option(
+            "--max-vram",
+            metavar="GIB|DEVICE=GIB,..",
+            help="Use at most so much device memory: as many of Flux's blocks as fit stay there, the others stream through.",
+        ),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option("--threads", "-t", metavar="N", help="Processor threads. Default: one per core.")
+    ] = None
+    vae_tiling: Annotated[
+        bool,
+        typer.Option("--vae-tiling", help="Decode in overlapping tiles of 256 pixels: less memory, slightly other pixels."),
+    ] = False
+    vae_tile_size: Annotated[
+        str, typer.Option("--vae-tile-size", metavar="WxH", help="Tile of --vae-tiling, in latent cells of 8 pixels.")
+    ] = "32x32"
+    vae_tile_overlap: Annotated[
+        float, typer.Option("--vae-tile-overlap", metavar="SHARE", help="Overlap of tiles, as a share of a tile.")
+    ] = 0.5

@@ -1,0 +1,147 @@
+"""Whose layer a LoRA's name means: the spellings of kohya, peft, diffusers, ComfyUI, XLabs and OneTrainer, as tables.
+
+Knows no file and no tensor. diffusers' own converters (loaders/lora_conversion_utils.py) are not used: they have Flux's width and depths
+written into them, and drop what they do not know with a log line. Theirs and these agree on a Flux of the public width (a test).
+
+Sources: kohya-ss/sd-scripts networks/lora_flux.py (lora_unet_, lora_te1_ CLIP, lora_te3_ T5; BFL's names with underscores);
+diffusers 0.42.1 loaders/lora_pipeline.py (transformer., text_encoder.) and lora_conversion_utils.py (XLabs' processors, lora_transformer_ of
+OneTrainer, the swapped halves of the last modulation); ComfyUI comfy/lora.py (diffusion_model., text_encoders.).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pulid_generate.checkpoints import FLUX_BLOCKS, FLUX_TOP, LATENT_WIDTH, FluxShape
+from pulid_generate.tensor_files import depth_of
+
+FLUX, CLIP, T5 = "Flux", "CLIP-L", "T5"  # the models of a LoRA, as messages call them
+
+# prefix -> model; the first that fits. A name without any of them is Flux's.
+PREFIXES = (
+    ("base_model.model.", None),  # peft's wrapper: what follows may have a prefix of its own
+    ("transformer.", FLUX),
+    ("model.diffusion_model.", FLUX),
+    ("diffusion_model.", FLUX),
+    ("lora_transformer_", FLUX),
+    ("lora_unet_", FLUX),
+    ("lycoris_", FLUX),
+    ("text_encoders.clip_l.transformer.", CLIP),
+    ("text_encoders.t5xxl.transformer.", T5),
+    ("text_encoder_2.", T5),
+    ("text_encoder.", CLIP),
+    ("lora_te1_", CLIP),
+    ("lora_te2_", T5),
+    ("lora_te3_", T5),
+    ("lora_te_", CLIP),
+)
+BARE_CLIP = "text_model."
+
+# XLabs: one low-rank pair for the fused q, k, v of a block, one for its projection
+IMAGE_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
+XLABS = {
+    "double_blocks": {
+        "processor.qkv_lora1": IMAGE_QKV,
+        "processor.qkv_lora2": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        "processor.proj_lora1": ("attn.to_out.0",),
+        "processor.proj_lora2": ("attn.to_add_out",),
+    },
+    "single_blocks": {"processor.qkv_lora": IMAGE_QKV, "processor.proj_lora": ("proj_out",)},
+}
+SWAPPED = "final_layer.adaLN_modulation.1"  # BFL: shift, scale; diffusers: scale, shift (as in checkpoints.py)
+# the projection comes after the pooled vector that Flux reads, so a LoRA of it changes nothing
+UNUSED = {CLIP: frozenset(("text_projection", "text_model.text_projection", "text_model_text_projection"))}
+
+
+# (outputs, inputs) of Flux's linear layers, in multiples of the width; what is no multiple stands in `flux_layers`.
+# Source: diffusers 0.42.1 models/transformers/transformer_flux.py
+SQUARE = (1, 1)
+DOUBLE_LAYERS = {
+    **dict.fromkeys(("norm1.linear", "norm1_context.linear"), (6, 1)),
+    **dict.fromkeys(("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"), SQUARE),
+    **dict.fromkeys(("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"), SQUARE),
+    **dict.fromkeys(("ff.net.0.proj", "ff_context.net.0.proj"), (4, 1)),
+    **dict.fromkeys(("ff.net.2", "ff_context.net.2"), (1, 4)),
+}
+SINGLE_LAYERS = {
+    "norm.linear": (3, 1),
+    **dict.fromkeys(("attn.to_q", "attn.to_k", "attn.to_v"), SQUARE),
+    "proj_mlp": (4, 1),
+    "proj_out": (1, 5),
+}
+TIMESTEP_CHANNELS = 256
+
+
+def flux_layers(shape: FluxShape) -> dict[str, tuple[int, int]]:
+    """name -> (outputs, inputs) of every linear layer of a Flux, from its header's sizes: to check a LoRA before any weight is read."""
+    width, embedding = shape.width, "time_text_embed"
+    layers = {"x_embedder": (width, LATENT_WIDTH), "context_embedder": (width, shape.context)}
+    for name, inputs, there in (
+        ("timestep", TIMESTEP_CHANNELS, True),
+        ("text", shape.pooled, True),
+        ("guidance", TIMESTEP_CHANNELS, shape.guidance),
+    ):
+        if there:
+            layers[f"{embedding}.{name}_embedder.linear_1"] = (width, inputs)
+            layers[f"{embedding}.{name}_embedder.linear_2"] = (width, width)
+    for blocks, count, table in (
+        ("transformer_blocks", shape.double, DOUBLE_LAYERS),
+        ("single_transformer_blocks", shape.single, SINGLE_LAYERS),
+    ):
+        for index in range(count):
+            layers |= {f"{blocks}.{index}.{name}": (outs * width, ins * width) for name, (outs, ins) in table.items()}
+    return layers | {"norm_out.linear": (2 * width, width), "proj_out": (LATENT_WIDTH, width)}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The layers that one pair of matrices belongs to: their output rows one after the other. swapped: in halves, exchanged."""
+
+    layers: tuple[str, ...]
+    swapped: bool = False
+
+
+def split_prefix(name: str) -> tuple[str, str]:
+    """(model, the rest) of a layer's name in a file."""
+    if name.startswith(BARE_CLIP):
+        return CLIP, name
+    for prefix, model in PREFIXES:
+        if name.startswith(prefix):
+            rest = name[len(prefix) :]
+            return split_prefix(rest) if model is None else (model, rest)
+    return FLUX, name
+
+
+def targets(model: str, layers: Iterable[str]) -> dict[str, Target]:
+    """Every spelling of every layer of a model -> its target.
+
+    layers: the names of the linear layers, in diffusers' or transformers' spelling.
+    """
+    layers = list(layers)
+    table: dict[str, Target] = {}
+    for name, target in _spellings(model, layers):
+        table[name] = table[name.replace(".", "_")] = target
+    return table
+
+
+def _spellings(model: str, layers: list[str]) -> Iterator[tuple[str, Target]]:
+    for layer in layers:
+        yield layer, Target((layer,))
+    if model == CLIP:  # transformers 5 dropped the prefix that every file has
+        yield from ((f"{BARE_CLIP}{layer}", Target((layer,))) for layer in layers if not layer.startswith(BARE_CLIP))
+    elif model == FLUX:
+        yield from _bfl_spellings(layers)
+
+
+def _bfl_spellings(layers: list[str]) -> Iterator[tuple[str, Target]]:
+    known = set(layers)
+    for name, found in FLUX_TOP.items():
+        if known.issuperset(found):  # schnell has no guidance_in
+            yield name, Target(tuple(found), swapped=name == SWAPPED)
+    for blocks, (target_blocks, table) in FLUX_BLOCKS.items():
+        for index in range(depth_of(layers, target_blocks)):
+            for name, parts in {**table, **XLABS[blocks]}.items():
+                target = Target(tuple(f"{target_blocks}.{index}.{part}" for part in parts))
+                if known.issuperset(target.layers):  # the norms are no linear layers
+                    yield f"{blocks}.{index}.{name}", target

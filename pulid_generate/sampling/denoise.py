@@ -1,0 +1,64 @@
+"""The denoise loop: a model's velocities, guided, through a sampler. Knows nothing of models or identities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from pulid_generate.errors import RequestError
+from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint
+from pulid_generate.sampling.samplers import SAMPLERS
+from pulid_generate.sampling_names import DEFAULT_ETA, check_method
+
+
+class Predict(Protocol):
+    """The model. latent (1, L, 64) at time t -> velocity of that shape, float32.
+
+    step: which step (from 0) asks; a method of two evaluations asks twice, at two times. branch: "positive", "negative" (the
+    unconditional branch of true CFG), or "skip" (positive without some layers).
+    """
+
+    def __call__(self, latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor: ...
+
+
+def _no_noise() -> Tensor:
+    raise RequestError("this sampling method adds noise; give denoise() fresh_noise")
+
+
+def denoise(
+    predict: Predict,
+    latent: Tensor,
+    times: Sequence[float],
+    *,
+    method: str = "euler",
+    eta: float | None = None,
+    guidance: Guidance = Guidance(),  # noqa: B008  frozen
+    inpaint: Inpaint | None = None,
+    fresh_noise: Callable[[], Tensor] = _no_noise,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """The latent (1, L, 64) at times[-1], from the one at times[0].
+
+    method: a name of `sampling_names.METHODS`; "euler" is x += (t_next - t) * v. eta: how much noise a method adds, None for its default.
+    fresh_noise: standard normal (1, L, 64) on the latent's device, asked for by the methods that add noise, once per step at most.
+    on_step: called with the steps done and the steps in all. Raises RequestError for a method that is refused.
+    """
+    total = len(times) - 1
+    eta = DEFAULT_ETA.get(check_method(method), 0.0) if eta is None else eta
+
+    def velocity(latent: Tensor, t: float, step: int) -> Tensor:
+        positive = guided = predict(latent, t, step=step, branch="positive")
+        if guidance.has_negative(step):
+            negative = predict(latent, t, step=step, branch="negative")
+            guided = negative + guidance.cfg_scale * (positive - negative)
+        if guidance.has_skip(step):
+            guided = guided + guidance.slg_scale * (positive - predict(latent, t, step=step, branch="skip"))
+        return guided if inpaint is None else inpaint.hold(guided, latent, t)
+
+    steps = SAMPLERS[method](velocity, latent, times, fresh_noise, eta)
+    for done in range(1, total + 1):
+        latent = next(steps)
+        on_step(done, total)
+    return latent

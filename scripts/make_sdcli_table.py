@@ -1,0 +1,81 @@
+"""Write docs/sd-cli.md, what becomes of every flag of sd-cli, or check that it is current.
+
+    make docs        (or: python scripts/make_sdcli_table.py [--check])
+
+The table is pulid_generate/sdcli_flags.py. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from pulid_generate.sdcli_flags import GROUPS, SD_FLAGS, SdFlag
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "sd-cli.md"
+INTRODUCTION = """\
+# Coming from sd-cli
+
+Made from pulid_generate/sdcli_flags.py by `make docs`; edit the table there, not this file.
+
+A command line for sd-cli (stable-diffusion.cpp 97d29908) runs here as it stands, or says why it cannot. Each of sd-cli's {total} flags is
+
+- **implemented** ({implemented}): our option of the same name; what differs is said here and in `--help`;
+- **noted** ({noted}): accepted with its value; it has nothing to change, and a line on standard error says so;
+- **refused** ({refused}): exit code 1 and one line with the reason, before anything loads.
+
+A flag that sd-cli does not know is wrong usage here as well.
+"""
+SYNTAX = """\
+## How values are written
+
+As sd-cli writes them, and in some cases more freely:
+
+| value | sd-cli | here |
+|---|---|---|
+| any | the next word | the next word, or after an equals sign |
+| --backend, --params-backend | `cpu`, or `te=cpu,vae=cuda0`; names in any case | the same; `cuda:0` and `mps` too |
+| --max-vram | GiB; `cuda0=6,cuda1=2` for each device; negative: that much stays free; 0: no limit | the same |
+| --skip-layers | `[7,8,9]`, brackets required | brackets optional |
+| --sigmas | `1.0,0.5,0`, brackets optional | the same |
+| --vae-tile-size | `32x32` or `32`, in latents of 8 pixels | the same |
+
+The modules of --backend are diffusion (also model, unet, dit), te (also clip, text, t5, t5xxl, cond: CLIP and T5 together) and vae (also
+autoencoder, firststage, tae); all, default or `*` is every module. Modules that do not exist here (controlnet, upscaler and so on) are
+accepted and have no effect. The more specific wins: --device, then --backend without a module, then --clip-on-cpu and --vae-on-cpu, then
+--backend for a module. Likewise --offload-to-cpu stands for `*=cpu` in --params-backend, and what --params-backend says of a module wins.
+"""
+
+
+def page() -> str:
+    """The whole text of docs/sd-cli.md."""
+    counts = Counter(flag.status for flag in SD_FLAGS)
+    parts = [INTRODUCTION.format(total=len(SD_FLAGS), **counts), SYNTAX]
+    for title, flags in GROUPS.items():
+        rows = "\n".join(f"| {', '.join(flag.names)} | {flag.status} | {_text(flag)} |" for flag in flags)
+        parts.append(f"## {title}\n\n| sd-cli | here | |\n|---|---|---|\n{rows}\n")
+    return "\n".join(parts)
+
+
+def _text(flag: SdFlag) -> str:
+    if not flag.accepts:
+        return flag.text
+    return f"{' or '.join(flag.accepts)}: {flag.text}; anything else is refused: {flag.otherwise}"
+
+
+def main() -> None:
+    if sys.argv[1:] not in ([], ["--check"]):
+        print("usage: make_sdcli_table.py [--check]", file=sys.stderr)
+        sys.exit(2)
+    text = page()
+    if not sys.argv[1:]:
+        TARGET.write_text(text, encoding="utf-8")
+        print(TARGET)
+    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
+        print(f"{TARGET.name}: not what the table says now; run 'make docs' and commit docs/{TARGET.name}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
