@@ -13,13 +13,15 @@ from typer.core import TyperGroup
 
 from pulid_extract import console
 from pulid_extract.commands import extract as extraction
-from pulid_extract.commands.batch import BatchFlags
 from pulid_extract.commands.batch import run as run_batch
 from pulid_extract.commands.cache import cache
 from pulid_extract.commands.doctor import doctor
 from pulid_extract.commands.faces import FacesFlags
 from pulid_extract.commands.faces import run as list_faces
 from pulid_extract.commands.pull import pull
+from pulid_extract.commands.rows import BatchFlags
+from pulid_extract.commands.score import ScoreFlags
+from pulid_extract.commands.score import run as run_score
 from pulid_extract.flags import takes_flags
 
 PROGRAM = "pulid-extract"
@@ -104,6 +106,16 @@ def batch(context: typer.Context, flags: BatchFlags) -> None:
     One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written, whenever it is interrupted.
     """
     run_batch(flags)
+
+
+@app.command()
+@takes_flags(ScoreFlags)
+def score(context: typer.Context, flags: ScoreFlags) -> None:
+    """Say how like a person the faces of pictures are: ArcFace cosines, as a table, as JSON or as a contact sheet.
+
+    Of several faces in a picture the most alike counts, unless --face-order or --face-index says which. Needs antelopev2 only.
+    """
+    run_score(context, flags)
 
 
 app.command()(cache)

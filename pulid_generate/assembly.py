@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.embedding_file import read_embedding
-from pulid_generate.errors import RequestError, require_packages
+from pulid_generate.errors import require_packages
 from pulid_generate.flags import DTYPES, Flags
 from pulid_generate.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.job import LoraUse, StartPicture, Subject
@@ -24,7 +24,9 @@ from pulid_generate.request import GenerationRequest
 from pulid_generate.skip_guidance import SkipGuidance, parse_layers
 
 if TYPE_CHECKING:
+    from pulid_generate.model_set import ModelFiles
     from pulid_generate.pipeline import OnStep, Pipeline
+    from pulid_generate.placement import Placement
 
 PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")  # what the extra [generate] brings
 Given = Callable[[str], bool]  # whether a flag (by its field's name) stood on the command line or in the manifest's row
@@ -183,31 +185,47 @@ def open_pipeline(
     """
     require_packages(PACKAGES, "generate")
     warnings.simplefilter("ignore")  # the libraries' advice to their own developers
-    from pulid_generate.model_set import ModelFiles
     from pulid_generate.pipeline import Pipeline
-    from pulid_generate.placement import Placement
 
     if flags.threads is not None:
         import torch
 
         if flags.threads > 0:  # sd-cli: -1 and 0 leave it to the machine
             torch.set_num_threads(flags.threads)
-    placement = Placement.choose(
-        flags.device,
-        DTYPES[flags.dtype],
-        backend=flags.backend,
-        clip_on_cpu=flags.clip_on_cpu,
-        vae_on_cpu=flags.vae_on_cpu,
-        offload=flags.offload_to_cpu,
-        max_vram=flags.max_vram,
-    )
+    placement = placement_of(flags)
     if placement.device.type == "cpu":
         for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu"):
             if getattr(flags, name):
                 note(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
     if not with_pulid and flags.pulid_weights is not None:
         note("--pulid-weights without --pulid-id-embedding: drawing without an identity")
-    files = ModelFiles.find(
+    files = find_files(flags, with_pulid=with_pulid or flags.pulid_weights is not None)
+    for role, found in files.by_role():
+        log(f"{role.name}: {found.path} ({found.rule})")
+    return Pipeline(files, placement, log, on_step, note=note, dequantize=flags.dequantize, compile=flags.compile_blocks)
+
+
+def placement_of(flags: Flags) -> Placement:
+    """Where the flags put the models. Raises RequestError."""
+    from pulid_generate.placement import Placement
+
+    return Placement.choose(
+        flags.device,
+        DTYPES[flags.dtype],
+        backend=flags.backend,
+        params_backend=flags.params_backend,
+        clip_on_cpu=flags.clip_on_cpu,
+        vae_on_cpu=flags.vae_on_cpu,
+        offload=flags.offload_to_cpu,
+        max_vram=flags.max_vram,
+    )
+
+
+def find_files(flags: Flags, *, with_pulid: bool = True) -> ModelFiles:
+    """The files of the flags, the models folder and the cache. Raises WeightsError."""
+    from pulid_generate.model_set import ModelFiles
+
+    return ModelFiles.find(
         model=flags.model,
         flux=flags.diffusion_model,
         vae=flags.vae,
@@ -216,11 +234,8 @@ def open_pipeline(
         pulid=flags.pulid_weights,
         t5_tokenizer=flags.t5_tokenizer,
         models_dir=flags.models_dir or None,
-        with_pulid=with_pulid or flags.pulid_weights is not None,
+        with_pulid=with_pulid,
     )
-    for role, found in files.by_role():
-        log(f"{role.name}: {found.path} ({found.rule})")
-    return Pipeline(files, placement, log, on_step, note=note, dequantize=flags.dequantize, compile=flags.compile_blocks)
 
 
 def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
@@ -270,10 +285,3 @@ def flag_name(name: str) -> str:
 def jobs_of(pipeline: Pipeline, drawing: Drawing) -> list:
     """The pipeline's jobs for a drawing. Raises as `Pipeline.jobs`."""
     return pipeline.jobs(drawing.request, drawing.subjects, drawing.start, drawing.loras)
-
-
-def check_batch(flags: Flags, outputs: Sequence[Path | None]) -> None:
-    """Raise RequestError if pictures of one call would replace each other."""
-    named = [path for path in outputs if path is not None]
-    if len(set(named)) < len(named):
-        raise RequestError(f"output {flags.output}: several pictures would have one name; put %03d into it")

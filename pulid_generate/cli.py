@@ -12,12 +12,15 @@ from pulid_generate.commands.draw import draw
 from pulid_generate.commands.inspect import inspect
 from pulid_generate.commands.pull import pull
 from pulid_generate.commands.verify import verify
+from pulid_generate.sdcli_flags import SdCommand, SdGroup
 
 PROGRAM = "pulid-generate"
 
 app = console.new_app()
-app.callback(invoke_without_command=True)(draw)
-for command in (verify, inspect, doctor, pull):
+app.callback(invoke_without_command=True, cls=SdGroup)(draw)
+for command in (verify, doctor):
+    app.command(cls=SdCommand)(command)
+for command in (inspect, pull):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pulid_generate.errors import RequestError
 from pulid_generate.id_schedule import IdSchedule, format_points
 from pulid_generate.job import Job, Subject
+from pulid_generate.request import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE
 
 SAMPLER_NAMES = {"euler": "Euler", "heun": "Heun", "euler_a": "Euler a", "dpm++2m": "DPM++ 2M", "dpm2": "DPM2", "unipc": "UniPC"}
 
@@ -71,7 +72,7 @@ def describe(
             facts["init_image"]["mask_sha256"] = job.start.mask_sha256
     if request.vae_tiling:
         facts["vae_tiling"] = True
-        if (request.vae_tile_size, request.vae_tile_overlap) != ("32x32", 0.5):
+        if (request.vae_tile_size, request.vae_tile_overlap) != (DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP):
             facts["vae_tiling"] = {"size": request.vae_tile_size, "overlap": request.vae_tile_overlap}
     loras = [{"name": lora.name, "sha256": lora.sha256, "weight": lora.weight} for lora in job.loras if lora.weight]
     if loras:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,7 @@ from pulid_extract.model_files import Found
 from pulid_generate import __version__, sampling
 from pulid_generate.checkpoints import FLUX_MARKER, FluxShape, flux_shape
 from pulid_generate.compiling import check_compiler, compile_blocks
-from pulid_generate.denoiser import Denoiser, Texts, TextStates
+from pulid_generate.denoiser import IDENTITIES_KEPT, Denoiser, Texts, TextStates
 from pulid_generate.description import describe
 from pulid_generate.errors import CheckpointError, IdentityError, PlacementError, RequestError
 from pulid_generate.init_image import paste
@@ -37,8 +37,9 @@ from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
 from pulid_generate.model_set import ModelFiles
 from pulid_generate.picture import Picture
-from pulid_generate.placement import Placement
-from pulid_generate.request import GenerationRequest
+from pulid_generate.placement import Placement, available_on
+from pulid_generate.plan import Plan, Work, make_plan
+from pulid_generate.request import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, GenerationRequest
 from pulid_generate.tensor_files import check_storage, part_of, quality_notes, width_of
 from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER
 from pulid_generate.vae import Tiling, decode, encode
@@ -77,7 +78,7 @@ class Pipeline:
         if compile:
             check_compiler(placement.device)
         self._loras: dict[Path, LoraFile] = {}  # matrices stay memory-mapped
-        self.models = Models(files, placement, self.note, dequantize=dequantize)
+        self.models = Models(files, placement, dequantize=dequantize)
         self.shape: FluxShape = flux_shape(files.flux.header)
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         if self.adapter:
@@ -112,8 +113,7 @@ class Pipeline:
         resolved = request.resolved(len(times) - 1, times)
         if request.skip_guidance.scale:
             check_layers(request.skip_guidance.layers, self.shape.double + self.shape.single)
-        if request.vae_tiling:
-            Tiling.parse(request.vae_tile_size, request.vae_tile_overlap)
+        _tiling(request)
         for subject in subjects or ():
             self._check_identity(request, subject.embedding)
             if subject.schedule is not None:
@@ -124,8 +124,60 @@ class Pipeline:
             for index in range(request.batch_count)
         ]
 
+    def plan(self, jobs: Sequence[Job]) -> Plan:
+        """What these jobs need where, from headers alone."""
+        largest = max((job.request for job in jobs), key=lambda request: request.width * request.height)
+        people = {subject.embedding.sha256: subject.embedding for job in jobs for subject in job.subjects}.values()
+        negative = any(job.request.cfg_scale != 1 and job.request.negative_id == "uncond" for job in jobs)
+        tokens = [len(person.tokens) for person in people]
+        tokens += [len(person.uncond) for person in people if negative and person.uncond is not None]
+        tile = _tiling(largest) if all(job.request.vae_tiling for job in jobs) else None
+        work = Work(
+            largest.width,
+            largest.height,
+            t5_tokens=max(job.request.t5_max_length for job in jobs),
+            id_tokens=tuple(tokens[: 2 * IDENTITIES_KEPT]),
+            tile=(tile.width, tile.height) if tile else None,
+            init_image=any(job.start for job in jobs),
+            dequantize=self.models.dequantize,
+            extra=self._lora_bytes(jobs),
+        )
+        devices = (self.placement.device, self.placement.text_device, self.placement.vae_device)
+        return make_plan(self.files, work, self.placement, available_on(devices))
+
+    def _planned(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """The jobs with what the plan chose for them. Raises PlacementError, before anything loads, if they cannot fit."""
+        plan = self.models.plan = self.plan(jobs)
+        plan.check()
+        for line in plan.notes():
+            self.note(line)
+        if self.compile and plan.resident:
+            raise PlacementError(
+                "compile: blocks that stream through the device cannot be compiled; leave out --compile, or --offload-to-cpu and --max-vram"
+            )
+        if plan.tile is None:
+            return jobs
+        # tiles change pixels slightly, so the picture's metadata must tell of them
+        tiled: dict[str, Any] = {"vae_tiling": True, "vae_tile_size": DEFAULT_TILE_SIZE, "vae_tile_overlap": DEFAULT_TILE_OVERLAP}
+        return [job if job.request.vae_tiling else replace(job, request=replace(job.request, **tiled)) for job in jobs]
+
+    def _lora_bytes(self, jobs: Sequence[Job]) -> int:
+        """Of the matrices of the LoRAs that are on at once, in the compute dtype."""
+        width = torch.finfo(self.placement.dtype).bits // 8
+        numbers = [
+            sum(
+                product.down.numel() + product.up.numel()
+                for lora in job.loras
+                for products in self._loras[lora.path].products.values()
+                for product in products.values()
+            )
+            for job in jobs
+        ]
+        return width * max(numbers)
+
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
+        jobs = self._planned(jobs)
         texts = self._encode_texts(jobs)
         starts = self._stage("autoencoder", self._encode_starts, jobs) if any(job.start for job in jobs) else {}
         latents = self._stage("Flux", self._denoise, jobs, texts, starts)
@@ -212,7 +264,7 @@ class Pipeline:
             if job.start is not None and _start_key(job) not in latents:
                 request = job.request  # of a batch, sd-cli's: the sample is the first seed's for every picture
                 noise = sampling.make_noise(request.seed, request.width, request.height, request.rng)
-                latents[_start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=_tiling(job))
+                latents[_start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=_tiling(job.request))
         return latents
 
     def _denoise(self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]) -> list[Tensor]:
@@ -326,16 +378,15 @@ def _lengths(texts: Texts) -> tuple[int, ...]:
 
 
 def _start_key(job: Job) -> Hashable:
-    return (job.start.sha256, job.request.seed, job.request.rng, _tiling(job)) if job.start is not None else None
+    return (job.start.sha256, job.request.seed, job.request.rng, _tiling(job.request)) if job.start is not None else None
 
 
-def _tiling(job: Job) -> Tiling | None:
-    request = job.request
+def _tiling(request: GenerationRequest) -> Tiling | None:
     return Tiling.parse(request.vae_tile_size, request.vae_tile_overlap) if request.vae_tiling else None
 
 
 def _decode(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
-    pixels = decode(vae, latent, tiling=_tiling(job))
+    pixels = decode(vae, latent, tiling=_tiling(job.request))
     if job.start is not None and job.start.mask is not None:
         pixels = paste(pixels, job.start.pixels, job.start.mask)
     return pixels

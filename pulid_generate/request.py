@@ -25,6 +25,7 @@ MAX_STRENGTH = 1000  # of guidances and of the identity; beyond it lies only ove
 MAX_SHIFT = 10
 MAX_SEED = 2**63 - 1
 T5_LONGEST = 512
+DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP = "32x32", 0.5  # sd-cli's
 NO_SKIP, ALWAYS = SkipGuidance(), IdSchedule()
 
 
@@ -66,8 +67,8 @@ class GenerationRequest:
     t5_max_length: int = 256
     strength: float = 0.75
     vae_tiling: bool = False
-    vae_tile_size: str = "32x32"
-    vae_tile_overlap: float = 0.5
+    vae_tile_size: str = DEFAULT_TILE_SIZE
+    vae_tile_overlap: float = DEFAULT_TILE_OVERLAP
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):

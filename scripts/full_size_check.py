@@ -77,6 +77,17 @@ class Watch:
             )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One run of the command. peak: resident bytes, mapped files included. busy: seconds of processor time, of all cores."""
+
+    code: int
+    watch: Watch
+    peak: int
+    seconds: float
+    busy: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -94,19 +105,18 @@ def check(sizes: Sizes, folder: Path, *, keep: bool = False, compute: str = "flo
         sys.exit("full_size_check: memory is read from /proc, which this system does not have; run it on Linux")
     folder.mkdir(parents=True, exist_ok=True)
     prepare(sizes, folder)
-    code, watch, peak, seconds = draw(files(sizes), folder, compute)
-    if code:
-        sys.exit(
-            f"full_size_check: pulid-generate failed with code {code}: {watch.lines[-1] if watch.lines else 'it said nothing'}"
-        )
+    drawn = draw(files(sizes), folder, compute)
+    if drawn.code:
+        last = drawn.watch.lines[-1] if drawn.watch.lines else "it said nothing"
+        sys.exit(f"full_size_check: pulid-generate failed with code {drawn.code}: {last}")
     flux = (folder / files(sizes)[0].name).stat().st_size
-    print(table(watch.stages, peak, seconds, flux, json.loads((folder / TIMES).read_text()), compute))
+    print(table(drawn, flux, json.loads((folder / TIMES).read_text()), compute))
     if not keep:
         for name in (*(file.name for file in files(sizes)), PICTURE, TIMES):
             (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
-    return int(peak > GOAL * flux)
+    return int(drawn.peak > GOAL * flux)
 
 
 def prepare(sizes: Sizes, folder: Path) -> None:
@@ -126,8 +136,8 @@ def prepare(sizes: Sizes, folder: Path) -> None:
         (folder / TIMES).write_text(json.dumps(times))
 
 
-def draw(parts: list[File], folder: Path, compute: str) -> tuple[int, Watch, int, float]:
-    """Run the command. Returns its exit code, what was seen, its peak resident bytes, and seconds."""
+def draw(parts: list[File], folder: Path, compute: str) -> Drawn:
+    """Run the command and watch it."""
     command = [sys.executable, "-m", "pulid_generate"]
     for part in parts:
         command += [part.flag, str(folder / part.name)]
@@ -151,10 +161,11 @@ def draw(parts: list[File], folder: Path, compute: str) -> tuple[int, Watch, int
         raise
     child.returncode = os.waitstatus_to_exitcode(status)
     reader.join()
-    return child.returncode, watch, usage.ru_maxrss * 1024, time.monotonic() - start
+    seconds, busy = time.monotonic() - start, usage.ru_utime + usage.ru_stime
+    return Drawn(child.returncode, watch, usage.ru_maxrss * 1024, seconds, busy)
 
 
-def table(stages: list[Stage], peak: int, seconds: float, flux: int, times: dict[str, float], compute: str) -> str:
+def table(drawn: Drawn, flux: int, times: dict[str, float], compute: str) -> str:
     """Markdown."""
     lines = [
         f"**The real size: {SIDE}x{SIDE}, {STEPS} steps, PuLID, Flux as Q4_K of {flux / 1e9:.2f} GB, T5-XXL as Q4_K, --compute {compute}**",
@@ -164,10 +175,11 @@ def table(stages: list[Stage], peak: int, seconds: float, flux: int, times: dict
     ]
     lines += [
         f"| {s.name} | {s.seconds:.1f} | {s.resident / 1e9:.2f} | {s.anonymous / 1e9:.2f} | {s.mapped / 1e9:.2f} |"
-        for s in stages
+        for s in drawn.watch.stages
     ]
-    lines += [f"| whole run | {seconds:.1f} | {peak / 1e9:.2f} ({peak / flux:.2f}x the Flux file; goal: {GOAL}x) | | |", ""]
-    lines += [f"Writing the files took {sum(times.values()):.0f} s."]
+    ratio = drawn.peak / flux
+    lines.append(f"| whole run | {drawn.seconds:.1f} | {drawn.peak / 1e9:.2f}: {ratio:.2f}x the Flux file (goal: {GOAL}x) | | |")
+    lines += ["", f"Processor time of all cores: {drawn.busy:.0f} s. Writing the files took {sum(times.values()):.0f} s."]
     return "\n".join(lines)
 
 

@@ -131,7 +131,12 @@ def test_a_long_list_of_problems_is_cut():
 
 
 _cells = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.one_of(st.integers(), st.text(max_size=3)))
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3))),
 )
 
 

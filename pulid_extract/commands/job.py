@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from pulid_extract import __version__
 from pulid_extract.commands.portraits import Source, expand, read_sources
 from pulid_extract.embedding_cache import EmbeddingCache, Key, Stored, key_of
@@ -282,11 +280,6 @@ def together_of(job: Job, made: Made) -> dict[str, Any]:
 def provenance_of(hashes: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The hashes that stand in a .pulidembd: of the files that shape the tokens most."""
     return {"weights.sha256": hashes["pulid_weights"][0], "eva_clip.sha256": hashes["eva_clip"][0]}
-
-
-def usage(error: typer.BadParameter) -> str:
-    """The words of a wrong value, for a line of a manifest."""
-    return f"{(error.param_hint or '').strip(chr(39))}: {error.message}".removeprefix(": ")
 
 
 def _version(name: str) -> str:

@@ -26,9 +26,9 @@ from pulid_extract.model_files.checkup import (
     raise_missing,
     surroundings,
 )
-from pulid_generate.assembly import read_request
+from pulid_generate.assembly import find_files, placement_of, read_request
 from pulid_generate.errors import PulidError
-from pulid_generate.flags import DTYPES, Flags, takes_flags
+from pulid_generate.flags import Flags, takes_flags
 from pulid_generate.kits import KITS
 from pulid_generate.model_set import ModelFiles
 from pulid_generate.plan import Plan, Work, as_dict, as_table, make_plan
@@ -93,16 +93,7 @@ def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | N
     """The files together, with T5's vocabulary: looked for last, since it may be in the T5 file or beside it."""
     try:
         with no_network():
-            files = ModelFiles.find(
-                model=flags.model,
-                flux=flags.diffusion_model,
-                vae=flags.vae,
-                clip_l=flags.clip_l,
-                t5xxl=flags.t5xxl,
-                pulid=flags.pulid_weights,
-                t5_tokenizer=flags.t5_tokenizer,
-                models_dir=flags.models_dir or None,
-            )
+            files = find_files(flags)
     except PulidError as error:
         remedy = "" if flags.t5_tokenizer else f"run: pulid-generate pull encoders --models-dir {folder or 'models'}"
         text = str(error).removeprefix(f"{T5_TOKENIZER.name}: ")
@@ -112,20 +103,12 @@ def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | N
 
 def _memory(flags: Flags, files: ModelFiles, given: Callable[[str], bool]) -> tuple[Check, Plan | None]:
     """Whether it would fit, for the size and the placement that the flags ask for. Loads no model."""
-    from pulid_generate.placement import Placement, available_on
+    from pulid_generate.placement import available_on
     from pulid_generate.vae import Tiling
 
     try:
         request = read_request(flags, given)
-        placement = Placement.choose(
-            flags.device,
-            DTYPES[flags.dtype],
-            backend=flags.backend,
-            clip_on_cpu=flags.clip_on_cpu,
-            vae_on_cpu=flags.vae_on_cpu,
-            offload=flags.offload_to_cpu,
-            max_vram=flags.max_vram,
-        )
+        placement = placement_of(flags)
         tiling = Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap) if flags.vae_tiling else None
         work = Work(
             request.width,

@@ -13,6 +13,7 @@ from pulid_generate.sampling_names import METHODS, SCHEDULES
 def _sigmas(text: str | None) -> str | None:
     if text is None:
         return None
+    text = text.strip().removeprefix("[").removesuffix("]")  # sd-cli takes both
     try:
         [float(part) for part in text.split(",")]
     except ValueError:

@@ -12,6 +12,15 @@ DTYPES = {"auto": "auto"} | {
 }
 
 
+def _show_devices(asked: bool) -> None:
+    if asked:
+        from pulid_generate.placement import list_devices
+
+        for line in list_devices():
+            typer.echo(line)
+        raise typer.Exit
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlacementFlags:
     """Flags as typed."""
@@ -49,6 +58,14 @@ class PlacementFlags:
             help='Where each model runs, as sd-cli: "diffusion=cuda0,te=cpu,vae=cpu". Takes precedence over the flags below.',
         ),
     ] = None
+    params_backend: Annotated[
+        str | None,
+        typer.Option(
+            "--params-backend",
+            metavar="MODULE=cpu|disk,..",
+            help="Which models' weights wait in main memory, as sd-cli; --offload-to-cpu is all of them.",
+        ),
+    ] = None
     clip_on_cpu: Annotated[bool, typer.Option("--clip-on-cpu", help="Run CLIP and T5 on the CPU.")] = False
     vae_on_cpu: Annotated[bool, typer.Option("--vae-on-cpu", help="Run the autoencoder on the CPU.")] = False
     offload_to_cpu: Annotated[
@@ -66,6 +83,9 @@ class PlacementFlags:
     threads: Annotated[
         int | None, typer.Option("--threads", "-t", metavar="N", help="Processor threads. Default: one per core.")
     ] = None
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", callback=_show_devices, is_eager=True, help="Print the devices and exit.")
+    ] = False
     vae_tiling: Annotated[
         bool,
         typer.Option("--vae-tiling", help="Decode in overlapping tiles of 256 pixels: less memory, slightly other pixels."),

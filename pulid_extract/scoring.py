@@ -1,0 +1,94 @@
+"""How like a person the faces of pictures are: cosines of face vectors, and what they add up to. Knows nothing of networks or pictures.
+
+Source: Deng et al., ArcFace (arXiv 1801.07698): the cosine of two vectors says whether they are one person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Status = Literal["ok", "no face", "failed"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture. cosines: of the face that was taken, to each reference; empty unless status is "ok". stranger: the highest of its
+    cosines to the strangers, None without any. faces: how many there are. error: why it failed."""
+
+    picture: str
+    status: Status
+    cosines: tuple[float, ...] = ()
+    stranger: float | None = None
+    faces: int = 0
+    error: str | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """What counts: the mean over the references."""
+        return sum(self.cosines) / len(self.cosines) if self.cosines else None
+
+    @property
+    def best(self) -> float | None:
+        return max(self.cosines, default=None)
+
+
+def cosines_to(vector: np.ndarray, others: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """The cosine of a (D,) vector to each of the others, float64. A vector of length 0 has cosine 0 to all."""
+    found = []
+    for other in others:
+        a, b = vector.astype(np.float64), other.astype(np.float64)
+        length = float(np.linalg.norm(a) * np.linalg.norm(b))
+        found.append(float(a @ b) / length if length > 0 else 0.0)
+    return tuple(found)
+
+
+def most_alike(vectors: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> int:
+    """The place of the face, of at least one, whose mean cosine to the references is highest."""
+    return int(np.argmax([np.mean(cosines_to(vector, references)) for vector in vectors]))
+
+
+@dataclass
+class Tally:
+    """What many scores come to, without keeping them."""
+
+    count: int = 0
+    scored: int = 0
+    total: float = 0.0
+    lowest: tuple[float, str] | None = None  # and whose it is
+    without_face: int = 0
+    failed: int = 0
+    below: int = 0
+    fooled: int = 0  # pictures in which the stranger is as like as the references
+    limit: float | None = field(
+        default=None, kw_only=True
+    )  # below which a picture counts in `below`; one without a face is below
+
+    def add(self, score: Score) -> None:
+        self.count += 1
+        self.without_face += score.status == "no face"
+        self.failed += score.status == "failed"
+        mean = score.mean
+        if mean is not None:
+            self.scored += 1
+            self.total += mean
+            self.fooled += score.stranger is not None and score.stranger >= mean
+            if self.lowest is None or mean < self.lowest[0]:
+                self.lowest = (mean, score.picture)
+        self.below += self.limit is not None and (mean is None or mean < self.limit)
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.scored if self.scored else None
+
+    def line(self) -> str:
+        """For people."""
+        parts = [f"{self.count} picture{'s' * (self.count != 1)}"]
+        if self.mean is not None and self.lowest is not None:
+            parts[0] += f": mean {self.mean:.3f}, lowest {self.lowest[0]:.3f} ({self.lowest[1]})"
+        parts += [f"{self.without_face} without a face"] if self.without_face else []
+        parts += [f"{self.failed} failed"] if self.failed else []
+        return ", ".join(parts)
