@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pulid_extract.errors import OutputError
 from pulid_extract.model_files import write_atomically
 
@@ -163,6 +161,8 @@ def _open(sealed: bytes, key: Key) -> Stored | None:
 
 
 def _stream(data: bytes, key: Key, nonce: bytes) -> bytes:
+    import numpy as np  # here, because --help imports this file
+
     mask = hashlib.shake_256(b"pulid stream" + key.secret + nonce).digest(len(data))
     return (np.frombuffer(data, np.uint8) ^ np.frombuffer(mask, np.uint8)).tobytes()
 

@@ -202,7 +202,17 @@ def open_pipeline(
     files = find_files(flags, with_pulid=with_pulid or flags.pulid_weights is not None)
     for role, found in files.by_role():
         log(f"{role.name}: {found.path} ({found.rule})")
-    return Pipeline(files, placement, log, on_step, note=note, dequantize=flags.dequantize, compile=flags.compile_blocks)
+    return Pipeline(
+        files,
+        placement,
+        log,
+        on_step,
+        note=note,
+        dequantize=flags.dequantize,
+        compile=flags.compile_blocks,
+        compute=flags.compute,
+        weight_cache=int(flags.weight_cache * 2**30),
+    )
 
 
 def placement_of(flags: Flags) -> Placement:

@@ -42,12 +42,20 @@ class Texts:
     positive: TextStates
     negative: TextStates | None = None
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """T5 tokens of each."""
+        return tuple(states.t5.shape[1] for states in (self.positive, self.negative) if states is not None)
 
-def batch_key(job: Job, texts: Texts) -> Hashable:
-    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance and identity at most."""
-    lengths = texts.positive.t5.shape[1], texts.negative.t5.shape[1] if texts.negative else None
+
+def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:
+    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and starting picture at most.
+
+    t5_lengths: as `Texts.lengths`.
+    """
+    masked = job.start is not None and job.start.mask is not None
     alike = replace(job.request, prompt="", negative_prompt="", seed=0, batch_count=1, guidance=0.0, id_weight=1.0)
-    return replace(alike, id_schedule=GenerationRequest("").id_schedule), lengths, job.loras
+    return replace(alike, id_schedule=GenerationRequest("").id_schedule), t5_lengths, masked, job.loras
 
 
 class Denoiser:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pulid_extract.model_files import PULID, check_role, read_header
+from pulid_extract.model_files import PULID, Header, check_role, read_header
 from pulid_generate.errors import IdentityError, WeightsError
 from pulid_generate.pulid_attention import HEAD_WIDTH, FoldedAttention, PerceiverAttentionCA, PlainAttention
-from pulid_generate.tensor_files import read_tensors
+from pulid_generate.tensor_files import IGNORED_ENDINGS, SCALE_ENDINGS, read_tensors
 
 if TYPE_CHECKING:
     from pulid_extract.embedding_file import Embedding
@@ -31,9 +31,31 @@ if TYPE_CHECKING:
 DOUBLE_INTERVAL = 2  # after double blocks 0, 2, .. 18
 SINGLE_INTERVAL = 4  # after single blocks 0, 4, .. 36
 
+DESCRIBING = SCALE_ENDINGS + IGNORED_ENDINGS  # of fp8 files: tensors about other tensors
 LAYER_TENSORS = frozenset(
     ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "to_q.weight", "to_kv.weight", "to_out.weight")
 )
+
+
+class _FileLayers(Sequence[Mapping[str, Tensor]]):
+    """The layers of a file, each read when it is asked for and let go afterwards: 840 MB that need not stay mapped while Flux runs."""
+
+    def __init__(self, header: Header, count: int):
+        self._header = header
+        own = [{n: e for n, e in header.tensors.items() if n.startswith(f"pulid_ca.{index}.")} for index in range(count)]
+        self._parts = [replace(header, tensors=tensors) for tensors in own]
+        self.shapes = [
+            {name.split(".", 2)[2]: shape for name, (_, shape) in tensors.items() if not name.endswith(DESCRIBING)}
+            for tensors in own
+        ]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index):
+        part = self._parts[index]
+        marker = f"pulid_ca.{index}.to_q.weight"
+        return {name.split(".", 2)[2]: tensor for name, tensor in read_tensors(part, marker, "cpu", None)}
 
 
 class PulidAdapter:
@@ -45,30 +67,31 @@ class PulidAdapter:
         self._layers = layers
         if not layers:
             raise WeightsError(f"{source}: holds no pulid_ca layers; use pulid_flux_v0.9.1.safetensors")
-        for index, layer in enumerate(layers):
-            _check_layer(f"{source}: pulid_ca.{index}", layer)
-        sizes = {(layer["norm2.weight"].shape[0], layer["norm1.weight"].shape[0]) for layer in layers}
+        shapes = layers.shapes if isinstance(layers, _FileLayers) else [_shapes_of(layer) for layer in layers]
+        for index, found in enumerate(shapes):
+            _check_layer(f"{source}: pulid_ca.{index}", found)
+        sizes = {(found["norm2.weight"][0], found["norm1.weight"][0]) for found in shapes}
         if len(sizes) > 1:
             raise WeightsError(f"{source}: its pulid_ca layers differ in width: {sorted(sizes)}")
         self.dim, self.token_dim = sizes.pop()
-        self.heads = layers[0]["to_q.weight"].shape[0] // HEAD_WIDTH
+        self.heads = shapes[0]["to_q.weight"][0] // HEAD_WIDTH
 
     @classmethod
     def load(cls, path: str | Path) -> PulidAdapter:
-        """Open a PuLID-FLUX safetensors file. Its tensors stay memory-mapped. Raises WeightsError."""
+        """Open a PuLID-FLUX safetensors file: names and shapes are checked, no weight is read yet. Raises WeightsError."""
         header = read_header(path)
         check_role(header, PULID)
-        layers: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in read_tensors(header, "pulid_ca.0.to_q.weight", "cpu", None):
-            if not name.startswith("pulid_ca."):
+        layers: dict[int, dict[str, tuple[str, tuple[int, ...]]]] = {}
+        for name, entry in header.tensors.items():
+            if not name.startswith("pulid_ca.") or name.endswith(DESCRIBING):
                 continue
-            index, _, part = name.removeprefix("pulid_ca.").partition(".")
+            index, _, _ = name.removeprefix("pulid_ca.").partition(".")
             if not index.isdigit():
                 raise WeightsError(f"{path}: unexpected tensor {name!r}; use pulid_flux_v0.9.1.safetensors")
-            layers.setdefault(int(index), {})[part] = tensor
+            layers.setdefault(int(index), {})[name] = entry
         if sorted(layers) != list(range(len(layers))):
             raise WeightsError(f"{path}: pulid_ca layers are {sorted(layers)}, expected 0 to {len(layers) - 1} without gaps")
-        return cls([layers[index] for index in range(len(layers))], str(path))
+        return cls(_FileLayers(header, len(layers)), str(path))
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -283,14 +306,21 @@ def inject(
         yield injection
 
 
-def _check_layer(where: str, layer: Mapping[str, Tensor]) -> None:
+def _shapes_of(layer: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in layer.items()}
+
+
+def _check_layer(where: str, layer: Mapping[str, tuple[int, ...]]) -> None:
     missing, unknown = LAYER_TENSORS - set(layer), set(layer) - LAYER_TENSORS
     if missing or unknown:
         raise WeightsError(
             f"{where}: missing {sorted(missing) or 'nothing'}, unknown {sorted(unknown) or 'nothing'}; not a PuLID-FLUX file"
         )
-    dim, token_dim = layer["norm2.weight"].shape[0], layer["norm1.weight"].shape[0]
-    inner = layer["to_q.weight"].shape[0]
+    flat = [name for name, shape in layer.items() if len(shape) != (2 if name.startswith("to_") else 1)]
+    if flat:
+        raise WeightsError(f"{where}: {flat[0]} has shape {layer[flat[0]]}; the file is damaged, download it again")
+    dim, token_dim = layer["norm2.weight"][0], layer["norm1.weight"][0]
+    inner = layer["to_q.weight"][0]
     wanted = {
         "norm1.bias": (token_dim,),
         "norm2.bias": (dim,),
@@ -298,8 +328,6 @@ def _check_layer(where: str, layer: Mapping[str, Tensor]) -> None:
         "to_kv.weight": (2 * inner, token_dim),
         "to_out.weight": (dim, inner),
     }
-    wrong = [
-        f"{name} {tuple(layer[name].shape)}, expected {shape}" for name, shape in wanted.items() if layer[name].shape != shape
-    ]
+    wrong = [f"{name} {layer[name]}, expected {shape}" for name, shape in wanted.items() if layer[name] != shape]
     if wrong or inner % HEAD_WIDTH:
         raise WeightsError(f"{where}: {'; '.join(wrong) or f'to_q has {inner} rows, no multiple of {HEAD_WIDTH}'}")

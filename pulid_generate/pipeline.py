@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -39,9 +39,10 @@ from pulid_generate.model_set import ModelFiles
 from pulid_generate.picture import Picture
 from pulid_generate.placement import Placement, available_on
 from pulid_generate.plan import Plan, Work, make_plan
+from pulid_generate.quantized import Compute
 from pulid_generate.request import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, GenerationRequest
 from pulid_generate.tensor_files import check_storage, part_of, quality_notes, width_of
-from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER
+from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text
 from pulid_generate.vae import Tiling, decode, encode
 
 if TYPE_CHECKING:
@@ -67,10 +68,13 @@ class Pipeline:
         note: Log | None = None,
         dequantize: bool = False,
         compile: bool = False,
+        compute: Compute = "float",
+        weight_cache: int = 0,
     ):
         """Checks from headers alone that the files belong together. Raises CheckpointError, IdentityError or WeightsError.
 
         dequantize: widen packed matrices (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks.
+        compute, weight_cache: see `loading.Models`.
         """
         self.files, self.placement, self.log, self.on_step = files, placement, log, on_step
         self.note = note or log
@@ -78,7 +82,7 @@ class Pipeline:
         if compile:
             check_compiler(placement.device)
         self._loras: dict[Path, LoraFile] = {}  # matrices stay memory-mapped
-        self.models = Models(files, placement, dequantize=dequantize)
+        self.models = Models(files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache)
         self.shape: FluxShape = flux_shape(files.flux.header)
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         if self.adapter:
@@ -124,8 +128,8 @@ class Pipeline:
             for index in range(request.batch_count)
         ]
 
-    def plan(self, jobs: Sequence[Job]) -> Plan:
-        """What these jobs need where, from headers alone."""
+    def plan(self, jobs: Sequence[Job], *, batch: int = 1, extra: int = 0) -> Plan:
+        """What these jobs need where, from headers alone. batch: that go through Flux together. extra: bytes of what else is on its device."""
         largest = max((job.request for job in jobs), key=lambda request: request.width * request.height)
         people = {subject.embedding.sha256: subject.embedding for job in jobs for subject in job.subjects}.values()
         negative = any(job.request.cfg_scale != 1 and job.request.negative_id == "uncond" for job in jobs)
@@ -140,26 +144,29 @@ class Pipeline:
             tile=(tile.width, tile.height) if tile else None,
             init_image=any(job.start for job in jobs),
             dequantize=self.models.dequantize,
-            extra=self._lora_bytes(jobs),
+            batch=batch,
+            extra=self._lora_bytes(jobs) + extra,
         )
         devices = (self.placement.device, self.placement.text_device, self.placement.vae_device)
         return make_plan(self.files, work, self.placement, available_on(devices))
 
-    def _planned(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """The jobs with what the plan chose for them. Raises PlacementError, before anything loads, if they cannot fit."""
-        plan = self.models.plan = self.plan(jobs)
+    def adopt(self, plan: Plan) -> None:
+        """Load models as this plan has it from now on. Raises PlacementError if they cannot fit."""
         plan.check()
+        self.models.plan = plan
         for line in plan.notes():
             self.note(line)
         if self.compile and plan.resident:
             raise PlacementError(
                 "compile: blocks that stream through the device cannot be compiled; leave out --compile, or --offload-to-cpu and --max-vram"
             )
-        if plan.tile is None:
-            return jobs
-        # tiles change pixels slightly, so the picture's metadata must tell of them
-        tiled: dict[str, Any] = {"vae_tiling": True, "vae_tile_size": DEFAULT_TILE_SIZE, "vae_tile_overlap": DEFAULT_TILE_OVERLAP}
-        return [job if job.request.vae_tiling else replace(job, request=replace(job.request, **tiled)) for job in jobs]
+
+    def tiled(self, job: Job) -> Job:
+        """The job with the tiles that the plan chose: they change pixels slightly, so the picture's metadata must tell of them."""
+        if self.models.plan.tile is None or job.request.vae_tiling:
+            return job
+        tiles: dict[str, Any] = {"vae_tiling": True, "vae_tile_size": DEFAULT_TILE_SIZE, "vae_tile_overlap": DEFAULT_TILE_OVERLAP}
+        return replace(job, request=replace(job.request, **tiles))
 
     def _lora_bytes(self, jobs: Sequence[Job]) -> int:
         """Of the matrices of the LoRAs that are on at once, in the compute dtype."""
@@ -177,24 +184,25 @@ class Pipeline:
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
-        jobs = self._planned(jobs)
+        self.adopt(self.plan(jobs))
+        jobs = [self.tiled(job) for job in jobs]
         texts = self._encode_texts(jobs)
-        starts = self._stage("autoencoder", self._encode_starts, jobs) if any(job.start for job in jobs) else {}
-        latents = self._stage("Flux", self._denoise, jobs, texts, starts)
-        lengths = [_lengths(text) for text in texts]
+        starts = self.stage("autoencoder", self.encode_starts, jobs) if any(job.start for job in jobs) else {}
+        latents = self.stage("Flux", self._denoise, jobs, texts, starts)
+        lengths = [text.lengths for text in texts]
         texts.clear()
-        vae = self._stage("autoencoder", self.models.vae)
+        vae = self.stage("autoencoder", self.models.vae)
         for job, latent, t5_lengths in zip(jobs, latents, lengths, strict=True):
-            yield Picture(job, self._guarded("autoencoder", _decode, vae, latent, job), self._describe(job, t5_lengths))
+            yield self.decode(vae, latent, job, t5_lengths)
 
     # ------------------------------------------------------------------------------------------------------------- stages
 
-    def _stage(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    def stage(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run one stage. `work` loads its own model, so that its return drops the last reference: memory is free before the next load."""
         self.log(f"loading {name}")
         try:
             with torch.inference_mode():
-                return self._guarded(name, work, *arguments)
+                return self.guarded(name, work, *arguments)
         finally:
             gc.collect()
             if self.placement.device.type == "cuda":
@@ -202,7 +210,7 @@ class Pipeline:
             elif self.placement.device.type == "mps":
                 torch.mps.empty_cache()
 
-    def _guarded(self, name: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def guarded(self, name: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call `work`; running out of memory becomes a line that names the flags which help."""
         try:
             return work(*arguments, **options)
@@ -224,15 +232,27 @@ class Pipeline:
 
     def _encode_texts(self, jobs: Sequence[Job]) -> list[Texts]:
         """What Flux reads of every job's prompts. CLIP comes and goes, then T5."""
-        wanted = list(dict.fromkeys(prompt for job in jobs for prompt in _prompts(job)))
-        pooled = self._stage("CLIP-L", self._pool, wanted)
-        states = self._stage("T5", self._encode, wanted)
-        read = {prompt: TextStates(states[prompt], pooled[prompt]) for prompt in wanted}
-        return [Texts(*(read[prompt] for prompt in _prompts(job))) for job in jobs]
+        read: dict[Prompt, TextStates] = {}
+        self.encode(list(dict.fromkeys(prompt for job in jobs for prompt in prompts_of(job))), read.__setitem__)
+        return [Texts(*(read[prompt] for prompt in prompts_of(job))) for job in jobs]
 
-    def _pool(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
+    def encode(
+        self,
+        prompts: Sequence[Prompt],
+        keep: Callable[[Prompt, TextStates], None],
+        clip: ClipText | None = None,
+        t5: T5Text | None = None,
+    ) -> None:
+        """What Flux reads of each prompt goes to `keep` as soon as it is there. An encoder that is not given comes and goes.
+
+        Raises CheckpointError, and RequestError for a prompt that is too long.
+        """
+        pooled = self.stage("CLIP-L", self._pool, prompts, clip)
+        self.stage("T5", self._encode, prompts, pooled, keep, t5)
+
+    def _pool(self, prompts: Sequence[Prompt], clip: ClipText | None) -> dict[Prompt, Tensor]:
         """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""
-        clip = self.models.clip()
+        clip = clip or self.models.clip()
         device = self.placement.text_device
         pooled = {}
         for loras, group in groupby(prompts, lambda prompt: prompt.loras):
@@ -243,22 +263,26 @@ class Pipeline:
                     pooled[prompt] = vector.to(self.placement.device, self.placement.dtype)
         return pooled
 
-    def _encode(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
+    def _encode(
+        self,
+        prompts: Sequence[Prompt],
+        pooled: dict[Prompt, Tensor],
+        keep: Callable[[Prompt, TextStates], None],
+        t5: T5Text | None,
+    ) -> None:
         """T5's states (1, T, C) of every prompt, in the compute dtype on the main device."""
-        t5 = self.models.t5()
-        states = {}
+        t5 = t5 or self.models.t5()
         for loras, group in groupby(prompts, lambda prompt: prompt.loras):
             with self._attached(t5.model, T5, loras, self.models.t5_dtype, self.placement.text_device):
                 for prompt in group:
                     ids = None if prompt.weighted else t5.tokens(prompt.text, prompt.length, self.note)
                     tokens = t5.encode_weighted(prompt.text) if ids is None else t5.encode(ids)
                     _check_finite(tokens, self.files.t5xxl)
-                    states[prompt] = tokens.to(self.placement.device, self.placement.dtype)
-        return states
+                    keep(prompt, TextStates(tokens.to(self.placement.device, self.placement.dtype), pooled[prompt]))
 
-    def _encode_starts(self, jobs: Sequence[Job]) -> dict[Hashable, Tensor]:
-        """The latents (1, 16, H/8, W/8) of every picture to start from, by `_start_key`."""
-        vae = self.models.vae()
+    def encode_starts(self, jobs: Sequence[Job], vae: Any = None) -> dict[Hashable, Tensor]:
+        """The latents (1, 16, H/8, W/8) of every picture to start from, by `_start_key`. Call it in a `stage`."""
+        vae = vae or self.models.vae()
         latents = {}
         for job in jobs:
             if job.start is not None and _start_key(job) not in latents:
@@ -269,23 +293,44 @@ class Pipeline:
 
     def _denoise(self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8), float32, of every job."""
-        flux, dtype, device = self.models.flux(), self.placement.dtype, self.placement.device
-        denoiser = Denoiser(flux, self.adapter, device, dtype, self.dev)
+        denoiser = self.load_denoiser()
         latents: list[Tensor] = []
-        with compile_blocks(flux) if self.compile else nullcontext():
+        with self.compiled(denoiser):
             for loras, group in groupby(zip(jobs, texts, strict=True), lambda pair: pair[0].loras):
-                with self._attached(flux, FLUX, loras, dtype, device):
+                with self.with_loras(denoiser, loras):
                     for job, text in group:
                         label = f"picture {len(latents) + 1} of {len(jobs)}" if len(jobs) > 1 else "denoise"
-                        start = starts[_start_key(job)] if job.start is not None else None
-                        latent = denoiser.latents([job], [text], [start], partial(self.on_step, label))
-                        if not torch.isfinite(latent).all():
-                            raise CheckpointError(
-                                f"{self.files.flux.path}: the denoised latents hold NaN or infinite values; a damaged file, or "
-                                "float16 where --dtype bfloat16 is needed"
-                            )
-                        latents.append(latent)
+                        latents += self.latents(denoiser, [job], [text], starts, label)
         return latents
+
+    def load_denoiser(self) -> Denoiser:
+        """Flux, loaded. Call it in a `stage`."""
+        return Denoiser(self.models.flux(), self.adapter, self.placement.device, self.placement.dtype, self.dev)
+
+    def compiled(self, denoiser: Denoiser) -> AbstractContextManager[None]:
+        """Flux's blocks compiled, if that was asked for."""
+        return compile_blocks(denoiser.flux) if self.compile else nullcontext()
+
+    def with_loras(self, denoiser: Denoiser, loras: Sequence[LoraUse]) -> AbstractContextManager[None]:
+        """The LoRAs on Flux."""
+        return self._attached(denoiser.flux, FLUX, loras, self.placement.dtype, self.placement.device)
+
+    def latents(
+        self, denoiser: Denoiser, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor], label: str
+    ) -> list[Tensor]:
+        """Latents (1, 16, H/8, W/8), float32, of jobs of one `batch_key`, which go through Flux together. Raises CheckpointError."""
+        start = [starts[_start_key(job)] if job.start is not None else None for job in jobs]
+        latents = denoiser.latents(jobs, texts, start, partial(self.on_step, label))
+        if not torch.isfinite(latents).all():
+            raise CheckpointError(
+                f"{self.files.flux.path}: the denoised latents hold NaN or infinite values; a damaged file, or "
+                "float16 where --dtype bfloat16 is needed"
+            )
+        return list(latents.split(1))
+
+    def decode(self, vae: Any, latent: Tensor, job: Job, t5_lengths: tuple[int, ...]) -> Picture:
+        """The picture of a job's latent. t5_lengths: as `Texts.lengths`."""
+        return Picture(job, self.guarded("autoencoder", _decode, vae, latent, job), self.describe(job, t5_lengths))
 
     def _attached(self, model: Any, kind: str, loras: Sequence[LoraUse], dtype: torch.dtype, device: torch.device):
         """The part of the LoRAs that is for this model, while it runs."""
@@ -345,13 +390,14 @@ class Pipeline:
             mu = None if request.flow_shift == "none" else float(request.flow_shift)
         return sampling.make_schedule(name, steps, mu)
 
-    def _describe(self, job: Job, t5_lengths: tuple[int, ...]) -> str:
+    def describe(self, job: Job, t5_lengths: tuple[int, ...]) -> str:
+        """The text that a job's picture carries, known before it is drawn."""
         return describe(
             job,
             t5_lengths=t5_lengths,
             dev=self.dev,
             models={name: getattr(self.files, name).name for name in ("flux", "vae", "clip_l", "t5xxl")},
-            arithmetic=str(self.placement.dtype).removeprefix("torch."),
+            arithmetic=_arithmetic(self.placement.dtype, self.models.compute),
             version=__version__,
         )
 
@@ -366,15 +412,15 @@ class Prompt:
     loras: tuple[LoraUse, ...] = ()
 
 
-def _prompts(job: Job) -> list[Prompt]:
+def prompts_of(job: Job) -> list[Prompt]:
     """The positive, and with true CFG the negative prompt."""
     request = job.request
     texts = [request.prompt, request.negative_prompt] if request.cfg_scale != 1 else [request.prompt]
     return [Prompt(text, request.t5_max_length, request.prompt_weights, job.loras) for text in texts]
 
 
-def _lengths(texts: Texts) -> tuple[int, ...]:
-    return tuple(states.t5.shape[1] for states in (texts.positive, texts.negative) if states is not None)
+def _arithmetic(dtype: torch.dtype, compute: Compute) -> str:
+    return str(dtype).removeprefix("torch.") + (" int8" if compute == "int8" else "")
 
 
 def _start_key(job: Job) -> Hashable:

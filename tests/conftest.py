@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it; tests of downloads clear it for a child process
 os.environ.pop("PULID_MODELS_DIR", None)
+os.environ["PULID_NO_CACHE"] = "1"  # or two runs that shall be equal were one; tests of the cache take a folder of their own
 
 
 @pytest.fixture(scope="session")

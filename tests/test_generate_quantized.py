@@ -12,7 +12,7 @@ from conftest import relative
 from gguf import GGMLQuantizationType as Q
 from torch import nn
 
-from pulid_generate.quantized import QuantizedLinear, QuantizedWeight, blocks, compute_quantized
+from pulid_generate.quantized import QuantizedLinear, QuantizedWeight, blocks, compute_quantized, layers
 from pulid_generate.quantized.cpu_linear import linear
 from pulid_generate.quantized.int8_products import COLUMNS, product, round_twice
 from pulid_generate.quantized.workspace import Workspace
@@ -62,21 +62,21 @@ def test_a_type_without_a_fast_form_is_still_read():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_shared_workspace_changes_no_number_and_is_reused(dtype):
-    layers = nn.ModuleList([layer_of(96, 64, seed=0), layer_of(640, 256, Q.Q5_0, seed=1), layer_of(32, 64, seed=2)])
-    inputs = [torch.randn(3, layer.in_features).to(dtype) for layer in layers]
+    stack = nn.ModuleList([layer_of(96, 64, seed=0), layer_of(640, 256, Q.Q5_0, seed=1), layer_of(32, 64, seed=2)])
+    inputs = [torch.randn(3, layer.in_features).to(dtype) for layer in stack]
     alone = [
         nn.functional.linear(x, layer.weight.dequantize(dtype), layer.bias.to(dtype))
-        for layer, x in zip(layers, inputs, strict=True)
+        for layer, x in zip(stack, inputs, strict=True)
     ]
-    assert compute_quantized(layers) == 3
+    assert compute_quantized(stack) == 3
     for _ in range(2):  # the second time the memory holds another layer's numbers
-        shared = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+        shared = [layer(x) for layer, x in zip(stack, inputs, strict=True)]
         for ours, truth in zip(shared, alone, strict=True):
             assert ours.dtype == dtype
             assert relative(ours.float(), truth.float()) < (1e-6 if dtype == torch.float32 else 1e-2)
-    held = layers[0].computing.workspace.nbytes()
-    layers[1](inputs[1])
-    assert layers[0].computing.workspace.nbytes() == held <= 640 * 256 * (dtype.itemsize + 4)
+    held = stack[0].computing.workspace.nbytes()
+    stack[1](inputs[1])
+    assert stack[0].computing.workspace.nbytes() == held <= 640 * 256 * (dtype.itemsize + 4)
 
 
 def test_layers_that_nobody_configured_share_memory_too_and_let_it_go():
@@ -92,16 +92,28 @@ def test_layers_that_nobody_configured_share_memory_too_and_let_it_go():
 @pytest.mark.parametrize("compute", ["float", "int8"])
 def test_kept_weights_stay_within_the_budget_and_change_no_number(compute):
     tokens = torch.randn(40, 64)
-    layers = nn.ModuleList([layer_of(128, 64, seed=seed) for seed in range(3)])
+    stack = nn.ModuleList([layer_of(128, 64, seed=seed) for seed in range(3)])
     one = 128 * 64 * (4 if compute == "float" else 2)
     results = {}
     for budget, kept in ((0, 0), (one - 1, 0), (2 * one + 100, 2), (9 * one, 3)):
-        compute_quantized(layers, compute, budget)
+        compute_quantized(stack, compute, budget)
         for _ in range(2):
-            results[budget] = [layer(tokens) for layer in layers]
-        assert sum(layer.widened is not None or layer.twins is not None for layer in layers) == kept
+            results[budget] = [layer(tokens) for layer in stack]
+        assert sum(layer.widened is not None or layer.twins is not None for layer in stack) == kept
     for other in results.values():
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_large_weight_is_multiplied_in_slices(bias, monkeypatch):
+    layer, x = layer_of(300, 64, bias=bias), torch.randn(2, 9, 64)
+    compute_quantized(layer)
+    whole = layer(x)
+    held = layer.computing.workspace.nbytes()
+    compute_quantized(layer)
+    monkeypatch.setattr(layers, "WHOLE_BYTES", 70 * 64 * 4)
+    torch.testing.assert_close(layer(x), whole)
+    assert layer.computing.workspace.nbytes() == 70 * 64 * 4 < held
 
 
 def test_gradients_and_other_dtypes_still_find_the_plain_path():

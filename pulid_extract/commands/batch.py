@@ -20,28 +20,18 @@ from typing import TYPE_CHECKING, Any
 from pulid_extract import console
 from pulid_extract.commands.ahead import ahead
 from pulid_extract.commands.extract import ONE_PICTURE, Flags
-from pulid_extract.commands.job import (
-    Cut,
-    Job,
-    Made,
-    cut,
-    make,
-    portraits_of,
-    provenance_of,
-    read_job,
-    recall,
-    together_of,
-)
+from pulid_extract.commands.job import Cut, Job, Made, cut, decoded, make, portraits_of, read_job, together_of
+from pulid_extract.commands.memory import Memory
+from pulid_extract.commands.portraits import expand
 from pulid_extract.commands.result_lines import ResultLines
 from pulid_extract.commands.rows import ENDING, BatchFlags, Planned, plan
-from pulid_extract.commands.session import PACKAGES, Beside, quiet
-from pulid_extract.embedding_cache import EmbeddingCache, Key, default_folder
+from pulid_extract.commands.session import PACKAGES, find_models, quiet
+from pulid_extract.embedding_cache import Key
 from pulid_extract.errors import InputError, OutputError, PulidError, WeightsError, require_packages
-from pulid_extract.file_hashes import FileHashes, files_of
 from pulid_extract.journal import Journal
 from pulid_extract.manifest import listed
 from pulid_extract.model_files import write_atomically
-from pulid_extract.model_set import find_files, needed_roles
+from pulid_extract.model_set import needed_roles
 
 if TYPE_CHECKING:
     from pulid_extract.extractor import Extractor
@@ -112,13 +102,8 @@ class Batch:
 
     def __init__(self, flags: BatchFlags, planned: Sequence[Planned], out_dir: Path):
         self.flags, self.planned, self.out_dir = flags, planned, out_dir
-        roles = set[str]().union(*map(_roles, planned))
-        explicit = {name: getattr(flags, name) for name in ("pulid_weights", "eva_clip", "antelopev2", "retinaface", "bisenet")}
-        self.found = find_files(explicit, flags.models_dir or None, roles, console.log)
-        memory = FileHashes(None if flags.no_cache else default_folder())
-        files = files_of(self.found)
-        self.hashes = Beside(lambda: {name: [memory.of(path) for path in paths] for name, paths in files.items()})
-        self.cache = None if flags.no_cache else EmbeddingCache(default_folder())
+        self.found = find_models(flags, set[str]().union(*map(_roles, planned)))
+        self.memory = Memory(self.found, flags.device, flags.no_cache)
         self.journal = Journal(out_dir)
         self.stack = contextlib.ExitStack()
         self.worked = False
@@ -144,21 +129,16 @@ class Batch:
         prepared = Prepared(planned, "")
         start = time.perf_counter()
         try:
-            job = prepared.job = read_job(planned.flags, planned.choice, planned.boxes, _say_nothing)
-            if len(job.sources) > 1:
-                self._check_several(planned)
-            hashes = {name: self.hashes.result()[name] for name in _roles(planned)}
-            key = prepared.key = job.key(hashes, self.flags.device)
-            there = self.journal.done(planned.output, key.name) if self.flags.resume else None
-            made = recall(job, self.cache, key, _say_nothing) if self.cache is not None and there is None else None
-            if there is not None or made is not None:
-                prepared.outcome = there or made or ""
-            else:
-                prepared.outcome = cut(job, self._extractor_for(planned.flags), _say_nothing)
+            flags = planned.flags
+            paths = expand(flags.portrait or [], _say_nothing)
+            self._check_count(planned, len(paths))
+            job = prepared.job = read_job(paths, flags, planned.choice, planned.boxes, _say_nothing)
+            key = prepared.key = self.memory.key(job, _roles(planned))
+            prepared.outcome = (self.flags.resume and self.journal.done(planned.output, key.name)) or self._made(job, key)
         except PulidError as error:
             prepared.outcome = error
-        except Exception as error:  # one bad photo never stops the rest, not even by a mistake of ours
-            prepared.outcome = InputError(f"{planned.name}: {type(error).__name__}: {error}; please report this")
+        except Exception as error:
+            prepared.outcome = _unexpected(planned, error)
         prepared.seconds = time.perf_counter() - start
         return prepared
 
@@ -169,10 +149,15 @@ class Batch:
         self.extractor.options = Options(flags.aligner, flags.parser, flags.det_threshold or Options.det_threshold)
         return self.extractor
 
-    def _check_several(self, planned: Planned) -> None:
-        for name in ONE_PICTURE:
+    def _made(self, job: Job, key: Key) -> Made | Cut:
+        made = self.memory.recall(job, key, _say_nothing)
+        return made or cut(job, decoded(job), self._extractor_for(job.flags), _say_nothing)
+
+    def _check_count(self, planned: Planned, count: int) -> None:
+        """As rows.py does for what a row names; only now folders among it are counted."""
+        for name in ONE_PICTURE if count > 1 else ():
             if getattr(planned.flags, name):
-                raise InputError(f"{planned.name}: {name} is about the pixels of one portrait, there are several")
+                raise InputError(f"{planned.name}: {name} is about the pixels of one portrait; {count} are named")
 
     def _finish(self, prepared: Prepared) -> dict[str, Any]:
         """The second half: encode, write, and only then say so."""
@@ -181,15 +166,18 @@ class Batch:
         made, error = None, outcome if isinstance(outcome, PulidError) else None
         try:
             if isinstance(outcome, Cut):
-                made = make(outcome, self.extractor, provenance_of(self.hashes.result()))
+                made = make(outcome, self.extractor, self.memory.provenance)
                 self.worked = True
-                self._keep(prepared.key, made)
             elif isinstance(outcome, Made):
                 made = outcome
             if made is not None:
                 write_atomically(self.out_dir / planned.output, made.data, mode=0o600)
+                if prepared.key is not None:
+                    self.memory.keep(prepared.key, made)
         except PulidError as failure:
             error = failure
+        except Exception as failure:
+            error = _unexpected(planned, failure)
         if isinstance(error, WeightsError) and not self.worked:
             raise error  # not the photo's fault: it would be the same for every row
         sha256 = outcome if isinstance(outcome, str) else None
@@ -198,16 +186,6 @@ class Batch:
             self.journal.add(planned.output, prepared.key.name, sha256)
         seconds = round(prepared.seconds + time.perf_counter() - start, 3)
         return self._report(prepared, made if error is None else None, sha256 if error is None else None, error, seconds)
-
-    def _keep(self, key: Key | None, made: Made) -> None:
-        """In the cache; if that cannot be written, it is said once and the work goes on."""
-        if self.cache is None or key is None:
-            return
-        try:
-            self.cache.put(key, made.stored)
-        except OutputError as error:
-            console.log(f"warning: the embedding cache is not used: {error}")
-            self.cache = None
 
     def _report(
         self, prepared: Prepared, made: Made | None, sha256: str | None, error: PulidError | None, seconds: float
@@ -229,6 +207,11 @@ class Batch:
         portraits = portraits_of(prepared.job, made)
         one = {name: portraits[0][name] for name in ("face", "box", "score", "faces", "quality")} if len(portraits) == 1 else {}
         return {**report, **one, "portraits": portraits, **together_of(prepared.job, made), "tokens": made.facts["tokens"]}
+
+
+def _unexpected(planned: Planned, error: Exception) -> PulidError:
+    """One bad photo never stops the rest, not even by a mistake of ours or for want of memory."""
+    return InputError(f"{planned.name}: {type(error).__name__}: {error}; if this is no lack of memory, please report it")
 
 
 def _roles(planned: Planned) -> set[str]:

@@ -6,13 +6,13 @@ made before. Writes no file. Torch comes with the Extractor that is handed in, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract import __version__
-from pulid_extract.commands.portraits import Source, expand, read_sources
+from pulid_extract.commands.portraits import Source, read_sources
 from pulid_extract.embedding_cache import EmbeddingCache, Key, Stored, key_of
 from pulid_extract.errors import FaceError, InputError
 from pulid_extract.flags import face_choice, numbers
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pulid_extract.portrait import FaceBox
 
 Log = Callable[[str], None]
+Seen = Callable[[Source, "np.ndarray", "FaceCrop"], None]
 LIBRARIES = (
     "facexlib",
     "insightface",
@@ -109,29 +110,44 @@ class _Context:
     fail: Callable[[str], None]
 
 
-def read_job(flags: Flags, choice: FaceChoice, boxes: tuple[FaceBox, ...], log: Log) -> Job:
-    """Read the portraits that the flags name. Raises InputError."""
-    sources = read_sources(expand(flags.portrait or [], log), log)
+def read_job(paths: Sequence[str], flags: Flags, choice: FaceChoice, boxes: tuple[FaceBox, ...], log: Log) -> Job:
+    """Read the portraits, each once. paths: what `flags.portrait` comes to, folders expanded. Raises InputError."""
+    sources = read_sources(paths, log)
     mask = read_sources([flags.mask], log)[0] if flags.mask is not None else None
     return Job(tuple(sources), choice, mask, boxes, flags)
 
 
-def cut(job: Job, extractor: Extractor, log: Log) -> Cut:
-    """Find, choose and cut out the face of every portrait, and see whether they are one person. Raises InputError, WeightsError."""
+def decoded(job: Job) -> Iterator[np.ndarray]:
+    """The portraits, one after the other: thirty photographs of a phone would not fit into memory. Raises InputError."""
+    from pulid_extract.portrait import decode_portrait
+
+    for source in job.sources:
+        yield decode_portrait(source.data, source.where)
+
+
+def cut(
+    job: Job, images: Iterable[np.ndarray], extractor: Extractor, log: Log, seen: Seen = lambda source, image, crop: None
+) -> Cut:
+    """Find, choose and cut out the face of every portrait, and see whether they are one person. Raises InputError, WeightsError.
+
+    images: the portraits, `decoded`. seen: is called with each portrait and its face.
+    """
     from pulid_extract import fusion
 
-    crops = tuple(_crop(job, source, extractor) for source in job.sources)
+    crops = []
+    for source, image in zip(job.sources, images, strict=True):
+        crops.append(_crop(job, source, image, extractor))
+        quality = crops[-1].quality
+        say_quality(source.where, quality.line(), [warning.advice for warning in quality.warnings], log)
+        seen(source, image, crops[-1])
     pairs = fusion.cosines([crop.vector for crop in crops]) if len(crops) > 1 else None
-    for source, crop in zip(job.sources, crops, strict=True):
-        say_quality(source.where, crop.quality.line(), [warning.advice for warning in crop.quality.warnings], log)
     advice = [[warning.advice for warning in crop.quality.warnings] for crop in crops]
-    return Cut(job, crops, compare([source.where for source in job.sources], pairs, advice, job.flags, log))
+    return Cut(job, tuple(crops), compare([source.where for source in job.sources], pairs, advice, job.flags, log))
 
 
-def _crop(job: Job, source: Source, extractor: Extractor) -> FaceCrop:
+def _crop(job: Job, source: Source, image: np.ndarray, extractor: Extractor) -> FaceCrop:
     from pulid_extract.portrait import decode_portrait, keep_of
 
-    image = decode_portrait(source.data, source.where)
     size = (image.shape[1], image.shape[0])
     mask = decode_portrait(job.mask.data, job.mask.where) if job.mask is not None else None
     keep = keep_of(size, mask, job.boxes, job.mask.where if job.mask is not None else source.where)
@@ -182,8 +198,8 @@ def compare(
     return together
 
 
-def make(cut: Cut, extractor: Extractor, hashes: Mapping[str, str]) -> Made:
-    """The file of faces that were cut. hashes: the weights', as keys of a .pulidembd. Raises WeightsError.
+def make(cut: Cut, extractor: Extractor, hashes: Callable[[], Mapping[str, str]]) -> Made:
+    """The file of faces that were cut. hashes: gives the weights', as keys of a .pulidembd, at the end. Raises WeightsError.
 
     Provenance is hashes, choices and version, and no time, path or name, so that the same input gives the same bytes.
     """
@@ -198,7 +214,7 @@ def make(cut: Cut, extractor: Extractor, hashes: Mapping[str, str]) -> Made:
     region = "+".join(([f"mask {job.mask.sha256}"] if job.mask else []) + (["box"] if job.boxes else []))
     provenance = {
         "portrait.sha256": ",".join(source.sha256 for source, _ in kept),
-        **hashes,
+        **hashes(),
         "face": kept[0][1].face,
         "tool": f"pulid_extract {__version__}",
         **changed,
@@ -275,11 +291,6 @@ def together_of(job: Job, made: Made) -> dict[str, Any]:
         "cosines": [[round(cosine, 4) for cosine in row] for row in together["cosines"]],
         **{name: [names[place] for place in together[name]] for name in ("outliers", "dropped")},
     }
-
-
-def provenance_of(hashes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The hashes that stand in a .pulidembd: of the files that shape the tokens most."""
-    return {"weights.sha256": hashes["pulid_weights"][0], "eva_clip.sha256": hashes["eva_clip"][0]}
 
 
 def _version(name: str) -> str:

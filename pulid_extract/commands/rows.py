@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from pulid_extract import console
-from pulid_extract.commands.extract import ONE_PICTURE, Flags, FuseFlags
+from pulid_extract.commands.extract import ONE_PICTURE, CacheFlags, Flags, FuseFlags
 from pulid_extract.commands.job import decide
 from pulid_extract.errors import InputError
 from pulid_extract.flags import CropFlags, DetectFlags, EncodeFlags, ModelFlags
@@ -50,13 +50,10 @@ class RowFlags:
         ),
     ] = False
     strict: Annotated[bool, typer.Option("--strict", help="A row with any warning about a portrait fails.")] = False
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", envvar="PULID_NO_CACHE", help="Neither read nor write the embedding cache.")
-    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFlags(ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, RowFlags):
+class BatchFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, RowFlags):
     """Every flag of `batch`; those of an extraction hold for every row that does not say otherwise."""
 
 

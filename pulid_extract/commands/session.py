@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from pulid_extract import console
 from pulid_extract.errors import InputError, OutputError
 from pulid_extract.flags import AntelopeFlags, CropFlags, DetectFlags, ModelFlags
-from pulid_extract.model_files import check_writable
+from pulid_extract.model_files import Found, check_writable
+from pulid_extract.model_set import find_files, needed_roles
+from pulid_extract.weights import ROLES
 
 if TYPE_CHECKING:
     from pulid_extract.extractor import Extractor
@@ -27,27 +29,40 @@ PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvisio
 STDOUT = ("/dev/stdout", "/dev/fd/1")  # or a result line would follow the file's own bytes
 
 
-def open_extractor(flags: AntelopeFlags, *, roles: Collection[str] | None = None, detect: bool = True) -> Extractor:
+def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found]:
+    """The files of these roles, by flag, models folder, Hugging Face cache or download; says where each is. Imports no torch.
+
+    Raises WeightsError for a file that is missing or of the wrong kind.
+    """
+    explicit = {name: getattr(flags, name, None) for name in ROLES}
+    found = find_files(explicit, flags.models_dir or None, roles, console.log)
+    for name in ("retinaface", "bisenet"):
+        if explicit[name] is not None and name not in found:
+            console.log(f"--{name} {explicit[name]}: is not used; nothing here needs it")
+    return found
+
+
+def open_extractor(
+    flags: AntelopeFlags, *, found: dict[str, Found] | None = None, roles: Collection[str] | None = None, detect: bool = True
+) -> Extractor:
     """The Extractor of a command line. flags may also be ModelFlags, CropFlags and DetectFlags. Call it within `quiet`.
 
-    roles: the files that are needed, if not all. detect: False if the face is given by hand.
+    found: from `find_models`, if it was called. roles: the files that are needed, if not all. detect: False if the face is given by hand.
     """
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extractor import Extractor, choose_device
+    from pulid_extract.identity import Options
 
     options: dict[str, Any] = {}
-    if isinstance(flags, ModelFlags):
-        options |= {name: getattr(flags, name) for name in ("pulid_weights", "eva_clip", "retinaface", "bisenet", "device")}
     if isinstance(flags, CropFlags):
         options |= {"aligner": flags.aligner, "parser": flags.parser}
     if isinstance(flags, DetectFlags) and flags.det_threshold is not None:
         options["det_threshold"] = flags.det_threshold
-    extractor = Extractor.load(
-        antelopev2=flags.antelopev2, models_dir=flags.models_dir or None, detect=detect, roles=roles, log=console.log, **options
-    )
-    for name in ("retinaface", "bisenet"):
-        if options.get(name) is not None and name not in extractor.found:
-            console.log(f"--{name} {options[name]}: is not used; nothing here needs it")
-    return extractor
+    device = flags.device if isinstance(flags, ModelFlags) else "auto"
+    choose_device(device)  # one that is not there is said before anything is fetched
+    if found is None:
+        needed = needed_roles(detect, options.get("aligner", "retinaface"), options.get("parser", "bisenet"))
+        found = find_models(flags, needed if roles is None else needed & set(roles))
+    return Extractor(found, device, Options(**options), console.log)
 
 
 def check_outputs(outputs: Mapping[str, str], inputs: Sequence[str], pipes: Collection[str] = ("--out",)) -> None:

@@ -44,9 +44,18 @@ class PlacementFlags:
         Literal["float", "int8"],
         typer.Option(
             "--compute",
-            help="int8: multiply a GGUF's matrices in 8-bit integers on a CPU, with activations rounded to 8 bits as sd-cli does.",
+            help="int8: multiply a GGUF's matrices in 8-bit integers on a CPU; rounds less than sd-cli does.",
         ),
     ] = "float"
+    weight_cache: Annotated[
+        float,
+        typer.Option(
+            "--weight-cache",
+            metavar="GIB",
+            min=0,
+            help="Keep so much of a GGUF's weights widened on a CPU: faster steps, for that much memory.",
+        ),
+    ] = 0.0
     compile_blocks: Annotated[
         bool, typer.Option("--compile", help="torch.compile Flux's blocks: minutes at the start, faster steps.")
     ] = False

@@ -23,6 +23,7 @@ from pulid_generate.quantized.int8_products import Twins
 from pulid_generate.quantized.workspace import Workspace
 
 Compute = Literal["float", "int8"]
+WHOLE_BYTES = 1 << 26  # a larger weight is widened and multiplied in slices of so much: 2 % slower, a third of the memory
 INT8_TOKENS = 32  # from so many on: the modulations, of one token, spend their time in widening
 INT8_ROWS = 512  # of a weight that are rounded and multiplied at a time
 # Columns that share a scale in 8-bit integers. sd-cli rounds activations in blocks of 256 before K types and of 32 before the others; with
@@ -122,16 +123,21 @@ class QuantizedLinear(nn.Module):
             return nn.functional.linear(x, self.weight.dequantize(x.dtype), bias)
         if self.computing.compute == "int8" and x.numel() >= INT8_TOKENS * self.in_features:
             return self._integers(x, self.computing, bias)
-        return linear(x, self._widen(x.dtype, self.computing), bias)
+        return self._numbers(x, self.computing, bias)
 
-    def _widen(self, dtype: torch.dtype, computing: Computing) -> Tensor:
-        if self.widened is not None and self.widened.dtype == dtype:
-            return self.widened
-        size = self.out_features * self.in_features * dtype.itemsize
+    def _numbers(self, x: Tensor, computing: Computing, bias: Tensor | None) -> Tensor:
+        size = self.out_features * self.in_features * x.dtype.itemsize
         if self.widened is None and self.twins is None and computing.may_keep(size):
-            self.widened = self.weight.dequantize(dtype)
-            return self.widened
-        return self.weight.dequantize(dtype, computing.workspace)
+            self.widened = self.weight.dequantize(x.dtype)
+        if self.widened is not None and self.widened.dtype == x.dtype:
+            return linear(x, self.widened, bias)
+        if size <= WHOLE_BYTES:
+            return linear(x, self.weight.dequantize(x.dtype, computing.workspace), bias)
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        rows = max(1, self.out_features * WHOLE_BYTES // size)
+        for data, part in zip(self.data.split(rows), out.split(rows, -1), strict=True):
+            part.copy_(linear(x, QuantizedWeight(data, self.kind).dequantize(x.dtype, computing.workspace)))
+        return out if bias is None else out.add_(bias)
 
     def _integers(self, x: Tensor, computing: Computing, bias: Tensor | None) -> Tensor:
         workspace, tokens = computing.workspace, x.numel() // self.in_features
