@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pulid_extract.choice import FaceChoice
     from pulid_extract.embedding_file import Embedding, decode_embedding, encode_embedding, read_embedding
     from pulid_extract.errors import PulidError
     from pulid_extract.extractor import Extractor, Identity
@@ -19,6 +20,7 @@ __all__ = [
     "Embedding",
     "Extractor",
     "FaceBox",
+    "FaceChoice",
     "Identity",
     "PulidError",
     "decode_embedding",
@@ -31,6 +33,7 @@ _HOMES = {
     "Embedding": "embedding_file",
     "Extractor": "extractor",
     "FaceBox": "portrait",
+    "FaceChoice": "choice",
     "Identity": "extractor",
     "PulidError": "errors",
     "decode_embedding": "embedding_file",

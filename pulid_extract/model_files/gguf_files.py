@@ -12,9 +12,10 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -114,6 +115,8 @@ class _Cursor:
     def numbers(self, kind: int, count: int) -> np.ndarray:
         if kind not in NUMBERS:
             raise ValueError(f"a value of unknown type {kind}")
+        import numpy as np  # not for --help
+
         dtype = np.dtype(NUMBERS[kind])
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)
 
