@@ -5,6 +5,7 @@ The one place that turns what was typed into objects, for every command that dra
 
 from __future__ import annotations
 
+import math
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pulid_extract.embedding_file import read_embedding
-from pulid_generate.errors import require_packages
+from pulid_extract.embedding_file import Embedding, read_embedding
+from pulid_generate.errors import RequestError, require_packages
 from pulid_generate.flags import DTYPES, Flags
+from pulid_generate.footprint import Footprint
 from pulid_generate.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.job import LoraUse, StartPicture, Subject
 from pulid_generate.lora.choice import choose_loras, file_sha256, parse_lora_flag
@@ -71,7 +73,15 @@ def usage_error(flags: Flags, given: Given) -> str | None:
     return None
 
 
-def read_drawing(flags: Flags, given: Given) -> Drawing:
+@dataclass(frozen=True)
+class Readers:
+    """What reads files that several drawings share; a batch remembers what it read."""
+
+    embedding: Callable[[str], Embedding] = read_embedding
+    sha256: Callable[[Path], str] = file_sha256
+
+
+def read_drawing(flags: Flags, given: Given, readers: Readers = Readers()) -> Drawing:
     """The request, the people and the pictures that the flags name. Raises PulidError."""
     folder = Path(flags.lora_model_dir).expanduser() if flags.lora_model_dir is not None else None
     prompt = read_prompt_file(flags.prompt_file) if flags.prompt_file is not None else flags.prompt or ""
@@ -82,9 +92,9 @@ def read_drawing(flags: Flags, given: Given) -> Drawing:
     request, start = _read_start(flags, given, request)
     return Drawing(
         request=request,
-        subjects=_read_subjects(flags, request),
+        subjects=_read_subjects(flags, request, readers.embedding),
         start=start,
-        loras=tuple(LoraUse(lora.path, lora.weight, file_sha256(lora.path)) for lora in loras),
+        loras=tuple(LoraUse(lora.path, lora.weight, readers.sha256(lora.path)) for lora in loras),
     )
 
 
@@ -150,14 +160,14 @@ def _read_start(flags: Flags, given: Given, request: GenerationRequest) -> tuple
     return request, StartPicture(pixels, mask)
 
 
-def _read_subjects(flags: Flags, request: GenerationRequest) -> tuple[Subject, ...]:
+def _read_subjects(flags: Flags, request: GenerationRequest, read: Callable[[str], Embedding]) -> tuple[Subject, ...]:
     from pulid_generate.regions import box_region, mask_region, share_overlaps
 
     specs = [PersonSpec(flags.pulid_id_embedding)] if flags.pulid_id_embedding is not None else []
     specs += [parse_person(text) for text in flags.identity or ()]
     if not specs:
         return ()
-    people = assemble(specs, [read_embedding(spec.file) for spec in specs], flags.identity_fusion)
+    people = assemble(specs, [read(spec.file) for spec in specs], flags.identity_fusion)
 
     def region_of(person: Person):
         where = f"identity {person.spec.file}"
@@ -192,9 +202,11 @@ def open_pipeline(
 
         if flags.threads > 0:  # sd-cli: -1 and 0 leave it to the machine
             torch.set_num_threads(flags.threads)
+    if not math.isfinite(flags.weight_cache):
+        raise RequestError(f"weight-cache {flags.weight_cache}: expected GiB, such as 4")
     placement = placement_of(flags)
     if placement.device.type == "cpu":
-        for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu"):
+        for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu", "params_backend", "max_vram"):
             if getattr(flags, name):
                 note(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
     if not with_pulid and flags.pulid_weights is not None:
@@ -202,6 +214,10 @@ def open_pipeline(
     files = find_files(flags, with_pulid=with_pulid or flags.pulid_weights is not None)
     for role, found in files.by_role():
         log(f"{role.name}: {found.path} ({found.rule})")
+    if not Footprint.of(files.flux.header, "Flux").has_packed():
+        for name in ("dequantize", "weight_cache"):
+            if getattr(flags, name):
+                note(f"{flag_name(name)} has no effect: {files.flux.path} holds no packed weights")
     return Pipeline(
         files,
         placement,
@@ -275,10 +291,13 @@ def idle_flags(flags: Flags, given: Given, dev: bool) -> Iterator[str]:
         "cfg_start_step": no_cfg,
         "negative_id": "" if flags.cfg_scale != 1 and someone else "there is no negative branch with an identity",
         "identity_fusion": "" if several else "there is one embedding",
+        "slg_scale": "" if flags.skip_layers.strip(" []") else "--skip-layers names no block",
         "skip_layers": no_slg,
         "skip_layer_start": no_slg,
         "skip_layer_end": no_slg,
         "eta": "" if flags.sampling_method in DEFAULT_ETA else f"{flags.sampling_method} adds no noise",
+        "t5_max_length": "--prompt-weights takes pieces of 256 tokens" if flags.prompt_weights else "",
+        "output_begin_idx": "" if flags.batch_count > 1 or "%" in flags.output else "one picture with a plain name is written",
         "vae_tile_size": no_tiles,
         "vae_tile_overlap": no_tiles,
     }

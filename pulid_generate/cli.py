@@ -7,6 +7,7 @@ Standard output carries results (paths, JSON lines, or the picture itself), stan
 from __future__ import annotations
 
 from pulid_extract import console
+from pulid_generate.commands.batch import batch
 from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
 from pulid_generate.commands.inspect import inspect
@@ -18,7 +19,7 @@ PROGRAM = "pulid-generate"
 
 app = console.new_app()
 app.callback(invoke_without_command=True, cls=SdGroup)(draw)
-for command in (verify, doctor):
+for command in (batch, verify, doctor):
     app.command(cls=SdCommand)(command)
 for command in (inspect, pull):
     app.command()(command)

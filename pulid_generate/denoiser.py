@@ -145,12 +145,13 @@ class Denoiser:
     # ------------------------------------------------------------------------------------------------------------ identities
 
     def _shares(self, jobs: Sequence[Job], negative: bool) -> list[_Share]:
-        """What each person adds in one branch. Rows that show the same person in the same way share one."""
+        """What each person adds in one branch. Rows that show the same person in the same way share one; a person who is named twice in
+        one picture counts twice."""
         found: dict[Hashable, tuple[Job, Subject, list[int]]] = {}
         for row, job in enumerate(jobs):
-            for subject in job.subjects:
+            for index, subject in enumerate(job.subjects):
                 weight = job.request.id_weight * subject.weight
-                key = subject.embedding.sha256, subject.region_sha256, weight, job.schedule(subject)
+                key = index, subject.embedding.sha256, subject.region_sha256, weight, job.schedule(subject)
                 found.setdefault(key, (job, subject, []))[2].append(row)
         shares = []
         for job, subject, rows in found.values():

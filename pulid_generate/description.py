@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pulid_generate.errors import RequestError
-from pulid_generate.id_schedule import IdSchedule, format_points
+from pulid_generate.id_schedule import IdSchedule, format_points, step_of
 from pulid_generate.job import Job, Subject
 from pulid_generate.request import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE
+from pulid_generate.sampling_names import DEFAULT_ETA
 
 SAMPLER_NAMES = {"euler": "Euler", "heun": "Heun", "euler_a": "Euler a", "dpm++2m": "DPM++ 2M", "dpm2": "DPM2", "unipc": "UniPC"}
 
@@ -47,7 +48,7 @@ def describe(
     }
     if request.sampling_method != "euler":
         facts["sampling_method"] = request.sampling_method
-        if request.eta is not None:
+        if request.eta is not None and request.sampling_method in DEFAULT_ETA:
             facts["eta"] = request.eta
     if request.prompt_weights:
         facts["prompt_weights"] = True
@@ -59,8 +60,8 @@ def describe(
             "cfg_scale": request.cfg_scale,
             "cfg_start_step": request.cfg_start_step,
         }
-    if request.skip_guidance.scale:
-        guided = [step for step in range(job.steps) if request.skip_guidance.active(step, job.steps)]
+    guided = [step for step in range(job.steps) if request.skip_guidance.active(step, job.steps)]
+    if guided:
         facts["skip_layers"] = {
             "layers": list(request.skip_guidance.layers),
             "scale": request.skip_guidance.scale,
@@ -114,12 +115,12 @@ def _person(job: Job, subject: Subject) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "sha256": subject.embedding.sha256,
         "weight": job.request.id_weight * subject.weight,
-        "start_step": schedule.start,
+        "start_step": step_of(schedule.start, job.steps),
     }
-    if schedule.end is not None:
-        facts["end_step"] = schedule.end
+    if schedule.end is not None and step_of(schedule.end, job.steps) < job.steps:
+        facts["end_step"] = step_of(schedule.end, job.steps)
     if schedule.points != usual.points:
-        facts["schedule"] = format_points(schedule.points)
+        facts["schedule"] = format_points(tuple((step_of(moment, job.steps), weight) for moment, weight in schedule.points))
     if (schedule.double, schedule.single) != (1.0, 1.0):
         facts |= {"weight_double": schedule.double, "weight_single": schedule.single}
     if subject.region_sha256:

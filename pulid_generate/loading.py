@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from pulid_generate.checkpoints import load_flux, load_vae
+from pulid_generate.cpu_linear import use_cpu_linear
 from pulid_generate.errors import RequestError
 from pulid_generate.model_set import ModelFiles
 from pulid_generate.placement import Placement
 from pulid_generate.plan import Plan
-from pulid_generate.quantized import Compute, compute_quantized, use_cpu_linear
+from pulid_generate.quantized import Compute, compute_quantized
 from pulid_generate.streaming import blocks_of, stream_blocks
 from pulid_generate.text_encoders import ClipText, T5Text
 from pulid_generate.widening import widen_while_running

@@ -22,7 +22,7 @@ NUMBER = re.compile(r"%%|%(\d{0,3})d")  # as sd-cli: out_%03d.png, and %% is a p
 def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[Path | None]:
     """Where each picture goes; None is standard output. As sd-cli: %03d is a number, else several get _0, _1, .. before the suffix.
 
-    begin: the first number, None for 0. Raises RequestError or OutputError.
+    begin: the first number, None or less than 0 for 0 (sd-cli's default is -1). Raises RequestError or OutputError.
     """
     if output == "-":
         if count > 1:
@@ -31,7 +31,8 @@ def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[
             raise OutputError("output -: standard output is a terminal; redirect it to a file or a pipe")
         return [None]
     format_of(output)
-    numbers = range(begin or 0, (begin or 0) + count)
+    first = max(begin or 0, 0)
+    numbers = range(first, first + count)
     if any(match[1] is not None for match in NUMBER.finditer(output)):
         return [Path(_numbered(output, index)) for index in numbers]
     path = Path(output)

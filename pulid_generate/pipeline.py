@@ -7,11 +7,10 @@ Whether the files belong together is read from their headers, before the first w
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +36,14 @@ from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
 from pulid_generate.model_set import ModelFiles
 from pulid_generate.picture import Picture
-from pulid_generate.placement import Placement, available_on
+from pulid_generate.placement import Placement, available_on, give_back_memory
 from pulid_generate.plan import Plan, Work, make_plan
 from pulid_generate.quantized import Compute
 from pulid_generate.request import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, GenerationRequest
 from pulid_generate.tensor_files import check_storage, part_of, quality_notes, width_of
-from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text
+from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text, t5_length
 from pulid_generate.vae import Tiling, decode, encode
+from pulid_generate.vocabularies import read_t5_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,8 +128,19 @@ class Pipeline:
             for index in range(request.batch_count)
         ]
 
-    def plan(self, jobs: Sequence[Job], *, batch: int = 1, extra: int = 0) -> Plan:
-        """What these jobs need where, from headers alone. batch: that go through Flux together. extra: bytes of what else is on its device."""
+    def t5_lengths(self, job: Job) -> tuple[int, ...]:
+        """As `Texts.lengths`, known before anything is encoded. Raises RequestError for a prompt that is too long."""
+        return tuple(t5_length(self._t5_words, prompt.text, prompt.length, prompt.weighted) for prompt in prompts_of(job))
+
+    @cached_property
+    def _t5_words(self) -> Any:
+        return read_t5_tokenizer(self.files.t5_tokenizer)
+
+    def plan(self, jobs: Sequence[Job], *, batch: int = 1, extra: int = 0, available: Mapping[str, int] | None = None) -> Plan:
+        """What these jobs need where, from headers alone.
+
+        batch: that go through Flux together. extra: bytes of what else is on its device. available: by device; None looks now.
+        """
         largest = max((job.request for job in jobs), key=lambda request: request.width * request.height)
         people = {subject.embedding.sha256: subject.embedding for job in jobs for subject in job.subjects}.values()
         negative = any(job.request.cfg_scale != 1 and job.request.negative_id == "uncond" for job in jobs)
@@ -148,7 +159,7 @@ class Pipeline:
             extra=self._lora_bytes(jobs) + extra,
         )
         devices = (self.placement.device, self.placement.text_device, self.placement.vae_device)
-        return make_plan(self.files, work, self.placement, available_on(devices))
+        return make_plan(self.files, work, self.placement, available or available_on(devices))
 
     def adopt(self, plan: Plan) -> None:
         """Load models as this plan has it from now on. Raises PlacementError if they cannot fit."""
@@ -161,9 +172,10 @@ class Pipeline:
                 "compile: blocks that stream through the device cannot be compiled; leave out --compile, or --offload-to-cpu and --max-vram"
             )
 
-    def tiled(self, job: Job) -> Job:
-        """The job with the tiles that the plan chose: they change pixels slightly, so the picture's metadata must tell of them."""
-        if self.models.plan.tile is None or job.request.vae_tiling:
+    @staticmethod
+    def tiled(job: Job, plan: Plan) -> Job:
+        """The job with the tiles that its plan chose: they change pixels slightly, so the picture's metadata must tell of them."""
+        if plan.tile is None or job.request.vae_tiling:
             return job
         tiles: dict[str, Any] = {"vae_tiling": True, "vae_tile_size": DEFAULT_TILE_SIZE, "vae_tile_overlap": DEFAULT_TILE_OVERLAP}
         return replace(job, request=replace(job.request, **tiles))
@@ -184,8 +196,9 @@ class Pipeline:
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
-        self.adopt(self.plan(jobs))
-        jobs = [self.tiled(job) for job in jobs]
+        plan = self.plan(jobs)
+        self.adopt(plan)
+        jobs = [self.tiled(job, plan) for job in jobs]
         texts = self._encode_texts(jobs)
         starts = self.stage("autoencoder", self.encode_starts, jobs) if any(job.start for job in jobs) else {}
         latents = self.stage("Flux", self._denoise, jobs, texts, starts)
@@ -204,11 +217,7 @@ class Pipeline:
             with torch.inference_mode():
                 return self.guarded(name, work, *arguments)
         finally:
-            gc.collect()
-            if self.placement.device.type == "cuda":
-                torch.cuda.empty_cache()
-            elif self.placement.device.type == "mps":
-                torch.mps.empty_cache()
+            give_back_memory()
 
     def guarded(self, name: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call `work`; running out of memory becomes a line that names the flags which help."""
@@ -281,14 +290,14 @@ class Pipeline:
                     keep(prompt, TextStates(tokens.to(self.placement.device, self.placement.dtype), pooled[prompt]))
 
     def encode_starts(self, jobs: Sequence[Job], vae: Any = None) -> dict[Hashable, Tensor]:
-        """The latents (1, 16, H/8, W/8) of every picture to start from, by `_start_key`. Call it in a `stage`."""
+        """The latents (1, 16, H/8, W/8) of every picture to start from, by `start_key`. Call it in a `stage`."""
         vae = vae or self.models.vae()
         latents = {}
         for job in jobs:
-            if job.start is not None and _start_key(job) not in latents:
+            if job.start is not None and start_key(job) not in latents:
                 request = job.request  # of a batch, sd-cli's: the sample is the first seed's for every picture
                 noise = sampling.make_noise(request.seed, request.width, request.height, request.rng)
-                latents[_start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=_tiling(job.request))
+                latents[start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=_tiling(job.request))
         return latents
 
     def _denoise(self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]) -> list[Tensor]:
@@ -319,7 +328,7 @@ class Pipeline:
         self, denoiser: Denoiser, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor], label: str
     ) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8), float32, of jobs of one `batch_key`, which go through Flux together. Raises CheckpointError."""
-        start = [starts[_start_key(job)] if job.start is not None else None for job in jobs]
+        start = [starts[start_key(job)] if job.start is not None else None for job in jobs]
         latents = denoiser.latents(jobs, texts, start, partial(self.on_step, label))
         if not torch.isfinite(latents).all():
             raise CheckpointError(
@@ -423,7 +432,7 @@ def _arithmetic(dtype: torch.dtype, compute: Compute) -> str:
     return str(dtype).removeprefix("torch.") + (" int8" if compute == "int8" else "")
 
 
-def _start_key(job: Job) -> Hashable:
+def start_key(job: Job) -> Hashable:
     return (job.start.sha256, job.request.seed, job.request.rng, _tiling(job.request)) if job.start is not None else None
 
 

@@ -6,7 +6,11 @@ Source: stable-diffusion.cpp docs/backend.md and ggml_extend_backend.cpp (sd_par
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,6 +238,19 @@ def available_on(devices: Iterable[torch.device]) -> dict[str, int]:
         elif device.type == "mps":  # it shares main memory, of which Metal recommends a part
             free["mps"] = max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return free
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the system, or to the other models of a device: one stage's leavings are not the next one's peak."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if sys.platform == "linux":
+        # glibc keeps freed small blocks; other C libraries have no such call
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def available_memory() -> int:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from pulid_generate.cpu_linear import linear
+
 HEAD_WIDTH = 128  # in pulid_ca; the tensors give only heads * width
 ROWS_AT_ONCE = 1024
 EPS = 1e-5  # nn.LayerNorm's default, which both norms of the layer use
@@ -78,9 +80,9 @@ class FoldedAttention(nn.Module):
 
         a[h, n] = (k[h, n] Wq[h]) / sqrt(128) * norm2.weight, minus its own mean over channels      (H * N, D)
         c[h, n] = (k[h, n] Wq[h]) / sqrt(128) . norm2.bias                                           (H * N,), float32
-        b[h, n] = Wo[h] v[h, n]                                                                     (H * N, D)
+        b[:, h, n] = Wo[h] v[h, n]                                                                  (D, H * N)
 
-        CA(img) = softmax_n(rstd(img) * (img a^T) + c) b
+        CA(img) = softmax_n(rstd(img) * (img a^T) + c) b^T
 
     Because every row of `a` sums to zero over channels, the mean that norm2 takes from img drops out of img a^T.
     Exact: the same function in exact arithmetic. It wins while H * N is less than the inner width H * 128.
@@ -97,7 +99,7 @@ class FoldedAttention(nn.Module):
         wo = exact["to_out.weight"].unflatten(1, (layer.heads, HEAD_WIDTH))
         kq = torch.einsum("nhd,hdc->hnc", k, wq).flatten(0, 1) * HEAD_WIDTH**-0.5
         a = kq * exact["norm2.weight"]
-        b = torch.einsum("nhd,chd->hnc", v, wo).flatten(0, 1)
+        b = torch.einsum("nhd,chd->chn", v, wo).flatten(1, 2)
         self.heads = layer.heads
         self.a: Tensor
         self.b: Tensor
@@ -108,11 +110,11 @@ class FoldedAttention(nn.Module):
 
     def forward(self, img_tokens: Tensor) -> Tensor:
         """(B, L, D) in the folded dtype -> (B, L, D)."""
-        logits = nn.functional.linear(img_tokens, self.a).float()
+        logits = linear(img_tokens, self.a).float()
         # rstd multiplies the logits, not the tokens: rounding img * rstd to 16 bits costs more than folding saves
         logits = torch.addcmul(self.c, logits, _rstd(img_tokens))
         weights = logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2).to(img_tokens.dtype)
-        return weights @ self.b
+        return linear(weights, self.b)
 
 
 def _rstd(x: Tensor) -> Tensor:

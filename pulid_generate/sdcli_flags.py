@@ -101,9 +101,18 @@ class _TakesSdFlags:
     params: list[Any]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = {name: not option.is_flag for option in self.params for name in (*option.opts, *option.secondary_opts)}
+        own = {
+            name: not getattr(option, "is_flag", False)
+            for option in self.params
+            for name in (*option.opts, *option.secondary_opts)
+        }
         own |= dict.fromkeys(ctx.help_option_names, False)
-        return super().parse_args(ctx, take_sd_flags(args, own, console.log))  # type: ignore[misc]
+        notes: list[str] = []
+        left = super().parse_args(ctx, take_sd_flags(args, own, notes.append))  # type: ignore[misc]
+        if not ctx.params.get("quiet"):
+            for line in notes:
+                console.log(line)
+        return left
 
 
 class SdCommand(_TakesSdFlags, TyperCommand):

@@ -189,11 +189,9 @@ class T5Text:
         Raises RequestError for a prompt of more than 512 tokens.
         """
         ids = self.tokenizer.encode(prompt).ids
-        if len(ids) > T5_LONGEST:
-            raise RequestError(f"the prompt has {len(ids)} T5 tokens, the most that Flux reads is {T5_LONGEST}; shorten it")
         if len(ids) > length:
             note(f"the prompt has {len(ids)} T5 tokens, more than {length}: using {T5_LONGEST}")
-            length = T5_LONGEST
+        length = _padded_length(len(ids), length)
         padded = torch.tensor([ids + [T5_PAD] * (length - len(ids))])
         _check_ids(padded, self.model.config.vocab_size, "T5")
         return padded
@@ -207,6 +205,22 @@ class T5Text:
         ids, weights = t5_weighted(self.tokenizer, parse_weights(prompt))
         _check_ids(torch.tensor([[0, *ids]]), self.model.config.vocab_size, "T5")
         return encode_chunks(self.encode, t5_chunks(ids, weights))
+
+
+def t5_length(tokenizer: Any, prompt: str, length: int, weighted: bool) -> int:
+    """How many states T5 gives of a prompt, without the encoder. Raises RequestError for a prompt of more than 512 tokens.
+
+    length: of `T5Text.tokens`. weighted: as `T5Text.encode_weighted` reads it.
+    """
+    if weighted:
+        return sum(len(chunk.ids) for chunk in t5_chunks(*t5_weighted(tokenizer, parse_weights(prompt))))
+    return _padded_length(len(tokenizer.encode(prompt).ids), length)
+
+
+def _padded_length(count: int, length: int) -> int:
+    if count > T5_LONGEST:
+        raise RequestError(f"the prompt has {count} T5 tokens, the most that Flux reads is {T5_LONGEST}; shorten it")
+    return length if count <= length else T5_LONGEST
 
 
 def t5_name(name: str) -> str:

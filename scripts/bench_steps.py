@@ -22,8 +22,8 @@ from gguf import GGMLQuantizationType as Kind
 from q4_k import random_q4_k
 
 from pulid_generate import sampling
-from pulid_generate.quantized import QuantizedWeight, compute_quantized, use_cpu_linear
-from pulid_generate.quantized.cpu_linear import linear
+from pulid_generate.cpu_linear import linear, use_cpu_linear
+from pulid_generate.quantized import QuantizedWeight, compute_quantized
 from pulid_generate.widening import widen_while_running
 
 WIDTH, TEXT_TOKENS, T5_WIDTH, CLIP_WIDTH, SIDE = 3072, 256, 4096, 768, 256

@@ -47,7 +47,12 @@ def commands(program: str) -> Iterator[tuple[str, Any, Any]]:
 def flags(program: str) -> dict[str, set[str]]:
     """command line -> every flag it takes, with aliases: {"pulid-generate verify": {"--seed", "-s", ..}, ..}."""
     return {
-        path: {flag for parameter in command.get_params(context) for flag in (*parameter.opts, *parameter.secondary_opts)}
+        path: {
+            flag
+            for parameter in command.get_params(context)
+            for flag in (*parameter.opts, *parameter.secondary_opts)
+            if flag.startswith("-")  # a positional argument has a name, and no flag
+        }
         for path, command, context in commands(program)
     }
 

@@ -17,8 +17,9 @@ from conftest import ROOT
 
 PACKAGES = ("pulid_extract", "pulid_generate")
 
-# Not leaves: the commands, the one module of each package that knows the order of the stages, and the set of files that it works with.
-ABOVE = {"__init__", "__main__", "cli", "commands", "extractor", "identity", "pipeline", "model_set"}
+# Not leaves: the commands and what they assemble, the one module of each package that knows the order of the stages, and the set of files
+# and the models that it works with.
+ABOVE = {"__init__", "__main__", "cli", "commands", "extractor", "identity", "assembly", "pipeline", "loading", "model_set"}
 
 # What a leaf may import of its own package beside `errors`. docs/architecture.md has the reasons.
 LEAVES = {
@@ -29,6 +30,8 @@ LEAVES = {
         ("weights", "model_files"),
         ("kits", "model_files"),
         ("kits", "weights"),
+        ("embedding_cache", "model_files"),
+        ("file_hashes", "model_files"),
         ("choice", "portrait"),  # a box by hand
         ("flags", "choice"),
         ("flags", "model_files"),
@@ -37,37 +40,68 @@ LEAVES = {
         ("quality", "head_pose"),
     },
     "pulid_generate": {
+        ("checkpoints", "packed"),
+        ("checkpoints", "tensor_files"),
+        ("denoiser", "injection"),
+        ("denoiser", "job"),
+        ("denoiser", "layer_skip"),
+        ("denoiser", "request"),
+        ("denoiser", "sampling"),
+        ("description", "id_schedule"),
+        ("description", "job"),
+        ("description", "request"),
+        ("description", "sampling_names"),
+        ("flags", "placement"),  # --list-devices, when it is given
+        ("flags", "sampling_names"),
+        ("fp8", "quantized"),  # the memory that layers share
         ("injection", "pulid_attention"),
+        ("pulid_attention", "cpu_linear"),
+        ("quantized", "cpu_linear"),
+        ("fp8", "cpu_linear"),
+        ("injection", "tensor_files"),
         ("inspection", "description"),
+        ("job", "id_schedule"),
+        ("job", "request"),
         ("kits", "vocabularies"),
         ("kits", "weights"),
-        ("injection", "tensor_files"),
-        ("checkpoints", "tensor_files"),
-        ("text_encoders", "tensor_files"),
-        ("checkpoints", "packed"),
-        ("text_encoders", "packed"),
-        ("text_encoders", "vocabularies"),
-        ("packed", "quantized"),
-        ("packed", "fp8"),
-        ("fp8", "quantized"),  # the memory that layers share
-        ("tensor_files", "quantized"),
-        ("tensor_files", "fp8"),
         ("lora", "checkpoints"),
-        ("lora", "tensor_files"),
         ("lora", "prompt_text"),
+        ("lora", "tensor_files"),
+        ("output", "job"),  # a type
+        ("output", "picture"),
+        ("packed", "fp8"),
+        ("packed", "quantized"),
         ("people", "id_schedule"),
-        ("picture", "request"),
+        ("picture", "job"),
+        ("plan", "footprint"),
+        ("plan", "placement"),  # a type
+        ("request", "id_schedule"),
+        ("request", "prompt_weights"),
+        ("request", "sampling_names"),
+        ("request", "skip_guidance"),
         ("sampling", "sampling_names"),
+        ("tensor_files", "fp8"),
+        ("tensor_files", "quantized"),
+        ("text_encoders", "packed"),
+        ("text_encoders", "prompt_weights"),
+        ("text_encoders", "tensor_files"),
+        ("text_encoders", "vocabularies"),
         ("verify", "request"),  # a type
     },
 }
 # What both stages share, torch-free.
 SHARED = {"console", "errors", "embedding_file", "model_files"}
+GENERATE_WITHOUT_TORCH = (
+    *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
+    *("lora.choice", "output", "people", "picture", "plan", "progress", "prompt_text", "prompt_weights", "regions", "request"),
+    *("sampling_names", "sdcli_flags", "skip_guidance", "verify"),
+)
 WITHOUT_TORCH = (
     *PACKAGES,
     *(f"pulid_extract.{module}" for module in sorted(SHARED)),
-    *(f"pulid_generate.{module}" for module in ("errors", "request", "flags", "cli", "verify")),
+    *(f"pulid_generate.{module}" for module in GENERATE_WITHOUT_TORCH),
     "pulid_extract.cli",
+    "pulid_extract.kits",
 )
 FOREIGN = {
     "pulid_extract": {"diffusers", "transformers", "accelerate", "sentencepiece"},
@@ -151,7 +185,9 @@ def test_errors_import_no_module_of_their_package_and_nobody_imports_a_command(p
     assert not modules_imported(trees["errors"], package)
     assert {name for name, tree in trees.items() if "cli" in modules_imported(tree, package)} == {"__main__"}
     order = {"extractor", "pipeline"}
-    assert {name for name, tree in trees.items() if modules_imported(tree, package) & order} <= {"cli", "commands", "__init__"}
+    assert {name for name, tree in trees.items() if modules_imported(tree, package) & order} <= {
+        *("cli", "commands", "assembly", "__init__")
+    }
 
 
 def test_no_torch_before_there_is_work():

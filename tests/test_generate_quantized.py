@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Q
 from torch import nn
 
 from pulid_generate.quantized import QuantizedLinear, QuantizedWeight, blocks, compute_quantized, layers
-from pulid_generate.quantized.cpu_linear import linear
+from pulid_generate.cpu_linear import linear
 from pulid_generate.quantized.int8_products import COLUMNS, product, round_twice
 from pulid_generate.quantized.workspace import Workspace
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ENDING = ".pulidembd"
 BY_HAND = ("face_box", "landmarks")
-FACE = ("face_index", "face_order", "face_at", *BY_HAND)
+WITHOUT_ORDER = ("face_at", *BY_HAND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _planned(number: int, row: Row, given: str, common: Mapping[str, Any], base:
             values[name] = str(base / values[name])
     values = {name: _one_of(name, value) for name, value in values.items()}
     kept = dict(common)
-    for group, idle in ((FACE, ("face_order",)), (BY_HAND, ("det_threshold", "aligner"))):
+    for group, idle in ((WITHOUT_ORDER, ("face_order",)), (BY_HAND, ("det_threshold", "aligner"))):
         if any(name in values for name in group):  # a row's own choice takes the place of the command line's
             kept |= {name: getattr(Flags, name) for name in idle}
     flags = Flags(**{**kept, **values, "out": output})

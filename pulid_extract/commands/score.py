@@ -342,10 +342,13 @@ def _sheet(names: Sequence[str], references: Sequence[np.ndarray], shown: Sequen
 
     first = [(f"reference\n{_short(name)}", _tile(image, None)) for name, image in zip(names, references, strict=True)]
     first[0] = (f"{first[0][0]}\nby {recognizer.name} {recognizer.sha256[:SHORT]}", first[0][1])
-    ordered = sorted(shown, key=lambda looked: -2.0 if looked.score.mean is None else looked.score.mean, reverse=True)
-    tiles = [(_caption(looked.score), looked.tile) for looked in ordered if looked.tile is not None]
-    every = [*_rows(first), *_rows(tiles)]
-    return encode_png(sheet(every, TILE))
+    return encode_png(sheet([*_rows(first), *_rows(tiles_of(shown))], TILE))
+
+
+def tiles_of(shown: Sequence[Looked]) -> list[tuple[str, np.ndarray]]:
+    """(caption, picture): the most alike first, those without a face last; what cannot be read has no picture."""
+    ordered = sorted(shown, key=lambda looked: (looked.score.mean is not None, looked.score.mean or 0.0), reverse=True)
+    return [(_caption(looked.score), looked.tile) for looked in ordered if looked.tile is not None]
 
 
 def _rows(tiles: Sequence[tuple[str, np.ndarray]]) -> list[Sequence[tuple[str, np.ndarray]]]:

@@ -12,13 +12,14 @@ from typing import Any, get_type_hints
 
 import typer
 
+from pulid_generate.flags.batch import RowFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
 from pulid_generate.flags.models import ModelFlags
 from pulid_generate.flags.output import OutputFlags
 from pulid_generate.flags.placement import DTYPES, PlacementFlags
 
-__all__ = ["DTYPES", "Flags", "takes_flags"]
+__all__ = ["DTYPES", "BatchFlags", "Flags", "takes_flags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +27,22 @@ class Flags(OutputFlags, PlacementFlags, DrawingFlags, IdentityFlags, ModelFlags
     """Every flag of one generation, as typed. The fields of its bases are the table, the last base's first; nothing else lists them."""
 
 
-def takes_flags(function: Callable[[typer.Context, Flags], None]) -> Callable[..., None]:
-    """A command with every field of Flags as an option, for a function that takes them as one object."""
-    hints = get_type_hints(Flags, include_extras=True)
+@dataclass(frozen=True, kw_only=True)
+class BatchFlags(Flags, RowFlags):
+    """Every flag of `batch`; those of a generation hold for every row that does not say otherwise."""
+
+
+def takes_flags(function: Callable[[typer.Context, Any], None], kind: type[Flags] = Flags) -> Callable[..., None]:
+    """A command with every field of `kind` as an option, for a function that takes them as one object."""
+    hints = get_type_hints(kind, include_extras=True)
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-    for field in fields(Flags):
+    for field in fields(kind):
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
         )
 
     def command(context: typer.Context, **values: Any) -> None:
-        function(context, Flags(**values))
+        function(context, kind(**values))
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """ggml's quantised weights: their layers, their numbers, and matrix products on a CPU. See each file."""
 
-from pulid_generate.quantized.cpu_linear import use_cpu_linear
 from pulid_generate.quantized.layers import Compute, QuantizedLinear, QuantizedWeight, compute_quantized
 
-__all__ = ["Compute", "QuantizedLinear", "QuantizedWeight", "compute_quantized", "use_cpu_linear"]
+__all__ = ["Compute", "QuantizedLinear", "QuantizedWeight", "compute_quantized"]

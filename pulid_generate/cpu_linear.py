@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (.., C), weight (R, C), bias (R,), all of one dtype -> (.., R). For passes that nothing looks back at (no gradients)."""
-    if not (x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() and _has_onednn()):
+    """x (.., C), weight (R, C), bias (R,), all of one dtype -> (.., R)."""
+    # the operator has no gradient, and torch.compile chooses for itself
+    plain = x.requires_grad or torch.compiler.is_compiling() or not x.numel()
+    if plain or not (x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and _has_onednn()):
         return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
@@ -27,8 +29,6 @@ class CpuLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(.., C) -> (.., R)."""
-        if input.requires_grad or torch.compiler.is_compiling():
-            return super().forward(input)
         return linear(input, self.weight, self.bias)
 
 

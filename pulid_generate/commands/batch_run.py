@@ -1,0 +1,199 @@
+"""Drawing the judged rows of a batch: denoise, decode and write beside the next denoise, report. Loads nothing by itself."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pulid_extract import console
+from pulid_generate.batch import Item, in_batches, in_groups, result
+from pulid_generate.commands.batch_rows import Asked, Rows
+from pulid_generate.errors import OutputError, PulidError
+from pulid_generate.interrupts import Interrupts
+from pulid_generate.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pulid_generate.job import Job
+    from pulid_generate.pipeline import Pipeline
+    from pulid_generate.session import Session
+
+CHUNK = 64  # batches that are decoded together, where the autoencoder cannot stay beside Flux
+FULL = (errno.ENOSPC, errno.EDQUOT)
+Pair = tuple[Item, "Job"]
+
+
+class Tally:
+    """The lines of results, and how many there are of each kind. Lines may come from several threads."""
+
+    def __init__(self, expected: int | None, progress: Progress):
+        self.expected, self.progress = expected, progress
+        self.counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def report(self, line: Mapping[str, Any]) -> None:
+        """Print one line of results. Raises OutputError, BrokenPipeError."""
+        with self._lock:
+            status = line["status"]
+            self.counts[status] = self.counts.get(status, 0) + 1
+            console.write_line(json.dumps(line, ensure_ascii=False))
+            if line["error"] is not None:
+                console.log(f"row {line['row']}: {line['error']}")
+            elif status == "done":
+                self.progress.log(f"row {line['row']}: {line['output']}{self._pace()}")
+
+    def _pace(self) -> str:
+        done = self.total - self.counts.get("skipped", 0)
+        if self.expected is None or not done:
+            return ""
+        left = (time.monotonic() - self._started) / done * (self.expected - self.total)
+        return f" ({self.total} of {self.expected}, about {left / 60:.0f} min left)"
+
+    def summary(self) -> str:
+        kinds = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items())) or "none drawn"
+        return f"{self.expected if self.expected is not None else self.total} pictures: {kinds}"
+
+
+class BatchRun:
+    """Draws items. full: the error that stopped it because there is no room left to write."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        asked: Mapping[int, Asked],
+        pipeline: Pipeline,
+        session: Session,
+        tally: Tally,
+        interrupts: Interrupts,
+    ):
+        self.rows, self.asked, self.pipeline, self.session = rows, asked, pipeline, session
+        self.tally, self.interrupts = tally, interrupts
+        self.full: OutputError | None = None
+        self._waiting: deque[Future[None]] = deque()
+
+    def draw(self, items: Sequence[Item], skipped: Sequence[Item] = ()) -> None:
+        """Draw `items` until done, interrupted or out of room; every one that was begun is finished. Raises PulidError for what stops all."""
+        for item in skipped:
+            self.tally.report(_line("skipped", item, sha256=item.done))
+        if not items:
+            return
+        batches = in_batches(items, self.session.batch)
+        self.session.encode_prompts(list(dict.fromkeys(prompt for batch in batches for item in batch for prompt in item.prompts)))
+        beside = self.session.keeps_autoencoder
+        with ThreadPoolExecutor(1, thread_name_prefix="decode") as decoder:
+            for chunk in in_groups(iter(batches), 1 if beside else CHUNK):
+                with self.interrupts.working():
+                    self._chunk(chunk, decoder if beside else None)
+                if self._stopping():
+                    break
+            with self.interrupts.working():
+                self._wait(0)
+
+    def _stopping(self) -> bool:
+        return self.interrupts.asked or self.full is not None
+
+    def _chunk(self, chunk: Sequence[Sequence[Item]], decoder: ThreadPoolExecutor | None) -> None:
+        """Batches after which Flux may leave. decoder: where pictures are finished beside the next batch; None: here, at the end."""
+        loaded = self._start([pairs for pairs in map(self._load, chunk) if pairs])
+        held = []
+        for pairs in loaded:
+            if self._stopping():
+                break
+            for drawn in self._denoise(pairs):
+                if decoder is None:
+                    held.append(drawn)
+                else:
+                    self.session.load_autoencoder()
+                    self._waiting.append(decoder.submit(self._finish, *drawn))
+            self._wait(2 * self.session.batch)
+        if held:
+            self.session.load_autoencoder()
+            for drawn in held:
+                self._finish(*drawn)
+            self.session.release()
+
+    def _wait(self, most: int) -> None:
+        """Until at most so many pictures are waiting to be finished: their latents are memory."""
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
+
+    def _load(self, batch: Sequence[Item]) -> list[Pair]:
+        """The jobs of the items whose files still are what they were."""
+        pairs = []
+        for item in batch:
+            try:
+                pairs.append((item, self.rows.jobs(self.asked[item.number], self.pipeline, self.session)[item.index]))
+            except PulidError as error:
+                self._fail(item, error)
+        return pairs
+
+    def _start(self, loaded: list[list[Pair]]) -> list[list[Pair]]:
+        """Encode the pictures to start from; without those whose picture cannot be."""
+        try:
+            self.session.encode_starts([job for pairs in loaded for _, job in pairs])
+        except PulidError as error:
+            for pairs in loaded:
+                for item, job in pairs:
+                    if job.start is not None:
+                        self._fail(item, error)
+            loaded = [[pair for pair in pairs if pair[1].start is None] for pairs in loaded]
+        return [pairs for pairs in loaded if pairs]
+
+    def _denoise(self, pairs: Sequence[Pair]) -> list[tuple[Item, Job, Tensor, tuple[int, ...], float]]:
+        """(item, job, latent, T5 tokens, seconds) of those that could be drawn; where a batch fails, each of it is tried alone."""
+        if len(pairs) > 1 and self._differ(pairs):
+            return [one for pair in pairs for one in self._denoise([pair])]
+        started = time.perf_counter()
+        numbers = ", ".join(str(item.number) for item, _ in pairs)
+        try:
+            drawn = self.session.latents([job for _, job in pairs], f"row {numbers}")
+        except PulidError as error:
+            if len(pairs) == 1:
+                self._fail(pairs[0][0], error)
+                return []
+            return [one for pair in pairs for one in self._denoise([pair])]
+        seconds = (time.perf_counter() - started) / len(pairs)
+        return [(item, job, latent, lengths, seconds) for (item, job), (latent, lengths) in zip(pairs, drawn, strict=True)]
+
+    def _differ(self, pairs: Sequence[Pair]) -> bool:
+        """Whether these cannot share a batch any more: a file that a row reads has changed since it was judged."""
+        from pulid_generate.denoiser import batch_key
+
+        return len({batch_key(job, self.pipeline.t5_lengths(job)) for _, job in pairs}) > 1
+
+    def _finish(self, item: Item, job: Job, latent: Tensor, t5_lengths: tuple[int, ...], seconds: float) -> None:
+        """Decode, write, report; in the other thread where there is one."""
+        from pulid_generate.output import save
+
+        started = time.perf_counter()
+        try:
+            picture = self.session.decode(latent, job, t5_lengths)
+            data = save(picture, item.path, not self.asked[item.number].flags.disable_image_metadata)
+        except PulidError as error:
+            self._fail(item, error)
+            if isinstance(error, OutputError) and getattr(error.__context__, "errno", None) in FULL:
+                self.full = error
+            return
+        seconds += time.perf_counter() - started
+        self.tally.report(_line("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds))
+
+    def _fail(self, item: Item, error: PulidError) -> None:
+        self.tally.report(_line("failed", item, error=str(error)))
+
+
+def _line(status: Any, item: Item, **more: Any) -> dict[str, Any]:
+    facts = {"number": item.number, "line": item.line, "seed": item.seed, "identities": item.identities}
+    return result(status, output=None if status == "failed" else item.path, **facts, **more)

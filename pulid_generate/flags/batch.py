@@ -1,0 +1,63 @@
+"""Where the rows of a batch come from, and how they are drawn. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFlags:
+    """Flags as typed."""
+
+    manifest: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MANIFEST|-",
+            help="Rows: JSON Lines (.jsonl) or CSV (.csv), columns named like the options below; - reads and answers JSON lines one by one.",
+            show_default=False,
+        ),
+    ] = None
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", metavar="FILE", help="Instead of a manifest: one prompt in each line.")
+    ] = None
+    identities: Annotated[
+        str | None,
+        typer.Option("--identities", metavar="FOLDER", help="Instead of a manifest: every .pulidembd of it, with every prompt."),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="N-M,..", help="Instead of a manifest: each of them, with every prompt and identity."),
+    ] = None
+    output_dir: Annotated[str, typer.Option("--output-dir", metavar="FOLDER", help="Where the pictures go; made if need be.")] = (
+        "."
+    )
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="PATTERN",
+            help="Names of the pictures: {row}, {index}, {identity}, {seed}, {prompt}, {weight}, {width}, {height}, with Python's formats.",
+        ),
+    ] = "{row:04d}_{identity}_{seed}.png"
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            max=64,
+            help="Rows of equal size and steps that go through Flux together; rounds differently.",
+        ),
+    ] = 1
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip rows whose picture is there and was made with the same effective inputs.")
+    ] = False
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", envvar="PULID_NO_CACHE", help="Keep encoded prompts in memory only, not in the user's cache folder."
+        ),
+    ] = False

@@ -1,0 +1,344 @@
+"""Rows of `pulid-generate batch`: JSON Lines or CSV, one generation in each, columns named like the flags of a single one.
+
+Bytes in; rows and problems out, each with its line number. Every row is read before any is judged, so that one look shows all that is to be
+mended. A row and the command's own flags make the `Flags` of one generation. Knows no model and reads no file. Imports no torch.
+
+Sources: RFC 4180 (CSV), jsonlines.org.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from pulid_generate.errors import InputError, RequestError
+from pulid_generate.flags import Flags
+from pulid_generate.flags.drawing import DrawingFlags
+from pulid_generate.flags.identity import IdentityFlags
+
+FORMS = (".jsonl", ".csv")
+MAX_BYTES = 256 << 20
+MAX_LINE = 1 << 20  # bytes of one line of JSON, and characters of one cell
+MAX_PROBLEMS = 100  # that are listed one by one
+SEPARATOR = ";"  # between the members of a list in one cell
+YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+# What may differ from row to row. The rest is loaded, placed or said once for all of them.
+BY_ROW = (
+    *(item.name for item in fields(DrawingFlags)),
+    *(item.name for item in fields(IdentityFlags)),
+    *("lora", "lora_model_dir", "vae_tiling", "vae_tile_size", "vae_tile_overlap"),
+    *("output", "output_begin_idx", "disable_image_metadata"),
+)
+NUMBER_TEXTS = ("id_start_step", "id_end_step", "flow_shift")  # texts of the command line that JSON may give as a number
+LIST_TEXTS = ("sigmas", "skip_layers")  # and as a list of numbers
+FILES = ("pulid_id_embedding", "prompt_file", "negative_prompt_file", "init_img", "mask", "lora_model_dir")
+# A row that gives one of these takes the place of a common flag for the other
+EITHER = (("prompt", "prompt_file"), ("negative_prompt", "negative_prompt_file"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One generation. number: from 1, of the rows. line: where it starts in the manifest, None of a grid. where: for messages.
+
+    values: field of Flags -> its value. unset: fields that go back to their own default (null in JSON), whatever the command says.
+    """
+
+    number: int
+    line: int | None
+    where: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    unset: frozenset[str] = frozenset()
+
+    def merged(self, common: Flags, given: Collection[str]) -> tuple[Flags, frozenset[str]]:
+        """The flags of this row, with the command's own as defaults, and which of them were given."""
+        values = {name: getattr(Flags, name) for name in self.unset} | dict(self.values)
+        for pair in EITHER:
+            for name, other in (pair, pair[::-1]):
+                if name in self.values and other not in self.values:
+                    values[other] = getattr(Flags, other)
+        kept = frozenset(given) - values.keys()
+        return replace(common, **values), kept | self.values.keys()
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a cell or a JSON value becomes what the command line would give. read: raises ValueError. expected: in words."""
+
+    name: str
+    read: Callable[[object], Any]
+    expected: str
+    check: Callable[[Any], Any] | None = None
+
+
+def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[Row], list[str]]:
+    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". base: the folder that file names start from.
+
+    A problem is one line with the number of the line it is about. Raises InputError for what is no such text at all.
+    """
+    text = _decode(data, where)
+    problems: list[str] = []
+    rows: list[Row] = []
+    number = 0
+    for line, record in _csv(text, problems) if form == ".csv" else _json_lines(text, problems):
+        number += 1
+        try:
+            rows.append(read_row(record, number, line, base))
+        except RequestError as error:
+            problems.append(f"line {line}: {error}")
+    if not number and not problems:
+        raise InputError(f"{where}: holds no row; expected one generation in each, such as {EXAMPLE}")
+    return rows, problems
+
+
+EXAMPLE = '{"prompt": "in the rain", "seed": 7}'
+
+
+def parse_line(text: str, number: int, base: Path) -> Row:
+    """One line of JSON. Raises RequestError."""
+    return read_row(_record(text), number, number, base)
+
+
+def _record(text: str) -> dict[str, object]:
+    if len(text) > MAX_LINE:
+        raise RequestError(f"is longer than {MAX_LINE >> 20} MiB; expected one JSON object")
+    try:
+        record = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise RequestError("is nested too deeply; expected one JSON object of plain values") from None
+    except ValueError as error:  # JSONDecodeError; a number of too many digits; a name that is there twice
+        raise RequestError(f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line") from None
+    if not isinstance(record, dict):
+        raise RequestError(f"expected a JSON object, such as {EXAMPLE}")
+    return record
+
+
+def read_row(record: Mapping[str, object], number: int, line: int, base: Path = Path()) -> Row:
+    """A record of names and values as a row. Raises RequestError, which names all that is wrong with it."""
+    values: dict[str, Any] = {}
+    unset: set[str] = set()
+    wrong = []
+    for given, value in record.items():
+        name = NAMES.get(given.strip().lstrip("-").replace("-", "_"))
+        if name is None:
+            wrong.append(f"unknown option {given[:40]!r}")
+        elif name not in COLUMNS:
+            wrong.append(f"{given[:40]!r} is the same for all rows; give it on the command line")
+        elif name in values or name in unset:
+            wrong.append(f"{name} is there twice")
+        elif value is None:
+            unset.add(name)
+        else:
+            try:
+                values[name] = _value(COLUMNS[name], value, base)
+            except (ValueError, TypeError, OverflowError):
+                wrong.append(f"{name} {str(value)[:60]!r}: expected {COLUMNS[name].expected}")
+            except (typer.BadParameter, RequestError) as error:
+                wrong.append(f"{name}: {error.message if isinstance(error, typer.BadParameter) else error}")
+    if wrong:
+        raise RequestError("; ".join(wrong))
+    return Row(number, line, f"line {line}", values, frozenset(unset))
+
+
+def listed(problems: list[str]) -> list[str]:
+    """As many of the problems as one wants to read, and how many more there are."""
+    more = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- values
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
+        raise ValueError("a text")
+    return value
+
+
+def _number_text(value: object) -> str:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
+
+
+def _list_text(value: object) -> str:
+    return ",".join(_number_text(part) for part in value) if isinstance(value, list) else _text(value)
+
+
+def _texts(value: object) -> list[str]:
+    parts = value.split(SEPARATOR) if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        raise ValueError("texts")
+    found = [_text(part).strip() for part in parts]
+    if not all(found):
+        raise ValueError("texts")
+    return found
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, str):
+        value = int(value) if len(value) < 20 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError("a number")
+    return float(value)
+
+
+def _yes_no(value: object) -> bool:
+    found = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError("true or false")
+    return found
+
+
+def _word_of(words: tuple[str, ...]) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value not in words:
+            raise ValueError("one of them")
+        return _text(value)
+
+    return read
+
+
+READERS: dict[Any, tuple[Callable[[object], Any], str]] = {
+    bool: (_yes_no, "true or false"),
+    int: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    str: (_text, "a text"),
+    list: (_texts, f"a list of texts, or texts between {SEPARATOR!r}"),
+}
+
+
+def _column(name: str, hint: Any) -> Column:
+    kind, info = get_args(hint)[:2]
+    [kind] = [part for part in get_args(kind) if part is not NoneType] if NoneType in get_args(kind) else [kind]
+    if get_origin(kind) is Literal:
+        words = get_args(kind)
+        return Column(name, _word_of(words), f"one of {', '.join(words)}", info.callback)
+    read, expected = READERS[get_origin(kind) or kind]
+    if name in NUMBER_TEXTS:
+        read, expected = _number_text, "a number, or a text"
+    if name in LIST_TEXTS:
+        read, expected = _list_text, "a list of numbers, or numbers between commas"
+    return Column(name, read, expected, info.callback)
+
+
+def _names(field_name: str, info: Any) -> Iterator[str]:
+    """Everything that an option is called, as `read_row` writes it."""
+    yield field_name
+    for name in (info.default, *(info.param_decls or ())):
+        if isinstance(name, str) and name.startswith("--"):
+            yield name.lstrip("-").replace("-", "_")
+
+
+_HINTS = get_type_hints(Flags, include_extras=True)
+COLUMNS = {name: _column(name, _HINTS[name]) for name in BY_ROW}
+NAMES = {name: item.name for item in fields(Flags) for name in _names(item.name, get_args(_HINTS[item.name])[1])}
+
+
+def _value(column: Column, value: object, base: Path) -> Any:
+    read = column.read(value)
+    if column.check is not None:
+        read = column.check(read)
+    if column.name in FILES:
+        return _file(read, base)
+    if column.name == "identity":
+        return [_person(text, base) for text in read]
+    if column.name == "lora":
+        return [_file(text, base) for text in read]
+    return read
+
+
+def _person(text: str, base: Path) -> str:
+    """FILE[,KEY=VALUE..], as --identity takes it."""
+    name, *rest = text.split(",")
+    rest = [f"mask={_file(part[5:], base)}" if part.startswith("mask=") else part for part in rest]
+    return ",".join([_file(name, base), *rest])
+
+
+def _file(name: str, base: Path) -> str:
+    if name == "-":
+        raise RequestError("rows are drawn from files, standard input can be read once; name a file")
+    if not name.strip():
+        raise ValueError("a file name")
+    return str(base / Path(name).expanduser())
+
+
+# --------------------------------------------------------------------------------------------------------------------- formats
+
+
+def _decode(data: bytes, where: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB; split it")
+    if data[:2] in WIDE:
+        raise InputError(f"{where}: is {WIDE[data[:2]]}; save it as UTF-8")
+    if (nul := data.find(b"\0")) >= 0:
+        raise InputError(f"{where}: line {_line_of(data, nul)} holds a NUL byte; a manifest is UTF-8 text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: line {_line_of(data, error.start)} is not UTF-8; save the manifest as UTF-8") from None
+
+
+def _line_of(data: bytes, place: int) -> int:
+    return data.count(b"\n", 0, place) + 1
+
+
+def _json_lines(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a text
+        if not line.strip():
+            continue
+        try:
+            yield number, _record(line)
+        except RequestError as error:
+            problems.append(f"line {number}: {error}")
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a name is there twice")
+    return record
+
+
+def _csv(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
+    """Cells that are empty are not given."""
+    csv.field_size_limit(MAX_LINE)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    head: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problems.append(f"line {start}: is not CSV ({error})")
+            return  # after a broken quote nothing says where the next row starts
+        if not any(cell.strip() for cell in cells):
+            continue
+        if head is None:
+            head = [cell.strip() for cell in cells]
+            twice = sorted({name for name in head if head.count(name) > 1})
+            if twice:
+                problems.append(f"line {start}: the column {twice[0][:40]!r} is there twice")
+                return
+        elif len(cells) > len(head):
+            problems.append(f"line {start}: has {len(cells)} cells, the header has {len(head)}; texts with a comma want quotes")
+        else:
+            yield start, {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()}
