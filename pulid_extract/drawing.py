@@ -7,7 +7,7 @@ faces beyond boxes and points.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +16,20 @@ from PIL import Image, ImageDraw, ImageFont
 BOX, CHOSEN, POINT = (255, 200, 0), (0, 220, 90), (255, 60, 60)
 PAPER, INK, RIM = (255, 255, 255), (20, 20, 20), (190, 190, 190)
 MARGIN = 12  # pixels around a sheet and between its tiles
+DETAILS_WIDTH = 2  # widths of a face that its further lines may take
 LINES_PER_SIDE = 320  # a line is one pixel wide for each of these on the longer side
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One face to draw. box: (x1, y1, x2, y2). points: (5, 2), or None. caption: on the box. chosen: in the other colour."""
+    """One face to draw. box: (x1, y1, x2, y2). points: (5, 2), or None. caption: on the box. chosen: in the other colour.
+    details: further lines, where the face is large enough for them not to hide its neighbours."""
 
     box: tuple[float, float, float, float]
     points: np.ndarray | None = None
     caption: str = ""
     chosen: bool = False
+    details: str = ""
 
 
 def draw_faces(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
@@ -47,12 +50,14 @@ def draw_faces(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
 def _caption(draw: ImageDraw.ImageDraw, mark: Mark, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
     """On a patch of the box's colour at its upper left corner, moved inside the picture."""
     font = _font(max(12, round(max(size) / 45)))
-    left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
+    has_room = draw.textbbox((0, 0), mark.details, font=font)[2] <= DETAILS_WIDTH * (mark.box[2] - mark.box[0])
+    text = f"{mark.caption}\n{mark.details}" if mark.details and has_room else mark.caption
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 6, bottom - top + 6
     x = min(max(mark.box[0], 0), max(size[0] - wide, 0))
     y = min(max(mark.box[1] - high, 0), max(size[1] - high, 0))
     draw.rectangle((x, y, x + wide, y + high), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), mark.caption, fill=INK, font=font)
+    draw.text((x + 3 - left, y + 3 - top), text, fill=INK, font=font)
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -> np.ndarray:
@@ -98,13 +103,23 @@ def _wrap(caption: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     lines: list[str] = []
     for paragraph in caption.splitlines() or [""]:
         lines.append("")
-        for word in paragraph.split():
+        for word in _short_words(paragraph, width, font):
             longer = f"{lines[-1]} {word}".strip()
             if lines[-1] and font.getlength(longer) > width:
                 lines.append(word)
             else:
                 lines[-1] = longer
     return lines
+
+
+def _short_words(paragraph: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
+    """Words, those that are wider than the tile (a path) in pieces that are not."""
+    for word in paragraph.split():
+        while font.getlength(word) > width and len(word) > 1:
+            end = next((end for end in range(2, len(word)) if font.getlength(word[:end]) > width), len(word)) - 1
+            yield word[:end]
+            word = word[end:]
+        yield word
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -7,7 +7,6 @@ and both networks see it, or the extraction fails. Knows nothing of files being 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,8 @@ from pulid_extract.faces import Face
 from pulid_extract.fusion import Fuse
 from pulid_extract.head_pose import head_pose
 from pulid_extract.identity import Aligner, FaceCrop, Features, Identity, Options, Parser, RecognisedFace
-from pulid_extract.model_files import Found, find
+from pulid_extract.model_files import Found
+from pulid_extract.model_set import find_files, needed_roles
 from pulid_extract.portrait import Photo
 
 MIN_OVERLAP = 0.3  # IoU below which the two detectors' boxes are taken for two faces
@@ -97,14 +97,8 @@ class Extractor:
         }
         choose_device(device)
         options = Options(aligner, parser, det_threshold)
-        idle = {"retinaface": not detect or aligner != "retinaface", "bisenet": parser != "bisenet"}
-        needed = {
-            name: role for name, role in weights.ROLES.items() if (roles is None or name in roles) and not idle.get(name, False)
-        }
-        found = {name: find(role, explicit[name], models_dir) for name, role in needed.items()}
-        for name, file in found.items():
-            log(f"{needed[name].name}: {file.path} ({file.rule})")
-        return cls(found, device, options, log)
+        needed = needed_roles(detect, aligner, parser)
+        return cls(find_files(explicit, models_dir, needed if roles is None else needed & set(roles), log), device, options, log)
 
     # ------------------------------------------------------------------------------------------------------------ networks
 
@@ -296,6 +290,8 @@ class Extractor:
         if choice.landmarks is not None:
             points = np.asarray(np.array(choice.landmarks) / photo.scale, np.float32)
             middle, half = (points.min(axis=0) + points.max(axis=0)) / 2, np.ptp(points, axis=0).max()
+            if not (0 <= middle[0] <= photo.bgr.shape[1] and 0 <= middle[1] <= photo.bgr.shape[0]):
+                raise InputError(f"--landmarks: lie outside the portrait, which is {photo.size[0]}x{photo.size[1]} pixels")
             left, top, right, bottom = (float(value) for value in (*(middle - half), *(middle + half)))  # about a detector's box
             box = (left, top, right, bottom)
             return _Chosen(box, points, Face(box, points, 1.0))
@@ -363,11 +359,6 @@ class Extractor:
             return self._antelope.embed(photo.bgr, chosen.face)
         return self._antelope.embed_crop(crop if crop is not None else self._cut(photo, chosen, None)[0])
 
-    def provenance(self) -> dict[str, str]:
-        """SHA-256 of the files that shape the tokens most, as keys of a .pulidembd. Reads two gigabytes: run it beside."""
-        keys = {"weights.sha256": "pulid_weights", "eva_clip.sha256": "eva_clip"}
-        return {key: file_sha256(self.found[name].path) for key, name in keys.items()}
-
 
 def choose_device(name: str) -> str:
     """ "auto" -> "cuda", "mps" or "cpu" by what is there. Raises InputError for a device that is not."""
@@ -378,11 +369,6 @@ def choose_device(name: str) -> str:
         have = ", ".join(device for device, available in there.items() if available)
         raise InputError(f"--device {name}: not on this machine (here: {have}); leave --device out to take what is there")
     return name
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _deterministic() -> Any:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif")  # what counts as a picture in a folder
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
+OTHERS = {b"GIF8": "a GIF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP", b"%PDF": "a PDF"}  # by their first bytes
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 128 << 20  # phones reach 108 million; a decompression bomb claims billions
 MIN_SIDE = 16  # below it the detectors' own resizing has nothing left to work on
@@ -108,8 +109,8 @@ def pictures_in(folder: str | Path) -> tuple[list[Path], list[Path]]:
     return pictures, [path for path in inside if path not in pictures]
 
 
-def read_portrait_bytes(path: str | Path) -> tuple[bytes, str]:
-    """The file's bytes, and its name for messages. Raises InputError if it cannot be read or is larger than 512 MiB."""
+def read_portrait_bytes(path: str | Path, flag: str = "--portrait") -> tuple[bytes, str]:
+    """The file's bytes, and its name for messages. flag: what named it. Raises InputError if it cannot be read or is larger than 512 MiB."""
     where = "standard input" if str(path) == "-" else str(path)
     try:
         if str(path) == "-":
@@ -120,7 +121,7 @@ def read_portrait_bytes(path: str | Path) -> tuple[bytes, str]:
             with open(path, "rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{where}: no such file; --portrait wants a JPEG, PNG or WebP picture") from None
+        raise InputError(f"{where or 'an empty name'}: no such file; {flag} wants a JPEG, PNG or WebP picture") from None
     except IsADirectoryError:
         raise InputError(f"{where}: is a folder; a JPEG, PNG or WebP picture is wanted here") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -136,36 +137,51 @@ def decode_portrait(data: bytes, where: str = "portrait") -> np.ndarray:
     Colour profiles are not applied, as in the reference app. Raises InputError for bytes that are no such picture,
     truncated, animated, huge or tiny.
     """
-    from PIL import Image
-
-    if not data:
-        raise InputError(f"{where}: is empty; expected a JPEG, PNG or WebP picture")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of bombs (refused below) and of odd EXIF
-        try:
-            image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_with_heif(data, where)))
-            frames = getattr(image, "n_frames", 1)
-        except Image.DecompressionBombError:
-            raise InputError(f"{where}: claims more than {MAX_PIXELS >> 20} million pixels; give a smaller picture") from None
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's plugins raise whatever a damaged byte leads to
-            raise InputError(f"{where}: is not a readable JPEG, PNG or WebP picture ({_guess(data) or error})") from None
+        warnings.simplefilter("ignore")  # Pillow warns of bombs (refused in `_opened`) and of odd EXIF
+        image = _opened(data, where)
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise InputError(f"{where}: is {width}x{height}, more than {MAX_PIXELS >> 20} million pixels; give a smaller picture")
-        # An MPO is a JPEG with a second view or preview behind the photograph, as phones write it: no animation.
-        if frames > 1 and image.format != "MPO":
-            raise InputError(f"{where}: is an animation of {frames} frames; give a still picture")
         try:
             image.load()
             pixels = _flatten(image)
-        except Exception as error:  # as above; OSError for a truncated file
+        except Exception as error:  # as in `_opened`; OSError for a truncated file
             raise InputError(f"{where}: cannot be decoded ({error}); the file is truncated or damaged") from None
         pixels = _upright(image, pixels)
     if min(pixels.shape[:2]) < MIN_SIDE:
         raise InputError(f"{where}: is {width}x{height} pixels; a face needs more")
     return pixels
+
+
+def check_portrait(data: bytes, where: str = "portrait") -> None:
+    """Raise InputError for what its first bytes already show to be no portrait; decodes nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _opened(data, where).close()
+
+
+def _opened(data: bytes, where: str) -> Image.Image:
+    """The picture, not decoded yet. Raises InputError for what is no picture, animated or huge."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise InputError(f"{where}: is empty; expected a JPEG, PNG or WebP picture")
+    try:
+        image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_with_heif(data, where)))
+        frames = getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise InputError(f"{where}: claims more than {MAX_PIXELS >> 20} million pixels; give a smaller picture") from None
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a damaged byte leads to
+        why = _guess(data) or ("it starts like none of them" if isinstance(error, UnidentifiedImageError) else error)
+        raise InputError(f"{where}: is not a readable JPEG, PNG or WebP picture ({why})") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{where}: is {width}x{height}, more than {MAX_PIXELS >> 20} million pixels; give a smaller picture")
+    # An MPO is a JPEG with a second view or preview behind the photograph, as phones write it: no animation.
+    if frames > 1 and image.format != "MPO":
+        raise InputError(f"{where}: is an animation of {frames} frames; give a still picture")
+    return image
 
 
 def _with_heif(data: bytes, where: str) -> tuple[str, ...]:
@@ -186,8 +202,9 @@ def _guess(data: bytes) -> str:
         return "it is AVIF: save it as JPEG"
     if data.lstrip()[:1] == b"<":
         return "it is an HTML or SVG page"
-    if data[:4] == b"GIF8":
-        return "it is a GIF: save it as PNG"
+    for start, name in OTHERS.items():
+        if data.startswith(start):
+            return f"it is {name}: save it as PNG"
     return ""
 
 

@@ -36,34 +36,39 @@ LABELS = {
 }
 _COLOURS = np.array([colour for _, colour in LABELS.values()], np.uint8)
 BLEND = 0.6  # of the colour, over the grey crop, so that one sees what was labelled
+HEIGHT, LEAST_HEIGHT, ALL_HEIGHTS = (
+    384,
+    96,
+    9600,
+)  # pixels of a row's pictures, of one and of all: viewers give up on taller sheets
 NAMED = 0.005  # share of the crop from which a label is named in the caption
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One portrait's row. photo, crop, grey_face: uint8 RGB. labels: (512, 512). mark: the chosen face on the photo."""
+    """One portrait's row. photo, crop, grey_face: uint8 RGB. labels: (512, 512), None without a parser. mark: the chosen face."""
 
     caption: str
     photo: np.ndarray
     mark: Mark
     crop: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     grey_face: np.ndarray
 
 
 def preview_sheet(shown: Sequence[Shown]) -> np.ndarray:
-    """uint8 RGB: one row for each portrait."""
-    return sheet(
-        [
-            [
-                (row.caption, draw_faces(row.photo, [row.mark])),
-                ("aligned crop", row.crop),
-                (f"parse map: {named_labels(row.labels)}", colour_labels(row.labels, row.crop)),
-                ("what EVA-CLIP sees", row.grey_face),
-            ]
-            for row in shown
-        ]
-    )
+    """uint8 RGB: one row for each portrait; rows are lower where there are many."""
+    return sheet([_row(one) for one in shown], max(LEAST_HEIGHT, min(HEIGHT, ALL_HEIGHTS // len(shown))))
+
+
+def _row(one: Shown) -> list[tuple[str, np.ndarray]]:
+    parsed = [] if one.labels is None else [(f"parse map: {named_labels(one.labels)}", colour_labels(one.labels, one.crop))]
+    return [
+        (one.caption, draw_faces(one.photo, [one.mark])),
+        ("aligned crop", one.crop),
+        *parsed,
+        ("what EVA-CLIP sees", one.grey_face),
+    ]
 
 
 def colour_labels(labels: np.ndarray, crop: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from pulid_extract.model_files import write_atomically
 from pulid_generate.errors import OutputError, RequestError
 from pulid_generate.job import Job
 from pulid_generate.picture import Picture, format_of
+from pulid_generate.request import check_batch_count
 
 NUMBER = re.compile(r"%%|%(\d{0,3})d")  # as sd-cli: out_%03d.png, and %% is a per cent sign
 
@@ -24,6 +25,7 @@ def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[
 
     begin: the first number, None or less than 0 for 0 (sd-cli's default is -1). Raises RequestError or OutputError.
     """
+    check_batch_count(count)  # before there are so many names
     if output == "-":
         if count > 1:
             raise RequestError("output -: standard output takes one picture; leave --batch-count out or name a file")

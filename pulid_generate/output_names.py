@@ -28,6 +28,7 @@ EXAMPLES: dict[str, Any] = {
     "height": 512,
 }
 NOBODY = "nobody"
+LONGEST_NAME = 235  # bytes: what file systems take, less what is put around it while it is written
 LONGEST_WORD = 60  # characters of a prompt or of identities in a name
 UNSAFE = re.compile(r"[^\w.+-]+")
 
@@ -70,6 +71,8 @@ def as_word(text: str) -> str:
 def check_name(name: str, where: str = "output") -> PurePath:
     """A row's output: a path below --output-dir. Raises OutputError for one that leads out of it."""
     path = PurePath(name)
+    if len(path.name.encode()) > LONGEST_NAME:
+        raise OutputError(f"{where} {name[:60]!r}..: is longer than {LONGEST_NAME} bytes; give a shorter name")
     if name == "-":
         raise OutputError(f"{where} -: pictures of a batch are files; give a file name")
     if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name or path.name.startswith("."):

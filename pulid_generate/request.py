@@ -83,7 +83,7 @@ class GenerationRequest:
             if any(0xD800 <= ord(character) < 0xE000 for character in text):  # how Python shows bytes that are not UTF-8
                 raise RequestError("prompt: is not valid UTF-8; set the terminal or the script to UTF-8")
         _between("steps", self.steps, 1, MAX_STEPS)
-        _between("batch-count", self.batch_count, 1, MAX_BATCH)
+        check_batch_count(self.batch_count)
         check_method(self.sampling_method)
         if self.scheduler is not None:
             check_schedule(self.scheduler)
@@ -146,6 +146,11 @@ class GenerationRequest:
                 f"cfg-start-step {self.cfg_start_step}: there are only {steps} steps; cfg-scale would never be used"
             )
         return replace(self, steps=steps, sigmas=sigmas, flow_shift="auto", scheduler=None)
+
+
+def check_batch_count(count: int) -> None:
+    """Raises RequestError."""
+    _between("batch-count", count, 1, MAX_BATCH)
 
 
 def _between(name: str, value: int | None, least: int, most: int) -> None:

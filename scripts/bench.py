@@ -1,6 +1,6 @@
 """The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run, because machines are shared and noisy.
 
-    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps])
+    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps] [extract] [batch])
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the real shape; no file is needed.
 """
@@ -17,6 +17,8 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
+from bench_batch import batch
+from bench_extract import extract
 from bench_steps import steps
 
 from pulid_generate import sampling
@@ -150,6 +152,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": resident_bytes,
     "help": help_time,
     "steps": steps,
+    "extract": extract,
+    "batch": batch,
 }
 
 

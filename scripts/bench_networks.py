@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 EVA_WIDTH, EVA_POOLED = 1024, 768
 STRIDES, ANCHORS, INPUT = (8, 16, 32), 2, 640
+LONG_SIDE, MARGIN = 1024, 256  # pixels of the photograph, and left of and above the portrait in it
 DONE = "whole"  # a file that says that all others were written
 
 # name -> (input, side, outputs, widths, blocks)
@@ -59,14 +60,11 @@ def write_networks(folder: Path) -> Path:
 
 
 def photograph() -> np.ndarray:
-    """uint8 RGB (1024, 1024, 3): the micro set's portrait at the largest size that the networks see."""
-    import cv2
-
-    return cv2.resize(_portrait(), (1024, 1024), interpolation=cv2.INTER_CUBIC)
-
-
-def _portrait() -> np.ndarray:
-    return np.ascontiguousarray(portrait()).astype(np.uint8)
+    """uint8 RGB (1024, 1024, 3): the micro set's portrait in the middle of grey, at the largest size that the networks see."""
+    canvas = np.full((LONG_SIDE, LONG_SIDE, 3), 128, np.uint8)
+    height, width = portrait().shape[:2]
+    canvas[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = portrait()
+    return canvas
 
 
 def _random(layout: layouts.Layout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -154,14 +152,14 @@ def _one_face(stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cells = (INPUT // stride) ** 2 * ANCHORS
     scores, boxes, points = np.zeros((cells, 1)), np.zeros((cells, 4)), np.zeros((cells, 10))
     if stride == STRIDES[-1]:
-        scale = INPUT / _portrait().shape[0]
-        left, top, right, bottom = (value * scale for value in FACE_BOX)
+        scale = INPUT / LONG_SIDE
+        left, top, right, bottom = ((value + MARGIN) * scale for value in FACE_BOX)
         column, row = int((left + right) / 2 // stride), int((top + bottom) / 2 // stride)
         place = (row * (INPUT // stride) + column) * ANCHORS
         x, y = column * stride, row * stride
         scores[place] = 0.95
         boxes[place] = np.array([x - left, y - top, right - x, bottom - y]) / stride
-        points[place] = ((np.float64(LANDMARKS).reshape(5, 2) * scale - (x, y)) / stride).reshape(-1)
+        points[place] = (((np.float64(LANDMARKS).reshape(5, 2) + MARGIN) * scale - (x, y)) / stride).reshape(-1)
     return np.float32(scores), np.float32(boxes), np.float32(points)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import importlib.util
@@ -92,6 +93,7 @@ def _freeze_libraries() -> None:
     """Keep the garbage collector from walking through the libraries after each of the pipeline's stages: half of a small picture's time."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

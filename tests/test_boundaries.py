@@ -19,7 +19,19 @@ PACKAGES = ("pulid_extract", "pulid_generate")
 
 # Not leaves: the commands and what they assemble, the one module of each package that knows the order of the stages, and the set of files
 # and the models that it works with.
-ABOVE = {"__init__", "__main__", "cli", "commands", "extractor", "identity", "assembly", "pipeline", "loading", "model_set"}
+ABOVE = {
+    "__init__",
+    "__main__",
+    "cli",
+    "commands",
+    "extractor",
+    "identity",
+    "assembly",
+    "pipeline",
+    "loading",
+    "model_set",
+    "session",
+}
 
 # What a leaf may import of its own package beside `errors`. docs/architecture.md has the reasons.
 LEAVES = {
@@ -60,6 +72,10 @@ LEAVES = {
         ("fp8", "cpu_linear"),
         ("injection", "tensor_files"),
         ("inspection", "description"),
+        ("grid", "manifest"),
+        ("grid", "prompt_text"),
+        ("manifest", "flags"),  # its columns are options
+        ("output_names", "picture"),  # suffixes
         ("job", "id_schedule"),
         ("job", "request"),
         ("kits", "vocabularies"),
@@ -69,6 +85,7 @@ LEAVES = {
         ("lora", "tensor_files"),
         ("output", "job"),  # a type
         ("output", "picture"),
+        ("output", "request"),
         ("packed", "fp8"),
         ("packed", "quantized"),
         ("people", "id_schedule"),
@@ -96,12 +113,15 @@ GENERATE_WITHOUT_TORCH = (
     *("lora.choice", "output", "people", "picture", "plan", "progress", "prompt_text", "prompt_weights", "regions", "request"),
     *("sampling_names", "sdcli_flags", "skip_guidance", "verify"),
 )
+EXTRACT_WITHOUT_TORCH = (
+    *("choice", "cli", "drawing", "embedding_cache", "file_hashes", "flags", "fusion", "head_pose", "kits", "model_set"),
+    *("portrait", "preview", "quality"),
+)
 WITHOUT_TORCH = (
     *PACKAGES,
     *(f"pulid_extract.{module}" for module in sorted(SHARED)),
     *(f"pulid_generate.{module}" for module in GENERATE_WITHOUT_TORCH),
-    "pulid_extract.cli",
-    "pulid_extract.kits",
+    *(f"pulid_extract.{module}" for module in EXTRACT_WITHOUT_TORCH),
 )
 FOREIGN = {
     "pulid_extract": {"diffusers", "transformers", "accelerate", "sentencepiece"},
@@ -186,7 +206,7 @@ def test_errors_import_no_module_of_their_package_and_nobody_imports_a_command(p
     assert {name for name, tree in trees.items() if "cli" in modules_imported(tree, package)} == {"__main__"}
     order = {"extractor", "pipeline"}
     assert {name for name, tree in trees.items() if modules_imported(tree, package) & order} <= {
-        *("cli", "commands", "assembly", "__init__")
+        *("cli", "commands", "assembly", "session", "__init__")
     }
 
 

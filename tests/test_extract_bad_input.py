@@ -25,7 +25,7 @@ from pulid_extract import FaceBox, face_crop, faces
 from pulid_extract.choice import FaceChoice
 from pulid_extract.commands.portraits import expand, read_sources
 from pulid_extract.errors import InputError, WeightsError
-from pulid_extract.portrait import MAX_PIXELS, decode_portrait, pictures_in
+from pulid_extract.portrait import MAX_PIXELS, check_portrait, decode_portrait, pictures_in
 
 # Every format as a photograph of 32x48 that is read, whatever its mode.
 MODES = {
@@ -99,8 +99,6 @@ def test_a_bad_portrait_is_one_line_and_leaves_every_file_alone(name, tmp_path, 
     photo.write_bytes(data)
     out.write_bytes(b"old")
     crop.write_bytes(b"older")
-    one = extractor()
-    monkeypatch.setattr("pulid_extract.extractor.Extractor.load", classmethod(lambda cls, **options: one))
     code, stdout, stderr = call(
         capfd,
         monkeypatch,
@@ -121,6 +119,30 @@ def test_a_bad_portrait_is_one_line_and_leaves_every_file_alone(name, tmp_path, 
     assert "Traceback" not in stderr
     assert (out.read_bytes(), crop.read_bytes()) == (b"old", b"older")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crop.png", "me.jpg", "me.pulidembd"]
+
+
+@pytest.mark.parametrize("form", ["TIFF", "BMP", "GIF"])
+def test_other_formats_are_called_by_their_name_and_nothing_shows_a_memory_address(form):
+    with pytest.raises(InputError, match=f"it is a {form}: save it as PNG"):
+        decode_portrait(encode(PICTURE, form))
+    with pytest.raises(InputError) as refused:
+        decode_portrait(b"no picture at all", "a.jpg")
+    assert str(refused.value) == "a.jpg: is not a readable JPEG, PNG or WebP picture (it starts like none of them)"
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_decodes_passes_the_check_before_and_what_the_check_refuses_never_decodes(name, without_heif):
+    check_portrait(encode(PICTURE))
+    data, message = BAD[name]
+    if "truncated" in message or name == "no face":  # which only decoding and detecting show
+        check_portrait(data)
+        return
+    told = []
+    for read in (check_portrait, decode_portrait):
+        with pytest.raises(InputError) as refused:
+            read(data, "me.jpg")
+        told.append(str(refused.value))
+    assert told[0] == told[1]
 
 
 def test_a_picture_of_900_million_pixels_is_refused_before_decoding(monkeypatch):

@@ -205,6 +205,13 @@ def test_landmarks_on_one_spot_are_an_error():
         extractor().crop(picture(A), FaceChoice(landmarks=((30.0, 30.0),) * 5))
 
 
+@pytest.mark.parametrize("shift", [(9000, 0), (0, 9000), (-9000, 0), (0, -9000)])
+def test_landmarks_outside_the_portrait_are_an_error(shift):
+    points = tuple((float(x + shift[0]), float(y + shift[1])) for x, y in crop().landmarks)
+    with pytest.raises(InputError, match="--landmarks: lie outside the portrait, which is 640x640 pixels"):
+        extractor().crop(picture(A, B, C), FaceChoice(landmarks=points))
+
+
 # ---------------------------------------------------------------------------------------------------------- retries, threshold
 
 

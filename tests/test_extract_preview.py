@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +56,33 @@ def test_a_sheet_has_its_tiles_in_rows():
     assert panorama.shape[1] == 300 + 2 * margin
 
 
+def test_a_word_wider_than_its_tile_is_broken_and_hides_no_other_tile():
+    tile = np.full((100, 100, 3), 90, np.uint8)
+    with_path, without = (sheet([[(caption, tile), ("", tile)]], height=100) for caption in ("x/" * 60, ""))
+    right = drawing.MARGIN + 100 + 2
+    assert (with_path[:, right:].min(axis=2) < 60).sum() == (without[:, right:].min(axis=2) < 60).sum() == 0
+    assert (with_path[115:, :right].min(axis=2) < 60).sum() > 500  # all of it is there, below each other
+    assert "".join(drawing._short_words("ab/" * 90, 100, drawing._font(15))) == "ab/" * 90
+
+
+def test_details_are_drawn_where_the_face_is_large_enough():
+    def ink(side, details):
+        return int(
+            (draw_faces(GREY, [Mark((20.0, 60.0, 20.0 + side, 60.0 + side), None, "0", details=details)]).max(axis=2) < 60).sum()
+        )
+
+    assert ink(120, "93 px") > ink(120, "") > 0
+    assert ink(8, "93 px") == ink(8, "")
+
+
+def test_many_portraits_make_low_rows_and_no_parse_map_without_a_parser():
+    blank = np.zeros((512, 512, 3), np.uint8)
+    one = Shown("", blank, Mark((0.0, 0.0, 9.0, 9.0)), blank, np.zeros((512, 512), np.uint8), blank)
+    heights = [preview_sheet([one] * count).shape[0] / count for count in (1, 40)]
+    assert heights[0] > 384 > 300 > heights[1] > 240
+    assert preview_sheet([one]).shape[1] - preview_sheet([replace(one, labels=None)]).shape[1] == 384 + drawing.MARGIN
+
+
 def test_every_label_has_a_name_and_only_pairs_share_a_colour():
     assert list(LABELS) == list(range(face_crop.PARSER_CLASSES))
     for label, (name, colour) in LABELS.items():
@@ -92,6 +121,7 @@ def test_the_command_writes_the_sheet_and_the_same_embedding(tmp_path, capfd, mo
         assert code == 0, stderr
         written.append(out.read_bytes())
     assert written[0] == written[1]
+    assert stat.S_IMODE(preview.stat().st_mode) == stat.S_IMODE(out.stat().st_mode) == 0o600
     pixels = np.asarray(Image.open(preview))
     box = [
         round(drawing.MARGIN + (value * 384 / 640)) for value in (480 + 16 - 32, 480 + 16)

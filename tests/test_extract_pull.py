@@ -23,8 +23,8 @@ from test_extract_world import write_antelopev2
 
 from pulid_extract.errors import OutputError, WeightsError
 from pulid_extract.kits import KITS
-from pulid_extract.model_files import PULID, Source, find, transfer
-from pulid_extract.model_files.pulling import Item, closing_lines, plan, pull, raise_failures, unpack_antelopev2
+from pulid_extract.model_files import PULID, Source, find, pulling, transfer
+from pulid_extract.model_files.pulling import NEEDED_NETWORKS, Item, closing_lines, plan, pull, raise_failures, unpack_antelopev2
 from pulid_extract.model_files.transfer import Meter, ask, part_of, size_text
 
 REPO, FILE = "someone/pulid", "pulid.safetensors"
@@ -381,6 +381,51 @@ def test_another_archive_is_refused(tmp_path):
         with pytest.raises(WeightsError, match="cannot be unpacked"):
             unpack_antelopev2(tmp_path / name, tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_archive_leaves_nothing_whatever_its_compression(method, tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as opened:
+        for name in NEEDED_NETWORKS:
+            opened.writestr(name, np.random.default_rng(0).bytes(50_000))
+    data = bytearray(path.read_bytes())
+    for start in (60, 300, 40_000):
+        damaged = bytearray(data)
+        damaged[start : start + 200] = b"\xff" * 200
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match="cannot be unpacked"):
+            unpack_antelopev2(path, tmp_path / "models")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file != path]
+    path.write_bytes(data)
+    assert len(unpack_antelopev2(path, tmp_path / "models")) == 2  # the same archive, whole
+
+
+@pytest.mark.parametrize(("body", "message"), [(b"", "is empty"), (b" <html>log in", "is an HTML page")])
+def test_an_archive_of_pages_is_refused(body, message, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        for name in NEEDED_NETWORKS:
+            opened.writestr(name, body)
+    with pytest.raises(WeightsError, match=message):
+        unpack_antelopev2(tmp_path / "a.zip", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(pulling, "free_bytes", lambda folder: pulling.RESERVE + 1000)
+    with pytest.raises(OutputError, match="are to be unpacked"):
+        unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
+    assert not names(tmp_path / "models")
+
+
+def test_a_models_folder_that_cannot_be_is_one_line(hub, tmp_path):
+    (tmp_path / "models").write_bytes(b"a file")
+    outcomes = plan([item()], tmp_path / "models")
+    with pytest.raises(OutputError, match="cannot be made a folder"):
+        list(pull(outcomes, tmp_path / "models", print))
+    with pytest.raises(OutputError, match="cannot be made a folder"):
+        unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
+    assert (tmp_path / "models").read_bytes() == b"a file"
 
 
 # --------------------------------------------------------------------------------------------------------------- the command

@@ -367,9 +367,9 @@ BAD_VALUES = [
     (("--diffusion-model", "nowhere.safetensors"), "nowhere.safetensors: no such file"),
     (("--t5-tokenizer", "nowhere"), "nowhere: no such T5 tokenizer"),
     (("--sampling-method", "tcd"), "sampling-method tcd"),
-    (("--sampling-method", "eule"), "sampling-method eule"),
+    (("--sampling-method", "eule"), "sampling-method 'eule': expected one of euler, heun"),
     (("--scheduler", "ays"), "scheduler ays"),
-    (("-o", "out.gif"), "out.gif: expected a name that ends in .png"),
+    (("-o", "out.gif"), "out.gif: the suffix .gif names no picture format"),
     (("-o", "no/such/folder/out.png"), "check that the folder exists"),
 ]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pulid_extract import console
-from pulid_extract.commands.job import Job, Made, cut, decide, decoded, make, portraits_of, read_job, together_of
+from pulid_extract.commands.job import Job, Made, cut, decide, decoded, kept_of, make, portraits_of, read_job, together_of
 from pulid_extract.commands.memory import Memory
 from pulid_extract.commands.portraits import Source, expand
 from pulid_extract.commands.session import PACKAGES, STDOUT, check_outputs, find_models, open_extractor, quiet
@@ -154,6 +154,8 @@ def run(context: typer.Context, flags: Flags) -> None:
     out = "-" if flags.out in STDOUT else flags.out
     choice, boxes = decide(flags, context.fail)
     require_packages(PACKAGES, "extract")
+    from pulid_extract.portrait import check_portrait
+
     paths = expand(flags.portrait, console.log)
     _check_count(context, flags, len(paths))
     images = {"--face-image": flags.face_image, "--crop-image": flags.crop_image, "--preview": flags.preview}
@@ -161,8 +163,11 @@ def run(context: typer.Context, flags: Flags) -> None:
     given = [*paths, flags.mask, flags.pulid_weights, flags.eva_clip, flags.retinaface, flags.bisenet]
     check_outputs({"--out": out, **pictures}, [path for path in given if path and path != "-"])
     job = read_job(paths, flags, choice, boxes, console.log)
+    for source in job.sources:  # what is no picture is said before gigabytes are looked for
+        check_portrait(source.data, source.where)
     portraits = decoded(job)
-    first = next(portraits)  # a picture that is none is said before gigabytes are looked for
+    first = next(portraits)
+    kept_of(job, job.sources[0], first)
     with quiet():
         roles = needed_roles(choice.detects, flags.aligner, flags.parser)
         found = find_models(flags, roles)
@@ -178,9 +183,9 @@ def run(context: typer.Context, flags: Flags) -> None:
         else:
             console.log("made before: taken from the embedding cache; --no-cache makes it anew")
     for path, picture in _pictures(flags, shown).items():
-        write_atomically(path, picture)
+        write_atomically(path, picture, mode=0o600)  # a face and its fingerprint are their owner's business
     if out != "-":
-        write_atomically(out, made.data, mode=0o600)  # a face's fingerprint is its owner's business
+        write_atomically(out, made.data, mode=0o600)
     report = json.dumps(_report(out, job, made, found)) if flags.as_json else out
     if out != "-":
         console.write_line(report)
@@ -196,7 +201,12 @@ def _make(job: Job, images: Iterable[np.ndarray], extractor: Extractor, memory: 
         console.log("aligned by antelopev2's landmarks, without RetinaFace: not quite the reference's crop, nor its tokens")
 
     def seen(source: Source, image: np.ndarray, crop: FaceCrop) -> None:
-        shown.append(_Shown(crop, _preview_of(source.where, image, crop) if job.flags.preview is not None else None))
+        shown.append(
+            _Shown(
+                crop,
+                _preview_of(source.where, image, crop, job.flags.parser != "none") if job.flags.preview is not None else None,
+            )
+        )
 
     return make(cut(job, images, extractor, console.log, seen), extractor, memory.provenance)
 
@@ -212,7 +222,7 @@ def _check_count(context: typer.Context, flags: Flags, count: int) -> None:
             console.log(f"--{name.replace('_', '-')} changes nothing: there is one portrait")
 
 
-def _preview_of(where: str, image: np.ndarray, crop: FaceCrop) -> Shown:
+def _preview_of(where: str, image: np.ndarray, crop: FaceCrop, is_parsed: bool) -> Shown:
     from pulid_extract.drawing import Mark
     from pulid_extract.portrait import Photo
     from pulid_extract.preview import Shown
@@ -226,7 +236,7 @@ def _preview_of(where: str, image: np.ndarray, crop: FaceCrop) -> Shown:
         chosen=True,
     )
     lines = [where, crop.quality.line(), *(warning.advice for warning in crop.quality.warnings)]
-    return Shown("\n".join(lines), photo.rgb, mark, crop.crop, crop.labels, crop.grey_face)
+    return Shown("\n".join(lines), photo.rgb, mark, crop.crop, crop.labels if is_parsed else None, crop.grey_face)
 
 
 def _pictures(flags: Flags, shown: Sequence[_Shown]) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ import typer
 
 from pulid_extract import console
 from pulid_extract.commands.session import PACKAGES, STDOUT, check_outputs, open_extractor, quiet
-from pulid_extract.errors import FaceError, require_packages
+from pulid_extract.errors import FaceError, InputError, require_packages
 from pulid_extract.flags import AntelopeFlags, DetectFlags
 from pulid_extract.model_files import check_not_input, write_atomically
 
@@ -57,14 +57,17 @@ def run(flags: FacesFlags) -> None:
         extractor = open_extractor(flags, roles=("antelopev2",))
         if draw is not None:
             check_not_input(draw, [found.path for found in extractor.found.values()])
-        found = extractor.detect(image)
+        try:
+            found = extractor.detect(image)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         if not found:
             raise FaceError(f"{where}: no face found; a lower --det-threshold than 0.5 finds less clear ones")
         found = _sorted(found, flags, image)
         facts = [_facts(place, face, image) for place, face in enumerate(found)]
     picture = encode_png(_drawn(image, found, facts)) if draw is not None else b""
     if draw is not None and draw != "-":
-        write_atomically(draw, picture)
+        write_atomically(draw, picture, mode=0o600)
     report = {"portrait": flags.photo, "width": image.shape[1], "height": image.shape[0], "faces": facts, "drawn": draw}
     lines = [json.dumps(report)] if flags.as_json else _table(facts)
     if draw == "-":
@@ -109,10 +112,16 @@ def _drawn(image: np.ndarray, found: Sequence[Face], facts: Sequence[dict[str, A
     from pulid_extract.drawing import Mark, draw_faces
 
     marks = [
-        Mark(face.box, face.landmarks, f"{fact['index']}  {face.score:.2f}", chosen=fact["index"] == 0)
+        Mark(face.box, face.landmarks, f"{fact['index']}  {face.score:.2f}", fact["index"] == 0, _details(fact))
         for face, fact in zip(found, facts, strict=True)
     ]
     return draw_faces(image, marks)
+
+
+def _details(fact: dict[str, Any]) -> str:
+    pose = fact["pose"]
+    turned = f"\nyaw {pose['yaw']:.0f}  pitch {pose['pitch']:.0f}  roll {pose['roll']:.0f}" if pose else ""
+    return f"{fact['size']:.0f} px  sharp {fact['sharpness']:.3f}{turned}"
 
 
 def _table(facts: Sequence[dict[str, Any]]) -> list[str]:

@@ -112,8 +112,10 @@ class _Context:
 
 def read_job(paths: Sequence[str], flags: Flags, choice: FaceChoice, boxes: tuple[FaceBox, ...], log: Log) -> Job:
     """Read the portraits, each once. paths: what `flags.portrait` comes to, folders expanded. Raises InputError."""
+    if flags.mask == "-" and "-" in paths:
+        raise InputError("--mask -: standard input is the portrait; it holds one picture")
     sources = read_sources(paths, log)
-    mask = read_sources([flags.mask], log)[0] if flags.mask is not None else None
+    mask = read_sources([flags.mask], log, "--mask")[0] if flags.mask is not None else None
     return Job(tuple(sources), choice, mask, boxes, flags)
 
 
@@ -145,12 +147,22 @@ def cut(
     return Cut(job, tuple(crops), compare([source.where for source in job.sources], pairs, advice, job.flags, log))
 
 
-def _crop(job: Job, source: Source, image: np.ndarray, extractor: Extractor) -> FaceCrop:
-    from pulid_extract.portrait import decode_portrait, keep_of
+def kept_of(job: Job, source: Source, image: np.ndarray) -> np.ndarray | None:
+    """What --mask and --box leave of a portrait, see `portrait.keep_of`; checks a --face-box as well. Raises InputError."""
+    from pulid_extract.portrait import check_box, decode_portrait, keep_of
 
     size = (image.shape[1], image.shape[0])
     mask = decode_portrait(job.mask.data, job.mask.where) if job.mask is not None else None
-    keep = keep_of(size, mask, job.boxes, job.mask.where if job.mask is not None else source.where)
+    try:
+        if job.choice.box is not None:
+            check_box("--face-box", job.choice.box, size)
+        return keep_of(size, mask, job.boxes, job.mask.where if job.mask is not None else "")
+    except InputError as error:
+        raise InputError(f"{source.where}: {error}") from None
+
+
+def _crop(job: Job, source: Source, image: np.ndarray, extractor: Extractor) -> FaceCrop:
+    keep = kept_of(job, source, image)
     try:
         return extractor.crop(image, job.choice, keep)
     except InputError as error:

@@ -48,15 +48,15 @@ def expand(given: Sequence[str], log: Callable[[str], None]) -> list[str]:
     return paths
 
 
-def read_sources(paths: Sequence[str], log: Callable[[str], None]) -> list[Source]:
-    """Every picture's bytes; the same picture twice counts once, and is said. Raises InputError."""
+def read_sources(paths: Sequence[str], log: Callable[[str], None], flag: str = "--portrait") -> list[Source]:
+    """Every picture's bytes; the same picture twice counts once, and is said. flag: what named them. Raises InputError."""
     from pulid_extract.portrait import read_portrait_bytes
 
     if list(paths).count("-") > 1:
-        raise InputError("--portrait -: standard input was named twice; it holds one picture")
+        raise InputError(f"{flag} -: standard input was named twice; it holds one picture")
     sources: dict[str, Source] = {}
     for path in paths:
-        data, where = read_portrait_bytes(path)
+        data, where = read_portrait_bytes(path, flag)
         source = Source(where, path, data)
         first = sources.setdefault(source.sha256, source)
         if first is not source:

@@ -30,10 +30,15 @@ STDOUT = ("/dev/stdout", "/dev/fd/1")  # or a result line would follow the file'
 
 
 def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found]:
-    """The files of these roles, by flag, models folder, Hugging Face cache or download; says where each is. Imports no torch.
+    """The files of these roles, by flag, models folder, Hugging Face cache or download; says where each is. Imports no torch, unless a
+    device is named that may not be there: that is said before anything is fetched.
 
-    Raises WeightsError for a file that is missing or of the wrong kind.
+    Raises WeightsError for a file that is missing or of the wrong kind, InputError for a device.
     """
+    if isinstance(flags, ModelFlags) and flags.device not in ("auto", "cpu"):
+        from pulid_extract.extractor import choose_device
+
+        choose_device(flags.device)
     explicit = {name: getattr(flags, name, None) for name in ROLES}
     found = find_files(explicit, flags.models_dir or None, roles, console.log)
     for name in ("retinaface", "bisenet"):
@@ -49,7 +54,7 @@ def open_extractor(
 
     found: from `find_models`, if it was called. roles: the files that are needed, if not all. detect: False if the face is given by hand.
     """
-    from pulid_extract.extractor import Extractor, choose_device
+    from pulid_extract.extractor import Extractor
     from pulid_extract.identity import Options
 
     options: dict[str, Any] = {}
@@ -58,7 +63,6 @@ def open_extractor(
     if isinstance(flags, DetectFlags) and flags.det_threshold is not None:
         options["det_threshold"] = flags.det_threshold
     device = flags.device if isinstance(flags, ModelFlags) else "auto"
-    choose_device(device)  # one that is not there is said before anything is fetched
     if found is None:
         needed = needed_roles(detect, options.get("aligner", "retinaface"), options.get("parser", "bisenet"))
         found = find_models(flags, needed if roles is None else needed & set(roles))
@@ -112,7 +116,12 @@ class Beside(threading.Thread):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries out of standard output, at the level of file descriptors, and their warnings out of standard error."""
+    """Keep the libraries out of standard output, at the level of file descriptors, and their warnings out of standard error.
+
+    Raises OutputError if there is no standard output: a result could not be said, and its descriptor may be any file's by now.
+    """
+    if sys.stdout is None:
+        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
     sys.stdout.flush()
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)  # without any handler, logging prints warnings by itself

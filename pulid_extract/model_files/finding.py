@@ -70,7 +70,10 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         check_role(header, role)
         return Found(stored, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
-    raise WeightsError(f"{role.name}: no file given{searched}; give {role.flag} FILE, from {role.source.page}")
+    offline = "; HF_HUB_OFFLINE is set, so it was not fetched" if role.fetch and is_offline() else ""
+    raise WeightsError(
+        f"{role.name}: no file given{searched}{offline}; give {role.flag} FILE, from {role.source.page}, or fetch it with `pull`"
+    )
 
 
 def open_given(role: Role, given: str | Path) -> Found:

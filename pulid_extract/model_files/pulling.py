@@ -7,14 +7,17 @@ already fills is left alone.
 
 from __future__ import annotations
 
+import contextlib
+import lzma
 import shlex
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from pulid_extract.errors import OutputError, PulidError, WeightsError
 from pulid_extract.model_files.finding import MODELS_DIR_VARIABLE, candidates_in, is_offline
@@ -26,6 +29,7 @@ from pulid_extract.model_files.writing import write_atomically
 RESERVE = 64 << 20  # bytes of the disk that stay free
 NEEDED_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # of antelopev2's five, what PuLID uses
 HEADERLESS = (".onnx", ".model")  # formats whose kind is not told apart here
+START = 64  # bytes that show a page
 PAGES = (b"<", b"version https://git-lfs")
 Log = Callable[[str], None]
 Status = Literal["present", "skipped", "missing", "fetched", "failed"]
@@ -161,13 +165,18 @@ def _verify(item: Item, path: Path) -> None:
     """Raise WeightsError for what is not the file it should be: a truncated one, another model, the login page of a proxy."""
     if item.file_name.endswith(HEADERLESS):
         with open(path, "rb") as file:
-            start = file.read(64).lstrip()
-        if not start or start.startswith(PAGES):
-            raise WeightsError(f"{path}: {'is an HTML page, not the file' if start else 'is empty'}")
+            _check_start(str(path), file.read(START))
     elif item.role is None:
         read_header(path)
     else:
         check_role(read_header(path), item.role)
+
+
+def _check_start(name: str, start: bytes) -> None:
+    """Raise WeightsError for a file without a header of its own that is empty or begins as a page does."""
+    start = start.lstrip()
+    if not start or start.startswith(PAGES):
+        raise WeightsError(f"{name}: {'is an HTML page, not the file' if start else 'is empty'}")
 
 
 def free_bytes(folder: Path) -> int:
@@ -188,7 +197,7 @@ def pull(outcomes: Iterable[Outcome], models_dir: Path, log: Log, pause: float =
     if missing and is_offline():
         names = ", ".join(outcome.item.file_name for outcome in missing)
         raise WeightsError(f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull again")
-    models_dir.mkdir(parents=True, exist_ok=True)
+    _make_folder(models_dir)
     remotes: dict[Path, Remote | PulidError] = {}
     for outcome in missing:
         try:
@@ -206,16 +215,27 @@ def pull(outcomes: Iterable[Outcome], models_dir: Path, log: Log, pause: float =
             yield _fetch(outcome, remote, models_dir, log, pause)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made a folder ({error.strerror or error}); name another --models-dir") from None
+
+
 def _check_disk(models_dir: Path, remotes: dict[Path, Remote | PulidError]) -> None:
     needed = 0
     for path, remote in remotes.items():
         if isinstance(remote, Remote):
             part = part_of(path, remote)
             needed += max(0, (remote.size or 0) - (part.stat().st_size if part.is_file() else 0))
+    _check_room(models_dir, needed, "fetched")
+
+
+def _check_room(models_dir: Path, needed: int, what: str) -> None:
     free = free_bytes(models_dir)
     if needed and needed + RESERVE > free:
         raise OutputError(
-            f"{models_dir}: {size_text(needed)} are to be fetched, {size_text(free)} are free; make room or name another --models-dir"
+            f"{models_dir}: {size_text(needed)} are to be {what}, {size_text(free)} are free; make room or name another --models-dir"
         )
 
 
@@ -261,18 +281,41 @@ def unpack_antelopev2(archive: Path, models_dir: Path) -> list[Path]:
     FaceAnalysis unpacks it to antelopev2/antelopev2/ and then does not find it (insightface issue 2517). Raises WeightsError, OutputError.
     """
     folder = models_dir / "antelopev2"
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = {Path(name).name: name for name in opened.namelist()}
-            lacking = [name for name in NEEDED_NETWORKS if name not in members]
-            if lacking:
-                raise WeightsError(f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's antelopev2.zip")
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in NEEDED_NETWORKS:
-                with opened.open(members[name]) as member:  # reading to the end checks the CRC
-                    write_atomically(folder / name, iter(lambda: member.read(1 << 20), b""))
-    except PulidError:
-        raise
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise WeightsError(f"{archive}: cannot be unpacked ({error}); expected InsightFace's antelopev2.zip") from None
+    with _readable(archive), zipfile.ZipFile(archive) as opened:
+        members = {Path(name).name: name for name in opened.namelist()}
+        lacking = [name for name in NEEDED_NETWORKS if name not in members]
+        if lacking:
+            raise WeightsError(f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's antelopev2.zip")
+        for name in NEEDED_NETWORKS:
+            with opened.open(members[name]) as member:
+                _check_start(f"{archive}: {name}", member.read(START))
+        _make_folder(folder)
+        _check_room(models_dir, sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS), "unpacked")
+        for name in NEEDED_NETWORKS:
+            with opened.open(members[name]) as member:
+                write_atomically(folder / name, _chunks(member, archive))
     return [folder / name for name in NEEDED_NETWORKS]
+
+
+def _chunks(member: IO[bytes], archive: Path) -> Iterator[bytes]:
+    """Reading to the end checks the CRC."""
+    with _readable(archive):
+        while chunk := member.read(1 << 20):
+            yield chunk
+
+
+@contextlib.contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise WeightsError(f"{archive}: cannot be unpacked ({error}); expected InsightFace's antelopev2.zip") from None

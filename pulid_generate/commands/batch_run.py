@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract import console
-from pulid_generate.batch import Item, in_batches, in_groups, result
+from pulid_generate.batch import Item, Status, in_batches, in_groups, result
 from pulid_generate.commands.batch_rows import Asked, Rows
 from pulid_generate.errors import OutputError, PulidError
 from pulid_generate.interrupts import Interrupts
@@ -194,6 +194,6 @@ class BatchRun:
         self.tally.report(_line("failed", item, error=str(error)))
 
 
-def _line(status: Any, item: Item, **more: Any) -> dict[str, Any]:
-    facts = {"number": item.number, "line": item.line, "seed": item.seed, "identities": item.identities}
+def _line(status: Status, item: Item, **more: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {"number": item.number, "line": item.line, "seed": item.seed, "identities": item.identities}
     return result(status, output=None if status == "failed" else item.path, **facts, **more)
