@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pulid_extract.checkpoint import count_of, load_strictly, read_tensors, size_of, without_init
+from pulid_extract.cpu_linear import use_cpu_linear
 from pulid_extract.errors import WeightsError
 
 WHAT = "an EVA02-CLIP image tower"
@@ -86,7 +87,7 @@ def load_eva_clip(path: Path) -> nn.Module:
             num_classes=size("head.weight"),
         )
     load_strictly(model, tensors, path, WHAT)
-    return model
+    return use_cpu_linear(model)
 
 
 def tower_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pulid_extract.checkpoint import count_of, load_strictly, read_tensors, size_of, without_init
+from pulid_extract.cpu_linear import use_cpu_linear
 from pulid_extract.errors import WeightsError
 
 PREFIX = "pulid_encoder."
@@ -151,4 +152,4 @@ def load_idformer(path: Path) -> IDFormer:
             mapping_dim=size("mapping_0.0.weight"),
         )
     load_strictly(model, tensors, path, WHAT)
-    return model
+    return use_cpu_linear(model)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pulid_generate.cpu_linear import linear
+from pulid_extract.cpu_linear import linear
 from pulid_generate.quantized.workspace import Workspace
 
 NUMBERS_AT_ONCE = 2**17  # of a weight: few enough that a slice's intermediates stay in the processor's cache

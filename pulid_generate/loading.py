@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from pulid_extract.cpu_linear import use_cpu_linear
 from pulid_generate.checkpoints import load_flux, load_vae
-from pulid_generate.cpu_linear import use_cpu_linear
 from pulid_generate.errors import RequestError
 from pulid_generate.model_set import ModelFiles
 from pulid_generate.placement import Placement

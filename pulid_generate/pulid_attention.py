@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pulid_generate.cpu_linear import linear
+from pulid_extract.cpu_linear import linear
 
 HEAD_WIDTH = 128  # in pulid_ca; the tensors give only heads * width
 ROWS_AT_ONCE = 1024

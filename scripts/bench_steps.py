@@ -21,8 +21,8 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from q4_k import random_q4_k
 
+from pulid_extract.cpu_linear import linear, use_cpu_linear
 from pulid_generate import sampling
-from pulid_generate.cpu_linear import linear, use_cpu_linear
 from pulid_generate.quantized import QuantizedWeight, compute_quantized
 from pulid_generate.widening import widen_while_running
 

@@ -38,7 +38,9 @@ LEAVES = {
     "pulid_extract": {
         ("face_crop", "checkpoint"),
         ("eva_clip", "checkpoint"),
+        ("eva_clip", "cpu_linear"),
         ("idformer", "checkpoint"),
+        ("idformer", "cpu_linear"),
         ("weights", "model_files"),
         ("kits", "model_files"),
         ("kits", "weights"),
@@ -67,9 +69,6 @@ LEAVES = {
         ("flags", "sampling_names"),
         ("fp8", "quantized"),  # the memory that layers share
         ("injection", "pulid_attention"),
-        ("pulid_attention", "cpu_linear"),
-        ("quantized", "cpu_linear"),
-        ("fp8", "cpu_linear"),
         ("injection", "tensor_files"),
         ("inspection", "description"),
         ("grid", "manifest"),
@@ -107,7 +106,7 @@ LEAVES = {
     },
 }
 # What both stages share, torch-free.
-SHARED = {"console", "errors", "embedding_file", "model_files"}
+SHARED = {"console", "cpu_linear", "errors", "embedding_file", "model_files"}
 GENERATE_WITHOUT_TORCH = (
     *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
     *("lora.choice", "output", "people", "picture", "plan", "progress", "prompt_text", "prompt_weights", "regions", "request"),
@@ -119,7 +118,7 @@ EXTRACT_WITHOUT_TORCH = (
 )
 WITHOUT_TORCH = (
     *PACKAGES,
-    *(f"pulid_extract.{module}" for module in sorted(SHARED)),
+    *(f"pulid_extract.{module}" for module in sorted(SHARED - {"cpu_linear"})),
     *(f"pulid_generate.{module}" for module in GENERATE_WITHOUT_TORCH),
     *(f"pulid_extract.{module}" for module in EXTRACT_WITHOUT_TORCH),
 )
@@ -171,7 +170,7 @@ def test_the_walk_sees_every_form_of_import():
     assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
 
 
-def test_generate_imports_four_leaves_of_extract():
+def test_generate_imports_five_leaves_of_extract():
     used = {name: modules_imported(tree, "pulid_extract") for name, tree in modules("pulid_generate").items()}
     assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
     assert set().union(*used.values()) == SHARED

@@ -245,9 +245,20 @@ def test_sdcpp_is_sd_clis_default_schedule(draw):
 def test_flags_without_effect_leave_every_byte_and_are_named(draw, kept, tmp_path):
     lora = write_lora(kept.folder / "idle.safetensors")
     named = {
-        **{"--guidance": 9, "--negative-prompt": "blurry", "--cfg-start-step": 1, "--skip-layers": "1,2", "--skip-layer-end": 0.9},
-        **{"--eta": 0.5, "--vae-tile-size": "8x8", "--vae-tile-overlap": 0.1, "--negative-id": "same", "--max-vram": 4},
-        **{"--identity-fusion": "mean", "--output-begin-idx": 5, "--params-backend": "te=cpu", "--weight-cache": 1},
+        "--guidance": 9,
+        "--negative-prompt": "blurry",
+        "--cfg-start-step": 1,
+        "--skip-layers": "1,2",
+        "--skip-layer-end": 0.9,
+        "--eta": 0.5,
+        "--vae-tile-size": "8x8",
+        "--vae-tile-overlap": 0.1,
+        "--negative-id": "same",
+        "--max-vram": 4,
+        "--identity-fusion": "mean",
+        "--output-begin-idx": 5,
+        "--params-backend": "te=cpu",
+        "--weight-cache": 1,
     }
     alone = ("--vae-on-cpu", "--clip-on-cpu", "--offload-to-cpu", "--dequantize", "--fa")
     silent = ("--backend", "cpu", "--lora", f"{lora}:0", "--lora-model-dir", kept.folder, "--verbose")

@@ -12,8 +12,8 @@ from conftest import relative
 from gguf import GGMLQuantizationType as Q
 from torch import nn
 
+from pulid_extract.cpu_linear import linear
 from pulid_generate.quantized import QuantizedLinear, QuantizedWeight, blocks, compute_quantized, layers
-from pulid_generate.cpu_linear import linear
 from pulid_generate.quantized.int8_products import COLUMNS, product, round_twice
 from pulid_generate.quantized.workspace import Workspace
 

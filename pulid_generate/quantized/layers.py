@@ -17,7 +17,7 @@ import gguf
 import torch
 from torch import Tensor, nn
 
-from pulid_generate.cpu_linear import linear
+from pulid_extract.cpu_linear import linear
 from pulid_generate.quantized import blocks, int8_products
 from pulid_generate.quantized.int8_products import Twins
 from pulid_generate.quantized.workspace import Workspace

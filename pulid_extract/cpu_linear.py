@@ -1,4 +1,4 @@
-"""Linear layers in float32 on a CPU, by the fastest library that torch has. Knows tensors; nothing of layers.
+"""Linear layers in float32 on a CPU, by the fastest library that torch has. For both stages: knows torch, and no model.
 
 torch multiplies plain float32 matrices with MKL, which on AMD processors uses half of the vector width; oneDNN, which torch carries as well,
 uses all of it: 2.3 times faster there (docs/performance.md), and as fast elsewhere. Both compute in float32; sums are ordered differently.
@@ -6,8 +6,12 @@ uses all of it: 2.3 times faster there (docs/performance.md), and as fast elsewh
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -32,7 +36,7 @@ class CpuLinear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def use_cpu_linear(model: nn.Module) -> nn.Module:
+def use_cpu_linear(model: Model) -> Model:
     """Turn every plain nn.Linear of a model that computes in float32 on a CPU into a CpuLinear; hooks and names stay. Returns `model`."""
     for module in model.modules():
         if type(module) is nn.Linear:
