@@ -156,7 +156,7 @@ class Pipeline:
             init_image=any(job.start for job in jobs),
             dequantize=self.models.dequantize,
             batch=batch,
-            extra=self._lora_bytes(jobs) + extra,
+            extra=self._lora_bytes(jobs) + self.models.weight_cache + extra,
         )
         devices = (self.placement.device, self.placement.text_device, self.placement.vae_device)
         return make_plan(self.files, work, self.placement, available or available_on(devices))

@@ -371,21 +371,21 @@ _REMEDIES: dict[str, tuple[tuple[str, Callable[[_Case], _Case | None]], ...]] = 
         ("--clip-on-cpu", _on_cpu("text_device")),
         ("--offload-to-cpu", _offloaded("te")),
         ("a larger --max-vram", _unlimited),
-        ("an fp8 T5 file", _packed(T5, 1)),
-        ("a Q4 GGUF of T5", _packed(T5, Q4_BYTES)),
+        ("--t5xxl with an fp8 file", _packed(T5, 1)),
+        ("--t5xxl with a Q4 GGUF", _packed(T5, Q4_BYTES)),
     ),
     FLUX: (
         ("--offload-to-cpu", _offloaded("diffusion")),
         ("a larger --max-vram", _unlimited),
         ("no --dequantize", _kept_packed),
-        ("a Q4 GGUF of Flux", _packed(FLUX, Q4_BYTES)),
-        ("half the width and height", _smaller),
+        ("--diffusion-model with a Q4 GGUF", _packed(FLUX, Q4_BYTES)),
+        ("-W and -H of half the size", _smaller),
     ),
     VAE: (
         ("--vae-tiling", _tiled),
         ("--vae-on-cpu", _on_cpu("vae_device")),
         ("a larger --max-vram", _unlimited),
-        ("half the width and height", _smaller),
+        ("-W and -H of half the size", _smaller),
     ),
 }
 _NOTHING = dict.fromkeys(STAGES, "no flag changes that; free memory, or take a machine with more")

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from pulid_generate import loading
 from pulid_generate.commands import batch_run
 from pulid_generate.denoiser import Denoiser
-from pulid_generate.errors import IdentityError, OutputError
+from pulid_generate.errors import IdentityError, OutputError, PlacementError
+from pulid_generate.session import Session
 
 ROUNDING = 1  # of 255, any channel: a row of a larger batch against the same row alone, float32 on a CPU; README.md names it
 
@@ -341,6 +342,20 @@ def test_a_worker_answers_line_by_line(generate, models, rows, people, tmp_path,
     assert "3 of 7 lines failed" in run.error
     batch = {line["row"]: line["sha256"] for line in lines(generate("batch", rows, *models, "--output-dir", "b"))}
     assert [answers[0]["sha256"], answers[3]["sha256"], answers[4]["sha256"]] == [batch[1], batch[2], batch[6]]
+
+
+def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkeypatch):
+    encode = Session.encode_prompts
+
+    def fails_once(self, prompts):
+        if prompts[0].text == "a cat":
+            raise PlacementError("T5: out of memory")
+        encode(self, prompts)
+
+    monkeypatch.setattr(Session, "encode_prompts", fails_once)
+    stdin = "".join(json.dumps({"prompt": prompt, **SIZE, "output": "x.png"}) + "\n" for prompt in ("a cat", "a dog"))
+    run = generate("batch", "-", *models, "--output-dir", tmp_path, stdin=stdin.encode())
+    assert [(line["status"], line["error"]) for line in lines(run)] == [("failed", "T5: out of memory"), ("done", None)]
 
 
 @pytest.mark.parametrize(

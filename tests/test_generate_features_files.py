@@ -231,7 +231,7 @@ def test_a_plan_that_cannot_fit_says_so_before_anything_loads(generate, kept, tm
         monkeypatch.setattr(text, "load", lambda *a: loaded.append(a))
     monkeypatch.setattr(pipeline_module, "available_on", lambda devices: {"cpu": int(0.6 * 2**30)})
     result = generate(*kept.base, "-W", 2048, "-H", 2048, "-o", tmp_path / "o.png")
-    advice = r"autoencoder: needs \S+ GiB of main memory, 0.6 GiB can be used; it would fit with half the width and height"
+    advice = r"autoencoder: needs \S+ GiB of main memory, 0.6 GiB can be used; it would fit with -W and -H of half the size"
     assert re.search(advice, result.error)
     assert not loaded
     assert not (tmp_path / "o.png").exists()

@@ -256,4 +256,7 @@ def _answer(
         tally.report(result("failed", number=number, line=number, error=str(error)))
         return
     run = BatchRun(rows, {number: asked}, pipeline, session, tally, interrupts)
-    run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
+    try:
+        run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
+    except PulidError as error:  # such as a prompt's encoder that does not fit; standard output that is closed raises again
+        tally.report(result("failed", number=number, line=number, seed=items[0].seed, error=str(error)))

@@ -178,6 +178,8 @@ class BatchRun:
         """Decode, write, report; in the other thread where there is one."""
         from pulid_generate.output import save
 
+        if self.full is not None:  # it would be said again
+            return
         started = time.perf_counter()
         try:
             picture = self.session.decode(latent, job, t5_lengths)
