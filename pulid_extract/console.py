@@ -36,8 +36,19 @@ def run(app: typer.Typer, program: str) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read our output went away; nothing more to say, not even at shutdown
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _close_output()
         sys.exit(1)
+    except OSError as error:  # --help into a full disk: typer prints that itself
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        _close_output()
+        print(f"{program}: error: standard output: cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(1)
+
+
+def _close_output() -> None:
+    """What is still buffered goes nowhere, and does not fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def write_result(data: bytes) -> None:
@@ -56,12 +67,13 @@ def write_result(data: bytes) -> None:
 
 def write_line(line: str) -> None:
     """One line of results. Raises OutputError, BrokenPipeError."""
-    write_result(f"{line}\n".encode())
+    write_result(f"{line}\n".encode(errors="surrogateescape"))  # a file name may hold bytes that are no UTF-8
 
 
 def log(line: str) -> None:
     """One line for the person at the terminal."""
-    print(line, file=sys.stderr, flush=True)
+    # a file name may hold line breaks and escape codes
+    print("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line), file=sys.stderr, flush=True)
 
 
 def was_given(context: typer.Context, name: str) -> bool:

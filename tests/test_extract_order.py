@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,3 +98,27 @@ def test_drawn_faces_are_their_owners_alone(there, capfd, monkeypatch):
     code, _, stderr = call(capfd, monkeypatch, "faces", str(there / "me.png"), *pack, "--draw", str(drawn))
     assert code == 0, stderr
     assert stat.S_IMODE(drawn.stat().st_mode) == 0o600
+
+
+def test_a_name_that_is_no_utf8_is_printed_as_it_is(capfdbinary):
+    from pulid_extract import console
+
+    console.write_line(os.fsdecode(b"\xff.pulidembd"))
+    assert capfdbinary.readouterr().out == b"\xff.pulidembd\n"
+
+
+def test_a_log_line_stays_one_line_without_escape_codes(capfd):
+    from pulid_extract import console
+
+    console.log("a\nb\x1b[31mc")
+    assert capfd.readouterr().err == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[31mc\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("program", ["pulid_extract", "pulid_generate"])
+def test_help_into_a_full_disk_is_one_line(program):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", program, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "standard output: cannot be written" in done.stderr

@@ -248,7 +248,13 @@ def test_flux_runs_on_a_card_of_twelve_gigabytes():
             {"cpu": 64, "cuda:0": 8},
             ("T5: needs 9", "--clip-on-cpu", "--offload-to-cpu", "--t5xxl with an fp8 file"),
         ),
-        (files(), PORTRAIT, ON_CPU, {"cpu": 12}, ("Flux: needs 25", "of main memory, 12.0 GiB", "--diffusion-model with a Q4 GGUF")),
+        (
+            files(),
+            PORTRAIT,
+            ON_CPU,
+            {"cpu": 12},
+            ("Flux: needs 25", "of main memory, 12.0 GiB", "--diffusion-model with a Q4 GGUF"),
+        ),
         (
             files(flux_packed="Q4_K", t5_packed="F8_E4M3"),
             replace(PORTRAIT, dequantize=True),

@@ -177,7 +177,9 @@ def run(context: typer.Context, flags: ScoreFlags) -> None:
             shown += [looked] if flags.sheet is not None else []
         console.log(tally.line())
         if flags.sheet is not None:
-            write_atomically(flags.sheet, _sheet(flags.reference, [image for image, _ in references], shown, judge.recognizer), mode=0o600)
+            write_atomically(
+                flags.sheet, _sheet(flags.reference, [image for image, _ in references], shown, judge.recognizer), mode=0o600
+            )
     if tally.fooled:
         console.log(
             f"warning: the stranger is as like as the reference in {tally.fooled} of {tally.scored} pictures: "
