@@ -44,10 +44,13 @@ class Progress:
 
 def peak_memory() -> str:
     """The most memory that this process has had, in main memory and on the GPU if one is in use."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    text = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+    try:
+        import resource
+    except ImportError:  # Windows
+        text = "not known"
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        text = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         text += f", GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"

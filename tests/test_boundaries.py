@@ -269,9 +269,11 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
 
 def test_numbers_that_two_leaves_must_agree_on():
     from pulid_extract import face_crop, portrait
-    from pulid_generate import checkpoints, pulid_attention, request, sampling, text_encoders
+    from pulid_extract.commands import cache
+    from pulid_generate import checkpoints, pulid_attention, request, sampling, text_cache, text_encoders
 
     assert request.T5_LONGEST == text_encoders.T5_LONGEST
+    assert cache.TEXT == text_cache.ENTRIES
     assert request.SIZE_UNIT == sampling.LATENT_SCALE * sampling.PATCH
     assert set(get_args(request.Rng)) == set(get_args(sampling.Rng)) == {"cpu", "cuda"}
     assert checkpoints.HEAD_WIDTH == pulid_attention.HEAD_WIDTH

@@ -40,6 +40,7 @@ LIBRARIES = (
     "torchvision",
 )
 CHANGING = ("aligner", "parser", "det_threshold", "with_uncond", "dtype")  # flags that decide the bytes
+ARITHMETIC = 2  # raised by hand when the last bits change: 1 was torch's own float32 products on a CPU, 2 are oneDNN's
 SEVERAL = ("fuse", "drop_outliers", "mix_people")  # and these, of several portraits
 
 
@@ -58,6 +59,7 @@ class Job:
         several = SEVERAL if len(self.sources) > 1 else ()
         return {
             "tool": __version__,
+            "arithmetic": ARITHMETIC,
             "libraries": {name: _version(name) for name in LIBRARIES},
             "weights": {name: list(found) for name, found in sorted(hashes.items())},
             "device": device,

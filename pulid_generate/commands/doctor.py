@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from pulid_extract import console
 from pulid_extract.embedding_file import read_embedding
-from pulid_extract.model_files import Found, Role, check_role, fills, find, open_given
+from pulid_extract.model_files import Found, Role, check_role, fills, find, open_given, read_header
 from pulid_extract.model_files.checkup import (
     FILES,
     Check,
@@ -30,8 +31,9 @@ from pulid_generate.assembly import find_files, placement_of, read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.flags import Flags, takes_flags
 from pulid_generate.kits import KITS
+from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.model_set import ModelFiles
-from pulid_generate.plan import Plan, Work, as_dict, as_table, make_plan
+from pulid_generate.plan import GIB, Plan, Work, as_dict, as_table, make_plan
 from pulid_generate.vocabularies import T5_TOKENIZER
 from pulid_generate.weights import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 
@@ -118,6 +120,7 @@ def _memory(flags: Flags, files: ModelFiles, given: Callable[[str], bool]) -> tu
             tile=(tiling.width, tiling.height) if tiling else None,
             init_image=flags.init_img is not None,
             dequantize=flags.dequantize,
+            extra=int(flags.weight_cache * GIB) + _lora_bytes(flags, placement.dtype.itemsize),
         )
         devices = (placement.device, placement.text_device, placement.vae_device)
         plan = make_plan(files, work, placement, available_on(devices))
@@ -126,6 +129,12 @@ def _memory(flags: Flags, files: ModelFiles, given: Callable[[str], bool]) -> tu
     status: Status = "wrong" if plan.problem else "note" if plan.notes() else "ok"
     size = f"{work.width}x{work.height}"
     return Check(PLAN, size, status, plan.verdict + (f": {plan.problem}" if plan.problem else "")), plan
+
+
+def _lora_bytes(flags: Flags, width: int) -> int:
+    """Of the LoRAs named by flags, at so many bytes per number. Raises RequestError, WeightsError."""
+    headers = [read_header(parse_lora_flag(text).path) for text in flags.lora or ()]
+    return width * sum(math.prod(shape) for header in headers for _, shape in header.tensors.values())
 
 
 def _id_tokens(flags: Flags) -> tuple[int, ...]:
