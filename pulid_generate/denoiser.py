@@ -64,8 +64,17 @@ class Denoiser:
     flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a subject. dev: whether it has a guidance input.
     """
 
-    def __init__(self, flux: Any, adapter: PulidAdapter | None, device: torch.device, dtype: torch.dtype, dev: bool):
-        self.flux, self.adapter, self.device, self.dtype, self.dev = flux, adapter, device, dtype, dev
+    def __init__(
+        self,
+        flux: Any,
+        adapter: PulidAdapter | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        dev: bool,
+        kept: int = 2 * IDENTITIES_KEPT,
+    ):
+        """kept: folded identities, both branches counted, that stay for the next job."""
+        self.flux, self.adapter, self.device, self.dtype, self.dev, self.kept = flux, adapter, device, dtype, dev, kept
         self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
 
     def latents(
@@ -172,7 +181,7 @@ class Denoiser:
             assert tokens is not None
             self._bound[key] = self.adapter.bind(tokens, self.dtype, self.device, where=embedding.source)
         self._bound.move_to_end(key)
-        while len(self._bound) > 2 * IDENTITIES_KEPT:
+        while len(self._bound) > self.kept:
             self._bound.popitem(last=False)
         return self._bound[key]
 

@@ -27,11 +27,12 @@ def describe(
     models: dict[str, str],
     arithmetic: str,
     version: str,
+    pulid: str | None = None,
 ) -> str:
     """The text of one picture.
 
     job: its request resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative prompt where there is one.
-    arithmetic: the compute dtype, and what else decides the numbers.
+    arithmetic: the compute dtype, and what else decides the numbers. pulid: the PuLID file's name, told only of a picture with somebody in it.
     """
     request = job.request
     facts: dict[str, Any] = {
@@ -69,6 +70,8 @@ def describe(
         }
     if job.start is not None:
         facts["init_image"] = {"sha256": job.start.sha256}
+        if job.request.seed != job.seed:  # of a batch, the first seed encodes it for all
+            facts["init_image"]["encoded_with_seed"] = job.request.seed
         if job.start.mask_sha256:
             facts["init_image"]["mask_sha256"] = job.start.mask_sha256
     if request.vae_tiling:
@@ -79,6 +82,8 @@ def describe(
     if loras:
         facts["loras"] = loras
     people = [_person(job, subject) for subject in job.subjects if _is_seen(job, subject)]
+    if people and pulid:
+        facts["models"] = {**models, "pulid": pulid}
     if len(people) == 1:
         facts["identity"] = people[0]
     elif people:

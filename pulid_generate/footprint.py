@@ -38,7 +38,7 @@ TOKEN_PIXELS, LATENT_PIXELS = 16, 8  # pixels per image token and per latent cel
 FLUX_NUMBERS = {4: 15.0, 2: 17.0}
 FLUX_ROPE_BYTES = 1024  # per token, any width: cosines and sines, 2 x 128 float32
 # The finest level of the decoder works on 2 x the channels of its last convolution: 3.75 to 3.82 such maps in float32, 4.00 in bfloat16.
-DECODE_MAPS, ENCODE_MAPS = 4.0, 2.5
+DECODE_MAPS, ENCODE_MAPS = 5.0, 2.5
 # Tiles that wait to be blended, and the picture: 27 to 32 bytes per pixel measured, 48 + 12 if every tile overlaps by half on all sides
 TILED_BYTES = 60
 # T5 at 128 to 512 tokens, 4 and 8 heads: 2.9 float32 score matrices (bias, scores, softmax) and 2.6 float32 feed-forward maps

@@ -42,7 +42,8 @@ class Models:
     ):
         """Raises RequestError for a way of computing that this device or file does not have."""
         self.files, self.placement, self.dequantize = files, placement, dequantize
-        self.compute, self.weight_cache = compute, weight_cache
+        useful = placement.device.type == "cpu" and files.flux.header.format == "gguf" and not dequantize
+        self.compute, self.weight_cache = compute, weight_cache if useful else 0
         if compute == "int8":
             if placement.device.type != "cpu":
                 raise RequestError(f"compute int8: is for a CPU; leave it out on {placement.device}")

@@ -267,7 +267,7 @@ def _value(column: Column, value: object, base: Path) -> Any:
 def _person(text: str, base: Path) -> str:
     """FILE[,KEY=VALUE..], as --identity takes it."""
     name, *rest = text.split(",")
-    rest = [f"mask={_file(part[5:], base)}" if part.startswith("mask=") else part for part in rest]
+    rest = [f"mask={_file(part.lstrip()[5:], base)}" if part.lstrip().startswith("mask=") else part for part in rest]
     return ",".join([_file(name, base), *rest])
 
 

@@ -81,6 +81,12 @@ class Pipeline:
         self.compile = compile
         if compile:
             check_compiler(placement.device)
+            if compute == "int8":
+                raise RequestError(
+                    "compute int8: compiled blocks multiply in floating point; leave out --compile or --compute int8"
+                )
+            if weight_cache:
+                raise RequestError("weight-cache: compiled blocks keep no widened weights; leave out --compile or --weight-cache")
         self._loras: dict[Path, LoraFile] = {}  # matrices stay memory-mapped
         self.models = Models(files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache)
         self.shape: FluxShape = flux_shape(files.flux.header)
@@ -136,10 +142,19 @@ class Pipeline:
     def _t5_words(self) -> Any:
         return read_t5_tokenizer(self.files.t5_tokenizer)
 
-    def plan(self, jobs: Sequence[Job], *, batch: int = 1, extra: int = 0, available: Mapping[str, int] | None = None) -> Plan:
+    def plan(
+        self,
+        jobs: Sequence[Job],
+        *,
+        batch: int = 1,
+        extra: int = 0,
+        kept: int = 2 * IDENTITIES_KEPT,
+        available: Mapping[str, int] | None = None,
+    ) -> Plan:
         """What these jobs need where, from headers alone.
 
-        batch: that go through Flux together. extra: bytes of what else is on its device. available: by device; None looks now.
+        batch: that go through Flux together. extra: bytes of what else is on its device. kept: identities that stay folded at most.
+        available: by device; None looks now.
         """
         largest = max((job.request for job in jobs), key=lambda request: request.width * request.height)
         people = {subject.embedding.sha256: subject.embedding for job in jobs for subject in job.subjects}.values()
@@ -151,7 +166,7 @@ class Pipeline:
             largest.width,
             largest.height,
             t5_tokens=max(job.request.t5_max_length for job in jobs),
-            id_tokens=tuple(tokens[: 2 * IDENTITIES_KEPT]),
+            id_tokens=tuple(tokens[:kept]),
             tile=(tile.width, tile.height) if tile else None,
             init_image=any(job.start for job in jobs),
             dequantize=self.models.dequantize,
@@ -167,7 +182,7 @@ class Pipeline:
         self.models.plan = plan
         for line in plan.notes():
             self.note(line)
-        if self.compile and plan.resident:
+        if self.compile and any(stage.name == "Flux" and stage.measures for stage in plan.stages if plan.resident):
             raise PlacementError(
                 "compile: blocks that stream through the device cannot be compiled; leave out --compile, or --offload-to-cpu and --max-vram"
             )
@@ -182,13 +197,12 @@ class Pipeline:
 
     def _lora_bytes(self, jobs: Sequence[Job]) -> int:
         """Of the matrices of the LoRAs that are on at once, in the compute dtype."""
-        width = torch.finfo(self.placement.dtype).bits // 8
+        width, layers = torch.finfo(self.placement.dtype).bits // 8, flux_layers(self.shape)
         numbers = [
             sum(
                 product.down.numel() + product.up.numel()
                 for lora in job.loras
-                for products in self._loras[lora.path].products.values()
-                for product in products.values()
+                for product in resolve(self._loras[lora.path], FLUX, layers).values()
             )
             for job in jobs
         ]
@@ -196,6 +210,8 @@ class Pipeline:
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
+        for job in jobs:
+            self.t5_lengths(job)  # a prompt that is too long is said before anything loads
         plan = self.plan(jobs)
         self.adopt(plan)
         jobs = [self.tiled(job, plan) for job in jobs]
@@ -312,9 +328,9 @@ class Pipeline:
                         latents += self.latents(denoiser, [job], [text], starts, label)
         return latents
 
-    def load_denoiser(self) -> Denoiser:
-        """Flux, loaded. Call it in a `stage`."""
-        return Denoiser(self.models.flux(), self.adapter, self.placement.device, self.placement.dtype, self.dev)
+    def load_denoiser(self, kept: int = 2 * IDENTITIES_KEPT) -> Denoiser:
+        """Flux, loaded. Call it in a `stage`. kept: folded identities that stay."""
+        return Denoiser(self.models.flux(), self.adapter, self.placement.device, self.placement.dtype, self.dev, kept)
 
     def compiled(self, denoiser: Denoiser) -> AbstractContextManager[None]:
         """Flux's blocks compiled, if that was asked for."""
@@ -406,7 +422,8 @@ class Pipeline:
             t5_lengths=t5_lengths,
             dev=self.dev,
             models={name: getattr(self.files, name).name for name in ("flux", "vae", "clip_l", "t5xxl")},
-            arithmetic=_arithmetic(self.placement.dtype, self.models.compute),
+            arithmetic=_arithmetic(self.placement, self.models.compute),
+            pulid=self.files.pulid.name if self.files.pulid else None,
             version=__version__,
         )
 
@@ -428,8 +445,15 @@ def prompts_of(job: Job) -> list[Prompt]:
     return [Prompt(text, request.t5_max_length, request.prompt_weights, job.loras) for text in texts]
 
 
-def _arithmetic(dtype: torch.dtype, compute: Compute) -> str:
-    return str(dtype).removeprefix("torch.") + (" int8" if compute == "int8" else "")
+def _arithmetic(placement: Placement, compute: Compute) -> str:
+    """Flux's, and the other models' where a CPU beside a GPU makes it another."""
+    kinds = {
+        "": placement.dtype,
+        " text ": placement.dtype_on(placement.text_device),
+        " vae ": placement.dtype_on(placement.vae_device),
+    }
+    told = "".join(name + str(kind).removeprefix("torch.") for name, kind in kinds.items() if not name or kind != placement.dtype)
+    return told + (" int8" if compute == "int8" else "")
 
 
 def start_key(job: Job) -> Hashable:

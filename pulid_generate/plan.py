@@ -236,7 +236,8 @@ def _model(
     stage = Stage(name, _name(device), whole, working + widened, _beside(folding))
     if not case.placement.streams(module):
         kept = model.bytes(None, dequantize)
-        if device.type == "cpu" and width == 4 and kept < whole and not _fits(case, stage):
+        exact = not (dequantize and model.has_packed())  # 16 bits of a packed matrix, once widened, would be rounded
+        if exact and device.type == "cpu" and width == 4 and kept < whole and not _fits(case, stage):
             measure = f"16-bit weights kept and widened layer by layer, float32 would take {_gib(whole)}"
             return replace(stage, weights=kept, working=working + model.largest * 4, measures=(measure,)), None
         return stage, None

@@ -182,7 +182,8 @@ def weigh_states(states: Tensor, weights: Sequence[float]) -> Tensor:
         return states
     states = states.float()
     weighted = states * states.new_tensor(weights)[None, :, None]
-    before, after = states.double().mean().float(), weighted.double().mean().float()
+    # on the CPU: Metal has no float64
+    before, after = (numbers.cpu().double().mean().float() for numbers in (states, weighted))
     if before.isfinite() and after.isfinite() and after != 0:
         weighted = weighted * (before / after)
     return weighted

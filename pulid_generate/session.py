@@ -45,6 +45,8 @@ class Session:
         self.beside: frozenset[str] = frozenset()
         self._kinds: dict[Hashable, tuple[Job, Plan]] = {}
         self._people: dict[str, Job] = {}
+        self.kept = PEOPLE_COUNTED  # folded identities that the plan makes room for
+        self._fewest = 1  # that one batch needs at once
         self._plan: Plan | None = None
         self._stale = True
         self._denoiser: Denoiser | None = None
@@ -72,6 +74,8 @@ class Session:
             plan.check()
             self._kinds[kind] = job, plan
             self._stale = True
+        branches = 2 if job.request.cfg_scale != 1 else 1
+        self._fewest = max(self._fewest, self.batch * branches * len(job.subjects))
         for subject in job.subjects:
             if subject.embedding.sha256 not in self._people and len(self._people) < PEOPLE_COUNTED:
                 self._people[subject.embedding.sha256] = job
@@ -89,25 +93,30 @@ class Session:
         if not self._stale:
             return
         jobs = [*(job for job, _ in self._kinds.values()), *self._people.values()]
-        base = self.pipeline.plan(jobs, batch=self.batch, available=self.available)
+        self.kept = max(PEOPLE_COUNTED, self._fewest)
+        base = self.pipeline.plan(jobs, batch=self.batch, kept=self.kept, available=self.available)
+        while base.problem and self.kept > self._fewest:  # identities that do not fit are folded anew when their turn comes
+            self.kept = max(self.kept // 2, self._fewest)
+            base = self.pipeline.plan(jobs, batch=self.batch, kept=self.kept, available=self.available)
         if base.problem and self.batch > 1:
             raise PlacementError(f"--batch-size {self.batch}: {base.problem}")
         plan, beside = base, frozenset[str]()
         for names in SIDE_BY_SIDE if self.serving else SIDE_BY_SIDE[1:]:
-            plan = self.pipeline.plan(jobs, batch=self.batch, extra=_bytes_beside(base, names), available=self.available)
+            extra = _bytes_beside(base, names)
+            plan = self.pipeline.plan(jobs, batch=self.batch, extra=extra, kept=self.kept, available=self.available)
             # text encoders are not worth a slower Flux; the autoencoder is worth it, else Flux would have to leave and come back
             slower = T5 in names and (plan.narrow, plan.resident) != (base.narrow, base.resident)
             if not plan.problem and not slower and _fits_elsewhere(plan, names):
                 beside = frozenset(names)
                 break
         before = self._plan
-        self._stale = False
         if before is not None and (before.narrow, before.resident, self.beside) == (plan.narrow, plan.resident, beside):
+            self._stale = False
             return
         self.release()
         self._clip = self._t5 = None
         self.pipeline.adopt(plan)
-        self._plan, self.beside = plan, beside
+        self._plan, self.beside, self._stale = plan, beside, False
 
     # ------------------------------------------------------------------------------------------------------------------- text
 
@@ -195,7 +204,7 @@ class Session:
         """Flux with these LoRAs on it."""
         self._replan()
         if self._denoiser is None:
-            self._denoiser = self.pipeline.stage("Flux", self.pipeline.load_denoiser)
+            self._denoiser = self.pipeline.stage("Flux", self.pipeline.load_denoiser, self.kept)
             self._compiled.enter_context(self.pipeline.compiled(self._denoiser))
             self._loras = ()
         if loras != self._loras:
@@ -213,10 +222,10 @@ class Session:
             self._vae = self.pipeline.stage("autoencoder", self.pipeline.models.vae)
         return self._vae
 
-    def decode(self, latent: Tensor, job: Job, t5_lengths: tuple[int, ...]) -> Picture:
-        """The picture; `load_autoencoder` comes first. Raises PlacementError."""
+    def decode(self, vae: Any, latent: Tensor, job: Job, t5_lengths: tuple[int, ...]) -> Picture:
+        """The picture. vae: what `load_autoencoder` gave when the latent was made: it may have left the session since. Raises PlacementError."""
         with torch.inference_mode():
-            return self.pipeline.decode(self._vae, latent, job, t5_lengths)
+            return self.pipeline.decode(vae, latent, job, t5_lengths)
 
     def release(self) -> None:
         """Let Flux and the autoencoder go."""

@@ -82,7 +82,7 @@ def test_what_cannot_fit_is_said_before_anything_loads(real, generate, monkeypat
     told = json.loads(run.out)
     assert told["plan"]["verdict"] == "cannot fit"
     assert "not ready: 512x512: cannot fit: T5: needs" in run.error
-    assert "GGUF of T5" in run.error
+    assert "--t5xxl with a Q4 GGUF" in run.error
     monkeypatch.setattr("pulid_generate.placement.available_memory", lambda: 200 * 2**30)
     run = generate("doctor", "--models-dir", real, "--device", "cpu")
     assert run.code == 0, run.err

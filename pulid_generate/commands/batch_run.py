@@ -116,13 +116,13 @@ class BatchRun:
                 if decoder is None:
                     held.append(drawn)
                 else:
-                    self.session.load_autoencoder()
-                    self._waiting.append(decoder.submit(self._finish, *drawn))
+                    vae = self.session.load_autoencoder()
+                    self._waiting.append(decoder.submit(self._finish, vae, *drawn))
             self._wait(2 * self.session.batch)
         if held:
-            self.session.load_autoencoder()
+            vae = self.session.load_autoencoder()
             for drawn in held:
-                self._finish(*drawn)
+                self._finish(vae, *drawn)
             self.session.release()
 
     def _wait(self, most: int) -> None:
@@ -174,7 +174,7 @@ class BatchRun:
 
         return len({batch_key(job, self.pipeline.t5_lengths(job)) for _, job in pairs}) > 1
 
-    def _finish(self, item: Item, job: Job, latent: Tensor, t5_lengths: tuple[int, ...], seconds: float) -> None:
+    def _finish(self, vae: Any, item: Item, job: Job, latent: Tensor, t5_lengths: tuple[int, ...], seconds: float) -> None:
         """Decode, write, report; in the other thread where there is one."""
         from pulid_generate.output import save
 
@@ -182,7 +182,7 @@ class BatchRun:
             return
         started = time.perf_counter()
         try:
-            picture = self.session.decode(latent, job, t5_lengths)
+            picture = self.session.decode(vae, latent, job, t5_lengths)
             data = save(picture, item.path, not self.asked[item.number].flags.disable_image_metadata)
         except PulidError as error:
             self._fail(item, error)

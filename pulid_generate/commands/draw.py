@@ -8,7 +8,6 @@ import typer
 
 from pulid_extract import console
 from pulid_extract.model_files import check_not_input, check_writable
-from pulid_generate import assembly
 from pulid_generate.flags import Flags, takes_flags
 
 
@@ -23,6 +22,7 @@ def draw(context: typer.Context, flags: Flags) -> None:
     if context.invoked_subcommand is not None:
         console.refuse_options(context)
         return
+    from pulid_generate import assembly
     from pulid_generate.output import output_paths, report, save
     from pulid_generate.progress import Progress
 

@@ -9,7 +9,6 @@ import typer
 
 from pulid_extract import console
 from pulid_extract.model_files import check_not_input, check_writable, write_atomically
-from pulid_generate import assembly
 from pulid_generate.errors import PulidError
 from pulid_generate.flags import Flags, takes_flags
 
@@ -21,6 +20,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
     Exit 0 only if A and B are the same file, byte for byte, and C is another picture. With --output FILE.png the pictures are kept as
     FILE_A.png, FILE_B.png and FILE_C.png.
     """
+    from pulid_generate import assembly
     from pulid_generate.output import output_paths
     from pulid_generate.picture import format_of
     from pulid_generate.progress import Progress
