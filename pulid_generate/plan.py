@@ -229,7 +229,7 @@ def _model(
     case: _Case, name: str, module: str, device: Any, working: int, folding: int = 0
 ) -> tuple[Stage, frozenset[int] | None]:
     """A transformer on its device: whole, in float32 or the file's 16 bits on a CPU, or streamed block by block."""
-    model, dequantize = case.models[name], case.work.dequantize
+    model, dequantize = case.models[name], case.work.dequantize and name == FLUX  # T5 stays packed: it runs once a prompt
     width = _width(case, device)
     whole = model.bytes(width, dequantize)
     widened = model.largest * width if model.has_packed() and not dequantize else 0  # one matrix at a time
