@@ -37,7 +37,7 @@ person, download the real files into one folder and give it as --models-dir to b
   antelopev2 (scrfd_10g_bnkps, glintr100)           https://huggingface.co/DIAMONIK7777/antelopev2            (non-commercial)
   detection_Resnet50_Final.pth, parsing_bisenet.pth https://github.com/xinntao/facexlib/releases              (MIT)
 
-pulid-extract fetches what it needs by itself unless HF_HUB_OFFLINE=1. README.md has the two command lines."""
+`pulid-extract pull` and `pulid-generate pull schnell-q4` fetch all of it into one folder. README.md has the two command lines."""
 
 
 def main() -> None:
