@@ -2,29 +2,19 @@
 
 Bytes in; rows and problems out, each with its line number. Every row is read before any is judged, so that one look shows all that is to
 be mended. Values come out as the command line would give them; what they mean is for its reader. Knows nothing of pictures or networks.
-
-Sources: RFC 4180 (CSV), jsonlines.org.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pulid_extract import records
 from pulid_extract.errors import InputError
+from pulid_extract.records import SEPARATOR
 
-FORMS = (".jsonl", ".csv")
-MAX_BYTES = 256 << 20
-MAX_LINE = 1 << 20  # bytes of one line of JSON, and characters of one cell
-MAX_PROBLEMS = 100  # that are listed one by one
-SEPARATOR = ";"  # between the portraits, and between the boxes, of one cell
-YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+EXAMPLE = '{"portrait": "me.jpg"}'
 
 
 @dataclass(frozen=True)
@@ -36,19 +26,10 @@ class Row:
     values: Mapping[str, Any]
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
-        raise ValueError("a text")
-    return value
-
-
-def _texts(value: object) -> list[str]:
-    parts = value.split(SEPARATOR) if isinstance(value, str) else value
-    if not isinstance(parts, list):
-        raise ValueError(f"a list of texts, or texts between {SEPARATOR!r}")
-    found = [_text(part).strip() for part in parts]
-    if not found or not all(found):
-        raise ValueError(f"a list of texts, or texts between {SEPARATOR!r}, none of them empty")
+def _portraits(value: object) -> list[str]:
+    found = records.texts(value)
+    if not found:
+        raise ValueError("at least one")
     return found
 
 
@@ -72,50 +53,27 @@ def _regions(value: object) -> list[str]:
     return [_pixels(part) for part in parts]
 
 
-def _whole(value: object) -> int:
-    if isinstance(value, str):
-        value = int(value) if len(value) < 20 else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("a whole number")
-    return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, str):
-        value = float(value)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError("a number")
-    return float(value)
-
-
-def _yes_no(value: object) -> bool:
-    found = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise ValueError("true or false")
-    return found
-
-
 # column -> what reads it, and what it expects, in words
 COLUMNS: dict[str, tuple[Callable[[object], Any], str]] = {
-    "portrait": (_text, "the name of a picture"),
-    "portraits": (_texts, f"a list of pictures, or their names between {SEPARATOR!r}"),
-    "out": (_text, "a file name"),
-    "face_index": (_whole, "a whole number"),
-    "face_order": (_text, "a word"),
+    "portrait": (records.text, "the name of a picture"),
+    "portraits": (_portraits, f"a list of pictures, or their names between {SEPARATOR!r}"),
+    "out": (records.text, "a file name"),
+    "face_index": (records.whole, "a whole number"),
+    "face_order": (records.text, "a word"),
     "face_at": (_pixels, "X,Y"),
     "face_box": (_pixels, "X,Y,W,H"),
     "landmarks": (_pixels, "five points X,Y,.."),
-    "det_threshold": (_number, "a number"),
-    "aligner": (_text, "a word"),
-    "parser": (_text, "a word"),
-    "mask": (_text, "the name of a picture"),
+    "det_threshold": (records.number, "a number"),
+    "aligner": (records.text, "a word"),
+    "parser": (records.text, "a word"),
+    "mask": (records.text, "the name of a picture"),
     "box": (_regions, f"X,Y,W,H, several between {SEPARATOR!r}"),
-    "with_uncond": (_yes_no, "true or false"),
-    "dtype": (_text, "a word"),
-    "fuse": (_text, "a word"),
-    "drop_outliers": (_yes_no, "true or false"),
-    "mix_people": (_yes_no, "true or false"),
-    "strict": (_yes_no, "true or false"),
+    "with_uncond": (records.yes_no, "true or false"),
+    "dtype": (records.text, "a word"),
+    "fuse": (records.text, "a word"),
+    "drop_outliers": (records.yes_no, "true or false"),
+    "mix_people": (records.yes_no, "true or false"),
+    "strict": (records.yes_no, "true or false"),
 }
 
 
@@ -124,90 +82,20 @@ def read_manifest(data: bytes, where: str, form: str) -> tuple[list[Row], list[s
 
     Raises InputError for what is no such text at all: another encoding, NUL bytes, a header that cannot be, more than 256 MiB.
     """
-    text = _decode(data, where)
+    text = records.read_text(data, where)
     problems: list[str] = []
     rows = []
-    for line, record in _csv(text, where, problems) if form == ".csv" else _json_lines(text, problems):
-        row = _row(line, record, problems)
+    if form == ".csv":
+        found = records.csv_records(text, problems, lambda head, line: _check_head(head, where, line))
+    else:
+        found = records.json_lines(text, problems, EXAMPLE)
+    for line, record in found:
+        row = _row(line, {name: value for name, value in record.items() if value is not None}, problems)
         if row is not None:
             rows.append(row)
     if not rows and not problems:
         raise InputError(f"{where}: holds no row; expected one extraction in each, with a column 'portrait' or 'portraits'")
     return rows, problems
-
-
-def listed(problems: list[str]) -> list[str]:
-    """As many of the problems as one wants to read, and how many more there are."""
-    more = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
-
-
-def _decode(data: bytes, where: str) -> str:
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB; split it")
-    if data[:2] in WIDE:
-        raise InputError(f"{where}: is {WIDE[data[:2]]}; save it as UTF-8")
-    if (nul := data.find(b"\0")) >= 0:
-        raise InputError(f"{where}: line {_line_of(data, nul)} holds a NUL byte; a manifest is UTF-8 text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: line {_line_of(data, error.start)} is not UTF-8; save the manifest as UTF-8") from None
-
-
-def _line_of(data: bytes, place: int) -> int:
-    return data.count(b"\n", 0, place) + 1
-
-
-def _json_lines(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a name
-        if not line.strip():
-            continue
-        if len(line) > MAX_LINE:
-            problems.append(f"line {number}: is longer than {MAX_LINE >> 20} MiB; expected one JSON object")
-            continue
-        try:
-            record = json.loads(line, object_pairs_hook=_once)
-        except RecursionError:
-            problems.append(f"line {number}: is nested too deeply; expected one JSON object of plain values")
-        except ValueError as error:  # JSONDecodeError; a number of too many digits; a name that is there twice
-            problems.append(f"line {number}: is not JSON ({getattr(error, 'msg', error)}); expected one object in each line")
-        else:
-            if isinstance(record, dict):
-                yield number, {name: value for name, value in record.items() if value is not None}
-            else:
-                problems.append(f'line {number}: expected a JSON object, such as {{"portrait": "me.jpg"}}')
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a name is there twice")
-    return record
-
-
-def _csv(text: str, where: str, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    csv.field_size_limit(MAX_LINE)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    head: list[str] | None = None
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            problems.append(f"line {start}: is not CSV ({error})")
-            return  # after a broken quote nothing says where the next row starts
-        if not any(cell.strip() for cell in cells):
-            continue
-        if head is None:
-            head = [cell.strip() for cell in cells]
-            _check_head(head, where, start)
-        elif len(cells) > len(head):
-            problems.append(f"line {start}: has {len(cells)} cells, the header has {len(head)}; names with a comma want quotes")
-        else:
-            yield start, {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()}
 
 
 def _check_head(head: list[str], where: str, line: int) -> None:

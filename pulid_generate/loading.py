@@ -5,6 +5,7 @@ Knows no order, no prompt and no picture.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pulid_generate.plan import Plan
 from pulid_generate.quantized import Compute, compute_quantized
 from pulid_generate.streaming import blocks_of, stream_blocks
 from pulid_generate.text_encoders import ClipText, T5Text
+from pulid_generate.vocabularies import read_t5_tokenizer
 from pulid_generate.widening import widen_while_running
 
 
@@ -65,11 +67,16 @@ class Models:
         dtype = self.placement.dtype_on(self.placement.text_device)
         return torch.bfloat16 if dtype == torch.float16 else dtype
 
+    @cached_property
+    def t5_words(self) -> Any:
+        """T5's tokenizer: read once, for lengths before anything loads and for the encoder. Raises CheckpointError."""
+        return read_t5_tokenizer(self.files.t5_tokenizer)
+
     def t5(self) -> T5Text:
         """T5 and its tokenizer. Raises CheckpointError."""
         device, keep = self.placement.text_device, "T5" in self.plan.narrow
         storage = self.placement.storage(device, "te")
-        t5 = T5Text.load(self.files.t5xxl.header, self.files.t5_tokenizer, None if keep else self.t5_dtype, storage)
+        t5 = T5Text.load(self.files.t5xxl.header, self.t5_words, None if keep else self.t5_dtype, storage)
         _tune(t5.model, device, self.t5_dtype)
         if keep:
             widen_while_running(t5.model, whole=t5.whole)

@@ -2,16 +2,10 @@
 
 Bytes in; rows and problems out, each with its line number. Every row is read before any is judged, so that one look shows all that is to be
 mended. A row and the command's own flags make the `Flags` of one generation. Knows no model and reads no file. Imports no torch.
-
-Sources: RFC 4180 (CSV), jsonlines.org.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,18 +14,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from pulid_extract import records
+from pulid_extract.records import SEPARATOR
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags import Flags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
-
-FORMS = (".jsonl", ".csv")
-MAX_BYTES = 256 << 20
-MAX_LINE = 1 << 20  # bytes of one line of JSON, and characters of one cell
-MAX_PROBLEMS = 100  # that are listed one by one
-SEPARATOR = ";"  # between the members of a list in one cell
-YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 # What may differ from row to row. The rest is loaded, placed or said once for all of them.
 BY_ROW = (
@@ -86,11 +74,11 @@ def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[
 
     A problem is one line with the number of the line it is about. Raises InputError for what is no such text at all.
     """
-    text = _decode(data, where)
+    text = records.read_text(data, where)
     problems: list[str] = []
     rows: list[Row] = []
     number = 0
-    for line, record in _csv(text, problems) if form == ".csv" else _json_lines(text, problems):
+    for line, record in _records(text, form, problems):
         number += 1
         try:
             rows.append(read_row(record, number, line, base))
@@ -104,23 +92,17 @@ def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[
 EXAMPLE = '{"prompt": "in the rain", "seed": 7}'
 
 
+def _records(text: str, form: str, problems: list[str]) -> Iterator[tuple[int, records.Record]]:
+    return records.csv_records(text, problems) if form == ".csv" else records.json_lines(text, problems, EXAMPLE)
+
+
 def parse_line(text: str, number: int, base: Path) -> Row:
     """One line of JSON. Raises RequestError."""
-    return read_row(_record(text), number, number, base)
-
-
-def _record(text: str) -> dict[str, object]:
-    if len(text) > MAX_LINE:
-        raise RequestError(f"is longer than {MAX_LINE >> 20} MiB; expected one JSON object")
     try:
-        record = json.loads(text, object_pairs_hook=_once)
-    except RecursionError:
-        raise RequestError("is nested too deeply; expected one JSON object of plain values") from None
-    except ValueError as error:  # JSONDecodeError; a number of too many digits; a name that is there twice
-        raise RequestError(f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line") from None
-    if not isinstance(record, dict):
-        raise RequestError(f"expected a JSON object, such as {EXAMPLE}")
-    return record
+        record = records.json_record(text, EXAMPLE)
+    except InputError as error:
+        raise RequestError(str(error)) from None
+    return read_row(record, number, number, base)
 
 
 def read_row(record: Mapping[str, object], number: int, line: int, base: Path = Path()) -> Row:
@@ -150,77 +132,32 @@ def read_row(record: Mapping[str, object], number: int, line: int, base: Path = 
     return Row(number, line, f"line {line}", values, frozenset(unset))
 
 
-def listed(problems: list[str]) -> list[str]:
-    """As many of the problems as one wants to read, and how many more there are."""
-    more = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
-
-
 # ---------------------------------------------------------------------------------------------------------------------- values
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
-        raise ValueError("a text")
-    return value
-
-
 def _number_text(value: object) -> str:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else records.text(value)
 
 
 def _list_text(value: object) -> str:
-    return ",".join(_number_text(part) for part in value) if isinstance(value, list) else _text(value)
-
-
-def _texts(value: object) -> list[str]:
-    parts = value.split(SEPARATOR) if isinstance(value, str) else value
-    if not isinstance(parts, list):
-        raise ValueError("texts")
-    found = [_text(part).strip() for part in parts]
-    if not all(found):
-        raise ValueError("texts")
-    return found
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, str):
-        value = int(value) if len(value) < 20 else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("a whole number")
-    return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, str):
-        value = float(value)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError("a number")
-    return float(value)
-
-
-def _yes_no(value: object) -> bool:
-    found = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise ValueError("true or false")
-    return found
+    return ",".join(_number_text(part) for part in value) if isinstance(value, list) else records.text(value)
 
 
 def _word_of(words: tuple[str, ...]) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in words:
             raise ValueError("one of them")
-        return _text(value)
+        return records.text(value)
 
     return read
 
 
 READERS: dict[Any, tuple[Callable[[object], Any], str]] = {
-    bool: (_yes_no, "true or false"),
-    int: (_whole, "a whole number"),
-    float: (_number, "a number"),
-    str: (_text, "a text"),
-    list: (_texts, f"a list of texts, or texts between {SEPARATOR!r}"),
+    bool: (records.yes_no, "true or false"),
+    int: (records.whole, "a whole number"),
+    float: (records.number, "a number"),
+    str: (records.text, "a text"),
+    list: (records.texts, f"a list of texts, or texts between {SEPARATOR!r}"),
 }
 
 
@@ -277,68 +214,3 @@ def _file(name: str, base: Path) -> str:
     if not name.strip():
         raise ValueError("a file name")
     return str(base / Path(name).expanduser())
-
-
-# --------------------------------------------------------------------------------------------------------------------- formats
-
-
-def _decode(data: bytes, where: str) -> str:
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB; split it")
-    if data[:2] in WIDE:
-        raise InputError(f"{where}: is {WIDE[data[:2]]}; save it as UTF-8")
-    if (nul := data.find(b"\0")) >= 0:
-        raise InputError(f"{where}: line {_line_of(data, nul)} holds a NUL byte; a manifest is UTF-8 text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: line {_line_of(data, error.start)} is not UTF-8; save the manifest as UTF-8") from None
-
-
-def _line_of(data: bytes, place: int) -> int:
-    return data.count(b"\n", 0, place) + 1
-
-
-def _json_lines(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a text
-        if not line.strip():
-            continue
-        try:
-            yield number, _record(line)
-        except RequestError as error:
-            problems.append(f"line {number}: {error}")
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a name is there twice")
-    return record
-
-
-def _csv(text: str, problems: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    """Cells that are empty are not given."""
-    csv.field_size_limit(MAX_LINE)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    head: list[str] | None = None
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            problems.append(f"line {start}: is not CSV ({error})")
-            return  # after a broken quote nothing says where the next row starts
-        if not any(cell.strip() for cell in cells):
-            continue
-        if head is None:
-            head = [cell.strip() for cell in cells]
-            twice = sorted({name for name in head if head.count(name) > 1})
-            if twice:
-                problems.append(f"line {start}: the column {twice[0][:40]!r} is there twice")
-                return
-        elif len(cells) > len(head):
-            problems.append(f"line {start}: has {len(cells)} cells, the header has {len(head)}; texts with a comma want quotes")
-        else:
-            yield start, {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()}

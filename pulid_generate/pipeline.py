@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,17 +20,16 @@ from torch import Tensor
 from pulid_extract.embedding_file import Embedding
 from pulid_extract.model_files import Found
 from pulid_generate import __version__, sampling
-from pulid_generate.checkpoints import FLUX_MARKER, FluxShape, flux_shape
+from pulid_generate.checkpoints import FLUX_MARKER
 from pulid_generate.compiling import check_compiler, compile_blocks
 from pulid_generate.denoiser import IDENTITIES_KEPT, Denoiser, Texts, TextStates
 from pulid_generate.description import describe
-from pulid_generate.errors import CheckpointError, IdentityError, PlacementError, RequestError
+from pulid_generate.errors import CheckpointError, PlacementError, RequestError
+from pulid_generate.fitting import Fitting, tiling_of
 from pulid_generate.init_image import paste
-from pulid_generate.injection import PulidAdapter, check_fit
 from pulid_generate.job import Job, LoraUse, StartPicture, Subject
-from pulid_generate.layer_skip import check_layers
 from pulid_generate.loading import Models
-from pulid_generate.lora.files import LoraFile, read_lora, resolve
+from pulid_generate.lora.files import resolve
 from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
 from pulid_generate.model_set import ModelFiles
@@ -40,15 +38,12 @@ from pulid_generate.placement import Placement, available_on, give_back_memory
 from pulid_generate.plan import Plan, Work, make_plan
 from pulid_generate.quantized import Compute
 from pulid_generate.request import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, GenerationRequest
-from pulid_generate.tensor_files import check_storage, part_of, quality_notes, width_of
-from pulid_generate.text_encoders import CLIP_MARKER, T5_MARKER, ClipText, T5Text, t5_length
-from pulid_generate.vae import Tiling, decode, encode
-from pulid_generate.vocabularies import read_t5_tokenizer
+from pulid_generate.tensor_files import quality_notes
+from pulid_generate.text_encoders import T5_MARKER, ClipText, T5Text, t5_length
+from pulid_generate.vae import decode, encode
 
 if TYPE_CHECKING:
     import numpy as np
-
-DEFAULT_STEPS = {True: 20, False: 4}  # dev, schnell
 
 
 Log = Callable[[str], None]
@@ -87,13 +82,8 @@ class Pipeline:
                 )
             if weight_cache:
                 raise RequestError("weight-cache: compiled blocks keep no widened weights; leave out --compile or --weight-cache")
-        self._loras: dict[Path, LoraFile] = {}  # matrices stay memory-mapped
+        self.fitting = Fitting(files)
         self.models = Models(files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache)
-        self.shape: FluxShape = flux_shape(files.flux.header)
-        self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
-        if self.adapter:
-            check_fit(self.adapter, self.shape.width, self.shape.double, self.shape.single, str(files.flux.path))
-        self._check_widths()
         for found, marker in ((files.flux, FLUX_MARKER), (files.t5xxl, T5_MARKER)):
             for line in quality_notes(found.header, marker):
                 self.note(line)
@@ -101,7 +91,7 @@ class Pipeline:
     @property
     def dev(self) -> bool:
         """True for a guidance-distilled model (dev), False for schnell."""
-        return self.shape.guidance
+        return self.fitting.dev
 
     def jobs(
         self,
@@ -110,37 +100,12 @@ class Pipeline:
         start: StartPicture | None = None,
         loras: Sequence[LoraUse] = (),
     ) -> list[Job]:
-        """The request's pictures, seeds seed, seed + 1, ..; its schedule filled in.
-
-        subjects: who is in them; an embedding alone is one person over the whole picture. start: what they start from.
-        Raises RequestError for a part that would silently do nothing, IdentityError, WeightsError for a LoRA that does not fit.
-        """
-        if isinstance(subjects, Embedding):
-            subjects = (Subject(subjects),)
-        times = request.sigmas or tuple(self._times(request))
-        if start is not None:
-            times = self._cut(times, request, start)
-        resolved = request.resolved(len(times) - 1, times)
-        if request.skip_guidance.scale:
-            check_layers(request.skip_guidance.layers, self.shape.double + self.shape.single)
-        _tiling(request)
-        for subject in subjects or ():
-            self._check_identity(request, subject.embedding)
-            if subject.schedule is not None:
-                subject.schedule.check(len(times) - 1, subject.embedding.source)
-        self._check_loras(loras)
-        return [
-            Job(resolved, request.seed + index, tuple(subjects or ()), start, tuple(loras))
-            for index in range(request.batch_count)
-        ]
+        """The request's pictures for these files: see `Fitting.jobs`."""
+        return self.fitting.jobs(request, subjects, start, loras)
 
     def t5_lengths(self, job: Job) -> tuple[int, ...]:
         """As `Texts.lengths`, known before anything is encoded. Raises RequestError for a prompt that is too long."""
-        return tuple(t5_length(self._t5_words, prompt.text, prompt.length, prompt.weighted) for prompt in prompts_of(job))
-
-    @cached_property
-    def _t5_words(self) -> Any:
-        return read_t5_tokenizer(self.files.t5_tokenizer)
+        return tuple(t5_length(self.models.t5_words, prompt.text, prompt.length, prompt.weighted) for prompt in prompts_of(job))
 
     def plan(
         self,
@@ -161,11 +126,11 @@ class Pipeline:
         negative = any(job.request.cfg_scale != 1 and job.request.negative_id == "uncond" for job in jobs)
         tokens = [len(person.tokens) for person in people]
         tokens += [len(person.uncond) for person in people if negative and person.uncond is not None]
-        tile = _tiling(largest) if all(job.request.vae_tiling for job in jobs) else None
+        tile = tiling_of(largest) if all(job.request.vae_tiling for job in jobs) else None
         work = Work(
             largest.width,
             largest.height,
-            t5_tokens=max(job.request.t5_max_length for job in jobs),
+            t5_tokens=max(length for job in jobs for length in self.t5_lengths(job)),
             id_tokens=tuple(tokens[:kept]),
             tile=(tile.width, tile.height) if tile else None,
             init_image=any(job.start for job in jobs),
@@ -197,12 +162,12 @@ class Pipeline:
 
     def _lora_bytes(self, jobs: Sequence[Job]) -> int:
         """Of the matrices of the LoRAs that are on at once, in the compute dtype."""
-        width, layers = torch.finfo(self.placement.dtype).bits // 8, flux_layers(self.shape)
+        width, layers = torch.finfo(self.placement.dtype).bits // 8, flux_layers(self.fitting.shape)
         numbers = [
             sum(
                 product.down.numel() + product.up.numel()
                 for lora in job.loras
-                for product in resolve(self._loras[lora.path], FLUX, layers).values()
+                for product in resolve(self.fitting.loras[lora.path], FLUX, layers).values()
             )
             for job in jobs
         ]
@@ -313,7 +278,7 @@ class Pipeline:
             if job.start is not None and start_key(job) not in latents:
                 request = job.request  # of a batch, sd-cli's: the sample is the first seed's for every picture
                 noise = sampling.make_noise(request.seed, request.width, request.height, request.rng)
-                latents[start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=_tiling(job.request))
+                latents[start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=tiling_of(job.request))
         return latents
 
     def _denoise(self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]) -> list[Tensor]:
@@ -330,7 +295,7 @@ class Pipeline:
 
     def load_denoiser(self, kept: int = 2 * IDENTITIES_KEPT) -> Denoiser:
         """Flux, loaded. Call it in a `stage`. kept: folded identities that stay."""
-        return Denoiser(self.models.flux(), self.adapter, self.placement.device, self.placement.dtype, self.dev, kept)
+        return Denoiser(self.models.flux(), self.fitting.adapter, self.placement.device, self.placement.dtype, self.dev, kept)
 
     def compiled(self, denoiser: Denoiser) -> AbstractContextManager[None]:
         """Flux's blocks compiled, if that was asked for."""
@@ -359,61 +324,7 @@ class Pipeline:
 
     def _attached(self, model: Any, kind: str, loras: Sequence[LoraUse], dtype: torch.dtype, device: torch.device):
         """The part of the LoRAs that is for this model, while it runs."""
-        return attach_lora_files(model, kind, [(self._loras[lora.path], lora.weight) for lora in loras], dtype, device)
-
-    # ------------------------------------------------------------------------------------------------------------- checks
-
-    def _check_widths(self) -> None:
-        flux, clip, t5 = self.files.flux, self.files.clip_l, self.files.t5xxl
-        for found, marker, wanted, usual in (
-            (clip, CLIP_MARKER, self.shape.pooled, "clip_l.safetensors"),
-            (t5, T5_MARKER, self.shape.context, "t5xxl_fp16.safetensors"),
-        ):
-            check_storage(part_of(found.header, marker))
-            width = width_of(found.header, marker)
-            if width != wanted:
-                raise CheckpointError(
-                    f"{found.path}: has width {width}, {flux.path} wants {wanted}; they do not belong together, "
-                    f"the public Flux files take {usual}"
-                )
-
-    def _check_identity(self, request: GenerationRequest, embedding: Embedding) -> None:
-        if self.adapter is None:
-            raise IdentityError("an identity needs PuLID's weights; give --pulid-weights pulid_flux_v0.9.1.safetensors")
-        self.adapter.check_tokens(embedding.tokens.shape, embedding.source)  # uncond has the same width, the format sees to it
-        if request.cfg_scale != 1 and request.negative_id == "uncond" and embedding.uncond is None:
-            raise IdentityError(
-                f"cfg-scale {request.cfg_scale:g}: {embedding.source} holds no unconditional identity; extract it again with "
-                "'pulid-extract --with-uncond', or choose '--negative-id same' (as sd-cli does) or '--negative-id none'"
-            )
-
-    def _check_loras(self, loras: Sequence[LoraUse]) -> None:
-        """Every LoRA belongs to this Flux, before anything loads. Parts for CLIP and T5 are checked when those load, before Flux."""
-        layers = flux_layers(self.shape) if loras else {}
-        for lora in loras:
-            if lora.path not in self._loras:
-                self._loras[lora.path] = read_lora(lora.path)
-            resolve(self._loras[lora.path], FLUX, layers)
-
-    def _cut(self, times: tuple[float, ...], request: GenerationRequest, start: StartPicture) -> tuple[float, ...]:
-        """The end of the schedule that strength leaves. Raises RequestError if the picture to start from would not be used."""
-        steps, kept = len(times) - 1, tuple(sampling.cut_schedule(times, request.strength))
-        if start.mask is None and kept[0] >= 1:  # with a mask, what is kept still holds the rest
-            remedy = f"give a strength below {(steps - 1) / steps:g}, or more steps" if steps > 1 else "give at least 2 steps"
-            raise RequestError(
-                f"strength {request.strength:g}: of {steps} steps it leaves all, which start from nothing but noise; --init-img would "
-                f"not be used; {remedy}"
-            )
-        return kept
-
-    def _times(self, request: GenerationRequest) -> list[float]:
-        """The schedule: steps + 1 times from 1 to 0."""
-        name, steps = request.schedule_name, request.steps or DEFAULT_STEPS[self.dev]
-        if request.flow_shift == "auto":
-            mu = sampling.schedule_mu(name, width=request.width, height=request.height, dev=self.dev)
-        else:
-            mu = None if request.flow_shift == "none" else float(request.flow_shift)
-        return sampling.make_schedule(name, steps, mu)
+        return attach_lora_files(model, kind, [(self.fitting.loras[lora.path], lora.weight) for lora in loras], dtype, device)
 
     def describe(self, job: Job, t5_lengths: tuple[int, ...]) -> str:
         """The text that a job's picture carries, known before it is drawn."""
@@ -457,15 +368,11 @@ def _arithmetic(placement: Placement, compute: Compute) -> str:
 
 
 def start_key(job: Job) -> Hashable:
-    return (job.start.sha256, job.request.seed, job.request.rng, _tiling(job.request)) if job.start is not None else None
-
-
-def _tiling(request: GenerationRequest) -> Tiling | None:
-    return Tiling.parse(request.vae_tile_size, request.vae_tile_overlap) if request.vae_tiling else None
+    return (job.start.sha256, job.request.seed, job.request.rng, tiling_of(job.request)) if job.start is not None else None
 
 
 def _decode(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
-    pixels = decode(vae, latent, tiling=_tiling(job.request))
+    pixels = decode(vae, latent, tiling=tiling_of(job.request))
     if job.start is not None and job.start.mask is not None:
         pixels = paste(pixels, job.start.pixels, job.start.mask)
     return pixels

@@ -127,15 +127,15 @@ class T5Text:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def load(cls, header: Header, tokenizer: Path, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> T5Text:
+    def load(cls, header: Header, tokenizer: Any, dtype: torch.dtype | None, device: torch.device | str = "cpu") -> T5Text:
         """From t5xxl_*.safetensors, a GGUF or a diffusers folder.
 
-        tokenizer: see read_t5_tokenizer. dtype: of what is not packed; None keeps the file's 16 bits, for float32 arithmetic. Matrices in
+        tokenizer: what read_t5_tokenizer takes, or gave. dtype: of what is not packed; None keeps the file's 16 bits, for float32. Matrices in
         fp8 and in ggml's quantised types stay as stored, the embedding too; the position bias does not. Raises CheckpointError.
         """
         from transformers import T5Config, T5EncoderModel
 
-        words = read_t5_tokenizer(tokenizer)  # first: it is quick
+        words = read_t5_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer  # first: it is quick
         part = part_of(header, T5_MARKER)
         twice = {T5_TABLES[1]} if T5_TABLES[0] in part.tensors else ()
         state: dict[str, Any] = {}

@@ -25,6 +25,7 @@ ABOVE = {
     "cli",
     "commands",
     "extractor",
+    "fitting",
     "identity",
     "assembly",
     "pipeline",
@@ -41,6 +42,7 @@ LEAVES = {
         ("eva_clip", "cpu_linear"),
         ("idformer", "checkpoint"),
         ("idformer", "cpu_linear"),
+        ("manifest", "records"),
         ("weights", "model_files"),
         ("kits", "model_files"),
         ("kits", "weights"),
@@ -106,7 +108,7 @@ LEAVES = {
     },
 }
 # What both stages share, torch-free.
-SHARED = {"console", "cpu_linear", "errors", "embedding_file", "model_files"}
+SHARED = {"console", "cpu_linear", "errors", "embedding_file", "model_files", "records"}
 GENERATE_WITHOUT_TORCH = (
     *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
     *("lora.choice", "output", "people", "picture", "plan", "progress", "prompt_text", "prompt_weights", "regions", "request"),
@@ -170,7 +172,7 @@ def test_the_walk_sees_every_form_of_import():
     assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
 
 
-def test_generate_imports_five_leaves_of_extract():
+def test_generate_imports_six_leaves_of_extract():
     used = {name: modules_imported(tree, "pulid_extract") for name, tree in modules("pulid_generate").items()}
     assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
     assert set().union(*used.values()) == SHARED

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pulid_extract.errors import InputError
-from pulid_extract.manifest import COLUMNS, MAX_LINE, MAX_PROBLEMS, listed, read_manifest
+from pulid_extract.manifest import COLUMNS, read_manifest
+from pulid_extract.records import MAX_LINE, MAX_PROBLEMS, listed
 
 
 def rows(data: bytes | str, form: str = ".jsonl") -> list[dict]:

@@ -293,6 +293,7 @@ def test_the_defaults_of_mu():
     assert sampling.schedule_mu("sdcpp", dev=False, **at) == pytest.approx(0.5)  # sd-cli -v: image_seq_len=256, mu=0.500
     assert sampling.schedule_mu("sdcpp", dev=True, **at) == pytest.approx(0.5)
     assert sampling.schedule_mu("sdcpp", width=512, height=512, dev=True) == pytest.approx(1.15)
+    assert sampling.schedule_mu("sdcpp", width=1024, height=1024, dev=True) == pytest.approx(3.23, abs=0.01)  # past BFL's range
     assert sampling.schedule_mu("flux", dev=True, width=256, height=256) == pytest.approx(0.5)
     assert sampling.schedule_mu("flux", dev=False, **at) is None
     assert sampling.schedule_mu("simple", dev=True, **at) == 1.15

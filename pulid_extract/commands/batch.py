@@ -29,9 +29,9 @@ from pulid_extract.commands.session import PACKAGES, find_models, quiet
 from pulid_extract.embedding_cache import Key
 from pulid_extract.errors import InputError, OutputError, PulidError, WeightsError, require_packages
 from pulid_extract.journal import Journal
-from pulid_extract.manifest import listed
 from pulid_extract.model_files import write_atomically
 from pulid_extract.model_set import needed_roles
+from pulid_extract.records import listed
 
 if TYPE_CHECKING:
     from pulid_extract.extractor import Extractor

@@ -12,8 +12,7 @@ import typer
 from pulid_extract import console
 from pulid_extract.kits import KITS
 from pulid_extract.model_files import MODELS_DIR_VARIABLE
-from pulid_extract.model_files.pulling import Outcome, Status, closing_lines, plan, raise_failures, unpack_antelopev2
-from pulid_extract.model_files.pulling import pull as fetch
+from pulid_extract.model_files.pulling import Outcome, Status, carry_out, plan, unpack_antelopev2
 
 
 def pull(
@@ -50,13 +49,9 @@ def pull(
     outcomes = plan([item for part in chosen for item in KITS[part]], folder, force)
     if antelopev2_zip is not None:
         outcomes = _from_zip(outcomes, Path(antelopev2_zip).expanduser(), folder, dry_run)
-    done = []
-    for outcome in outcomes if dry_run else fetch(outcomes, folder, console.log):
-        done.append(outcome)
-        console.write_line(json.dumps(outcome.as_dict()) if as_json else outcome.line())
-    for line in closing_lines(done, folder, dry_run):
-        console.log(line)
-    raise_failures(done)
+    carry_out(
+        outcomes, folder, dry_run, console.log, lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line())
+    )
 
 
 def _from_zip(outcomes: list[Outcome], archive: Path, folder: Path, dry_run: bool) -> list[Outcome]:

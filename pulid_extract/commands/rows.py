@@ -15,7 +15,8 @@ from pulid_extract.commands.extract import ONE_PICTURE, CacheFlags, Flags, FuseF
 from pulid_extract.commands.job import decide
 from pulid_extract.errors import InputError
 from pulid_extract.flags import CropFlags, DetectFlags, EncodeFlags, ModelFlags
-from pulid_extract.manifest import FORMS, MAX_BYTES, Row, read_manifest
+from pulid_extract.manifest import Row, read_manifest
+from pulid_extract.records import FORMS, MAX_BYTES
 
 if TYPE_CHECKING:
     from pulid_extract.choice import FaceChoice

@@ -262,6 +262,23 @@ def raise_failures(outcomes: Iterable[Outcome]) -> None:
         raise WeightsError(f"{len(failed)} files could not be had: {names}; the list on standard output says why of each")
 
 
+def carry_out(
+    outcomes: Iterable[Outcome],
+    models_dir: Path,
+    dry_run: bool,
+    log: Callable[[str], None],
+    tell: Callable[[Outcome], None],
+) -> None:
+    """Fetch what is missing, unless this is only to look, and tell of each file as it is done. Raises WeightsError if one failed."""
+    done = []
+    for outcome in outcomes if dry_run else pull(outcomes, models_dir, log):
+        done.append(outcome)
+        tell(outcome)
+    for line in closing_lines(done, models_dir, dry_run):
+        log(line)
+    raise_failures(done)
+
+
 def closing_lines(outcomes: Iterable[Outcome], models_dir: Path, dry_run: bool) -> list[str]:
     """For standard error: what a dry run would fetch, on what terms and onto what disk; else how the next command finds the folder."""
     outcomes = list(outcomes)

@@ -15,6 +15,7 @@ import typer
 
 from pulid_extract import console
 from pulid_extract.model_files import check_writable
+from pulid_extract.records import FORMS, MAX_BYTES, MAX_LINE, listed
 from pulid_generate import assembly
 from pulid_generate.batch import Item, result
 from pulid_generate.commands.batch_rows import Asked, Inputs, Rows
@@ -23,7 +24,7 @@ from pulid_generate.errors import InputError, OutputError, PulidError, RequestEr
 from pulid_generate.flags import BatchFlags, Flags
 from pulid_generate.grid import grid
 from pulid_generate.interrupts import Interrupts
-from pulid_generate.manifest import FORMS, MAX_BYTES, MAX_LINE, Row, listed, parse_line, read_manifest
+from pulid_generate.manifest import Row, parse_line, read_manifest
 from pulid_generate.progress import Progress
 from pulid_generate.text_cache import TextCache, default_folder
 

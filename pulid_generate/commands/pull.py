@@ -10,8 +10,7 @@ import typer
 
 from pulid_extract import console
 from pulid_extract.model_files import MODELS_DIR_VARIABLE
-from pulid_extract.model_files.pulling import closing_lines, plan, raise_failures
-from pulid_extract.model_files.pulling import pull as fetch
+from pulid_extract.model_files.pulling import carry_out, plan
 from pulid_generate.kits import KITS, Kit
 
 
@@ -37,10 +36,6 @@ def pull(
     """
     folder = Path(models_dir).expanduser()
     outcomes = plan(KITS[kit], folder, force)
-    done = []
-    for outcome in outcomes if dry_run else fetch(outcomes, folder, console.log):
-        done.append(outcome)
-        console.write_line(json.dumps(outcome.as_dict()) if as_json else outcome.line())
-    for line in closing_lines(done, folder, dry_run):
-        console.log(line)
-    raise_failures(done)
+    carry_out(
+        outcomes, folder, dry_run, console.log, lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line())
+    )
