@@ -4,12 +4,13 @@ PulidError              anything that ends in one line and exit code 1
   RequestError          a generation option that cannot be done
   IdentityError         an identity that does not fit the PuLID file or the Flux model
   PlacementError        models that do not fit where they were to run
+  ScoringError          pictures whose likeness cannot be told
   CheckpointError       a Flux, autoencoder or text encoder file that cannot be loaded (also a WeightsError)
 """
 
 from __future__ import annotations
 
-from pulid_extract.errors import EmbeddingError, InputError, OutputError, PulidError, WeightsError, require_packages
+from pulid_extract.errors import EmbeddingError, InputError, OutputError, PackageError, PulidError, WeightsError, require_packages
 
 __all__ = [
     "CheckpointError",
@@ -17,9 +18,11 @@ __all__ = [
     "IdentityError",
     "InputError",
     "OutputError",
+    "PackageError",
     "PlacementError",
     "PulidError",
     "RequestError",
+    "ScoringError",
     "WeightsError",
     "require_packages",
 ]
@@ -35,6 +38,10 @@ class IdentityError(PulidError):
 
 class PlacementError(PulidError):
     """The models do not fit the device or the memory they were to run in."""
+
+
+class ScoringError(PulidError):
+    """`pulid-extract score` could not say how like the pictures are."""
 
 
 class CheckpointError(WeightsError):

@@ -111,7 +111,19 @@ LEAVES = {
 SHARED = {"console", "cpu_linear", "errors", "embedding_file", "model_files", "records"}
 GENERATE_WITHOUT_TORCH = (
     *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
-    *("lora.choice", "output", "people", "picture", "plan", "progress", "prompt_text", "prompt_weights", "regions", "request"),
+    *(
+        "likeness",
+        "lora.choice",
+        "output",
+        "people",
+        "picture",
+        "plan",
+        "progress",
+        "prompt_text",
+        "prompt_weights",
+        "regions",
+        "request",
+    ),
     *("sampling_names", "sdcli_flags", "skip_guidance", "verify"),
 )
 EXTRACT_WITHOUT_TORCH = (
