@@ -6,10 +6,10 @@ A row that is drawn by itself takes the single command's path through the pipeli
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from pulid_extract.records import FORMS, MAX_BYTES, MAX_LINE, listed
 from pulid_generate import assembly
 from pulid_generate.batch import Item, result
 from pulid_generate.commands.batch_rows import Asked, Inputs, Rows
-from pulid_generate.commands.batch_run import BatchRun, Tally
+from pulid_generate.commands.batch_run import BatchRun, Tally, print_line
 from pulid_generate.errors import InputError, OutputError, PulidError, RequestError, WeightsError
 from pulid_generate.flags import BatchFlags, Flags
 from pulid_generate.grid import grid
@@ -72,6 +72,26 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
 
 def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     found, problems = _read_rows(flags)
+    tally = draw_rows(rows, found, progress, flags.manifest or "the grid", problems)
+    if tally.counts.get("failed"):
+        raise PulidError(f"{tally.counts['failed']} of {_count(tally.total, 'picture')} failed, the others are in {rows.folder}")
+
+
+def draw_rows(
+    rows: Rows,
+    found: Sequence[Row],
+    progress: Progress,
+    whose: str,
+    problems: Sequence[str] = (),
+    tell: Callable[[Mapping[str, Any]], None] = print_line,
+) -> Tally:
+    """Judge all rows, draw them all, and say what came of each.
+
+    whose: what the rows are of, for messages. problems: those that reading the rows found. tell: gets each picture's `batch.result`, perhaps
+    from another thread. A picture that fails is told and counted; raises PulidError for what stops all of them, and before any is drawn if
+    there are problems.
+    """
+    problems, flags = list(problems), rows.flags
     judge = _Judge(flags, rows, progress, problems)
     asked = judge.ask(found)
     pipeline, session = judge.open(asked)
@@ -79,9 +99,9 @@ def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     if problems or pipeline is None or session is None:
         for line in listed(sorted(problems, key=_line_number)):
             console.log(line)
-        raise InputError(f"{flags.manifest or 'the grid'}: {_count(problems, 'problem')}, listed above; nothing was started")
+        raise InputError(f"{whose}: {_count(problems, 'problem')}, listed above; nothing was started")
     _make_folders(items)
-    tally = Tally(len(items), progress)
+    tally = Tally(len(items), progress, tell)
     with Interrupts(progress.note) as interrupts, session:
         run = BatchRun(rows, asked, pipeline, session, tally, interrupts)
         run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
@@ -93,8 +113,7 @@ def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     if interrupts.asked and left:
         progress.note(f"stopped, {_count(left, 'picture')} not drawn; run it again with --resume")
         raise KeyboardInterrupt
-    if tally.counts.get("failed"):
-        raise PulidError(f"{tally.counts['failed']} of {_count(items, 'picture')} failed, the others are in {rows.folder}")
+    return tally
 
 
 class _Judge:

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,16 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 Pair = tuple[Item, "Job"]
 
 
-class Tally:
-    """The lines of results, and how many there are of each kind. Lines may come from several threads."""
+def print_line(line: Mapping[str, Any]) -> None:
+    """One line of results on standard output. Raises OutputError, BrokenPipeError."""
+    console.write_line(json.dumps(line, ensure_ascii=False))
 
-    def __init__(self, expected: int | None, progress: Progress):
-        self.expected, self.progress = expected, progress
+
+class Tally:
+    """The lines of results, and how many there are of each kind. Lines may come from several threads; `tell` gets them one by one."""
+
+    def __init__(self, expected: int | None, progress: Progress, tell: Callable[[Mapping[str, Any]], None] = print_line):
+        self.expected, self.progress, self.tell = expected, progress, tell
         self.counts: dict[str, int] = {}
         self._lock = threading.Lock()
         self._started = time.monotonic()
@@ -45,11 +50,11 @@ class Tally:
         return sum(self.counts.values())
 
     def report(self, line: Mapping[str, Any]) -> None:
-        """Print one line of results. Raises OutputError, BrokenPipeError."""
+        """Tell one line of results. Raises what `tell` raises."""
         with self._lock:
             status = line["status"]
             self.counts[status] = self.counts.get(status, 0) + 1
-            console.write_line(json.dumps(line, ensure_ascii=False))
+            self.tell(line)
             if line["error"] is not None:
                 console.log(f"row {line['row']}: {line['error']}")
             elif status == "done":
