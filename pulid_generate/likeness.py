@@ -86,12 +86,12 @@ class Scorer:
             raise InputError("reference -: faces are compared with files; name one")
 
     def check(self) -> tuple[Recognizer, list[Score]]:
-        """The network that judges, and the references' and then the strangers' own scores (with one reference, its own is 1).
+        """The network that judges, and what the references score themselves: 1 where there is one, and how like the strangers are to it.
 
         Raises PackageError if there is no program, ScoringError with the program's own line for a picture that cannot be read or has no
         face, a network that is missing, and so on.
         """
-        lines = list(self._ask([*self.references, *self.strangers]))
+        lines = list(self._ask(self.references))
         judge = lines[0]["recognizer"]
         return Recognizer(str(judge["name"]), str(judge["sha256"]), self.recognizer is None), [_score(line) for line in lines]
 
