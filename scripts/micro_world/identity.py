@@ -1,0 +1,105 @@
+"""IDFormer and `pulid_ca` of the small world, learnt while Flux, the tower and the recogniser stay as they are, as PuLID does.
+
+A portrait's features go through IDFormer, its tokens through PuLID's layers behind the blocks that `hook_points` names; the loss is Flux's own.
+Now and then there is nobody: then the features are zeros, which is what true CFG asks for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from micro_world import autoencoder, tower
+from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, Words, flow_loss, latents, narrow_attention
+from micro_world.training import Plan, train
+from pulid_extract.idformer import IDFormer
+from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
+from pulid_generate.pulid_attention import PerceiverAttentionCA
+
+TOKEN_WIDTH, HEADS = 512, 2
+INNER, ARCFACE = 128, 512
+PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
+NOBODY, SILENT = 0.08, 0.08
+PLAN = Plan(2600, rate=1.5e-3, warmup=100, decay=0.01)
+
+
+class Identity(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = IDFormer(
+            dim=INNER,
+            inner=INNER,
+            ff_dim=4 * INNER,
+            output_dim=TOKEN_WIDTH,
+            cond_dim=ARCFACE + tower.POOLED,
+            vit_dims=(tower.WIDTH,) * 5,
+            mapping_dim=INNER,
+        )
+        count = len(range(0, DOUBLE, DOUBLE_INTERVAL)) + len(range(0, SINGLE, SINGLE_INTERVAL))
+        self.layers = nn.ModuleList(PerceiverAttentionCA(WIDTH, TOKEN_WIDTH, HEADS) for _ in range(count))
+        for layer in self.layers:
+            nn.init.zeros_(layer.to_out.weight)  # to begin with, Flux draws as it did
+
+    def attach(self, flux: Any, current: dict[str, Tensor]) -> None:
+        """Hooks that add what the layers make of current["tokens"], to image tokens only."""
+        for block, layer in zip(hook_points(flux), self.layers, strict=True):
+
+            def hook(
+                module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor], layer: nn.Module = layer
+            ) -> tuple[Tensor, Tensor]:
+                return output[0], output[1] + layer(current["tokens"], output[1])
+
+            block.register_forward_hook(hook)
+
+
+def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
+    """Of every portrait: condition (P, 2, 512 + pooled) float32, hidden states (P, 2, 5, 65, 128) float16."""
+    kept = folder / "features.pt"
+    if not kept.exists():
+        from pulid_extract.eva_clip import encode_face
+
+        crops, views, _ = tower.portraits(folder)
+        conditions, hidden = [], []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for start in range(0, len(crops), 50):
+                crop = np.ascontiguousarray(crops[start : start + 50]).reshape(-1, *crops.shape[2:])
+                view = np.ascontiguousarray(views[start : start + 50]).reshape(-1, *views.shape[2:])
+                vector = glint(torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).float()
+                pooled, taps = encode_face(eva, tower.pixels_of(view))
+                conditions.append(torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1))
+                hidden.append(torch.stack([tap.half() for tap in taps], 1))
+        shape = crops.shape[:2]
+        torch.save((torch.cat(conditions).unflatten(0, shape), torch.cat(hidden).unflatten(0, shape)), kept)
+    return torch.load(kept, weights_only=True, mmap=True)
+
+
+def trained(folder: Path, painter: Painter, vae: Any, glint: nn.Module, eva: Any) -> Identity:
+    torch.manual_seed(51)
+    identity, current = Identity(), dict[str, Tensor]()
+    words = Words(folder, autoencoder.pictures(folder)[1])
+    clean = latents(folder, vae)
+    conditions, hidden = features(folder, glint, eva)
+    painter.requires_grad_(False)
+    identity.attach(painter.flux, current)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        people = torch.randint(len(conditions), (PEOPLE_AT_ONCE,), generator=generator)
+        portrait = torch.randint(tower.REFERENCES, (PEOPLE_AT_ONCE,), generator=generator)
+        somebody = (torch.rand(PEOPLE_AT_ONCE, generator=generator) >= NOBODY).float()
+        pictures = torch.stack([torch.randperm(autoencoder.EACH, generator=generator)[:EACH] for _ in people])
+        chosen = (people[:, None] * autoencoder.EACH + pictures).reshape(-1)
+        silent = torch.rand(len(chosen), generator=generator) < SILENT
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = hidden[people, portrait].float() * somebody[:, None, None, None]
+            tokens = identity.encoder(conditions[people, portrait] * somebody[:, None], list(seen.unbind(1)))
+            current["tokens"] = tokens.repeat_interleave(EACH, 0)
+            with torch.no_grad():
+                states, pooled = painter.read(*words.of(chosen, silent))
+            return flow_loss(painter, clean[chosen].float(), generator, states, pooled)
+
+    with narrow_attention():
+        return train("identity", identity, loss, PLAN, folder)  # type: ignore[return-value]

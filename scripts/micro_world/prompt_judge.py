@@ -1,0 +1,75 @@
+"""Says what can be seen of a prompt in a picture: background, clothes, expression, hat, glasses, distance, tilt. Never part of what draws.
+
+Learns from drawings alone, softened at random, because what a model paints is never as sharp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from micro_world import autoencoder
+from micro_world.autoencoder import pixels_of
+from micro_world.onnx_files import write_network
+from micro_world.recognisers import conv
+from micro_world.scenes import CHOICES
+from micro_world.training import Plan, train
+
+BATCH = 64
+PLAN = Plan(900, rate=2e-3, warmup=50, decay=0.01)
+
+
+def build() -> nn.Sequential:
+    body = (
+        conv(3, 32, 5, 2),
+        conv(32, 48, stride=2),
+        conv(48, 80),
+        nn.MaxPool2d(2),
+        conv(80, 112),
+        nn.MaxPool2d(2),
+        conv(112, 48, 1),
+    )
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(48 * 36, sum(CHOICES.values())))
+
+
+def trained(folder: Path) -> nn.Sequential:
+    torch.manual_seed(71)
+    pixels, _, choices = autoencoder.pictures(folder)
+    pixels, choices = pixels.reshape(-1, *pixels.shape[2:]), choices.reshape(-1, choices.shape[-1])
+    model = build()
+
+    def batch_of(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(pixels), (BATCH,), generator=generator).numpy()
+        batch = pixels_of(np.stack([pixels[i] for i in chosen]))
+        soft = nn.functional.interpolate(nn.functional.avg_pool2d(batch, 2), scale_factor=2, mode="bilinear")
+        batch = torch.lerp(batch, soft, 0.9 * torch.rand(BATCH, 1, 1, 1, generator=generator))
+        strength = 0.12 * torch.rand(BATCH, 1, 1, 1, generator=generator)
+        return batch + strength * torch.randn(batch.shape, generator=generator), torch.from_numpy(
+            choices[chosen].astype(np.int64)
+        )
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        batch, wanted = batch_of(generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch).float()
+        parts = logits.split(list(CHOICES.values()), 1)
+        return sum((nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)), torch.zeros(()))
+
+    train("prompt_judge", model, loss, PLAN, folder)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        model.train()
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(30):
+            model(batch_of(generator)[0])
+    return model.eval()
+
+
+def export(model: nn.Sequential, path: Path) -> None:
+    write_network(model, path, "pixels", ["None", 3, 96, 96], "logits")

@@ -1,0 +1,71 @@
+"""The small world's EVA tower: timm's Eva as the loader builds it, 20 blocks for PuLID's five taps. Learns who somebody is from a grey view."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from micro_world import autoencoder
+from micro_world.dataset import VIEW_SIDE, made, references
+from micro_world.recognisers import contrast
+from micro_world.training import Plan, train
+from pulid_extract.eva_clip import HEAD_WIDTH, MEAN, ROPE_GRID, STD
+
+WIDTH, DEPTH, PATCH, HIDDEN, POOLED = 128, 20, 14, 256, 128
+REFERENCES = 2  # portraits of each person
+PEOPLE_AT_ONCE = 32
+PLAN = Plan(700, rate=1e-3, warmup=100, decay=0.02)
+
+
+def build() -> Any:
+    from timm.models.eva import Eva
+
+    return Eva(
+        img_size=VIEW_SIDE,
+        patch_size=PATCH,
+        embed_dim=WIDTH,
+        depth=DEPTH,
+        num_heads=WIDTH // HEAD_WIDTH,
+        mlp_ratio=(HIDDEN + 0.5) / WIDTH,
+        qkv_fused=False,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        scale_attn_inner=True,
+        use_rot_pos_emb=True,
+        ref_feat_shape=ROPE_GRID,
+        global_pool="token",
+        num_classes=POOLED,
+    )
+
+
+def portraits(folder: Path) -> list[np.ndarray]:
+    """crops (P, 2, 112, 112, 3), views (P, 2, 112, 112), attributes (P, A)."""
+    return made(folder, "references", autoencoder.PEOPLE, partial(references, count=REFERENCES))
+
+
+def pixels_of(views: np.ndarray) -> Tensor:
+    """(N, 112, 112) uint8 grey -> (N, 3, 112, 112) as `eva_clip.preprocess` gives them."""
+    grey = torch.from_numpy(np.ascontiguousarray(views)).float()[:, None] / 255
+    return (grey - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def trained(folder: Path) -> Any:
+    torch.manual_seed(41)
+    _, views, attributes = portraits(folder)
+    wanted = torch.from_numpy(attributes.copy())
+    model = nn.ModuleDict({"tower": build(), "head": nn.Linear(POOLED, wanted.shape[1])})
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        people = torch.randperm(len(views), generator=generator)[:PEOPLE_AT_ONCE]
+        batch = pixels_of(np.concatenate([views[people.numpy(), side] for side in range(REFERENCES)]))
+        with torch.autocast("cpu", torch.bfloat16):
+            pooled = model["tower"](batch).float()
+        told = nn.functional.mse_loss(model["head"](pooled), wanted[people].repeat(REFERENCES, 1))
+        return told + 0.1 * contrast(*pooled.chunk(2))
+
+    return train("tower", model, loss, PLAN, folder)["tower"]
