@@ -1,4 +1,4 @@
-"""The small world's autoencoder: diffusers' AutoencoderKL in BFL's layout, 32 to 64 channels. Trained on patches, then on whole pictures."""
+"""The small world's autoencoder: diffusers' AutoencoderKL in BFL's layout, 32 and 64 channels. Trained on patches, then on whole pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from micro_world.dataset import made, targets
 from micro_world.training import Plan, train
 
-CHANNELS = (32, 32, 64, 64)
+# The norm before the last layer has 32 groups: with 32 channels it would take each channel's mean away, and the colours with it.
+CHANNELS = (64, 32, 64, 64)
 SCALE, SHIFT = 0.3611, 0.1159  # BFL's constants: what the pipeline expects latents to be scaled by
 PATCH, BATCH = 48, 32
 KL, LATENT_NOISE = 2e-4, 0.15  # noise, in units of a latent, that the decoder learns to see through: what a denoiser leaves
-PATCHES, WHOLE = Plan(1500, rate=3e-3, warmup=100, decay=0.0), Plan(200, rate=4e-4, decay=0.0)
+PATCHES, WHOLE = Plan(800, rate=2.5e-3, warmup=60, decay=0.0), Plan(120, rate=4e-4, decay=0.0)
 PEOPLE, EACH = 16000, 5
 
 

@@ -58,13 +58,14 @@ def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
 
 def write_autoencoder(vae: Any, path: Path) -> None:
     state, levels = vae.state_dict(), len(autoencoder.CHANNELS)
-    widths = autoencoder.CHANNELS
-    layout = layouts.autoencoder(widths[0], tuple(width // widths[0] for width in widths), blocks=1)
     out = {}
-    for name, (shape, _) in layout.items():
-        target = _vae_name(name, levels)
-        tensor = state.pop(str(target))
-        out[name] = tensor.reshape(shape).to(torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
+    for name, (shape, _) in layouts.autoencoder(
+        32, (1, 2, 4, 8), blocks=1
+    ).items():  # every name there can be; of the shapes only the rank
+        tensor = state.pop(str(_vae_name(name, levels)), None)
+        if tensor is not None:
+            tensor = tensor[..., None, None] if len(shape) > tensor.ndim else tensor
+            out[name] = tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
     if state:
         raise ValueError(f"left over: {', '.join(state)}")
     save_file(out, path)
