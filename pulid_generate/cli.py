@@ -12,6 +12,7 @@ from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
 from pulid_generate.commands.inspect import inspect
 from pulid_generate.commands.pull import pull
+from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
 from pulid_generate.sdcli_flags import SdCommand, SdGroup
 
@@ -19,7 +20,7 @@ PROGRAM = "pulid-generate"
 
 app = console.new_app()
 app.callback(invoke_without_command=True, cls=SdGroup)(draw)
-for command in (batch, verify, doctor):
+for command in (batch, validate, verify, doctor):
     app.command(cls=SdCommand)(command)
 for command in (inspect, pull):
     app.command()(command)

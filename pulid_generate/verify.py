@@ -46,7 +46,7 @@ def compare(files: Mapping[str, bytes], pixels: Mapping[str, np.ndarray]) -> Ver
     """
     hashes = {run: hashlib.sha256(data).hexdigest() for run, data in files.items()}
     drawn = {run: hashlib.sha256(array.tobytes()).hexdigest() for run, array in pixels.items()}
-    moved = float(abs(pixels["C"].astype("int16") - pixels["A"].astype("int16")).mean())
+    moved = mean_change(pixels["C"], pixels["A"])
     reason = ""
     if hashes["A"] != hashes["B"]:
         what = "file" if drawn["A"] == drawn["B"] else "picture"
@@ -54,6 +54,11 @@ def compare(files: Mapping[str, bytes], pixels: Mapping[str, np.ndarray]) -> Ver
     elif drawn["C"] == drawn["A"]:
         reason = "C equals A: the identity has no effect on the picture"
     return Verdict(hashes, drawn, moved, reason)
+
+
+def mean_change(pixels: np.ndarray, others: np.ndarray) -> float:
+    """Mean absolute change of a channel, of 255, between two pictures (H, W, 3) uint8."""
+    return float(abs(pixels.astype("int16") - others.astype("int16")).mean())
 
 
 def as_table(verdict: Verdict) -> str:

@@ -124,7 +124,7 @@ GENERATE_WITHOUT_TORCH = (
         "regions",
         "request",
     ),
-    *("sampling_names", "sdcli_flags", "skip_guidance", "verify"),
+    *("sampling_names", "sdcli_flags", "skip_guidance", "validation.page", "verify"),
 )
 EXTRACT_WITHOUT_TORCH = (
     *("choice", "cli", "drawing", "embedding_cache", "file_hashes", "flags", "fusion", "head_pose", "kits", "model_set"),

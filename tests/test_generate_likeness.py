@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from fake_score import fake_fixture  # noqa: F401
 from PIL import Image
 from test_extract_world import GREEN, RED, models_folder, picture
 
 from pulid_generate import likeness
 from pulid_generate.errors import InputError, PackageError, ScoringError
 from pulid_generate.likeness import Scorer, scores
-
-LINE = {
-    "picture": "a.png",
-    "status": "ok",
-    "cosine": 0.5,
-    "best": 0.5,
-    "cosines": [0.5],
-    "stranger": None,
-    "faces": 1,
-    "face": 0,
-    "box": [1, 2, 3, 4],
-    "error": None,
-    "recognizer": {"name": "glintr100.onnx", "sha256": "ab" * 32},
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +24,6 @@ def photos(tmp_path_factory) -> Path:
         Image.fromarray(picture(*places)).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """fake("body in Python") stands on the PATH in place of pulid-extract; `arguments` are its words, `say` its standard error."""
-
-    def write(body: str) -> None:
-        path = tmp_path / "bin" / "pulid-extract"
-        path.parent.mkdir(exist_ok=True)
-        head = f"#!{sys.executable}\nimport json, os, signal, sys\nline = {LINE!r}\n"
-        path.write_text(head + "def say(text): print(text, file=sys.stderr, flush=True)\n" + body)
-        path.chmod(0o755)
-        monkeypatch.setattr(likeness, "LIBRARIES", ("no_such_library_anywhere",))
-        monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
-
-    return write
 
 
 def test_the_real_program(photos, monkeypatch):
@@ -124,7 +94,7 @@ def test_the_command_line(fake, tmp_path):
     ],
 )
 def test_a_program_that_fails_is_one_line(body, message, fake):
-    fake(body + "\n")
+    fake(body)
     with pytest.raises(ScoringError, match=message):
         scores(["a.png", "b.png"], ["me.png"])
 

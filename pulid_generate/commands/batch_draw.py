@@ -58,12 +58,17 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
         return f"{' and '.join(axes)} make rows, and so does {flags.manifest}; leave one of them out."
     if "output" in given or "output_begin_idx" in given:
         return "--output is one file; pictures of a batch are named by --name PATTERN in --output-dir, or by a row's own output."
+    if flags.manifest == "-" and flags.batch_size > 1:
+        return "--batch-size needs rows that are known beforehand; standard input is answered line by line."
+    return wants_standard_input(flags)
+
+
+def wants_standard_input(flags: Flags) -> str | None:
+    """What is wrong if a flag that holds for every row names standard input."""
     if any(getattr(flags, name) == "-" for name in assembly.READERS) or any(
         text.split(",")[0] == "-" for text in flags.identity or ()
     ):
         return "Standard input can be read once, not for every row; name a file."
-    if flags.manifest == "-" and flags.batch_size > 1:
-        return "--batch-size needs rows that are known beforehand; standard input is answered line by line."
     return None
 
 

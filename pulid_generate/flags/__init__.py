@@ -15,11 +15,13 @@ import typer
 from pulid_generate.flags.batch import RowFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
+from pulid_generate.flags.likeness import LikenessFlags
 from pulid_generate.flags.models import ModelFlags
 from pulid_generate.flags.output import OutputFlags
 from pulid_generate.flags.placement import DTYPES, PlacementFlags
+from pulid_generate.flags.validation import ValidationFlags
 
-__all__ = ["DTYPES", "BatchFlags", "Flags", "takes_flags"]
+__all__ = ["DTYPES", "BatchFlags", "Flags", "ValidateFlags", "takes_flags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class Flags(OutputFlags, PlacementFlags, DrawingFlags, IdentityFlags, ModelFlags
 @dataclass(frozen=True, kw_only=True)
 class BatchFlags(Flags, RowFlags):
     """Every flag of `batch`; those of a generation hold for every row that does not say otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateFlags(Flags, LikenessFlags, ValidationFlags):
+    """Every flag of `validate`; those of a generation hold for every picture."""
 
 
 def takes_flags(function: Callable[[typer.Context, Any], None], kind: type[Flags] = Flags) -> Callable[..., None]:

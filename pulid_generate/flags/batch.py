@@ -9,7 +9,32 @@ import typer
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowFlags:
+class ManyFlags:
+    """How many pictures are drawn with models that are loaded once."""
+
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            max=64,
+            help="Rows of equal size and steps that go through Flux together; rounds differently.",
+        ),
+    ] = 1
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip rows whose picture is there and was made with the same effective inputs.")
+    ] = False
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", envvar="PULID_NO_CACHE", help="Keep encoded prompts in memory only, not in the user's cache folder."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFlags(ManyFlags):
     """Flags as typed."""
 
     manifest: Annotated[
@@ -42,22 +67,3 @@ class RowFlags:
             help="Names of the pictures: {row}, {index}, {identity}, {seed}, {prompt}, {weight}, {width}, {height}, with Python's formats.",
         ),
     ] = "{row:04d}_{identity}_{seed}.png"
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size",
-            metavar="N",
-            min=1,
-            max=64,
-            help="Rows of equal size and steps that go through Flux together; rounds differently.",
-        ),
-    ] = 1
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Skip rows whose picture is there and was made with the same effective inputs.")
-    ] = False
-    no_cache: Annotated[
-        bool,
-        typer.Option(
-            "--no-cache", envvar="PULID_NO_CACHE", help="Keep encoded prompts in memory only, not in the user's cache folder."
-        ),
-    ] = False
