@@ -7,14 +7,15 @@ faces beyond boxes and points.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from pulid_extract.captions import INK, PAPER, RIM, font_of, line_height, wrap
 
 BOX, CHOSEN, POINT = (255, 200, 0), (0, 220, 90), (255, 60, 60)
-PAPER, INK, RIM = (255, 255, 255), (20, 20, 20), (190, 190, 190)
 MARGIN = 12  # pixels around a sheet and between its tiles
 DETAILS_WIDTH = 2  # widths of a face that its further lines may take
 LINES_PER_SIDE = 320  # a line is one pixel wide for each of these on the longer side
@@ -49,7 +50,7 @@ def draw_faces(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
 
 def _caption(draw: ImageDraw.ImageDraw, mark: Mark, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
     """On a patch of the box's colour at its upper left corner, moved inside the picture."""
-    font = _font(max(12, round(max(size) / 45)))
+    font = font_of(max(12, round(max(size) / 45)))
     has_room = draw.textbbox((0, 0), mark.details, font=font)[2] <= DETAILS_WIDTH * (mark.box[2] - mark.box[0])
     text = f"{mark.caption}\n{mark.details}" if mark.details and has_room else mark.caption
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -65,10 +66,10 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -
 
     A caption may hold several lines; one that is wider than its tile is broken at spaces.
     """
-    font = _font(15)
-    line = sum(font.getmetrics()) + 2  # type: ignore[union-attr]
+    font = font_of()
+    line = line_height(font)
     scaled = [[(caption, _scaled(picture, height)) for caption, picture in row] for row in rows]
-    wrapped = [[_wrap(caption, tile.width, font) for caption, tile in row] for row in scaled]
+    wrapped = [[wrap(caption, tile.width, font) for caption, tile in row] for row in scaled]
     heights = [max(len(lines) for lines in row) * line + height + MARGIN for row in wrapped]
     width = max(sum(tile.width + MARGIN for _, tile in row) for row in scaled) + MARGIN
     canvas = Image.new("RGB", (width, sum(heights) + MARGIN), PAPER)
@@ -97,33 +98,6 @@ def _scaled(picture: np.ndarray, height: int) -> Image.Image:
         canvas.paste(small, (0, (height - high) // 2))
         return canvas
     return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _wrap(caption: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    lines: list[str] = []
-    for paragraph in caption.splitlines() or [""]:
-        lines.append("")
-        for word in _short_words(paragraph, width, font):
-            longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and font.getlength(longer) > width:
-                lines.append(word)
-            else:
-                lines[-1] = longer
-    return lines
-
-
-def _short_words(paragraph: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
-    """Words, those that are wider than the tile (a path) in pieces that are not."""
-    for word in paragraph.split():
-        while font.getlength(word) > width and len(word) > 1:
-            end = next((end for end in range(2, len(word)) if font.getlength(word[:end]) > width), len(word)) - 1
-            yield word[:end]
-            word = word[end:]
-        yield word
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # Pillow's own, the same everywhere
 
 
 def encode_png(picture: np.ndarray) -> bytes:

@@ -52,6 +52,7 @@ LEAVES = {
         ("flags", "choice"),
         ("flags", "model_files"),
         ("flags", "portrait"),
+        ("drawing", "captions"),
         ("preview", "drawing"),
         ("quality", "head_pose"),
     },
@@ -98,6 +99,7 @@ LEAVES = {
         ("request", "sampling_names"),
         ("request", "skip_guidance"),
         ("sampling", "sampling_names"),
+        ("sheets", "picture"),
         ("tensor_files", "fp8"),
         ("tensor_files", "quantized"),
         ("text_encoders", "packed"),
@@ -108,7 +110,7 @@ LEAVES = {
     },
 }
 # What both stages share, torch-free.
-SHARED = {"console", "cpu_linear", "errors", "embedding_file", "model_files", "records"}
+SHARED = {"captions", "console", "cpu_linear", "errors", "embedding_file", "model_files", "records"}
 GENERATE_WITHOUT_TORCH = (
     *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
     *(
@@ -124,7 +126,7 @@ GENERATE_WITHOUT_TORCH = (
         "regions",
         "request",
     ),
-    *("sampling_names", "sdcli_flags", "skip_guidance", "validation.page", "verify"),
+    *("sampling_names", "sdcli_flags", "sheets", "skip_guidance", "validation.page", "verify"),
 )
 EXTRACT_WITHOUT_TORCH = (
     *("choice", "cli", "drawing", "embedding_cache", "file_hashes", "flags", "fusion", "head_pose", "kits", "model_set"),
@@ -184,7 +186,7 @@ def test_the_walk_sees_every_form_of_import():
     assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
 
 
-def test_generate_imports_six_leaves_of_extract():
+def test_generate_imports_seven_leaves_of_extract():
     used = {name: modules_imported(tree, "pulid_extract") for name, tree in modules("pulid_generate").items()}
     assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
     assert set().union(*used.values()) == SHARED

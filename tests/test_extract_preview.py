@@ -13,7 +13,7 @@ from test_extract_end_to_end import call, png
 from test_extract_fusion import MODELS
 from test_extract_world import GREEN, RED, picture
 
-from pulid_extract import drawing, face_crop
+from pulid_extract import captions, drawing, face_crop
 from pulid_extract.drawing import Mark, draw_faces, encode_png, sheet
 from pulid_extract.preview import LABELS, Shown, colour_labels, named_labels, preview_sheet
 
@@ -62,7 +62,7 @@ def test_a_word_wider_than_its_tile_is_broken_and_hides_no_other_tile():
     right = drawing.MARGIN + 100 + 2
     assert (with_path[:, right:].min(axis=2) < 60).sum() == (without[:, right:].min(axis=2) < 60).sum() == 0
     assert (with_path[115:, :right].min(axis=2) < 60).sum() > 500  # all of it is there, below each other
-    assert "".join(drawing._short_words("ab/" * 90, 100, drawing._font(15))) == "ab/" * 90
+    assert "".join(captions.short_words("ab/" * 90, 100, captions.font_of())) == "ab/" * 90
 
 
 def test_details_are_drawn_where_the_face_is_large_enough():
