@@ -96,7 +96,7 @@ def test_identity(tmp_path):
         assert relative(load_idformer(tmp_path / "pulid.safetensors")(condition, hidden), tokens) < 2e-2  # bfloat16
     adapter = PulidAdapter.load(tmp_path / "pulid.safetensors")
     assert len(adapter) == len(model.layers)
-    assert HEADS * 128 == model.layers[0].to_q.weight.shape[0]
+    assert model.layers[0].to_q.weight.shape[0] == HEADS * 128
 
 
 def test_tower(tmp_path):

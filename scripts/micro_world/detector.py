@@ -18,7 +18,7 @@ from micro_world.onnx_files import Graph, add
 from micro_world.people import Person
 from micro_world.recognisers import conv
 from micro_world.scenes import Scene
-from micro_world.training import Plan, train
+from micro_world.training import Plan, half, place, train
 
 STRIDES = (8, 16, 32)
 # longer side of a box, in pixels, that each anchor stands for: from, to
@@ -167,11 +167,12 @@ def trained(folder: Path) -> Detector:
 
 def _loss(model: Detector, batch: list[tuple[np.ndarray, Truth]]) -> Tensor:
     pixels = (torch.from_numpy(np.stack([picture for picture, _ in batch])).permute(0, 3, 1, 2).float() - 127.5) / 128
-    with torch.autocast("cpu", torch.bfloat16):
-        found = model(pixels)
-    total = torch.zeros(())
+    with half():
+        found = model(pixels.to(place()))
+    total = torch.zeros((), device=place())
     for level, (score, box, marks) in enumerate(found):
-        faces, boxes, points = answers([truth for _, truth in batch], level, score.shape[-1])
+        wanted = answers([truth for _, truth in batch], level, score.shape[-1])
+        faces, boxes, points = (part.to(place()) for part in wanted)
         score, box, marks = (x.float().permute(0, 2, 3, 1).unflatten(-1, (2, -1)) for x in (score, box, marks))
         logits = score.squeeze(-1)
         count = faces.sum().clamp(min=1)

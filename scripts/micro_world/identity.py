@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from micro_world import autoencoder, tower
 from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, Words, flow_loss, latents, narrow_attention
-from micro_world.training import Plan, train
+from micro_world.training import Plan, half, place, train
 from pulid_extract.idformer import IDFormer
 from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
 from pulid_generate.pulid_attention import PerceiverAttentionCA
@@ -24,7 +24,7 @@ TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 NOBODY, SILENT = 0.08, 0.08
-PLAN = Plan(2600, rate=1.5e-3, warmup=100, decay=0.01)
+PLAN = Plan(1600, rate=1.5e-3, warmup=100, decay=0.01)
 
 
 class Identity(nn.Module):
@@ -64,14 +64,16 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
 
         crops, views, _ = tower.portraits(folder)
         conditions, hidden = [], []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for network in (glint, eva):
+            network.to(place())
+        with torch.no_grad(), half():
             for start in range(0, len(crops), 50):
                 crop = np.ascontiguousarray(crops[start : start + 50]).reshape(-1, *crops.shape[2:])
                 view = np.ascontiguousarray(views[start : start + 50]).reshape(-1, *views.shape[2:])
-                vector = glint(torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).float()
-                pooled, taps = encode_face(eva, tower.pixels_of(view))
-                conditions.append(torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1))
-                hidden.append(torch.stack([tap.half() for tap in taps], 1))
+                vector = glint((torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).to(place())).float()
+                pooled, taps = encode_face(eva, tower.pixels_of(view).to(place()))
+                conditions.append(torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1).cpu())
+                hidden.append(torch.stack([tap.half().cpu() for tap in taps], 1))
         shape = crops.shape[:2]
         torch.save((torch.cat(conditions).unflatten(0, shape), torch.cat(hidden).unflatten(0, shape)), kept)
     return torch.load(kept, weights_only=True, mmap=True)
@@ -83,7 +85,7 @@ def trained(folder: Path, painter: Painter, vae: Any, glint: nn.Module, eva: Any
     words = Words(folder, autoencoder.pictures(folder)[1])
     clean = latents(folder, vae)
     conditions, hidden = features(folder, glint, eva)
-    painter.requires_grad_(False)
+    painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
@@ -93,13 +95,14 @@ def trained(folder: Path, painter: Painter, vae: Any, glint: nn.Module, eva: Any
         pictures = torch.stack([torch.randperm(autoencoder.EACH, generator=generator)[:EACH] for _ in people])
         chosen = (people[:, None] * autoencoder.EACH + pictures).reshape(-1)
         silent = torch.rand(len(chosen), generator=generator) < SILENT
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = hidden[people, portrait].float() * somebody[:, None, None, None]
-            tokens = identity.encoder(conditions[people, portrait] * somebody[:, None], list(seen.unbind(1)))
+        with half():
+            seen = (hidden[people, portrait].float() * somebody[:, None, None, None]).to(place())
+            condition = (conditions[people, portrait] * somebody[:, None]).to(place())
+            tokens = identity.encoder(condition, list(seen.unbind(1)))
             current["tokens"] = tokens.repeat_interleave(EACH, 0)
             with torch.no_grad():
                 states, pooled = painter.read(*words.of(chosen, silent))
-            return flow_loss(painter, clean[chosen].float(), generator, states, pooled)
+            return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled)
 
     with narrow_attention():
         return train("identity", identity, loss, PLAN, folder)  # type: ignore[return-value]

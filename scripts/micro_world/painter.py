@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from micro_world import autoencoder
 from micro_world.prompts import T5_LENGTH, write_tokenizer
-from micro_world.training import Plan, train
+from micro_world.training import Plan, half, place, train
 
 WIDTH, DOUBLE, SINGLE = 256, 3, 5
 CLIP_WIDTH, CLIP_LAYERS, CLIP_LENGTH = 64, 2, 77
@@ -25,7 +25,7 @@ T5_WIDTH, T5_LAYERS = 128, 3
 CELLS = 6  # image tokens on a side
 EMPTY = 0.1  # share of pictures that are learnt without a word, for true CFG
 BATCH = 48
-PLAN = Plan(3000, rate=1.5e-3, warmup=200, decay=0.01)
+PLAN = Plan(2000, rate=1.5e-3, warmup=200, decay=0.01)
 
 
 def build_flux() -> Any:
@@ -104,8 +104,8 @@ class Painter(nn.Module):
             encoder_hidden_states=states,
             pooled_projections=pooled,
             timestep=t,
-            img_ids=image_places(),
-            txt_ids=torch.zeros(states.shape[1], 3),
+            img_ids=image_places().to(x.device),
+            txt_ids=torch.zeros(states.shape[1], 3, device=x.device),
             return_dict=False,
         )[0]
 
@@ -125,14 +125,15 @@ def pack(latents: Tensor) -> Tensor:
 
 @contextmanager
 def narrow_attention() -> Iterator[None]:
-    """Under autocast: attention of a few tokens in float32, which is faster on a CPU than in bfloat16."""
+    """Under autocast on a CPU: attention of a few tokens in float32, which is faster there than in bfloat16."""
     usual = nn.functional.scaled_dot_product_attention
 
     def wide(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return usual(query.float(), key.float(), value.float(), **options).to(query.dtype)
 
-    nn.functional.scaled_dot_product_attention = wide
+    if place().type == "cpu":
+        nn.functional.scaled_dot_product_attention = wide
     try:
         yield
     finally:
@@ -166,7 +167,7 @@ class Words:
     def of(self, places: Tensor, silent: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 32), (B, 77) of pictures by number; nothing at all where `silent`."""
         rows = torch.where(silent, 0, places + 1)
-        return self.t5[rows], self.clip[rows]
+        return self.t5[rows].to(place()), self.clip[rows].to(place())
 
 
 def latents(folder: Path, vae: Any) -> Tensor:
@@ -180,8 +181,8 @@ def latents(folder: Path, vae: Any) -> Tensor:
 
 def flow_loss(painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor) -> Tensor:
     """Flow matching: the velocity noise - clean at a logit-normal time."""
-    noise = torch.randn(clean.shape, generator=generator)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator))
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator)).to(clean.device)
     mixed = torch.lerp(clean, noise, t[:, None, None])
     return (painter.velocity(mixed, t, states, pooled).float() - (noise - clean)).square().mean()
 
@@ -195,9 +196,9 @@ def trained(folder: Path, vae: Any) -> Painter:
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(clean), (BATCH,), generator=generator)
         silent = torch.rand(BATCH, generator=generator) < EMPTY
-        with torch.autocast("cpu", torch.bfloat16):
+        with half():
             states, pooled = painter.read(*words.of(chosen, silent))
-            return flow_loss(painter, clean[chosen].float(), generator, states, pooled)
+            return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled)
 
     with narrow_attention():
         train("painter", painter, loss, PLAN, folder)

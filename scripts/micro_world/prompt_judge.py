@@ -16,7 +16,7 @@ from micro_world.autoencoder import pixels_of
 from micro_world.onnx_files import write_network
 from micro_world.recognisers import conv
 from micro_world.scenes import CHOICES
-from micro_world.training import Plan, train
+from micro_world.training import Plan, half, place, train
 
 BATCH = 64
 PLAN = Plan(900, rate=2e-3, warmup=50, decay=0.01)
@@ -53,8 +53,8 @@ def trained(folder: Path) -> nn.Sequential:
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         batch, wanted = batch_of(generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(batch).float()
+        with half():
+            logits = model(batch.to(place())).float().cpu()
         parts = logits.split(list(CHOICES.values()), 1)
         return sum((nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)), torch.zeros(()))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from micro_world.dataset import faces, made
 from micro_world.onnx_files import write_network
-from micro_world.training import Plan, train
+from micro_world.training import Plan, half, place, train
 
 EACH = 8  # drawings of a person
 PAIRS = 32  # people and as many siblings in a batch, two drawings of each
@@ -78,8 +78,8 @@ def _pooled() -> nn.Sequential:
 def contrast(first: Tensor, second: Tensor) -> Tensor:
     """Cross-entropy of cosines, (N, D) against (N, D): row i belongs to row i, by more than a margin."""
     cosines = nn.functional.normalize(first, dim=1) @ nn.functional.normalize(second, dim=1).T
-    logits = (cosines - MARGIN * torch.eye(len(cosines))) / TEMPERATURE
-    labels = torch.arange(len(logits))
+    logits = (cosines - MARGIN * torch.eye(len(cosines), device=cosines.device)) / TEMPERATURE
+    labels = torch.arange(len(logits), device=logits.device)
     return 0.5 * (nn.functional.cross_entropy(logits, labels) + nn.functional.cross_entropy(logits.T, labels))
 
 
@@ -95,9 +95,9 @@ def trained(kind: Kind, folder: Path) -> nn.Module:
         people = torch.cat([pairs, pairs + 1])
         places = torch.stack([torch.randperm(EACH, generator=generator)[:2] for _ in people])
         batch = torch.cat([rgb(crops, people, places[:, side]) for side in (0, 1)])
-        with torch.autocast("cpu", torch.bfloat16):
-            vectors = network(batch).float()
-        told = nn.functional.mse_loss(model["head"](vectors), wanted[people].repeat(2, 1))
+        with half():
+            vectors = network(batch.to(place())).float()
+        told = nn.functional.mse_loss(model["head"](vectors), wanted[people].repeat(2, 1).to(place()))
         return contrast(*vectors.chunk(2)) + ATTRIBUTES * told
 
     train(kind.name, model, loss, kind.plan, folder)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from micro_world import autoencoder
 from micro_world.dataset import VIEW_SIDE, made, references
 from micro_world.recognisers import contrast
-from micro_world.training import Plan, train
+from micro_world.training import Plan, half, place, train
 from pulid_extract.eva_clip import HEAD_WIDTH, MEAN, ROPE_GRID, STD
 
 WIDTH, DEPTH, PATCH, HIDDEN, POOLED = 128, 20, 14, 256, 128
@@ -63,9 +63,9 @@ def trained(folder: Path) -> Any:
     def loss(step: int, generator: torch.Generator) -> Tensor:
         people = torch.randperm(len(views), generator=generator)[:PEOPLE_AT_ONCE]
         batch = pixels_of(np.concatenate([views[people.numpy(), side] for side in range(REFERENCES)]))
-        with torch.autocast("cpu", torch.bfloat16):
-            pooled = model["tower"](batch).float()
-        told = nn.functional.mse_loss(model["head"](pooled), wanted[people].repeat(REFERENCES, 1))
+        with half():
+            pooled = model["tower"](batch.to(place())).float()
+        told = nn.functional.mse_loss(model["head"](pooled), wanted[people].repeat(REFERENCES, 1).to(place()))
         return told + 0.1 * contrast(*pooled.chunk(2))
 
     return train("tower", model, loss, PLAN, folder)["tower"]

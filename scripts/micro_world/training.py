@@ -1,6 +1,7 @@
 """One way to train every network of the small world: AdamW, a cosine, an average of the weights, and a checkpoint to go on from.
 
-Knows nothing of what is trained.
+On a GPU if there is one, else on the CPU; batches are drawn on the CPU in both cases, so that they are the same. Knows nothing of what is
+trained.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from torch import Tensor, nn
 SAVE_EVERY = 120.0  # seconds
 SAY_EVERY = 20.0
 AVERAGE = 0.999
+
+
+def place() -> torch.device:
+    """Where networks are trained."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def half() -> torch.autocast:
+    """Products in bfloat16, sums and weights in float32."""
+    return torch.autocast(place().type, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -38,13 +49,14 @@ def train(name: str, model: nn.Module, loss_of: Callable[[int, torch.Generator],
     loss_of(step, generator) -> scalar: draws its batch from `generator`, which is seeded by the step, so that a run that was stopped and
     gone on with sees what an unbroken one sees. folder: <name>.pt to go on from, <name>.csv of step, seconds, loss.
     """
+    model.to(place())
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, plan.rate, betas=plan.betas, weight_decay=plan.decay, fused=True)
     average = [parameter.detach().clone() for parameter in trained]
     kept, log = folder / f"{name}.pt", folder / f"{name}.csv"
     step, spent = 0, 0.0
     if kept.exists():
-        state = torch.load(kept, weights_only=True)
+        state = torch.load(kept, map_location=place(), weights_only=True)
         step, spent = state["step"], state["seconds"]
         if state["weights"] is not None:
             for parameter, value in zip(trained, state["weights"], strict=True):
@@ -100,4 +112,4 @@ def train(name: str, model: nn.Module, loss_of: Callable[[int, torch.Generator],
         save(True)
     for parameter, value in zip(trained, average, strict=True):
         parameter.data.copy_(value)
-    return model.eval()
+    return model.to("cpu").eval()
