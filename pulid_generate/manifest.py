@@ -17,7 +17,7 @@ import typer
 from pulid_extract import records
 from pulid_extract.records import SEPARATOR
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.flags import Flags
+from pulid_generate.flags import BatchFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
 
@@ -26,7 +26,7 @@ BY_ROW = (
     *(item.name for item in fields(DrawingFlags)),
     *(item.name for item in fields(IdentityFlags)),
     *("lora", "lora_model_dir", "vae_tiling", "vae_tile_size", "vae_tile_overlap"),
-    *("output", "output_begin_idx", "disable_image_metadata"),
+    *("output", "output_begin_idx", "disable_image_metadata", "reference"),
 )
 NUMBER_TEXTS = ("id_start_step", "id_end_step", "flow_shift")  # texts of the command line that JSON may give as a number
 LIST_TEXTS = ("sigmas", "skip_layers")  # and as a list of numbers
@@ -48,13 +48,13 @@ class Row:
     values: Mapping[str, Any] = field(default_factory=dict)
     unset: frozenset[str] = frozenset()
 
-    def merged(self, common: Flags, given: Collection[str]) -> tuple[Flags, frozenset[str]]:
+    def merged(self, common: BatchFlags, given: Collection[str]) -> tuple[BatchFlags, frozenset[str]]:
         """The flags of this row, with the command's own as defaults, and which of them were given."""
-        values = {name: getattr(Flags, name) for name in self.unset} | dict(self.values)
+        values = {name: getattr(BatchFlags, name) for name in self.unset} | dict(self.values)
         for pair in EITHER:
             for name, other in (pair, pair[::-1]):
                 if name in self.values and other not in self.values:
-                    values[other] = getattr(Flags, other)
+                    values[other] = getattr(BatchFlags, other)
         kept = frozenset(given) - values.keys()
         return replace(common, **values), kept | self.values.keys()
 
@@ -178,14 +178,15 @@ def _column(name: str, hint: Any) -> Column:
 def _names(field_name: str, info: Any) -> Iterator[str]:
     """Everything that an option is called, as `read_row` writes it."""
     yield field_name
+    yield field_name.removeprefix("pulid_")  # id-weight, as the metadata has it
     for name in (info.default, *(info.param_decls or ())):
         if isinstance(name, str) and name.startswith("--"):
             yield name.lstrip("-").replace("-", "_")
 
 
-_HINTS = get_type_hints(Flags, include_extras=True)
+_HINTS = get_type_hints(BatchFlags, include_extras=True)
 COLUMNS = {name: _column(name, _HINTS[name]) for name in BY_ROW}
-NAMES = {name: item.name for item in fields(Flags) for name in _names(item.name, get_args(_HINTS[item.name])[1])}
+NAMES = {name: item.name for item in fields(BatchFlags) for name in _names(item.name, get_args(_HINTS[item.name])[1])}
 
 
 def _value(column: Column, value: object, base: Path) -> Any:
@@ -196,7 +197,7 @@ def _value(column: Column, value: object, base: Path) -> Any:
         return _file(read, base)
     if column.name == "identity":
         return [_person(text, base) for text in read]
-    if column.name == "lora":
+    if column.name in ("lora", "reference"):
         return [_file(text, base) for text in read]
     return read
 

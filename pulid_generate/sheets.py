@@ -42,6 +42,7 @@ SMALL_TWICE = 192  # side of a tile to which small pictures are scaled up at lea
 PAGE = 4096  # width and height of a page, at most; viewers give up on larger ones
 MARGIN, GAP, APART = 16, 8, 24  # around a page; between the tiles of a cell; between cells
 FOOT = 32  # for the number of a page
+IN_A_LINE = 3  # tiles of a cell; more stand in a square
 MOST_LINES = 8  # of a caption or a head
 HEAD_SIZE, TITLE_SIZE = 17, 20
 EMPTY, ALARM = (244, 244, 244), (170, 40, 30)
@@ -162,7 +163,9 @@ class _Layout:
         self.body = MARGIN + left, PAGE - MARGIN  # from, to
         most = max((len(cell) for row in grid.cells for cell in row), default=1)
         fitting = (self.body[1] - self.body[0] + GAP) // (self.box[0] + GAP)
-        self.across = max(1, min(math.ceil(math.sqrt(most)), fitting))  # tiles of a cell beside each other
+        self.across = max(
+            1, min(most if most <= IN_A_LINE else math.ceil(math.sqrt(most)), fitting)
+        )  # tiles of a cell beside each other
         self.column_width = self.across * (self.box[0] + GAP) - GAP
         self.apart = APART if self.across > 1 else 2 * GAP
 

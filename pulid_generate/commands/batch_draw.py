@@ -18,8 +18,10 @@ from pulid_extract.model_files import check_writable
 from pulid_extract.records import FORMS, MAX_BYTES, MAX_LINE, listed
 from pulid_generate import assembly
 from pulid_generate.batch import Item, result
+from pulid_generate.commands.batch_look import Look
 from pulid_generate.commands.batch_rows import Asked, Inputs, Rows
 from pulid_generate.commands.batch_run import BatchRun, Tally, print_line
+from pulid_generate.commands.batch_sheet import sheet_of
 from pulid_generate.errors import InputError, OutputError, PulidError, RequestError, WeightsError
 from pulid_generate.flags import BatchFlags, Flags
 from pulid_generate.grid import grid
@@ -58,8 +60,13 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
         return f"{' and '.join(axes)} make rows, and so does {flags.manifest}; leave one of them out."
     if "output" in given or "output_begin_idx" in given:
         return "--output is one file; pictures of a batch are named by --name PATTERN in --output-dir, or by a row's own output."
-    if flags.manifest == "-" and flags.batch_size > 1:
-        return "--batch-size needs rows that are known beforehand; standard input is answered line by line."
+    if flags.manifest == "-" and (flags.batch_size > 1 or flags.sheet is not None):
+        name = "--batch-size" if flags.batch_size > 1 else "--sheet"
+        return f"{name} needs rows that are known beforehand; standard input is answered line by line."
+    if flags.manifest == "-" and flags.reference:
+        return "--reference scores pictures once all are drawn; standard input is answered line by line."
+    if flags.sheet == "-":
+        return "--sheet is a file; standard output has lines of results."
     return wants_standard_input(flags)
 
 
@@ -77,7 +84,9 @@ def wants_standard_input(flags: Flags) -> str | None:
 
 def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     found, problems = _read_rows(flags)
-    tally = draw_rows(rows, found, progress, flags.manifest or "the grid", problems)
+    look = Look(rows, found, flags.sheet, progress, print_line)
+    look.check()
+    tally = look.around(sheet_of, lambda: draw_rows(rows, found, progress, flags.manifest or "the grid", problems, look.tell))
     if tally.counts.get("failed"):
         raise PulidError(f"{tally.counts['failed']} of {_count(tally.total, 'picture')} failed, the others are in {rows.folder}")
 
@@ -159,6 +168,7 @@ class _Judge:
             try:
                 found += self.rows.items(one, pipeline, session)
                 inputs.add(assembly.input_files(one.flags, pipeline))
+                inputs.add(Path(name).expanduser() for name in one.flags.reference or ())
                 idle |= dict.fromkeys(assembly.idle_flags(one.flags, one.was_given, pipeline.dev))
             except PulidError as error:
                 self.problems.append(f"{one.row.where}: {error}")
@@ -167,6 +177,8 @@ class _Judge:
                 inputs.check(item.path)
             except OutputError as error:
                 self.problems.append(f"{item.where}: {error}")
+        if self.flags.sheet is not None:
+            inputs.check(Path(self.flags.sheet).expanduser())
         for line in idle:
             self.progress.note(line)
         return found

@@ -14,11 +14,12 @@ from pulid_extract.embedding_file import read_embedding
 from pulid_generate import assembly
 from pulid_generate.batch import Item
 from pulid_generate.errors import OutputError, PulidError, RequestError
-from pulid_generate.flags import BatchFlags, Flags
+from pulid_generate.flags import BatchFlags
 from pulid_generate.lora.choice import file_sha256
 from pulid_generate.manifest import Row
 from pulid_generate.output_names import NamePattern, check_name, identity_word
 from pulid_generate.people import parse_person
+from pulid_generate.sheets import is_page
 
 if TYPE_CHECKING:
     from pulid_generate.job import Job
@@ -55,7 +56,7 @@ class Asked:
     """A row with the command's flags below its own, its seed fixed. given: the fields that were given."""
 
     row: Row
-    flags: Flags
+    flags: BatchFlags
     given: frozenset[str]
 
     def was_given(self, name: str) -> bool:
@@ -83,6 +84,10 @@ class Rows:
             flags = replace(flags, seed=secrets.randbelow(2**31))
         if self.flags.resume and flags.disable_image_metadata:
             raise RequestError("--resume reads the pictures' metadata; leave --disable-image-metadata out")
+        if flags.reference and self.flags.manifest == "-":
+            raise RequestError(
+                "reference: a line is answered when its picture is drawn; score pictures with 'pulid-extract score'"
+            )
         if "output" in row.values:
             check_name(flags.output)
         return Asked(row, flags, given)
@@ -165,6 +170,8 @@ class Rows:
                 raise OutputError(f"would be written to {item.path}, as {first} is; give each an output of its own, or --name")
             if item.path.is_dir():
                 raise OutputError(f"{item.path}: is a folder; give a file name")
+            if self.flags.sheet is not None and is_page(item.path, Path(self.flags.sheet).expanduser()):
+                raise OutputError(f"{item.path}: is where the sheet goes; give --sheet another name")
 
 
 class Inputs:

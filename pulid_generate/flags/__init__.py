@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import typer
 
-from pulid_generate.flags.batch import RowFlags
+from pulid_generate.flags.batch import RowFlags, SheetFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
 from pulid_generate.flags.likeness import LikenessFlags
@@ -30,7 +30,7 @@ class Flags(OutputFlags, PlacementFlags, DrawingFlags, IdentityFlags, ModelFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFlags(Flags, RowFlags):
+class BatchFlags(Flags, LikenessFlags, SheetFlags, RowFlags):
     """Every flag of `batch`; those of a generation hold for every row that does not say otherwise."""
 
 

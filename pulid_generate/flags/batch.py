@@ -34,6 +34,21 @@ class ManyFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SheetFlags:
+    """What is made of the pictures once they are drawn."""
+
+    sheet: Annotated[
+        str | None,
+        typer.Option(
+            "--sheet",
+            metavar="FILE.png",
+            help="Also lay all pictures out: identities down, prompts across, seeds and scores under them; FILE-2.png and so on if it gets too "
+            "large.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowFlags(ManyFlags):
     """Flags as typed."""
 

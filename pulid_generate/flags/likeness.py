@@ -17,7 +17,8 @@ class LikenessFlags:
         typer.Option(
             "--reference",
             metavar="PICTURE",
-            help="Picture of the person, whose largest face counts; repeat for more. Scores are made by 'pulid-extract score'.",
+            help="Picture of the person, whose largest face counts; repeat for more. Scores are made by 'pulid-extract score'. Of a folder "
+            "(batch), the picture called like the identity's file.",
         ),
     ] = None
     stranger: Annotated[
