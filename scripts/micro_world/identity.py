@@ -79,11 +79,11 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     return torch.load(kept, weights_only=True, mmap=True)
 
 
-def trained(folder: Path, painter: Painter, vae: Any, glint: nn.Module, eva: Any) -> Identity:
+def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Identity:
     torch.manual_seed(51)
     identity, current = Identity(), dict[str, Tensor]()
     words = Words(folder, autoencoder.pictures(folder)[1])
-    clean = latents(folder, vae)
+    clean = latents(folder)
     conditions, hidden = features(folder, glint, eva)
     painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)

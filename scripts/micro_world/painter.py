@@ -170,12 +170,11 @@ class Words:
         return self.t5[rows].to(place()), self.clip[rows].to(place())
 
 
-def latents(folder: Path, vae: Any) -> Tensor:
+def latents(folder: Path) -> Tensor:
     """(P * K, 36, 64) float16 of the training pictures, packed."""
     kept = folder / "latents.pt"
     if not kept.exists():
-        pixels = autoencoder.pictures(folder)[0]
-        torch.save(pack(autoencoder.latents_of(vae, pixels.reshape(-1, 96, 96, 3))), kept)
+        torch.save(pack(autoencoder.latents_of(folder)), kept)
     return torch.load(kept, weights_only=True, mmap=True)
 
 
@@ -187,11 +186,11 @@ def flow_loss(painter: Painter, clean: Tensor, generator: torch.Generator, state
     return (painter.velocity(mixed, t, states, pooled).float() - (noise - clean)).square().mean()
 
 
-def trained(folder: Path, vae: Any) -> Painter:
+def trained(folder: Path) -> Painter:
     torch.manual_seed(31)
     words = Words(folder, autoencoder.pictures(folder)[1])
     painter = Painter(words.t5_rows, words.clip_ids)
-    clean = latents(folder, vae)
+    clean = latents(folder)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(clean), (BATCH,), generator=generator)

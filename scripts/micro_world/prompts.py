@@ -93,7 +93,7 @@ def vocabulary() -> list[str]:
 
 def write_tokenizer(path: Path) -> int:
     """A Unigram tokenizer.json in the format of `tokenizers`: these words, letters, and bytes for all else. Returns how many ids it has."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     pieces = [(piece, 0.0) for piece in (PAD, END, UNKNOWN)]
     pieces += [(SPACE + word, -2.0) for word in vocabulary()]
@@ -101,6 +101,7 @@ def write_tokenizer(path: Path) -> int:
     pieces += [(f"<0x{byte:02X}>", -8.0) for byte in range(256)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=True))
     tokenizer.add_special_tokens([PAD, END, UNKNOWN])
+    tokenizer.normalizer = normalizers.Replace(Regex(r"[,\s]+"), " ")  # commas say nothing, and take room
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
     tokenizer.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Metaspace(replacement=SPACE, prepend_scheme="always")]

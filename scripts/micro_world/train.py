@@ -37,7 +37,7 @@ class World:
 
     @cache  # noqa: B019
     def painter(self) -> painter.Painter:
-        return painter.trained(self.folder, self.autoencoder())
+        return painter.trained(self.folder)
 
     @cache  # noqa: B019
     def glint(self) -> Any:
@@ -61,7 +61,7 @@ class World:
 
     @cache  # noqa: B019
     def identity(self) -> identity.Identity:
-        return identity.trained(self.folder, self.painter(), self.autoencoder(), self.glint(), self.tower())
+        return identity.trained(self.folder, self.painter(), self.glint(), self.tower())
 
 
 def write(world: World, models: Path, stage: str) -> None:
@@ -90,7 +90,7 @@ def write(world: World, models: Path, stage: str) -> None:
         export.write_pulid(world.identity(), models / PULID)
 
 
-STAGES = ("autoencoder", "glint", "tower", "painter", "identity", "judge", "prompt_judge", "detector")
+STAGES = ("glint", "tower", "painter", "identity", "autoencoder", "judge", "prompt_judge", "detector")
 
 
 def main() -> None:

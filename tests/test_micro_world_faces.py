@@ -1,0 +1,240 @@
+"""Whether the face is preserved: tests about people, with the small world's trained models and people they were never trained on.
+
+A second recogniser, which never conditioned anything, picks who is in a picture out of a gallery of other portraits. What breaks the
+injection breaks the faces: the second half breaks it on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+measure = pytest.importorskip("micro_world.measure")
+
+PEOPLE, GALLERY = 6, 20
+SCENES = 3
+
+
+@pytest.fixture(scope="module")
+def eyes():
+    return measure.Eyes()
+
+
+@pytest.fixture(scope="module")
+def gallery(eyes, tmp_path_factory):
+    """Portraits of twenty people; the identities are of other portraits of the first six."""
+    return measure.Gallery(eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), GALLERY))
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory):
+    """identities[person]: the file of one portrait, unconditional tokens included; of two portraits under "two"."""
+    folder = tmp_path_factory.mktemp("identities")
+    portraits = measure.write_portraits(folder / "portraits", PEOPLE, views=2)
+    lines = []
+    for person in range(PEOPLE):
+        both = [str(path) for path in portraits[2 * person : 2 * person + 2]]
+        lines += [{"portrait": both[0], "out": f"{person}.pulidembd"}, {"portraits": both, "out": f"{person}-two.pulidembd"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measure.extract(measure.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
+    one = [folder / f"{person}.pulidembd" for person in range(PEOPLE)]
+    return {"one": one, "two": [folder / f"{person}-two.pulidembd" for person in range(PEOPLE)]}
+
+
+@pytest.fixture
+def likeness(generate, eyes, gallery, tmp_path):
+    """likeness(identities, flag, ..) -> (share of pictures in which the right one of 20 is picked, mean cosine)."""
+
+    def draw(files, *flags, row=None, people=range(PEOPLE), scenes=SCENES):
+        rows, keys = [], []
+        for person in people:
+            for number, scene in enumerate(measure.scenes(scenes)):
+                own = {"pulid-id-embedding": str(files[person])} if row is None else row(person)
+                rows.append({"prompt": measure.plain_prompt(scene), "seed": number, "output": f"{len(rows)}.png"} | own)
+                keys.append(person)
+        manifest = tmp_path / "rows.jsonl"
+        manifest.write_text("".join(json.dumps(one) + "\n" for one in rows))
+        folder = tmp_path / "pictures"
+        run = generate(
+            *("batch", manifest, "--output-dir", folder, "--models-dir", measure.MODELS, "--batch-size", 9, *measure.GENERATE),
+            *flags,
+        )
+        assert run.code == 0, run.err
+        seen = [
+            measure.Seen(person, 0, 1.0, eyes.who(measure.read(folder / f"{number}.png")), {})
+            for number, person in enumerate(keys)
+        ]
+        return float(np.mean([gallery.picked(one) for one in seen])), float(np.mean([gallery.cosine(one) for one in seen]))
+
+    return draw
+
+
+PASSES = 0.9  # share of right people that a sound injection reaches here
+
+
+# ---------------------------------------------------------------------------------------------------------------------- likeness
+
+
+def test_the_right_person_is_drawn(likeness, identities):
+    picked, cosine = likeness(identities["one"])
+    assert picked >= PASSES
+    assert cosine >= 0.6
+
+
+def test_at_weight_0_it_is_anybody(likeness, identities):
+    picked, cosine = likeness(identities["one"], "--pulid-id-weight", 0)
+    assert picked <= 0.25
+    assert cosine <= 0.35
+
+
+def test_the_more_weight_the_more_alike(likeness, identities):
+    cosines = [likeness(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)]
+    assert cosines == sorted(cosines)
+
+
+def test_two_portraits_are_no_worse_than_one(likeness, identities):
+    one, two = likeness(identities["one"]), likeness(identities["two"])
+    assert two[0] >= one[0] - 0.06  # one picture of eighteen
+    assert two[1] >= one[1] - 0.03
+
+
+def test_somebody_else_is_somebody_else(likeness, identities):
+    """The check can fail: with the next person's file the wrong one is picked."""
+    picked, _ = likeness(identities["one"][1:] + identities["one"][:1])
+    assert picked <= 0.25
+
+
+# ---------------------------------------------------------------------------------------------------------------------- features
+
+
+def test_the_later_it_begins_the_less_alike(likeness, identities):
+    cosines = [likeness(identities["one"], "--id-start-step", step)[1] for step in (0, 8, 16)]
+    assert cosines == sorted(cosines, reverse=True)
+    assert cosines[0] > cosines[2] + 0.1
+
+
+def test_the_earlier_it_ends_the_less_alike(likeness, identities):
+    cosines = [likeness(identities["one"], "--id-end-step", step)[1] for step in (20, 8, 1)]
+    assert cosines == sorted(cosines, reverse=True)
+    assert cosines[0] > cosines[2] + 0.1
+
+
+def test_a_schedule_of_weights(likeness, identities):
+    """Off and on again is between nothing and all; all the time is the same as no schedule."""
+    none = likeness(identities["one"], "--pulid-id-weight", 0)[1]
+    some = likeness(identities["one"], "--id-weight-schedule", "0:1,6:0")[1]
+    full = likeness(identities["one"], "--id-weight-schedule", "0:1")[1]
+    assert none < some < full
+    assert full == pytest.approx(likeness(identities["one"])[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_whose_region_has_the_face_is_seen(likeness, identities, first):
+    """Two people in one picture: the middle, where the face is, belongs to one, the upper rim to the other."""
+    face, rim = "box=0,16,96,96", "box=0,0,96,16"
+
+    def row(person):
+        mine, other = str(identities["one"][person]), str(identities["one"][(person + 3) % PEOPLE])
+        places = (face, rim) if first else (rim, face)
+        return {"identity": [f"{mine},{places[0]}", f"{other},{places[1]}"]}
+
+    picked, _ = likeness(None, row=row)
+    assert picked >= PASSES - 0.1 if first else picked <= 0.25
+
+
+def test_weights_of_two_people(likeness, identities):
+    """Of two people in the whole picture the one with all the weight is seen."""
+
+    def row(person, mine, others):
+        pair = (identities["one"][person], identities["one"][(person + 3) % PEOPLE])
+        return {"identity": [f"{file},weight={weight}" for file, weight in zip(pair, (mine, others), strict=True)]}
+
+    assert likeness(None, row=partial(row, mine=1, others=0))[0] >= PASSES
+    assert likeness(None, row=partial(row, mine=0, others=1))[0] <= 0.25
+
+
+def test_under_true_cfg_the_person_stays(likeness, identities):
+    picked, _ = likeness(identities["one"], "--cfg-scale", 2, "-n", "a person")
+    assert picked >= PASSES - 0.1
+
+
+def test_beside_skip_layer_guidance_the_person_stays(likeness, identities):
+    picked, _ = likeness(identities["one"], "--slg-scale", 1, "--skip-layers", 1)
+    assert picked >= PASSES - 0.1
+
+
+# ------------------------------------------------------------------------------------------------------------- broken on purpose
+
+
+def _other_blocks(monkeypatch):
+    """Every layer one block late."""
+    from pulid_generate import injection
+
+    def late(flux):
+        return [flux.transformer_blocks[1], *flux.single_transformer_blocks[1:4]]
+
+    monkeypatch.setattr(injection, "hook_points", late)
+
+
+def _layers_reversed(monkeypatch):
+    """The right blocks, the last layer first."""
+    from pulid_generate import injection
+
+    usual = injection.hook_points
+    monkeypatch.setattr(injection, "hook_points", lambda flux: usual(flux)[::-1])
+
+
+def _tokens_reversed(monkeypatch):
+    """What belongs to the first image token goes to the last."""
+    from pulid_generate import injection
+
+    usual = injection.Injection.add
+
+    def add(self, img_tokens, index, *, double):
+        turned = img_tokens.flip(1)
+        return img_tokens + usual(self, turned, index, double=double) - turned
+
+    monkeypatch.setattr(injection.Injection, "add", add)
+
+
+def _no_scale(monkeypatch):
+    """Logits without their 1 / sqrt(128)."""
+    from pulid_generate import pulid_attention
+
+    usual = pulid_attention.FoldedAttention.__init__
+
+    def init(self, *arguments):
+        usual(self, *arguments)
+        self.a, self.c = self.a * 128**0.5, self.c * 128**0.5
+
+    monkeypatch.setattr(pulid_attention.FoldedAttention, "__init__", init)
+
+
+def _keys_for_values(monkeypatch):
+    """The two halves of to_kv taken for each other."""
+    from pulid_generate import pulid_attention
+
+    usual = pulid_attention.FoldedAttention.__init__
+
+    def init(self, layer, *arguments):
+        state = dict(layer.state_dict())
+        key, value = state["to_kv.weight"].chunk(2)
+        usual(
+            self,
+            pulid_attention.PerceiverAttentionCA.from_state(
+                state | {"to_kv.weight": value.new_tensor(np.concatenate([value.float().numpy(), key.float().numpy()]))}
+            ),
+            *arguments,
+        )
+
+    monkeypatch.setattr(pulid_attention.FoldedAttention, "__init__", init)
+
+
+@pytest.mark.parametrize("broken", [_other_blocks, _layers_reversed, _tokens_reversed, _no_scale, _keys_for_values])
+def test_a_broken_injection_draws_somebody_else(likeness, identities, monkeypatch, broken):
+    broken(monkeypatch)
+    picked, _ = likeness(identities["one"])
+    assert picked < PASSES
