@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from pulid_extract.embedding_file import Embedding, read_embedding
 from pulid_generate.errors import RequestError, require_packages
 from pulid_generate.flags import DTYPES, Flags
+from pulid_generate.flags.likeness import LikenessFlags
 from pulid_generate.footprint import Footprint
 from pulid_generate.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.job import LoraUse, StartPicture, Subject
+from pulid_generate.likeness import Scorer
 from pulid_generate.lora.choice import choose_loras, file_sha256, parse_lora_flag
 from pulid_generate.people import Person, PersonSpec, assemble, parse_person
 from pulid_generate.prompt_text import read_prompt_file, refuse_lora_tags, take_lora_tags
@@ -183,6 +185,19 @@ def _read_subjects(flags: Flags, request: GenerationRequest, read: Callable[[str
     return tuple(
         Subject(person.embedding, person.spec.weight, person.spec.schedule(request.id_schedule), region)
         for person, region in zip(people, regions, strict=True)
+    )
+
+
+def scorer_of(flags: LikenessFlags, models_dir: str | None, say: Callable[[str], None]) -> Scorer:
+    """Who pictures are compared with. say: as of `Scorer`. Raises InputError."""
+    return Scorer(
+        references=flags.reference or (),
+        strangers=flags.stranger or (),
+        models_dir=models_dir,
+        antelopev2=flags.antelopev2,
+        recognizer=flags.recognizer,
+        det_threshold=flags.det_threshold,
+        say=say,
     )
 
 

@@ -55,9 +55,8 @@ def save(picture: Picture, path: Path | None, metadata: bool) -> bytes:
     return data
 
 
-def facts(picture: Picture, path: Path, data: bytes, seconds: float) -> dict[str, Any]:
-    """What --json prints of a picture."""
-    job: Job = picture.job
+def facts(job: Job, path: Path, data: bytes, seconds: float) -> dict[str, Any]:
+    """What --json prints of a job's picture."""
     shown: dict[str, Any] = {
         "output": str(path),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -76,4 +75,4 @@ def facts(picture: Picture, path: Path, data: bytes, seconds: float) -> dict[str
 
 def report(picture: Picture, path: Path, data: bytes, seconds: float, as_json: bool) -> None:
     """The line that a picture gets on standard output."""
-    console.write_line(json.dumps(facts(picture, path, data, seconds)) if as_json else str(path))
+    console.write_line(json.dumps(facts(picture.job, path, data, seconds)) if as_json else str(path))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import typer
 
 from pulid_extract import console
 from pulid_extract.model_files import check_not_input, check_writable
-from pulid_generate.flags import Flags, takes_flags
+from pulid_generate.flags import DrawFlags, takes_flags
 
 
-@takes_flags
-def draw(context: typer.Context, flags: Flags) -> None:
+@partial(takes_flags, kind=DrawFlags)
+def draw(context: typer.Context, flags: DrawFlags) -> None:
     """Draw pictures with Flux.1, and with the person of a .pulidembd.
 
     Example: pulid-generate --diffusion-model flux1-schnell.safetensors --vae ae.safetensors --clip_l clip_l.safetensors
@@ -23,13 +24,14 @@ def draw(context: typer.Context, flags: Flags) -> None:
         console.refuse_options(context)
         return
     from pulid_generate import assembly
+    from pulid_generate.commands import best_of
     from pulid_generate.output import output_paths, report, save
     from pulid_generate.progress import Progress
 
     def given(name: str) -> bool:
         return console.was_given(context, name)
 
-    if wrong := assembly.usage_error(flags, given):
+    if wrong := assembly.usage_error(flags, given) or best_of.usage_error(flags, given):
         context.fail(wrong)
     if flags.output == "-" and flags.as_json:
         context.fail("--json and '--output -' both want standard output.")
@@ -38,17 +40,21 @@ def draw(context: typer.Context, flags: Flags) -> None:
         if path is not None:
             check_writable(path)
     started, progress = time.monotonic(), Progress(flags.verbose, flags.quiet)
+    best = best_of.BestOf(flags, paths[0], progress) if flags.best_of is not None else None
     drawing = assembly.read_drawing(flags, given)
     pipeline = assembly.open_pipeline(
         flags, with_pulid=bool(drawing.subjects), note=progress.note, log=progress.log, on_step=progress.step
     )
-    inputs = list(assembly.input_files(flags, pipeline))
+    inputs = [*assembly.input_files(flags, pipeline), *(best.inputs() if best is not None else ())]
     for path in paths:
         if path is not None:
             check_not_input(path, inputs)
-    jobs = assembly.jobs_of(pipeline, drawing)
+    jobs = best.jobs(pipeline, drawing) if best is not None else assembly.jobs_of(pipeline, drawing)
     for line in assembly.idle_flags(flags, given, pipeline.dev):
         progress.note(line)
+    if best is not None:
+        best.draw(pipeline, jobs)
+        return
     for path, picture in zip(paths, pipeline.draw(jobs), strict=True):
         data = save(picture, path, not flags.disable_image_metadata)
         if path is not None:

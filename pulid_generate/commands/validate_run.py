@@ -45,15 +45,7 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     if wrong := _usage_error(flags, given):
         context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
-    scorer = Scorer(
-        references=flags.reference or (),
-        strangers=flags.stranger or (),
-        models_dir=flags.models_dir,
-        antelopev2=flags.antelopev2,
-        recognizer=flags.recognizer,
-        det_threshold=flags.det_threshold,
-        say=progress.log,
-    )
+    scorer = assembly.scorer_of(flags, flags.models_dir, progress.log)
     folder = Path(flags.output_dir).expanduser()
     shots = _plan(flags)
     identity = {"sha256": read_embedding(flags.pulid_id_embedding).sha256, "weight": flags.pulid_id_weight}  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import typer
 
 from pulid_generate.flags.batch import RowFlags, SheetFlags
+from pulid_generate.flags.best_of import BestFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
 from pulid_generate.flags.likeness import LikenessFlags
@@ -21,12 +22,17 @@ from pulid_generate.flags.output import OutputFlags
 from pulid_generate.flags.placement import DTYPES, PlacementFlags
 from pulid_generate.flags.validation import ValidationFlags
 
-__all__ = ["DTYPES", "BatchFlags", "Flags", "ValidateFlags", "takes_flags"]
+__all__ = ["DTYPES", "BatchFlags", "DrawFlags", "Flags", "ValidateFlags", "takes_flags"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(OutputFlags, PlacementFlags, DrawingFlags, IdentityFlags, ModelFlags):
     """Every flag of one generation, as typed. The fields of its bases are the table, the last base's first; nothing else lists them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawFlags(Flags, LikenessFlags, BestFlags):
+    """Every flag of the command that draws one picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
