@@ -1,6 +1,6 @@
 # Two commands do everything on a machine that has python3 (3.11 or newer, with venv and pip) and make:
 #
-#   make demo    set up, make small models, extract, draw, prove the injection, and lay the pictures out in demo/sheet.png
+#   make demo    set up, extract four people, draw them in five scenes, prove the injection, and lay it all out in demo/sheet.png
 #   make test    set up, run the tests
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pulid_extract pulid_generate scripts tests
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench setup clean
+.PHONY: demo test check format docs bench world setup clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
@@ -35,6 +35,10 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python scripts/bench.py
+
+world: $(READY)
+	PYTHONPATH=scripts $(BIN)/python -m micro_world.train
+	PYTHONPATH=scripts $(BIN)/python -m micro_world.measure
 
 setup: $(READY)
 
