@@ -29,11 +29,13 @@ from pulid_generate.likeness import Recognizer, Score, Scorer
 from pulid_generate.manifest import Row
 from pulid_generate.picture import read_parameters
 from pulid_generate.progress import Progress
+from pulid_generate.sheets import Grid, Head, Tile, write_sheet
 from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
-from pulid_generate.validation.report import PERSON, RUNS, STRANGER, WITHOUT, Report, Shot
+from pulid_generate.validation.report import PERSON, RUNS, STRANGER, WITHOUT, Report, Shot, mean, number
 from pulid_generate.verify import mean_change
 
+SHORT = 12  # digits of a SHA-256 for people
 SIDE, QUALITY = 320, 80  # of the page's small pictures, pixels and JPEG
 OF_EACH = ("prompt", "seed", "identity", "t5_tokens", "sigmas", "pulid_generate")  # of a picture's metadata: not what all share
 STATUS = {"failed": "unreadable"}  # of a score, where a picture's own word is another
@@ -67,7 +69,7 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
         shots=shots,
         minimum=flags.min_similarity,
     )
-    paths = _write(report, folder, scorer)
+    paths = _write(report, folder, scorer, progress)
     console.write_line(json.dumps(report.as_dict(), ensure_ascii=False) if flags.as_json else report.as_table())
     for path in [] if flags.as_json else paths:
         console.write_line(str(path))
@@ -119,7 +121,7 @@ def _check_outputs(folder: Path, shots: Sequence[Shot], inputs: Sequence[str | P
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); give another --output-dir") from None
-    for name in ("report.html", "report.json", *(shot.output for shot in shots)):
+    for name in ("report.html", "report.json", "sheet.png", *(shot.output for shot in shots)):
         check_not_input(folder / name, inputs)
     check_writable(folder / "report.html")
 
@@ -224,7 +226,7 @@ def _settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(report: Report, folder: Path, scorer: Scorer) -> list[Path]:
+def _write(report: Report, folder: Path, scorer: Scorer, progress: Progress) -> list[Path]:
     """The files, which show faces or measure them: 0600. Raises OutputError."""
     known = [("reference", path) for path in scorer.references] + [("stranger", path) for path in scorer.strangers]
     shown = [
@@ -236,7 +238,24 @@ def _write(report: Report, folder: Path, scorer: Scorer) -> list[Path]:
     }
     for name, text in texts.items():
         write_atomically(folder / name, text.encode("utf-8", "replace"), mode=0o600)
-    return [folder / name for name in texts]
+    sheets = write_sheet(folder / "sheet.png", _grid(report, folder), progress.note, mode=0o600)
+    return [*(folder / name for name in texts), *sheets]
+
+
+def _grid(report: Report, folder: Path) -> Grid:
+    """Prompts down; the person and the controls across, each with its seeds."""
+
+    def tile(shot: Shot) -> Tile:
+        drawn = folder / shot.output if shot.sha256 is not None else None
+        return Tile(drawn, f"seed {shot.seed}\n{shot.told}", shot.error or "")
+
+    judge = f"by {report.recognizer['name']} {report.recognizer['sha256'][:SHORT]}"
+    return Grid(
+        cells=[[[tile(shot) for shot in report.of(run, trial)] for run in report.runs] for trial in report.trials],
+        columns=[Head(f"{RUNS[run]}: {number(mean(shot.counted for shot in report.of(run)))}") for run in report.runs],
+        rows=[Head(f"{trial.name}\n{trial.aspect}") for trial in report.trials],
+        title=f"similarity {number(report.similarity)}, {judge}",
+    )
 
 
 def _small(path: Path) -> bytes | None:

@@ -43,5 +43,7 @@ class ValidationFlags(ManyFlags):
     ] = None
     output_dir: Annotated[
         str,
-        typer.Option("--output-dir", metavar="FOLDER", help="Where report.html, report.json and pictures/ go; made if need be."),
+        typer.Option(
+            "--output-dir", metavar="FOLDER", help="Where report.html, report.json, sheet.png and pictures/ go; made if need be."
+        ),
     ] = "validation"

@@ -144,11 +144,9 @@ def _pictures(report: Report, thumbnail: Thumbnail) -> str:
 
 
 def _shot(shot: Shot, thumbnail: Thumbnail) -> str:
-    words = {"no face": "no face found", "unreadable": "cannot be read", "failed": "not drawn"}
-    told = words.get(shot.status) or number(shot.cosine)
     more = f", stranger {number(shot.stranger, 2)}" if shot.stranger is not None else ""
     label = f"{RUNS[shot.run]}, seed {shot.seed}"
-    return _figure(thumbnail(shot.output), f"{shot.trial.name}, {label}: {told}", f"{told}{more}", label)
+    return _figure(thumbnail(shot.output), f"{shot.trial.name}, {label}: {shot.told}", f"{shot.told}{more}", label)
 
 
 def _figure(data: bytes | None, alt: str, caption: str, more: str = "") -> str:

@@ -16,6 +16,7 @@ PERSON, WITHOUT, STRANGER = "person", "weight_0", "stranger"
 RUNS = {PERSON: "the person", WITHOUT: "weight 0", STRANGER: "a stranger"}  # key in the report -> for people
 THRESHOLDS = tuple(round(step * 0.05, 2) for step in range(21))
 NO_FACE = 0.0  # what a picture without a face counts
+WITHOUT_COSINE = {"no face": "no face", "unreadable": "not scored", "failed": "not drawn"}
 ALIKE = 0.25  # cosine from which a stranger may be none; as pulid_extract.fusion.STRANGER
 
 
@@ -43,6 +44,11 @@ class Shot:
     def counted(self) -> float | None:
         """The cosine that means are made of; None for a picture that is not there."""
         return NO_FACE if self.status == "no face" else self.cosine
+
+    @property
+    def told(self) -> str:
+        """The cosine for people, or why there is none."""
+        return WITHOUT_COSINE.get(self.status) or number(self.cosine)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,s
 main{max-width:72rem;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .25rem}
 small,figcaption,caption{color:var(--soft);font-size:.85rem}
-h3 small{font-weight:400}article p{margin:.25rem 0 .5rem}
+h3 small{font-weight:400}article{margin-bottom:1.5rem}article p{margin:.25rem 0 .5rem}
 .verdict{display:inline-block;margin:0 0 .5rem;padding:.15rem .7rem;border:2px solid;border-radius:1rem;font-weight:600}
 .good{color:var(--good)}.bad{color:var(--bad)}
 .cards,.legend{list-style:none;padding:0;margin:.5rem 0;display:flex;flex-wrap:wrap;gap:.75rem}
@@ -36,5 +36,6 @@ svg text{fill:var(--ink);font-size:11px}svg .tick,svg .axis{fill:var(--soft);fon
 .without{fill:none;stroke:var(--without)}.stranger{fill:none;stroke:var(--stranger)}
 .faint{fill-opacity:.45;stroke-opacity:.75}.mean{stroke-width:3}.cross{fill:none;stroke-width:2}
 .curve{fill:none;stroke-width:2.5}.curve.without{stroke-dasharray:6 4}.curve.stranger{stroke-dasharray:2 3}
+@media (max-width:30rem){svg text{font-size:13px}svg .tick,svg .axis{font-size:12px}}
 @media print{.scroll{overflow:visible}}
 """
