@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pulid_extract import console
+from pulid_extract.cluster import BatchCommand, usage_error
 from pulid_extract.commands import extract as extraction
 from pulid_extract.commands.batch import run as run_batch
 from pulid_extract.commands.cache import cache
@@ -98,13 +99,15 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
     list_faces(flags)
 
 
-@app.command()
+@app.command(cls=BatchCommand)
 @takes_flags(BatchFlags)
 def batch(context: typer.Context, flags: BatchFlags) -> None:
     """Extract from many portraits with models that are loaded once; print one line of JSON for each, as it is finished.
 
     One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written, whenever it is interrupted.
     """
+    if wrong := usage_error(flags, flags.device):
+        context.fail(wrong)
     run_batch(flags)
 
 

@@ -7,6 +7,7 @@
       EmbeddingError        a .pulidembd that breaks docs/pulidembd.md
       OutputError           a result that cannot be written
       PackageError          a stage whose libraries are not installed
+      WorkerError           a cluster without a worker that can work
       (pulid_generate.errors adds its own branch)
 
 A message is one line: what is wrong, where, what was expected, what to do next.
@@ -51,6 +52,10 @@ class OutputError(PulidError):
 
 class PackageError(PulidError):
     """The libraries of a stage are not installed."""
+
+
+class WorkerError(PulidError):
+    """There is no cluster, or nobody on it can do the work."""
 
 
 def require_packages(names: Iterable[str], extra: str) -> None:

@@ -19,8 +19,8 @@ class Item:
     """One picture of a row, judged and not yet drawn: little enough to keep for every row.
 
     number, line, where: of its row. index: of the row's pictures. path: what is written. key: items of equal keys may share a batch.
-    loras: what must be on Flux. prompts: what text encoders read. identities: hashes, for folding. done: the SHA-256 of what an earlier
-    run has made of the same inputs.
+    loras: what must be on Flux. prompts: what text encoders read. identities: hashes, for folding. metadata: whether the file tells what
+    made it. done: the SHA-256 of what an earlier run has made of the same inputs.
     """
 
     number: int
@@ -33,6 +33,7 @@ class Item:
     loras: Hashable
     key: Hashable
     prompts: tuple[Any, ...] = ()
+    metadata: bool = True
     done: str | None = None
 
 

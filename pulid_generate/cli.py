@@ -7,6 +7,7 @@ Standard output carries results (paths, JSON lines, or the picture itself), stan
 from __future__ import annotations
 
 from pulid_extract import console
+from pulid_extract.cluster import BatchCommand
 from pulid_generate.commands.batch import batch
 from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
@@ -16,11 +17,17 @@ from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
 from pulid_generate.sdcli_flags import SdCommand, SdGroup
 
+
+class SdBatchCommand(BatchCommand, SdCommand):
+    """`batch`: --ray with or without an address, beside sd-cli's flags."""
+
+
 PROGRAM = "pulid-generate"
 
 app = console.new_app()
 app.callback(invoke_without_command=True, cls=SdGroup)(draw)
-for command in (batch, validate, verify, doctor):
+app.command(cls=SdBatchCommand)(batch)
+for command in (validate, verify, doctor):
     app.command(cls=SdCommand)(command)
 for command in (inspect, pull):
     app.command()(command)

@@ -45,13 +45,23 @@ def _numbered(output: str, index: int) -> str:
     return NUMBER.sub(lambda match: "%" if match[0] == "%%" else f"{index:{match[1]}d}", output)
 
 
+def encoded(picture: Picture, path: Path | None, metadata: bool) -> bytes:
+    """The bytes of the picture's file, in the format of its name. None: standard output, as PNG."""
+    return picture.encode(format_of(path) if path is not None else "PNG", metadata)
+
+
+def store(path: Path, data: bytes) -> None:
+    """Write a picture's file, complete or not at all. Raises OutputError."""
+    write_atomically(path, data)
+
+
 def save(picture: Picture, path: Path | None, metadata: bool) -> bytes:
     """Write the picture's file, complete or not at all, and return its bytes. None: standard output, as PNG. Raises OutputError."""
-    data = picture.encode(format_of(path) if path is not None else "PNG", metadata)
+    data = encoded(picture, path, metadata)
     if path is None:
         console.write_result(data)
     else:
-        write_atomically(path, data)
+        store(path, data)
     return data
 
 

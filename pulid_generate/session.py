@@ -88,6 +88,12 @@ class Session:
         self._replan()
         return VAE in self.beside
 
+    @property
+    def keeps_encoders(self) -> bool:
+        """Whether the text encoders stay beside Flux."""
+        self._replan()
+        return T5 in self.beside
+
     def _replan(self) -> None:
         """Decide what stays beside Flux. What is loaded stays, unless it would have to be loaded otherwise."""
         if not self._stale:
@@ -130,7 +136,7 @@ class Session:
     def encode_prompts(self, prompts: Sequence[Prompt]) -> None:
         """As `encode`."""
         self._replan()
-        missing = [prompt for prompt in prompts if self._key(prompt) not in self.cache]
+        missing = self.lacks(prompts)
         if not missing:
             return
         if T5 in self.beside:
@@ -139,6 +145,10 @@ class Session:
         else:
             self.release()
         self.pipeline.encode(missing, self._keep, self._clip, self._t5)
+
+    def lacks(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Those that the cache does not hold."""
+        return [prompt for prompt in prompts if self._key(prompt) not in self.cache]
 
     def _keep(self, prompt: Prompt, states: TextStates) -> None:
         tensors = {"t5": states.t5, "pooled": states.pooled}

@@ -37,14 +37,17 @@ def key_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def file_identity(header: Header, path: Path) -> str:
-    """Which file this is, without reading gigabytes: names and shapes, its first MiB, size and time of every file it is made of."""
+def file_identity(header: Header, path: Path, times: bool = True) -> str:
+    """Which file this is, without reading gigabytes: names and shapes, its first MiB, size and time of every file it is made of.
+
+    times: False for what a copy on another machine has as well.
+    """
     files = {path, *(shard for shard, _ in header.shards.values())}
     digest = hashlib.sha256(repr(sorted(header.tensors.items())).encode())
     for file in sorted(files):
         if file.is_file():
             seen = file.stat()
-            digest.update(f"{seen.st_size} {seen.st_mtime_ns}".encode())
+            digest.update(f"{seen.st_size} {seen.st_mtime_ns if times else ''}".encode())
             with open(file, "rb") as opened:
                 digest.update(opened.read(FIRST_BYTES))
     return digest.hexdigest()

@@ -1,6 +1,6 @@
 """The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run, because machines are shared and noisy.
 
-    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps] [extract] [batch])
+    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps] [extract] [batch] [ray])
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the real shape; no file is needed.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 from bench_batch import batch
 from bench_extract import extract
+from bench_ray import ray
 from bench_steps import steps
 
 from pulid_generate import sampling
@@ -154,6 +155,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "extract": extract,
     "batch": batch,
+    "ray": ray,
 }
 
 

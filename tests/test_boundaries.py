@@ -49,6 +49,7 @@ LEAVES = {
         ("embedding_cache", "model_files"),
         ("file_hashes", "model_files"),
         ("choice", "portrait"),  # a box by hand
+        ("cluster", "workers"),
         ("flags", "choice"),
         ("flags", "model_files"),
         ("flags", "portrait"),
@@ -110,7 +111,20 @@ LEAVES = {
     },
 }
 # What both stages share, torch-free.
-SHARED = {"captions", "console", "cpu_linear", "errors", "embedding_file", "model_files", "records"}
+SHARED = {
+    *(
+        "captions",
+        "cluster",
+        "console",
+        "cpu_linear",
+        "embedding_file",
+        "errors",
+        "interrupts",
+        "model_files",
+        "records",
+        "workers",
+    ),
+}
 GENERATE_WITHOUT_TORCH = (
     *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
     *(
@@ -186,7 +200,7 @@ def test_the_walk_sees_every_form_of_import():
     assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
 
 
-def test_generate_imports_seven_leaves_of_extract():
+def test_generate_imports_ten_leaves_of_extract():
     used = {name: modules_imported(tree, "pulid_extract") for name, tree in modules("pulid_generate").items()}
     assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
     assert set().union(*used.values()) == SHARED

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pulid_extract.interrupts import Interrupts
 from pulid_extract.model_files import read_header
 from pulid_generate.batch import Item, in_batches, result
 from pulid_generate.errors import InputError, OutputError, RequestError
 from pulid_generate.flags import BatchFlags
 from pulid_generate.grid import grid, identities_in, parse_seeds
-from pulid_generate.interrupts import Interrupts
 from pulid_generate.manifest import COLUMNS, NAMES, parse_line, read_manifest, read_row
 from pulid_generate.output_names import NamePattern, as_word, check_name
 from pulid_generate.text_cache import TextCache, file_identity, key_of

@@ -12,14 +12,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract import console
 from pulid_extract.commands.ahead import ahead
-from pulid_extract.commands.extract import ONE_PICTURE, Flags
+from pulid_extract.commands.extract import ONE_PICTURE
 from pulid_extract.commands.job import Cut, Job, Made, cut, decoded, make, portraits_of, read_job, together_of
 from pulid_extract.commands.memory import Memory
 from pulid_extract.commands.portraits import expand
@@ -29,7 +29,7 @@ from pulid_extract.commands.session import PACKAGES, find_models, quiet
 from pulid_extract.embedding_cache import Key
 from pulid_extract.errors import InputError, OutputError, PulidError, WeightsError, require_packages
 from pulid_extract.journal import Journal
-from pulid_extract.model_files import write_atomically
+from pulid_extract.model_files import Found, write_atomically
 from pulid_extract.model_set import needed_roles
 from pulid_extract.records import listed
 
@@ -39,12 +39,17 @@ if TYPE_CHECKING:
 AHEAD = 2  # rows that are cut before they are wanted: one in work and one in hand
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """The outcome of a row whose work is for others."""
+
+
 @dataclass
 class Prepared:
     """A row after its first half. outcome: what the second half goes on with; a str: the SHA-256 of what is there already."""
 
     planned: Planned
-    outcome: Cut | Made | str | PulidError
+    outcome: Cut | Made | str | PulidError | Elsewhere
     job: Job | None = None
     key: Key | None = None
     seconds: float = 0.0
@@ -64,16 +69,25 @@ def run(flags: BatchFlags) -> None:
         batch = Batch(flags, planned, out_dir)
         counts: dict[str, int] = {}
         with _progress(len(planned)) as advance:
-            for report in batch.reports():
+            for report in batch.reports() if flags.ray is None else _on_cluster(batch):
                 lines.write(json.dumps(report))
                 counts[report["status"]] = counts.get(report["status"], 0) + 1
                 if report["error"] is not None:
                     console.log(f"row {report['row']}: {report['error']}")
                 advance()
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    console.log(f"{len(planned)} row{'s' * (len(planned) != 1)}: {summary}")
+    console.log(f"{len(planned)} row{'s' * (len(planned) != 1)}: {summary or 'none done'}")
+    if sum(counts.values()) < len(planned):
+        console.log(f"stopped, {len(planned) - sum(counts.values())} not done; run it again with --resume")
+        raise KeyboardInterrupt
     if counts.get("failed"):
         raise InputError(f"{counts['failed']} of {len(planned)} rows failed, the others are in {out_dir}")
+
+
+def _on_cluster(batch: Batch) -> Iterator[dict[str, Any]]:
+    from pulid_extract.commands.batch_ray import reports
+
+    return reports(batch)
 
 
 def _make_folder(given: str) -> Path:
@@ -96,17 +110,12 @@ def _sweep(folder: Path, planned: Sequence[Planned]) -> None:
 # ------------------------------------------------------------------------------------------------------------------------- work
 
 
-class Batch:
-    """The rows, and what is loaded once for all of them; torch only if a row is not in the cache. Raises WeightsError for a file that is
-    missing."""
+class Networks:
+    """What is loaded once for all rows; torch with the first that needs it. worked: whether they ever did."""
 
-    def __init__(self, flags: BatchFlags, planned: Sequence[Planned], out_dir: Path):
-        self.flags, self.planned, self.out_dir = flags, planned, out_dir
-        self.found = find_models(flags, set[str]().union(*map(_roles, planned)))
-        self.memory = Memory(self.found, flags.device, flags.no_cache)
-        self.journal = Journal(out_dir)
+    def __init__(self, found: dict[str, Found], device: str):
+        self.found, self.device, self.worked = found, device, False
         self.stack = contextlib.ExitStack()
-        self.worked = False
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -116,16 +125,43 @@ class Batch:
 
         # The Extractor sets and restores these for each stage; here around both threads, so that neither restores what the other needs.
         self.stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False))
-        return Extractor(self.found, self.flags.device)
+        return Extractor(self.found, self.device)
+
+    def cut(self, job: Job) -> Cut:
+        """The first half of the work. One thread at a time: `crop` alone reads the options."""
+        from pulid_extract.identity import Options
+
+        flags = job.flags
+        self.extractor.options = Options(flags.aligner, flags.parser, flags.det_threshold or Options.det_threshold)
+        return cut(job, decoded(job), self.extractor, _say_nothing)
+
+    def make(self, outcome: Cut, memory: Memory) -> Made:
+        """The second half."""
+        made = make(outcome, self.extractor, memory.provenance)
+        self.worked = True
+        return made
+
+
+class Batch:
+    """The rows, and where their results go. Raises WeightsError for a model file that is missing."""
+
+    def __init__(self, flags: BatchFlags, planned: Sequence[Planned], out_dir: Path):
+        self.flags, self.planned, self.out_dir = flags, planned, out_dir
+        # with --ray the device is that of workers on other machines
+        here = flags if flags.ray is None else replace(flags, device="auto")
+        found = find_models(here, set[str]().union(*map(roles_of, planned)))
+        self.networks = Networks(found, flags.device)
+        self.memory = Memory(found, flags.device, flags.no_cache)
+        self.journal = Journal(out_dir)
 
     def reports(self) -> Iterator[dict[str, Any]]:
         """One for each row, in their order. Raises WeightsError for networks that never worked, OutputError for the journal."""
-        with self.stack:
-            for prepared in ahead(self._prepare, self.planned, AHEAD):
-                yield self._finish(prepared)
+        with self.networks.stack:
+            for prepared in ahead(lambda planned: self.prepare(planned, self.networks.cut), self.planned, AHEAD):
+                yield self.finish(prepared)
 
-    def _prepare(self, planned: Planned) -> Prepared:
-        """The first half: read, look whether it is there already, find the face. In the second thread."""
+    def prepare(self, planned: Planned, first: Callable[[Job], Cut | Elsewhere]) -> Prepared:
+        """The first half: read, look whether it is there already, find the face (`first`). In the second thread."""
         prepared = Prepared(planned, "")
         start = time.perf_counter()
         try:
@@ -133,25 +169,15 @@ class Batch:
             paths = expand(flags.portrait or [], _say_nothing)
             self._check_count(planned, len(paths))
             job = prepared.job = read_job(paths, flags, planned.choice, planned.boxes, _say_nothing)
-            key = prepared.key = self.memory.key(job, _roles(planned))
-            prepared.outcome = (self.flags.resume and self.journal.done(planned.output, key.name)) or self._made(job, key)
+            key = prepared.key = self.memory.key(job, roles_of(planned))
+            done = self.flags.resume and self.journal.done(planned.output, key.name)
+            prepared.outcome = done or self.memory.recall(job, key, _say_nothing) or first(job)
         except PulidError as error:
             prepared.outcome = error
         except Exception as error:
-            prepared.outcome = _unexpected(planned, error)
+            prepared.outcome = unexpected(planned.name, error)
         prepared.seconds = time.perf_counter() - start
         return prepared
-
-    def _extractor_for(self, flags: Flags) -> Extractor:
-        """The one Extractor, with a row's options: `crop` alone reads them, and only this thread crops."""
-        from pulid_extract.identity import Options
-
-        self.extractor.options = Options(flags.aligner, flags.parser, flags.det_threshold or Options.det_threshold)
-        return self.extractor
-
-    def _made(self, job: Job, key: Key) -> Made | Cut:
-        made = self.memory.recall(job, key, _say_nothing)
-        return made or cut(job, decoded(job), self._extractor_for(job.flags), _say_nothing)
 
     def _check_count(self, planned: Planned, count: int) -> None:
         """As rows.py does for what a row names; only now folders among it are counted."""
@@ -159,15 +185,14 @@ class Batch:
             if getattr(planned.flags, name):
                 raise InputError(f"{planned.name}: {name} is about the pixels of one portrait; {count} are named")
 
-    def _finish(self, prepared: Prepared) -> dict[str, Any]:
+    def finish(self, prepared: Prepared) -> dict[str, Any]:
         """The second half: encode, write, and only then say so."""
         planned, outcome = prepared.planned, prepared.outcome
         start = time.perf_counter()
         made, error = None, outcome if isinstance(outcome, PulidError) else None
         try:
             if isinstance(outcome, Cut):
-                made = make(outcome, self.extractor, self.memory.provenance)
-                self.worked = True
+                made = self.networks.make(outcome, self.memory)
             elif isinstance(outcome, Made):
                 made = outcome
             if made is not None:
@@ -177,8 +202,8 @@ class Batch:
         except PulidError as failure:
             error = failure
         except Exception as failure:
-            error = _unexpected(planned, failure)
-        if isinstance(error, WeightsError) and not self.worked:
+            error = unexpected(planned.name, failure)
+        if isinstance(error, WeightsError) and not self.networks.worked:
             raise error  # not the photo's fault: it would be the same for every row
         sha256 = outcome if isinstance(outcome, str) else None
         if made is not None and error is None and prepared.key is not None:
@@ -209,12 +234,12 @@ class Batch:
         return {**report, **one, "portraits": portraits, **together_of(prepared.job, made), "tokens": made.facts["tokens"]}
 
 
-def _unexpected(planned: Planned, error: Exception) -> PulidError:
+def unexpected(name: str, error: Exception) -> PulidError:
     """One bad photo never stops the rest, not even by a mistake of ours or for want of memory."""
-    return InputError(f"{planned.name}: {type(error).__name__}: {error}; if this is no lack of memory, please report it")
+    return InputError(f"{name}: {type(error).__name__}: {error}; if this is no lack of memory, please report it")
 
 
-def _roles(planned: Planned) -> set[str]:
+def roles_of(planned: Planned) -> set[str]:
     return needed_roles(planned.choice.detects, planned.flags.aligner, planned.flags.parser)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from pulid_extract import console
+from pulid_extract.cluster import ClusterFlags
 from pulid_extract.commands.extract import ONE_PICTURE, CacheFlags, Flags, FuseFlags
 from pulid_extract.commands.job import decide
 from pulid_extract.errors import InputError
@@ -54,7 +55,7 @@ class RowFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, RowFlags):
+class BatchFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags):
     """Every flag of `batch`; those of an extraction hold for every row that does not say otherwise."""
 
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pulid_extract import console
+from pulid_extract import cluster, console
+from pulid_extract.interrupts import Interrupts
 from pulid_extract.model_files import check_writable
 from pulid_extract.records import FORMS, MAX_BYTES, MAX_LINE, listed
 from pulid_generate import assembly
 from pulid_generate.batch import Item, result
 from pulid_generate.commands.batch_look import Look
 from pulid_generate.commands.batch_rows import Asked, Inputs, Rows
-from pulid_generate.commands.batch_run import BatchRun, Tally, print_line
+from pulid_generate.commands.batch_run import BatchRun, Outlet, Tally, print_line
 from pulid_generate.commands.batch_sheet import sheet_of
 from pulid_generate.errors import InputError, OutputError, PulidError, RequestError, WeightsError
 from pulid_generate.flags import BatchFlags, Flags
 from pulid_generate.grid import grid
-from pulid_generate.interrupts import Interrupts
 from pulid_generate.manifest import Row, parse_line, read_manifest
 from pulid_generate.progress import Progress
 from pulid_generate.text_cache import TextCache, default_folder
@@ -60,14 +60,15 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
         return f"{' and '.join(axes)} make rows, and so does {flags.manifest}; leave one of them out."
     if "output" in given or "output_begin_idx" in given:
         return "--output is one file; pictures of a batch are named by --name PATTERN in --output-dir, or by a row's own output."
-    if flags.manifest == "-" and (flags.batch_size > 1 or flags.sheet is not None):
-        name = "--batch-size" if flags.batch_size > 1 else "--sheet"
+    known = {"--batch-size": flags.batch_size > 1, "--sheet": flags.sheet is not None, "--ray": flags.ray is not None}
+    if flags.manifest == "-" and any(known.values()):
+        name = next(name for name, wanted in known.items() if wanted)
         return f"{name} needs rows that are known beforehand; standard input is answered line by line."
     if flags.manifest == "-" and flags.reference:
         return "--reference scores pictures once all are drawn; standard input is answered line by line."
     if flags.sheet == "-":
         return "--sheet is a file; standard output has lines of results."
-    return wants_standard_input(flags)
+    return wants_standard_input(flags) or cluster.usage_error(flags, flags.device)
 
 
 def wants_standard_input(flags: Flags) -> str | None:
@@ -116,14 +117,20 @@ def draw_rows(
         raise InputError(f"{whose}: {_count(problems, 'problem')}, listed above; nothing was started")
     _make_folders(items)
     tally = Tally(len(items), progress, tell)
+    outlet = Outlet(tally)
     with Interrupts(progress.note) as interrupts, session:
-        run = BatchRun(rows, asked, pipeline, session, tally, interrupts)
-        run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
+        if rows.on_cluster:
+            from pulid_generate.commands import batch_ray
+
+            batch_ray.draw(rows, asked, items, pipeline, outlet, interrupts, progress)
+        else:
+            run = BatchRun(rows.finder(asked, pipeline, session), pipeline, session, outlet, interrupts)
+            run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
     session.cache.trim()
     console.log(tally.summary()) if not flags.quiet else None
     left = len(items) - tally.total
-    if run.full is not None:
-        raise OutputError(f"{run.full}; {_count(left, 'picture')} not drawn, make room and run it again with --resume")
+    if outlet.full is not None:
+        raise OutputError(f"{outlet.full}; {_count(left, 'picture')} not drawn, make room and run it again with --resume")
     if interrupts.asked and left:
         progress.note(f"stopped, {_count(left, 'picture')} not drawn; run it again with --resume")
         raise KeyboardInterrupt
@@ -149,6 +156,10 @@ class _Judge:
         """The pipeline, with no model loaded; None, with problems, if files are missing and rows are wrong as well."""
         someone = any(one.flags.pulid_id_embedding or one.flags.identity for one in asked.values())
         try:
+            if self.rows.on_cluster:
+                from pulid_generate.commands.batch_ray import open_judge
+
+                return open_judge(self.flags, someone, self.progress)
             return open_session(self.flags, someone, self.progress)
         except PulidError as error:
             for one in asked.values():
@@ -286,7 +297,7 @@ def _answer(
     except PulidError as error:
         tally.report(result("failed", number=number, line=number, error=str(error)))
         return
-    run = BatchRun(rows, {number: asked}, pipeline, session, tally, interrupts)
+    run = BatchRun(rows.finder({number: asked}, pipeline, session), pipeline, session, Outlet(tally), interrupts)
     try:
         run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
     except PulidError as error:  # such as a prompt's encoder that does not fit; standard output that is closed raises again

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pulid_extract.cluster import ClusterFlags
 from pulid_extract.embedding_file import read_embedding
 from pulid_generate import assembly
 from pulid_generate.batch import Item
@@ -71,6 +72,7 @@ class Rows:
         self.flags, self.given = flags, given
         self.folder = Path(flags.output_dir).expanduser()
         self.pattern = NamePattern(flags.name)
+        self.on_cluster = isinstance(flags, ClusterFlags) and flags.ray is not None
         self._readers = assembly.Readers(Remembered(read_embedding), Remembered(file_sha256))
         self._taken: dict[str, str] = {}
 
@@ -100,6 +102,10 @@ class Rows:
         """The row's pictures, as the pipeline draws them. Raises PulidError."""
         return [session.expect(job) for job in assembly.jobs_of(pipeline, self.read(asked))]
 
+    def finder(self, asked: Mapping[int, Asked], pipeline: Pipeline, session: Session) -> Callable[[Item], Job]:
+        """Gives the job of an item of these rows, from what its files hold now."""
+        return lambda item: self.jobs(asked[item.number], pipeline, session)[item.index]
+
     def items(self, asked: Asked, pipeline: Pipeline, session: Session) -> list[Item]:
         """The row's pictures: named, and looked for if the run is resumed. Raises PulidError."""
         from pulid_generate.denoiser import batch_key
@@ -121,7 +127,8 @@ class Rows:
                     loras=job.loras,
                     key=batch_key(job, lengths),
                     prompts=tuple(prompts_of(job)),
-                    done=_there(path, pipeline.describe(job, lengths)) if self.flags.resume else None,
+                    metadata=not asked.flags.disable_image_metadata,
+                    done=_there(path, pipeline.describe(job, lengths)) if self.flags.resume and not self.on_cluster else None,
                 )
             )
         self._take(asked.row, items)
@@ -202,12 +209,18 @@ def _mark(path: Path) -> tuple[int, int] | None:
     return seen.st_dev, seen.st_ino
 
 
-def _there(path: Path, parameters: str) -> str | None:
-    """The SHA-256 of a picture that carries exactly these parameters; None for another, a damaged one, or none."""
+def parameters_of(path: Path) -> tuple[str, str] | None:
+    """(parameters, SHA-256) of a picture that is whole; None for a damaged one, or none."""
     from pulid_generate.picture import read_parameters
 
     try:
         data = path.read_bytes()
-        return hashlib.sha256(data).hexdigest() if read_parameters(data) == parameters else None
+        return read_parameters(data) or "", hashlib.sha256(data).hexdigest()
     except (OSError, PulidError):
         return None
+
+
+def _there(path: Path, parameters: str) -> str | None:
+    """The SHA-256 of a picture that carries exactly these parameters; None for another, a damaged one, or none."""
+    found = parameters_of(path)
+    return found[1] if found is not None and found[0] == parameters else None

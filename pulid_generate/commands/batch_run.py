@@ -8,15 +8,14 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract import console
+from pulid_extract.interrupts import Interrupts
 from pulid_generate.batch import Item, Status, in_batches, in_groups, result
-from pulid_generate.commands.batch_rows import Asked, Rows
 from pulid_generate.errors import OutputError, PulidError
-from pulid_generate.interrupts import Interrupts
 from pulid_generate.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 CHUNK = 64  # batches that are decoded together, where the autoencoder cannot stay beside Flux
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Pair = tuple[Item, "Job"]
+Denoised = tuple[Item, "Job", "Tensor", tuple[int, ...], float]  # T5 tokens; seconds
 
 
 def print_line(line: Mapping[str, Any]) -> None:
@@ -72,27 +72,51 @@ class Tally:
         return f"{self.expected if self.expected is not None else self.total} pictures: {kinds}"
 
 
-class BatchRun:
-    """Draws items. full: the error that stopped it because there is no room left to write."""
+class Outlet:
+    """What becomes of pictures: a file and a line of results. full: the error that stopped it because there is no room left to write."""
 
-    def __init__(
-        self,
-        rows: Rows,
-        asked: Mapping[int, Asked],
-        pipeline: Pipeline,
-        session: Session,
-        tally: Tally,
-        interrupts: Interrupts,
-    ):
-        self.rows, self.asked, self.pipeline, self.session = rows, asked, pipeline, session
-        self.tally, self.interrupts = tally, interrupts
+    def __init__(self, tally: Tally):
+        self.tally = tally
         self.full: OutputError | None = None
+
+    def skipped(self, item: Item, sha256: str | None) -> None:
+        self.tally.report(_line("skipped", item, sha256=sha256))
+
+    def drawn(self, item: Item, data: bytes, seconds: float) -> None:
+        """Write the file, and only then say so. seconds: that it took until now."""
+        from pulid_generate.output import store
+
+        if self.full is not None:  # it would be said again
+            return
+        started = time.perf_counter()
+        try:
+            store(item.path, data)
+        except OutputError as error:
+            self.failed(item, error)
+            if getattr(error.__context__, "errno", None) in FULL:
+                self.full = error
+            return
+        seconds += time.perf_counter() - started
+        self.tally.report(_line("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds))
+
+    def failed(self, item: Item, error: object) -> None:
+        self.tally.report(_line("failed", item, error=str(error)))
+
+
+class BatchRun:
+    """Draws items, and hands each to an outlet. Everything but `finish` belongs to one thread at a time.
+
+    find: gives an item's job; raises PulidError for one whose files are not any more what they were.
+    """
+
+    def __init__(self, find: Callable[[Item], Job], pipeline: Pipeline, session: Session, outlet: Outlet, interrupts: Interrupts):
+        self.find, self.pipeline, self.session, self.outlet, self.interrupts = find, pipeline, session, outlet, interrupts
         self._waiting: deque[Future[None]] = deque()
 
     def draw(self, items: Sequence[Item], skipped: Sequence[Item] = ()) -> None:
         """Draw `items` until done, interrupted or out of room; every one that was begun is finished. Raises PulidError for what stops all."""
         for item in skipped:
-            self.tally.report(_line("skipped", item, sha256=item.done))
+            self.outlet.skipped(item, item.done)
         if not items:
             return
         batches = in_batches(items, self.session.batch)
@@ -108,27 +132,29 @@ class BatchRun:
                 self._wait(0)
 
     def _stopping(self) -> bool:
-        return self.interrupts.asked or self.full is not None
+        return self.interrupts.asked or self.outlet.full is not None
 
     def _chunk(self, chunk: Sequence[Sequence[Item]], decoder: ThreadPoolExecutor | None) -> None:
         """Batches after which Flux may leave. decoder: where pictures are finished beside the next batch; None: here, at the end."""
-        loaded = self._start([pairs for pairs in map(self._load, chunk) if pairs])
         held = []
-        for pairs in loaded:
-            if self._stopping():
-                break
-            for drawn in self._denoise(pairs):
-                if decoder is None:
-                    held.append(drawn)
-                else:
-                    vae = self.session.load_autoencoder()
-                    self._waiting.append(decoder.submit(self._finish, vae, *drawn))
-            self._wait(2 * self.session.batch)
+        for drawn in self.denoise(chunk):
+            if decoder is None:
+                held.append(drawn)
+            else:
+                self._waiting.append(decoder.submit(self.finish, self.session.load_autoencoder(), *drawn))
+                self._wait(2 * self.session.batch)
         if held:
             vae = self.session.load_autoencoder()
             for drawn in held:
-                self._finish(vae, *drawn)
+                self.finish(vae, *drawn)
             self.session.release()
+
+    def denoise(self, chunk: Sequence[Sequence[Item]]) -> Iterator[Denoised]:
+        """Batches, as `finish` takes them, until it is to stop. Their prompts are encoded."""
+        for pairs in self._start([pairs for pairs in map(self._load, chunk) if pairs]):
+            if self._stopping():
+                break
+            yield from self._denoise(pairs)
 
     def _wait(self, most: int) -> None:
         """Until at most so many pictures are waiting to be finished: their latents are memory."""
@@ -140,9 +166,9 @@ class BatchRun:
         pairs = []
         for item in batch:
             try:
-                pairs.append((item, self.rows.jobs(self.asked[item.number], self.pipeline, self.session)[item.index]))
+                pairs.append((item, self.find(item)))
             except PulidError as error:
-                self._fail(item, error)
+                self.outlet.failed(item, error)
         return pairs
 
     def _start(self, loaded: list[list[Pair]]) -> list[list[Pair]]:
@@ -153,11 +179,11 @@ class BatchRun:
             for pairs in loaded:
                 for item, job in pairs:
                     if job.start is not None:
-                        self._fail(item, error)
+                        self.outlet.failed(item, error)
             loaded = [[pair for pair in pairs if pair[1].start is None] for pairs in loaded]
         return [pairs for pairs in loaded if pairs]
 
-    def _denoise(self, pairs: Sequence[Pair]) -> list[tuple[Item, Job, Tensor, tuple[int, ...], float]]:
+    def _denoise(self, pairs: Sequence[Pair]) -> list[Denoised]:
         """(item, job, latent, T5 tokens, seconds) of those that could be drawn; where a batch fails, each of it is tried alone."""
         if len(pairs) > 1 and self._differ(pairs):
             return [one for pair in pairs for one in self._denoise([pair])]
@@ -167,7 +193,7 @@ class BatchRun:
             drawn = self.session.latents([job for _, job in pairs], f"row {numbers}")
         except PulidError as error:
             if len(pairs) == 1:
-                self._fail(pairs[0][0], error)
+                self.outlet.failed(pairs[0][0], error)
                 return []
             return [one for pair in pairs for one in self._denoise([pair])]
         seconds = (time.perf_counter() - started) / len(pairs)
@@ -179,26 +205,19 @@ class BatchRun:
 
         return len({batch_key(job, self.pipeline.t5_lengths(job)) for _, job in pairs}) > 1
 
-    def _finish(self, vae: Any, item: Item, job: Job, latent: Tensor, t5_lengths: tuple[int, ...], seconds: float) -> None:
-        """Decode, write, report; in the other thread where there is one."""
-        from pulid_generate.output import save
+    def finish(self, vae: Any, item: Item, job: Job, latent: Tensor, t5_lengths: tuple[int, ...], seconds: float) -> None:
+        """Decode, and give it to the outlet; in another thread where there is one. vae: the session's."""
+        from pulid_generate.output import encoded
 
-        if self.full is not None:  # it would be said again
+        if self.outlet.full is not None:
             return
         started = time.perf_counter()
         try:
-            picture = self.session.decode(vae, latent, job, t5_lengths)
-            data = save(picture, item.path, not self.asked[item.number].flags.disable_image_metadata)
+            data = encoded(self.session.decode(vae, latent, job, t5_lengths), item.path, item.metadata)
         except PulidError as error:
-            self._fail(item, error)
-            if isinstance(error, OutputError) and getattr(error.__context__, "errno", None) in FULL:
-                self.full = error
-            return
-        seconds += time.perf_counter() - started
-        self.tally.report(_line("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds))
-
-    def _fail(self, item: Item, error: PulidError) -> None:
-        self.tally.report(_line("failed", item, error=str(error)))
+            self.outlet.failed(item, error)
+        else:
+            self.outlet.drawn(item, data, seconds + time.perf_counter() - started)
 
 
 def _line(status: Status, item: Item, **more: Any) -> dict[str, Any]:

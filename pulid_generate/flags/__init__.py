@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import typer
 
+from pulid_extract.cluster import ClusterFlags
 from pulid_generate.flags.batch import RowFlags, SheetFlags
 from pulid_generate.flags.best_of import BestFlags
 from pulid_generate.flags.drawing import DrawingFlags
@@ -36,7 +37,7 @@ class DrawFlags(Flags, LikenessFlags, BestFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFlags(Flags, LikenessFlags, SheetFlags, RowFlags):
+class BatchFlags(Flags, LikenessFlags, SheetFlags, ClusterFlags, RowFlags):
     """Every flag of `batch`; those of a generation hold for every row that does not say otherwise."""
 
 

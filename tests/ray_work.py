@@ -1,0 +1,60 @@
+"""Work for Ray's actors that needs no model; they import it by name. And a head for a cluster of two cores, for tests to join."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from pulid_extract import cluster
+from pulid_extract.cluster import Place, UnfitError
+from pulid_extract.errors import WeightsError
+
+
+class Echo:
+    """Answers a task with itself; ("dies",), ("breaks",) and ("unfit",) do what they say."""
+
+    meal = 1
+
+    def __init__(self, place: Place):
+        self.notes = [f"threads {place.cpus}"]
+
+    def work(self, tasks: list[tuple[int, object]]) -> list[tuple[int, object]]:
+        for _, task in tasks:
+            if task == ("dies",):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if task == ("breaks",):
+                raise ValueError("a mistake of ours")
+            if task == ("unfit",):
+                raise UnfitError("damaged weights")
+            if isinstance(task, float):
+                time.sleep(task)
+        return [(number, (task, os.getpid())) for number, task in tasks]
+
+
+def open_echo(place: Place) -> Echo:
+    return Echo(place)
+
+
+def open_half(place: Place) -> Echo:
+    """On one of two places files are missing."""
+    if place.index == 0:
+        raise WeightsError("flux.safetensors: no such file")
+    return Echo(place)
+
+
+def main() -> None:
+    """A cluster until standard input is closed; prints its address."""
+    import ray
+
+    cluster.start(
+        cluster.LOCAL, num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 << 20, _temp_dir=sys.argv[1]
+    )
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
