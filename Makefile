@@ -1,6 +1,6 @@
 # Two commands do everything on a machine that has python3 (3.11 or newer, with venv and pip) and make:
 #
-#   make demo    set up, extract four people, draw them in five scenes, prove the injection, and lay it all out in demo/sheet.png
+#   make demo    set up, make small models, extract, draw, prove the injection, and lay the pictures out in demo/sheet.png
 #   make test    set up, run the tests
 
 PYTHON ?= python3

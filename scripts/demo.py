@@ -1,9 +1,9 @@
-"""The whole toolkit on one page, in a small world whose networks are really trained: four people, five prompts, one sheet to look at.
+"""The whole toolkit on one page: a real portrait, extraction, three drawings, the SHA-256 verdict, and a sheet to look at.
 
     make demo        (or: python scripts/demo.py [FOLDER])
 
-Runs the two programs as a user would, with the models of scripts/micro_world/models (41 MB) in place of the real 37 GB. The people are drawings
-that nothing was trained on; under every picture stands the cosine to the portrait, by a recogniser that never conditioned anything.
+Runs the two programs as a user would, with small seeded models in place of the real 37 GB (scripts/make_micro_models.py). The portrait is
+NASA's photograph of astronaut Eileen Collins, public domain, as scikit-image ships it.
 """
 
 from __future__ import annotations
@@ -13,72 +13,59 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from micro_world.dataset import PORTRAIT
-from micro_world.drawing import draw
-from micro_world.measure import EXTRACT, GENERATE
-from micro_world.people import FIRST_TEST_PERSON, Person
-from micro_world.scenes import Scene
-from micro_world.train import JUDGE
-from PIL import Image
-
-from pulid_generate.sheets import Grid, Head, Tile, write_sheet
+import astronaut
+from make_micro_models import write_micro_models
+from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = Path(os.path.relpath(ROOT / "scripts" / "micro_world" / "models"))  # relative, so that the commands shown are short
-PEOPLE = {"ada": 4, "ben": 5, "cleo": 12, "dan": 9}  # whose seeds are so far beyond the first that is for tests
-PROMPTS = (
-    "a portrait of a person, smiling, in a red shirt, on a blue background",
-    "a portrait of a person, surprised, in a yellow shirt, with a top hat, on a green background",
-    "a portrait of a person, calm, in a purple shirt, with glasses, on an orange background",
-    "a portrait of a person, sad, in a grey shirt, with a beanie, on a teal background",
-    "a portrait of a person, smiling, in a green shirt, with a cap, with glasses, on a purple background",
-)
-SEED = 42
+MODELS = Path(os.path.relpath(ROOT / "build" / "micro"))  # relative, so that the commands shown are short
+PROMPT = "candid photograph on a beach at sunset"
+TILE, GAP, CAPTION = 320, 24, 104
+INK, PAPER, MARK = (30, 30, 30), (250, 249, 246), (220, 60, 40)
 
 WHAT_NEXT = """\
-These people are drawings and the networks that draw them are small (docs/micro_world.md). For photographs, fetch the real files, 13 GB with
-Flux in 4 bits, and leave out the flags of the small world (--aligner, --parser, --t5-max-length, the sizes):
+The pictures above are textures: every network that draws or recognises here is random (see the captions on the sheet). To draw the real
+person, download the real files into one folder and give it as --models-dir to both programs:
 
-  pulid-extract pull --models-dir models
-  pulid-generate pull schnell-q4 --models-dir models
+  flux1-schnell.safetensors, ae.safetensors         https://huggingface.co/black-forest-labs/FLUX.1-schnell   (Apache-2.0, log in first)
+    or flux1-dev.safetensors                        https://huggingface.co/black-forest-labs/FLUX.1-dev       (non-commercial, log in)
+  clip_l.safetensors, t5xxl_fp16.safetensors        https://huggingface.co/comfyanonymous/flux_text_encoders  (MIT, Apache-2.0)
+  pulid_flux_v0.9.1.safetensors                     https://huggingface.co/guozinan/PuLID                     (Apache-2.0)
+  EVA02_CLIP_L_336_psz14_s6B.pt                     https://huggingface.co/QuanSun/EVA-CLIP                   (MIT)
+  antelopev2 (scrfd_10g_bnkps, glintr100)           https://huggingface.co/DIAMONIK7777/antelopev2            (non-commercial)
+  detection_Resnet50_Final.pth, parsing_bisenet.pth https://github.com/xinntao/facexlib/releases              (MIT)
 
-antelopev2 is for non-commercial research, FLUX.1 dev for non-commercial use; README.md has the two command lines and where each file is from."""
+`pulid-extract pull` and `pulid-generate pull schnell-q4` fetch all of it into one folder. README.md has the two command lines."""
 
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else os.path.relpath(ROOT / "demo"))
-    portraits = {name: folder / "portraits" / f"{name}.png" for name in PEOPLE}
-    (folder / "portraits").mkdir(parents=True, exist_ok=True)
-    for name, path in portraits.items():
-        person = Person.of(FIRST_TEST_PERSON + PEOPLE[name])
-        Image.fromarray(draw(person, Scene(background=7, clothes=5), PORTRAIT).pixels).save(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (MODELS / "complete").exists():
+        print(f"making small models in {MODELS}", file=sys.stderr)
+        write_micro_models(MODELS, report=lambda line: print(f"  {line}", file=sys.stderr))
+        (MODELS / "complete").touch()
+    portrait = folder / "portrait.png"
+    Image.fromarray(astronaut.portrait()).save(portrait)
 
-    run("pulid-extract", "batch", folder / "portraits", "--out-dir", folder / "identities", "--models-dir", MODELS, *EXTRACT)
-    rows = [
-        {"prompt": prompt, "seed": SEED, "output": f"{name}_{number}.png"}
-        | ({"pulid-id-embedding": f"identities/{name}.pulidembd"} if name in PEOPLE else {})
-        for name in (*PEOPLE, "nobody")
-        for number, prompt in enumerate(PROMPTS)
-    ]
-    manifest = folder / "rows.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run("pulid-generate", "batch", manifest, "--output-dir", folder / "pictures", "--models-dir", MODELS, *GENERATE)
-    pictures = [folder / "pictures" / str(row["output"]) for row in rows]
-    cosines = score(list(portraits.values()), pictures)
+    extracted = json.loads(
+        run(
+            *("pulid-extract", "--portrait", portrait, "--models-dir", MODELS, "--out", folder / "me.pulidembd", "--with-uncond"),
+            *("--crop-image", folder / "crop.png", "--face-image", folder / "grey.png", "--json"),
+        )
+    )
+    print(f"{extracted['output']}: {extracted['tokens'][0]}x{extracted['tokens'][1]} tokens, SHA-256 {extracted['sha256']}\n")
     table = run(
-        *("pulid-generate", "verify", "--models-dir", MODELS, "--pulid-id-embedding", folder / "identities" / "ada.pulidembd"),
-        *("-p", PROMPTS[0], "--seed", SEED, "-o", folder / "out.png", *GENERATE),
+        *("pulid-generate", "verify", "--models-dir", MODELS, "--pulid-id-embedding", folder / "me.pulidembd", "-p", PROMPT),
+        *("--cfg-scale", "1.0", "--sampling-method", "euler", "--steps", "4", "-W", "256", "-H", "256", "--seed", "42"),
+        *("-o", folder / "out.png"),
     )
     print(table)
-    right = sum(row.index(max(row)) == place // len(PROMPTS) for place, row in enumerate(cosines[: len(PEOPLE) * len(PROMPTS)]))
-    count = len(PEOPLE) * len(PROMPTS)
-    print(f"the right one of {len(PEOPLE)} people is the most alike in {right} of {count} pictures")
-    verdict = table.splitlines()[-1]
-    [sheet] = write_sheet(folder / "sheet.png", grid(portraits, pictures, cosines, verdict))
-    print(f"{sheet}\n\n{WHAT_NEXT}")
+    sheet = draw_sheet(folder, extracted["box"], table.splitlines()[-1])
+    sheet.save(folder / "sheet.png")
+    print(f"{folder / 'sheet.png'}\n\n{WHAT_NEXT}")
 
 
 def run(program: str, *arguments: object) -> str:
@@ -91,28 +78,57 @@ def run(program: str, *arguments: object) -> str:
     return done.stdout
 
 
-def score(references: Sequence[Path], pictures: Sequence[Path]) -> list[list[float]]:
-    """For each picture the cosine to each reference; -1 where no face is found."""
-    given = [argument for path in references for argument in ("--reference", path)]
-    lines = run("pulid-extract", "score", "--json", "--models-dir", MODELS, "--recognizer", MODELS / JUDGE, *given, *pictures)
-    found = [json.loads(line)["cosines"] for line in lines.splitlines()]
-    return [one or [-1.0] * len(references) for one in found]
+def draw_sheet(folder: Path, box: list[int], verdict: str) -> Image.Image:
+    """The six pictures with captions, and the verdict under them."""
+    photo = Image.open(folder / "portrait.png").convert("RGB")
+    x, y, width, height = box
+    ImageDraw.Draw(photo).rectangle((x, y, x + width, y + height), outline=MARK, width=4)
+    tiles = (
+        (photo, "portrait", "A real photograph (NASA). Box: the face found by a detector that is fitted to this one face."),
+        (
+            Image.open(folder / "crop.png"),
+            "chosen face",
+            "Aligned to 512x512 by facexlib's code; its detector is fitted to this one face.",
+        ),
+        (
+            Image.open(folder / "grey.png"),
+            "what EVA-CLIP sees",
+            "Grey face on white, by BiSeNet; its labels are fitted to this one face.",
+        ),
+        (
+            Image.open(folder / "out_A.png"),
+            "A: without PuLID",
+            "Flux, CLIP, T5 and the autoencoder are small and RANDOM: a texture, not a beach.",
+        ),
+        (Image.open(folder / "out_B.png"), "B: weight 0", "All 20 hooks run and add 0: the same file as A, byte for byte."),
+        (
+            Image.open(folder / "out_C.png"),
+            "C: weight 1",
+            "The identity moves the picture. ArcFace, EVA-CLIP, IDFormer and PuLID are RANDOM: no likeness.",
+        ),
+    )
+    sheet = Image.new("RGB", (3 * TILE + 4 * GAP, 2 * (TILE + CAPTION) + 3 * GAP + 40), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    for index, (picture, name, text) in enumerate(tiles):
+        left, top = GAP + index % 3 * (TILE + GAP), GAP + index // 3 * (TILE + CAPTION + GAP // 2)
+        sheet.paste(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top))
+        draw.text((left, top + TILE + 6), name, INK, title)
+        draw.multiline_text((left, top + TILE + 34), wrap(text, small), INK, small, spacing=3)
+    draw.text((GAP, sheet.height - 46), verdict, MARK if "FAILED" in verdict else INK, title)
+    return sheet
 
 
-def grid(portraits: dict[str, Path], pictures: Sequence[Path], cosines: Sequence[Sequence[float]], verdict: str) -> Grid:
-    """People down, prompts across; last the row without PuLID, with the cosine to whoever is the most alike by chance."""
-    cells = []
-    for row in range(len(PEOPLE) + 1):
-        line = []
-        for column in range(len(PROMPTS)):
-            place = row * len(PROMPTS) + column
-            own = f"cosine {cosines[place][row]:.2f}" if row < len(PEOPLE) else ""
-            caption = own or f"to anybody at most {max(cosines[place]):.2f}"
-            line.append([Tile(pictures[place], caption)])
-        cells.append(line)
-    rows = [Head(name, path) for name, path in portraits.items()] + [Head("without PuLID, the same seed")]
-    columns = [Head(prompt.removeprefix("a portrait of a person, ")) for prompt in PROMPTS]
-    return Grid(cells, columns, rows, f"A portrait, a prompt, a picture. {verdict}")
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Break a caption into lines no wider than a tile."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > TILE and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from micro_world import measure
 
-measure = pytest.importorskip("micro_world.measure")
+pytestmark = pytest.mark.skipif(
+    not (measure.MODELS / "pulid_flux_v0.9.1.safetensors").exists(), reason="the small world is not trained; run `make world`"
+)
 
 PEOPLE, GALLERY = 6, 20
 SCENES = 3
