@@ -167,7 +167,7 @@ def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, mon
 
     monkeypatch.setattr(Denoiser, "latents", sometimes)
     done = generate("validate", *base)
-    assert "3 of 12 pictures failed" in done.error
+    assert "3 of 12 pictures could not be drawn or scored, the report is without them" in done.error
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [picture["error"] for picture in report["pictures"] if picture["status"] == "failed"] == ["no memory"] * 3
     assert report["similarity"] == pytest.approx(1.4 / 3, abs=1e-4)
@@ -222,6 +222,33 @@ def test_wrong_usage(flags, message, generate):
 )
 def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
     assert message in generate("validate", *base, *flags).error
+
+
+def test_a_stranger_is_somebody_else(generate, base, person):
+    assert "is the person; a control wants somebody else" in generate("validate", *base, "--stranger-embedding", person).error
+
+
+def test_pictures_that_vanish_are_no_crash(generate, drawn, fake, tmp_path):
+    """Somebody cleans up while the faces are compared."""
+    gone = """
+lost = [picture for picture in pictures if picture.endswith(("line-1_1_person.png", "line-3_1_weight_0.png"))]
+for picture in pictures:
+    if picture in lost:
+        os.unlink(picture)
+        tell(status="failed", cosine=None, cosines=[], faces=0, box=None, error="gone")
+    else:
+        cosine(0.5)
+sys.exit(bool(lost))
+"""
+    fake(gone)
+    done = generate("validate", *drawn)
+    assert "2 of 12 pictures could not be drawn or scored" in done.error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["runs"]["person"]["failed"] == report["runs"]["weight_0"]["failed"] == 1
+    moved = {picture["output"]: picture["moved"] for picture in report["pictures"]}
+    assert moved["pictures/line-1_1_person.png"] is moved["pictures/line-3_1_person.png"] is None
+    assert moved["pictures/line-1_2_person.png"] > 0
+    assert report["closer_than_weight_0"]["pairs"] == 2
 
 
 def test_the_real_program_judges_real_faces(generate, models, person, tmp_path, monkeypatch):
@@ -307,7 +334,7 @@ def test_passing_is_at_least_the_minimum_and_nothing_passes_without_pictures():
     [
         (SHOTS[:2], {"recognizer": {"name": "g", "sha256": "j", "own": True}}, "g is the network that PuLID is conditioned on"),
         (SHOTS[4:5], {}, "No face was found in pictures: 1 of 1 of the person; each counts as 0."),
-        (SHOTS[6:], {}, "2 of 2 pictures could not be drawn or read"),
+        (SHOTS[6:], {}, "2 of 2 pictures could not be drawn or scored"),
         (SHOTS[:2], {}, "No stranger was given"),
         (SHOTS[2:3], {"strangers": [{"name": "you"}]}, "In 1 of 1 picture the face is as like the stranger as the person"),
         (SHOTS[2:4], {}, "Only in 0 of 1 pairs"),

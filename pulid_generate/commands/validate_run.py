@@ -53,9 +53,11 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     identity = {"sha256": read_embedding(flags.pulid_id_embedding).sha256, "weight": flags.pulid_id_weight}  # type: ignore[arg-type]
     if flags.stranger_embedding is not None:
         identity["stranger_sha256"] = read_embedding(flags.stranger_embedding).sha256
+        if identity["stranger_sha256"] == identity["sha256"]:
+            raise InputError(f"--stranger-embedding {flags.stranger_embedding}: is the person; a control wants somebody else")
     _check_outputs(folder, shots, [*scorer.references, *scorer.strangers, *([flags.prompts] if flags.prompts else [])])
     judge, own = scorer.check()
-    shots, failed = _draw(flags, given, shots, progress)
+    shots = _draw(flags, given, shots, progress)
     shots = _compare(shots, folder, replace(scorer, say=lambda line: None), progress)
     report = Report(
         tool=f"pulid-generate {__version__}",
@@ -75,8 +77,10 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
         console.write_line(str(path))
     for note in report.notes():
         progress.note(note)
-    if failed:
-        raise PulidError(f"{failed} of {len(shots)} pictures failed, the report is without them; run it again with --resume")
+    if missing := sum(shot.counted is None for shot in shots):
+        raise PulidError(
+            f"{missing} of {len(shots)} pictures could not be drawn or scored, the report is without them; run it again with --resume"
+        )
     if report.passed is False:
         raise PulidError(f"similarity {report.similarity:.3f}, below --min-similarity {report.minimum:g}; look at {paths[0]}")
 
@@ -126,8 +130,8 @@ def _check_outputs(folder: Path, shots: Sequence[Shot], inputs: Sequence[str | P
     check_writable(folder / "report.html")
 
 
-def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], progress: Progress) -> tuple[list[Shot], int]:
-    """(the shots, as far as they could be drawn; how many could not). Raises PulidError for what stops all of them."""
+def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], progress: Progress) -> list[Shot]:
+    """The shots, as far as they could be drawn. Raises PulidError for what stops all of them."""
     values: dict[str, dict[str, Any]] = {
         PERSON: {},
         WITHOUT: {"pulid_id_weight": 0.0},
@@ -143,13 +147,12 @@ def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], pr
         for number, shot in enumerate(shots, 1)
     ]
     results: dict[int, Mapping[str, Any]] = {}
-    tally = draw_rows(
+    draw_rows(
         Rows(_batch_flags(flags), given), rows, progress, "validate", tell=lambda line: results.__setitem__(line["row"], line)
     )
-    found = [
+    return [
         replace(shot, sha256=results[number]["sha256"], error=results[number]["error"]) for number, shot in enumerate(shots, 1)
     ]
-    return found, tally.counts.get("failed", 0)
 
 
 def _batch_flags(flags: ValidateFlags) -> BatchFlags:
@@ -168,25 +171,26 @@ def _compare(shots: Sequence[Shot], folder: Path, scorer: Scorer, progress: Prog
     for shot, score in zip(drawn, scorer.scores([folder / shot.output for shot in drawn]), strict=True):
         scores[shot.output] = score
         progress.step("scores", len(scores), len(drawn))
-    bases = {(shot.trial, shot.seed): shot for shot in drawn if shot.run == WITHOUT}
-    found = []
-    for shot in shots:
-        if shot.output in scores:
-            score, base = scores[shot.output], bases.get((shot.trial, shot.seed))
-            moved = (
-                mean_change(_pixels(folder, shot), _pixels(folder, base)) if base is not None and shot.run != WITHOUT else None
-            )
-            shot = replace(
-                shot,
-                status=STATUS.get(score.status, score.status),
-                cosine=score.cosine,
-                stranger=score.stranger,
-                faces=score.faces,
-                moved=moved,
-                error=score.error,
-            )
-        found.append(shot)
-    return found
+    readable = [shot for shot in drawn if scores[shot.output].status != "failed"]
+    bases = {(shot.trial, shot.seed): shot for shot in readable if shot.run == WITHOUT}
+    moved = {
+        shot.output: mean_change(_pixels(folder, shot), _pixels(folder, bases[shot.trial, shot.seed]))
+        for shot in readable
+        if shot.run != WITHOUT and (shot.trial, shot.seed) in bases
+    }
+    return [_scored(shot, scores[shot.output], moved.get(shot.output)) if shot.output in scores else shot for shot in shots]
+
+
+def _scored(shot: Shot, score: Score, moved: float | None) -> Shot:
+    return replace(
+        shot,
+        status=STATUS.get(score.status, score.status),
+        cosine=score.cosine,
+        stranger=score.stranger,
+        faces=score.faces,
+        moved=moved,
+        error=score.error,
+    )
 
 
 def _pixels(folder: Path, shot: Shot) -> Any:
@@ -217,7 +221,7 @@ def _settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:
         if shot.run == PERSON and shot.sha256 is not None:
             try:
                 facts = parse_description(read_parameters((folder / shot.output).read_bytes()))
-            except PulidError:
+            except (PulidError, OSError):
                 return {}
             return {name: value for name, value in facts.items() if name not in OF_EACH}
     return {}

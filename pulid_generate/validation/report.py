@@ -204,7 +204,7 @@ def _faceless(report: Report) -> str:
 
 def _missing(report: Report) -> str:
     count = sum(shot.counted is None for shot in report.shots)
-    return f"{count} of {_pictures(len(report.shots))} could not be drawn or read; the means are without them." if count else ""
+    return f"{count} of {_pictures(len(report.shots))} could not be drawn or scored; the means are without them." if count else ""
 
 
 def _no_stranger(report: Report) -> str:
