@@ -101,6 +101,8 @@ LEAVES = {
         ("request", "skip_guidance"),
         ("sampling", "sampling_names"),
         ("sheets", "picture"),
+        ("sweep", "manifest"),
+        ("sweep", "output_names"),
         ("tensor_files", "fp8"),
         ("tensor_files", "quantized"),
         ("text_encoders", "packed"),
@@ -140,7 +142,7 @@ GENERATE_WITHOUT_TORCH = (
         "regions",
         "request",
     ),
-    *("sampling_names", "sdcli_flags", "sheets", "skip_guidance", "validation.page", "verify"),
+    *("sampling_names", "sdcli_flags", "sheets", "skip_guidance", "sweep", "validation.page", "verify"),
 )
 EXTRACT_WITHOUT_TORCH = (
     *("choice", "cli", "drawing", "embedding_cache", "file_hashes", "flags", "fusion", "head_pose", "kits", "model_set"),

@@ -71,6 +71,12 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
     return wants_standard_input(flags) or cluster.usage_error(flags, flags.device)
 
 
+def as_batch(flags: Flags, **own: Any) -> BatchFlags:
+    """The batch's flags for a command whose rows are its own. own: values in place of the command's."""
+    common = {item.name: getattr(flags, item.name) for item in fields(BatchFlags) if hasattr(flags, item.name)}
+    return BatchFlags(**common | own)
+
+
 def wants_standard_input(flags: Flags) -> str | None:
     """What is wrong if a flag that holds for every row names standard input."""
     if any(getattr(flags, name) == "-" for name in assembly.READERS) or any(

@@ -44,10 +44,10 @@ class Shown:
     def path(self) -> Path | None:
         return Path(self.line["output"]) if self.line is not None and self.line["output"] is not None else None
 
-    def tile(self, *facts: str) -> Tile:
+    def tile(self, *facts: str, with_seed: bool = True) -> Tile:
         """facts: further lines of its caption."""
         reason = "" if self.path is not None else (self.line or {}).get("error") or NOT_DRAWN
-        seed = [f"seed {self.seed}"] if self.seed is not None else []
+        seed = [f"seed {self.seed}"] if self.seed is not None and with_seed else []
         return Tile(self.path, "\n".join([*seed, *filter(None, facts), *self._likeness()]), reason)
 
     def _likeness(self) -> list[str]:

@@ -19,11 +19,11 @@ from pulid_extract import console
 from pulid_extract.embedding_file import read_embedding
 from pulid_extract.model_files import check_not_input, check_writable, write_atomically
 from pulid_generate import __version__, assembly
-from pulid_generate.commands.batch_draw import draw_rows, wants_standard_input
+from pulid_generate.commands.batch_draw import as_batch, draw_rows, wants_standard_input
 from pulid_generate.commands.batch_rows import Rows
 from pulid_generate.description import parse_description
 from pulid_generate.errors import InputError, OutputError, PulidError
-from pulid_generate.flags import BatchFlags, Flags, ValidateFlags
+from pulid_generate.flags import Flags, ValidateFlags
 from pulid_generate.grid import parse_seeds, read_prompts
 from pulid_generate.likeness import Recognizer, Score, Scorer
 from pulid_generate.manifest import Row
@@ -148,17 +148,15 @@ def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], pr
     ]
     results: dict[int, Mapping[str, Any]] = {}
     draw_rows(
-        Rows(_batch_flags(flags), given), rows, progress, "validate", tell=lambda line: results.__setitem__(line["row"], line)
+        Rows(as_batch(flags, prompts=None, seeds=None), given),
+        rows,
+        progress,
+        "validate",
+        tell=lambda line: results.__setitem__(line["row"], line),
     )
     return [
         replace(shot, sha256=results[number]["sha256"], error=results[number]["error"]) for number, shot in enumerate(shots, 1)
     ]
-
-
-def _batch_flags(flags: ValidateFlags) -> BatchFlags:
-    """What the batch has flags of its own for; the rest is each row's."""
-    common = {item.name: getattr(flags, item.name) for item in fields(BatchFlags) if hasattr(flags, item.name)}
-    return BatchFlags(**common | {"prompts": None, "seeds": None})
 
 
 # ---------------------------------------------------------------------------------------------------------------------- comparing

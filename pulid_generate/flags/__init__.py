@@ -8,12 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from pulid_extract.cluster import ClusterFlags
-from pulid_generate.flags.batch import RowFlags, SheetFlags
+from pulid_generate.flags.batch import ManyFlags, RowFlags, SheetFlags, SweepOwnFlags
 from pulid_generate.flags.best_of import BestFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
@@ -23,7 +23,7 @@ from pulid_generate.flags.output import OutputFlags
 from pulid_generate.flags.placement import DTYPES, PlacementFlags
 from pulid_generate.flags.validation import ValidationFlags
 
-__all__ = ["DTYPES", "BatchFlags", "DrawFlags", "Flags", "ValidateFlags", "takes_flags"]
+__all__ = ["DTYPES", "BatchFlags", "DrawFlags", "Flags", "SweepFlags", "ValidateFlags", "takes_flags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,15 @@ class DrawFlags(Flags, LikenessFlags, BestFlags):
 @dataclass(frozen=True, kw_only=True)
 class BatchFlags(Flags, LikenessFlags, SheetFlags, ClusterFlags, RowFlags):
     """Every flag of `batch`; those of a generation hold for every row that does not say otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFlags(Flags, LikenessFlags, ManyFlags, SweepOwnFlags):
+    """Every flag of `sweep`; those of a generation hold for every picture. output: the sheet, not a picture."""
+
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE.png", help="The sheet; FILE-2.png and so on if it gets too large.")
+    ] = "sweep.png"
 
 
 @dataclass(frozen=True, kw_only=True)

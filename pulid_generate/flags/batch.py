@@ -82,3 +82,21 @@ class RowFlags(ManyFlags):
             help="Names of the pictures: {row}, {index}, {identity}, {seed}, {prompt}, {weight}, {width}, {height}, with Python's formats.",
         ),
     ] = "{row:04d}_{identity}_{seed}.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOwnFlags:
+    """What `sweep` has for itself."""
+
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="OPTION=V,V,..,V",
+            help="Option and its values, across the sheet; a second one goes down. Two dots go on as the two values before: 0,0.25,..,1.5.",
+        ),
+    ] = None
+    output_dir: Annotated[
+        str | None,
+        typer.Option("--output-dir", metavar="FOLDER", help="Where the single pictures are kept. Default: they are not."),
+    ] = None
