@@ -185,9 +185,12 @@ def _check_reached(address: str) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """The end of a message: Ray's hold whole tracebacks."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:400]
+    """What an error of Ray's says: of a traceback the end, of half a page about dead processes what it comes to."""
+    text = str(error)
+    if "Worker unexpectedly exits" in text:
+        return "its process ended without a word: killed, out of memory, or crashed"
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[-1] if "Traceback" in text else " ".join(lines))[:400]
 
 
 def find_places(nodes: Sequence[dict[str, Any]], on_cpu: bool, cpus_per_worker: int | None) -> list[Place]:
@@ -314,6 +317,7 @@ class Actor:
     def __init__(self, open_work: Open, place: Place):
         self._work: Any = None
         self._problem: Unfit | None = None
+        os.environ["HF_HUB_OFFLINE"] = "1"  # several workers would fetch the same file at once
         try:
             self._work = open_work(place)
         except PulidError as error:

@@ -185,7 +185,7 @@ class _Sharing:
             self.given_up = 0
             yield from event.done
         elif event.kind == "unfit":
-            self._dismiss(worker, f"{worker.place}: {event.text}")
+            self._dismiss(worker, event.text)
             self.waiting.extendleft(reversed(worker.numbers))  # not their fault
         else:
             yield from self._died(worker, event.text)
@@ -193,21 +193,21 @@ class _Sharing:
     def _dismiss(self, worker: Worker, why: str) -> None:
         """Without another in its place."""
         del self.workers[worker.place]
-        self.closed[worker.place] = why
-        self.say(why)
+        self.closed[worker.place] = f"{worker.place}: {why}"
+        self.say(f"{worker.place} is left out: {why}")
 
     def _died(self, worker: Worker, how: str) -> Iterator[tuple[int, Any]]:
         if not worker.ready:
             self.starts[worker.place] += 1
             if self.starts[worker.place] >= STARTS:
-                self._dismiss(worker, f"{worker.place}: a worker died {STARTS} times before it could work ({how})")
+                self._dismiss(worker, f"died {STARTS} times before it could work ({how})")
                 return
         del self.workers[worker.place]  # another takes its place
         left = [number for number in worker.numbers if not self._blame(number)]
         lost = [number for number in worker.numbers if number not in left]
         self.suspects.extend(left)
         again = f"; {len(left)} in its hands will be done again" if left else ""
-        self.say(f"{worker.place}: a worker died ({how}){again}")
+        self.say(f"{worker.place} died ({how}){again}")
         self.given_up += len(lost)
         for number in lost:
             yield number, Lost(f"its worker died {ATTEMPTS} times; the last time: {how}")

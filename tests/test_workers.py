@@ -87,7 +87,7 @@ def test_what_a_dead_worker_held_is_done_by_others():
     assert "dies" not in found.values()
     assert len(died) == 1
     assert len(said) == 1
-    assert said[0].startswith("a: a worker died (signal 9); 2 in its hands will be done again")
+    assert said[0].startswith("a died (signal 9); 2 in its hands will be done again")
     assert crew.started == ["a", "b", "a"]  # another takes its place
 
 
@@ -122,7 +122,7 @@ def test_a_place_whose_workers_cannot_start_is_left_out_and_named():
     crew = FakeCrew("ab", lambda worker, number: worker.place, opens=lambda place: "unfit" if place == "a" else "ready")
     found, said = run(4, crew)
     assert set(found.values()) == {"b"}
-    assert said == ["a: no models"]
+    assert said == ["a is left out: no models"]
     assert crew.started == ["a", "b"]  # not tried again
     with pytest.raises(WorkerError, match=r"no worker is left; a: no models \(and 1 more\)"):
         run(4, FakeCrew("ab", lambda worker, number: 0, opens=lambda place: "unfit"))
@@ -142,7 +142,7 @@ def test_an_unfit_worker_gives_its_tasks_back_and_they_are_not_blamed():
     found, said = run(7, crew)
     assert set(found.values()) == {"fine"}
     assert len(found) == 7
-    assert said == ["a: damaged"]
+    assert said == ["a is left out: damaged"]
 
 
 def test_stopping_finishes_what_is_in_hand_and_no_more():
