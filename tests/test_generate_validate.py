@@ -23,7 +23,7 @@ from pulid_generate.errors import PlacementError
 from pulid_generate.validation import charts
 from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
-from pulid_generate.validation.report import PERSON, STRANGER, WITHOUT, Report, Shot, mean
+from pulid_generate.validation.report import PERSON, STRANGER, WITHOUT, Report, Shot, mean, number
 
 SIZE = ("-W", 64, "-H", 48)
 # by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference itself 1
@@ -323,6 +323,10 @@ def test_a_picture_without_a_face_counts_0_and_one_that_failed_does_not_count():
     assert [shot.counted for shot in SHOTS] == [0.8, 0.1, 0.2, 0.3, 0.0, -0.2, None, None]
 
 
+def test_numbers_for_people():
+    assert [number(value) for value in (0.12345, -0.0001, -0.25, None)] == ["0.123", "0.000", "-0.250", "-"]
+
+
 def test_passing_is_at_least_the_minimum_and_nothing_passes_without_pictures():
     good = report(SHOTS[0], minimum=0.8)
     assert (good.passed, replace(good, minimum=0.81).passed, replace(good, minimum=None).passed) == (True, False, None)
@@ -416,6 +420,18 @@ def test_the_page_is_for_everyone(page):
     assert any(attributes.get("name") == "viewport" for tag, attributes in tags if tag == "meta")
     assert "prefers-color-scheme:dark" in page
     assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+
+
+def test_the_page_says_what_made_it():
+    settings = {"models": {"flux": "schnell", "vae": "ae"}, "loras": [{"name": "a", "weight": 1}], "steps": 4}
+    page = as_page(
+        report(SHOTS[0], settings=settings, identity={"sha256": "id", "weight": 0.8, "stranger_sha256": "you"}),
+        lambda _: None,
+        [],
+    )
+    for text in ("flux schnell, vae ae", "name a, weight 1", "SHA-256 id, weight 0.8", "SHA-256 you", "own.onnx, SHA-256 j"):
+        assert f">{text}<" in page
+    assert "stranger" not in as_page(report(SHOTS[0]), lambda _: None, []).split("What made it")[1]
 
 
 def test_names_are_no_markup_and_all_numbers_are_in_the_table(page):

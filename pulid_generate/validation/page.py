@@ -162,12 +162,17 @@ def _facts(report: Report) -> str:
     facts = {
         "recogniser": f"{judge['name']}, SHA-256 {judge['sha256']}",
         "identity": f"SHA-256 {report.identity['sha256']}, weight {report.identity['weight']:g}",
+        **(
+            {"the stranger's identity": f"SHA-256 {report.identity['stranger_sha256']}"}
+            if "stranger_sha256" in report.identity
+            else {}
+        ),
         **{
             f"reference {index}": f"{facts['name']}, SHA-256 {facts['sha256']}"
             for index, facts in enumerate(report.references, 1)
         },
         **{f"stranger {index}": f"{facts['name']}, SHA-256 {facts['sha256']}" for index, facts in enumerate(report.strangers, 1)},
-        **{name: str(value) for name, value in report.settings.items()},
+        **{name: _in_words(value) for name, value in report.settings.items()},
         "made by": report.tool,
     }
     rows = "".join(
@@ -177,6 +182,15 @@ def _facts(report: Report) -> str:
         "What made it",
         f"<table><caption>Faces are biometric data: mind where you keep this page.</caption><tbody>{rows}</tbody></table>",
     )
+
+
+def _in_words(value: object) -> str:
+    """A setting, whatever it is made of."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_in_words, value))
+    return str(value)
 
 
 def _scrolling(title: str, table: str) -> str:

@@ -271,5 +271,5 @@ def rounded(value: float | None) -> float | None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """For people; - where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    """For people; - where there is none, and never -0.000."""
+    return "-" if value is None else f"{value:z.{digits}f}"
