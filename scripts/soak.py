@@ -3,7 +3,7 @@
     python scripts/soak.py [--rows 1000] [--kills 20] [--seed 0]
 
 Draws rows on the micro models with one thread, kills the process (SIGKILL) at random moments, while it loads or while it draws, and starts it
-again with --resume. Processes are forks of this one, which has imported the libraries: 20 starts would import them 20 times.
+again with --resume. Processes are forks of this one, which has drawn a picture and so imported the libraries: 20 starts would do it 20 times.
 
 At the end every row must have been drawn once, and every file must decode, carry its row's metadata and have the SHA-256 of its last line of
 results; nothing half-written may be left. Prints a Markdown table; exit 1 if anything is wrong. docs/performance.md has a run.
@@ -12,6 +12,7 @@ results; nothing half-written may be left. Prints a Markdown table; exit 1 if an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -32,7 +33,7 @@ from make_micro_models import parts
 from make_seeded_checkpoints import write_embedding
 from PIL import Image
 
-from pulid_generate import cli, pipeline, session  # noqa: F401  imported before there are forks
+from pulid_generate import cli
 from pulid_generate.description import parse_description
 from pulid_generate.errors import PulidError
 from pulid_generate.picture import read_parameters
@@ -79,6 +80,7 @@ def soak(folder: Path, models: Path, rows: int, kills: int, seed: int) -> Soak:
     chance = random.Random(seed)
     write_manifest(folder, rows, chance)
     out = folder / "out"
+    _import_all(folder, models)
     found, started = Soak(rows), time.monotonic()
     for moment in [*sorted(chance.randrange(1, rows) for _ in range(kills)), None]:
         run = _run(folder, models, len(found.runs), moment, chance)
@@ -106,15 +108,24 @@ def write_manifest(folder: Path, rows: int, chance: random.Random) -> None:
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def _command(models: Path, *arguments: object) -> list[str]:
+    files = ("--models-dir", models, "--t5-tokenizer", models / "tokenizer.json", "--device", "cpu")
+    return [*map(str, ("pulid-generate", *arguments, *files, "--steps", 1, "-W", SIDE, "-H", SIDE, "--quiet"))]
+
+
+def _import_all(folder: Path, models: Path) -> None:
+    """Draw a picture in this process, so that what is forked has nothing to import."""
+    person = folder / "ada.pulidembd"
+    sys.argv = _command(models, "-p", "a dog", "--pulid-id-embedding", person, "-o", folder / "first.png")
+    with contextlib.redirect_stdout(sys.stderr):
+        cli.app(standalone_mode=False)
+
+
 def _run(folder: Path, models: Path, number: int, moment: int | None, chance: random.Random) -> list[dict[str, Any]]:
     """Start the batch; kill it once so many pictures are there, or, if they are already, while it loads. The lines that it has told."""
     out, log = folder / "out", folder / f"run-{number:02d}.jsonl"
-    command = [
-        *("pulid-generate", "batch", folder / "rows.jsonl", "--resume", "--output-dir", out),
-        *("--models-dir", models, "--t5-tokenizer", models / "tokenizer.json", "--device", "cpu"),
-        *("--steps", 1, "-W", SIDE, "-H", SIDE, "--quiet"),
-    ]
-    there, child = _count(out), _fork([*map(str, command)], log, log.with_suffix(".log"))
+    command = _command(models, "batch", folder / "rows.jsonl", "--resume", "--output-dir", out)
+    there, child = _count(out), _fork(command, log, log.with_suffix(".log"))
     if moment is not None:
         if there >= moment:
             time.sleep(chance.uniform(0, LOADING))
