@@ -131,7 +131,8 @@ def joined(flags: ClusterFlags, on_cpu: bool, open_work: Open, note: Log, log: L
         stack.enter_context(contextlib.redirect_stdout(_BytesOnly(sys.stdout)))  # type: ignore[type-var]
         options: dict[str, Any] = {}
         if address == LOCAL:
-            os.environ.update(ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+            os.environ.update(ALONE)
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray remembers the first one of a process
             folder = tempfile.mkdtemp(prefix="pulid-ray-", dir="/tmp" if len(tempfile.gettempdir()) > LONGEST_FOLDER else None)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             options = {"include_dashboard": False, "object_store_memory": STORE, "_temp_dir": folder}
