@@ -33,11 +33,11 @@ def test_autoencoder(tmp_path):
 @pytest.fixture
 def painter(tmp_path):
     """An untrained painter, with the words of two prompts."""
-    from micro_world import painter
+    from micro_world import painter, reader
 
     prompts = np.array([["a portrait of a person, smiling, in a red shirt, on a blue background", "a sad person with a cap"]])
-    words = painter.Words(tmp_path, prompts)
-    return painter.Painter(words.t5_rows, words.clip_ids).eval(), words
+    words = reader.Words(tmp_path, prompts)
+    return painter.Painter(reader.Reader(words)).eval(), words
 
 
 def test_flux(tmp_path, painter):
@@ -67,13 +67,13 @@ def test_text(tmp_path, painter):
     from pulid_generate.text_encoders import ClipText, T5Text
 
     model, words = painter
-    export.write_t5(model.t5, tmp_path / "t5.safetensors")
-    export.write_clip(model.clip, model.clip_ids, tmp_path / "clip.safetensors")
+    export.write_t5(model.reader.t5, tmp_path / "t5.safetensors")
+    export.write_clip(model.reader.clip, model.reader.clip_ids, tmp_path / "clip.safetensors")
     t5 = T5Text.load(read_header(tmp_path / "t5.safetensors"), tmp_path / "tokenizer.json", torch.float32)
     clip = ClipText.load(read_header(tmp_path / "clip.safetensors"), torch.float32)
     prompt = "a sad person with a cap"
     with torch.no_grad():
-        states, pooled = model.read(*words.of(torch.tensor([1]), torch.tensor([False])))
+        states, pooled = model.reader(*words.of(torch.tensor([1]), torch.tensor([False])))
         assert relative(t5.encode(t5.tokens(prompt, 32)), states) < 1e-2
         assert relative(clip.encode(prompt), pooled) < 1e-2
         assert relative(clip.encode("a sad person with a shirt"), pooled) > 1e-2  # other words, another vector

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from micro_world import autoencoder, painter
+from micro_world import autoencoder, painter, reader
 from micro_world.identity import HEADS, TOKEN_WIDTH, Identity
 from pulid_generate.checkpoints import _vae_name, flux_targets
 from pulid_generate.vocabularies import clip_tokenizer
@@ -28,7 +28,7 @@ def write_flux(flux: Any, path: Path) -> None:
     """The blocks' matrices in Q8_0, all else in float32 or float16, as city96's files have it."""
     state = flux.state_dict()
     writer = gguf.GGUFWriter(path, arch="flux")
-    layout = layouts.flux(painter.WIDTH, painter.DOUBLE, painter.SINGLE, painter.T5_WIDTH, painter.CLIP_WIDTH)
+    layout = layouts.flux(painter.WIDTH, painter.DOUBLE, painter.SINGLE, reader.T5_WIDTH, reader.CLIP_WIDTH)
     for name, (shape, _) in layout.items():
         targets = flux_targets(name)
         if targets is None:

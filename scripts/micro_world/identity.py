@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from micro_world import autoencoder, tower
-from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, Words, flow_loss, latents, narrow_attention
+from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
+from micro_world.reader import Words
 from micro_world.training import Plan, half, place, train
 from pulid_extract.idformer import IDFormer
 from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
@@ -24,7 +25,7 @@ TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 NOBODY, SILENT = 0.08, 0.08
-PLAN = Plan(1600, rate=1.5e-3, warmup=100, decay=0.01)
+PLAN = Plan(1100, rate=1.5e-3, warmup=60, decay=0.01)
 
 
 class Identity(nn.Module):
@@ -73,7 +74,7 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
                 vector = glint((torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).to(place())).float()
                 pooled, taps = encode_face(eva, tower.pixels_of(view).to(place()))
                 conditions.append(torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1).cpu())
-                hidden.append(torch.stack([tap.half().cpu() for tap in taps], 1))
+                hidden.append(torch.stack(list(taps), 1).half().cpu())
         shape = crops.shape[:2]
         torch.save((torch.cat(conditions).unflatten(0, shape), torch.cat(hidden).unflatten(0, shape)), kept)
     return torch.load(kept, weights_only=True, mmap=True)
@@ -101,7 +102,7 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
             tokens = identity.encoder(condition, list(seen.unbind(1)))
             current["tokens"] = tokens.repeat_interleave(EACH, 0)
             with torch.no_grad():
-                states, pooled = painter.read(*words.of(chosen, silent))
+                states, pooled = painter.reader(*words.of(chosen, silent))
             return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled)
 
     with narrow_attention():

@@ -73,8 +73,8 @@ def write(world: World, models: Path, stage: str) -> None:
     elif stage == "painter":
         trained = world.painter()
         export.write_flux(trained.flux, models / FLUX)
-        export.write_t5(trained.t5, models / T5)
-        export.write_clip(trained.clip, trained.clip_ids, models / CLIP)
+        export.write_t5(trained.reader.t5, models / T5)
+        export.write_clip(trained.reader.clip, trained.reader.clip_ids, models / CLIP)
         (models / WORDS).write_bytes((world.folder / WORDS).read_bytes())
     elif stage == "glint":
         recognisers.export(world.glint(), models / PACK / "glintr100.onnx")

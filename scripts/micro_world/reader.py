@@ -1,0 +1,131 @@
+"""T5 and CLIP of the small world: a prompt in, states and a pooled vector out. They first learn to say what a prompt asks for.
+
+Public text encoders have read before they meet Flux; these have too, or Flux would have to teach them that a red shirt is no red background.
+The classes are those of transformers that the loaders build. Shapes: B batch, T = 32 tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from micro_world import autoencoder
+from micro_world.prompts import T5_LENGTH, write_tokenizer
+from micro_world.scenes import CHOICES
+from micro_world.training import Plan, place, train
+
+CLIP_WIDTH, CLIP_LAYERS, CLIP_LENGTH = 64, 2, 77
+T5_WIDTH, T5_LAYERS = 128, 3
+BATCH = 128
+PLAN = Plan(1500, rate=1e-3, warmup=100, decay=0.01)
+
+
+def build_t5(rows: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=rows,
+        d_model=T5_WIDTH,
+        d_ff=2 * T5_WIDTH,
+        num_layers=T5_LAYERS,
+        num_heads=T5_WIDTH // 64,
+        d_kv=64,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+        dropout_rate=0.0,
+    )
+    return T5EncoderModel(config)
+
+
+def build_clip(rows: int) -> Any:
+    """rows: of the embedding; while training only the ids that occur, in their order, so that the end token stays the largest."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=rows,
+        hidden_size=CLIP_WIDTH,
+        intermediate_size=4 * CLIP_WIDTH,
+        num_hidden_layers=CLIP_LAYERS,
+        num_attention_heads=CLIP_WIDTH // 64,
+        max_position_embeddings=CLIP_LENGTH,
+        hidden_act="quick_gelu",
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+    return CLIPTextModel(config)
+
+
+class Words:
+    """Every prompt of the training pictures as ids: t5 (P * K, 32), clip (P * K, 77); and those of no words at all."""
+
+    def __init__(self, folder: Path, prompts: np.ndarray):
+        from pulid_generate.vocabularies import clip_tokenizer, read_t5_tokenizer
+
+        self.t5_rows = write_tokenizer(folder / "tokenizer.json")
+        kept = folder / "words.npz"
+        if not kept.exists():
+            t5, clip = read_t5_tokenizer(folder / "tokenizer.json"), clip_tokenizer()
+            texts = ["", *prompts.reshape(-1).tolist()]
+            ids = [encoding.ids for encoding in t5.encode_batch(texts)]
+            longest = max(map(len, ids))
+            if longest > T5_LENGTH:
+                raise ValueError(f"a prompt has {longest} tokens, more than {T5_LENGTH}")
+            padded = np.zeros((len(ids), T5_LENGTH), np.int16)
+            for row, one in zip(padded, ids, strict=True):
+                row[: len(one)] = one
+            pooled = clip(texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True)["input_ids"]
+            np.savez(kept, t5=padded, clip=np.asarray(pooled, np.int32))
+        with np.load(kept) as found:
+            self.t5, self.clip = (torch.from_numpy(found[name].astype(np.int64)) for name in ("t5", "clip"))
+        self.clip_ids = sorted(set(self.clip.unique().tolist()))
+
+    def of(self, places: Tensor, silent: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 32), (B, 77) of pictures by number; nothing at all where `silent`."""
+        rows = torch.where(silent, 0, places + 1)
+        return self.t5[rows].to(place()), self.clip[rows].to(place())
+
+
+class Reader(nn.Module):
+    """Both encoders. clip_ids: the rows of CLIP's embedding that occur at all, the only ones that are kept while training."""
+
+    def __init__(self, words: Words):
+        super().__init__()
+        self.clip_ids = words.clip_ids
+        self.t5, self.clip = build_t5(words.t5_rows), build_clip(len(words.clip_ids))
+        rows = torch.zeros(max(words.clip_ids) + 1, dtype=torch.long)
+        rows[words.clip_ids] = torch.arange(len(words.clip_ids))
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) and (B, 77) ids -> states (B, T, 128), pooled (B, 64)."""
+        return self.t5(input_ids=t5_ids).last_hidden_state, self.clip(self.rows[clip_ids]).pooler_output
+
+
+def trained(folder: Path) -> Reader:
+    """Encoders that have learnt to tell the seven choices of a scene, from the mean of T5's states and from CLIP's vector."""
+    torch.manual_seed(32)
+    _, prompts, choices = autoencoder.pictures(folder)
+    words = Words(folder, prompts)
+    wanted = torch.from_numpy(choices.reshape(-1, choices.shape[-1]).astype(np.int64))
+    count = sum(CHOICES.values())
+    reader = Reader(words)
+    model = nn.ModuleDict({"reader": reader, "by_t5": nn.Linear(T5_WIDTH, count), "by_clip": nn.Linear(CLIP_WIDTH, count)})
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(wanted), (BATCH,), generator=generator)
+        states, pooled = reader(*words.of(chosen, torch.zeros(BATCH, dtype=torch.bool)))
+        truth = wanted[chosen].to(place())
+        total = torch.zeros((), device=place())
+        for logits in (model["by_t5"](states.mean(1)), model["by_clip"](pooled)):
+            for index, part in enumerate(logits.split(list(CHOICES.values()), 1)):
+                total = total + nn.functional.cross_entropy(part, truth[:, index])
+        return total
+
+    train("reader", model, loss, PLAN, folder)
+    return reader
