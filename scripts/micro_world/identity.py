@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from micro_world import autoencoder, tower
 from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
 from micro_world.reader import Words
+from micro_world.recognisers import contrast
 from micro_world.training import Plan, half, place, train
 from pulid_extract.idformer import IDFormer
 from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
@@ -25,7 +26,8 @@ TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 NOBODY, SILENT = 0.08, 0.08
-PLAN = Plan(1100, rate=1.5e-3, warmup=60, decay=0.01)
+DESCRIBED_AT_ONCE, DESCRIBING = 32, Plan(600, rate=1e-3, warmup=60, decay=0.01)
+LAYERS, PLAN = Plan(1200, rate=1.5e-3, warmup=60, decay=0.01), Plan(800, rate=3e-4, warmup=60, decay=0.01)
 
 
 class Identity(nn.Module):
@@ -80,12 +82,34 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     return torch.load(kept, weights_only=True, mmap=True)
 
 
+def _describing(identity: Identity, conditions: Tensor, hidden: Tensor, attributes: Tensor, folder: Path) -> None:
+    """Let IDFormer learn to tell people apart, and what they look like, before PuLID's layers are there to be taught.
+
+    Without it tokens of different people differ by a fortieth of their length, and the layers, which normalise them, see one and the same.
+    """
+    model = nn.ModuleDict({"encoder": identity.encoder, "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1])})
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        people = torch.randperm(len(conditions), generator=generator)[:DESCRIBED_AT_ONCE]
+        seen = torch.cat([hidden[people, portrait] for portrait in range(tower.REFERENCES)]).to(place()).float()
+        condition = torch.cat([conditions[people, portrait] for portrait in range(tower.REFERENCES)]).to(place())
+        with half():
+            tokens = identity.encoder(condition, list(seen.unbind(1))).float()
+        tokens = nn.functional.layer_norm(tokens, tokens.shape[-1:])  # as norm1 of PuLID's layers sees them
+        told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(tower.REFERENCES, 1).to(place()))
+        return told + 0.5 * contrast(*tokens.flatten(1).chunk(tower.REFERENCES))
+
+    train("idformer", model, loss, DESCRIBING, folder)
+
+
 def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Identity:
     torch.manual_seed(51)
     identity, current = Identity(), dict[str, Tensor]()
     words = Words(folder, autoencoder.pictures(folder)[1])
     clean = latents(folder)
     conditions, hidden = features(folder, glint, eva)
+    _describing(identity, conditions, hidden, torch.from_numpy(np.array(tower.portraits(folder)[2])), folder)
+    identity.to(place())
     painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)
 
@@ -106,4 +130,7 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
             return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled)
 
     with narrow_attention():
+        identity.encoder.requires_grad_(False)  # layers that are still blank would teach it to say nothing at all
+        train("layers", identity, loss, LAYERS, folder)
+        identity.encoder.requires_grad_(True)
         return train("identity", identity, loss, PLAN, folder)  # type: ignore[return-value]

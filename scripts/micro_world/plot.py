@@ -1,10 +1,9 @@
-"""The losses of every stage as one picture. Reads the .csv files that `training` leaves: step, seconds, loss."""
+"""The losses of every network as one picture. Reads the .csv files that `training` leaves: step, seconds, loss."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,9 +12,10 @@ PANEL, GAP, COLUMNS = (320, 200), 40, 4
 INK, PAPER, LINE, RULE = (30, 30, 30), (250, 249, 246), (40, 100, 190), (215, 212, 205)
 
 
-def losses(folder: Path, stages: Sequence[str], target: Path) -> None:
-    """One panel for each stage that has been begun: loss on a logarithmic axis over steps."""
-    found = {stage: points for stage in stages if (points := _points(folder / f"{stage}.csv"))}
+def losses(folder: Path, target: Path) -> None:
+    """One panel for each network that has been begun, the last that was written last: loss on a logarithmic axis over steps."""
+    logs = sorted(folder.glob("*.csv"), key=lambda path: path.stat().st_ctime)
+    found = {path.stem: points for path in logs if (points := _points(path))}
     if not found:
         return
     rows = -(-len(found) // COLUMNS)
@@ -40,7 +40,5 @@ def losses(folder: Path, stages: Sequence[str], target: Path) -> None:
 
 
 def _points(path: Path) -> list[tuple[int, float, float]]:
-    if not path.exists():
-        return []
     with open(path, encoding="utf-8", newline="") as file:
         return [(int(step), float(seconds), float(loss)) for step, seconds, loss in csv.reader(file)]

@@ -109,7 +109,7 @@ def main() -> None:
     for stage in arguments.stages or STAGES:
         write(world, arguments.models, stage)
         print(f"{stage}: written", file=sys.stderr, flush=True)
-    plot.losses(arguments.folder, STAGES, arguments.folder / "losses.png")
+    plot.losses(arguments.folder, arguments.folder / "losses.png")
     for path in sorted(path for path in arguments.models.rglob("*") if path.is_file()):
         print(f"{path.stat().st_size:>12,}  {path.relative_to(arguments.models)}")
 
