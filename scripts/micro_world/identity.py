@@ -26,6 +26,7 @@ TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 NOBODY, SILENT = 0.08, 0.08
+NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
 DESCRIBED_AT_ONCE, DESCRIBING = 32, Plan(600, rate=1e-3, warmup=60, decay=0.01)
 LAYERS, PLAN = Plan(1200, rate=1.5e-3, warmup=60, decay=0.01), Plan(800, rate=3e-4, warmup=60, decay=0.01)
 
@@ -127,7 +128,7 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
             current["tokens"] = tokens.repeat_interleave(EACH, 0)
             with torch.no_grad():
                 states, pooled = painter.reader(*words.of(chosen, silent))
-            return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled)
+            return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled, NOISY)
 
     with narrow_attention():
         identity.encoder.requires_grad_(False)  # layers that are still blank would teach it to say nothing at all

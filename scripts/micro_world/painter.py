@@ -100,10 +100,12 @@ def latents(folder: Path) -> Tensor:
     return torch.load(kept, weights_only=True, mmap=True)
 
 
-def flow_loss(painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor) -> Tensor:
-    """Flow matching: the velocity noise - clean at a logit-normal time."""
+def flow_loss(
+    painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor, late: float = 0.0
+) -> Tensor:
+    """Flow matching: the velocity noise - clean at a logit-normal time. late: its mean; above 0 there is more noise than picture."""
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator)).to(clean.device)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + late).to(clean.device)
     mixed = torch.lerp(clean, noise, t[:, None, None])
     return (painter.velocity(mixed, t, states, pooled).float() - (noise - clean)).square().mean()
 
