@@ -2,7 +2,8 @@
 
     python -m micro_world.demo [FOLDER]      (PYTHONPATH=scripts; after `make world`)
 
-Runs the two programs as a user would, with the models of scripts/micro_world/models (about 45 MB) in place of the real 37 GB. The people are drawings
+Runs the two programs as a user would, with the models of scripts/micro_world/models (about 45 MB) in place of the real 37 GB. The people are
+drawings
 that nothing was trained on; under every picture stands the cosine to the portrait, by a recogniser that never conditioned anything.
 """
 
