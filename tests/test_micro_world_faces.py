@@ -29,7 +29,7 @@ def eyes():
 @pytest.fixture(scope="module")
 def gallery(eyes, tmp_path_factory):
     """Portraits of twenty people; the identities are of other portraits of the first six."""
-    return measure.Gallery(eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), GALLERY))
+    return measure.Gallery(eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), GALLERY, series=1))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ PATCH, LATENT, COLOURS = 8, 16, 3
 HIGH, FAR = 40.0, 8.0  # constants beside a number in its group, and where SiLU is as good as linear
 EQUALISED = 0.5  # of the components' spreads: 0 leaves them as they are, 1 makes all of them equal
 SIDE, BATCH, NOISE = 48, 24, 0.25  # pixels of a crop; in units of a latent's spread
-PLAN = Plan(340, rate=1.5e-3, warmup=50, decay=0.0)
+PLAN = Plan(1500, rate=1.5e-3, warmup=100, decay=0.0)
 PEOPLE, EACH = 16000, 5
 
 

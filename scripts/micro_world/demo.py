@@ -3,8 +3,7 @@
     python -m micro_world.demo [FOLDER]      (PYTHONPATH=scripts; after `make world`)
 
 Runs the two programs as a user would, with the models of scripts/micro_world/models (about 45 MB) in place of the real 37 GB. The people are
-drawings
-that nothing was trained on; under every picture stands the cosine to the portrait, by a recogniser that never conditioned anything.
+drawings that nothing was trained on; under every picture stands the cosine to the portrait, by a recogniser that never conditioned anything.
 """
 
 from __future__ import annotations

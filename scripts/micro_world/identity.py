@@ -28,7 +28,7 @@ PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
 DESCRIBED_AT_ONCE, DESCRIBING = 32, Plan(600, rate=1e-3, warmup=60, decay=0.01)
-LAYERS, PLAN = Plan(1200, rate=1.5e-3, warmup=60, decay=0.01), Plan(800, rate=3e-4, warmup=60, decay=0.01)
+LAYERS, PLAN = Plan(2400, rate=1.5e-3, warmup=60, decay=0.01), Plan(800, rate=3e-4, warmup=60, decay=0.01)
 
 
 class Identity(nn.Module):

@@ -64,13 +64,16 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
     ]
 
 
-def write_portraits(folder: Path, count: int, first: int = FIRST_TEST_PERSON, views: int = 1) -> list[Path]:
-    """PNG portraits of people that nothing was trained on, `views` of each: 00.png, or 00-0.png, 00-1.png .. of person 0."""
+def write_portraits(folder: Path, count: int, first: int = FIRST_TEST_PERSON, views: int = 1, series: int = 0) -> list[Path]:
+    """PNG portraits of people that nothing was trained on, `views` of each: 00.png, or 00-0.png, 00-1.png .. of person 0.
+
+    series: other scenes of the same people.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in range(count):
         for view in range(views):
-            scene = Scene.of(np.random.default_rng((6, index, view)), **PLAIN, distance=0)
+            scene = Scene.of(np.random.default_rng((6, series, index, view)), **PLAIN, distance=0)
             paths.append(folder / (f"{index:02d}.png" if views == 1 else f"{index:02d}-{view}.png"))
             Image.fromarray(draw(Person.of(first + index), scene, PORTRAIT).pixels).save(paths[-1])
     return paths
@@ -179,13 +182,11 @@ class Measurement:
     @cached_property
     def gallery(self) -> Gallery:
         """Other portraits of the same people than those the identities come from."""
-        return Gallery(self.eyes, write_portraits(self.folder / "references", self.people))
+        return Gallery(self.eyes, write_portraits(self.folder / "references", self.people, series=1))
 
     @cached_property
     def seen(self) -> list[Seen]:
         write_portraits(self.folder / "portraits", self.people, views=2)
-        for index in range(self.people):  # a folder of its own for each, so that two portraits can be one person
-            (self.folder / f"{index:02d}").mkdir(exist_ok=True)
         single, fused = self._identities()
         keys = [
             (person, scene, weight)

@@ -19,7 +19,7 @@ from micro_world.scenes import CHOICES
 from micro_world.training import Plan, half, place, train
 
 BATCH = 64
-PLAN = Plan(500, rate=2e-3, warmup=50, decay=0.01)
+PLAN = Plan(900, rate=2e-3, warmup=50, decay=0.01)
 
 
 def build() -> nn.Sequential:

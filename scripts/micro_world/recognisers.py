@@ -38,7 +38,7 @@ class Kind:
 
 
 GLINT = Kind("glint", 100_000, 21, Plan(700, rate=2e-3, warmup=100, decay=0.02))
-JUDGE = Kind("judge", 200_000, 22, Plan(350, rate=2e-3, warmup=60, decay=0.02))
+JUDGE = Kind("judge", 200_000, 22, Plan(500, rate=2e-3, warmup=60, decay=0.02))
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -58,9 +58,11 @@ def train(name: str, model: nn.Module, loss_of: Callable[[int, torch.Generator],
     if kept.exists():
         state = torch.load(kept, map_location=place(), weights_only=True)
         step, spent = state["step"], state["seconds"]
-        if state["weights"] is not None:
-            for parameter, value in zip(trained, state["weights"], strict=True):
-                parameter.data.copy_(value)
+        for parameter, value in zip(trained, state["weights"] or state["average"], strict=True):
+            if parameter.shape != value.shape:
+                raise ValueError(f"{kept}: is of another network; delete it")
+            parameter.data.copy_(value)
+        if state["optimizer"] is not None:  # else it was finished, and the plan has become longer
             optimizer.load_state_dict(state["optimizer"])
         average = state["average"]
     begun = step
