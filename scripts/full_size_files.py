@@ -16,7 +16,7 @@ import layouts
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
-from make_micro_models import _tokenizer as write_tokenizer
+from make_micro_models import write_tokenizer
 from make_seeded_checkpoints import write_embedding
 from q4_k import BLOCK, SIZE, random_q4_k
 from safetensors.torch import save_file

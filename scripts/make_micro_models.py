@@ -10,7 +10,6 @@ the same bytes on the same machine. Prints the table of what was written on stan
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import micro_facexlib
 import torch
 from safetensors.torch import save_file
 from seeded import seeded_weights
+from unigram import write_unigram
 
 FLUX_WIDTH = 128  # one head
 PULID_HEADS = 2
@@ -38,8 +38,6 @@ VAE_CHANNELS = 32
 # and the picture is all black and white.
 MICRO_GAINS = {"pulid_encoder.latents": 64.0, "decoder.conv_out.weight": 0.6}
 
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-SPACE = "\u2581"
 WORDS = (
     "a",
     "an",
@@ -78,7 +76,7 @@ def parts(dev: bool = False) -> tuple[Part, ...]:
         Part("ae.safetensors", "random", _autoencoder),
         Part("clip_l.safetensors", "random", _clip),
         Part("t5xxl_fp16.safetensors", "random", _t5),
-        Part("tokenizer.json", "letters and bytes, for the T5 file beside it", lambda path, _: _tokenizer(path)),
+        Part("tokenizer.json", "letters and bytes, for the T5 file beside it", lambda path, _: write_tokenizer(path)),
         Part("antelopev2", "detector: matched filter of one face; recogniser: random", micro_antelopev2.write_pack),
         Part("detection_Resnet50_Final.pth", "wired by hand, heads fitted to one face", micro_facexlib.write_detector),
         Part("parsing_bisenet.pth", "wired by hand, labels fitted to one face", micro_facexlib.write_parser),
@@ -133,24 +131,8 @@ def _t5(path: Path, seed: int) -> None:
     save_file(state, path)
 
 
-def _tokenizer(path: Path) -> None:
-    """A Unigram tokenizer in the format of Hugging Face's `tokenizers`: letters, and bytes for everything else."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-
-    letters = [SPACE, *(chr(code) for code in range(33, 127))]
-    words = [SPACE + word for word in WORDS]
-    vocabulary = [(piece, 0.0) for piece in (PAD, END, UNKNOWN)]
-    vocabulary += [(word, -2.0) for word in words]
-    vocabulary += [(letter, -4.0) for letter in letters]
-    vocabulary += [(f"<0x{byte:02X}>", -8.0) for byte in range(256)]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=True))
-    tokenizer.add_special_tokens([PAD, END, UNKNOWN])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement=SPACE, prepend_scheme="always")]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
-    path.write_text(json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_tokenizer(path: Path) -> None:
+    write_unigram(path, WORDS)
 
 
 def _table(folder: Path, dev: bool) -> str:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 from astronaut import FACE_BOX, LANDMARKS, portrait, sample
-from onnx import TensorProto, helper, numpy_helper
+from onnx_graph import Graph
 from seeded import seeded
 
 STRIDES = (8, 16, 32)
@@ -42,52 +41,27 @@ PROJECTIONS = {
 def write_pack(folder: Path, seed: int) -> list[Path]:
     """Write the five files. The same seed gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = {"scrfd_10g_bnkps": _detector()}
-    for name, (input_name, pixels, outputs) in PROJECTIONS.items():
-        graphs[name] = _projection(f"{seed}/{name}", input_name, pixels, outputs)
-    paths = []
-    for name, graph in sorted(graphs.items()):
+    detector = folder / "scrfd_10g_bnkps.onnx"
+    groups = (("score", 1), ("bbox", 4), ("kps", 10))
+    outputs = {f"{group}{stride}": [f"n{stride}", columns] for group, columns in groups for stride in STRIDES}
+    _detector().write(detector, "input.1", [1, 3, "h", "w"], outputs)
+    paths = [detector]
+    for name, (input_name, pixels, width) in PROJECTIONS.items():
         paths.append(folder / f"{name}.onnx")
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        onnx.checker.check_model(model)
-        onnx.save(model, paths[-1])
-    return paths
+        graph = _projection(f"{seed}/{name}", pixels, width, input_name)
+        graph.write(paths[-1], input_name, ["None", 3, pixels, pixels], {"fc1": ["None", width]})
+    return sorted(paths)
 
 
-class _Graph:
-    """Collects nodes; each call returns the name of the node's output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def __call__(self, operator: str, *inputs: str | np.ndarray, name: str = "", **attributes) -> str:
-        output = name or f"{operator.lower()}_{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        self.nodes.append(helper.make_node(operator, names, [output], name=f"node_{output}", **attributes))
-        return output
-
-    def constant(self, value: np.ndarray) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-
-def _detector() -> onnx.GraphProto:
-    graph = _Graph()
+def _detector() -> Graph:
+    graph = Graph()
     grey = graph("Conv", "input.1", np.float32(GREY).reshape(1, 3, 1, 1))
     for stride in STRIDES:
         _level(graph, grey, stride)
-    infos = [
-        helper.make_tensor_value_info(f"{group}{stride}", TensorProto.FLOAT, [f"n{stride}", columns])
-        for group, columns in (("score", 1), ("bbox", 4), ("kps", 10))
-        for stride in STRIDES
-    ]
-    image = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "h", "w"])
-    return helper.make_graph(graph.nodes, "scrfd", [image], infos, graph.constants)
+    return graph
 
 
-def _level(graph: _Graph, grey: str, stride: int) -> None:
+def _level(graph: Graph, grey: str, stride: int) -> None:
     """Scores, boxes and landmarks of one stride. The picture is averaged over half a stride, at steps of a quarter."""
     step, pool = stride // SUBCELLS, stride // 2
     small = graph("AveragePool", grey, kernel_shape=[pool, pool], strides=[step, step], pads=[0, 0, pool - step, pool - step])
@@ -147,7 +121,7 @@ def _template(face_width: float, pool: int) -> tuple[np.ndarray, np.ndarray]:
     return np.float32(filtered / np.linalg.norm(filtered)), np.float32(mask)
 
 
-def _projection(name: str, input_name: str, pixels: int, outputs: int) -> onnx.GraphProto:
+def _projection(name: str, pixels: int, outputs: int, input_name: str) -> Graph:
     """A crop's colour pattern on a grid, projected at random; brightness alone gives 0, so that people differ.
 
     The nodes' names matter: insightface takes a first node named Sub or Mul for built-in normalisation.
@@ -156,9 +130,7 @@ def _projection(name: str, input_name: str, pixels: int, outputs: int) -> onnx.G
     cell = pixels // grid
     weight = seeded(name, (3, grid * grid, outputs), 0.1)
     weight -= weight.mean(axis=1, keepdims=True)
-    graph = _Graph()
+    graph = Graph()
     pooled = graph("AveragePool", input_name, kernel_shape=[cell, cell], strides=[cell, cell])
     graph("MatMul", graph("Flatten", pooled), weight.reshape(-1, outputs), name="fc1")
-    image = helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["None", 3, pixels, pixels])
-    output = helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["None", outputs])
-    return helper.make_graph(graph.nodes, "projection", [image], [output], graph.constants)
+    return graph

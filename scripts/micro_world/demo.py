@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from micro_world.dataset import PORTRAIT
 from micro_world.drawing import draw
-from micro_world.measure import EXTRACT, GENERATE
+from micro_world.measure import EXTRACT, GENERATE, run
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import Scene
 from micro_world.train import JUDGE
@@ -48,6 +47,9 @@ Flux in 4 bits, and leave out the flags of the small world (--aligner, --parser,
 antelopev2 is for non-commercial research, FLUX.1 dev for non-commercial use; README.md has the two command lines and where each file is from."""
 
 
+shown = partial(run, shown=True)
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else os.path.relpath(ROOT / "demo" / "world"))
     portraits = {name: folder / "portraits" / f"{name}.png" for name in PEOPLE}
@@ -56,7 +58,7 @@ def main() -> None:
         person = Person.of(FIRST_TEST_PERSON + PEOPLE[name])
         Image.fromarray(draw(person, Scene(background=7, clothes=5), PORTRAIT).pixels).save(path)
 
-    run("pulid-extract", "batch", folder / "portraits", "--out-dir", folder / "identities", "--models-dir", MODELS, *EXTRACT)
+    shown("pulid-extract", "batch", folder / "portraits", "--out-dir", folder / "identities", "--models-dir", MODELS, *EXTRACT)
     rows = [
         {"prompt": prompt, "seed": SEED, "output": f"{name}_{number}.png"}
         | ({"pulid-id-embedding": f"identities/{name}.pulidembd"} if name in PEOPLE else {})
@@ -65,10 +67,10 @@ def main() -> None:
     ]
     manifest = folder / "rows.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run("pulid-generate", "batch", manifest, "--output-dir", folder / "pictures", "--models-dir", MODELS, *GENERATE)
+    shown("pulid-generate", "batch", manifest, "--output-dir", folder / "pictures", "--models-dir", MODELS, *GENERATE)
     pictures = [folder / "pictures" / str(row["output"]) for row in rows]
     cosines = score(list(portraits.values()), pictures)
-    table = run(
+    table = shown(
         *("pulid-generate", "verify", "--models-dir", MODELS, "--pulid-id-embedding", folder / "identities" / "ada.pulidembd"),
         *("-p", PROMPTS[0], "--seed", SEED, "-o", folder / "out.png", *GENERATE),
     )
@@ -81,20 +83,10 @@ def main() -> None:
     print(f"{sheet}\n\n{WHAT_NEXT}")
 
 
-def run(program: str, *arguments: object) -> str:
-    """Run one of the two programs beside this Python, showing its command line; return its standard output. Ends the demo if it fails."""
-    command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
-    print(f"$ {shlex.join([program, *command[1:]])}", file=sys.stderr, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout
-
-
 def score(references: Sequence[Path], pictures: Sequence[Path]) -> list[list[float]]:
     """For each picture the cosine to each reference; -1 where no face is found."""
     given = [argument for path in references for argument in ("--reference", path)]
-    lines = run("pulid-extract", "score", "--json", "--models-dir", MODELS, "--recognizer", MODELS / JUDGE, *given, *pictures)
+    lines = shown("pulid-extract", "score", "--json", "--models-dir", MODELS, "--recognizer", MODELS / JUDGE, *given, *pictures)
     found = [json.loads(line)["cosines"] for line in lines.splitlines()]
     return [one or [-1.0] * len(references) for one in found]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_world import autoencoder, tower
-from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
+from micro_world.painter import CELLS, DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
 from micro_world.reader import Words
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, half, place, train
@@ -27,8 +27,25 @@ INNER, ARCFACE = 128, 512
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
+CHOOSY = 3.0  # times the usual start of queries: nearly uniform weights give every place the same, and learn slowly
 DESCRIBED_AT_ONCE, DESCRIBING = 32, Plan(600, rate=1e-3, warmup=60, decay=0.01)
 LAYERS, PLAN = Plan(2400, rate=1.5e-3, warmup=60, decay=0.01), Plan(800, rate=3e-4, warmup=60, decay=0.01)
+
+
+class Sketch(nn.Module):
+    """A person's average picture from the identity tokens alone, through a layer like PuLID's: it gives the tokens something to say at
+    each place of a picture, and the layers a start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(CELLS * CELLS, WIDTH))
+        self.attention = PerceiverAttentionCA(WIDTH, TOKEN_WIDTH, HEADS)
+        self.mean = nn.Parameter(torch.zeros(CELLS * CELLS, 64))
+        self.paint = nn.Linear(WIDTH, 64)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, 32, 512) -> (B, 36, 64)."""
+        return self.mean + self.paint(self.attention(tokens, self.places.expand(len(tokens), -1, -1)))
 
 
 class Identity(nn.Module):
@@ -45,8 +62,15 @@ class Identity(nn.Module):
         )
         count = len(range(0, DOUBLE, DOUBLE_INTERVAL)) + len(range(0, SINGLE, SINGLE_INTERVAL))
         self.layers = nn.ModuleList(PerceiverAttentionCA(WIDTH, TOKEN_WIDTH, HEADS) for _ in range(count))
+
+    @torch.no_grad()
+    def start_layers(self, sketch: Sketch) -> None:
+        """Keys and values as the sketch has learnt them, queries that choose, and no output: to begin with, Flux draws as it did."""
         for layer in self.layers:
-            nn.init.zeros_(layer.to_out.weight)  # to begin with, Flux draws as it did
+            layer.norm1.load_state_dict(sketch.attention.norm1.state_dict())
+            layer.to_kv.load_state_dict(sketch.attention.to_kv.state_dict())
+            layer.to_q.weight.mul_(CHOOSY)
+            nn.init.zeros_(layer.to_out.weight)
 
     def attach(self, flux: Any, current: dict[str, Tensor]) -> None:
         """Hooks that add what the layers make of current["tokens"], to image tokens only."""
@@ -83,24 +107,32 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     return torch.load(kept, weights_only=True, mmap=True)
 
 
-def _describing(identity: Identity, conditions: Tensor, hidden: Tensor, attributes: Tensor, folder: Path) -> None:
+def _describing(
+    identity: Identity, conditions: Tensor, hidden: Tensor, attributes: Tensor, clean: Tensor, folder: Path
+) -> Sketch:
     """Let IDFormer learn to tell people apart, and what they look like, before PuLID's layers are there to be taught.
 
     Without it tokens of different people differ by a fortieth of their length, and the layers, which normalise them, see one and the same.
     """
-    model = nn.ModuleDict({"encoder": identity.encoder, "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1])})
+    sketch = Sketch()
+    model = nn.ModuleDict({"encoder": identity.encoder, "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1]), "sketch": sketch})
+    average = clean.unflatten(0, (len(conditions), autoencoder.EACH))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         people = torch.randperm(len(conditions), generator=generator)[:DESCRIBED_AT_ONCE]
         seen = torch.cat([hidden[people, portrait] for portrait in range(tower.REFERENCES)]).to(place()).float()
         condition = torch.cat([conditions[people, portrait] for portrait in range(tower.REFERENCES)]).to(place())
         with half():
-            tokens = identity.encoder(condition, list(seen.unbind(1))).float()
+            tokens = identity.encoder(condition, list(seen.unbind(1)))
+            drawn = sketch(tokens).float()
+        off = drawn - average[people].float().mean(1).repeat(tower.REFERENCES, 1, 1).to(place())
+        tokens = tokens.float()
         tokens = nn.functional.layer_norm(tokens, tokens.shape[-1:])  # as norm1 of PuLID's layers sees them
         told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(tower.REFERENCES, 1).to(place()))
-        return told + 0.5 * contrast(*tokens.flatten(1).chunk(tower.REFERENCES))
+        return told + off.square().mean() + 0.5 * contrast(*tokens.flatten(1).chunk(tower.REFERENCES))
 
     train("idformer", model, loss, DESCRIBING, folder)
+    return sketch
 
 
 def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Identity:
@@ -109,7 +141,8 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
     words = Words(folder, autoencoder.pictures(folder)[1])
     clean = latents(folder)
     conditions, hidden = features(folder, glint, eva)
-    _describing(identity, conditions, hidden, torch.from_numpy(np.array(tower.portraits(folder)[2])), folder)
+    attributes = torch.from_numpy(np.array(tower.portraits(folder)[2]))
+    identity.start_layers(_describing(identity, conditions, hidden, attributes, clean, folder))
     identity.to(place())
     painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,17 +42,18 @@ EXTRACT = ("--aligner", "antelopev2", "--parser", "none")
 GENERATE = ("-W", str(SIDE), "-H", str(SIDE), "--steps", str(STEPS), "--t5-max-length", str(T5_LENGTH))
 
 
-def run(program: str, *arguments: object, quiet: bool = True) -> str:
-    """Standard output of `pulid-extract` or `pulid-generate` of this Python. Raises SystemExit with what it said if it fails."""
-    module = program.replace("-", "_")
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        capture_output=quiet,
-        text=True,
-        stdout=None if quiet else subprocess.PIPE,
-    )
+def run(program: str, *arguments: object, shown: bool = False) -> str:
+    """Standard output of the program that stands beside this Python. shown: its command line and what it says go to standard error.
+
+    Raises SystemExit if it fails, with what it said.
+    """
+    command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
+    line = shlex.join([program, *command[1:]])
+    if shown:
+        print(f"$ {line}", file=sys.stderr, flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if shown else subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"{program} {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stderr or ''}")
+        sys.exit(f"{line}: exit code {done.returncode}\n{done.stderr or ''}")
     return done.stdout
 
 

@@ -22,7 +22,7 @@ WIDTH, DOUBLE, SINGLE = 256, 3, 5
 CELLS = 6  # image tokens on a side
 EMPTY = 0.1  # share of pictures that are learnt without a word, for true CFG
 BATCH = 48
-PLAN = Plan(4000, rate=1.5e-3, warmup=200, decay=0.01)
+PLAN = Plan(3200, rate=1.5e-3, warmup=200, decay=0.01)
 
 
 def build_flux() -> Any:

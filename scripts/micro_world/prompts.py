@@ -6,17 +6,15 @@ and expression may be anything.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from unigram import write_unigram
 
 from micro_world.scenes import COLOUR_NAMES, EXPRESSIONS, HATS, Scene
 
 T5_LENGTH = 32  # tokens, padding included: what Flux is trained with and --t5-max-length must say
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-SPACE = "\u2581"
 
 SUBJECTS = (
     "a portrait of a person",
@@ -92,20 +90,5 @@ def vocabulary() -> list[str]:
 
 
 def write_tokenizer(path: Path) -> int:
-    """A Unigram tokenizer.json in the format of `tokenizers`: these words, letters, and bytes for all else. Returns how many ids it has."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-
-    pieces = [(piece, 0.0) for piece in (PAD, END, UNKNOWN)]
-    pieces += [(SPACE + word, -2.0) for word in vocabulary()]
-    pieces += [(letter, -4.0) for letter in (SPACE, *map(chr, range(33, 127)))]
-    pieces += [(f"<0x{byte:02X}>", -8.0) for byte in range(256)]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=True))
-    tokenizer.add_special_tokens([PAD, END, UNKNOWN])
-    tokenizer.normalizer = normalizers.Replace(Regex(r"[,\s]+"), " ")  # commas say nothing, and take room
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement=SPACE, prepend_scheme="always")]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
-    path.write_text(json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return tokenizer.get_vocab_size()
+    """Every word of the tables above; commas say nothing, and would take room. Returns how many ids it has."""
+    return write_unigram(path, vocabulary(), deaf_to=r"[,\s]+")

@@ -19,7 +19,7 @@ from pulid_extract.eva_clip import HEAD_WIDTH, MEAN, ROPE_GRID, STD
 WIDTH, DEPTH, PATCH, HIDDEN, POOLED = 128, 20, 14, 256, 128
 REFERENCES = 2  # portraits of each person
 PEOPLE_AT_ONCE = 32
-PLAN = Plan(700, rate=1e-3, warmup=100, decay=0.02)
+PLAN = Plan(350, rate=1e-3, warmup=100, decay=0.02)
 
 
 def build() -> Any:
