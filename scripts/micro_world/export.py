@@ -21,11 +21,13 @@ from micro_world.identity import HEADS, TOKEN_WIDTH, Identity
 from pulid_generate.checkpoints import _vae_name, flux_targets
 from pulid_generate.vocabularies import clip_tokenizer
 
-BLOCKED = re.compile(r"(double|single)_blocks\..*(qkv|proj|mlp\.\d|linear\d|mod\.lin|modulation\.lin)\.weight")
+BLOCKED = re.compile(
+    r"((double|single)_blocks\..*(qkv|proj|mlp\.\d|linear\d|mod\.lin|modulation\.lin)|(time|vector)_in\..*|final_layer\.adaLN.*)\.weight"
+)
 
 
 def write_flux(flux: Any, path: Path) -> None:
-    """The blocks' matrices in Q8_0, all else in float32 or float16, as city96's files have it."""
+    """The blocks' matrices and those of the modulation in Q8_0, all else in float32 or float16."""
     state = flux.state_dict()
     writer = gguf.GGUFWriter(path, arch="flux")
     layout = layouts.flux(painter.WIDTH, painter.DOUBLE, painter.SINGLE, reader.T5_WIDTH, reader.CLIP_WIDTH)

@@ -25,11 +25,12 @@ from pulid_generate.pulid_attention import PerceiverAttentionCA
 TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
+BOTH = 4  # every so many steps both portraits of everybody go in together
 NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
 CHOOSY = 3.0  # times the usual start of queries: nearly uniform weights give every place the same, and learn slowly
-DESCRIBED_AT_ONCE, DESCRIBING = 32, Plan(600, rate=1e-3, warmup=60, decay=0.01)
-LAYERS, PLAN = Plan(2400, rate=1.5e-3, warmup=60, decay=0.01), Plan(800, rate=3e-4, warmup=60, decay=0.01)
+DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(1300, rate=1.5e-3, warmup=60, decay=0.01)
+LAYERS, PLAN = Plan(600, rate=2e-3, warmup=60, decay=0.01), Plan(700, rate=7e-4, warmup=60, decay=0.01)
 
 
 class Sketch(nn.Module):
@@ -107,6 +108,22 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     return torch.load(kept, weights_only=True, mmap=True)
 
 
+def seen(
+    conditions: Tensor, hidden: Tensor, people: Tensor, portrait: Tensor | int | None, somebody: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """What IDFormer takes for some people (B,): condition (B, I, C), five hidden states (B, I * L, W).
+
+    portrait: which one of each; None: all of them together, I = 2, as `pulid-extract` fuses portraits. somebody: (B,) 0 or 1.
+    """
+    if portrait is None:
+        condition, states = conditions[people], hidden[people].float().transpose(1, 2).flatten(2, 3)
+    else:
+        condition, states = conditions[people, portrait][:, None], hidden[people, portrait].float()
+    if somebody is not None:
+        condition, states = condition * somebody[:, None, None], states * somebody[:, None, None, None]
+    return condition.to(place()), list(states.to(place()).unbind(1))
+
+
 def _describing(
     identity: Identity, conditions: Tensor, hidden: Tensor, attributes: Tensor, clean: Tensor, folder: Path
 ) -> Sketch:
@@ -114,22 +131,22 @@ def _describing(
 
     Without it tokens of different people differ by a fortieth of their length, and the layers, which normalise them, see one and the same.
     """
+    attributes = (attributes - attributes.mean(0)) / attributes.std(0)  # or rare kinds, such as one colour of hair, would hardly count
     sketch = Sketch()
     model = nn.ModuleDict({"encoder": identity.encoder, "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1]), "sketch": sketch})
     average = clean.unflatten(0, (len(conditions), autoencoder.EACH))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         people = torch.randperm(len(conditions), generator=generator)[:DESCRIBED_AT_ONCE]
-        seen = torch.cat([hidden[people, portrait] for portrait in range(tower.REFERENCES)]).to(place()).float()
-        condition = torch.cat([conditions[people, portrait] for portrait in range(tower.REFERENCES)]).to(place())
+        portraits: list[int | None] = [0, None if step % BOTH == 0 else 1]
         with half():
-            tokens = identity.encoder(condition, list(seen.unbind(1)))
+            views = [identity.encoder(*seen(conditions, hidden, people, one)) for one in portraits]
+            tokens = torch.cat(views)
             drawn = sketch(tokens).float()
-        off = drawn - average[people].float().mean(1).repeat(tower.REFERENCES, 1, 1).to(place())
-        tokens = tokens.float()
-        tokens = nn.functional.layer_norm(tokens, tokens.shape[-1:])  # as norm1 of PuLID's layers sees them
-        told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(tower.REFERENCES, 1).to(place()))
-        return told + off.square().mean() + 0.5 * contrast(*tokens.flatten(1).chunk(tower.REFERENCES))
+        off = drawn - average[people].float().mean(1).repeat(len(views), 1, 1).to(place())
+        tokens = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])  # as norm1 of PuLID's layers sees them
+        told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(len(views), 1).to(place()))
+        return told + off.square().mean() + 0.5 * contrast(*tokens.flatten(1).chunk(len(views)))
 
     train("idformer", model, loss, DESCRIBING, folder)
     return sketch
@@ -155,9 +172,7 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
         chosen = (people[:, None] * autoencoder.EACH + pictures).reshape(-1)
         silent = torch.rand(len(chosen), generator=generator) < SILENT
         with half():
-            seen = (hidden[people, portrait].float() * somebody[:, None, None, None]).to(place())
-            condition = (conditions[people, portrait] * somebody[:, None]).to(place())
-            tokens = identity.encoder(condition, list(seen.unbind(1)))
+            tokens = identity.encoder(*seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody))
             current["tokens"] = tokens.repeat_interleave(EACH, 0)
             with torch.no_grad():
                 states, pooled = painter.reader(*words.of(chosen, silent))

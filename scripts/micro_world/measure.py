@@ -111,7 +111,9 @@ class Eyes:
         pixels = picture.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
         logits = self._scene.run(None, {"pixels": pixels})[0][0]
         edges = np.cumsum([0, *CHOICES.values()])
-        return {name: int(logits[low:high].argmax()) for name, low, high in zip(CHOICES, edges, edges[1:], strict=True)}
+        return {
+            name: int(logits[low:high].argmax()) for name, (low, high) in zip(CHOICES, itertools.pairwise(edges), strict=True)
+        }
 
 
 def read(path: Path | str) -> np.ndarray:

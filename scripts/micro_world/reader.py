@@ -107,25 +107,39 @@ class Reader(nn.Module):
         return self.t5(input_ids=t5_ids).last_hidden_state, self.clip(self.rows[clip_ids]).pooler_output
 
 
-def trained(folder: Path) -> Reader:
-    """Encoders that have learnt to tell the seven choices of a scene, from the mean of T5's states and from CLIP's vector."""
+class Lessons(nn.Module):
+    """A reader that is asked for the seven choices of a scene: of the mean of T5's states, and of CLIP's vector."""
+
+    def __init__(self, words: Words):
+        super().__init__()
+        count = sum(CHOICES.values())
+        self.reader = Reader(words)
+        self.by_t5, self.by_clip = nn.Linear(T5_WIDTH, count), nn.Linear(CLIP_WIDTH, count)
+
+    def loss(self, states: Tensor, pooled: Tensor, truth: Tensor) -> Tensor:
+        """states (B, T, 128), pooled (B, 64), truth (B, 7) -> (B,): cross-entropies of all choices, added up."""
+        total = torch.zeros(len(truth), device=truth.device)
+        for logits in (self.by_t5(states.mean(1)), self.by_clip(pooled)):
+            for index, part in enumerate(logits.split(list(CHOICES.values()), 1)):
+                total = total + nn.functional.cross_entropy(part.float(), truth[:, index], reduction="none")
+        return total
+
+
+def truths(folder: Path) -> Tensor:
+    """(P * K, 7): the choices of every training picture."""
+    choices = autoencoder.pictures(folder)[2]
+    return torch.from_numpy(choices.reshape(-1, choices.shape[-1]).astype(np.int64))
+
+
+def trained(folder: Path) -> Lessons:
     torch.manual_seed(32)
-    _, prompts, choices = autoencoder.pictures(folder)
-    words = Words(folder, prompts)
-    wanted = torch.from_numpy(choices.reshape(-1, choices.shape[-1]).astype(np.int64))
-    count = sum(CHOICES.values())
-    reader = Reader(words)
-    model = nn.ModuleDict({"reader": reader, "by_t5": nn.Linear(T5_WIDTH, count), "by_clip": nn.Linear(CLIP_WIDTH, count)})
+    words, wanted = Words(folder, autoencoder.pictures(folder)[1]), truths(folder)
+    lessons = Lessons(words)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(wanted), (BATCH,), generator=generator)
-        states, pooled = reader(*words.of(chosen, torch.zeros(BATCH, dtype=torch.bool)))
-        truth = wanted[chosen].to(place())
-        total = torch.zeros((), device=place())
-        for logits in (model["by_t5"](states.mean(1)), model["by_clip"](pooled)):
-            for index, part in enumerate(logits.split(list(CHOICES.values()), 1)):
-                total = total + nn.functional.cross_entropy(part, truth[:, index])
-        return total
+        read = lessons.reader(*words.of(chosen, torch.zeros(BATCH, dtype=torch.bool)))
+        return lessons.loss(*read, wanted[chosen].to(place())).mean()
 
-    train("reader", model, loss, PLAN, folder)
-    return reader
+    train("reader", lessons, loss, PLAN, folder)
+    return lessons

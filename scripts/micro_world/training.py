@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-SAVE_EVERY = 120.0  # seconds
+SAVE_EVERY = 60.0  # seconds
 SAY_EVERY = 20.0
 AVERAGE = 0.999
 
