@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from micro_world import autoencoder, dataset, people, prompts, scenes
 from micro_world.drawing import draw
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import Scene
+from unigram import END
 
 TEST_PEOPLE = range(FIRST_TEST_PERSON, FIRST_TEST_PERSON + 40)
 
@@ -100,7 +103,7 @@ def test_the_tokenizer_knows_every_word(tmp_path):
         assert len(ids) == len(prompt.replace(",", "").split()) + 1 <= prompts.T5_LENGTH
         assert tokenizer.decode(ids) == prompt.replace(",", "")
     assert tokenizer.encode("smiling, calm").ids == tokenizer.encode("smiling calm").ids
-    assert tokenizer.encode("éclair").ids[-1] == tokenizer.token_to_id(prompts.END)  # any text has ids
+    assert tokenizer.encode("éclair").ids[-1] == tokenizer.token_to_id(END)  # any text has ids
 
 
 def test_a_crop_has_its_landmarks_in_the_template():
@@ -157,3 +160,24 @@ def test_the_decoder_begins_with_mean_colours(fit):
         painted = model.decoder(latents)
     means = torch.nn.functional.avg_pool2d(batch, 8)
     assert (torch.nn.functional.avg_pool2d(painted, 8) - means).abs().mean() < 0.1
+
+
+def _shades(seed: int, shade: int) -> tuple[np.ndarray, ...]:
+    return (np.full(4, seed * shade, np.uint8),)
+
+
+def test_kept_drawings_are_compared_with_what_is_drawn_today(tmp_path, capsys):
+    """Older drawings beside new portraits would teach that a portrait says nothing."""
+    first = np.array(dataset.made(tmp_path, "shades", 3, partial(_shades, shade=1))[0])
+    assert "drawing shades" in capsys.readouterr().err
+    derived = tmp_path / "derived.pt"
+    derived.touch()
+    assert np.array_equal(dataset.made(tmp_path, "shades", 3, partial(_shades, shade=1))[0], first)
+    assert capsys.readouterr().err == ""
+    assert dataset.is_current(derived, "shades")
+    changed = dataset.made(tmp_path, "shades", 3, partial(_shades, shade=2))[0]
+    assert np.array_equal(changed, 2 * first)
+    os.utime(tmp_path / "shades.ready")
+    os.utime(derived, (1, 1))
+    assert not dataset.is_current(derived, "shades")
+    assert len(dataset.made(tmp_path, "shades", 4, partial(_shades, shade=2))[0]) == 4

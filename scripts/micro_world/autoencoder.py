@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world.dataset import made, targets
+from micro_world.dataset import is_current, made, targets
 from micro_world.training import Plan, half, place, train
 
 # Group norms have 32 groups. Where a side ends a group needs three channels: of one or two it would take the colours' means away for good.
@@ -183,7 +183,8 @@ def stays(parameter: nn.Parameter, where: Any) -> None:
 def fitted(folder: Path) -> tuple[Tensor, Tensor]:
     """The components of the first pictures, kept."""
     kept = folder / "components.pt"
-    if not kept.exists():
+    pictures(folder)
+    if not is_current(kept, "targets"):
         torch.save(components(pictures(folder)[0][:600].reshape(-1, 96, 96, 3)), kept)
     return torch.load(kept, weights_only=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,11 +33,16 @@ CHUNK = 50  # people that a process draws at a time
 
 
 def made(folder: Path, name: str, people: int, one: Callable[[int], tuple[np.ndarray, ...]], first: int = 0) -> list[np.ndarray]:
-    """[(P, ..)] arrays of what `one(seed)` gives for seeds first .. first + people - 1; kept as folder/name.0.npy, .1.npy and so on."""
+    """[(P, ..)] arrays of what `one(seed)` gives for seeds first .. first + people - 1; kept as folder/name.0.npy, .1.npy and so on.
+
+    Kept drawings are compared with new ones of the first and the last person, and all are drawn again if anything has changed: portraits of
+    somebody as he was drawn yesterday, beside drawings of him as he is drawn today, teach that a portrait says nothing.
+    """
     ready = folder / f"{name}.ready"
-    count = len(one(first))
-    paths = [folder / f"{name}.{index}.npy" for index in range(count)]
-    if not ready.exists():
+    ends = {0: one(first), people - 1: one(first + people - 1)}
+    paths = [folder / f"{name}.{index}.npy" for index in range(len(ends[0]))]
+    if not (ready.exists() and all(path.exists() for path in paths) and _same(paths, people, ends)):
+        ready.unlink(missing_ok=True)
         print(f"drawing {name}: {people} people", file=sys.stderr, flush=True)
         arrays = None
         with get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
@@ -51,6 +56,18 @@ def made(folder: Path, name: str, people: int, one: Callable[[int], tuple[np.nda
                     array[done] = value
         ready.touch()
     return [np.load(path, mmap_mode="r") for path in paths]
+
+
+def _same(paths: Sequence[Path], people: int, ends: dict[int, tuple[np.ndarray, ...]]) -> bool:
+    arrays = [np.load(path, mmap_mode="r") for path in paths]
+    return all(len(array) == people for array in arrays) and all(
+        np.array_equal(array[place], value) for place, values in ends.items() for array, value in zip(arrays, values, strict=True)
+    )
+
+
+def is_current(kept: Path, *sources: str) -> bool:
+    """Whether a file that was computed from drawings is there and younger than them. sources: names as `made` takes them."""
+    return kept.exists() and all(kept.stat().st_mtime >= kept.with_name(f"{name}.ready").stat().st_mtime for name in sources)
 
 
 def targets(seed: int, count: int) -> tuple[np.ndarray, ...]:

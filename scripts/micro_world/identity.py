@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_world import autoencoder, tower
+from micro_world.dataset import is_current
 from micro_world.painter import CELLS, DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
 from micro_world.reader import Words
 from micro_world.recognisers import contrast
@@ -30,7 +31,7 @@ NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
 CHOOSY = 3.0  # times the usual start of queries: nearly uniform weights give every place the same, and learn slowly
 DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(1300, rate=1.5e-3, warmup=60, decay=0.01)
-LAYERS, PLAN = Plan(600, rate=2e-3, warmup=60, decay=0.01), Plan(700, rate=7e-4, warmup=60, decay=0.01)
+LAYERS, PLAN = Plan(1500, rate=2e-3, warmup=60, decay=0.01), Plan(2000, rate=7e-4, warmup=60, decay=0.01)
 
 
 class Sketch(nn.Module):
@@ -88,7 +89,8 @@ class Identity(nn.Module):
 def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     """Of every portrait: condition (P, 2, 512 + pooled) float32, hidden states (P, 2, 5, 65, 128) float16."""
     kept = folder / "features.pt"
-    if not kept.exists():
+    tower.portraits(folder)
+    if not is_current(kept, "references"):
         from pulid_extract.eva_clip import encode_face
 
         crops, views, _ = tower.portraits(folder)
@@ -131,7 +133,9 @@ def _describing(
 
     Without it tokens of different people differ by a fortieth of their length, and the layers, which normalise them, see one and the same.
     """
-    attributes = (attributes - attributes.mean(0)) / attributes.std(0)  # or rare kinds, such as one colour of hair, would hardly count
+    attributes = (attributes - attributes.mean(0)) / attributes.std(
+        0
+    )  # or rare kinds, such as one colour of hair, would hardly count
     sketch = Sketch()
     model = nn.ModuleDict({"encoder": identity.encoder, "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1]), "sketch": sketch})
     average = clean.unflatten(0, (len(conditions), autoencoder.EACH))

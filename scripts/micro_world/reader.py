@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_world import autoencoder
+from micro_world.dataset import is_current
 from micro_world.prompts import T5_LENGTH, write_tokenizer
 from micro_world.scenes import CHOICES
 from micro_world.training import Plan, place, train
@@ -69,7 +70,7 @@ class Words:
 
         self.t5_rows = write_tokenizer(folder / "tokenizer.json")
         kept = folder / "words.npz"
-        if not kept.exists():
+        if not is_current(kept, "targets"):
             t5, clip = read_t5_tokenizer(folder / "tokenizer.json"), clip_tokenizer()
             texts = ["", *prompts.reshape(-1).tolist()]
             ids = [encoding.ids for encoding in t5.encode_batch(texts)]

@@ -65,9 +65,10 @@ class World:
 
 
 def write(world: World, models: Path, stage: str) -> None:
-    """The files of one stage."""
+    """The files of one stage, and the card beside them."""
     (models / PACK).mkdir(parents=True, exist_ok=True)
     (models / JUDGE).parent.mkdir(exist_ok=True)
+    (models / "README.md").write_bytes(Path(__file__).with_name("card.md").read_bytes())
     if stage == "autoencoder":
         export.write_autoencoder(world.autoencoder(), models / AE)
     elif stage == "painter":
