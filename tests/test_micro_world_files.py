@@ -37,7 +37,7 @@ def painter(tmp_path):
 
     prompts = np.array([["a portrait of a person, smiling, in a red shirt, on a blue background", "a sad person with a cap"]])
     words = reader.Words(tmp_path, prompts)
-    return painter.Painter(reader.Reader(words)).eval(), words
+    return painter.Painter(reader.Lessons(words)).eval(), words
 
 
 def test_flux(tmp_path, painter):
