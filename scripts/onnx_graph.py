@@ -36,7 +36,7 @@ class Graph:
         return self("Cast", name, to=TensorProto.FLOAT) if small else name
 
     def write(self, path: Path, input_name: str, shape: Sides, outputs: dict[str, Sides]) -> None:
-        """The file, checked. Opset 13 and version 8 are what the oldest onnxruntime that insightface takes reads."""
+        """The file, checked."""
         image = helper.make_tensor_value_info(input_name, TensorProto.FLOAT, list(shape))
         infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(sides)) for name, sides in outputs.items()]
         graph = helper.make_graph(self.nodes, path.stem, [image], infos, self.constants)

@@ -177,6 +177,7 @@ def test_kept_drawings_are_compared_with_what_is_drawn_today(tmp_path, capsys):
     assert dataset.is_current(derived, "shades")
     changed = dataset.made(tmp_path, "shades", 3, partial(_shades, shade=2))[0]
     assert np.array_equal(changed, 2 * first)
+    assert "delete the checkpoints" in capsys.readouterr().err
     os.utime(tmp_path / "shades.ready")
     os.utime(derived, (1, 1))
     assert not dataset.is_current(derived, "shades")

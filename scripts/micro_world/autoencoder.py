@@ -183,9 +183,9 @@ def stays(parameter: nn.Parameter, where: Any) -> None:
 def fitted(folder: Path) -> tuple[Tensor, Tensor]:
     """The components of the first pictures, kept."""
     kept = folder / "components.pt"
-    pictures(folder)
+    pixels = pictures(folder)[0]
     if not is_current(kept, "targets"):
-        torch.save(components(pictures(folder)[0][:600].reshape(-1, 96, 96, 3)), kept)
+        torch.save(components(pixels[:600].reshape(-1, 96, 96, 3)), kept)
     return torch.load(kept, weights_only=True)
 
 

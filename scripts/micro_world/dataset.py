@@ -42,6 +42,11 @@ def made(folder: Path, name: str, people: int, one: Callable[[int], tuple[np.nda
     ends = {0: one(first), people - 1: one(first + people - 1)}
     paths = [folder / f"{name}.{index}.npy" for index in range(len(ends[0]))]
     if not (ready.exists() and all(path.exists() for path in paths) and _same(paths, people, ends)):
+        if ready.exists():
+            print(
+                f"{name} are drawn otherwise than before; delete the checkpoints in {folder} that learnt from them",
+                file=sys.stderr,
+            )
         ready.unlink(missing_ok=True)
         print(f"drawing {name}: {people} people", file=sys.stderr, flush=True)
         arrays = None

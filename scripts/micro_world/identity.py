@@ -29,7 +29,7 @@ PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 BOTH = 4  # every so many steps both portraits of everybody go in together
 NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
-CHOOSY = 3.0  # times the usual start of queries: nearly uniform weights give every place the same, and learn slowly
+CHOOSY = 3.0  # times the usual start of queries: places choose different tokens from the first step on
 DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(1300, rate=1.5e-3, warmup=60, decay=0.01)
 LAYERS, PLAN = Plan(1500, rate=2e-3, warmup=60, decay=0.01), Plan(2000, rate=7e-4, warmup=60, decay=0.01)
 
@@ -89,11 +89,10 @@ class Identity(nn.Module):
 def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     """Of every portrait: condition (P, 2, 512 + pooled) float32, hidden states (P, 2, 5, 65, 128) float16."""
     kept = folder / "features.pt"
-    tower.portraits(folder)
+    crops, views, _ = tower.portraits(folder)
     if not is_current(kept, "references"):
         from pulid_extract.eva_clip import encode_face
 
-        crops, views, _ = tower.portraits(folder)
         conditions, hidden = [], []
         for network in (glint, eva):
             network.to(place())

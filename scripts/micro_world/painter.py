@@ -106,7 +106,7 @@ def narrow_attention() -> Iterator[None]:
 def latents(folder: Path) -> Tensor:
     """(P * K, 36, 64) float16 of the training pictures, packed."""
     kept = folder / "latents.pt"
-    autoencoder.pictures(folder)
+    autoencoder.pictures(folder)  # draws anew if drawings have changed
     if not is_current(kept, "targets"):
         torch.save(pack(autoencoder.latents_of(folder)), kept)
     return torch.load(kept, weights_only=True, mmap=True)
@@ -131,6 +131,7 @@ def trained(folder: Path) -> Painter:
     words = Words(folder, autoencoder.pictures(folder)[1])
     lessons = reader.trained(folder).requires_grad_(False)
     lessons.reader.requires_grad_(True)
+    lessons.to(place())
     painter = Painter(lessons)
     clean, wanted = latents(folder), reader.truths(folder)
 
@@ -139,7 +140,7 @@ def trained(folder: Path) -> Painter:
         silent = torch.rand(BATCH, generator=generator) < EMPTY
         with half():
             states, pooled = painter.reader(*words.of(chosen, silent))
-            read = lessons.to(place()).loss(states, pooled, wanted[chosen].to(place())) * ~silent.to(place())
+            read = lessons.loss(states, pooled, wanted[chosen].to(place())) * ~silent.to(place())
             return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled) + READING * read.mean()
 
     with narrow_attention():
