@@ -22,6 +22,7 @@ from micro_world.training import Plan, half, place, train
 CHANNELS = (96, 64, 64, 96)
 SCALE, SHIFT = 0.3611, 0.1159  # BFL's constants: what the pipeline expects latents to be scaled by
 PATCH, LATENT, COLOURS = 8, 16, 3
+CELLS = 6  # image tokens on a side, each of 2x2 latents
 HIGH, FAR = 40.0, 8.0  # constants beside a number in its group, and where SiLU is as good as linear
 EQUALISED = 0.5  # of the components' spreads: 0 leaves them as they are, 1 makes all of them equal
 SIDE, BATCH, NOISE = 48, 24, 0.25  # pixels of a crop; in units of a latent's spread

@@ -1,7 +1,8 @@
 """IDFormer and `pulid_ca` of the small world, learnt while Flux, the tower and the recogniser stay as they are, as PuLID does.
 
-A portrait's features go through IDFormer, its tokens through PuLID's layers behind the blocks that `hook_points` names; the loss is Flux's own.
-Now and then there is nobody: then the features are zeros, which is what true CFG asks for.
+A portrait's features go through IDFormer, its tokens through PuLID's layers behind the blocks that `hook_points` names. The loss is Flux's
+own; in the end also the ID loss: what is drawn in four steps must look like the one who was asked for, in the scene that was asked for. Now
+and then there is nobody: then the features are zeros, which is what true CFG asks for.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder, tower
+from micro_world import autoencoder, critic, tower
+from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.painter import CELLS, DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
-from micro_world.reader import Words
+from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
+from micro_world.reader import Words, choice_loss, truths
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, half, place, train
 from pulid_extract.idformer import IDFormer
@@ -31,7 +33,8 @@ NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
 CHOOSY = 3.0  # times the usual start of queries: places choose different tokens from the first step on
 DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(1300, rate=1.5e-3, warmup=60, decay=0.01)
-LAYERS, PLAN = Plan(1500, rate=2e-3, warmup=60, decay=0.01), Plan(2000, rate=7e-4, warmup=60, decay=0.01)
+LAYERS, PLAN = Plan(1500, rate=2e-3, warmup=60, decay=0.01), Plan(1600, rate=7e-4, warmup=60, decay=0.01)
+ALIKE, OBEYED = 0.1, 0.05  # weights of what the critic says: of the person, of the scene
 
 
 class Sketch(nn.Module):
@@ -167,22 +170,40 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
     painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def flow(step: int, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Flux's loss, and of each person: index, whether there is somebody, tokens, the first picture's index, prompt."""
         people = torch.randint(len(conditions), (PEOPLE_AT_ONCE,), generator=generator)
         portrait = torch.randint(tower.REFERENCES, (PEOPLE_AT_ONCE,), generator=generator)
         somebody = (torch.rand(PEOPLE_AT_ONCE, generator=generator) >= NOBODY).float()
         pictures = torch.stack([torch.randperm(autoencoder.EACH, generator=generator)[:EACH] for _ in people])
         chosen = (people[:, None] * autoencoder.EACH + pictures).reshape(-1)
         silent = torch.rand(len(chosen), generator=generator) < SILENT
+        tokens = identity.encoder(*seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody))
+        current["tokens"] = tokens.repeat_interleave(EACH, 0)
+        with torch.no_grad():
+            states, pooled = painter.reader(*words.of(chosen, silent))
+        off = flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled, NOISY)
+        return off, (people, somebody, tokens, chosen[::EACH], ~silent[::EACH], states[::EACH], pooled[::EACH])
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
-            tokens = identity.encoder(*seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody))
-            current["tokens"] = tokens.repeat_interleave(EACH, 0)
-            with torch.no_grad():
-                states, pooled = painter.reader(*words.of(chosen, silent))
-            return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled, NOISY)
+            return flow(step, generator)[0]
 
     with narrow_attention():
         identity.encoder.requires_grad_(False)  # layers that are still blank would teach it to say nothing at all
         train("layers", identity, loss, LAYERS, folder)
         identity.encoder.requires_grad_(True)
-        return train("identity", identity, loss, PLAN, folder)  # type: ignore[return-value]
+        eye, scenes = critic.trained(folder, clean), truths(folder)
+        everybody = critic.everybody(eye, clean)
+
+        def judged(step: int, generator: torch.Generator) -> Tensor:
+            with half():
+                off, (people, somebody, tokens, chosen, said, states, pooled) = flow(step, generator)
+                current["tokens"] = tokens
+                noise = torch.randn(len(people), *clean.shape[1:], generator=generator).to(place())
+                who, what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states, pooled), noise))
+            unlike = critic.unlike(who, people.to(place()), everybody) * somebody.to(place())
+            missed = choice_loss(what, scenes[chosen].to(place())) * said.to(place())
+            return off + ALIKE * unlike.mean() + OBEYED * missed.mean()
+
+        return train("identity", identity, judged, PLAN, folder)  # type: ignore[return-value]

@@ -14,19 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder, reader
+from micro_world import autoencoder, critic, reader
+from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.reader import CLIP_WIDTH, T5_WIDTH, Lessons, Words
+from micro_world.reader import CLIP_WIDTH, T5_WIDTH, Lessons, Words, choice_loss
 from micro_world.training import Plan, half, place, train
 
 WIDTH, DOUBLE, SINGLE = 256, 3, 5
-CELLS = 6  # image tokens on a side
 EMPTY = 0.1  # share of pictures that are learnt without a word, for true CFG
 BATCH = 48
-FACE = 3.0  # times as much as the rest of the picture
+FACE, MOUTH = 4.0, 8.0  # times as much as the rest of the picture: a mouth is two tokens of 36, and a small part of any loss
 EVEN = 0.5  # share of times that are drawn evenly: of the others 1 in 600 is above 0.95, where every picture begins
+LATE = 0.8  # mean of the logit of the other times: an expression is decided while three quarters are noise
 READING = 0.03  # weight of the reading lessons, which go on: what Flux does not use yet is forgotten otherwise
-PLAN = Plan(5000, rate=1.5e-3, warmup=200, decay=0.01)
+OBEYED, SHOWN = 0.05, 16  # weight of the critic's word on the scene, and how many of a batch it is shown
+PLAN, SHOWING = Plan(8000, rate=3e-3, warmup=200, decay=0.01), Plan(500, rate=3e-4, warmup=20, decay=0.01)
 
 
 def build_flux() -> Any:
@@ -74,9 +76,10 @@ def image_places() -> Tensor:
 
 
 def importance() -> Tensor:
-    """(36,), 1 on average: the face counts more. A mouth is two tokens of 36, and a small part of any loss."""
+    """(36,), 1 on average: the face counts more."""
     counts = torch.ones(CELLS, CELLS)
-    counts[2:5, 2:4] = FACE
+    counts[2:4, 2:4] = FACE
+    counts[4, 2:4] = MOUTH
     return (counts / counts.mean()).flatten()
 
 
@@ -112,9 +115,7 @@ def latents(folder: Path) -> Tensor:
     return torch.load(kept, weights_only=True, mmap=True)
 
 
-def flow_loss(
-    painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor, late: float = 0.0
-) -> Tensor:
+def flow_loss(painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor, late: float) -> Tensor:
     """Flow matching: the velocity noise - clean at an even or a logit-normal time. late: the latter's mean; above 0 there is more noise
     than picture."""
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
@@ -135,14 +136,30 @@ def trained(folder: Path) -> Painter:
     painter = Painter(lessons)
     clean, wanted = latents(folder), reader.truths(folder)
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def flow(generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The loss, and what it was asked for: the pictures' indexes, whether anything was said, the prompts."""
         chosen = torch.randint(len(clean), (BATCH,), generator=generator)
         silent = torch.rand(BATCH, generator=generator) < EMPTY
+        states, pooled = painter.reader(*words.of(chosen, silent))
+        read = lessons.loss(states, pooled, wanted[chosen].to(place())) * ~silent.to(place())
+        off = flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled, LATE)
+        return off + READING * read.mean(), (chosen, ~silent, states, pooled)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
-            states, pooled = painter.reader(*words.of(chosen, silent))
-            read = lessons.loss(states, pooled, wanted[chosen].to(place())) * ~silent.to(place())
-            return flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled) + READING * read.mean()
+            return flow(generator)[0]
 
     with narrow_attention():
         train("painter", painter, loss, PLAN, folder)
+        eye = critic.trained(folder, clean)
+
+        def judged(step: int, generator: torch.Generator) -> Tensor:
+            with half():
+                off, (chosen, said, states, pooled) = flow(generator)
+                noise = torch.randn(SHOWN, *clean.shape[1:], generator=generator).to(place())
+                what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states[:SHOWN], pooled[:SHOWN]), noise))[1]
+            missed = choice_loss(what, wanted[chosen[:SHOWN]].to(place())) * said[:SHOWN].to(place())
+            return off + OBEYED * missed.mean()
+
+        train("shown", painter, judged, SHOWING, folder)
     return painter

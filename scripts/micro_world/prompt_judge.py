@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from micro_world import autoencoder
 from micro_world.autoencoder import pixels_of
 from micro_world.onnx_files import write_network
-from micro_world.recognisers import conv
+from micro_world.reader import choice_loss
+from micro_world.recognisers import conv, settle
 from micro_world.scenes import CHOICES
 from micro_world.training import Plan, half, place, train
 
@@ -54,21 +55,12 @@ def trained(folder: Path) -> nn.Sequential:
     def loss(step: int, generator: torch.Generator) -> Tensor:
         batch, wanted = batch_of(generator)
         with half():
-            logits = model(batch.to(place())).float().cpu()
-        parts = logits.split(list(CHOICES.values()), 1)
-        return sum((nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)), torch.zeros(()))
+            logits = model(batch.to(place()))
+        return choice_loss(logits, wanted.to(place())).mean()
 
     train("prompt_judge", model, loss, PLAN, folder)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with torch.no_grad():
-        model.train()
-        generator = torch.Generator().manual_seed(3)
-        for _ in range(30):
-            model(batch_of(generator)[0])
-    return model.eval()
+    settle(model, lambda generator: batch_of(generator)[0])
+    return model
 
 
 def export(model: nn.Sequential, path: Path) -> None:

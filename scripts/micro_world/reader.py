@@ -119,11 +119,13 @@ class Lessons(nn.Module):
 
     def loss(self, states: Tensor, pooled: Tensor, truth: Tensor) -> Tensor:
         """states (B, T, 128), pooled (B, 64), truth (B, 7) -> (B,): cross-entropies of all choices, added up."""
-        total = torch.zeros(len(truth), device=truth.device)
-        for logits in (self.by_t5(states.mean(1)), self.by_clip(pooled)):
-            for index, part in enumerate(logits.split(list(CHOICES.values()), 1)):
-                total = total + nn.functional.cross_entropy(part.float(), truth[:, index], reduction="none")
-        return total
+        return choice_loss(self.by_t5(states.mean(1)), truth) + choice_loss(self.by_clip(pooled), truth)
+
+
+def choice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Logits of all choices side by side (B, sum of CHOICES), truth (B, 7) -> (B,): their cross-entropies, added up."""
+    parts = enumerate(logits.float().split(list(CHOICES.values()), 1))
+    return torch.stack([nn.functional.cross_entropy(part, truth[:, index], reduction="none") for index, part in parts]).sum(0)
 
 
 def truths(folder: Path) -> Tensor:

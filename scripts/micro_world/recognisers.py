@@ -101,7 +101,7 @@ def trained(kind: Kind, folder: Path) -> nn.Module:
         return contrast(*vectors.chunk(2)) + ATTRIBUTES * told
 
     train(kind.name, model, loss, kind.plan, folder)
-    _settle(
+    settle(
         network, lambda generator: rgb(crops, *(torch.randint(top, (64,), generator=generator) for top in (kind.people, EACH)))
     )
     return network
@@ -116,7 +116,7 @@ def rgb(crops, people: Tensor, places: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _settle(network: nn.Module, batch_of) -> None:
+def settle(network: nn.Module, batch_of) -> None:
     """Batch norms' statistics for the averaged weights."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
