@@ -1,6 +1,6 @@
 # Two commands do everything on a machine that has python3 (3.11 or newer, with venv and pip) and make:
 #
-#   make demo    set up, make small models, extract, draw, prove the injection, and lay the pictures out in demo/sheet.png
+#   make demo    set up, extract, draw, score, prove the injection, and lay the pictures out in demo/sheet.png
 #   make test    set up, run the tests
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test check format docs bench world setup clean
 
 demo: $(READY)
-	$(BIN)/python scripts/demo.py
+	PYTHONPATH=scripts $(BIN)/python -m micro_world.demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -6,6 +6,7 @@ It learns from the pictures that Flux learns from, and is gone when training is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,14 +76,22 @@ def trained(folder: Path, clean: Tensor) -> Critic:
 @torch.no_grad()
 def everybody(critic: Critic, clean: Tensor) -> Tensor:
     """(P, 192) of length 1: what a person's pictures have in common."""
-    found = torch.cat([nn.functional.normalize(critic(some.to(place()).float())[0], dim=1) for some in clean.split(1000)])
+    with half():
+        found = torch.cat([critic(some.to(place()).float())[0].float() for some in clean.split(1000)])
+    found = nn.functional.normalize(found, dim=1)
     return nn.functional.normalize(found.unflatten(0, (-1, autoencoder.EACH)).mean(1), dim=1)
 
 
-def drawn(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-    """Noise (B, 36, 64) -> a picture in a few of Euler's steps, which a gradient goes through. velocity(x, times (B,)) -> (B, 36, 64)."""
-    for number in range(STEPS):
-        x = x - velocity(x, x.new_full((len(x),), 1 - number / STEPS)).float() / STEPS
+def drawn(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise (B, 36, 64) -> a picture in a few of Euler's steps, which a gradient goes through. velocity(x, times (B,)) -> (B, 36, 64).
+
+    No two pictures have the same times, or what is learnt would hold for these few alone.
+    """
+    even = torch.linspace(1, 0, STEPS + 1).expand(len(x), -1)
+    apart = (torch.rand(len(x), STEPS - 1, generator=generator) - 0.5) / STEPS
+    times = even + nn.functional.pad(apart, (1, 1))
+    for now, then in itertools.pairwise(times.to(x.device).unbind(1)):
+        x = x + (then - now)[:, None, None] * velocity(x, now).float()
     return x
 
 

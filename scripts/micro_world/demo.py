@@ -1,6 +1,6 @@
 """The whole toolkit on one page, in a small world whose networks are really trained: four people, five prompts, one sheet to look at.
 
-    python -m micro_world.demo [FOLDER]      (PYTHONPATH=scripts; after `make world`)
+    make demo        (or: PYTHONPATH=scripts python -m micro_world.demo [FOLDER])
 
 Runs the two programs as a user would, with the models of scripts/micro_world/models (about 48 MB) in place of the real 37 GB. The people are
 drawings that nothing was trained on; under every picture stands the cosine to the portrait, by a recogniser that never conditioned anything.
@@ -51,7 +51,7 @@ shown = partial(run, shown=True)
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else os.path.relpath(ROOT / "demo" / "world"))
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else os.path.relpath(ROOT / "demo"))
     portraits = {name: folder / "portraits" / f"{name}.png" for name in PEOPLE}
     (folder / "portraits").mkdir(parents=True, exist_ok=True)
     for name, path in portraits.items():

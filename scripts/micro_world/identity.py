@@ -201,7 +201,7 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
                 off, (people, somebody, tokens, chosen, said, states, pooled) = flow(step, generator)
                 current["tokens"] = tokens
                 noise = torch.randn(len(people), *clean.shape[1:], generator=generator).to(place())
-                who, what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states, pooled), noise))
+                who, what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states, pooled), noise, generator))
             unlike = critic.unlike(who, people.to(place()), everybody) * somebody.to(place())
             missed = choice_loss(what, scenes[chosen].to(place())) * said.to(place())
             return off + ALIKE * unlike.mean() + OBEYED * missed.mean()

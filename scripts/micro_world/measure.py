@@ -34,7 +34,7 @@ from micro_world.train import JUDGE, PACK, PROMPT_JUDGE
 
 MODELS = Path(__file__).parent / "models"
 PEOPLE, SCENES = 20, 8
-SIDE, STEPS = 96, 20
+SIDE, STEPS = 96, 8
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("background", "clothes", "expression", "hat", "glasses")
 # what every command of the small world says: one size of network is missing (facexlib's), and Flux knows prompts of this length

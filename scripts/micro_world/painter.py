@@ -28,7 +28,7 @@ EVEN = 0.5  # share of times that are drawn evenly: of the others 1 in 600 is ab
 LATE = 0.8  # mean of the logit of the other times: an expression is decided while three quarters are noise
 READING = 0.03  # weight of the reading lessons, which go on: what Flux does not use yet is forgotten otherwise
 OBEYED, SHOWN = 0.05, 16  # weight of the critic's word on the scene, and how many of a batch it is shown
-PLAN, SHOWING = Plan(8000, rate=3e-3, warmup=200, decay=0.01), Plan(500, rate=3e-4, warmup=20, decay=0.01)
+PLAN, SHOWING = Plan(8000, rate=1.5e-3, warmup=200, decay=0.01), Plan(400, rate=3e-4, warmup=20, decay=0.01)
 
 
 def build_flux() -> Any:
@@ -157,7 +157,7 @@ def trained(folder: Path) -> Painter:
             with half():
                 off, (chosen, said, states, pooled) = flow(generator)
                 noise = torch.randn(SHOWN, *clean.shape[1:], generator=generator).to(place())
-                what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states[:SHOWN], pooled[:SHOWN]), noise))[1]
+                what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states[:SHOWN], pooled[:SHOWN]), noise, generator))[1]
             missed = choice_loss(what, wanted[chosen[:SHOWN]].to(place())) * said[:SHOWN].to(place())
             return off + OBEYED * missed.mean()
 
