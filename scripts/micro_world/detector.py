@@ -26,7 +26,7 @@ RANGES = (((16, 36), (32, 64)), ((56, 92), (84, 136)), ((124, 250), (230, 560)))
 CENTRE = 0.22  # of the box's sides, around its middle, where cells answer for it
 CANVAS, LARGE = 320, 640
 PEOPLE = 300_000  # the first person it learns from
-PLAN = Plan(2000, rate=2e-3, warmup=100, decay=0.01)
+PLAN = Plan(3000, rate=2e-3, warmup=100, decay=0.01)
 CANVASES, LARGE_CANVASES = 8, 2  # in a batch
 
 
