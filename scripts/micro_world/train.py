@@ -21,6 +21,7 @@ from micro_world import autoencoder, detector, export, identity, painter, plot, 
 
 FLUX, PULID, EVA = "flux1-schnell-Q8_0.gguf", "pulid_flux_v0.9.1.safetensors", "EVA02_CLIP_L_336_psz14_s6B.safetensors"
 AE, CLIP, T5, WORDS = "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors", "tokenizer.json"
+CARD = Path(__file__).parent / "models" / "README.md"
 PACK, JUDGE, PROMPT_JUDGE = "antelopev2", "judge/recogniser.onnx", "prompt_judge/prompts.onnx"
 
 
@@ -69,7 +70,8 @@ def write(world: World, models: Path, stage: str) -> None:
     (models / PACK).mkdir(parents=True, exist_ok=True)
     for file in (JUDGE, PROMPT_JUDGE):  # apart: a folder of two networks would be taken for an antelopev2
         (models / file).parent.mkdir(exist_ok=True)
-    (models / "README.md").write_bytes(Path(__file__).with_name("card.md").read_bytes())
+    if not (models / CARD.name).exists():
+        (models / CARD.name).write_bytes(CARD.read_bytes())
     if stage == "autoencoder":
         export.write_autoencoder(world.autoencoder(), models / AE)
     elif stage == "painter":
