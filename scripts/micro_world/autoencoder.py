@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_world.dataset import is_current, made, targets
-from micro_world.training import Plan, half, place, train
+from micro_world.training import Plan, at_once, half, place, train
 
 # Group norms have 32 groups. Where a side ends a group needs three channels: of one or two it would take the colours' means away for good.
 CHANNELS = (96, 64, 64, 96)
@@ -26,7 +26,7 @@ CELLS = 6  # image tokens on a side, each of 2x2 latents
 HIGH, FAR = 40.0, 8.0  # constants beside a number in its group, and where SiLU is as good as linear
 EQUALISED = 0.5  # of the components' spreads: 0 leaves them as they are, 1 makes all of them equal
 SIDE, BATCH, NOISE = 48, 24, 0.25  # pixels of a crop; in units of a latent's spread
-PLAN = Plan(1500, rate=1.5e-3, warmup=100, decay=0.0)
+PLAN = Plan(3000, rate=1.5e-3, warmup=100, decay=0.0, on_cpu=1500)
 PEOPLE, EACH = 16000, 5
 
 
@@ -213,17 +213,17 @@ def trained(folder: Path) -> Any:
     pixels = pictures(folder)[0].reshape(PEOPLE * EACH, 96, 96, 3)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(pixels), (BATCH,), generator=generator).numpy()
+        chosen = torch.randint(len(pixels), (at_once(BATCH),), generator=generator).numpy()
         y, x = (PATCH * int(corner) for corner in torch.randint((96 - SIDE) // PATCH + 1, (2,), generator=generator))
         crop = pixels_of(np.stack([pixels[i, y : y + SIDE, x : x + SIDE] for i in chosen]))
         latent = encode(crop, *fit)
-        noise = torch.randn(latent.shape, generator=generator) * torch.rand((BATCH, 1, 1, 1), generator=generator)
+        noise = torch.randn(latent.shape, generator=generator) * torch.rand((len(chosen), 1, 1, 1), generator=generator)
         with half():
             again = model.decoder(((latent + NOISE * noise) / SCALE + SHIFT).to(place())).float()
         off = again - crop.to(place())
         return off.abs().mean() + 0.5 * off.square().mean()
 
-    train("autoencoder", model, loss, PLAN, folder)
+    train("autoencoder", model, loss, PLAN, folder, cycle=0)
     return model.eval().requires_grad_(False)
 
 

@@ -161,7 +161,7 @@ def trained(folder: Path) -> Detector:
         large = [large_canvas(rng) for _ in range(LARGE_CANVASES)]
         return _loss(model, small) + _loss(model, large)
 
-    train("detector", model, loss, PLAN, folder)
+    train("detector", model, loss, PLAN, folder, cycle=0)
     return _settled(model)
 
 

@@ -8,7 +8,7 @@ and then there is nobody: then the features are zeros, which is what true CFG as
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,23 +17,25 @@ from torch import Tensor, nn
 from micro_world import autoencoder, critic, tower
 from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.painter import DOUBLE, SINGLE, WIDTH, Painter, flow_loss, latents, narrow_attention
-from micro_world.reader import Words, choice_loss, truths
+from micro_world.painter import DOUBLE, SINGLE, WIDTH, Asked, Painter, flow_loss, latents
+from micro_world.reader import Words, truths
 from micro_world.recognisers import contrast
-from micro_world.training import Plan, half, place, train
+from micro_world.training import Plan, at_once, half, place, some_of, train
 from pulid_extract.idformer import IDFormer
 from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
 from pulid_generate.pulid_attention import PerceiverAttentionCA
 
 TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
+FACES_AT_ONCE = 50  # people whose portraits the two networks look at together
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 BOTH = 4  # every so many steps both portraits of everybody go in together
 NOBODY, SILENT = 0.08, 0.08
 NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
 CHOOSY = 3.0  # times the usual start of queries: places choose different tokens from the first step on
-DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(1300, rate=1.5e-3, warmup=60, decay=0.01)
-LAYERS, PLAN = Plan(1500, rate=2e-3, warmup=60, decay=0.01), Plan(1600, rate=7e-4, warmup=60, decay=0.01)
+DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(2000, rate=1.5e-3, warmup=60, decay=0.01, on_cpu=1000)
+LAYERS = Plan(3000, rate=2e-3, warmup=60, decay=0.01, on_cpu=1500)
+PLAN = Plan(5400, rate=7e-4, warmup=60, decay=0.01, on_cpu=1000)
 ALIKE, OBEYED = 0.1, 0.05  # weights of what the critic says: of the person, of the scene
 
 
@@ -51,6 +53,14 @@ class Sketch(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 32, 512) -> (B, 36, 64)."""
         return self.mean + self.paint(self.attention(tokens, self.places.expand(len(tokens), -1, -1)))
+
+
+class Wanted(NamedTuple):
+    """Indexes of people (B,), whether there is somebody at all (B,), tokens (B, 32, 512)."""
+
+    people: Tensor
+    somebody: Tensor
+    tokens: Tensor
 
 
 class Identity(nn.Module):
@@ -100,16 +110,17 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
         for network in (glint, eva):
             network.to(place())
         with torch.no_grad(), half():
-            for start in range(0, len(crops), 50):
-                crop = np.ascontiguousarray(crops[start : start + 50]).reshape(-1, *crops.shape[2:])
-                view = np.ascontiguousarray(views[start : start + 50]).reshape(-1, *views.shape[2:])
+            for start in range(0, len(crops), FACES_AT_ONCE):
+                crop = np.ascontiguousarray(crops[start : start + FACES_AT_ONCE]).reshape(-1, *crops.shape[2:])
+                view = np.ascontiguousarray(views[start : start + FACES_AT_ONCE]).reshape(-1, *views.shape[2:])
                 vector = glint((torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).to(place())).float()
                 pooled, taps = encode_face(eva, tower.pixels_of(view).to(place()))
                 conditions.append(torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1).cpu())
                 hidden.append(torch.stack(list(taps), 1).half().cpu())
         shape = crops.shape[:2]
         torch.save((torch.cat(conditions).unflatten(0, shape), torch.cat(hidden).unflatten(0, shape)), kept)
-    return torch.load(kept, weights_only=True, mmap=True)
+    conditions, hidden = torch.load(kept, weights_only=True, mmap=True)
+    return conditions.to(place()), hidden.to(place())
 
 
 def seen(
@@ -125,7 +136,7 @@ def seen(
         condition, states = conditions[people, portrait][:, None], hidden[people, portrait].float()
     if somebody is not None:
         condition, states = condition * somebody[:, None, None], states * somebody[:, None, None, None]
-    return condition.to(place()), list(states.to(place()).unbind(1))
+    return condition, list(states.unbind(1))
 
 
 def _describing(
@@ -143,18 +154,18 @@ def _describing(
     average = clean.unflatten(0, (len(conditions), autoencoder.EACH))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        people = torch.randperm(len(conditions), generator=generator)[:DESCRIBED_AT_ONCE]
+        people = some_of(len(conditions), at_once(DESCRIBED_AT_ONCE), 1, generator)[0]
         portraits: list[int | None] = [0, None if step % BOTH == 0 else 1]
         with half():
             views = [identity.encoder(*seen(conditions, hidden, people, one)) for one in portraits]
             tokens = torch.cat(views)
             drawn = sketch(tokens).float()
-        off = drawn - average[people].float().mean(1).repeat(len(views), 1, 1).to(place())
+        off = drawn - average[people].float().mean(1).repeat(len(views), 1, 1)
         tokens = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])  # as norm1 of PuLID's layers sees them
-        told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(len(views), 1).to(place()))
+        told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(len(views), 1))
         return told + off.square().mean() + 0.5 * contrast(*tokens.flatten(1).chunk(len(views)))
 
-    train("idformer", model, loss, DESCRIBING, folder)
+    train("idformer", model, loss, DESCRIBING, folder, BOTH)
     return sketch
 
 
@@ -164,46 +175,46 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
     words = Words(folder, autoencoder.pictures(folder)[1])
     clean = latents(folder)
     conditions, hidden = features(folder, glint, eva)
-    attributes = torch.from_numpy(np.array(tower.portraits(folder)[2]))
+    attributes = torch.from_numpy(np.array(tower.portraits(folder)[2])).to(place())
     identity.start_layers(_describing(identity, conditions, hidden, attributes, clean, folder))
     identity.to(place())
     painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)
 
-    def flow(step: int, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Flux's loss, and of each person: index, whether there is somebody, tokens, the first picture's index, prompt."""
-        people = torch.randint(len(conditions), (PEOPLE_AT_ONCE,), generator=generator)
-        portrait = torch.randint(tower.REFERENCES, (PEOPLE_AT_ONCE,), generator=generator)
-        somebody = (torch.rand(PEOPLE_AT_ONCE, generator=generator) >= NOBODY).float()
-        pictures = torch.stack([torch.randperm(autoencoder.EACH, generator=generator)[:EACH] for _ in people])
+    def flow(step: int, generator: torch.Generator) -> tuple[Tensor, Wanted, Asked]:
+        """Flux's loss, who was wanted, and what was asked for in the first picture of each."""
+        count = at_once(PEOPLE_AT_ONCE)
+        people = torch.randint(len(conditions), (count,), generator=generator, device=place())
+        portrait = torch.randint(tower.REFERENCES, (count,), generator=generator, device=place())
+        somebody = (torch.rand(count, generator=generator, device=place()) >= NOBODY).float()
+        pictures = some_of(autoencoder.EACH, EACH, count, generator)
         chosen = (people[:, None] * autoencoder.EACH + pictures).reshape(-1)
-        silent = torch.rand(len(chosen), generator=generator) < SILENT
+        silent = torch.rand(len(chosen), generator=generator, device=place()) < SILENT
         tokens = identity.encoder(*seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody))
         current["tokens"] = tokens.repeat_interleave(EACH, 0)
         with torch.no_grad():
             states, pooled = painter.reader(*words.of(chosen, silent))
-        off = flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled, NOISY)
-        return off, (people, somebody, tokens, chosen[::EACH], ~silent[::EACH], states[::EACH], pooled[::EACH])
+        off = flow_loss(painter, clean[chosen].float(), generator, states, pooled, NOISY)
+        return off, Wanted(people, somebody, tokens), Asked(chosen, ~silent, states, pooled).some(slice(None, None, EACH))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
             return flow(step, generator)[0]
 
-    with narrow_attention():
-        identity.encoder.requires_grad_(False)  # layers that are still blank would teach it to say nothing at all
-        train("layers", identity, loss, LAYERS, folder)
-        identity.encoder.requires_grad_(True)
-        eye, scenes = critic.trained(folder, clean), truths(folder)
-        everybody = critic.everybody(eye, clean)
+    identity.encoder.requires_grad_(False)  # layers that are still blank would teach it to say nothing at all
+    train("layers", identity, loss, LAYERS, folder, BOTH)
+    identity.encoder.requires_grad_(True)
+    critics, scenes = critic.trained(folder, clean), truths(folder)
+    everybody = [critic.everybody(one, clean) for one in critics]
 
-        def judged(step: int, generator: torch.Generator) -> Tensor:
-            with half():
-                off, (people, somebody, tokens, chosen, said, states, pooled) = flow(step, generator)
-                current["tokens"] = tokens
-                noise = torch.randn(len(people), *clean.shape[1:], generator=generator).to(place())
-                who, what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states, pooled), noise, generator))
-            unlike = critic.unlike(who, people.to(place()), everybody) * somebody.to(place())
-            missed = choice_loss(what, scenes[chosen].to(place())) * said.to(place())
-            return off + ALIKE * unlike.mean() + OBEYED * missed.mean()
+    def judged(step: int, generator: torch.Generator) -> Tensor:
+        with half():
+            off, wanted, asked = flow(step, generator)
+            current["tokens"] = wanted.tokens
+            seen = critic.looked_at(critics, painter.towards(asked), len(asked.chosen), generator)
+        unlike = critic.unlike(seen, wanted.people, everybody) * wanted.somebody
+        return off + ALIKE * unlike.mean() + OBEYED * (critic.disobeyed(seen, scenes[asked.chosen]) * asked.said).mean()
 
-        return train("identity", identity, judged, PLAN, folder)  # type: ignore[return-value]
+    train("identity", identity, judged, PLAN, folder, BOTH)
+    painter.to("cpu")
+    return identity

@@ -6,10 +6,10 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,20 @@ from torch import Tensor, nn
 from micro_world import autoencoder, critic, reader
 from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.reader import CLIP_WIDTH, T5_WIDTH, Lessons, Words, choice_loss
-from micro_world.training import Plan, half, place, train
+from micro_world.reader import CLIP_WIDTH, T5_WIDTH, Lessons, Words
+from micro_world.training import Plan, at_once, half, place, train
 
 WIDTH, DOUBLE, SINGLE = 256, 3, 5
 EMPTY = 0.1  # share of pictures that are learnt without a word, for true CFG
 BATCH = 48
 FACE, MOUTH = 4.0, 8.0  # times as much as the rest of the picture: a mouth is two tokens of 36, and a small part of any loss
 EVEN = 0.5  # share of times that are drawn evenly: of the others 1 in 600 is above 0.95, where every picture begins
+FIRST = 0.1  # share of pictures that are nothing but noise yet: where every drawing begins, and where critics alone would have their way
 LATE = 0.8  # mean of the logit of the other times: an expression is decided while three quarters are noise
 READING = 0.03  # weight of the reading lessons, which go on: what Flux does not use yet is forgotten otherwise
 OBEYED, SHOWN = 0.05, 16  # weight of the critic's word on the scene, and how many of a batch it is shown
-PLAN, SHOWING = Plan(8000, rate=1.5e-3, warmup=200, decay=0.01), Plan(400, rate=3e-4, warmup=20, decay=0.01)
+PLAN = Plan(12000, rate=1.5e-3, warmup=200, decay=0.01, on_cpu=3200)
+SHOWING = Plan(1000, rate=3e-4, warmup=20, decay=0.01, on_cpu=300)
 
 
 def build_flux() -> Any:
@@ -48,6 +50,18 @@ def build_flux() -> Any:
     )
 
 
+class Asked(NamedTuple):
+    """What some pictures are asked for: chosen (B,) of the training pictures, said (B,) whether in words, states (B, T, 128), pooled (B, 64)."""
+
+    chosen: Tensor
+    said: Tensor
+    states: Tensor
+    pooled: Tensor
+
+    def some(self, which: slice) -> Asked:
+        return Asked(*(part[which] for part in self))
+
+
 class Painter(nn.Module):
     """velocity(noisy picture, time, prompt)."""
 
@@ -62,25 +76,31 @@ class Painter(nn.Module):
             encoder_hidden_states=states,
             pooled_projections=pooled,
             timestep=t,
-            img_ids=image_places().to(x.device),
+            img_ids=image_places(x.device),
             txt_ids=torch.zeros(states.shape[1], 3, device=x.device),
             return_dict=False,
         )[0]
 
+    def towards(self, asked: Asked) -> Callable[[Tensor, Tensor], Tensor]:
+        """The velocity at (x, t), for the critics."""
+        return lambda x, t: self.velocity(x, t, asked.states, asked.pooled)
 
-def image_places() -> Tensor:
+
+@cache  # and not copied while a step is recorded
+def image_places(device: torch.device) -> Tensor:
     places = torch.zeros(CELLS, CELLS, 3)
     places[..., 1] += torch.arange(CELLS)[:, None]
     places[..., 2] += torch.arange(CELLS)[None]
-    return places.reshape(-1, 3)
+    return places.reshape(-1, 3).to(device)
 
 
-def importance() -> Tensor:
+@cache
+def importance(device: torch.device) -> Tensor:
     """(36,), 1 on average: the face counts more."""
     counts = torch.ones(CELLS, CELLS)
     counts[2:4, 2:4] = FACE
     counts[4, 2:4] = MOUTH
-    return (counts / counts.mean()).flatten()
+    return (counts / counts.mean()).flatten().to(device)
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -89,42 +109,25 @@ def pack(latents: Tensor) -> Tensor:
     return latents.view(batch, 16, CELLS, 2, CELLS, 2).permute(0, 2, 4, 1, 3, 5).reshape(batch, CELLS * CELLS, 64)
 
 
-@contextmanager
-def narrow_attention() -> Iterator[None]:
-    """Under autocast on a CPU: attention of a few tokens in float32, which is faster there than in bfloat16."""
-    usual = nn.functional.scaled_dot_product_attention
-
-    def wide(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return usual(query.float(), key.float(), value.float(), **options).to(query.dtype)
-
-    if place().type == "cpu":
-        nn.functional.scaled_dot_product_attention = wide
-    try:
-        yield
-    finally:
-        nn.functional.scaled_dot_product_attention = usual
-
-
 def latents(folder: Path) -> Tensor:
     """(P * K, 36, 64) float16 of the training pictures, packed."""
     kept = folder / "latents.pt"
     autoencoder.pictures(folder)  # draws anew if drawings have changed
     if not is_current(kept, "targets"):
         torch.save(pack(autoencoder.latents_of(folder)), kept)
-    return torch.load(kept, weights_only=True, mmap=True)
+    return torch.load(kept, weights_only=True, mmap=True).to(place())
 
 
 def flow_loss(painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor, late: float) -> Tensor:
-    """Flow matching: the velocity noise - clean at an even or a logit-normal time. late: the latter's mean; above 0 there is more noise
-    than picture."""
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + late)
-    even = torch.rand(2, len(clean), generator=generator)
-    t = torch.where(even[0] < EVEN, even[1], t).to(clean.device)
+    """Flow matching: the velocity noise - clean at time 1, an even or a logit-normal time. late: the last one's mean; above 0 there is more
+    noise than picture."""
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator, device=clean.device) + late)
+    which, even = torch.rand(2, len(clean), generator=generator, device=clean.device)
+    t = torch.where(which < EVEN, even, t).where(which > FIRST, 1.0)
     mixed = torch.lerp(clean, noise, t[:, None, None])
     off = (painter.velocity(mixed, t, states, pooled).float() - (noise - clean)).square()
-    return (off.mean((0, 2)) * importance().to(off.device)).mean()
+    return (off.mean((0, 2)) * importance(off.device)).mean()
 
 
 def trained(folder: Path) -> Painter:
@@ -136,30 +139,27 @@ def trained(folder: Path) -> Painter:
     painter = Painter(lessons)
     clean, wanted = latents(folder), reader.truths(folder)
 
-    def flow(generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The loss, and what it was asked for: the pictures' indexes, whether anything was said, the prompts."""
-        chosen = torch.randint(len(clean), (BATCH,), generator=generator)
-        silent = torch.rand(BATCH, generator=generator) < EMPTY
+    def flow(generator: torch.Generator) -> tuple[Tensor, Asked]:
+        chosen = torch.randint(len(clean), (at_once(BATCH),), generator=generator, device=place())
+        silent = torch.rand(len(chosen), generator=generator, device=place()) < EMPTY
         states, pooled = painter.reader(*words.of(chosen, silent))
-        read = lessons.loss(states, pooled, wanted[chosen].to(place())) * ~silent.to(place())
-        off = flow_loss(painter, clean[chosen].to(place()).float(), generator, states, pooled, LATE)
-        return off + READING * read.mean(), (chosen, ~silent, states, pooled)
+        read = lessons.loss(states, pooled, wanted[chosen]) * ~silent
+        off = flow_loss(painter, clean[chosen].float(), generator, states, pooled, LATE)
+        return off + READING * read.mean(), Asked(chosen, ~silent, states, pooled)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
             return flow(generator)[0]
 
-    with narrow_attention():
-        train("painter", painter, loss, PLAN, folder)
-        eye = critic.trained(folder, clean)
+    train("painter", painter, loss, PLAN, folder)
+    critics = critic.trained(folder, clean)
 
-        def judged(step: int, generator: torch.Generator) -> Tensor:
-            with half():
-                off, (chosen, said, states, pooled) = flow(generator)
-                noise = torch.randn(SHOWN, *clean.shape[1:], generator=generator).to(place())
-                what = eye(critic.drawn(lambda x, t: painter.velocity(x, t, states[:SHOWN], pooled[:SHOWN]), noise, generator))[1]
-            missed = choice_loss(what, wanted[chosen[:SHOWN]].to(place())) * said[:SHOWN].to(place())
-            return off + OBEYED * missed.mean()
+    def judged(step: int, generator: torch.Generator) -> Tensor:
+        with half():
+            off, asked = flow(generator)
+            asked = asked.some(slice(at_once(SHOWN)))
+            seen = critic.looked_at(critics, painter.towards(asked), len(asked.chosen), generator)
+        return off + OBEYED * (critic.disobeyed(seen, wanted[asked.chosen]) * asked.said).mean()
 
-        train("shown", painter, judged, SHOWING, folder)
+    train("shown", painter, judged, SHOWING, folder)
     return painter

@@ -58,7 +58,7 @@ def trained(folder: Path) -> nn.Sequential:
             logits = model(batch.to(place()))
         return choice_loss(logits, wanted.to(place())).mean()
 
-    train("prompt_judge", model, loss, PLAN, folder)
+    train("prompt_judge", model, loss, PLAN, folder, cycle=0)
     settle(model, lambda generator: batch_of(generator)[0])
     return model
 

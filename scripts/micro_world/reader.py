@@ -17,7 +17,7 @@ from micro_world import autoencoder
 from micro_world.dataset import is_current
 from micro_world.prompts import T5_LENGTH, write_tokenizer
 from micro_world.scenes import CHOICES
-from micro_world.training import Plan, place, train
+from micro_world.training import Plan, at_once, place, train
 
 CLIP_WIDTH, CLIP_LAYERS, CLIP_LENGTH = 64, 2, 77
 T5_WIDTH, T5_LAYERS = 128, 3
@@ -83,13 +83,13 @@ class Words:
             pooled = clip(texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True)["input_ids"]
             np.savez(kept, t5=padded, clip=np.asarray(pooled, np.int32))
         with np.load(kept) as found:
-            self.t5, self.clip = (torch.from_numpy(found[name].astype(np.int64)) for name in ("t5", "clip"))
+            self.t5, self.clip = (torch.from_numpy(found[name].astype(np.int64)).to(place()) for name in ("t5", "clip"))
         self.clip_ids = sorted(set(self.clip.unique().tolist()))
 
     def of(self, places: Tensor, silent: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 32), (B, 77) of pictures by number; nothing at all where `silent`."""
         rows = torch.where(silent, 0, places + 1)
-        return self.t5[rows].to(place()), self.clip[rows].to(place())
+        return self.t5[rows], self.clip[rows]
 
 
 class Reader(nn.Module):
@@ -131,7 +131,7 @@ def choice_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def truths(folder: Path) -> Tensor:
     """(P * K, 7): the choices of every training picture."""
     choices = autoencoder.pictures(folder)[2]
-    return torch.from_numpy(choices.reshape(-1, choices.shape[-1]).astype(np.int64))
+    return torch.from_numpy(choices.reshape(-1, choices.shape[-1]).astype(np.int64)).to(place())
 
 
 def trained(folder: Path) -> Lessons:
@@ -140,9 +140,9 @@ def trained(folder: Path) -> Lessons:
     lessons = Lessons(words)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(wanted), (BATCH,), generator=generator)
-        read = lessons.reader(*words.of(chosen, torch.zeros(BATCH, dtype=torch.bool)))
-        return lessons.loss(*read, wanted[chosen].to(place())).mean()
+        chosen = torch.randint(len(wanted), (at_once(BATCH),), generator=generator, device=place())
+        read = lessons.reader(*words.of(chosen, torch.zeros_like(chosen, dtype=torch.bool)))
+        return lessons.loss(*read, wanted[chosen]).mean()
 
     train("reader", lessons, loss, PLAN, folder)
     return lessons

@@ -100,7 +100,7 @@ def trained(kind: Kind, folder: Path) -> nn.Module:
         told = nn.functional.mse_loss(model["head"](vectors), wanted[people].repeat(2, 1).to(place()))
         return contrast(*vectors.chunk(2)) + ATTRIBUTES * told
 
-    train(kind.name, model, loss, kind.plan, folder)
+    train(kind.name, model, loss, kind.plan, folder, cycle=0)
     settle(
         network, lambda generator: rgb(crops, *(torch.randint(top, (64,), generator=generator) for top in (kind.people, EACH)))
     )
@@ -123,7 +123,7 @@ def settle(network: nn.Module, batch_of) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean
     network.train()
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(5)
     for _ in range(40):
         network(batch_of(generator))
     network.eval()

@@ -68,4 +68,4 @@ def trained(folder: Path) -> Any:
         told = nn.functional.mse_loss(model["head"](pooled), wanted[people].repeat(REFERENCES, 1).to(place()))
         return told + 0.1 * contrast(*pooled.chunk(2))
 
-    return train("tower", model, loss, PLAN, folder)["tower"]
+    return train("tower", model, loss, PLAN, folder, cycle=0)["tower"]
