@@ -15,7 +15,7 @@ demo: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m micro_world.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)

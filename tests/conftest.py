@@ -21,6 +21,10 @@ GOLDEN = TESTS / "golden"
 ROOT = TESTS.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+if workers := os.environ.get(
+    "PYTEST_XDIST_WORKER_COUNT"
+):  # threads of several tests that wait for each other cost more than they bring
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it; tests of downloads clear it for a child process
 os.environ.pop("PULID_MODELS_DIR", None)
 os.environ["PULID_NO_CACHE"] = "1"  # or two runs that shall be equal were one; tests of the cache take a folder of their own
