@@ -54,7 +54,7 @@ def test_flux(tmp_path, painter):
         "encoder_hidden_states": torch.randn(1, 32, 128),
         "pooled_projections": torch.randn(1, 64),
         "timestep": torch.tensor([0.4]),
-        "img_ids": image_places(),
+        "img_ids": image_places(torch.device("cpu")),
         "txt_ids": torch.zeros(32, 3),
     }
     with torch.no_grad():
