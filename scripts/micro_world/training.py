@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 SAVE_EVERY = 60.0  # seconds
 SAY_EVERY = 20.0
+POINTS = 50  # of a curve of losses, at least
 AVERAGE = 0.999
 CROWD = 8  # times as many at once on a GPU
 WARM = 3  # steps as usual before one is recorded
@@ -183,7 +184,7 @@ def train(
         with torch.no_grad():
             torch._foreach_lerp_(average, [parameter.data for parameter in trained], 1 - min(AVERAGE, (1 + step) / (10 + step)))
         now = time.monotonic()
-        if now - said > SAY_EVERY or step == steps:
+        if now - said > SAY_EVERY or step == steps or step % max(1, steps // POINTS) == 0:
             said, mean = now, float(torch.stack(recent).mean())
             with open(log, "a", encoding="utf-8") as file:
                 file.write(f"{step},{spent + now - started:.0f},{mean:.5f}\n")
