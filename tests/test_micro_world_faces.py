@@ -177,8 +177,8 @@ def test_weights_of_two_people(likeness, identities):
 
 def test_under_true_cfg_the_person_stays(likeness, identities):
     picked, cosine = likeness(identities["one"], "--cfg-scale", 2, "-n", "a person")
-    assert picked >= PICKED - 0.05
-    assert cosine >= LIKE - 0.05
+    assert picked >= PICKED
+    assert cosine >= LIKE
 
 
 def test_beside_skip_layer_guidance_the_person_stays(likeness, identities):

@@ -100,7 +100,7 @@ STAGES = ("glint", "tower", "painter", "identity", "autoencoder", "judge", "prom
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"one of {', '.join(STAGES)}; all by default")
-    parser.add_argument("--folder", type=Path, default=Path("build/micro_world"), help="for data and checkpoints, about 4 GB")
+    parser.add_argument("--folder", type=Path, default=Path("build/micro_world"), help="for data and checkpoints, about 11 GB")
     parser.add_argument("--models", type=Path, default=Path(__file__).parent / "models", help="where the files go")
     parser.add_argument(
         "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core this process may use"

@@ -95,14 +95,15 @@ class Step:
         self.generator = torch.Generator(place() if cycle else "cpu")
         self.recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self.taken = 0
-        if cycle and place().type == "cuda":
+        self.records: bool = optimizer.defaults["capturable"]
+        if self.records:
             self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def __call__(self, step: int) -> Tensor:
         """-> the loss, without gradient."""
         self.generator.manual_seed(step * 7919 + 13)
         self.taken += 1
-        if not self.cycle or place().type == "cpu":
+        if not self.records:
             return self._take(step)
         if self.taken <= WARM * self.cycle:
             self.stream.wait_stream(torch.cuda.current_stream())
