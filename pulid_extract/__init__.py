@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pulid_extract.choice import FaceChoice
-    from pulid_extract.embedding_file import Embedding, decode_embedding, encode_embedding, read_embedding
-    from pulid_extract.errors import PulidError
-    from pulid_extract.extractor import Extractor, Identity
-    from pulid_extract.portrait import FaceBox, read_portrait
+    from pulid_extract.extraction.extractor import Extractor, Identity
+    from pulid_extract.faces.choice import FaceChoice
+    from pulid_extract.pictures.portrait import FaceBox, read_portrait
+    from pulid_extract.shared.embedding_file import Embedding, decode_embedding, encode_embedding, read_embedding
+    from pulid_extract.shared.errors import PulidError
 
-__version__ = "0.1.0"  # as in pyproject.toml; a test compares them
+from pulid_extract.version import __version__ as __version__
 
 __all__ = [
     "Embedding",
@@ -30,16 +30,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Embedding": "embedding_file",
-    "Extractor": "extractor",
-    "FaceBox": "portrait",
-    "FaceChoice": "choice",
-    "Identity": "extractor",
-    "PulidError": "errors",
-    "decode_embedding": "embedding_file",
-    "encode_embedding": "embedding_file",
-    "read_embedding": "embedding_file",
-    "read_portrait": "portrait",
+    "Embedding": "shared.embedding_file",
+    "Extractor": "extraction.extractor",
+    "FaceBox": "pictures.portrait",
+    "FaceChoice": "faces.choice",
+    "Identity": "extraction.extractor",
+    "PulidError": "shared.errors",
+    "decode_embedding": "shared.embedding_file",
+    "encode_embedding": "shared.embedding_file",
+    "read_embedding": "shared.embedding_file",
+    "read_portrait": "pictures.portrait",
 }
 
 

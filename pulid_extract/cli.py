@@ -11,8 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pulid_extract import console
-from pulid_extract.cluster import BatchCommand, usage_error
+from pulid_extract.batch.rows import BatchFlags
 from pulid_extract.commands import extract as extraction
 from pulid_extract.commands.batch import run as run_batch
 from pulid_extract.commands.cache import cache
@@ -20,10 +19,11 @@ from pulid_extract.commands.doctor import doctor
 from pulid_extract.commands.faces import FacesFlags
 from pulid_extract.commands.faces import run as list_faces
 from pulid_extract.commands.pull import pull
-from pulid_extract.commands.rows import BatchFlags
 from pulid_extract.commands.score import ScoreFlags
 from pulid_extract.commands.score import run as run_score
-from pulid_extract.flags import takes_flags
+from pulid_extract.flags.groups import takes_flags
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.cluster.ray_crew import BatchCommand, usage_error
 
 PROGRAM = "pulid-extract"
 PORTRAIT = "--portrait"

@@ -13,7 +13,7 @@ Importing this package loads nothing heavy: names are resolved when they are fir
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from pulid_generate.version import __version__ as __version__
 
 __all__ = [
     "GenerationRequest",
@@ -28,25 +28,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "GenerationRequest": "pulid_generate.request",
-    "Injection": "pulid_generate.injection",
-    "ModelFiles": "pulid_generate.model_set",
-    "Pipeline": "pulid_generate.pipeline",
-    "Placement": "pulid_generate.placement",
-    "PulidAdapter": "pulid_generate.injection",
+    "GenerationRequest": "pulid_generate.request.generation",
+    "Injection": "pulid_generate.injection.hooks",
+    "ModelFiles": "pulid_generate.files.model_set",
+    "Pipeline": "pulid_generate.pipeline.pipeline",
+    "Placement": "pulid_generate.memory.placement",
+    "PulidAdapter": "pulid_generate.injection.hooks",
     "PulidError": "pulid_generate.errors",
-    "inject": "pulid_generate.injection",
-    "read_embedding": "pulid_extract.embedding_file",
+    "inject": "pulid_generate.injection.hooks",
+    "read_embedding": "pulid_extract.shared.embedding_file",
 }
 
 if TYPE_CHECKING:
-    from pulid_extract.embedding_file import read_embedding
+    from pulid_extract.shared.embedding_file import read_embedding
     from pulid_generate.errors import PulidError
-    from pulid_generate.injection import Injection, PulidAdapter, inject
-    from pulid_generate.model_set import ModelFiles
-    from pulid_generate.pipeline import Pipeline
-    from pulid_generate.placement import Placement
-    from pulid_generate.request import GenerationRequest
+    from pulid_generate.files.model_set import ModelFiles
+    from pulid_generate.injection.hooks import Injection, PulidAdapter, inject
+    from pulid_generate.memory.placement import Placement
+    from pulid_generate.pipeline.pipeline import Pipeline
+    from pulid_generate.request.generation import GenerationRequest
 
 
 def __getattr__(name: str):

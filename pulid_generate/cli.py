@@ -6,8 +6,8 @@ Standard output carries results (paths, JSON lines, or the picture itself), stan
 
 from __future__ import annotations
 
-from pulid_extract import console
-from pulid_extract.cluster import BatchCommand
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.cluster.ray_crew import BatchCommand
 from pulid_generate.commands.batch import batch
 from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
@@ -16,7 +16,7 @@ from pulid_generate.commands.pull import pull
 from pulid_generate.commands.sweep import sweep
 from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
-from pulid_generate.sdcli_flags import SdCommand, SdGroup
+from pulid_generate.flags.sdcli import SdCommand, SdGroup
 
 
 class SdBatchCommand(BatchCommand, SdCommand):

@@ -1,4 +1,4 @@
-"""This stage's branch of the error tree; the trunk is pulid_extract.errors.
+"""This stage's branch of the error tree; the trunk is pulid_extract.shared.errors.
 
 PulidError              anything that ends in one line and exit code 1
   RequestError          a generation option that cannot be done
@@ -10,7 +10,15 @@ PulidError              anything that ends in one line and exit code 1
 
 from __future__ import annotations
 
-from pulid_extract.errors import EmbeddingError, InputError, OutputError, PackageError, PulidError, WeightsError, require_packages
+from pulid_extract.shared.errors import (
+    EmbeddingError,
+    InputError,
+    OutputError,
+    PackageError,
+    PulidError,
+    WeightsError,
+    require_packages,
+)
 
 __all__ = [
     "CheckpointError",

@@ -22,9 +22,9 @@ from bench_extract import extract
 from bench_ray import ray
 from bench_steps import steps
 
-from pulid_generate import sampling
-from pulid_generate.injection import PulidAdapter, attach
-from pulid_generate.pulid_attention import FoldedAttention, PerceiverAttentionCA, PlainAttention
+from pulid_generate.injection.attention import FoldedAttention, PerceiverAttentionCA, PlainAttention
+from pulid_generate.injection.hooks import PulidAdapter, attach
+from pulid_generate.sampling.packing import position_ids
 
 WIDTH, TOKEN_WIDTH, HEADS, ID_TOKENS = 3072, 2048, 16, 32  # of the published Flux and PuLID files
 DOUBLE, SINGLE, HOOKS = 19, 38, 20
@@ -185,7 +185,7 @@ def _flux(dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _forward(flux, side: int, dtype: torch.dtype) -> None:
-    ids = sampling.position_ids(side, side)
+    ids = position_ids(side, side)
     flux(
         hidden_states=torch.randn(1, len(ids), 64, dtype=dtype),
         encoder_hidden_states=torch.randn(1, TEXT_TOKENS, T5_WIDTH, dtype=dtype),

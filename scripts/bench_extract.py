@@ -94,7 +94,7 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
     with clock("import"):
         for name in LIBRARIES:
             importlib.import_module(name)
-        from pulid_extract.extractor import Extractor
+        from pulid_extract.extraction.extractor import Extractor
     excluded = time.perf_counter()
     from bench_networks import photograph
 
@@ -132,7 +132,7 @@ class Ours:
             _ = extractor._tower, extractor._idformer
 
     def __call__(self, image: Any, clock: Clock) -> None:
-        from pulid_extract.portrait import Photo
+        from pulid_extract.pictures.portrait import Photo
 
         extractor = self.extractor
         with clock("crop"):
@@ -165,7 +165,8 @@ class Reference:
         import torch
         from insightface.model_zoo import get_model
 
-        from pulid_extract import eva_clip, face_crop, idformer
+        from pulid_extract.faces import crop as face_crop
+        from pulid_extract.networks import eva_clip, idformer
 
         for module in (eva_clip, face_crop, idformer):
             module.without_init = contextlib.nullcontext  # type: ignore[attr-defined]
@@ -184,7 +185,8 @@ class Reference:
         import torch
         from insightface.app.common import Face
 
-        from pulid_extract import eva_clip, face_crop
+        from pulid_extract.faces import crop as face_crop
+        from pulid_extract.networks import eva_clip
 
         with torch.no_grad():
             bgr = image[..., ::-1].copy()

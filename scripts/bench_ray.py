@@ -17,11 +17,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from pulid_extract import cluster, workers
-from pulid_extract.cluster import ClusterFlags, Place
-from pulid_generate.batch import Item
-from pulid_generate.commands.batch_run import Outlet, Tally
-from pulid_generate.progress import Progress
+from pulid_extract.shared.cluster import ray_crew as cluster
+from pulid_extract.shared.cluster import sharing as workers
+from pulid_extract.shared.cluster.ray_crew import ClusterFlags, Place
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.batch.running import Outlet, Tally
+from pulid_generate.rows.items import Item
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000"))
 IDENTITY = 32 * 2048 * 4  # bytes that go with a row: one person's tokens in float32

@@ -21,10 +21,10 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from q4_k import random_q4_k
 
-from pulid_extract.cpu_linear import linear, use_cpu_linear
-from pulid_generate import sampling
-from pulid_generate.quantized import QuantizedWeight, compute_quantized
-from pulid_generate.widening import widen_while_running
+from pulid_extract.shared.cpu_linear import linear, use_cpu_linear
+from pulid_generate.packed.ggml import QuantizedWeight, compute_quantized
+from pulid_generate.packed.widening import widen_while_running
+from pulid_generate.sampling.packing import position_ids
 
 WIDTH, TEXT_TOKENS, T5_WIDTH, CLIP_WIDTH, SIDE = 3072, 256, 4096, 768, 256
 DOUBLE, SINGLE = 1, 4
@@ -88,7 +88,7 @@ def _fill(flux: Any, dtype: torch.dtype) -> None:
 
 
 def _packed(kind: Kind, compute: Any, budget: int = 0) -> Callable[[], float]:
-    from pulid_generate.packed import keep_packed
+    from pulid_generate.packed.layers import keep_packed
 
     flux, generator = _skeleton(), np.random.default_rng(1)
     weights = {
@@ -123,7 +123,7 @@ def _skeleton() -> Any:
 
 
 def _step(flux: Any, dtype: torch.dtype) -> float:
-    ids = sampling.position_ids(SIDE, SIDE)
+    ids = position_ids(SIDE, SIDE)
     generator = torch.Generator().manual_seed(0)
     inputs = {
         "hidden_states": torch.randn(1, len(ids), 64, generator=generator).to(dtype),

@@ -2,7 +2,7 @@
 
     make docs        (or: python scripts/make_sdcli_table.py [--check])
 
-The table is pulid_generate/sdcli_flags.py. Imports no torch.
+The table is pulid_generate/flags/sdcli.py. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pulid_generate.sdcli_flags import GROUPS, SD_FLAGS, SdFlag
+from pulid_generate.flags.sdcli import GROUPS, SD_FLAGS, SdFlag
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "sd-cli.md"
 INTRODUCTION = """\
 # Coming from sd-cli
 
-Made from pulid_generate/sdcli_flags.py by `make docs`; edit the table there, not this file.
+Made from pulid_generate/flags/sdcli.py by `make docs`; edit the table there, not this file.
 
 A command line for sd-cli (stable-diffusion.cpp 97d29908) runs here as it stands, or says why it cannot. Each of sd-cli's {total} flags is
 

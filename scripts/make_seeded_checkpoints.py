@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from seeded import seeded, seeded_weights
 
-from pulid_extract.embedding_file import TOKENS, encode_embedding
-from pulid_extract.model_files import write_atomically
+from pulid_extract.shared.embedding_file import TOKENS, encode_embedding
+from pulid_extract.shared.writing import write_atomically
 
 PARTS = ("flux", "pulid", "ae", "clip_l", "t5")
 TOKEN_SCALE = 1.2  # of the seeded identity: about that of a real one

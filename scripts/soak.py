@@ -34,9 +34,9 @@ from make_seeded_checkpoints import write_embedding
 from PIL import Image
 
 from pulid_generate import cli
-from pulid_generate.description import parse_description
 from pulid_generate.errors import PulidError
-from pulid_generate.picture import read_parameters
+from pulid_generate.pictures.description import parse_description
+from pulid_generate.pictures.picture import read_parameters
 
 WANTED = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
 PROMPTS = ("a cat", "in the rain", "at night", "as a knight", "reading a book")

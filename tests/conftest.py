@@ -85,7 +85,7 @@ def generate(capfdbinary, monkeypatch):
             code = stop.code or 0
         sys.stdout.flush()
         out, err = capfdbinary.readouterr()
-        if "pulid_generate.pipeline" in sys.modules:
+        if "pulid_generate.pipeline.pipeline" in sys.modules:
             _freeze_libraries()
         return Run(code, out, err.decode())
 

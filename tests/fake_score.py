@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pulid_generate import likeness
+from pulid_generate.pictures import scorer as likeness
 
 LINE = {
     "picture": "a.png",

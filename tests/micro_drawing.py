@@ -15,9 +15,9 @@ from make_seeded_checkpoints import write_embedding
 from PIL import Image
 from safetensors.torch import save_file
 
-from pulid_extract.embedding_file import encode_embedding, read_embedding
-from pulid_generate.description import parse_description
-from pulid_generate.picture import read_parameters
+from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
+from pulid_generate.pictures.description import parse_description
+from pulid_generate.pictures.picture import read_parameters
 
 WIDTH, HEIGHT = 64, 48
 

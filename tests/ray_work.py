@@ -9,9 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from pulid_extract import cluster
-from pulid_extract.cluster import Place, UnfitError
-from pulid_extract.errors import WeightsError
+from pulid_extract.shared.cluster import ray_crew as cluster
+from pulid_extract.shared.cluster.ray_crew import Place, UnfitError
+from pulid_extract.shared.errors import WeightsError
 
 
 class Echo:

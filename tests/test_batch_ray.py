@@ -22,9 +22,10 @@ from ray_work import open_echo, open_half
 from test_extract_batch import ALONE, GROUP, OTHER, run, save
 from test_extract_world import models_folder
 
-from pulid_extract import cluster, workers
-from pulid_extract.cluster import ClusterFlags, find_places, with_address
-from pulid_extract.errors import InputError, PackageError, WorkerError
+from pulid_extract.shared.cluster import ray_crew as cluster
+from pulid_extract.shared.cluster import sharing as workers
+from pulid_extract.shared.cluster.ray_crew import ClusterFlags, find_places, with_address
+from pulid_extract.shared.errors import InputError, PackageError, WorkerError
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as a worker of one core has: rounding depends on it
 

@@ -198,7 +198,9 @@ def modules_imported(tree: ast.AST, package: str) -> set[str]:
 def test_the_walk_sees_every_form_of_import():
     source = "import a.b\nfrom c import d as e\nif TYPE_CHECKING:\n    import f\ndef g():\n    from h.i import j\n"
     assert list(imports(ast.parse(source))) == ["a.b", "c.d", "f", "h.i.j"]
-    tree = ast.parse("from pulid_extract import errors, __version__\nimport pulid_extract.faces\nimport pulid_extractor")
+    tree = ast.parse(
+        "from pulid_extract import errors, __version__\nimport pulid_extract.faces.antelopev2\nimport pulid_extractor"
+    )
     assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
 
 
@@ -300,14 +302,21 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
 
 
 def test_numbers_that_two_leaves_must_agree_on():
-    from pulid_extract import face_crop, portrait
     from pulid_extract.commands import cache
-    from pulid_generate import checkpoints, pulid_attention, request, sampling, text_cache, text_encoders
+    from pulid_extract.faces import crop as face_crop
+    from pulid_extract.pictures import portrait
+    from pulid_generate.injection import attention as pulid_attention
+    from pulid_generate.models import flux as checkpoints
+    from pulid_generate.models import t5 as text_encoders
+    from pulid_generate.pipeline import text_cache
+    from pulid_generate.request import generation as request
+    from pulid_generate.sampling.noise import Rng
+    from pulid_generate.sampling.packing import LATENT_SCALE, PATCH
 
     assert request.T5_LONGEST == text_encoders.T5_LONGEST
     assert cache.TEXT == text_cache.ENTRIES
-    assert request.SIZE_UNIT == sampling.LATENT_SCALE * sampling.PATCH
-    assert set(get_args(request.Rng)) == set(get_args(sampling.Rng)) == {"cpu", "cuda"}
+    assert request.SIZE_UNIT == LATENT_SCALE * PATCH
+    assert set(get_args(request.Rng)) == set(get_args(Rng)) == {"cpu", "cuda"}
     assert checkpoints.HEAD_WIDTH == pulid_attention.HEAD_WIDTH
     assert portrait.CROP_SIDE == face_crop.CROP_SIDE
     assert face_crop.BORDER_BGR[::-1] == portrait.PAD_RGB

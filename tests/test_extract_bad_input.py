@@ -21,11 +21,13 @@ from test_extract_fusion import MODELS
 from test_extract_portrait import PICTURE, encode
 from test_extract_world import GREEN, RED, models_folder, picture
 
-from pulid_extract import FaceBox, face_crop, faces
-from pulid_extract.choice import FaceChoice
-from pulid_extract.commands.portraits import expand, read_sources
-from pulid_extract.errors import InputError, WeightsError
-from pulid_extract.portrait import MAX_PIXELS, check_portrait, decode_portrait, pictures_in
+from pulid_extract import FaceBox
+from pulid_extract.extraction.sources import expand, read_sources
+from pulid_extract.faces import antelopev2 as faces
+from pulid_extract.faces import crop as face_crop
+from pulid_extract.faces.choice import FaceChoice
+from pulid_extract.pictures.portrait import MAX_PIXELS, check_portrait, decode_portrait, pictures_in
+from pulid_extract.shared.errors import InputError, WeightsError
 
 # Every format as a photograph of 32x48 that is read, whatever its mode.
 MODES = {
@@ -213,8 +215,8 @@ def test_names_that_cannot_be_are_one_line(name, tmp_path, capfd, monkeypatch):
 
 
 def test_a_model_file_that_nothing_needs_is_said(monkeypatch):
-    from pulid_extract.commands import session
     from pulid_extract.commands.extract import Flags
+    from pulid_extract.extraction import opening as session
 
     said: list[str] = []
     monkeypatch.setattr(session.console, "log", said.append)
@@ -227,7 +229,7 @@ def test_a_model_file_that_nothing_needs_is_said(monkeypatch):
 
 @functools.cache
 def extractor():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     return Extractor.load(models_dir=models_folder(), device="cpu")
 
@@ -356,7 +358,7 @@ def test_any_png_header_is_refused_or_read(width, height, depth, colour):
     st.sampled_from([(640, 640), (100, 1000), (2000, 40)]),
 )
 def test_any_box_is_cut_or_refused(values, size):
-    from pulid_extract.portrait import Photo, crop_box
+    from pulid_extract.pictures.portrait import Photo, crop_box
 
     image = np.zeros((size[1], size[0], 3), np.uint8)
     with contextlib.suppress(InputError):

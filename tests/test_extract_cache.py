@@ -18,10 +18,11 @@ from conftest import ROOT
 from PIL import Image
 from test_extract_world import GREEN, RED, models_folder, picture
 
-from pulid_extract import cli, file_hashes
-from pulid_extract.embedding_cache import MAGIC, EmbeddingCache, Key, Stored, default_folder, key_of
-from pulid_extract.errors import InputError, OutputError
-from pulid_extract.file_hashes import FileHashes
+from pulid_extract import cli
+from pulid_extract.extraction.embedding_cache import MAGIC, EmbeddingCache, Key, Stored, default_folder, key_of
+from pulid_extract.files import file_hashes
+from pulid_extract.files.file_hashes import FileHashes
+from pulid_extract.shared.errors import InputError, OutputError
 
 PORTRAIT, OTHER = b"a portrait" * 100, b"another portrait" * 100
 SETTINGS = {"dtype": "f16", "weights": {"eva_clip": ["00ff"]}}
@@ -304,11 +305,11 @@ def test_off_means_off(caching, tmp_path, capfd, monkeypatch):
 
 def test_several_portraits_are_recalled_in_any_order(tmp_path):
     """`recall` puts the facts into the order of this command line, and judges them again."""
-    from pulid_extract.choice import FaceChoice
     from pulid_extract.commands.extract import Flags
-    from pulid_extract.commands.job import Job, recall, together_of
-    from pulid_extract.commands.portraits import Source
-    from pulid_extract.errors import FaceError
+    from pulid_extract.extraction.job import Job, recall, together_of
+    from pulid_extract.extraction.sources import Source
+    from pulid_extract.faces.choice import FaceChoice
+    from pulid_extract.shared.errors import FaceError
 
     sources = tuple(Source(f"{name}.png", f"{name}.png", name.encode()) for name in "abc")
     facts = {

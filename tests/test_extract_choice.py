@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from test_extract_world import GREEN, LARGE, MAGENTA, RED, SMALL, YELLOW, face_box, models_folder, picture
 
-from pulid_extract import FaceBox, face_crop, faces, portrait
-from pulid_extract.choice import FaceChoice, in_order, pick
-from pulid_extract.errors import FaceError, InputError
-from pulid_extract.identity import Options
+from pulid_extract import FaceBox
+from pulid_extract.extraction.identity import Options
+from pulid_extract.faces import antelopev2 as faces
+from pulid_extract.faces import crop as face_crop
+from pulid_extract.faces.choice import FaceChoice, in_order, pick
+from pulid_extract.pictures import portrait
+from pulid_extract.shared.errors import FaceError, InputError
 
 # left small, middle large, right middle-sized and low: every order is another one
 BOXES = [(10.0, 40.0, 30.0, 60.0), (100.0, 20.0, 180.0, 100.0), (220.0, 150.0, 270.0, 200.0)]
@@ -24,7 +27,7 @@ A, B, C = (5, 5, RED), (15, 6, GREEN), (8, 16, GREEN)
 
 @functools.cache
 def extractor(**options):
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     return Extractor.load(models_dir=models_folder(), device="cpu", **options)
 
@@ -169,7 +172,7 @@ def test_a_choice_among_faces_that_only_retinaface_sees():
 
 
 def test_recognising_needs_antelopev2_alone():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     alone = Extractor.load(models_dir=models_folder(), device="cpu", roles=("antelopev2",))
     assert set(alone.found) == {"antelopev2"}
@@ -185,7 +188,7 @@ def test_recognising_needs_antelopev2_alone():
 
 
 def test_landmarks_by_hand_align_directly():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     points = tuple((float(x), float(y)) for x, y in crop().landmarks)
     by_hand = Extractor.load(models_dir=models_folder(), device="cpu", detect=False)
@@ -246,7 +249,7 @@ def test_smaller_sizes_are_tried_only_when_nothing_is_found(answers, asked):
 
 
 def test_the_last_resort_is_a_margin_and_leads_back_to_the_portraits_pixels():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     class OnlyWide(Detector):
         def detect(self, image, input_size, det_thresh):
@@ -278,7 +281,7 @@ def test_a_face_that_fills_the_frame_is_found(tmp_path):
     from astronaut import portrait as astronaut
     from PIL import Image
 
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     micro_antelopev2.write_pack(tmp_path, 0)
     face = np.asarray(Image.fromarray(astronaut()).crop((166, 62, 280, 182)).resize((456, 480)))

@@ -16,9 +16,9 @@ from conftest import ROOT
 from safetensors.numpy import save_file
 from test_extract_world import write_antelopev2
 
-from pulid_extract.errors import PackageError
-from pulid_extract.model_files import PULID, checkup, find
-from pulid_extract.model_files.checkup import Check, as_text, libraries, look_for, machine, raise_missing, surroundings
+from pulid_extract.shared.errors import PackageError
+from pulid_extract.shared.model_files import PULID, checkup, find
+from pulid_extract.shared.model_files.checkup import Check, as_text, libraries, look_for, machine, raise_missing, surroundings
 
 
 def named(checks: list[Check]) -> dict[str, Check]:
@@ -93,7 +93,7 @@ def test_devices(monkeypatch):
 def test_a_role_is_found_absent_or_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("a network call"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # also then it only looks
-    monkeypatch.setattr("pulid_extract.model_files.finding.cached", lambda source: None)
+    monkeypatch.setattr("pulid_extract.shared.model_files.finding.cached", lambda source: None)
 
     def look(given=None):
         return look_for(PULID, lambda: find(PULID, given, tmp_path), tmp_path, given is not None)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from seeded import seeded
 
 from pulid_extract import PulidError, decode_embedding, encode_embedding, read_embedding
-from pulid_extract.embedding_file import MAX_FILE_BYTES
-from pulid_extract.errors import EmbeddingError
+from pulid_extract.shared.embedding_file import MAX_FILE_BYTES
+from pulid_extract.shared.errors import EmbeddingError
 
 TOKENS = seeded("tokens", (32, 2048), 1.2)
 SMALL = seeded("small", (3, 5))

@@ -18,10 +18,13 @@ import pytest
 from PIL import Image
 from test_extract_world import GREEN, LARGE, MAGENTA, RED, YELLOW, face_box, models_folder, picture
 
-from pulid_extract import FaceBox, __version__, cli, decode_embedding, face_crop, faces, read_embedding
-from pulid_extract.choice import FaceChoice
-from pulid_extract.errors import FaceError, InputError, WeightsError
-from pulid_extract.portrait import Photo
+from pulid_extract import FaceBox, cli, decode_embedding, read_embedding
+from pulid_extract.faces import antelopev2 as faces
+from pulid_extract.faces import crop as face_crop
+from pulid_extract.faces.choice import FaceChoice
+from pulid_extract.pictures.portrait import Photo
+from pulid_extract.shared.errors import FaceError, InputError, WeightsError
+from pulid_extract.version import __version__
 
 ROOT = Path(__file__).parent.parent
 # A large face in the corner, a small one in the middle: the reference gives ArcFace the first and EVA-CLIP the second.
@@ -30,7 +33,7 @@ CORNER, MIDDLE = (2, 2, RED), (9, 10, GREEN)
 
 @functools.cache
 def extractor():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     return Extractor.load(models_dir=models_folder(), device="cpu")
 
@@ -155,7 +158,7 @@ def test_boxes_are_told_in_pixels_of_the_portrait():
 
 
 def test_a_box_by_hand_needs_no_detector():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     by_hand = Extractor.load(models_dir=models_folder(), device="cpu", detect=False)
     assert "retinaface" not in by_hand.found
@@ -195,7 +198,7 @@ def test_weights_that_give_nan_are_an_error(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     state = load_file(models_folder() / "pulid.safetensors")
     state["pulid_encoder.proj_out"][0, 0] = torch.nan
@@ -209,7 +212,7 @@ def test_an_encoder_for_another_tower_is_refused(tmp_path):
     from safetensors.torch import save_file
     from test_extract_world import pulid_state
 
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     save_file(pulid_state(cond_dim=512 + 768), tmp_path / "pulid.safetensors")
     other = Extractor.load(models_dir=models_folder(), pulid_weights=tmp_path / "pulid.safetensors", device="cpu", detect=False)
@@ -220,7 +223,7 @@ def test_an_encoder_for_another_tower_is_refused(tmp_path):
 def test_a_device_that_is_not_there_is_an_error():
     import torch
 
-    from pulid_extract.extractor import choose_device
+    from pulid_extract.extraction.extractor import choose_device
 
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda", "mps")

@@ -14,7 +14,8 @@ from test_extract_end_to_end import call, png
 from test_extract_fusion import MODELS
 from test_extract_world import LARGE, SMALL, face_box, models_folder, picture
 
-from pulid_extract import drawing, read_embedding
+from pulid_extract import read_embedding
+from pulid_extract.pictures import drawing
 
 PACK = ("--antelopev2", str(models_folder() / "antelopev2"))
 

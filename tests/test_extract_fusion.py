@@ -13,10 +13,11 @@ from conftest import relative
 from test_extract_end_to_end import call, png
 from test_extract_world import GREEN, RED, models_folder, picture
 
-from pulid_extract import fusion, read_embedding
-from pulid_extract.embedding_file import MAX_TOKENS
-from pulid_extract.errors import FaceError, InputError
-from pulid_extract.fusion import OUTLIER, STRANGER, cosines, fuse_tokens, outliers, strangers
+from pulid_extract import read_embedding
+from pulid_extract.networks import fusion
+from pulid_extract.networks.fusion import OUTLIER, STRANGER, cosines, fuse_tokens, outliers, strangers
+from pulid_extract.shared.embedding_file import MAX_TOKENS
+from pulid_extract.shared.errors import FaceError, InputError
 
 ONE, TWO = picture((5, 5, RED)), picture((6, 6, RED), (16, 16, GREEN), seed="other")
 THREE = picture((8, 8, RED))
@@ -111,7 +112,7 @@ def test_fusions_that_cannot_be_are_refused():
 
 @functools.cache
 def extractor():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     return Extractor.load(models_dir=models_folder(), device="cpu")
 
@@ -177,7 +178,7 @@ MODELS = ("--models-dir", str(models_folder()), "--device", "cpu")
 @pytest.fixture
 def alike(monkeypatch):
     """alike(0, 10) gives ONE and TWO (and THREE) ArcFace vectors at these degrees, in an Extractor that is loaded once."""
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     real = Extractor.crop
     monkeypatch.setattr(Extractor, "load", classmethod(lambda cls, **options: extractor()))

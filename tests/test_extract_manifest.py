@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulid_extract.errors import InputError
-from pulid_extract.manifest import COLUMNS, read_manifest
-from pulid_extract.records import MAX_LINE, MAX_PROBLEMS, listed
+from pulid_extract.batch.manifest import COLUMNS, read_manifest
+from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.records import MAX_LINE, MAX_PROBLEMS, listed
 
 
 def rows(data: bytes | str, form: str = ".jsonl") -> list[dict]:

@@ -19,19 +19,10 @@ import pytest
 from safetensors.numpy import save_file
 from test_extract_world import eva_state, write_antelopev2
 
-from pulid_extract.errors import OutputError, WeightsError
-from pulid_extract.model_files import (
-    Role,
-    Source,
-    check_role,
-    check_writable,
-    download,
-    find,
-    kind_of,
-    read_header,
-    write_atomically,
-)
-from pulid_extract.weights import ROLES
+from pulid_extract.files.roles import ROLES
+from pulid_extract.shared.errors import OutputError, WeightsError
+from pulid_extract.shared.model_files import Role, Source, check_role, download, find, kind_of, read_header
+from pulid_extract.shared.writing import check_writable, write_atomically
 
 ROOT = Path(__file__).parent.parent
 ONE = np.ones(2, np.float32)
@@ -174,8 +165,8 @@ def test_the_hugging_face_cache_is_asked(tmp_path):
         file.rename(blob)
         (snapshot / file.name).symlink_to(blob)
     script = (
-        "import numpy as np; from pulid_extract.model_files import find; from pulid_extract.weights import ROLES\n"
-        "from pulid_extract.faces import Antelope\n"
+        "import numpy as np; from pulid_extract.shared.model_files import find; from pulid_extract.files.roles import ROLES\n"
+        "from pulid_extract.faces.antelopev2 import Antelope\n"
         "found = find(ROLES['antelopev2']); print(found.rule, found.path)\n"
         "print(Antelope(found.path).embed_crop(np.zeros((512, 512, 3), np.uint8)).shape)"
     )
@@ -238,7 +229,7 @@ def test_a_missing_file_is_fetched_into_the_models_folder(server, tmp_path, monk
     models = tmp_path / "models"
     models.mkdir()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("pulid_extract.model_files.finding.downloads_dir", lambda: tmp_path / "none")
+    monkeypatch.setattr("pulid_extract.shared.model_files.finding.downloads_dir", lambda: tmp_path / "none")
     assert (find(role, None, models).rule, find(role, None, models).rule) == ("download", "models folder")
 
 

@@ -24,12 +24,14 @@ from test_extract_world import (
     write_antelopev2,
 )
 
-from pulid_extract import eva_clip, face_crop, faces
-from pulid_extract.checkpoint import read_tensors, without_init
-from pulid_extract.errors import FaceError, WeightsError
-from pulid_extract.idformer import IDFormer, load_idformer
-from pulid_extract.model_files import check_role, read_header
-from pulid_extract.weights import ROLES
+from pulid_extract.faces import antelopev2 as faces
+from pulid_extract.faces import crop as face_crop
+from pulid_extract.files.roles import ROLES
+from pulid_extract.networks import eva_clip
+from pulid_extract.networks.checkpoint import read_tensors, without_init
+from pulid_extract.networks.idformer import IDFormer, load_idformer
+from pulid_extract.shared.errors import FaceError, WeightsError
+from pulid_extract.shared.model_files import check_role, read_header
 
 # --------------------------------------------------------------------------------------------------------------- IDFormer
 

@@ -101,14 +101,14 @@ def test_drawn_faces_are_their_owners_alone(there, capfd, monkeypatch):
 
 
 def test_a_name_that_is_no_utf8_is_printed_as_it_is(capfdbinary):
-    from pulid_extract import console
+    from pulid_extract.shared.cli import console
 
     console.write_line(os.fsdecode(b"\xff.pulidembd"))
     assert capfdbinary.readouterr().out == b"\xff.pulidembd\n"
 
 
 def test_a_log_line_stays_one_line_without_escape_codes(capfd):
-    from pulid_extract import console
+    from pulid_extract.shared.cli import console
 
     console.log("a\nb\x1b[31mc")
     assert capfd.readouterr().err == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[31mc\n"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pulid_extract.errors import InputError
-from pulid_extract.portrait import PAD_RGB, FaceBox, crop_box, decode_portrait, limit_long_side, read_portrait
+from pulid_extract.pictures.portrait import PAD_RGB, FaceBox, crop_box, decode_portrait, limit_long_side, read_portrait
+from pulid_extract.shared.errors import InputError
 
 # Three colours that tell every flip and turn apart: red top left, green top right, blue bottom left, grey elsewhere.
 PICTURE = np.full((48, 32, 3), 100, np.uint8)

@@ -13,9 +13,11 @@ from test_extract_end_to_end import call, png
 from test_extract_fusion import MODELS
 from test_extract_world import GREEN, RED, picture
 
-from pulid_extract import captions, drawing, face_crop
-from pulid_extract.drawing import Mark, draw_faces, encode_png, sheet
-from pulid_extract.preview import LABELS, Shown, colour_labels, named_labels, preview_sheet
+from pulid_extract.faces import crop as face_crop
+from pulid_extract.pictures import drawing
+from pulid_extract.pictures.drawing import Mark, draw_faces, encode_png, sheet
+from pulid_extract.pictures.preview import LABELS, Shown, colour_labels, named_labels, preview_sheet
+from pulid_extract.shared import captions
 
 GREY = np.full((200, 300, 3), 90, np.uint8)
 

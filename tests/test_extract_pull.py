@@ -21,11 +21,19 @@ from fake_hub import online_fixture  # noqa: F401
 from safetensors.numpy import save
 from test_extract_world import write_antelopev2
 
-from pulid_extract.errors import OutputError, WeightsError
-from pulid_extract.kits import KITS
-from pulid_extract.model_files import PULID, Source, find, pulling, transfer
-from pulid_extract.model_files.pulling import NEEDED_NETWORKS, Item, closing_lines, plan, pull, raise_failures, unpack_antelopev2
-from pulid_extract.model_files.transfer import Meter, ask, part_of, size_text
+from pulid_extract.files.kits import KITS
+from pulid_extract.shared.errors import OutputError, WeightsError
+from pulid_extract.shared.model_files import PULID, Source, find, pulling, transfer
+from pulid_extract.shared.model_files.pulling import (
+    NEEDED_NETWORKS,
+    Item,
+    closing_lines,
+    plan,
+    pull,
+    raise_failures,
+    unpack_antelopev2,
+)
+from pulid_extract.shared.model_files.transfer import Meter, ask, part_of, size_text
 
 REPO, FILE = "someone/pulid", "pulid.safetensors"
 BODY = save({"pulid_ca.0.norm1.weight": np.arange(100_000, dtype=np.float32), "pulid_encoder.latents": np.ones(2, np.float32)})

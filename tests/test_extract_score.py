@@ -15,9 +15,9 @@ from test_extract_world import GREEN, RED, _write_projection, models_folder, pic
 
 from pulid_extract import cli, encode_embedding
 from pulid_extract.commands import score as command
-from pulid_extract.errors import FaceError, WeightsError
-from pulid_extract.recognizer import Recognizer
-from pulid_extract.scoring import Score, Tally, cosines_to, most_alike
+from pulid_extract.faces.recognizer import Recognizer
+from pulid_extract.faces.scoring import Score, Tally, cosines_to, most_alike
+from pulid_extract.shared.errors import FaceError, WeightsError
 
 PICTURES = {
     "me": ((2, 2, RED),),
@@ -52,7 +52,7 @@ def run(capfd, monkeypatch, photos, *arguments, stdin: bytes = b"") -> tuple[int
 
 @functools.cache
 def extractor():
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
     return Extractor.load(models_dir=models_folder(), device="cpu", roles=("antelopev2",))
 

@@ -109,7 +109,7 @@ def retinaface_state() -> dict:
     import torch
     from facexlib.detection.retinaface import RetinaFace
 
-    from pulid_extract.checkpoint import without_init
+    from pulid_extract.networks.checkpoint import without_init
 
     with without_init(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -158,7 +158,7 @@ def pulid_state(dim: int = 64, cond_dim: int = 512 + 96, vit_dim: int = 128) -> 
     """A narrow IDFormer of the real depth, 32 tokens of 2048, and one tensor of pulid_ca."""
     import torch
 
-    from pulid_extract.idformer import IDFormer
+    from pulid_extract.networks.idformer import IDFormer
 
     model = IDFormer(
         dim=dim, inner=dim, ff_dim=2 * dim, mapping_dim=dim, cond_dim=cond_dim, vit_dims=(vit_dim,) * 5, output_dim=2048
@@ -187,7 +187,7 @@ def models_folder() -> Path:
 
 @functools.cache
 def loaded_retinaface():
-    from pulid_extract.face_crop import load_retinaface
+    from pulid_extract.faces.crop import load_retinaface
 
     return load_retinaface(models_folder() / "detection_Resnet50_Final.pth")
 
@@ -201,8 +201,8 @@ def loaded_retinaface():
     ids=["red", "green", "yellow", "magenta"],
 )
 def test_detectors_see_the_colours_they_should(colour, half, insightface, retinaface):
-    from pulid_extract.face_crop import find_landmarks
-    from pulid_extract.faces import Antelope
+    from pulid_extract.faces.antelopev2 import Antelope
+    from pulid_extract.faces.crop import find_landmarks
 
     bgr = np.ascontiguousarray(picture((5, 7, colour))[..., ::-1])
     found = Antelope(models_folder() / "antelopev2").detect(bgr)
@@ -219,8 +219,8 @@ def test_detectors_see_the_colours_they_should(colour, half, insightface, retina
 
 
 def test_an_empty_picture_has_no_face():
-    from pulid_extract.face_crop import find_landmarks
-    from pulid_extract.faces import Antelope
+    from pulid_extract.faces.antelopev2 import Antelope
+    from pulid_extract.faces.crop import find_landmarks
 
     bgr = picture()
     assert Antelope(models_folder() / "antelopev2").detect(bgr) == []

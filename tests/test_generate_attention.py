@@ -7,7 +7,7 @@ import torch
 from conftest import relative
 from seeded import seeded, seeded_state
 
-from pulid_generate.pulid_attention import HEAD_WIDTH, FoldedAttention, PerceiverAttentionCA, PlainAttention
+from pulid_generate.injection.attention import HEAD_WIDTH, FoldedAttention, PerceiverAttentionCA, PlainAttention
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from make_seeded_checkpoints import write_embedding
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pulid_generate import loading
-from pulid_generate.commands import batch_run
-from pulid_generate.denoiser import Denoiser
+from pulid_generate.batch import running as batch_run
 from pulid_generate.errors import IdentityError, OutputError, PlacementError
-from pulid_generate.session import Session
+from pulid_generate.pipeline import loading
+from pulid_generate.pipeline.denoiser import Denoiser
+from pulid_generate.pipeline.session import Session
 
 ROUNDING = 1  # of 255, any channel: a row of a larger batch against the same row alone, float32 on a CPU; README.md names it
 
@@ -296,7 +296,7 @@ def test_no_row_replaces_an_input(generate, models, rows, tmp_path):
 def test_where_the_autoencoder_does_not_fit_beside_flux(generate, models, rows, tmp_path, monkeypatch):
     """The same bytes from the other order: a chunk is decoded once Flux has left."""
     together = {line["row"]: line["sha256"] for line in lines(generate("batch", rows, *models, "--output-dir", tmp_path / "a"))}
-    monkeypatch.setattr("pulid_generate.session.SIDE_BY_SIDE", ((), ()))
+    monkeypatch.setattr("pulid_generate.pipeline.session.SIDE_BY_SIDE", ((), ()))
     monkeypatch.setattr(batch_run, "CHUNK", 2)
     run = generate("batch", rows, *models, "--output-dir", tmp_path / "b", "--verbose")
     assert {line["row"]: line["sha256"] for line in lines(run)} == together
@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_line_and_stops(generate, models, rows, tmp_path, mon
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
 
-    monkeypatch.setattr("pulid_generate.output.write_atomically", full)
+    monkeypatch.setattr("pulid_generate.pictures.saving.write_atomically", full)
     run = generate("batch", rows, *models, "--output-dir", tmp_path / "out")
     assert "No space left on device" in run.error
     assert "--resume" in run.error

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulid_extract.interrupts import Interrupts
-from pulid_extract.model_files import read_header
-from pulid_generate.batch import Item, in_batches, result
+from pulid_extract.shared.cli.interrupts import Interrupts
+from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import InputError, OutputError, RequestError
-from pulid_generate.flags import BatchFlags
-from pulid_generate.grid import grid, identities_in, parse_seeds
-from pulid_generate.manifest import COLUMNS, NAMES, parse_line, read_manifest, read_row
-from pulid_generate.output_names import NamePattern, as_word, check_name
-from pulid_generate.text_cache import TextCache, file_identity, key_of
+from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.pipeline.text_cache import TextCache, file_identity, key_of
+from pulid_generate.rows.grid import grid, identities_in, parse_seeds
+from pulid_generate.rows.items import Item, in_batches, result
+from pulid_generate.rows.manifest import COLUMNS, NAMES, parse_line, read_manifest, read_row
+from pulid_generate.rows.names import NamePattern, as_word, check_name
 
 BASE = Path("/models")
 
@@ -327,8 +327,8 @@ def test_interrupts():
     [("cuda:0", 10, 30, True), ("cpu", 100, 0, True), ("cpu", 10, 0, False)],
 )
 def test_what_stays_beside_flux(vae_device, main_memory, extra, fits):
-    from pulid_generate.plan import FLUX, VAE, Plan, Stage
-    from pulid_generate.session import _bytes_beside, _fits_elsewhere
+    from pulid_generate.memory.plan import FLUX, VAE, Plan, Stage
+    from pulid_generate.pipeline.session import _bytes_beside, _fits_elsewhere
 
     stages = (Stage(FLUX, "cuda:0", 100, 0, waiting=5), Stage(VAE, vae_device, 20, 10))
     plan = Plan(stages, {"cuda:0": 1000, "cpu": main_memory}, frozenset(), {}, None)

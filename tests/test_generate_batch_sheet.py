@@ -11,15 +11,15 @@ from fake_score import fake_fixture
 from make_seeded_checkpoints import write_embedding
 from PIL import Image
 
-from pulid_generate.commands import batch_look
-from pulid_generate.commands.batch_look import Look, Shown
-from pulid_generate.commands.batch_rows import Asked, Rows
-from pulid_generate.commands.batch_sheet import differing_of, names_of, sheet_of, told
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.batch import results as batch_look
+from pulid_generate.batch.judging import Asked, Rows
+from pulid_generate.batch.results import Look, Shown
+from pulid_generate.batch.sheet import differing_of, names_of, sheet_of, told
 from pulid_generate.errors import ScoringError
-from pulid_generate.flags import BatchFlags
-from pulid_generate.likeness import Score
-from pulid_generate.manifest import Row
-from pulid_generate.progress import Progress
+from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.pictures.scorer import Score
+from pulid_generate.rows.manifest import Row
 
 fake = fake_fixture
 

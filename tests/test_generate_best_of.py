@@ -10,9 +10,9 @@ from fake_score import fake_fixture  # noqa: F401
 from micro_drawing import kept as kept_fixture
 from PIL import Image
 
-from pulid_generate.commands.best_of import best_of
-from pulid_generate.denoiser import Denoiser
-from pulid_generate.likeness import Score
+from pulid_generate.batch.best_of import best_of
+from pulid_generate.pictures.scorer import Score
+from pulid_generate.pipeline.denoiser import Denoiser
 
 kept = kept_fixture
 

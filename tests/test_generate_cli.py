@@ -21,10 +21,10 @@ from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pulid_extract.embedding_file import encode_embedding, read_embedding
-from pulid_generate import loading
-from pulid_generate import pipeline as pipeline_module
-from pulid_generate.description import parse_description
+from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
+from pulid_generate.pictures.description import parse_description
+from pulid_generate.pipeline import loading
+from pulid_generate.pipeline import pipeline as pipeline_module
 
 STEPS = ("--steps", 2)
 
@@ -311,7 +311,7 @@ def test_verify_fails_for_an_identity_without_effect(generate, base, identity, m
 
 
 def test_verify_fails_when_weight_zero_is_not_neutral(generate, base, identity, monkeypatch):
-    from pulid_generate import injection
+    from pulid_generate.injection import hooks as injection
 
     monkeypatch.setattr(injection.torch, "add", lambda a, b, alpha: a + (alpha + 0.5) * b)
     assert "A and B differ" in generate("verify", *base, *identity).error

@@ -73,7 +73,7 @@ def real(micro, tmp_path, monkeypatch):
     hollow(tmp_path / "ae.safetensors", stored(layouts.autoencoder(), "F32"))
     hollow(tmp_path / "pulid.safetensors", stored({**layouts.pulid_ca(3072, 20), **layouts.pulid_encoder()}, "BF16"))
     (tmp_path / "tokenizer.json").symlink_to(micro / "tokenizer.json")
-    monkeypatch.setattr("pulid_generate.placement.available_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr("pulid_generate.memory.placement.available_memory", lambda: 8 * 2**30)
     return tmp_path
 
 
@@ -83,7 +83,7 @@ def test_what_cannot_fit_is_said_before_anything_loads(real, generate, monkeypat
     assert told["plan"]["verdict"] == "cannot fit"
     assert "not ready: 512x512: cannot fit: T5: needs" in run.error
     assert "--t5xxl with a Q4 GGUF" in run.error
-    monkeypatch.setattr("pulid_generate.placement.available_memory", lambda: 200 * 2**30)
+    monkeypatch.setattr("pulid_generate.memory.placement.available_memory", lambda: 200 * 2**30)
     run = generate("doctor", "--models-dir", real, "--device", "cpu")
     assert run.code == 0, run.err
     assert b"512x512: fits" in run.out

@@ -289,7 +289,7 @@ def test_metadata_names_what_was_effective(draw, kept, me):
 
 
 def test_the_text_can_be_read_out_of_every_format(draw):
-    from pulid_generate.picture import read_parameters
+    from pulid_generate.pictures.picture import read_parameters
 
     texts, formats = set(), {}
     for suffix in (".png", ".webp", ".jpg", ".JPEG"):

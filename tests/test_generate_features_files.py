@@ -14,10 +14,10 @@ from micro_drawing import kept as kept_fixture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pulid_generate import loading
-from pulid_generate import pipeline as pipeline_module
-from pulid_generate.compiling import check_compiler
 from pulid_generate.errors import PlacementError
+from pulid_generate.injection.compiling import check_compiler
+from pulid_generate.pipeline import loading
+from pulid_generate.pipeline import pipeline as pipeline_module
 
 draw, kept = draw_fixture, kept_fixture
 FEW = ("--steps", 4)

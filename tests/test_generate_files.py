@@ -15,14 +15,14 @@ from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from test_generate_flux import inputs, tensors, velocity
 
-from pulid_extract.model_files import candidates_in, kind_of, kinds_of, read_gguf, read_header
-from pulid_extract.model_files.kinds import PREFIXES
-from pulid_generate.checkpoints import flux_shape, load_flux, load_vae
+from pulid_extract.shared.model_files import candidates_in, kind_of, kinds_of, read_gguf, read_header
+from pulid_extract.shared.model_files.kinds import PREFIXES
 from pulid_generate.errors import CheckpointError, WeightsError
-from pulid_generate.fp8 import Fp8Linear
-from pulid_generate.model_set import ModelFiles
-from pulid_generate.text_encoders import ClipText, T5Text
-from pulid_generate.weights import CLIP_L, FLUX, T5XXL, VAE
+from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.files.roles import CLIP_L, FLUX, T5XXL, VAE
+from pulid_generate.models.flux import flux_shape, load_flux, load_vae
+from pulid_generate.models.t5 import ClipText, T5Text
+from pulid_generate.packed.fp8 import Fp8Linear
 
 ROLES = {"flux": FLUX, "vae": VAE, "clip_l": CLIP_L, "t5xxl": T5XXL}
 FILES = {"flux": "flux1-schnell", "vae": "ae", "clip_l": "clip_l", "t5xxl": "t5xxl_fp16"}

@@ -11,11 +11,15 @@ from conftest import GOLDEN, relative
 from safetensors.torch import save_file
 from seeded import seeded, seeded_state
 
-from pulid_extract.model_files import read_header
-from pulid_generate import sampling
-from pulid_generate.checkpoints import flux_shape, flux_targets, load_flux
+from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, IdentityError, WeightsError
-from pulid_generate.injection import PulidAdapter, attach, check_fit, hook_points, inject
+from pulid_generate.injection.hooks import PulidAdapter, attach, check_fit, hook_points, inject
+from pulid_generate.models.flux import flux_shape, flux_targets, load_flux
+from pulid_generate.sampling.denoise import denoise
+from pulid_generate.sampling.guidance import Guidance
+from pulid_generate.sampling.noise import make_noise, philox_randn
+from pulid_generate.sampling.packing import pack, position_ids, unpack
+from pulid_generate.sampling.schedules import make_schedule, resolution_mu
 
 GUIDANCE, STEPS, TOKENS = 3.5, 6, 16
 
@@ -66,7 +70,7 @@ def velocity(model, latent, t, txt, vec):
             pooled_projections=vec,
             timestep=torch.tensor([t]),
             guidance=torch.tensor([GUIDANCE]) if model.config.guidance_embeds else None,
-            img_ids=sampling.position_ids(64, 64),
+            img_ids=position_ids(64, 64),
             txt_ids=torch.zeros(8, 3),
             return_dict=False,
         )[0]
@@ -101,8 +105,8 @@ def test_denoise_loops_are_the_reference(flux, adapter, golden, case):
     name, model = flux
     x, options = inputs(), dict(LOOPS[case])
     weight = options.pop("weight")
-    times = sampling.make_schedule("flux", STEPS, sampling.resolution_mu(TOKENS) if name == "dev" else None)
-    id_start_step, guidance = options.pop("id_start_step", 0), sampling.Guidance(**options)
+    times = make_schedule("flux", STEPS, resolution_mu(TOKENS) if name == "dev" else None)
+    id_start_step, guidance = options.pop("id_start_step", 0), Guidance(**options)
     with attach(model) as injection:
         bound = {n: adapter.bind(x[n], torch.float32, "cpu") for n in ("id", "uncond_id")} if weight is not None else {}
         injection.weight = weight or 0.0
@@ -112,41 +116,41 @@ def test_denoise_loops_are_the_reference(flux, adapter, golden, case):
             injection.layers = bound.get("uncond_id" if negative else "id") if step >= id_start_step else None
             return velocity(model, latent, t, x["neg_txt" if negative else "txt"], x["neg_vec" if negative else "vec"])
 
-        ours = sampling.denoise(predict, x["latent"], times, guidance=guidance)
+        ours = denoise(predict, x["latent"], times, guidance=guidance)
     assert relative(ours, golden("flux")[f"{name}.latent.{case}"]) <= 1e-4
 
 
 def test_schedules_are_the_reference():
     for key, truth in json.loads((GOLDEN / "schedule.json").read_text()).items():
         options = dict(part.split("=") for part in key.split())
-        mu = sampling.resolution_mu(int(options["tokens"])) if options["shift"] == "True" else None
-        np.testing.assert_allclose(sampling.make_schedule("flux", int(options["steps"]), mu), truth, rtol=0, atol=1e-7)
+        mu = resolution_mu(int(options["tokens"])) if options["shift"] == "True" else None
+        np.testing.assert_allclose(make_schedule("flux", int(options["steps"]), mu), truth, rtol=0, atol=1e-7)
 
 
 def test_pack_is_flux_order_and_unpack_its_inverse():
     x = torch.arange(16 * 4 * 6, dtype=torch.float32).reshape(1, 16, 4, 6)
-    packed = sampling.pack(x)
+    packed = pack(x)
     assert packed.shape == (1, 6, 64)
     # token 1 is row 0, column 1: cells (0..1, 2..3), channel slowest
     assert packed[0, 1, :4].tolist() == [x[0, 0, 0, 2], x[0, 0, 0, 3], x[0, 0, 1, 2], x[0, 0, 1, 3]]
-    assert torch.equal(sampling.unpack(packed, width=48, height=32), x)
-    assert sampling.position_ids(48, 32).tolist() == [[0, r, c] for r in range(2) for c in range(3)]
+    assert torch.equal(unpack(packed, width=48, height=32), x)
+    assert position_ids(48, 32).tolist() == [[0, r, c] for r in range(2) for c in range(3)]
 
 
 def test_philox_is_sd_clis():
-    assert sampling.philox_randn(42, 4).tolist() == pytest.approx([0.19401887, 2.1613739, -0.17205060, 0.84906012], abs=5e-7)
-    assert not np.allclose(sampling.philox_randn(42, 4, offset=1), sampling.philox_randn(42, 4))
-    assert not np.allclose(sampling.philox_randn(42 + (1 << 32), 4), sampling.philox_randn(42, 4))  # the seed has 64 bits
+    assert philox_randn(42, 4).tolist() == pytest.approx([0.19401887, 2.1613739, -0.17205060, 0.84906012], abs=5e-7)
+    assert not np.allclose(philox_randn(42, 4, offset=1), philox_randn(42, 4))
+    assert not np.allclose(philox_randn(42 + (1 << 32), 4), philox_randn(42, 4))  # the seed has 64 bits
 
 
 def test_noise_is_float32_and_repeats():
     for rng in ("cpu", "cuda"):
-        noise = sampling.make_noise(7, 64, 32, rng)
+        noise = make_noise(7, 64, 32, rng)
         assert noise.shape == (1, 16, 4, 8)
         assert noise.dtype == torch.float32
-        assert torch.equal(noise, sampling.make_noise(7, 64, 32, rng))
+        assert torch.equal(noise, make_noise(7, 64, 32, rng))
         assert abs(float(noise.std()) - 1) < 0.1
-    assert not torch.equal(sampling.make_noise(7, 64, 32, "cpu"), sampling.make_noise(7, 64, 32, "cuda"))
+    assert not torch.equal(make_noise(7, 64, 32, "cpu"), make_noise(7, 64, 32, "cuda"))
 
 
 # ------------------------------------------------------------------------------------------------------------------- the hooks
@@ -223,7 +227,7 @@ def test_inject_composes_with_layerwise_casting(files, adapter):
 def test_inject_composes_with_a_stock_pipeline(files, adapter, micro):
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    from pulid_generate.checkpoints import load_vae
+    from pulid_generate.models.flux import load_vae
 
     flux = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
     pipe = FluxPipeline(

@@ -11,14 +11,14 @@ from flux_files import scaled_fp8, widened
 from safetensors.torch import load_file, save_file
 from test_generate_flux import inputs, tensors, velocity
 
-from pulid_extract.model_files import read_header
-from pulid_generate.checkpoints import FLUX_MARKER, load_flux
+from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.fp8 import Fp8Linear, Fp8Weight
-from pulid_generate.packed import PackedEmbedding, swap_halves
-from pulid_generate.tensor_files import float32_bytes, quality_notes
-from pulid_generate.text_encoders import T5_MARKER, T5Text
-from pulid_generate.widening import widen_while_running
+from pulid_generate.models.flux import FLUX_MARKER, load_flux
+from pulid_generate.models.t5 import T5_MARKER, T5Text
+from pulid_generate.models.tensor_files import float32_bytes, quality_notes
+from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
+from pulid_generate.packed.layers import PackedEmbedding, swap_halves
+from pulid_generate.packed.widening import widen_while_running
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 

@@ -12,10 +12,10 @@ from conftest import TESTS, relative
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 
-from pulid_extract.embedding_file import read_embedding
-from pulid_extract.model_files import read_header
-from pulid_generate.checkpoints import flux_shape, load_flux
-from pulid_generate.quantized import QuantizedLinear, QuantizedWeight
+from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.shared.model_files import read_header
+from pulid_generate.models.flux import flux_shape, load_flux
+from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
 
 SAMPLE = TESTS / "sdcli" / "flux-tiny-q4_K.gguf"  # written by sd-cli -M convert --type q4_K
 TYPES = [kind for kind in Q if kind in gguf.quants._type_traits and kind not in (Q.BF16, Q.F16, Q.F32)]

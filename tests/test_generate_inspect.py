@@ -15,9 +15,9 @@ from conftest import ROOT
 from safetensors.numpy import save_file
 from test_extract_world import write_antelopev2
 
-from pulid_extract.errors import WeightsError
-from pulid_generate import inspection
-from pulid_generate.inspection import files_of, inspect
+from pulid_extract.shared.errors import WeightsError
+from pulid_generate.inspection import inspect as inspection
+from pulid_generate.inspection.inspect import files_of, inspect
 
 WIDTHS = inspection.WIDTHS
 
@@ -219,7 +219,9 @@ def test_pickles_folders_and_loras(tmp_path):
 
 
 def test_numbers_that_stand_in_two_places():
-    from pulid_generate import checkpoints, injection, tensor_files
+    from pulid_generate.injection import hooks as injection
+    from pulid_generate.models import flux as checkpoints
+    from pulid_generate.models import tensor_files
 
     assert (inspection.DOUBLE_INTERVAL, inspection.SINGLE_INTERVAL) == (injection.DOUBLE_INTERVAL, injection.SINGLE_INTERVAL)
     assert inspection.LATENT_WIDTH == checkpoints.LATENT_WIDTH

@@ -11,9 +11,9 @@ from fake_score import fake_fixture  # noqa: F401
 from PIL import Image
 from test_extract_world import GREEN, RED, models_folder, picture
 
-from pulid_generate import likeness
 from pulid_generate.errors import InputError, PackageError, ScoringError
-from pulid_generate.likeness import Scorer, scores
+from pulid_generate.pictures import scorer as likeness
+from pulid_generate.pictures.scorer import Scorer, scores
 
 
 @pytest.fixture(scope="module")

@@ -271,8 +271,8 @@ def test_pefts_description_beside_its_file(tmp_path):
 
 @pytest.mark.parametrize("model_name", [CLIP, T5])
 def test_text_encoders(micro, tmp_path, model_name):
-    from pulid_extract.model_files import read_header
-    from pulid_generate.text_encoders import ClipText, T5Text
+    from pulid_extract.shared.model_files import read_header
+    from pulid_generate.models.t5 import ClipText, T5Text
 
     if model_name == CLIP:
         text = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)
@@ -386,8 +386,8 @@ def test_two_loras_of_different_ranks_on_one_layer():
 def test_quantised_layers(model, kohya):
     import gguf
 
-    from pulid_generate.packed import keep_packed
-    from pulid_generate.quantized import QuantizedLinear, QuantizedWeight
+    from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
+    from pulid_generate.packed.layers import keep_packed
 
     def quantised():
         copy = merged(model, {})
@@ -425,7 +425,7 @@ def test_quantised_layers(model, kohya):
 
 
 def test_fp8_layers():
-    from pulid_generate.fp8 import Fp8Linear, Fp8Weight
+    from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
 
     weight = Fp8Weight(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn), torch.tensor(0.5))
     model = nn.Sequential(Fp8Linear(weight, bias=False))
@@ -440,7 +440,7 @@ def test_fp8_layers():
 
 @pytest.mark.parametrize("first", ["widening", "LoRA"])
 def test_widened_layers(model, kohya, first):
-    from pulid_generate.widening import widen_while_running
+    from pulid_generate.packed.widening import widen_while_running
 
     truth = merged(model, {}).bfloat16().float()
     ours = merged(model, {}).bfloat16()
@@ -480,7 +480,7 @@ def test_group_offloading(model, kohya):
 
 @pytest.mark.parametrize("order", ["PuLID first", "LoRA first"])
 def test_together_with_pulids_hooks(model, kohya, order):
-    from pulid_generate.injection import attach
+    from pulid_generate.injection.hooks import attach
 
     layers = [nn.Linear(256, 256).eval().requires_grad_(False) for _ in range(2)]
     products = products_of(kohya, model)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from pulid_extract.embedding_file import Embedding, encode_embedding
+from pulid_extract.shared.embedding_file import Embedding, encode_embedding
 from pulid_generate.errors import IdentityError, RequestError
-from pulid_generate.id_schedule import IdSchedule
-from pulid_generate.people import Person, PersonSpec, assemble, fuse, parse_person
+from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.people import Person, PersonSpec, assemble, fuse, parse_person
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_persons_window_goes_before_everybodys():
 
 def test_no_torch_is_needed_to_read_flags():
     code = (
-        "import sys, pulid_generate.people, pulid_generate.regions, pulid_generate.id_schedule, pulid_generate.skip_guidance\n"
+        "import sys, pulid_generate.request.people, pulid_generate.request.regions, pulid_generate.request.id_schedule, pulid_generate.request.skip_guidance\n"
         "print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

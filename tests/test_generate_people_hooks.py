@@ -8,14 +8,23 @@ import torch
 from conftest import relative
 from seeded import seeded, seeded_state
 
-from pulid_generate.compiling import check_compiler, compile_blocks
 from pulid_generate.errors import IdentityError, PlacementError, RequestError
-from pulid_generate.id_schedule import IdSchedule
-from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, Injection, PulidAdapter, Term, attach, hook_points, inject
-from pulid_generate.layer_skip import skip_layers
-from pulid_generate.people import fuse
-from pulid_generate.regions import box_region, share_overlaps
-from pulid_generate.sampling import position_ids
+from pulid_generate.injection.compiling import check_compiler, compile_blocks
+from pulid_generate.injection.hooks import (
+    DOUBLE_INTERVAL,
+    SINGLE_INTERVAL,
+    Injection,
+    PulidAdapter,
+    Term,
+    attach,
+    hook_points,
+    inject,
+)
+from pulid_generate.injection.layer_skip import skip_layers
+from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.people import fuse
+from pulid_generate.request.regions import box_region, share_overlaps
+from pulid_generate.sampling.packing import position_ids
 
 DOUBLE, SINGLE, HOOKS = 5, 9, 6  # hooks after double blocks 0, 2, 4 and single blocks 0, 4, 8
 SIZE, TOKENS, TEXT, WIDTH, TOKEN_WIDTH = 96, 36, 8, 128, 96
@@ -226,8 +235,8 @@ def test_a_region_of_another_picture_is_refused(flux, people):
 
 
 def test_fused_tokens_go_through_the_form_that_is_smaller(flux, adapter):
-    from pulid_extract.embedding_file import Embedding
-    from pulid_generate.pulid_attention import FoldedAttention, PlainAttention
+    from pulid_extract.shared.embedding_file import Embedding
+    from pulid_generate.injection.attention import FoldedAttention, PlainAttention
 
     parts = [Embedding(tokens(name), source=name) for name in "abcd"]
     for how, count, form in (("mean", 4, FoldedAttention), ("concat", 3, FoldedAttention), ("concat", 4, PlainAttention)):

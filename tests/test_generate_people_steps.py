@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pulid_generate import request
 from pulid_generate.errors import RequestError
-from pulid_generate.id_schedule import MAX_WEIGHT, IdSchedule, format_points, parse_moment, parse_points, step_of
-from pulid_generate.skip_guidance import SkipGuidance, parse_layers
+from pulid_generate.request import generation as request
+from pulid_generate.request.id_schedule import MAX_WEIGHT, IdSchedule, format_points, parse_moment, parse_points, step_of
+from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pulid_extract.model_files import read_header
-from pulid_generate import placement as placement_module
-from pulid_generate import sampling
-from pulid_generate.checkpoints import load_vae
+from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.placement import (
+from pulid_generate.memory import placement as placement_module
+from pulid_generate.memory.placement import (
     Placement,
     available_memory,
     available_on,
@@ -24,7 +22,9 @@ from pulid_generate.placement import (
     parse_assignment,
     parse_budgets,
 )
-from pulid_generate.vae import decode
+from pulid_generate.models.autoencoder import decode
+from pulid_generate.models.flux import load_vae
+from pulid_generate.sampling.noise import make_noise
 
 
 @pytest.fixture
@@ -262,6 +262,6 @@ def test_an_autoencoder_with_a_prefix_is_the_same(micro, tmp_path):
     plain, prefixed = (
         load_vae(read_header(path), torch.float32) for path in (micro / "ae.safetensors", tmp_path / "ae.safetensors")
     )
-    latents = sampling.make_noise(0, 32, 32, "cpu")
+    latents = make_noise(0, 32, 32, "cpu")
     assert np.array_equal(decode(plain, latents), decode(prefixed, latents))
     assert (plain.config.scaling_factor, plain.config.shift_factor) == (0.3611, 0.1159)  # Flux's, not Stable Diffusion's

@@ -16,14 +16,16 @@ import pytest
 import torch
 from conftest import ROOT
 
-from pulid_extract.model_files import Header, read_header
-from pulid_generate import checkpoints, footprint, plan, streaming, text_encoders
-from pulid_generate.checkpoints import load_flux, load_vae
+from pulid_extract.shared.model_files import Header, read_header
 from pulid_generate.errors import PlacementError
-from pulid_generate.footprint import Footprint, choose_resident, device_bytes
-from pulid_generate.placement import Placement
-from pulid_generate.plan import Work, as_dict, as_table, make_plan
-from pulid_generate.sampling import position_ids
+from pulid_generate.memory import footprint, plan, streaming
+from pulid_generate.memory.footprint import Footprint, choose_resident, device_bytes
+from pulid_generate.memory.placement import Placement
+from pulid_generate.memory.plan import Work, as_dict, as_table, make_plan
+from pulid_generate.models import flux as checkpoints
+from pulid_generate.models import t5 as text_encoders
+from pulid_generate.models.flux import load_flux, load_vae
+from pulid_generate.sampling.packing import position_ids
 
 GIB = 2**30
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -120,7 +122,7 @@ def test_markers_are_those_of_the_loaders():
 
 
 def test_no_torch_is_needed_to_plan():
-    code = "import sys, pulid_generate.plan; print('torch' in sys.modules)"
+    code = "import sys, pulid_generate.memory.plan; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 

@@ -13,10 +13,19 @@ from conftest import vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulid_generate import prompt_weights as weights
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.prompt_text import MAX_FILE_BYTES, read_prompt_file, refuse_lora_tags, take_lora_tags
-from pulid_generate.prompt_weights import Chunk, Part, encode_chunks, parse_weights, t5_chunks, t5_ids, t5_weighted, weigh_states
+from pulid_generate.models import weighted_prompts as weights
+from pulid_generate.models.weighted_prompts import (
+    Chunk,
+    Part,
+    encode_chunks,
+    parse_weights,
+    t5_chunks,
+    t5_ids,
+    t5_weighted,
+    weigh_states,
+)
+from pulid_generate.request.prompt import MAX_FILE_BYTES, read_prompt_file, refuse_lora_tags, take_lora_tags
 
 # --------------------------------------------------------------------------------------------------------------- files
 
@@ -239,7 +248,7 @@ def test_each_token_has_its_parts_weight(tokenizer):
 
 
 def test_clip_reads_the_parts_without_brackets_and_weights():
-    from pulid_generate.text_encoders import clip_tokenizer
+    from pulid_generate.models.t5 import clip_tokenizer
 
     clip = clip_tokenizer()
     ids = weights.clip_ids(clip, parse_weights("a (photo:1.5) of a cat"))
@@ -300,8 +309,8 @@ def test_chunks_are_encoded_and_weighed_each_by_itself():
 
 def test_a_plain_prompt_gives_the_states_of_the_plain_way(micro):
     """What --prompt-weights changes: nothing, where there are no brackets."""
-    from pulid_extract.model_files import read_header
-    from pulid_generate.text_encoders import T5Text
+    from pulid_extract.shared.model_files import read_header
+    from pulid_generate.models.t5 import T5Text
 
     t5 = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32)
     plain = t5.encode(t5.tokens("a red cat", 256))

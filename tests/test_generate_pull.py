@@ -13,8 +13,8 @@ import pytest
 from fake_hub import online_fixture  # noqa: F401
 from safetensors.numpy import save
 
-from pulid_generate.kits import KITS, Kit
-from pulid_generate.weights import CLIP_L, FLUX, PULID, T5XXL, VAE
+from pulid_generate.files.kits import KITS, Kit
+from pulid_generate.files.roles import CLIP_L, FLUX, PULID, T5XXL, VAE
 
 ONE = np.ones(2, np.float32)
 BODIES = {

@@ -12,10 +12,12 @@ from conftest import relative
 from gguf import GGMLQuantizationType as Q
 from torch import nn
 
-from pulid_extract.cpu_linear import linear
-from pulid_generate.quantized import QuantizedLinear, QuantizedWeight, blocks, compute_quantized, layers
-from pulid_generate.quantized.int8_products import COLUMNS, product, round_twice
-from pulid_generate.quantized.workspace import Workspace
+from pulid_extract.shared.cpu_linear import linear
+from pulid_generate.packed import ggml as layers
+from pulid_generate.packed import ggml_blocks as blocks
+from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight, compute_quantized
+from pulid_generate.packed.int8_products import COLUMNS, product, round_twice
+from pulid_generate.packed.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from conftest import relative
 from full_size_files import Sizes, files, missing, write_complete
 from q4_k import quantize_q4_k, random_q4_k
 
-from pulid_extract.model_files import read_header
-from pulid_generate.checkpoints import flux_shape
+from pulid_extract.shared.model_files import read_header
+from pulid_generate.models.flux import flux_shape
 
 SMALL = Sizes(256, 2, 4, 2, 1, 256, 1, 512, 32, encoder=False)
 

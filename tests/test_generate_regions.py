@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pulid_generate import sampling
 from pulid_generate.errors import RequestError
-from pulid_generate.regions import TOKEN_PIXELS, box_region, mask_region, share_overlaps
+from pulid_generate.request.regions import TOKEN_PIXELS, box_region, mask_region, share_overlaps
+from pulid_generate.sampling.packing import LATENT_SCALE, PATCH, token_count
 
 WIDTH, HEIGHT = 160, 96  # 10 columns, 6 rows of tokens
 
 
 def grid(region):
-    assert region.shape == (sampling.token_count(WIDTH, HEIGHT),)
+    assert region.shape == (token_count(WIDTH, HEIGHT),)
     assert region.dtype == np.float32
     assert (region >= 0).all()
     assert (region <= 1).all()
@@ -33,7 +33,7 @@ def half_white():
 
 
 def test_a_token_is_what_sampling_says():
-    assert TOKEN_PIXELS == sampling.LATENT_SCALE * sampling.PATCH
+    assert TOKEN_PIXELS == LATENT_SCALE * PATCH
 
 
 @pytest.mark.parametrize(

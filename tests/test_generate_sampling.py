@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from pulid_generate import sampling, sampling_names
 from pulid_generate.errors import RequestError
-from pulid_generate.sampling import Guidance, Inpaint, denoise, make_schedule
+from pulid_generate.sampling import names as sampling_names
+from pulid_generate.sampling.denoise import denoise
+from pulid_generate.sampling.guidance import Guidance, Inpaint, latent_mask
+from pulid_generate.sampling.noise import NoiseStream, add_noise, make_noise, philox_randn
+from pulid_generate.sampling.packing import unpack
+from pulid_generate.sampling.samplers import SAMPLERS, evaluations
+from pulid_generate.sampling.schedules import cut_schedule, make_schedule, schedule_mu
 
 DETERMINISTIC = {
     # method -> its order. euler_a and dpm++2s_a without their noise; a multistep method starts with one step of first order
@@ -83,7 +88,7 @@ def test_every_sampler_ends_on_a_point_it_knows(method, steps):
     asked = [step for step, _ in flow.asked]
     assert asked == sorted(asked)
     assert set(asked) == set(range(steps))
-    assert steps <= len(asked) <= sampling.evaluations(method, steps)
+    assert steps <= len(asked) <= evaluations(method, steps)
 
 
 def test_euler_is_the_plain_loop_bit_for_bit():
@@ -99,7 +104,7 @@ def test_evaluations_are_counted():
     for method, steps, count in (("euler", 5, 5), ("heun", 5, 9), ("res_2s", 5, 9), ("unipc", 5, 5)):
         flow.asked.clear()
         denoise(flow, flow.start, make_schedule("flux", steps, None), method=method)
-        assert len(flow.asked) == count == sampling.evaluations(method, steps)
+        assert len(flow.asked) == count == evaluations(method, steps)
 
 
 def through_diffusers(scheduler, flow, times, generator=None):
@@ -206,13 +211,13 @@ def test_a_method_that_adds_noise_wants_some():
 
 
 def test_the_tables_agree():
-    assert set(sampling.SAMPLERS) == set(sampling_names.METHODS)
+    assert set(SAMPLERS) == set(sampling_names.METHODS)
     assert set(DETERMINISTIC) == set(sampling_names.METHODS) - {"lcm"}
     assert not set(sampling_names.METHODS) & set(sampling_names.REFUSED_METHODS)
     assert not set(sampling_names.SCHEDULES) & set(sampling_names.REFUSED_SCHEDULES)
     assert set(sampling_names.DEFAULT_ETA) | set(sampling_names.DEFAULT_SCHEDULE) <= set(sampling_names.METHODS)
     assert set(sampling_names.DEFAULT_SCHEDULE.values()) <= set(sampling_names.SCHEDULES)
-    for method, sampler in sampling.SAMPLERS.items():  # an eta is read, or it is in no table
+    for method, sampler in SAMPLERS.items():  # an eta is read, or it is in no table
         reads = "eta" in inspect.getsource(sampler).split("Iterator[Tensor]:", 1)[1]
         assert reads == (method in sampling_names.DEFAULT_ETA), method
 
@@ -238,7 +243,7 @@ def test_a_refused_schedule_says_why(name):
 @pytest.mark.parametrize("dev", [True, False])
 def test_a_schedule_falls_from_1_to_0(name, dev):
     for width in (64, 1024):
-        mu = sampling.schedule_mu(name, width=width, height=512, dev=dev)
+        mu = schedule_mu(name, width=width, height=512, dev=dev)
         for steps in (1, 2, 3, 4, 20, 50):
             times = make_schedule(name, steps, mu)
             assert len(times) == steps + 1
@@ -290,14 +295,14 @@ def test_beta_quantiles_are_scipys():
 
 def test_the_defaults_of_mu():
     at = {"width": 128, "height": 128}
-    assert sampling.schedule_mu("sdcpp", dev=False, **at) == pytest.approx(0.5)  # sd-cli -v: image_seq_len=256, mu=0.500
-    assert sampling.schedule_mu("sdcpp", dev=True, **at) == pytest.approx(0.5)
-    assert sampling.schedule_mu("sdcpp", width=512, height=512, dev=True) == pytest.approx(1.15)
-    assert sampling.schedule_mu("sdcpp", width=1024, height=1024, dev=True) == pytest.approx(3.23, abs=0.01)  # past BFL's range
-    assert sampling.schedule_mu("flux", dev=True, width=256, height=256) == pytest.approx(0.5)
-    assert sampling.schedule_mu("flux", dev=False, **at) is None
-    assert sampling.schedule_mu("simple", dev=True, **at) == 1.15
-    assert sampling.schedule_mu("normal", dev=False, **at) == 1.0
+    assert schedule_mu("sdcpp", dev=False, **at) == pytest.approx(0.5)  # sd-cli -v: image_seq_len=256, mu=0.500
+    assert schedule_mu("sdcpp", dev=True, **at) == pytest.approx(0.5)
+    assert schedule_mu("sdcpp", width=512, height=512, dev=True) == pytest.approx(1.15)
+    assert schedule_mu("sdcpp", width=1024, height=1024, dev=True) == pytest.approx(3.23, abs=0.01)  # past BFL's range
+    assert schedule_mu("flux", dev=True, width=256, height=256) == pytest.approx(0.5)
+    assert schedule_mu("flux", dev=False, **at) is None
+    assert schedule_mu("simple", dev=True, **at) == 1.15
+    assert schedule_mu("normal", dev=False, **at) == 1.0
 
 
 @pytest.mark.parametrize(("name", "steps"), [("lcm", 51), ("simple", 1001), ("beta", 500), ("smoothstep", 500)])
@@ -323,7 +328,7 @@ CUTS = [
 @pytest.mark.parametrize(("steps", "strength", "kept"), CUTS)
 def test_a_cut_schedule_keeps_the_end(steps, strength, kept):
     times = make_schedule("flux", steps, None)
-    assert sampling.cut_schedule(times, strength) == times[steps - kept :]
+    assert cut_schedule(times, strength) == times[steps - kept :]
 
 
 # ------------------------------------------------------------------------------------------------------------------ guidance
@@ -374,8 +379,8 @@ def test_inpainting_keeps_what_is_masked_and_draws_the_rest(method):
     image = torch.randn(flow.start.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     mask = torch.zeros_like(image)
     mask[:, 2:] = 1
-    times = sampling.cut_schedule(make_schedule("flux", 12, None), 0.5)
-    start = sampling.add_noise(image, flow.start, times[0])
+    times = cut_schedule(make_schedule("flux", 12, None), 0.5)
+    start = add_noise(image, flow.start, times[0])
     options = {"method": method, "eta": 0.5}
     ours = denoise(flow, start, times, inpaint=Inpaint(mask, image), fresh_noise=seeded_noise(start), **options)
     free = denoise(flow, start, times, fresh_noise=seeded_noise(start), **options)
@@ -390,7 +395,7 @@ def test_the_known_part_is_on_its_line_at_every_step():
     image, times = torch.ones_like(flow.start), make_schedule("flux", 4, None)
 
     def predict(latent, t, *, step, branch):
-        seen.append((latent - sampling.add_noise(image, flow.start, t)).abs().max().item())
+        seen.append((latent - add_noise(image, flow.start, t)).abs().max().item())
         return flow(latent, t, step=step, branch=branch)
 
     denoise(predict, flow.start, times, inpaint=Inpaint(torch.zeros_like(image), image))
@@ -409,9 +414,9 @@ def test_latent_mask_takes_the_largest_pixel_of_a_cell():
     pixels = np.zeros((32, 48), np.uint8)
     pixels[9, 17] = 255  # cell (1, 2): token 1 (row 0, column 1), its cell (1, 0)
     pixels[31, 47] = 51
-    mask = sampling.latent_mask(pixels)
+    mask = latent_mask(pixels)
     assert (mask.shape, mask.dtype) == ((1, 6, 64), torch.float32)
-    cells = sampling.unpack(mask, width=48, height=32)[0]
+    cells = unpack(mask, width=48, height=32)[0]
     assert all(torch.equal(channel, cells[0]) for channel in cells)
     assert cells[0].nonzero().tolist() == [[1, 2], [3, 5]]
     assert cells[0, 1, 2] == 1.0
@@ -423,17 +428,17 @@ def test_latent_mask_takes_the_largest_pixel_of_a_cell():
 
 @pytest.mark.parametrize("rng", ["cpu", "cuda"])
 def test_a_noise_stream_goes_on(rng):
-    stream = sampling.NoiseStream(7, 64, 32, rng)
+    stream = NoiseStream(7, 64, 32, rng)
     first, second = stream.draw(), stream.draw()
-    assert torch.equal(first, sampling.make_noise(7, 64, 32, rng))
+    assert torch.equal(first, make_noise(7, 64, 32, rng))
     assert not torch.equal(first, second)
-    assert not torch.equal(second, sampling.make_noise(8, 64, 32, rng))
+    assert not torch.equal(second, make_noise(8, 64, 32, rng))
     if rng == "cuda":  # Philox counts its calls
-        assert torch.equal(second.flatten(), torch.from_numpy(sampling.philox_randn(7, second.numel(), offset=1)))
+        assert torch.equal(second.flatten(), torch.from_numpy(philox_randn(7, second.numel(), offset=1)))
 
 
 def test_add_noise_is_a_line_between_picture_and_noise():
     image, noise = torch.full((1, 16, 2, 2), 4.0), torch.full((1, 16, 2, 2), 8.0)
-    assert torch.equal(sampling.add_noise(image, noise, 0.25), torch.full_like(image, 5.0))
-    assert torch.equal(sampling.add_noise(image, noise, 1.0), noise)
-    assert torch.equal(sampling.add_noise(None, noise, 0.25), torch.full_like(image, 2.0))
+    assert torch.equal(add_noise(image, noise, 0.25), torch.full_like(image, 5.0))
+    assert torch.equal(add_noise(image, noise, 1.0), noise)
+    assert torch.equal(add_noise(None, noise, 0.25), torch.full_like(image, 2.0))

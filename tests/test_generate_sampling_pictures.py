@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pulid_extract.model_files import read_header
-from pulid_generate.checkpoints import load_vae
+from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, InputError, OutputError, RequestError
-from pulid_generate.init_image import init_image_size, paste, read_init_image, read_mask
-from pulid_generate.job import Job
-from pulid_generate.picture import SUFFIXES, Picture, encode_pixels, format_of, read_parameters
-from pulid_generate.request import GenerationRequest
-from pulid_generate.sampling import make_noise
-from pulid_generate.vae import Tiling, _tiled, decode, encode, tile_starts
+from pulid_generate.models.autoencoder import Tiling, _tiled, decode, encode, tile_starts
+from pulid_generate.models.flux import load_vae
+from pulid_generate.pictures.picture import SUFFIXES, Picture, encode_pixels, format_of, read_parameters
+from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.job import Job
+from pulid_generate.request.start_picture import init_image_size, paste, read_init_image, read_mask
+from pulid_generate.sampling.noise import make_noise
 
 
 def picture(height=48, width=64) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_what_is_no_picture_is_refused(case, read):
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
     data = file_of(picture(16, 16))
-    monkeypatch.setattr("pulid_generate.init_image.MAX_PIXELS", 100)
+    monkeypatch.setattr("pulid_generate.request.start_picture.MAX_PIXELS", 100)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(InputError, match="16x16, more than"):
         read_init_image(data, 16, 16)

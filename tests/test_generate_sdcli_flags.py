@@ -12,9 +12,9 @@ import typer
 from conftest import TESTS
 from typer.main import get_command
 
-from pulid_extract import console
+from pulid_extract.shared.cli import console
 from pulid_generate.errors import RequestError
-from pulid_generate.sdcli_flags import BY_NAME, SD_FLAGS, SdCommand, SdGroup, take_sd_flags
+from pulid_generate.flags.sdcli import BY_NAME, SD_FLAGS, SdCommand, SdGroup, take_sd_flags
 
 THEIRS = {flag["name"]: flag for flag in json.loads((TESTS / "sdcli" / "flags.json").read_text())["flags"]}
 # The list was read off sd-cli's help, which writes no <value> behind options with a callback; common.cpp at the same commit takes the next

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pulid_extract.captions import font_of, wrap
-from pulid_generate import sheets
-from pulid_generate.sheets import PAGE, Grid, Head, Tile, flow, is_page, pages, write_sheet
+from pulid_extract.shared.captions import font_of, wrap
+from pulid_generate.pictures import sheet as sheets
+from pulid_generate.pictures.sheet import PAGE, Grid, Head, Tile, flow, is_page, pages, write_sheet
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "sea": (0, 130, 130)}
 

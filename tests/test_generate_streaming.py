@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from pulid_extract.model_files import read_header
-from pulid_generate.checkpoints import load_flux
-from pulid_generate.injection import attach
-from pulid_generate.quantized import QuantizedLinear, QuantizedWeight
-from pulid_generate.sampling import position_ids
-from pulid_generate.streaming import Stream, blocks_of, stream_blocks
-from pulid_generate.text_encoders import T5Text
+from pulid_extract.shared.model_files import read_header
+from pulid_generate.injection.hooks import attach
+from pulid_generate.memory.streaming import Stream, blocks_of, stream_blocks
+from pulid_generate.models.flux import load_flux
+from pulid_generate.models.t5 import T5Text
+from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
+from pulid_generate.sampling.packing import position_ids
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,12 @@ import pytest
 from fake_score import fake_fixture
 from PIL import Image
 
-from pulid_generate.commands import sweep_run
-from pulid_generate.commands.batch_look import Shown
-from pulid_generate.commands.batch_rows import Asked
+from pulid_generate.batch import sweep as sweep_run
+from pulid_generate.batch.judging import Asked
+from pulid_generate.batch.results import Shown
 from pulid_generate.errors import RequestError
-from pulid_generate.flags import BatchFlags
-from pulid_generate.sweep import SWEPT, expand, parse_axis, sweep
+from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.rows.axes import SWEPT, expand, parse_axis, sweep
 
 fake = fake_fixture
 

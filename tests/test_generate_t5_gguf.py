@@ -12,14 +12,14 @@ from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from test_generate_text import PROMPTS
 
-from pulid_extract.model_files import find, kind_of, read_gguf, read_header
+from pulid_extract.shared.model_files import find, kind_of, read_gguf, read_header
 from pulid_generate.errors import CheckpointError, WeightsError
-from pulid_generate.model_set import ModelFiles
-from pulid_generate.packed import PackedEmbedding
-from pulid_generate.quantized import QuantizedLinear
-from pulid_generate.text_encoders import T5Text, t5_name
-from pulid_generate.vocabularies import find_t5_tokenizer, read_t5_tokenizer
-from pulid_generate.weights import T5XXL
+from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.files.roles import T5XXL
+from pulid_generate.models.t5 import T5Text, t5_name
+from pulid_generate.models.tokenizers import find_t5_tokenizer, read_t5_tokenizer
+from pulid_generate.packed.ggml import QuantizedLinear
+from pulid_generate.packed.layers import PackedEmbedding
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torch
 from conftest import relative, vocabulary
 from safetensors.torch import load_file, save_file
 
-from pulid_extract.model_files import read_header
+from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.text_encoders import ClipText, T5Text
-from pulid_generate.vocabularies import clip_tokenizer, find_t5_tokenizer, read_t5_tokenizer
+from pulid_generate.models.t5 import ClipText, T5Text
+from pulid_generate.models.tokenizers import clip_tokenizer, find_t5_tokenizer, read_t5_tokenizer
 
 
 def t5_tokenizer(given, t5_path):

@@ -14,8 +14,8 @@ from fake_score import fake_fixture  # noqa: F401
 from make_seeded_checkpoints import write_embedding
 from PIL import Image
 
-from pulid_generate.denoiser import Denoiser
 from pulid_generate.errors import PlacementError
+from pulid_generate.pipeline.denoiser import Denoiser
 
 SIZE = ("-W", 64, "-H", 48)
 # by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference itself 1

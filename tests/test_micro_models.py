@@ -18,8 +18,8 @@ import seeded
 import torch
 from safetensors.torch import load_file
 
-from pulid_extract.embedding_file import read_embedding
-from pulid_extract.model_files import kind_of, read_header
+from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.shared.model_files import kind_of, read_header
 
 LBP_BOX = (175, 70, 268, 163)  # what scikit-image's shipped cascade finds
 

@@ -90,7 +90,7 @@ def test_prompts_say_what_the_scene_is():
 
 
 def test_the_tokenizer_knows_every_word(tmp_path):
-    from pulid_generate.vocabularies import read_t5_tokenizer
+    from pulid_generate.models.tokenizers import read_t5_tokenizer
 
     count = prompts.write_tokenizer(tmp_path / "tokenizer.json")
     tokenizer = read_t5_tokenizer(tmp_path / "tokenizer.json")

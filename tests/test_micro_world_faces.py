@@ -224,7 +224,7 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
 
 def _other_blocks(monkeypatch):
     """Every layer one block late, the last one early: none comes after its own."""
-    from pulid_generate import injection
+    from pulid_generate.injection import hooks as injection
 
     def late(flux):
         double, single = flux.transformer_blocks, flux.single_transformer_blocks
@@ -235,7 +235,7 @@ def _other_blocks(monkeypatch):
 
 def _layers_reversed(monkeypatch):
     """The right blocks, the last layer first."""
-    from pulid_generate import injection
+    from pulid_generate.injection import hooks as injection
 
     usual = injection.hook_points
     monkeypatch.setattr(injection, "hook_points", lambda flux: usual(flux)[::-1])
@@ -243,7 +243,7 @@ def _layers_reversed(monkeypatch):
 
 def _no_scale(monkeypatch):
     """Logits without their 1 / sqrt(128)."""
-    from pulid_generate import pulid_attention
+    from pulid_generate.injection import attention as pulid_attention
 
     usual = pulid_attention.FoldedAttention.__init__
 
@@ -256,7 +256,7 @@ def _no_scale(monkeypatch):
 
 def _tokens_reversed(monkeypatch):
     """What belongs to the first image token goes to the last."""
-    from pulid_generate import injection
+    from pulid_generate.injection import hooks as injection
 
     usual = injection.Injection.add
 
@@ -269,7 +269,7 @@ def _tokens_reversed(monkeypatch):
 
 def _keys_for_values(monkeypatch):
     """The two halves of to_kv taken for each other."""
-    from pulid_generate import pulid_attention
+    from pulid_generate.injection import attention as pulid_attention
 
     usual = pulid_attention.FoldedAttention.__init__
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import relative
 
-from pulid_extract.model_files import read_header
+from pulid_extract.shared.model_files import read_header
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _seeded():
 def test_autoencoder(tmp_path):
     from micro_world import autoencoder, export
 
-    from pulid_generate.checkpoints import load_vae
+    from pulid_generate.models.flux import load_vae
 
     model = autoencoder.build().eval()
     export.write_autoencoder(model, tmp_path / "ae.safetensors")
@@ -44,7 +44,7 @@ def test_flux(tmp_path, painter):
     from micro_world import export
     from micro_world.painter import image_places
 
-    from pulid_generate.checkpoints import load_flux
+    from pulid_generate.models.flux import load_flux
 
     model, _ = painter
     export.write_flux(model.flux, tmp_path / "flux.gguf")
@@ -64,7 +64,7 @@ def test_flux(tmp_path, painter):
 def test_text(tmp_path, painter):
     from micro_world import export
 
-    from pulid_generate.text_encoders import ClipText, T5Text
+    from pulid_generate.models.t5 import ClipText, T5Text
 
     model, words = painter
     export.write_t5(model.reader.t5, tmp_path / "t5.safetensors")
@@ -83,8 +83,8 @@ def test_identity(tmp_path):
     from micro_world import export, tower
     from micro_world.identity import ARCFACE, HEADS, Identity
 
-    from pulid_extract.idformer import load_idformer
-    from pulid_generate.injection import PulidAdapter
+    from pulid_extract.networks.idformer import load_idformer
+    from pulid_generate.injection.hooks import PulidAdapter
 
     model = Identity().eval()
     for layer in model.layers:
@@ -102,7 +102,7 @@ def test_identity(tmp_path):
 def test_tower(tmp_path):
     from micro_world import export, tower
 
-    from pulid_extract.eva_clip import encode_face, image_size, load_eva_clip
+    from pulid_extract.networks.eva_clip import encode_face, image_size, load_eva_clip
 
     model = tower.build().eval()
     export.write_tower(model, tmp_path / "eva.safetensors")
@@ -133,7 +133,7 @@ def test_the_detector_as_insightface_decodes_it(tmp_path):
     """Scores, boxes and landmarks arrive where the network puts them: one cell is made to answer."""
     from micro_world import detector
 
-    from pulid_extract.faces import Antelope
+    from pulid_extract.faces.antelopev2 import Antelope
 
     model = detector.Detector()
     model(torch.randn(2, 3, 320, 320))

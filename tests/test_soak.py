@@ -11,7 +11,7 @@ import pytest
 import soak
 from conftest import ROOT
 
-from pulid_generate.picture import encode_pixels
+from pulid_generate.pictures.picture import encode_pixels
 
 
 @pytest.mark.slow

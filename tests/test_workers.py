@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pulid_extract import workers
-from pulid_extract.errors import WorkerError
-from pulid_extract.workers import Event, Lost, Settled, Worker, share
+from pulid_extract.shared.cluster import sharing as workers
+from pulid_extract.shared.cluster.sharing import Event, Lost, Settled, Worker, share
+from pulid_extract.shared.errors import WorkerError
 
 
 class FakeCrew:

@@ -17,24 +17,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulid_extract import console
-from pulid_extract.commands.ahead import ahead
+from pulid_extract.batch.journal import Journal
+from pulid_extract.batch.rows import ENDING, BatchFlags, Planned, plan
 from pulid_extract.commands.extract import ONE_PICTURE
-from pulid_extract.commands.job import Cut, Job, Made, cut, decoded, make, portraits_of, read_job, together_of
-from pulid_extract.commands.memory import Memory
-from pulid_extract.commands.portraits import expand
-from pulid_extract.commands.result_lines import ResultLines
-from pulid_extract.commands.rows import ENDING, BatchFlags, Planned, plan
-from pulid_extract.commands.session import PACKAGES, find_models, quiet
-from pulid_extract.embedding_cache import Key
-from pulid_extract.errors import InputError, OutputError, PulidError, WeightsError, require_packages
-from pulid_extract.journal import Journal
-from pulid_extract.model_files import Found, write_atomically
-from pulid_extract.model_set import needed_roles
-from pulid_extract.records import listed
+from pulid_extract.extraction.ahead import ahead
+from pulid_extract.extraction.embedding_cache import Key
+from pulid_extract.extraction.job import Cut, Job, Made, cut, decoded, make, portraits_of, read_job, together_of
+from pulid_extract.extraction.memory import Memory
+from pulid_extract.extraction.opening import PACKAGES, find_models, quiet
+from pulid_extract.extraction.result_lines import ResultLines
+from pulid_extract.extraction.sources import expand
+from pulid_extract.files.model_set import needed_roles
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.errors import InputError, OutputError, PulidError, WeightsError, require_packages
+from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.records import listed
+from pulid_extract.shared.writing import write_atomically
 
 if TYPE_CHECKING:
-    from pulid_extract.extractor import Extractor
+    from pulid_extract.extraction.extractor import Extractor
 
 AHEAD = 2  # rows that are cut before they are wanted: one in work and one in hand
 
@@ -85,7 +86,7 @@ def run(flags: BatchFlags) -> None:
 
 
 def _on_cluster(batch: Batch) -> Iterator[dict[str, Any]]:
-    from pulid_extract.commands.batch_ray import reports
+    from pulid_extract.batch.ray_command import reports
 
     return reports(batch)
 
@@ -121,7 +122,7 @@ class Networks:
     def extractor(self) -> Extractor:
         import torch
 
-        from pulid_extract.extractor import Extractor
+        from pulid_extract.extraction.extractor import Extractor
 
         # The Extractor sets and restores these for each stage; here around both threads, so that neither restores what the other needs.
         self.stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False))
@@ -129,7 +130,7 @@ class Networks:
 
     def cut(self, job: Job) -> Cut:
         """The first half of the work. One thread at a time: `crop` alone reads the options."""
-        from pulid_extract.identity import Options
+        from pulid_extract.extraction.identity import Options
 
         flags = job.flags
         self.extractor.options = Options(flags.aligner, flags.parser, flags.det_threshold or Options.det_threshold)

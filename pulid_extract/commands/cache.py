@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.embedding_cache import EmbeddingCache, default_folder
-from pulid_extract.file_hashes import MEMORY
+from pulid_extract.extraction.embedding_cache import EmbeddingCache, default_folder
+from pulid_extract.files.file_hashes import MEMORY
+from pulid_extract.shared.cli import console
 
 TEXT = "text"  # pulid_generate's, in the same folder; a test compares the names
 

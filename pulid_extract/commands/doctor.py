@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.flags import ModelFlags, takes_flags
-from pulid_extract.kits import KITS
-from pulid_extract.model_files import find
-from pulid_extract.model_files.checkup import as_text, libraries, look_for, machine, raise_missing, surroundings
-from pulid_extract.weights import ROLES
+from pulid_extract.files.kits import KITS
+from pulid_extract.files.roles import ROLES
+from pulid_extract.flags.groups import ModelFlags, takes_flags
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.model_files import find
+from pulid_extract.shared.model_files.checkup import as_text, libraries, look_for, machine, raise_missing, surroundings
 
 PARTS = {
     "retinaface": "facexlib",

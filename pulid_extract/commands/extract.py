@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.commands.job import Job, Made, cut, decide, decoded, kept_of, make, portraits_of, read_job, together_of
-from pulid_extract.commands.memory import Memory
-from pulid_extract.commands.portraits import Source, expand
-from pulid_extract.commands.session import PACKAGES, STDOUT, check_outputs, find_models, open_extractor, quiet
-from pulid_extract.errors import require_packages
-from pulid_extract.flags import CropFlags, EncodeFlags, FaceFlags, ModelFlags, show_version
-from pulid_extract.model_files import Found, check_not_input, write_atomically
-from pulid_extract.model_set import needed_roles
+from pulid_extract.extraction.job import Job, Made, cut, decide, decoded, kept_of, make, portraits_of, read_job, together_of
+from pulid_extract.extraction.memory import Memory
+from pulid_extract.extraction.opening import PACKAGES, STDOUT, check_outputs, find_models, open_extractor, quiet
+from pulid_extract.extraction.sources import Source, expand
+from pulid_extract.files.model_set import needed_roles
+from pulid_extract.flags.groups import CropFlags, EncodeFlags, FaceFlags, ModelFlags, show_version
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.errors import require_packages
+from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.writing import check_not_input, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pulid_extract.extractor import Extractor
-    from pulid_extract.identity import FaceCrop
-    from pulid_extract.preview import Shown
+    from pulid_extract.extraction.extractor import Extractor
+    from pulid_extract.extraction.identity import FaceCrop
+    from pulid_extract.pictures.preview import Shown
 
 ONE_PICTURE = (
     "face_at",
@@ -154,7 +155,7 @@ def run(context: typer.Context, flags: Flags) -> None:
     out = "-" if flags.out in STDOUT else flags.out
     choice, boxes = decide(flags, context.fail)
     require_packages(PACKAGES, "extract")
-    from pulid_extract.portrait import check_portrait
+    from pulid_extract.pictures.portrait import check_portrait
 
     paths = expand(flags.portrait, console.log)
     _check_count(context, flags, len(paths))
@@ -223,9 +224,9 @@ def _check_count(context: typer.Context, flags: Flags, count: int) -> None:
 
 
 def _preview_of(where: str, image: np.ndarray, crop: FaceCrop, is_parsed: bool) -> Shown:
-    from pulid_extract.drawing import Mark
-    from pulid_extract.portrait import Photo
-    from pulid_extract.preview import Shown
+    from pulid_extract.pictures.drawing import Mark
+    from pulid_extract.pictures.portrait import Photo
+    from pulid_extract.pictures.preview import Shown
 
     photo, box = Photo.of(image), crop.box
     (sx, sy) = photo.scale
@@ -241,8 +242,8 @@ def _preview_of(where: str, image: np.ndarray, crop: FaceCrop, is_parsed: bool) 
 
 def _pictures(flags: Flags, shown: Sequence[_Shown]) -> dict[str, bytes]:
     """path -> PNG, of the pictures that were asked for."""
-    from pulid_extract.drawing import encode_png
-    from pulid_extract.preview import preview_sheet
+    from pulid_extract.pictures.drawing import encode_png
+    from pulid_extract.pictures.preview import preview_sheet
 
     written = {}
     if flags.face_image is not None:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.commands.session import PACKAGES, STDOUT, check_outputs, open_extractor, quiet
-from pulid_extract.errors import FaceError, InputError, require_packages
-from pulid_extract.flags import AntelopeFlags, DetectFlags
-from pulid_extract.model_files import check_not_input, write_atomically
+from pulid_extract.extraction.opening import PACKAGES, STDOUT, check_outputs, open_extractor, quiet
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.errors import FaceError, InputError, require_packages
+from pulid_extract.shared.writing import check_not_input, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pulid_extract.faces import Face
+    from pulid_extract.faces.antelopev2 import Face
 
 COLUMNS = ("face", "x,y,w,h", "size", "score", "yaw", "pitch", "roll", "sharpness", "landmarks")
 
@@ -44,8 +44,8 @@ class FacesFlags(AntelopeFlags, DetectFlags, PhotoFlags):
 
 def run(flags: FacesFlags) -> None:
     """Print and draw the faces. Raises PulidError; FaceError if there is no face."""
-    from pulid_extract.drawing import encode_png
-    from pulid_extract.portrait import decode_portrait, read_portrait_bytes
+    from pulid_extract.pictures.drawing import encode_png
+    from pulid_extract.pictures.portrait import decode_portrait, read_portrait_bytes
 
     require_packages(PACKAGES, "extract")
     draw = "-" if flags.draw in STDOUT else flags.draw
@@ -78,7 +78,7 @@ def run(flags: FacesFlags) -> None:
 
 def _sorted(found: Sequence[Face], flags: FacesFlags, image: np.ndarray) -> list[Face]:
     """As --face-index counts them."""
-    from pulid_extract.choice import in_order
+    from pulid_extract.faces.choice import in_order
 
     size = (image.shape[1], image.shape[0])
     return [found[place] for place in in_order([face.box for face in found], flags.face_order or "largest", size)]
@@ -86,9 +86,10 @@ def _sorted(found: Sequence[Face], flags: FacesFlags, image: np.ndarray) -> list
 
 def _facts(index: int, face: Face, image: np.ndarray) -> dict[str, Any]:
     """One face, numbers rounded: what --json prints."""
-    from pulid_extract import face_crop, quality
-    from pulid_extract.head_pose import head_pose
-    from pulid_extract.portrait import Photo
+    from pulid_extract.faces import crop as face_crop
+    from pulid_extract.faces import quality
+    from pulid_extract.faces.head_pose import head_pose
+    from pulid_extract.pictures.portrait import Photo
 
     photo = Photo.of(image)
     box = photo.in_portrait(face.mapped((1 / photo.scale[0], 1 / photo.scale[1])).box)
@@ -109,7 +110,7 @@ def _facts(index: int, face: Face, image: np.ndarray) -> dict[str, Any]:
 
 
 def _drawn(image: np.ndarray, found: Sequence[Face], facts: Sequence[dict[str, Any]]) -> np.ndarray:
-    from pulid_extract.drawing import Mark, draw_faces
+    from pulid_extract.pictures.drawing import Mark, draw_faces
 
     marks = [
         Mark(face.box, face.landmarks, f"{fact['index']}  {face.score:.2f}", fact["index"] == 0, _details(fact))

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.kits import KITS
-from pulid_extract.model_files import MODELS_DIR_VARIABLE
-from pulid_extract.model_files.pulling import Outcome, Status, carry_out, plan, unpack_antelopev2
+from pulid_extract.files.kits import KITS
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
+from pulid_extract.shared.model_files.pulling import Outcome, Status, carry_out, plan, unpack_antelopev2
 
 
 def pull(

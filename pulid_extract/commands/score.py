@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.commands.ahead import ahead
-from pulid_extract.commands.portraits import expand
-from pulid_extract.commands.result_lines import ResultLines
-from pulid_extract.commands.session import PACKAGES, check_outputs, open_extractor, quiet
-from pulid_extract.errors import FaceError, InputError, PulidError, WeightsError, require_packages
-from pulid_extract.flags import AntelopeFlags, DetectFlags
-from pulid_extract.model_files import check_not_input, write_atomically
+from pulid_extract.extraction.ahead import ahead
+from pulid_extract.extraction.opening import PACKAGES, check_outputs, open_extractor, quiet
+from pulid_extract.extraction.result_lines import ResultLines
+from pulid_extract.extraction.sources import expand
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.errors import FaceError, InputError, PulidError, WeightsError, require_packages
+from pulid_extract.shared.writing import check_not_input, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
 
-    from pulid_extract.extractor import Extractor
-    from pulid_extract.faces import Face
-    from pulid_extract.recognizer import Recognizer
-    from pulid_extract.scoring import Score
+    from pulid_extract.extraction.extractor import Extractor
+    from pulid_extract.faces.antelopev2 import Face
+    from pulid_extract.faces.recognizer import Recognizer
+    from pulid_extract.faces.scoring import Score
 
 COLUMNS = f"{'cosine':>7}{'best':>8}{'stranger':>10}{'faces':>7}  picture"
 ON_A_SHEET = 500  # pictures; beyond it nobody looks, and memory ends
@@ -119,7 +119,7 @@ class Judge:
 
     def faces(self, image: np.ndarray) -> list[Face]:
         """As --face-order counts them. Raises WeightsError."""
-        from pulid_extract.choice import in_order
+        from pulid_extract.faces.choice import in_order
 
         found = self.extractor.detect(image)
         size = (image.shape[1], image.shape[0])
@@ -127,15 +127,15 @@ class Judge:
 
     def vector(self, image: np.ndarray, face: Face) -> np.ndarray:
         """Of the picture as the extraction sees it, its long side limited."""
-        from pulid_extract.portrait import Photo
+        from pulid_extract.pictures.portrait import Photo
 
         photo = Photo.of(image)
         return self.recognizer.embed(photo.bgr, face.landmarks / photo.scale)
 
     def known(self, path: str, what: str) -> tuple[np.ndarray, np.ndarray]:
         """(picture, vector of its largest face) of a reference or a stranger. Raises InputError, FaceError."""
-        from pulid_extract.choice import in_order
-        from pulid_extract.portrait import decode_portrait
+        from pulid_extract.faces.choice import in_order
+        from pulid_extract.pictures.portrait import decode_portrait
 
         data, where = _read(path)
         image = decode_portrait(data, where)
@@ -150,7 +150,7 @@ class Judge:
 
 def run(context: typer.Context, flags: ScoreFlags) -> None:
     """Score every picture. Raises PulidError at once for a reference without a face, at the end for pictures that do not pass."""
-    from pulid_extract.scoring import Tally
+    from pulid_extract.faces.scoring import Tally
 
     require_packages(PACKAGES, "extract")
     if flags.images.count("-") + flags.reference.count("-") + (flags.stranger or []).count("-") > 1:
@@ -199,7 +199,7 @@ def run(context: typer.Context, flags: ScoreFlags) -> None:
 def _judge(flags: ScoreFlags) -> Judge:
     from pathlib import Path
 
-    from pulid_extract.recognizer import Recognizer
+    from pulid_extract.faces.recognizer import Recognizer
 
     extractor = open_extractor(flags, roles=("antelopev2",))
     if flags.recognizer is not None:
@@ -214,7 +214,7 @@ def _folder(extractor: Extractor) -> Path:
 
 
 def _read(path: str) -> tuple[bytes, str]:
-    from pulid_extract.portrait import read_portrait_bytes
+    from pulid_extract.pictures.portrait import read_portrait_bytes
 
     data, where = read_portrait_bytes(path)
     if data[:4] == b"GGUF":
@@ -225,7 +225,7 @@ def _read(path: str) -> tuple[bytes, str]:
 
 
 def _check_strangers(references: Sequence[tuple[Any, np.ndarray]], strangers: Sequence[tuple[Any, np.ndarray]]) -> None:
-    from pulid_extract.scoring import cosines_to
+    from pulid_extract.faces.scoring import cosines_to
 
     for _, vector in strangers:
         highest = max(cosines_to(vector, [reference for _, reference in references]))
@@ -237,8 +237,8 @@ def _look(
     judge: Judge, paths: Sequence[str], references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
 ) -> Iterator[Looked]:
     """Each picture in its turn; the next one is read and decoded meanwhile. Raises WeightsError."""
-    from pulid_extract.portrait import decode_portrait
-    from pulid_extract.scoring import Score
+    from pulid_extract.faces.scoring import Score
+    from pulid_extract.pictures.portrait import decode_portrait
 
     def read(path: str) -> tuple[str, np.ndarray | PulidError]:
         try:
@@ -261,7 +261,7 @@ def _look(
 def _score(
     judge: Judge, path: str, image: np.ndarray, references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
 ) -> Looked:
-    from pulid_extract.scoring import Score, cosines_to, most_alike
+    from pulid_extract.faces.scoring import Score, cosines_to, most_alike
 
     found, flags = judge.faces(image), judge.flags
     tile = _tile(image, None) if flags.sheet is not None else None
@@ -328,8 +328,8 @@ def _rounded(value: float | None) -> float | None:
 
 def _tile(image: np.ndarray, face: Face | None) -> np.ndarray:
     """The picture, small, with the face that was taken."""
-    from pulid_extract.drawing import Mark, draw_faces
-    from pulid_extract.portrait import limit_long_side
+    from pulid_extract.pictures.drawing import Mark, draw_faces
+    from pulid_extract.pictures.portrait import limit_long_side
 
     small = limit_long_side(image, 2 * TILE)
     if face is None:
@@ -340,7 +340,7 @@ def _tile(image: np.ndarray, face: Face | None) -> np.ndarray:
 
 def _sheet(names: Sequence[str], references: Sequence[np.ndarray], shown: Sequence[Looked], recognizer: Recognizer) -> bytes:
     """PNG: the references, then the pictures, the most alike first; those without a face last."""
-    from pulid_extract.drawing import encode_png, sheet
+    from pulid_extract.pictures.drawing import encode_png, sheet
 
     first = [(f"reference\n{_short(name)}", _tile(image, None)) for name, image in zip(names, references, strict=True)]
     first[0] = (f"{first[0][0]}\nby {recognizer.name} {recognizer.sha256[:SHORT]}", first[0][1])

@@ -6,7 +6,7 @@ from functools import partial
 
 import typer
 
-from pulid_generate.flags import BatchFlags, takes_flags
+from pulid_generate.flags.commands import BatchFlags, takes_flags
 
 
 @partial(takes_flags, kind=BatchFlags)
@@ -16,6 +16,6 @@ def batch(context: typer.Context, flags: BatchFlags) -> None:
     The options of a generation are defaults for every row. Every row is judged before anything loads. One that fails does not stop the
     rest; the exit code is 1 then. Nothing is half-written, whenever it is stopped; --resume goes on. Ctrl-C finishes the picture in work.
     """
-    from pulid_generate.commands.batch_draw import run
+    from pulid_generate.batch.command import run
 
     run(context, flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pulid_generate.flags import Flags, takes_flags
+from pulid_generate.flags.commands import Flags, takes_flags
 
 
 @takes_flags
@@ -13,6 +13,6 @@ def doctor(context: typer.Context, flags: Flags) -> None:
 
     Exit code 0 if all is there, 1 if not; the report names the command that fetches what is missing. Takes the flags of a generation.
     """
-    from pulid_generate.commands.doctor_report import run
+    from pulid_generate.inspection.readiness import run
 
     run(context, flags)

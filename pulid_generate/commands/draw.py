@@ -7,9 +7,9 @@ from functools import partial
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.model_files import check_not_input, check_writable
-from pulid_generate.flags import DrawFlags, takes_flags
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.writing import check_not_input, check_writable
+from pulid_generate.flags.commands import DrawFlags, takes_flags
 
 
 @partial(takes_flags, kind=DrawFlags)
@@ -23,10 +23,10 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     if context.invoked_subcommand is not None:
         console.refuse_options(context)
         return
-    from pulid_generate import assembly
-    from pulid_generate.commands import best_of
-    from pulid_generate.output import output_paths, report, save
-    from pulid_generate.progress import Progress
+    from pulid_generate.assembly import requests as assembly
+    from pulid_generate.assembly.progress import Progress
+    from pulid_generate.batch import best_of
+    from pulid_generate.pictures.saving import output_paths, report, save
 
     def given(name: str) -> bool:
         return console.was_given(context, name)

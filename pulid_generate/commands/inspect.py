@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.errors import PulidError, WeightsError
-from pulid_generate.inspection import Inspection, files_of
-from pulid_generate.inspection import inspect as describe
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.errors import PulidError, WeightsError
+from pulid_generate.inspection.inspect import Inspection, files_of
+from pulid_generate.inspection.inspect import inspect as describe
 
 
 def inspect(

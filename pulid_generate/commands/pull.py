@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.model_files import MODELS_DIR_VARIABLE
-from pulid_extract.model_files.pulling import carry_out, plan
-from pulid_generate.kits import KITS, Kit
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
+from pulid_extract.shared.model_files.pulling import carry_out, plan
+from pulid_generate.files.kits import KITS, Kit
 
 
 def pull(

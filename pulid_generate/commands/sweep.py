@@ -6,7 +6,7 @@ from functools import partial
 
 import typer
 
-from pulid_generate.flags import SweepFlags, takes_flags
+from pulid_generate.flags.commands import SweepFlags, takes_flags
 
 
 @partial(takes_flags, kind=SweepFlags)
@@ -17,6 +17,6 @@ def sweep(context: typer.Context, flags: SweepFlags) -> None:
 
     Prints one line of JSON for each picture, as batch does. With --reference also says how like each picture is.
     """
-    from pulid_generate.commands.sweep_run import run
+    from pulid_generate.batch.sweep import run
 
     run(context, flags)

@@ -6,7 +6,7 @@ from functools import partial
 
 import typer
 
-from pulid_generate.flags import ValidateFlags, takes_flags
+from pulid_generate.flags.commands import ValidateFlags, takes_flags
 
 
 @partial(takes_flags, kind=ValidateFlags)
@@ -19,6 +19,6 @@ def validate(context: typer.Context, flags: ValidateFlags) -> None:
 
     Example: pulid-generate validate --pulid-id-embedding me.pulidembd --reference me.jpg --stranger you.jpg --steps 4
     """
-    from pulid_generate.commands.validate_run import run
+    from pulid_generate.validation.run import run
 
     run(context, flags)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import typer
 
-from pulid_extract import console
-from pulid_extract.model_files import check_not_input, check_writable, write_atomically
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
 from pulid_generate.errors import PulidError
-from pulid_generate.flags import Flags, takes_flags
+from pulid_generate.flags.commands import Flags, takes_flags
 
 
 @takes_flags
@@ -20,11 +20,11 @@ def verify(context: typer.Context, flags: Flags) -> None:
     Exit 0 only if A and B are the same file, byte for byte, and C is another picture. With --output FILE.png the pictures are kept as
     FILE_A.png, FILE_B.png and FILE_C.png.
     """
-    from pulid_generate import assembly
-    from pulid_generate.output import output_paths
-    from pulid_generate.picture import format_of
-    from pulid_generate.progress import Progress
-    from pulid_generate.verify import as_table, compare, three_requests
+    from pulid_generate.assembly import requests as assembly
+    from pulid_generate.assembly.progress import Progress
+    from pulid_generate.pictures.picture import format_of
+    from pulid_generate.pictures.saving import output_paths
+    from pulid_generate.pictures.three_way import as_table, compare, three_requests
 
     def given(name: str) -> bool:
         return console.was_given(context, name)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pulid_generate.sampling_names import METHODS, SCHEDULES
+from pulid_generate.sampling.names import METHODS, SCHEDULES
 
 
 def _sigmas(text: str | None) -> str | None:

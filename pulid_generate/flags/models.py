@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract.model_files import MODELS_DIR_VARIABLE
+from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_generate import __version__
+from pulid_generate.version import __version__
 
 
 def _show_version(asked: bool) -> None:

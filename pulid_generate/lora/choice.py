@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from pulid_generate.errors import RequestError, WeightsError
-from pulid_generate.prompt_text import read_weight
+from pulid_generate.request.prompt import read_weight
 
 EXTENSION = ".safetensors"
 UNREAD = (".gguf", ".pt", ".pth", ".ckpt", ".bin")  # sd-cli reads some of these

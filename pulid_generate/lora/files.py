@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pulid_extract.model_files import Header, kind_of, read_header
+from pulid_extract.shared.model_files import Header, kind_of, read_header
 from pulid_generate.errors import WeightsError
 from pulid_generate.lora.names import UNUSED, split_prefix, targets
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pulid_generate.errors import RequestError
 from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint
+from pulid_generate.sampling.names import DEFAULT_ETA, check_method
 from pulid_generate.sampling.samplers import SAMPLERS
-from pulid_generate.sampling_names import DEFAULT_ETA, check_method
 
 
 class Predict(Protocol):

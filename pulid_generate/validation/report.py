@@ -17,7 +17,7 @@ RUNS = {PERSON: "the person", WITHOUT: "weight 0", STRANGER: "a stranger"}  # ke
 THRESHOLDS = tuple(round(step * 0.05, 2) for step in range(21))
 NO_FACE = 0.0  # what a picture without a face counts
 WITHOUT_COSINE = {"no face": "no face", "unreadable": "not scored", "failed": "not drawn"}
-ALIKE = 0.25  # cosine from which a stranger may be none; as pulid_extract.fusion.STRANGER
+ALIKE = 0.25  # cosine from which a stranger may be none; as pulid_extract.networks.fusion.STRANGER
 
 
 @dataclass(frozen=True)

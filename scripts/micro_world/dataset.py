@@ -18,7 +18,7 @@ from micro_world.drawing import SIDE, Portrait, draw
 from micro_world.people import Person
 from micro_world.prompts import prompt_of
 from micro_world.scenes import PLAIN, Scene
-from pulid_extract.face_crop import BORDER_BGR, CROP_SIDE, GREY, TEMPLATE
+from pulid_extract.faces.crop import BORDER_BGR, CROP_SIDE, GREY, TEMPLATE
 
 # Places of the five landmarks in a 112x112 crop: insightface 2.1, utils/face_align.py, arcface_dst
 ARCFACE = np.array(

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from micro_world import autoencoder, painter, reader
 from micro_world.identity import HEADS, TOKEN_WIDTH, Identity
-from pulid_generate.checkpoints import _vae_name, flux_targets
-from pulid_generate.vocabularies import clip_tokenizer
+from pulid_generate.models.flux import _vae_name, flux_targets
+from pulid_generate.models.tokenizers import clip_tokenizer
 
 BLOCKED = re.compile(
     r"((double|single)_blocks\..*(qkv|proj|mlp\.\d|linear\d|mod\.lin|modulation\.lin)|(time|vector)_in\..*|final_layer\.adaLN.*)\.weight"

@@ -21,9 +21,9 @@ from micro_world.painter import DOUBLE, SINGLE, WIDTH, Asked, Painter, flow_loss
 from micro_world.reader import Words, truths
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, at_once, half, place, some_of, train
-from pulid_extract.idformer import IDFormer
-from pulid_generate.injection import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
-from pulid_generate.pulid_attention import PerceiverAttentionCA
+from pulid_extract.networks.idformer import IDFormer
+from pulid_generate.injection.attention import PerceiverAttentionCA
+from pulid_generate.injection.hooks import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
 
 TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512
@@ -104,7 +104,7 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
     kept = folder / "features.pt"
     crops, views, _ = tower.portraits(folder)
     if not is_current(kept, "references"):
-        from pulid_extract.eva_clip import encode_face
+        from pulid_extract.networks.eva_clip import encode_face
 
         conditions, hidden = [], []
         for network in (glint, eva):

@@ -87,8 +87,8 @@ class Eyes:
     def __init__(self, models: Path = MODELS):
         import onnxruntime
 
-        from pulid_extract.faces import Antelope
-        from pulid_extract.recognizer import Recognizer
+        from pulid_extract.faces.antelopev2 import Antelope
+        from pulid_extract.faces.recognizer import Recognizer
 
         self.pack = Antelope(models / PACK)
         self.recogniser = Recognizer(models / JUDGE)
@@ -254,7 +254,7 @@ class Measurement:
 
 def detected(eyes: Eyes, count: int = 200) -> float:
     """Share of portraits, pasted anywhere on a canvas of 640, whose face is found with an overlap of more than a half."""
-    from pulid_extract.faces import overlap
+    from pulid_extract.faces.antelopev2 import overlap
 
     hits = 0
     for index in range(count):

@@ -66,7 +66,7 @@ class Words:
     """Every prompt of the training pictures as ids: t5 (P * K, 32), clip (P * K, 77); and those of no words at all."""
 
     def __init__(self, folder: Path, prompts: np.ndarray):
-        from pulid_generate.vocabularies import clip_tokenizer, read_t5_tokenizer
+        from pulid_generate.models.tokenizers import clip_tokenizer, read_t5_tokenizer
 
         self.t5_rows = write_tokenizer(folder / "tokenizer.json")
         kept = folder / "words.npz"

@@ -14,7 +14,7 @@ from micro_world import autoencoder
 from micro_world.dataset import VIEW_SIDE, made, references
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, half, place, train
-from pulid_extract.eva_clip import HEAD_WIDTH, MEAN, ROPE_GRID, STD
+from pulid_extract.networks.eva_clip import HEAD_WIDTH, MEAN, ROPE_GRID, STD
 
 WIDTH, DEPTH, PATCH, HIDDEN, POOLED = 128, 20, 14, 256, 128
 REFERENCES = 2  # portraits of each person

@@ -1,0 +1,131 @@
+"""Manifests of `pulid-extract batch`: JSON Lines or CSV, one extraction in a row, columns named like the flags of a single one.
+
+Bytes in; rows and problems out, each with its line number. Every row is read before any is judged, so that one look shows all that is to
+be mended. Values come out as the command line would give them; what they mean is for its reader. Knows nothing of pictures or networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pulid_extract.shared import records
+from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.records import SEPARATOR
+
+EXAMPLE = '{"portrait": "me.jpg"}'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One extraction. line: where it starts, from 1. values: column -> str, int, float, bool or list of str; what was not given is not
+    there. "portrait" is a list of at least one name; "portraits" has become it."""
+
+    line: int
+    values: Mapping[str, Any]
+
+
+def _portraits(value: object) -> list[str]:
+    found = records.texts(value)
+    if not found:
+        raise ValueError("at least one")
+    return found
+
+
+def _pixels(value: object) -> str:
+    """ "1,2" or [1, 2], or a list of points."""
+    if isinstance(value, str):
+        return value
+    flat = [part for item in value for part in (item if isinstance(item, list) else [item])] if isinstance(value, list) else []
+    if not flat or not all(isinstance(part, int | float) and not isinstance(part, bool) for part in flat):
+        raise ValueError("numbers of pixels")
+    return ",".join(f"{part:.12g}" if isinstance(part, float) else str(part) for part in flat)
+
+
+def _regions(value: object) -> list[str]:
+    """ "1,2,3,4;5,6,7,8", [1, 2, 3, 4], or a list of either."""
+    if isinstance(value, list) and value and all(isinstance(part, int | float) for part in value):
+        return [_pixels(value)]
+    parts = value.split(SEPARATOR) if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts:
+        raise ValueError("regions X,Y,W,H")
+    return [_pixels(part) for part in parts]
+
+
+# column -> what reads it, and what it expects, in words
+COLUMNS: dict[str, tuple[Callable[[object], Any], str]] = {
+    "portrait": (records.text, "the name of a picture"),
+    "portraits": (_portraits, f"a list of pictures, or their names between {SEPARATOR!r}"),
+    "out": (records.text, "a file name"),
+    "face_index": (records.whole, "a whole number"),
+    "face_order": (records.text, "a word"),
+    "face_at": (_pixels, "X,Y"),
+    "face_box": (_pixels, "X,Y,W,H"),
+    "landmarks": (_pixels, "five points X,Y,.."),
+    "det_threshold": (records.number, "a number"),
+    "aligner": (records.text, "a word"),
+    "parser": (records.text, "a word"),
+    "mask": (records.text, "the name of a picture"),
+    "box": (_regions, f"X,Y,W,H, several between {SEPARATOR!r}"),
+    "with_uncond": (records.yes_no, "true or false"),
+    "dtype": (records.text, "a word"),
+    "fuse": (records.text, "a word"),
+    "drop_outliers": (records.yes_no, "true or false"),
+    "mix_people": (records.yes_no, "true or false"),
+    "strict": (records.yes_no, "true or false"),
+}
+
+
+def read_manifest(data: bytes, where: str, form: str) -> tuple[list[Row], list[str]]:
+    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". A problem is one line with the number of the line it is about.
+
+    Raises InputError for what is no such text at all: another encoding, NUL bytes, a header that cannot be, more than 256 MiB.
+    """
+    text = records.read_text(data, where)
+    problems: list[str] = []
+    rows = []
+    if form == ".csv":
+        found = records.csv_records(text, problems, lambda head, line: _check_head(head, where, line))
+    else:
+        found = records.json_lines(text, problems, EXAMPLE)
+    for line, record in found:
+        row = _row(line, {name: value for name, value in record.items() if value is not None}, problems)
+        if row is not None:
+            rows.append(row)
+    if not rows and not problems:
+        raise InputError(f"{where}: holds no row; expected one extraction in each, with a column 'portrait' or 'portraits'")
+    return rows, problems
+
+
+def _check_head(head: list[str], where: str, line: int) -> None:
+    twice = sorted({name for name in head if head.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: line {line}: the column {twice[0][:40]!r} is there twice")
+    unknown = [name for name in head if name not in COLUMNS]
+    if unknown:
+        raise InputError(f"{where}: line {line}: unknown column {unknown[0][:40]!r}; expected some of {', '.join(COLUMNS)}")
+
+
+def _row(line: int, record: dict[str, object], problems: list[str]) -> Row | None:
+    values: dict[str, Any] = {}
+    before = len(problems)
+    for name, value in record.items():
+        if name not in COLUMNS:
+            problems.append(f"line {line}: unknown column {name[:40]!r}; expected some of {', '.join(COLUMNS)}")
+            continue
+        read, form = COLUMNS[name]
+        try:
+            values[name] = read(value)
+        except (ValueError, TypeError, OverflowError):
+            problems.append(f"line {line}: {name} {str(value)[:60]!r}: expected {form}")
+    if "portrait" in record and "portraits" in record:
+        problems.append(f"line {line}: has both portrait and portraits; give one of them")
+    elif "portrait" not in record and "portraits" not in record:
+        problems.append(f"line {line}: names no portrait; expected a column 'portrait' or 'portraits'")
+    elif record.get("portrait", True) == "":
+        problems.append(f"line {line}: portrait is empty; expected the name of a picture")
+    if len(problems) > before:
+        return None
+    portraits = values.pop("portraits", None) or [values["portrait"]]
+    return Row(line, {**values, "portrait": portraits})

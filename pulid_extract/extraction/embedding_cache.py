@@ -1,0 +1,171 @@
+"""Embeddings that were made before: an encrypted, bounded folder of small files, so that the same portrait again is instant.
+
+An embedding is biometric data, so an entry can be opened only by who holds the portraits it was made from: its name and its key are
+hashes of their bytes together with every option and weight that shaped it (convergent encryption, Douceur et al., ICDCS 2002; here SHAKE-256
+as the stream and keyed BLAKE2b as the seal). The SHA-256 of a portrait, which a .pulidembd holds, opens nothing. Deleting the folder
+loses nothing but time. Safe between processes: files are written beside and renamed, and what does not open is not there.
+Knows nothing of portraits, networks or command lines beyond the bytes it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pulid_extract.shared.errors import OutputError
+from pulid_extract.shared.writing import write_atomically
+
+FOLDER_VARIABLE = "PULID_CACHE_DIR"
+ENTRIES = "embeddings"
+MAX_BYTES = 256 << 20  # of all entries; one of the public shape takes 132 KB, so about 2,000
+MAGIC = b"PULIDEMBCACHE 1\n"
+NONCE, SEAL = 16, 32  # bytes
+STALE = 3600.0  # seconds after which what a killed process left half-written is swept away
+
+
+@dataclass(frozen=True)
+class Key:
+    """name: of the entry's file. secret: 64 bytes that open it; never written anywhere."""
+
+    name: str
+    secret: bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What can be seen of an entry from outside. used: seconds since 1970 of its last use."""
+
+    name: str
+    size: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was put in: the bytes of a .pulidembd, and what was found out on the way (plain JSON values)."""
+
+    data: bytes
+    facts: dict[str, Any]
+
+
+def key_of(portraits: Iterable[bytes], settings: Mapping[str, Any]) -> Key:
+    """The key of one extraction. portraits: the bytes of each picture, in any order. settings: whatever else decides the result, as
+    JSON values. The secret cannot be told from the settings and the portraits' SHA-256."""
+    parts = sorted(hashlib.blake2b(data, person=b"pulid portrait").digest() for data in portraits)
+    told = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
+    secret = hashlib.blake2b(b"".join(parts) + told, person=b"pulid secret").digest()
+    return Key(hashlib.blake2b(secret, digest_size=32, person=b"pulid name").hexdigest(), secret)
+
+
+def default_folder() -> Path:
+    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named).expanduser() if named else Path(base).expanduser() / "pulid-flux-toolkit"
+
+
+class EmbeddingCache:
+    """The entries of one folder, at most `limit` bytes of them; the longest unused go first."""
+
+    def __init__(self, folder: Path, limit: int = MAX_BYTES):
+        self.folder = folder / ENTRIES
+        self.limit = limit
+
+    def get(self, key: Key) -> Stored | None:
+        """What was put under this key, or None. An entry that is damaged is deleted."""
+        path = self.folder / key.name
+        try:
+            sealed = path.read_bytes()
+        except OSError:
+            return None
+        stored = _open(sealed, key)
+        with contextlib.suppress(OSError):
+            os.utime(path) if stored is not None else path.unlink()
+        return stored
+
+    def put(self, key: Key, stored: Stored) -> None:
+        """Keep it, and forget what was not used for longest. Raises OutputError if the folder cannot be written."""
+        sealed = _seal(stored, key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written ({error.strerror or error})") from None
+        write_atomically(self.folder / key.name, sealed, mode=0o600)
+        self._trim(key.name)
+
+    def entries(self) -> list[Entry]:
+        """All of them, the last used first."""
+        found = []
+        for path in _files(self.folder):
+            if not path.name.startswith("."):
+                with contextlib.suppress(OSError):  # another process may be trimming
+                    seen = path.stat()
+                    found.append(Entry(path.name, seen.st_size, seen.st_mtime))
+        return sorted(found, key=lambda entry: (-entry.used, entry.name))
+
+    def clear(self) -> int:
+        """Delete every entry and whatever a killed process left; returns how many entries there were. Raises OutputError."""
+        count = len(self.entries())
+        try:
+            if self.folder.is_dir():
+                shutil.rmtree(self.folder)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be deleted ({error.strerror or error})") from None
+        return count
+
+    def _trim(self, keep: str) -> None:
+        total = 0
+        for entry in sorted(self.entries(), key=lambda entry: entry.name != keep):  # stable: then the last used first
+            total += entry.size
+            if total > self.limit and entry.name != keep:
+                (self.folder / entry.name).unlink(missing_ok=True)
+        for path in _files(self.folder):
+            with contextlib.suppress(OSError):
+                if path.name.startswith(".") and time.time() - path.stat().st_mtime > STALE:
+                    path.unlink()
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _seal(stored: Stored, key: Key) -> bytes:
+    facts = json.dumps(stored.facts, separators=(",", ":")).encode()
+    plain = len(facts).to_bytes(8, "little") + facts + stored.data
+    nonce = secrets.token_bytes(NONCE)
+    hidden = _stream(plain, key, nonce)
+    return MAGIC + nonce + _mac(nonce + hidden, key) + hidden
+
+
+def _open(sealed: bytes, key: Key) -> Stored | None:
+    nonce, seal = (sealed[len(MAGIC) :][:NONCE], sealed[len(MAGIC) + NONCE :][:SEAL])
+    hidden = sealed[len(MAGIC) + NONCE + SEAL :]
+    if not sealed.startswith(MAGIC) or not secrets.compare_digest(seal, _mac(nonce + hidden, key)):
+        return None
+    plain = _stream(hidden, key, nonce)  # sealed by us: no check below can fail
+    size = int.from_bytes(plain[:8], "little")
+    return Stored(plain[8 + size :], json.loads(plain[8 : 8 + size]))
+
+
+def _stream(data: bytes, key: Key, nonce: bytes) -> bytes:
+    import numpy as np  # here, because --help imports this file
+
+    mask = hashlib.shake_256(b"pulid stream" + key.secret + nonce).digest(len(data))
+    return (np.frombuffer(data, np.uint8) ^ np.frombuffer(mask, np.uint8)).tobytes()
+
+
+def _mac(data: bytes, key: Key) -> bytes:
+    return hashlib.blake2b(data, key=key.secret, digest_size=SEAL, person=b"pulid seal").digest()

@@ -1,0 +1,108 @@
+"""One ArcFace-shaped network by itself: an aligned face in, a vector out. antelopev2's own, or any other, as an independent judge.
+
+Expects 112x112 pixels, channels first, RGB, (x - 127.5) / 127.5; or 0..255 as they are for a network whose graph begins by subtracting and
+multiplying (nodes named Sub or _minus, Mul or _mul), as those of MXNet do. Pictures here are uint8 BGR (H, W, 3). Knows nothing of
+detectors or of PuLID.
+
+Sources: insightface 2.1, model_zoo/arcface_onnx.py (the rule for mean and scale) and utils/face_align.py (the alignment).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pulid_extract.shared.errors import FaceError, WeightsError
+
+SIDE = 112
+PUBLISHED = "glintr100.onnx"  # of antelopev2
+
+
+class Recognizer:
+    """name, sha256: of its file, so that a number can say whose it is."""
+
+    def __init__(self, path: Path):
+        """Raises WeightsError for a file that is no such network."""
+        self.name = path.name
+        self.path = path
+        self.sha256 = _sha256(path)
+        self._model = _open(path)
+
+    @classmethod
+    def of_pack(cls, folder: Path) -> Recognizer:
+        """antelopev2's recogniser: its published name, else the first of its shape in the folder, as insightface chooses."""
+        if (folder / PUBLISHED).is_file():
+            return cls(folder / PUBLISHED)
+        for path in sorted(folder.glob("*.onnx")):
+            try:
+                return cls(path)
+            except WeightsError:
+                continue
+        raise WeightsError(f"{folder}: no ArcFace network among its .onnx files; expected {PUBLISHED}")
+
+    def embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """The face's vector, (D,) float32, not normalised. image: uint8 BGR (H, W, 3). landmarks: (5, 2) pixels of it.
+
+        Raises FaceError for landmarks that lie on top of each other, WeightsError for a network that cannot run.
+        """
+        from insightface.utils.face_align import norm_crop
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # scikit-image: SimilarityTransform.estimate is deprecated
+                crop = norm_crop(image, landmark=landmarks, image_size=SIDE)
+        except Exception:  # a transform that cannot be: numpy and OpenCV each have their own
+            raise FaceError("the face's landmarks lie on top of each other; it cannot be aligned") from None
+        try:
+            vector = np.asarray(self._model.get_feat(crop), np.float32).reshape(-1)
+        except Exception as error:  # onnxruntime raises anything for a network of another shape
+            raise WeightsError(f"{self.path}: the recogniser fails ({_first_line(error)})") from None
+        if not np.isfinite(vector).all():
+            raise WeightsError(f"{self.path}: gives NaN or infinite values; download it again")
+        return vector
+
+
+def _open(path: Path) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # errors only: its warnings go straight to the terminal
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        shape = inputs[0].shape
+        given = ["?" if not isinstance(side, int) else side for side in shape]
+        fits = len(shape) == 4 and all(
+            want in (have, "?") or have == "?" for have, want in zip(given[1:], (3, SIDE, SIDE), strict=True)
+        )
+        if len(inputs) != 1 or len(outputs) != 1 or not fits:
+            raise WeightsError(
+                f"{path}: takes {len(inputs)} of {'x'.join(map(str, given))} and gives {len(outputs)}; an ArcFace-shaped recogniser "
+                f"takes one of Nx3x{SIDE}x{SIDE} and gives one vector"
+            )
+        model = ArcFaceONNX(str(path), session)
+    except WeightsError:
+        raise
+    except Exception as error:  # onnx, protobuf and onnxruntime each have their own
+        raise WeightsError(f"{path}: onnxruntime cannot open it ({_first_line(error)}); expected an .onnx recogniser") from None
+    model.input_size = (SIDE, SIDE)  # which a file may leave open
+    return model
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); expected an .onnx recogniser") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Which model files an extraction needs, where they come from, and their hashes. Imports no torch."""

@@ -1,0 +1,95 @@
+"""SHA-256 of model files, remembered: gigabytes are read once and again only when the file changes. Knows no model.
+
+A file counts as unchanged while its size, its times of change (ctime cannot be set by hand), its inode and its device are the same: what git
+goes by as well (git's Documentation/technical/racy-git.txt, with its rule for files younger than the clock can tell apart).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pulid_extract.shared.errors import InputError, OutputError
+from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.writing import write_atomically
+
+MEMORY = "weights.json"
+YOUNG = 2.0  # seconds: a file that changed this recently may change again within one tick of its clock
+USED = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # of an antelopev2 folder, if they are there
+
+
+class FileHashes:
+    """Hashes by file. folder: where they are remembered; None: nowhere."""
+
+    def __init__(self, folder: Path | None = None):
+        self.path = None if folder is None else folder / MEMORY
+        self._known = _read(self.path)
+
+    def known(self, path: Path) -> str | None:
+        """The hash, if the file is as it was when it was last read."""
+        remembered = self._known.get(_name(path))
+        return remembered["sha256"] if remembered is not None and remembered["mark"] == _mark(path) else None
+
+    def of(self, path: Path) -> str:
+        """The hash, lower-case hex; reads the file unless it is known. Raises InputError."""
+        known = self.known(path)
+        if known is not None:
+            return known
+        mark = _mark(path)
+        try:
+            with open(path, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        if mark is not None and mark == _mark(path) and time.time() - mark[2] / 1e9 > YOUNG:
+            self._known[_name(path)] = {"mark": mark, "sha256": sha256}
+            self._write()
+        return sha256
+
+    def _write(self) -> None:
+        """Best effort: what another process wrote meanwhile is read again later, at worst."""
+        if self.path is None:
+            return
+        there = {name: entry for name, entry in {**_read(self.path), **self._known}.items() if os.path.exists(name)}
+        with contextlib.suppress(OutputError, OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(self.path, json.dumps(there, indent=1).encode(), mode=0o600)
+
+
+def files_of(found: Mapping[str, Found]) -> dict[str, list[Path]]:
+    """role -> the files that are read for it; of an antelopev2 folder the two that are used."""
+    return {name: _inside(one.path) if one.path.is_dir() else [one.path] for name, one in sorted(found.items())}
+
+
+def _inside(folder: Path) -> list[Path]:
+    published = [folder / name for name in USED if (folder / name).is_file()]
+    return published if len(published) == len(USED) else sorted(folder.glob("*.onnx"))
+
+
+def _name(path: Path) -> str:
+    return str(path.resolve())
+
+
+def _mark(path: Path) -> list[int] | None:
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_dev]
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """What is remembered; nothing if the file is missing or damaged."""
+    try:
+        known = json.loads(path.read_bytes()) if path is not None else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {name: entry for name, entry in known.items() if isinstance(entry, dict) and {"mark", "sha256"} <= entry.keys()}

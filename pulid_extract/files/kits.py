@@ -1,0 +1,27 @@
+"""What `pulid-extract pull` fetches: a table. Fetching is model_files.pulling.
+
+Sizes: of the public files as of 2024-2026, for the plan that is shown; the server's own number is what counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pulid_extract.files.roles import ANTELOPEV2, BISENET, EVA_CLIP, RETINAFACE
+from pulid_extract.shared.model_files import PULID
+from pulid_extract.shared.model_files.pulling import Item
+
+KITS: dict[str, tuple[Item, ...]] = {
+    # of the pack's five networks the two that are used
+    "antelopev2": tuple(
+        Item(ANTELOPEV2.name, replace(ANTELOPEV2.source, files=(file,)), size, folder="antelopev2", role=ANTELOPEV2)
+        for file, size in (("scrfd_10g_bnkps.onnx", 16_923_827), ("glintr100.onnx", 260_665_334))
+    ),
+    # and not parsing_parsenet.pth, which facexlib loads unasked: nothing here uses it
+    "facexlib": (
+        Item(RETINAFACE.name, RETINAFACE.source, 109_497_761, role=RETINAFACE),
+        Item(BISENET.name, BISENET.source, 53_289_463, role=BISENET),
+    ),
+    "eva-clip": (Item(EVA_CLIP.name, EVA_CLIP.source, 856_461_210, role=EVA_CLIP),),
+    "pulid": (Item(PULID.name, PULID.source, 1_142_099_520, role=PULID),),
+}

@@ -1,0 +1,1 @@
+"""Every command's flags, as tables. Imports no torch."""

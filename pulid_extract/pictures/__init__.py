@@ -1,0 +1,1 @@
+"""Pictures in and out: a portrait as pixels, marks and captioned sheets. Imports no torch."""

@@ -1,0 +1,107 @@
+"""Pictures for people who would rather look: faces marked on a photograph, captioned tiles on a sheet, PNG bytes.
+
+Pictures are uint8 RGB (H, W, 3). Nothing here depends on fonts of the machine, so the same input gives the same pixels. Knows nothing of
+faces beyond boxes and points.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pulid_extract.shared.captions import INK, PAPER, RIM, font_of, line_height, wrap
+
+BOX, CHOSEN, POINT = (255, 200, 0), (0, 220, 90), (255, 60, 60)
+MARGIN = 12  # pixels around a sheet and between its tiles
+DETAILS_WIDTH = 2  # widths of a face that its further lines may take
+LINES_PER_SIDE = 320  # a line is one pixel wide for each of these on the longer side
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One face to draw. box: (x1, y1, x2, y2). points: (5, 2), or None. caption: on the box. chosen: in the other colour.
+    details: further lines, where the face is large enough for them not to hide its neighbours."""
+
+    box: tuple[float, float, float, float]
+    points: np.ndarray | None = None
+    caption: str = ""
+    chosen: bool = False
+    details: str = ""
+
+
+def draw_faces(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
+    """The picture with every face's box, landmarks and caption. image: uint8 RGB (H, W, 3); it is not changed."""
+    canvas = Image.fromarray(image).convert("RGB")
+    draw = ImageDraw.Draw(canvas)
+    width = max(1, round(max(canvas.size) / LINES_PER_SIDE))
+    for mark in sorted(marks, key=lambda mark: mark.chosen):  # the chosen one last, above the others
+        colour = CHOSEN if mark.chosen else BOX
+        draw.rectangle(mark.box, outline=colour, width=width)
+        for x, y in mark.points if mark.points is not None else ():
+            draw.ellipse((x - width, y - width, x + width, y + width), fill=POINT)
+        if mark.caption:
+            _caption(draw, mark, colour, canvas.size)
+    return np.asarray(canvas)
+
+
+def _caption(draw: ImageDraw.ImageDraw, mark: Mark, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
+    """On a patch of the box's colour at its upper left corner, moved inside the picture."""
+    font = font_of(max(12, round(max(size) / 45)))
+    has_room = draw.textbbox((0, 0), mark.details, font=font)[2] <= DETAILS_WIDTH * (mark.box[2] - mark.box[0])
+    text = f"{mark.caption}\n{mark.details}" if mark.details and has_room else mark.caption
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    wide, high = right - left + 6, bottom - top + 6
+    x = min(max(mark.box[0], 0), max(size[0] - wide, 0))
+    y = min(max(mark.box[1] - high, 0), max(size[1] - high, 0))
+    draw.rectangle((x, y, x + wide, y + high), fill=colour)
+    draw.text((x + 3 - left, y + 3 - top), text, fill=INK, font=font)
+
+
+def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -> np.ndarray:
+    """Rows of captioned tiles on white, each scaled to `height` pixels: uint8 RGB. A row is (caption, uint8 RGB picture) tiles.
+
+    A caption may hold several lines; one that is wider than its tile is broken at spaces.
+    """
+    font = font_of()
+    line = line_height(font)
+    scaled = [[(caption, _scaled(picture, height)) for caption, picture in row] for row in rows]
+    wrapped = [[wrap(caption, tile.width, font) for caption, tile in row] for row in scaled]
+    heights = [max(len(lines) for lines in row) * line + height + MARGIN for row in wrapped]
+    width = max(sum(tile.width + MARGIN for _, tile in row) for row in scaled) + MARGIN
+    canvas = Image.new("RGB", (width, sum(heights) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    top = MARGIN
+    for row, captions, high in zip(scaled, wrapped, heights, strict=True):
+        left = MARGIN
+        for (_, tile), lines in zip(row, captions, strict=True):
+            canvas.paste(tile, (left, top))
+            draw.rectangle((left - 1, top - 1, left + tile.width, top + height), outline=RIM)  # or white would run into white
+            for number, text in enumerate(lines):
+                draw.text((left, top + height + 2 + number * line), text, fill=INK, font=font)
+            left += tile.width + MARGIN
+        top += high
+    return np.asarray(canvas)
+
+
+def _scaled(picture: np.ndarray, height: int) -> Image.Image:
+    """To this height; a panorama is fitted into three heights of width, so that one tile does not fill the sheet."""
+    image = Image.fromarray(picture).convert("RGB")
+    width = max(1, round(image.width * height / image.height))
+    if width > 3 * height:
+        high = max(1, round(image.height * 3 * height / image.width))
+        small = image.resize((3 * height, high), Image.Resampling.LANCZOS)
+        canvas = Image.new("RGB", (3 * height, height), PAPER)
+        canvas.paste(small, (0, (height - high) // 2))
+        return canvas
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """uint8 RGB (H, W, 3) as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,62 @@
+"""Model files without torch: recognise one by its header, find it, fetch it; and write any result beside and rename.
+
+A file is recognised by what is in its header, never by its name. Knows nothing of models, pictures or command lines beyond the flag names
+it puts into messages. What the rest of the toolkit uses stands in this list.
+"""
+
+from pulid_extract.shared.model_files.finding import (
+    MODELS_DIR_VARIABLE,
+    Found,
+    cached,
+    candidates_in,
+    download,
+    downloads_dir,
+    fetch,
+    find,
+    is_offline,
+    open_given,
+)
+from pulid_extract.shared.model_files.gguf_files import GgufFile, GgufTensor, read_gguf
+from pulid_extract.shared.model_files.headers import Header, read_header
+from pulid_extract.shared.model_files.kinds import (
+    KINDS,
+    PREFIXES,
+    PULID,
+    Kind,
+    Role,
+    Source,
+    check_role,
+    fills,
+    kind_of,
+    kinds_of,
+    parts_of,
+)
+
+__all__ = [
+    "KINDS",
+    "MODELS_DIR_VARIABLE",
+    "PREFIXES",
+    "PULID",
+    "Found",
+    "GgufFile",
+    "GgufTensor",
+    "Header",
+    "Kind",
+    "Role",
+    "Source",
+    "cached",
+    "candidates_in",
+    "check_role",
+    "download",
+    "downloads_dir",
+    "fetch",
+    "fills",
+    "find",
+    "is_offline",
+    "kind_of",
+    "kinds_of",
+    "open_given",
+    "parts_of",
+    "read_gguf",
+    "read_header",
+]

@@ -1,0 +1,262 @@
+"""What a run needs and whether it is here: libraries, devices, memory, model files, disk, hub. What both programs' `doctor` asks.
+
+Loads no model and makes no network call. Knows no stage: roles and the names of extras are given to it. Imports torch only to ask it for
+devices, and does without where it is not installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from pulid_extract.shared.errors import PackageError, PulidError
+from pulid_extract.shared.model_files.finding import Found, candidates_in, downloads_dir, is_offline
+from pulid_extract.shared.model_files.kinds import Role
+from pulid_extract.shared.model_files.pulling import free_bytes
+from pulid_extract.shared.model_files.transfer import size_text
+
+PROJECT = "pulid-flux-toolkit"
+REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?")
+FILES = "model files"  # the section
+STANDS_IN = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python"), "onnxruntime": ("onnxruntime-gpu",)}
+CPUINFO = Path("/proc/cpuinfo")
+CPU_FLAGS = {  # what the kernel calls them -> what people do; of x86 and of ARM
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI (int8)",
+    "avx_vnni": "VNNI (int8)",
+    "avx512_bf16": "bf16",
+    "amx_bf16": "AMX bf16",
+    "amx_int8": "AMX int8",
+    "asimddp": "dot product (int8)",
+    "i8mm": "int8 matrices",
+    "bf16": "bf16",
+}
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
+
+Status = Literal["ok", "note", "missing", "wrong"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. status: "missing" and "wrong" make a run impossible. remedy: what to do, or ""."""
+
+    section: str
+    name: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+    @property
+    def stops(self) -> bool:
+        """Whether a run could not work."""
+        return self.status in ("missing", "wrong")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "section": self.section,
+            "name": self.name,
+            "status": self.status,
+            "text": self.text,
+            "remedy": self.remedy or None,
+        }
+
+
+def as_text(checks: Iterable[Check]) -> str:
+    """A report for people, by sections."""
+    lines: list[str] = []
+    section = ""
+    for check in checks:
+        if check.section != section:
+            section = check.section
+            lines.append(section)
+        mark = check.status.upper() if check.stops else check.status
+        lines.append(f"  {mark:<8}{check.name}: {check.text}")
+        if check.remedy:
+            lines.append(f"          -> {check.remedy}")
+    return "\n".join(lines)
+
+
+def raise_missing(checks: Iterable[Check]) -> None:
+    """Raise PackageError, in one line, if a run could not work."""
+    missing = [check for check in checks if check.stops]
+    if len(missing) == 1 and not missing[0].remedy:
+        raise PackageError(f"not ready: {missing[0].name}: {missing[0].text}")
+    if missing:
+        names = ", ".join(check.name for check in missing)
+        remedies = list(dict.fromkeys(check.remedy for check in missing if check.remedy))
+        raise PackageError(f"not ready: {names}; {'; '.join(remedies) or 'the report says why'}")
+
+
+# --------------------------------------------------------------------------------------------------------------- libraries
+
+
+def libraries(extra: str) -> list[Check]:
+    """Python, and every library that the project's own metadata asks for, with what the extra adds."""
+    checks = [Check("libraries", "Python", "ok", platform.python_version())]
+    try:
+        wanted = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return [*checks, Check("libraries", PROJECT, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'")]
+    for line in wanted:
+        requirement, _, marker = line.partition(";")
+        match = REQUIREMENT.match(requirement.strip())
+        if match and (not marker or re.search(rf"extra\s*==\s*[\"']{extra}[\"']", marker)):
+            checks.append(_library(match[1], match[2] or "", extra))
+    return checks
+
+
+def _library(name: str, least: str, extra: str) -> Check:
+    for candidate in (name, *STANDS_IN.get(name, ())):
+        try:
+            version = importlib.metadata.version(candidate)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if _numbers(version) < _numbers(least):
+            text = f"{version}, at least {least} is needed"
+            return Check("libraries", candidate, "wrong", text, f"pip install -U '{PROJECT}[{extra}]'")
+        return Check("libraries", candidate, "ok", version)
+    return Check("libraries", name, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+# ----------------------------------------------------------------------------------------------------------------- machine
+
+
+def machine(device: str = "auto") -> list[Check]:
+    """Processor, main memory, and the devices that torch sees. device: the one that is asked for, missing if it is not among them."""
+    total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
+    limit = memory_limit()
+    inside = f"; this container may use {size_text(limit)}" if limit is not None and limit < total else ""
+    return [
+        Check("machine", "processor", "ok", f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores{_cpu_abilities()}"),
+        Check("machine", "main memory", "ok", f"{size_text(total)}, {size_text(free)} free{inside}"),
+        *_devices(device),
+    ]
+
+
+def memory_limit() -> int | None:
+    """Bytes that this container may use, None if it is none or has no limit."""
+    for path in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            return int(path.read_text())
+    return None
+
+
+def _cpu_abilities() -> str:
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:  # not Linux
+        return f", {platform.machine()}"
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    names = list(dict.fromkeys(text for flag, text in CPU_FLAGS.items() if flag in flags))
+    slow = "" if any("bf16" in name for name in names) else "; no bf16 arithmetic: computes in float32"
+    return f", {', '.join(names) or platform.machine()}{slow}"
+
+
+def _devices(wanted: str) -> list[Check]:
+    try:
+        import torch
+    except ImportError:
+        return []  # the libraries say so
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        text = f"{torch.cuda.get_device_name(index)}, {size_text(total)}, {size_text(free)} free"
+        found.append(Check("machine", f"cuda:{index}", "ok", text))
+    if torch.backends.mps.is_available():
+        found.append(Check("machine", "mps", "ok", "Apple GPU, shares the main memory"))
+    usable = ["cpu", *(check.name for check in found)]
+    found = found or [Check("machine", "GPU", "note", f"none that torch {torch.__version__} sees; everything runs on the CPU")]
+    if wanted not in ("auto", *usable, *(name.partition(":")[0] for name in usable)):
+        found.append(Check("machine", f"device {wanted}", "wrong", f"not usable here; usable: {', '.join(usable)}"))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- model files
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A role's check. found: the file, or None. absent: nothing is there at all, so that fetching it would help."""
+
+    check: Check
+    found: Found | None
+    absent: bool
+
+    def with_remedy(self, command: str) -> Check:
+        """The check, naming the command that fetches the file if that would help."""
+        return replace(self.check, remedy=f"run: {command}") if self.absent else self.check
+
+
+def look_for(role: Role, search: Callable[[], Found], models_dir: Path | None, given: bool) -> Looked:
+    """Whether a role's file is there: where, by which rule, how large. search: finds it or raises PulidError; is kept from fetching it.
+
+    given: whether it was named by a flag; then another file would not help.
+    """
+    try:
+        with no_network():
+            found = search()
+    except PulidError as error:
+        text = str(error).removeprefix(f"{role.name}: ")
+        absent = not given and not _has_candidates(role, models_dir)
+        return Looked(Check(FILES, role.name, "missing" if absent else "wrong", text), None, absent)
+    return Looked(Check(FILES, role.name, "ok", f"{found.path} ({found.rule}, {size_text(_size(found))})"), found, False)
+
+
+def _has_candidates(role: Role, models_dir: Path | None) -> bool:
+    """Whether there is something in the folder that a download would only add to: two files, or one that cannot be read."""
+    if models_dir is None or not models_dir.is_dir():
+        return False
+    return bool(candidates_in(models_dir, role, []))
+
+
+def _size(found: Found) -> int:
+    if found.path.is_file():
+        return found.path.stat().st_size
+    files = {place for place, _ in found.header.shards.values()} or {found.path / name for name in found.header.tensors}
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    """As with HF_HUB_OFFLINE=1: looking for a file must not begin to fetch it."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+def surroundings(models_dir: Path | None, gated: Iterable[str] = ()) -> list[Check]:
+    """Disk space and the state of the hub. gated: repositories that want a token."""
+    from huggingface_hub import get_token
+
+    folder = models_dir or downloads_dir()
+    checks = [Check("disk and hub", "disk", "ok", f"{size_text(free_bytes(folder))} free where {folder} is")]
+    if models_dir is None:
+        checks.append(Check("disk and hub", "models folder", "note", "none is named; give --models-dir or set PULID_MODELS_DIR"))
+    if is_offline():
+        checks.append(Check("disk and hub", "hub", "note", "HF_HUB_OFFLINE is set: nothing will be fetched"))
+    elif get_token():
+        checks.append(Check("disk and hub", "hub", "ok", "a token is set"))
+    else:
+        wanting = f"; {', '.join(gated)} want one: run 'hf auth login'" if gated else ""
+        checks.append(Check("disk and hub", "hub", "ok", f"no token{wanting}"))
+    return checks

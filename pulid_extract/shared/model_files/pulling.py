@@ -1,0 +1,338 @@
+"""Kits of model files into one models folder: what is there, what is missing, what is fetched. What both programs' `pull` does.
+
+Knows files, roles and licences by the table it is given; knows no model and no command line. The rule that makes it more than a loop:
+files are recognised by their headers, and two candidates for one role are an error of every later command, so a role that the folder
+already fills is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import shlex
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal
+
+from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
+from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, candidates_in, is_offline
+from pulid_extract.shared.model_files.headers import read_header
+from pulid_extract.shared.model_files.kinds import Role, Source, check_role
+from pulid_extract.shared.model_files.transfer import Meter, Remote, ask, file_sha256, part_of, parts_in, size_text, transfer
+from pulid_extract.shared.writing import write_atomically
+
+RESERVE = 64 << 20  # bytes of the disk that stay free
+NEEDED_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # of antelopev2's five, what PuLID uses
+HEADERLESS = (".onnx", ".model")  # formats whose kind is not told apart here
+START = 64  # bytes that show a page
+PAGES = (b"<", b"version https://git-lfs")
+Log = Callable[[str], None]
+Status = Literal["present", "skipped", "missing", "fetched", "failed"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file of a kit.
+
+    source: with exactly one file, or a url. size: bytes, for the plan; the server's own number is what counts later.
+    folder: where below the models folder. role: which files in the folder make this one superfluous; None: those named in `or_else`.
+    gated: the page asks for terms to be accepted. own: what the kit is named for: another file in its role is an error, not a saving.
+    """
+
+    name: str
+    source: Source
+    size: int
+    folder: str = ""
+    role: Role | None = None
+    or_else: tuple[str, ...] = ()
+    gated: bool = False
+    own: bool = False
+
+    @property
+    def file_name(self) -> str:
+        return (self.source.url or self.source.files[0]).rsplit("/", 1)[-1]
+
+    def path_in(self, models_dir: Path) -> Path:
+        return models_dir / self.folder / self.file_name
+
+    @property
+    def terms(self) -> str:
+        """The licence, and what it asks for."""
+        gate = f"; gated, accept the terms at https://huggingface.co/{self.source.repo}" if self.gated else ""
+        return f"{self.source.licence}{gate}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of one item, or was done with it. status: "present" (whole), "skipped" (its role is filled by another file),
+    "missing" (to be fetched), "fetched", or "failed" (why says it).
+    """
+
+    item: Item
+    path: Path
+    status: Status
+    why: str = ""
+    sha256: str = ""
+
+    def line(self) -> str:
+        size = self.path.stat().st_size if self.path.is_file() else self.item.size
+        about = "" if self.path.is_file() else "about "
+        why = f"  ({self.why})" if self.why else ""
+        return f"{self.status:<8} {about + size_text(size):>14}  {self.path}{why}"
+
+    def as_dict(self) -> dict[str, object]:
+        here = self.path.is_file()
+        return {
+            "name": self.item.name,
+            "status": self.status,
+            "path": str(self.path),
+            "bytes": self.path.stat().st_size if here else self.item.size,
+            "sha256": self.sha256 or None,
+            "from": self.item.source.url or f"{self.item.source.repo}/{self.item.source.files[0]}",
+            "licence": self.item.source.licence,
+            "gated": self.item.gated,
+            "why": self.why or None,
+        }
+
+
+def plan(items: Iterable[Item], models_dir: Path, force: bool = False) -> list[Outcome]:
+    """What is there and what is missing, without a network call. force: fetch although the role is filled or the file is damaged."""
+    return [_look(item, models_dir, force) for item in items]
+
+
+def _look(item: Item, models_dir: Path, force: bool) -> Outcome:
+    path = item.path_in(models_dir)
+    others = [str(other) for other in _others(item, path, models_dir)]
+    if path.is_file():
+        sha256, wrong = _check(item, path)
+        if wrong:
+            return Outcome(item, path, "missing" if force else "failed", wrong)
+        return Outcome(item, path, "present", _ambiguous(item, others), sha256)
+    if not others or force:
+        begun = sum(part.stat().st_size for part in parts_in(path))
+        notes = [f"beside {', '.join(others)}"] if others else []
+        notes += [f"{size_text(begun)} of it are there already"] if begun else []
+        return Outcome(item, path, "missing", "; ".join(notes))
+    if item.own and item.role:
+        return Outcome(
+            item,
+            path,
+            "failed",
+            f"{others[0]} is already the {item.name}, and two would make every command ask which; take another --models-dir, or "
+            f"--force and then choose with {item.role.flag}",
+        )
+    return Outcome(item, path, "skipped", f"{others[0]} is already the {item.name}")
+
+
+def _ambiguous(item: Item, others: list[str]) -> str:
+    """What to say of a file beside which others fill the same role."""
+    return f"{', '.join(others)} can be the {item.name}, too: choose with {item.role.flag}" if others and item.role else ""
+
+
+def _others(item: Item, path: Path, models_dir: Path) -> list[Path]:
+    """Other files of the folder that fill the item's role."""
+    if item.role is None:
+        return [models_dir / name for name in item.or_else if (models_dir / name).is_file()]
+    if not models_dir.is_dir():
+        return []
+    found = [header.path for header in candidates_in(models_dir, item.role, [])]
+    return [other for other in found if other not in (path, path.parent)]
+
+
+def _check(item: Item, path: Path) -> tuple[str, str]:
+    """(SHA-256 where the table has one to compare, what is wrong with the file or "")."""
+    if item.source.sha256:
+        found = file_sha256(path, Meter(f"checking {path.name}"))
+        if found != item.source.sha256:
+            return (
+                found,
+                f"is there with SHA-256 {found[:12]}.., expected {item.source.sha256[:12]}..; delete it, or --force replaces it",
+            )
+        return found, ""
+    try:
+        _verify(item, path)
+    except WeightsError as error:
+        return "", f"is there, but {str(error).removeprefix(f'{path}: ')}; --force replaces it"
+    return "", ""
+
+
+def _verify(item: Item, path: Path) -> None:
+    """Raise WeightsError for what is not the file it should be: a truncated one, another model, the login page of a proxy."""
+    if item.file_name.endswith(HEADERLESS):
+        with open(path, "rb") as file:
+            _check_start(str(path), file.read(START))
+    elif item.role is None:
+        read_header(path)
+    else:
+        check_role(read_header(path), item.role)
+
+
+def _check_start(name: str, start: bytes) -> None:
+    """Raise WeightsError for a file without a header of its own that is empty or begins as a page does."""
+    start = start.lstrip()
+    if not start or start.startswith(PAGES):
+        raise WeightsError(f"{name}: {'is an HTML page, not the file' if start else 'is empty'}")
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk that holds, or will hold, a folder."""
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def pull(outcomes: Iterable[Outcome], models_dir: Path, log: Log, pause: float = 1.0) -> Iterator[Outcome]:
+    """Fetch what a plan says is missing; every outcome as it is known. One that fails does not stop the others.
+
+    All servers are asked for sizes first, so that a full disk, a gate or a missing file is known before gigabytes are moved.
+    Raises WeightsError if network calls are forbidden and something is missing, OutputError if the disk is too small.
+    """
+    outcomes = list(outcomes)
+    missing = [outcome for outcome in outcomes if outcome.status == "missing"]
+    if missing and is_offline():
+        names = ", ".join(outcome.item.file_name for outcome in missing)
+        raise WeightsError(f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull again")
+    _make_folder(models_dir)
+    remotes: dict[Path, Remote | PulidError] = {}
+    for outcome in missing:
+        try:
+            remotes[outcome.path] = ask(outcome.item.source)
+        except PulidError as error:
+            remotes[outcome.path] = error
+    _check_disk(models_dir, remotes)
+    for outcome in outcomes:
+        remote = remotes.get(outcome.path)
+        if isinstance(remote, PulidError):
+            yield Outcome(outcome.item, outcome.path, "failed", str(remote))
+        elif remote is None:
+            yield outcome
+        else:
+            yield _fetch(outcome, remote, models_dir, log, pause)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made a folder ({error.strerror or error}); name another --models-dir") from None
+
+
+def _check_disk(models_dir: Path, remotes: dict[Path, Remote | PulidError]) -> None:
+    needed = 0
+    for path, remote in remotes.items():
+        if isinstance(remote, Remote):
+            part = part_of(path, remote)
+            needed += max(0, (remote.size or 0) - (part.stat().st_size if part.is_file() else 0))
+    _check_room(models_dir, needed, "fetched")
+
+
+def _check_room(models_dir: Path, needed: int, what: str) -> None:
+    free = free_bytes(models_dir)
+    if needed and needed + RESERVE > free:
+        raise OutputError(
+            f"{models_dir}: {size_text(needed)} are to be {what}, {size_text(free)} are free; make room or name another --models-dir"
+        )
+
+
+def _fetch(outcome: Outcome, remote: Remote, models_dir: Path, log: Log, pause: float) -> Outcome:
+    item, path = outcome.item, outcome.path
+    log(f"{path.name}: {item.terms}, from {item.source.page}")
+    try:
+        sha256 = transfer(
+            remote, path, lambda: ask(item.source), item.source.sha256, Meter(path.name), partial(_verify, item), pause
+        )
+    except PulidError as error:
+        return Outcome(item, path, "failed", str(error))
+    others = [str(other) for other in _others(item, path, models_dir)]  # of a fetch that was forced
+    return Outcome(item, path, "fetched", _ambiguous(item, others), sha256)
+
+
+def raise_failures(outcomes: Iterable[Outcome]) -> None:
+    """Raise WeightsError, in one line, if any item failed."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if len(failed) == 1:
+        raise WeightsError(f"{failed[0].item.file_name}: {failed[0].why}")
+    if failed:
+        names = ", ".join(outcome.item.file_name for outcome in failed)
+        raise WeightsError(f"{len(failed)} files could not be had: {names}; the list on standard output says why of each")
+
+
+def carry_out(
+    outcomes: Iterable[Outcome],
+    models_dir: Path,
+    dry_run: bool,
+    log: Callable[[str], None],
+    tell: Callable[[Outcome], None],
+) -> None:
+    """Fetch what is missing, unless this is only to look, and tell of each file as it is done. Raises WeightsError if one failed."""
+    done = []
+    for outcome in outcomes if dry_run else pull(outcomes, models_dir, log):
+        done.append(outcome)
+        tell(outcome)
+    for line in closing_lines(done, models_dir, dry_run):
+        log(line)
+    raise_failures(done)
+
+
+def closing_lines(outcomes: Iterable[Outcome], models_dir: Path, dry_run: bool) -> list[str]:
+    """For standard error: what a dry run would fetch, on what terms and onto what disk; else how the next command finds the folder."""
+    outcomes = list(outcomes)
+    missing = [outcome for outcome in outcomes if outcome.status == "missing"]
+    if dry_run:
+        terms = [f"{outcome.path.name}: {outcome.item.terms}, from {outcome.item.source.page}" for outcome in missing]
+        size = size_text(sum(outcome.item.size for outcome in missing))
+        return [*terms, f"to fetch: about {size}; free where {models_dir} is: {size_text(free_bytes(models_dir))}"]
+    if any(outcome.status == "failed" for outcome in outcomes):
+        return []
+    return [f"all there; the other commands find it with: export {MODELS_DIR_VARIABLE}={shlex.quote(str(models_dir.absolute()))}"]
+
+
+def unpack_antelopev2(archive: Path, models_dir: Path) -> list[Path]:
+    """The two networks that are used out of InsightFace's antelopev2.zip, into models_dir/antelopev2/, without its own folder.
+
+    FaceAnalysis unpacks it to antelopev2/antelopev2/ and then does not find it (insightface issue 2517). Raises WeightsError, OutputError.
+    """
+    folder = models_dir / "antelopev2"
+    with _readable(archive), zipfile.ZipFile(archive) as opened:
+        members = {Path(name).name: name for name in opened.namelist()}
+        lacking = [name for name in NEEDED_NETWORKS if name not in members]
+        if lacking:
+            raise WeightsError(f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's antelopev2.zip")
+        for name in NEEDED_NETWORKS:
+            with opened.open(members[name]) as member:
+                _check_start(f"{archive}: {name}", member.read(START))
+        _make_folder(folder)
+        _check_room(models_dir, sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS), "unpacked")
+        for name in NEEDED_NETWORKS:
+            with opened.open(members[name]) as member:
+                write_atomically(folder / name, _chunks(member, archive))
+    return [folder / name for name in NEEDED_NETWORKS]
+
+
+def _chunks(member: IO[bytes], archive: Path) -> Iterator[bytes]:
+    """Reading to the end checks the CRC."""
+    with _readable(archive):
+        while chunk := member.read(1 << 20):
+            yield chunk
+
+
+@contextlib.contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise WeightsError(f"{archive}: cannot be unpacked ({error}); expected InsightFace's antelopev2.zip") from None

@@ -1,0 +1,157 @@
+"""Records out of JSON Lines and CSV, and the values in their cells: what the manifests of both stages are made of. Imports no torch.
+
+Bytes in; records out, and problems, each one line with the number of the line that it is about, so that one look shows all that is to be
+mended. Knows no column.
+
+Sources: RFC 4180 (CSV), jsonlines.org.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+
+from pulid_extract.shared.errors import InputError
+
+FORMS = (".jsonl", ".csv")
+MAX_BYTES = 256 << 20
+MAX_LINE = 1 << 20  # bytes of one line of JSON, and characters of one cell
+MAX_PROBLEMS = 100  # that are listed one by one
+SEPARATOR = ";"  # between the members of a list in one cell
+YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+Record = dict[str, object]
+
+
+def read_text(data: bytes, where: str) -> str:
+    """The text of a manifest. Raises InputError for another encoding, NUL bytes, or more than 256 MiB."""
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB; split it")
+    if data[:2] in WIDE:
+        raise InputError(f"{where}: is {WIDE[data[:2]]}; save it as UTF-8")
+    if (nul := data.find(b"\0")) >= 0:
+        raise InputError(f"{where}: line {_line_of(data, nul)} holds a NUL byte; a manifest is UTF-8 text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: line {_line_of(data, error.start)} is not UTF-8; save the manifest as UTF-8") from None
+
+
+def _line_of(data: bytes, place: int) -> int:
+    return data.count(b"\n", 0, place) + 1
+
+
+def listed(problems: list[str]) -> list[str]:
+    """As many of the problems as one wants to read, and how many more there are."""
+    more = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+
+
+def json_lines(text: str, problems: list[str], example: str) -> Iterator[tuple[int, Record]]:
+    """(line, record) of every line that holds one. example: of a record, for messages."""
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a text
+        if not line.strip():
+            continue
+        try:
+            yield number, json_record(line, example)
+        except InputError as error:
+            problems.append(f"line {number}: {error}")
+
+
+def json_record(line: str, example: str) -> Record:
+    """One line of JSON. Raises InputError."""
+    if len(line) > MAX_LINE:
+        raise InputError(f"is longer than {MAX_LINE >> 20} MiB; expected one JSON object")
+    try:
+        record = json.loads(line, object_pairs_hook=_once)
+    except RecursionError:
+        raise InputError("is nested too deeply; expected one JSON object of plain values") from None
+    except ValueError as error:  # JSONDecodeError; a number of too many digits; a name that is there twice
+        raise InputError(f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line") from None
+    if not isinstance(record, dict):
+        raise InputError(f"expected a JSON object, such as {example}")
+    return record
+
+
+def _once(pairs: list[tuple[str, object]]) -> Record:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a name is there twice")
+    return record
+
+
+def csv_records(
+    text: str, problems: list[str], check_head: Callable[[list[str], int], None] = lambda head, line: None
+) -> Iterator[tuple[int, Record]]:
+    """(line, record) of every row. Cells that are empty are not given. check_head: may raise, for a header and its line."""
+    csv.field_size_limit(MAX_LINE)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    head: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problems.append(f"line {start}: is not CSV ({error})")
+            return  # after a broken quote nothing says where the next row starts
+        if not any(cell.strip() for cell in cells):
+            continue
+        if head is None:
+            head = [cell.strip() for cell in cells]
+            check_head(head, start)
+            twice = sorted({name for name in head if head.count(name) > 1})
+            if twice:
+                problems.append(f"line {start}: the column {twice[0][:40]!r} is there twice")
+                return
+        elif len(cells) > len(head):
+            problems.append(f"line {start}: has {len(cells)} cells, the header has {len(head)}; texts with a comma want quotes")
+        else:
+            yield start, {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()}
+
+
+# ----------------------------------------------------------------------------- one value, of JSON or of a cell; ValueError if it is no such
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
+        raise ValueError("a text")
+    return value
+
+
+def texts(value: object) -> list[str]:
+    parts = value.split(SEPARATOR) if isinstance(value, str) else value
+    if not isinstance(parts, list):
+        raise ValueError("texts")
+    found = [text(part).strip() for part in parts]
+    if not all(found):
+        raise ValueError("texts, none of them empty")
+    return found
+
+
+def whole(value: object) -> int:
+    if isinstance(value, str):
+        value = int(value) if len(value) < 20 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
+
+
+def number(value: object) -> float:
+    if isinstance(value, str):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError("a number")
+    return float(value)
+
+
+def yes_no(value: object) -> bool:
+    found = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError("true or false")
+    return found

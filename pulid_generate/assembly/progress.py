@@ -1,0 +1,57 @@
+"""What a person at the terminal sees while pictures are drawn: stages, a counter of steps, seconds per step, peak memory.
+
+Nothing of it where standard error is a file or a pipe, unless it is asked for. Knows no model. Imports no torch by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from pulid_extract.shared.cli import console
+
+
+class Progress:
+    """verbose: say it all line by line, also where standard error is no terminal. quiet: say nothing, not even notes."""
+
+    def __init__(self, verbose: bool = False, quiet: bool = False):
+        self.lively = sys.stderr is not None and sys.stderr.isatty() and not quiet
+        self.verbose, self.quiet = verbose and not quiet, quiet
+        self._started = 0.0
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        if not self.quiet:
+            console.log(f"note: {text}")
+
+    def log(self, text: str) -> None:
+        """Something that happens."""
+        if self.verbose or self.lively:
+            console.log(text)
+
+    def step(self, label: str, done: int, total: int) -> None:
+        """Step `done` of `total` is over. The first one starts the clock: it pays for what is set up on first use."""
+        now = time.monotonic()
+        if done == 1:
+            self._started = now
+        pace = f", {(now - self._started) / (done - 1):.2f} s/it" if done > 1 else ""
+        line = f"{label}: step {done} of {total}{pace}, peak {peak_memory()}"
+        if self.lively and not self.verbose:
+            print(f"\r{line}\x1b[K", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif self.verbose:
+            console.log(line)
+
+
+def peak_memory() -> str:
+    """The most memory that this process has had, in main memory and on the GPU if one is in use."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        text = "not known"
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        text = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        text += f", GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    return text

@@ -1,0 +1,126 @@
+"""`pulid-generate --best-of N`: draw N seeds, keep the picture that is most like the reference, list the others."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
+from pulid_generate.assembly import requests as assembly
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.errors import OutputError, ScoringError
+from pulid_generate.flags.commands import DrawFlags
+from pulid_generate.pictures.picture import format_of
+from pulid_generate.pictures.saving import facts
+from pulid_generate.pictures.scorer import Score, Scorer
+
+if TYPE_CHECKING:
+    from pulid_generate.pipeline.pipeline import Pipeline
+    from pulid_generate.request.job import Job
+
+
+def usage_error(flags: DrawFlags, given: assembly.Given) -> str | None:
+    """What is wrong with these flags, whatever their values."""
+    if flags.best_of is None:
+        for name in ("reference", "stranger", "recognizer", "antelopev2", "det_threshold", "keep_others"):
+            if given(name):
+                return f"{assembly.flag_name(name)} needs '--best-of'."
+        return None
+    if not flags.reference:
+        return "--best-of needs '--reference'."
+    if flags.batch_count != 1:
+        return "--best-of N draws N pictures and keeps one; leave --batch-count out."
+    return None
+
+
+class BestOf:
+    """path: of the picture that is kept, None for standard output."""
+
+    def __init__(self, flags: DrawFlags, path: Path | None, progress: Progress):
+        """Raises InputError, OutputError."""
+        self.flags, self.path, self.progress = flags, path, progress
+        self.scorer: Scorer = assembly.scorer_of(flags, flags.models_dir, progress.log)
+        self.others = Path(flags.keep_others).expanduser() if flags.keep_others is not None else None
+        if self.others is not None:
+            try:
+                self.others.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"--keep-others {self.others}: cannot be made ({error.strerror or error})") from None
+            check_writable(self.others / "0.png")
+
+    def jobs(self, pipeline: Pipeline, drawing: assembly.Drawing) -> list[Job]:
+        """One for each seed, each as a command of its own would draw it. Raises as `Pipeline.jobs`, and OutputError."""
+        first = drawing.request
+        requests = [replace(first, seed=first.seed + number) for number in range(self.flags.best_of or 0)]
+        jobs = [job for request in requests for job in assembly.jobs_of(pipeline, replace(drawing, request=request))]
+        if self.others is not None:
+            for job in jobs:
+                check_not_input(self.others / self._name(job), self.inputs())
+        return jobs
+
+    def inputs(self) -> list[str | Path]:
+        """Files that must not be overwritten."""
+        return [*self.scorer.references, *self.scorer.strangers]
+
+    def draw(self, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
+        """Draw, score, write, tell. Raises PackageError and ScoringError before anything is drawn, ScoringError if no picture has a face."""
+        self.scorer.check()
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="pulid-best-of-") as folder:  # 0700
+            files = [Path(folder) / self._name(job) for job in jobs]
+            for file, picture in zip(files, pipeline.draw(jobs), strict=True):
+                data = picture.encode(format_of(file), metadata=not self.flags.disable_image_metadata)
+                write_atomically(file, data)
+            # what the program would say of all of them (a mean, strangers) is no word about one
+            scores = list(replace(self.scorer, say=lambda line: None).scores(files))
+            best = best_of(scores)
+            self._list(jobs, scores, best)
+            for place, file in enumerate(files):
+                if self.others is not None and place != best:
+                    write_atomically(self.others / file.name, file.read_bytes())
+            if best is None:
+                raise ScoringError(
+                    f"none of {len(jobs)} pictures has a face to compare; nothing is written, try other seeds or words"
+                )
+            data = files[best].read_bytes()
+        if self.path is None:
+            console.write_result(data)
+            return
+        write_atomically(self.path, data)
+        if not self.flags.as_json:
+            console.write_line(str(self.path))
+            return
+        line = facts(jobs[best], self.path, data, time.monotonic() - started)
+        told = [{"seed": job.seed, **_told(score)} for job, score in zip(jobs, scores, strict=True)]
+        console.write_line(json.dumps(line | {"cosine": scores[best].cosine, "best_of": told}))
+
+    def _name(self, job: Job) -> str:
+        """By its seed; as the kept one is called where that has a name."""
+        path = self.path or Path("picture.png")
+        return f"{path.stem}_{job.seed}{path.suffix}"
+
+    def _list(self, jobs: Sequence[Job], scores: Sequence[Score], best: int | None) -> None:
+        """A line on standard error for each seed, the most alike first."""
+        if self.flags.quiet:
+            return
+        order = sorted(range(len(jobs)), key=lambda place: (scores[place].cosine is None, -(scores[place].cosine or 0.0)))
+        for place in order:
+            score = scores[place]
+            text = f"{score.cosine:.3f}" if score.cosine is not None else score.status
+            console.log(f"seed {jobs[place].seed}: {text}{' (kept)' if place == best else ''}")
+
+
+def best_of(scores: Sequence[Score]) -> int | None:
+    """The place of the most alike, the first of equals; None if none has a face."""
+    there = [place for place, score in enumerate(scores) if score.cosine is not None]
+    return max(there, key=lambda place: scores[place].cosine or 0.0, default=None)
+
+
+def _told(score: Score) -> dict[str, Any]:
+    return {"status": score.status, "cosine": score.cosine, "stranger": score.stranger, "faces": score.faces}

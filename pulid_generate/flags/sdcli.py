@@ -1,0 +1,382 @@
+"""Every flag of sd-cli and what becomes of it here: a table, and the step of the command line that applies it.
+
+A flag is implemented (our own option, in `flags`), noted (accepted; it has nothing to change, and a line on standard error says so) or
+refused (one line says why and what to do instead). Imports no torch; knows no other module of this package but `errors`.
+
+Source: stable-diffusion.cpp 97d29908, `sd-cli --help` and examples/common/common.cpp (which flags take a value, and how it is written).
+docs/sd-cli.md is made from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from typer.core import TyperCommand, TyperGroup
+
+from pulid_extract.shared.cli import console
+from pulid_generate.errors import RequestError
+
+Status = Literal["implemented", "noted", "refused"]
+
+
+@dataclass(frozen=True)
+class SdFlag:
+    """One flag of sd-cli.
+
+    text: of an implemented flag how it differs from sd-cli ("": it does not), of a noted one why it changes nothing, of a refused one the
+        reason and the next step.
+    default: sd-cli's, as its help writes it. value: whether a value follows. accepts: the only values that can be taken; others are
+        refused with `otherwise`. optional: words that are taken as its value if one of them follows (flags that newer versions changed).
+    """
+
+    name: str
+    status: Status
+    text: str = ""
+    aliases: tuple[str, ...] = ()
+    default: str | None = None
+    value: bool = True
+    accepts: tuple[str, ...] = ()
+    otherwise: str = ""
+    optional: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+
+def take_sd_flags(
+    arguments: Sequence[str], own: Mapping[str, bool], note: Callable[[str], None] = lambda line: None
+) -> list[str]:
+    """The arguments without sd-cli's flags that are not our own options; those that change nothing are reported to `note`.
+
+    own: our options, each with whether it takes a value, so that the value of one is never read as a flag. As in sd-cli, a value is the
+    next word; `--flag=value` is understood too. Everything from the first word that is neither option nor value (a sub-command), or from
+    `--`, is left alone. Raises RequestError for a flag that is refused, and for one whose value is missing.
+    """
+    kept: list[str] = []
+    words = list(arguments)
+    noted: set[str] = set()
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        flag = BY_NAME.get(name)
+        if word == "--" or not word.startswith("-") or word == "-":
+            return [*kept, word, *words]
+        if name in own or flag is None or flag.status == "implemented":
+            kept.append(word)
+            if not equals and own.get(name) and words:
+                kept.append(words.pop(0))
+            continue
+        value = _value(flag, name, words, value if equals else None)
+        _refuse(flag, name, value)
+        if flag.name not in noted:
+            note(f"note: {name} changes nothing here: {flag.text}")
+            noted.add(flag.name)
+    return kept
+
+
+def _value(flag: SdFlag, name: str, words: list[str], given: str | None) -> str:
+    """The value of a flag, taken off `words` unless it was `given` after an equals sign; "" for a flag without one."""
+    if given is not None:
+        return given
+    if flag.value:
+        if not words and flag.status != "refused":
+            raise RequestError(f"{name}: its value is missing")
+        return words.pop(0) if words else ""
+    return words.pop(0) if words and words[0] in flag.optional else ""
+
+
+def _refuse(flag: SdFlag, name: str, value: str) -> None:
+    if flag.status == "refused":
+        raise RequestError(f"{name}: {flag.text}")
+    if flag.accepts and value not in flag.accepts:
+        raise RequestError(f"{name} {value}: {flag.otherwise}; here it can only be {' or '.join(flag.accepts)}")
+
+
+class _TakesSdFlags:
+    """A command that also takes the flags of this table."""
+
+    params: list[Any]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {
+            name: not getattr(option, "is_flag", False)
+            for option in self.params
+            for name in (*option.opts, *option.secondary_opts)
+        }
+        own |= dict.fromkeys(ctx.help_option_names, False)
+        notes: list[str] = []
+        left = super().parse_args(ctx, take_sd_flags(args, own, notes.append))  # type: ignore[misc]
+        if not ctx.params.get("quiet"):
+            for line in notes:
+                console.log(line)
+        return left
+
+
+class SdCommand(_TakesSdFlags, TyperCommand):
+    """For `@app.command(cls=SdCommand)`."""
+
+
+class SdGroup(_TakesSdFlags, TyperGroup):
+    """For `@app.callback(cls=SdGroup)`."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------- the table
+
+
+def _same(name: str, *aliases: str, default: str | None = None, value: bool = True, text: str = "") -> SdFlag:
+    return SdFlag(name, "implemented", text, aliases, default, value)
+
+
+def _note(name: str, text: str, *aliases: str, default: str | None = None, value: bool = True, **more: Any) -> SdFlag:
+    return SdFlag(name, "noted", text, aliases, default, value, **more)
+
+
+def _no(name: str, text: str, *aliases: str, default: str | None = None, value: bool = True) -> SdFlag:
+    return SdFlag(name, "refused", text, aliases, default, value)
+
+
+METADATA = "it belongs to --mode metadata; the text is in the PNG's chunk `parameters`"
+PREVIEW = "no preview is drawn, progress is on standard error and the picture is the same"
+IMATRIX = "importance matrices serve quantisation; make the GGUF with sd-cli, it can be used here"
+OTHER_FAMILY = "it belongs to another model family, Flux has no such part; leave it out"
+CONTROL = "ControlNet is not supported; leave it out, or draw with sd-cli"
+VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
+PHOTOMAKER = "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
+DETAILER = "ADetailer is not supported; leave it out, or put the face back with --init-img and --mask"
+REFERENCE = "reference pictures (Flux Kontext's editing) are not supported; to start from a picture use --init-img and --strength"
+WITH_REFERENCE = "it only serves --ref-image"
+WITH_HIRES = "it only serves --hires"
+WITH_UPSCALER = "it only serves --upscale-model"
+WITH_PHOTOMAKER = "it only serves --photo-maker"
+WITH_CONTROL = "it only serves a ControlNet"
+SECOND_MODEL = "it only serves the second (high noise) model of Wan"
+SEAMLESS = "seamless pictures are not supported; leave it out"
+CACHING = "every step is computed in full, nothing is reused from the step before"
+CONVOLUTION = "PyTorch chooses its convolutions itself"
+ATTENTION = "PyTorch chooses the fastest attention itself"
+SAMPLER_NOISE = "the fresh noise of ancestral samplers is drawn as --rng says"
+STREAMING = "blocks are streamed whenever --offload-to-cpu or --max-vram ask for it"
+NORMAL = "the memory plan is made in any case, before anything loads"
+
+GROUPS: dict[str, tuple[SdFlag, ...]] = {
+    "Program and output": (
+        _same("--output", "-o", default="./output.png", text="default output.png, the same file"),
+        _same("--output-begin-idx", default="0 if specified %d in output path, 1 otherwise", text="default 0 in both cases"),
+        _note(
+            "--mode", "drawing is all this command does", "-M", default="img_gen", accepts=("img_gen",), otherwise="no such mode"
+        ),
+        _same("--verbose", "-v", value=False),
+        _note("--color", "the log has no colours", value=False),
+        _same("--help", "-h", value=False),
+        _same("--list-devices", value=False, text="torch's devices, under sd-cli's names"),
+        _no("--image", METADATA),
+        _note("--metadata-format", METADATA, default="text"),
+        _note("--metadata-raw", METADATA, value=False),
+        _note("--metadata-brief", METADATA, value=False),
+        _note("--metadata-all", METADATA, value=False),
+        _same("--disable-image-metadata", value=False),
+        _note("--preview", PREVIEW, default="is none"),
+        _note("--preview-path", PREVIEW, default="./preview.png"),
+        _note("--preview-interval", PREVIEW, default="is 1, meaning updating at every step"),
+        _note("--preview-noisy", PREVIEW, value=False),
+        _note("--taesd-preview-only", PREVIEW, value=False),
+        _no("--imat-out", IMATRIX),
+        _no("--imat-in", IMATRIX),
+        _note("--convert-name", "it belongs to --mode convert", value=False),
+    ),
+    "Model files": (
+        _same("--model", "-m"),
+        _same("--diffusion-model"),
+        _same("--clip_l"),
+        _same("--t5xxl"),
+        _same("--vae"),
+        _same("--pulid-weights"),
+        _same("--lora-model-dir"),
+        _note("--lora-apply-mode", "LoRA runs beside the weights, quantised or not, and can be taken off again"),
+        _note(
+            "--vae-format",
+            "Flux's latents are the only ones",
+            default="auto",
+            accepts=("auto", "flux"),
+            otherwise="of another family",
+        ),
+        _note("--embd-dir", "textual inversions change the tokens of Stable Diffusion's encoders, Flux reads none of them"),
+        _no("--clip_g", OTHER_FAMILY),
+        _no("--clip_vision", OTHER_FAMILY),
+        _no("--llm", OTHER_FAMILY),
+        _no("--llm_vision", OTHER_FAMILY),
+        _no("--qwen2vl", OTHER_FAMILY),
+        _no("--qwen2vl_vision", OTHER_FAMILY),
+        _no("--high-noise-diffusion-model", OTHER_FAMILY),
+        _no("--uncond-diffusion-model", OTHER_FAMILY),
+        _no("--embeddings-connectors", OTHER_FAMILY),
+        _no("--motion-module", OTHER_FAMILY),
+        _no("--model-args", OTHER_FAMILY),
+        _no("--audio-vae", VIDEO),
+        _no("--taesd", "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling"),
+        _no("--tae", "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling"),
+        _no("--control-net", CONTROL),
+        _no("--ip-adapter", "IP-Adapter is not supported; a person comes from --pulid-id-embedding"),
+        _no("--photo-maker", PHOTOMAKER),
+        _no("--upscale-model", "upscaling is not supported; leave it out and upscale the picture afterwards"),
+        _no("--type", "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf"),
+        _no(
+            "--tensor-type-rules",
+            "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf",
+        ),
+        _note("--prediction", "every Flux predicts a flow", accepts=("flux_flow",), otherwise="Flux does not predict that"),
+        _note("--force-sdxl-vae-conv-scale", "it belongs to SDXL's autoencoder", value=False),
+    ),
+    "Devices and memory": (
+        _same("--backend", text="one device per module; CPU, CUDA (also ROCm) and Metal"),
+        _same("--params-backend", text="cpu and disk are one: weights are mapped from their file"),
+        _same("--offload-to-cpu", value=False),
+        _same("--clip-on-cpu", value=False),
+        _same("--vae-on-cpu", value=False),
+        _same("--max-vram", text="also what the memory plan counts with"),
+        _same("--threads", "-t", default="-1", text="default: one thread per core, as torch has it"),
+        _same("--vae-tiling", value=False, text="also chosen by the memory plan, when the whole picture would not fit"),
+        _same("--vae-tile-size", default="32x32"),
+        _same("--vae-tile-overlap", default="0.5"),
+        _no("--vae-relative-tile-size", "only sizes in latents are understood; use --vae-tile-size"),
+        _note("--extra-tiling-args", "it belongs to a video autoencoder", default="4"),
+        _note("--temporal-tiling", "it belongs to a video autoencoder", value=False),
+        _note("--control-net-cpu", "there is no ControlNet here", value=False),
+        _note("--split-mode", "no model is split over several devices"),
+        _no("--rpc-servers", "devices of other machines are not supported; leave it out"),
+        _note("--stream-layers", STREAMING, value=False),
+        _note("--eager-load", "each model is loaded for its own stage and freed after it", value=False),
+        _note("--auto-fit", NORMAL, value=False, optional=("on", "off")),
+        _note("--mmap", "weights are memory-mapped in any case", value=False),
+        _note("--fa", ATTENTION, value=False),
+        _note("--diffusion-fa", ATTENTION, value=False),
+        _note("--diffusion-conv-direct", CONVOLUTION, value=False),
+        _note("--vae-conv-direct", CONVOLUTION, value=False),
+    ),
+    "Picture": (
+        _same("--prompt", "-p"),
+        _same("--prompt-file"),
+        _same("--negative-prompt", "-n", default='""', text="read when --cfg-scale is not 1"),
+        _same("--negative-prompt-file"),
+        _same("--width", "-W", default="512", text="multiples of 16; sd-cli rounds up"),
+        _same("--height", "-H", default="512", text="multiples of 16; sd-cli rounds up"),
+        _same("--steps", default="20", text="default 20 for dev, 4 for schnell"),
+        _same("--seed", "-s", default="42, use random seed for < 0"),
+        _same("--batch-count", "-b"),
+        _same(
+            "--cfg-scale", default="7.0", text="default 1: Flux is distilled, and 7 draws every step twice and burns the picture"
+        ),
+        _same("--guidance", default="3.5"),
+        _same("--sampling-method", default="euler", text="those of flow matching"),
+        _same("--scheduler", default="model-specific", text="the default is BFL's schedule; `sdcpp` repeats sd-cli's"),
+        _same("--sigmas"),
+        _same("--flow-shift", default="auto", text="changes the schedule; sd-cli ignores it for Flux"),
+        _same("--rng", default="cuda", text="cuda and cpu; std_default belongs to one C++ library"),
+        _note("--sampler-rng", SAMPLER_NOISE),
+        _same(
+            "--eta",
+            default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
+            text="the default is the method's own",
+        ),
+        _note("--clip-skip", "Flux reads CLIP's pooled vector, which comes after the last layer", default="-1"),
+        _note("--img-cfg-scale", "it belongs to models that read a second picture", default="same as --cfg-scale"),
+        _note(
+            "--timestep-shift",
+            "0 is no shift",
+            default="0",
+            accepts=("0",),
+            otherwise="it belongs to NitroFusion's models of SDXL",
+        ),
+        _no("--extra-sample-args", "no sampler here takes extra arguments; leave it out"),
+        _same("--slg-scale", default="0"),
+        _same(
+            "--skip-layers",
+            default="[7,8,9]",
+            text="double blocks by number; PuLID's layers keep their blocks, in sd-cli they shift",
+        ),
+        _same("--skip-layer-start", default="0.01"),
+        _same("--skip-layer-end", default="0.2"),
+        _no("--circular", SEAMLESS, value=False),
+        _no("--circularx", SEAMLESS, value=False),
+        _no("--circulary", SEAMLESS, value=False),
+        _note("--cache-mode", CACHING),
+        _note("--cache-option", CACHING),
+        _note("--scm-mask", CACHING),
+        _note("--scm-policy", CACHING),
+    ),
+    "Identity": (
+        _same("--pulid-id-embedding"),
+        _same("--pulid-id-weight"),
+        _no("--pm-id-images-dir", PHOTOMAKER),
+        _no("--pm-id-embed-path", PHOTOMAKER),
+        _note("--pm-style-strength", WITH_PHOTOMAKER),
+    ),
+    "From a picture": (
+        _same("--init-img", "-i"),
+        _same("--mask"),
+        _same("--strength", default="0.75"),
+        _no("--end-img", VIDEO),
+        _no("--ref-image", REFERENCE, "-r"),
+        _note("--ref-image-args", WITH_REFERENCE),
+        _note("--increase-ref-index", WITH_REFERENCE, value=False),
+        _note("--disable-auto-resize-ref-image", WITH_REFERENCE, value=False),
+        _no("--control-image", CONTROL),
+        _no("--canny", CONTROL, value=False),
+        _note("--control-strength", WITH_CONTROL, default="0.9"),
+        _no("--ip-adapter-image", "IP-Adapter is not supported; a person comes from --pulid-id-embedding"),
+        _note("--ip-adapter-strength", "it only serves --ip-adapter", default="1.0"),
+    ),
+    "Larger, and repaired": (
+        _no(
+            "--hires",
+            "the second, larger pass is not supported; draw at the wanted size, or start from a picture with --init-img",
+            value=False,
+        ),
+        _note("--hires-upscaler", WITH_HIRES, default="Latent"),
+        _note("--hires-upscalers-dir", WITH_HIRES),
+        _note("--hires-width", WITH_HIRES, default="0"),
+        _note("--hires-height", WITH_HIRES, default="0"),
+        _note("--hires-steps", WITH_HIRES, default="0"),
+        _note("--hires-scale", WITH_HIRES, default="2.0"),
+        _note("--hires-denoising-strength", WITH_HIRES, default="0.7"),
+        _note("--hires-upscale-tile-size", WITH_HIRES, default="128"),
+        _note("--hires-sigmas", WITH_HIRES),
+        _note("--upscale-repeats", WITH_UPSCALER, default="1"),
+        _note("--upscale-tile-size", WITH_UPSCALER, default="128"),
+        _no("--ad-model", DETAILER),
+        _no("--ad-prompt", DETAILER),
+        _no("--ad-negative-prompt", DETAILER),
+        _no("--extra-ad-args", DETAILER),
+    ),
+    "Other families": (
+        _note("--video-frames", "one picture is drawn", default="1", accepts=("1",), otherwise="video is not supported"),
+        _note("--fps", "one picture is drawn", default="24"),
+        _no("--control-video", VIDEO),
+        _no("--ref-video", VIDEO),
+        _no("--ref-video-audio", VIDEO),
+        _no("--ref-audio", VIDEO),
+        _note("--vace-strength", "it belongs to a video model"),
+        _note("--moe-boundary", SECOND_MODEL, default="0.875"),
+        _note("--qwen-image-layers", "it belongs to Qwen-Image", default="3"),
+        _note("--high-noise-steps", SECOND_MODEL, default="-1 = auto"),
+        _note("--high-noise-cfg-scale", SECOND_MODEL, default="7.0"),
+        _note("--high-noise-img-cfg-scale", SECOND_MODEL, default="same as --cfg-scale"),
+        _note("--high-noise-guidance", SECOND_MODEL, default="3.5"),
+        _note("--high-noise-slg-scale", SECOND_MODEL, default="0"),
+        _note("--high-noise-skip-layers", SECOND_MODEL, default="[7,8,9]"),
+        _note("--high-noise-skip-layer-start", SECOND_MODEL, default="0.01"),
+        _note("--high-noise-skip-layer-end", SECOND_MODEL, default="0.2"),
+        _note(
+            "--high-noise-eta",
+            SECOND_MODEL,
+            default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
+        ),
+        _note("--high-noise-sampling-method", SECOND_MODEL, default="euler"),
+    ),
+}
+
+SD_FLAGS: tuple[SdFlag, ...] = tuple(flag for flags in GROUPS.values() for flag in flags)
+BY_NAME: Mapping[str, SdFlag] = {name: flag for flag in SD_FLAGS for name in flag.names}

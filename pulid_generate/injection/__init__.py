@@ -1,0 +1,1 @@
+"""What hangs on Flux's blocks: PuLID's layers and their hooks, skipped layers, compiled blocks."""

@@ -1,0 +1,155 @@
+"""Tokenizers of CLIP-L and T5: where their vocabularies are, and what reads them. Knows nothing of the encoders themselves.
+
+Sources: openai/clip-vit-large-patch14 through open_clip; google/t5-v1_1-xxl spiece.model; llama.cpp convert_hf_to_gguf.py
+(T5Model.set_vocab: how a vocabulary stands in a GGUF).
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pulid_extract.shared.model_files import Header, Role, Source, cached, fetch, is_offline, read_gguf
+from pulid_generate.errors import CheckpointError
+
+PROBE = "a photo of a cat"
+# what most T5 files lack: their vocabulary
+T5_TOKENIZER = Role(
+    "T5 tokenizer",
+    "--t5-tokenizer",
+    (),
+    Source(repo="google/t5-v1_1-xxl", files=("spiece.model",), licence="Apache-2.0"),
+    fetch=True,
+)
+PIECE_UNUSED = 5  # sentencepiece's types: llama.cpp fills the vocabulary up to the embedding's rows with these
+EXTRA_PIECE = "<extra_id_"  # T5's sentinels: not in spiece.model, transformers adds them itself
+
+
+def clip_tokenizer() -> Any:
+    """OpenAI's CLIP tokenizer, from the vocabulary inside the open_clip package. Raises CheckpointError if that is missing."""
+    from transformers import CLIPTokenizer
+
+    # find_spec does not import open_clip, which takes seconds
+    spec = importlib.util.find_spec("open_clip")
+    path = Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise CheckpointError("CLIP vocabulary: the open_clip package is missing; pip install 'pulid-flux-toolkit[generate]'")
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # open_clip/tokenizer.py, SimpleTokenizer
+    letters = list(_byte_letters())
+    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges)
+
+
+def find_t5_tokenizer(given: str | Path | None, folders: Iterable[Path], encoder: Header | None = None) -> Path:
+    """The file of T5's vocabulary.
+
+    given: a folder, a tokenizer.json, a spiece.model or a GGUF that carries one; None takes that of the `encoder` file if it is such a
+    GGUF, then looks in `folders`, then in the Hugging Face cache, then on the hub. Raises WeightsError.
+    """
+    if given is not None:
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such T5 tokenizer; give a folder, a tokenizer.json, a spiece.model or a T5 GGUF")
+        found = _tokenizer_in(path) if path.is_dir() else path
+        if found is None:
+            raise CheckpointError(f"{path}: holds no tokenizer.json and no spiece.model; give one of them")
+        return found
+    if encoder is not None and encoder.metadata.get("tokenizer.ggml.model") == "t5":
+        return encoder.path
+    searched = list(folders)
+    found = next(filter(None, map(_tokenizer_in, searched)), None) or cached(T5_TOKENIZER.source)
+    if found is None and is_offline():
+        where = " nor in ".join(map(str, searched))
+        raise CheckpointError(f"T5 tokenizer: neither in {where} nor in the Hugging Face cache; give {T5_TOKENIZER.flag} FILE")
+    return found or fetch(T5_TOKENIZER, Path())
+
+
+def _tokenizer_in(folder: Path) -> Path | None:
+    return next((folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()), None)
+
+
+def read_t5_tokenizer(path: Path) -> Any:
+    """A `tokenizers.Tokenizer` that ends every prompt with </s>.
+
+    path: a tokenizer.json, a spiece.model, or a GGUF that carries its vocabulary. Raises CheckpointError for a damaged one.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        if path.suffix == ".json":
+            tokenizer = Tokenizer.from_file(str(path))
+        elif path.suffix == ".gguf":
+            with tempfile.TemporaryDirectory() as folder:
+                pieces_file = Path(folder) / "spiece.model"
+                pieces_file.write_bytes(sentencepiece_of(path))
+                return read_t5_tokenizer(pieces_file)
+        else:
+            from sentencepiece import SentencePieceProcessor
+            from transformers import T5Tokenizer
+
+            pieces = SentencePieceProcessor(
+                model_file=str(path)
+            )  # refuses damaged files; transformers makes something of an empty one
+            # T5Tokenizer(vocab_file=...) gives a tokenizer of 104 words without a word of warning; a folder loads correctly
+            with tempfile.TemporaryDirectory() as folder:
+                shutil.copy(path, Path(folder) / "spiece.model")
+                tokenizer = T5Tokenizer.from_pretrained(folder).backend_tokenizer
+            if tokenizer.encode(PROBE).ids[:-1] != pieces.encode(PROBE):
+                raise ValueError("transformers and sentencepiece read it differently")
+    except Exception as error:  # the libraries raise bare Exceptions and protobuf errors of many kinds
+        raise CheckpointError(
+            f"{path}: not a T5 tokenizer, or damaged ({str(error).splitlines()[0]}); download it again"
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if tokenizer.encode("a").ids[-1:] != [tokenizer.token_to_id("</s>")]:
+        raise CheckpointError(
+            f"{path}: does not end a prompt with </s>; it is not a T5 tokenizer, give the one of google/t5-v1_1-xxl"
+        )
+    return tokenizer
+
+
+def sentencepiece_of(path: Path) -> bytes:
+    """The spiece.model that a GGUF's `tokenizer.ggml.*` was made from, as far as ids depend on it. Raises ValueError without a vocabulary."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2  # protobuf makes its classes at import
+
+    values = read_gguf(path, arrays=True).values
+
+    def value(name: str, default: Any = None) -> Any:
+        found = values.get(f"tokenizer.ggml.{name}", default)
+        if found is None:
+            raise ValueError(f"no tokenizer.ggml.{name}")
+        return found
+
+    if value("model") != "t5":
+        raise ValueError(f"its vocabulary is for {value('model')!r}")
+    model = proto.ModelProto()
+    for text, score, kind in zip(value("tokens"), value("scores"), value("token_type"), strict=True):
+        if kind == PIECE_UNUSED or text.startswith(EXTRA_PIECE):
+            continue
+        model.pieces.add(piece=text, score=score, type=kind)
+    model.trainer_spec.model_type = proto.TrainerSpec.UNIGRAM
+    model.trainer_spec.vocab_size = len(model.pieces)
+    model.trainer_spec.unk_id = value("unknown_token_id", 2)
+    model.trainer_spec.eos_id = value("eos_token_id", 1)
+    model.trainer_spec.pad_id = value("padding_token_id", 0)
+    model.trainer_spec.bos_id = -1
+    model.normalizer_spec.add_dummy_prefix = value("add_space_prefix", True)
+    model.normalizer_spec.remove_extra_whitespaces = value("remove_extra_whitespaces", True)
+    model.normalizer_spec.precompiled_charsmap = bytes(value("precompiled_charsmap", b""))
+    return model.SerializeToString()
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter that stands for each byte, in the order of CLIP's vocabulary. Source: openai/gpt-2 encoder.py."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]

@@ -1,0 +1,106 @@
+"""What came of a job: a picture, as a file's bytes. Knows no model.
+
+The `parameters` text lies where AUTOMATIC1111's stable-diffusion-webui puts it (modules/images.py): a PNG text chunk, or the EXIF
+UserComment of a JPEG or WebP.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
+
+from pulid_generate.errors import OutputError, RequestError
+from pulid_generate.request.job import Job
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Format = Literal["PNG", "JPEG", "WEBP"]
+
+SUFFIXES: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".webp": "WEBP"}
+# JPEG loses the least that is still worth its size: quality 95 with whole colour planes. WebP is lossless, the PNG's own pixels.
+SAVE_OPTIONS: dict[Format, dict[str, object]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "quality": 100, "method": 4, "exact": True},
+}
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.3
+UNICODE = b"UNICODE\0"  # the comment's character code; what follows is UTF-16, big-endian as piexif writes it
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixels: (H, W, 3) uint8 RGB. parameters: the text that the file carries."""
+
+    job: Job
+    pixels: np.ndarray = field(repr=False)
+    parameters: str
+
+    def png(self, metadata: bool = True) -> bytes:
+        """The PNG file."""
+        return self.encode("PNG", metadata)
+
+    def encode(self, format: Format, metadata: bool = True) -> bytes:
+        """The file in that format. The same picture gives the same bytes.
+
+        metadata: carry the `parameters` text. Raises OutputError if the text does not fit a JPEG (64 KiB).
+        """
+        return encode_pixels(self.pixels, format, self.parameters if metadata else None)
+
+
+def format_of(path: str | PurePath) -> Format:
+    """The format that an output's suffix names; PNG for "-", standard output. Raises OutputError for another suffix, or none."""
+    if str(path) == "-":
+        return "PNG"
+    suffix = PurePath(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise OutputError(f"{path}: the suffix {suffix or '(none)'} names no picture format; end the name in one of {known}")
+    return SUFFIXES[suffix]
+
+
+def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) -> bytes:
+    """(H, W, 3) uint8 RGB -> a file's bytes, carrying the text, or none. Raises as `Picture.encode`."""
+    from PIL import Image, PngImagePlugin
+
+    options = dict(SAVE_OPTIONS[format])
+    if parameters is not None:
+        if format == "PNG":
+            info = PngImagePlugin.PngInfo()
+            info.add_text("parameters", parameters) if parameters.isascii() else info.add_itxt("parameters", parameters)
+            options["pnginfo"] = info
+        else:
+            exif = Image.Exif()
+            exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + parameters.encode("utf-16-be")
+            options["exif"] = exif.tobytes()
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(buffer, format, **options)
+    except ValueError as error:
+        if "EXIF" not in str(error):
+            raise
+        raise OutputError(
+            f"the picture's metadata of {len(parameters or '')} characters does not fit a JPEG; write a PNG, or leave the metadata out"
+        ) from None
+    return buffer.getvalue()
+
+
+def read_parameters(data: bytes) -> str:
+    """The `parameters` text of a PNG, JPEG or WebP file's bytes. Raises RequestError if there is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(SAVE_OPTIONS)) as image:
+            if image.format == "PNG":
+                image.load()  # the chunk may stand behind the pixels
+                text = image.info.get("parameters")
+            else:
+                comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+                text = comment[len(UNICODE) :].decode("utf-16-be") if comment.startswith(UNICODE) else None
+    except Exception:  # Pillow's plugins raise whatever a damaged byte leads to
+        raise RequestError("this file is no readable PNG, JPEG or WebP picture") from None
+    if text is None:
+        raise RequestError("this picture carries no parameters text")
+    return text

@@ -1,0 +1,72 @@
+"""The three-way check: A without PuLID = B with weight 0, byte for byte, and C with the weight asked for is another picture.
+
+Run B passes through every hook and adds 0 * CA, so A = B proves that nothing but the identity is added, C that it is.
+Knows nothing of models: it makes the requests and judges the results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pulid_generate.request.generation import GenerationRequest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """files, pixels: SHA-256 by run, of the PNG's bytes and of the bare pixels. moved: mean absolute change of C from A, of 255."""
+
+    files: Mapping[str, str]
+    pixels: Mapping[str, str]
+    moved: float
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        return not self.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"passed": self.passed, **asdict(self)}
+
+
+def three_requests(request: GenerationRequest) -> list[tuple[GenerationRequest, bool]]:
+    """(request, with an identity) of runs A, B and C."""
+    return [(request, False), (replace(request, id_weight=0.0), True), (request, True)]
+
+
+def compare(files: Mapping[str, bytes], pixels: Mapping[str, np.ndarray]) -> Verdict:
+    """Judge three PNG files and their pixels (H, W, 3) uint8.
+
+    C is judged by its pixels: its file differs from A's in any case, since the metadata names the identity.
+    """
+    hashes = {run: hashlib.sha256(data).hexdigest() for run, data in files.items()}
+    drawn = {run: hashlib.sha256(array.tobytes()).hexdigest() for run, array in pixels.items()}
+    moved = mean_change(pixels["C"], pixels["A"])
+    reason = ""
+    if hashes["A"] != hashes["B"]:
+        what = "file" if drawn["A"] == drawn["B"] else "picture"
+        reason = f"A and B differ: weight 0 does not draw the same {what} as no PuLID at all"
+    elif drawn["C"] == drawn["A"]:
+        reason = "C equals A: the identity has no effect on the picture"
+    return Verdict(hashes, drawn, moved, reason)
+
+
+def mean_change(pixels: np.ndarray, others: np.ndarray) -> float:
+    """Mean absolute change of a channel, of 255, between two pictures (H, W, 3) uint8."""
+    return float(abs(pixels.astype("int16") - others.astype("int16")).mean())
+
+
+def as_table(verdict: Verdict) -> str:
+    """The table and the verdict, for a person."""
+    rows = [("run", "file SHA-256", "pixel SHA-256")]
+    rows += [(run, verdict.files[run], verdict.pixels[run]) for run in "ABC"]
+    lines = [f"{run:<4} {file:<64} {drawn}" for run, file, drawn in rows]
+    same = "=" if verdict.files["A"] == verdict.files["B"] else "!="
+    other = "!=" if verdict.pixels["A"] != verdict.pixels["C"] else "="
+    lines.append(f"A {same} B, A {other} C (mean change {verdict.moved:.2f} of 255): {'PASSED' if verdict.passed else 'FAILED'}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The order of the stages: requests fitted to files, models loaded, texts encoded, latents denoised, pictures decoded."""

@@ -1,0 +1,218 @@
+"""Latents of jobs, with one loaded Flux: where text, identities, guidance, starting pictures and the sampler meet.
+
+Several jobs of one `batch_key` go through the model together; a job alone takes the same path. Knows no file and no flag, and neither loads
+nor frees the model.
+
+Shapes: B jobs, L image tokens, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pulid_extract.shared.embedding_file import Embedding
+from pulid_generate.injection.hooks import PulidAdapter, Term, attach
+from pulid_generate.injection.layer_skip import skip_layers
+from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.job import Job, Subject
+from pulid_generate.sampling.denoise import Predict, denoise
+from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_mask
+from pulid_generate.sampling.noise import NoiseStream, add_noise
+from pulid_generate.sampling.packing import pack, position_ids, unpack
+
+IDENTITIES_KEPT = 8  # folded; 126 MB each in bfloat16 with the public file
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What Flux reads of a prompt: t5 (1, T, C) and pooled (1, P), in the compute dtype on the main device."""
+
+    t5: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A job's prompt, and its negative prompt where it has a negative branch."""
+
+    positive: TextStates
+    negative: TextStates | None = None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """T5 tokens of each."""
+        return tuple(states.t5.shape[1] for states in (self.positive, self.negative) if states is not None)
+
+
+def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:
+    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and starting picture at most.
+
+    t5_lengths: as `Texts.lengths`.
+    """
+    masked = job.start is not None and job.start.mask is not None
+    alike = replace(job.request, prompt="", negative_prompt="", seed=0, batch_count=1, guidance=0.0, id_weight=1.0)
+    return replace(alike, id_schedule=GenerationRequest("").id_schedule), t5_lengths, masked, job.loras
+
+
+class Denoiser:
+    """Denoises with one Flux model, and keeps the identities that were folded last.
+
+    flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a subject. dev: whether it has a guidance input.
+    """
+
+    def __init__(
+        self,
+        flux: Any,
+        adapter: PulidAdapter | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        dev: bool,
+        kept: int = 2 * IDENTITIES_KEPT,
+    ):
+        """kept: folded identities, both branches counted, that stay for the next job."""
+        self.flux, self.adapter, self.device, self.dtype, self.dev, self.kept = flux, adapter, device, dtype, dev, kept
+        self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
+
+    def latents(
+        self,
+        jobs: Sequence[Job],
+        texts: Sequence[Texts],
+        starts: Sequence[Tensor | None],
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Tensor:
+        """(B, 16, H/8, W/8) float32, of jobs with one `batch_key`.
+
+        starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. The numbers may be NaN if the model's are.
+        """
+        request, times = jobs[0].request, jobs[0].request.sigmas or ()
+        noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
+        first = [add_noise(start, noise.draw(), times[0]) for start, noise in zip(starts, noises, strict=True)]
+        with ExitStack() as stack:
+            predict = self._predict(jobs, texts, stack)
+            packed = denoise(
+                predict,
+                pack(torch.cat(first)).to(self.device),
+                times,
+                method=request.sampling_method,
+                eta=request.eta,
+                guidance=_guidance(jobs[0]),
+                inpaint=self._inpaint(jobs, starts),
+                fresh_noise=lambda: pack(torch.cat([noise.draw() for noise in noises])).to(self.device),
+                on_step=on_step,
+            )
+        return unpack(packed, request.width, request.height)
+
+    # -------------------------------------------------------------------------------------------------------------- predict
+
+    def _predict(self, jobs: Sequence[Job], texts: Sequence[Texts], stack: ExitStack) -> Predict:
+        """The model as the denoise loop wants it. What it hangs on the model goes with `stack`."""
+        request, device = jobs[0].request, self.device
+        img_ids = position_ids(request.width, request.height).to(device)
+        guidance = torch.tensor([job.request.guidance for job in jobs], device=device) if self.dev else None
+        read = {False: _joined([text.positive for text in texts])}
+        if request.cfg_scale != 1:
+            read[True] = _joined([text.negative for text in texts if text.negative])
+        # without an identity no hook is attached at all: run A of the three-way check is Flux alone
+        seen = any(job.subjects for job in jobs)
+        injection = stack.enter_context(attach(self.flux)) if seen else None
+        shares = {negative: self._shares(jobs, negative) for negative in read} if seen else {}
+        skip = stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers)) if request.skip_guidance.scale else None
+
+        def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
+            text = read[branch == "negative"]
+            if injection is not None:
+                injection.terms = [share.term_at(step) for share in shares[branch == "negative"] if share.active(step)]
+            if skip is not None:
+                skip.active = branch == "skip"
+            return (
+                self.flux(
+                    hidden_states=latent.to(self.dtype),
+                    encoder_hidden_states=text.t5,
+                    pooled_projections=text.pooled,
+                    timestep=torch.full((len(jobs),), t, device=device),
+                    guidance=guidance,
+                    img_ids=img_ids,
+                    txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
+                    return_dict=False,
+                )[0].float()
+            )  # the latent stays float32: adding 28 small steps in bfloat16, as the reference does, loses them to rounding
+
+        return predict
+
+    def _inpaint(self, jobs: Sequence[Job], starts: Sequence[Tensor | None]) -> Inpaint | None:
+        masks = [job.start.mask for job in jobs if job.start is not None and job.start.mask is not None]
+        images = [pack(start) for start in starts if start is not None]
+        if not masks:
+            return None
+        mask = torch.cat([latent_mask(mask) for mask in masks])
+        return Inpaint(mask.to(self.device), torch.cat(images).to(self.device))
+
+    # ------------------------------------------------------------------------------------------------------------ identities
+
+    def _shares(self, jobs: Sequence[Job], negative: bool) -> list[_Share]:
+        """What each person adds in one branch. Rows that show the same person in the same way share one; a person who is named twice in
+        one picture counts twice."""
+        found: dict[Hashable, tuple[Job, Subject, list[int]]] = {}
+        for row, job in enumerate(jobs):
+            for index, subject in enumerate(job.subjects):
+                weight = job.request.id_weight * subject.weight
+                key = index, subject.embedding.sha256, subject.region_sha256, weight, job.schedule(subject)
+                found.setdefault(key, (job, subject, []))[2].append(row)
+        shares = []
+        for job, subject, rows in found.values():
+            layers = self._layers(subject.embedding, negative, job.request.negative_id)
+            if layers is not None:
+                shares.append(_Share(job, subject, Term(layers, region=subject.region, rows=rows if len(jobs) > 1 else None)))
+        return shares
+
+    def _layers(self, embedding: Embedding, negative: bool, negative_id: str) -> tuple[nn.Module, ...] | None:
+        """The identity's layers for one branch, folded now or kept from before. None where the branch gets no identity."""
+        if negative and negative_id == "none":
+            return None
+        unconditional = negative and negative_id == "uncond"
+        key = embedding.sha256, unconditional
+        if key not in self._bound:
+            tokens = embedding.uncond if unconditional else embedding.tokens
+            assert self.adapter is not None  # the pipeline has checked both
+            assert tokens is not None
+            self._bound[key] = self.adapter.bind(tokens, self.dtype, self.device, where=embedding.source)
+        self._bound.move_to_end(key)
+        while len(self._bound) > self.kept:
+            self._bound.popitem(last=False)
+        return self._bound[key]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A person's term, and where its weights come from."""
+
+    job: Job
+    subject: Subject
+    term: Term
+
+    def active(self, step: int) -> bool:
+        """Outside the window nothing is computed; inside, a weight of 0 still is."""
+        return self.job.schedule(self.subject).active(step, self.job.steps)
+
+    def term_at(self, step: int) -> Term:
+        self.term.double, self.term.single = self.job.weights_at(self.subject, step)
+        return self.term
+
+
+def _guidance(job: Job) -> Guidance:
+    request, slg = job.request, job.request.skip_guidance
+    guided = frozenset(step for step in range(job.steps) if slg.active(step, job.steps))
+    return Guidance(request.cfg_scale, request.cfg_start_step, slg.scale, guided)
+
+
+def _joined(states: Sequence[TextStates]) -> TextStates:
+    if len(states) == 1:
+        return states[0]
+    return TextStates(torch.cat([state.t5 for state in states]), torch.cat([state.pooled for state in states]))

@@ -1,0 +1,116 @@
+"""Encoded prompts on disk: bytes by a key that holds everything they depend on. Knows no model and no tensor. Imports no torch.
+
+In the user's cache folder beside pulid-extract's, readable by the user alone: prompts are private, and states can be read back. A kill at any
+moment leaves whole entries; one that is damaged counts as missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pulid_extract.shared.model_files import Header
+from pulid_extract.shared.writing import write_atomically
+from pulid_generate.errors import OutputError
+
+FOLDER_VARIABLE = "PULID_CACHE_DIR"
+ENTRIES = "text"
+MAX_BYTES = 4 << 30  # 2,000 prompts of 256 tokens in bfloat16
+FIRST_BYTES = 1 << 20  # of a model file, for its identity
+STALE = 3600  # seconds after which a half-written file has no writer any more
+
+
+def default_folder() -> Path:
+    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(named).expanduser() if named else Path(base).expanduser() / "pulid-flux-toolkit"
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """The name of an entry: the hash of everything that its bytes depend on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def file_identity(header: Header, path: Path, times: bool = True) -> str:
+    """Which file this is, without reading gigabytes: names and shapes, its first MiB, size and time of every file it is made of.
+
+    times: False for what a copy on another machine has as well.
+    """
+    files = {path, *(shard for shard, _ in header.shards.values())}
+    digest = hashlib.sha256(repr(sorted(header.tensors.items())).encode())
+    for file in sorted(files):
+        if file.is_file():
+            seen = file.stat()
+            digest.update(f"{seen.st_size} {seen.st_mtime_ns if times else ''}".encode())
+            with open(file, "rb") as opened:
+                digest.update(opened.read(FIRST_BYTES))
+    return digest.hexdigest()
+
+
+class TextCache:
+    """The entries of one folder, at most `limit` bytes of them once `trim` has run; the longest unused go first.
+
+    folder: None keeps them in memory, for as long as this object lives.
+    """
+
+    def __init__(self, folder: Path | None, limit: int = MAX_BYTES):
+        self.folder = folder / ENTRIES if folder is not None else None
+        self.limit = limit
+        self._here: dict[str, bytes] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._here or (self.folder is not None and (self.folder / key).is_file())
+
+    def get(self, key: str) -> bytes | None:
+        """What was put under this key, or None. A damaged entry is deleted."""
+        if self.folder is None:
+            return self._here.get(key)
+        path = self.folder / key
+        try:
+            sealed = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        data = sealed[32:]
+        if hashlib.sha256(data).digest() == sealed[:32]:
+            return data
+        path.unlink(missing_ok=True)
+        return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep it. Raises OutputError if the folder cannot be written."""
+        if self.folder is None:
+            self._here[key] = data
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: cannot be made ({error.strerror or error}); set {FOLDER_VARIABLE}, or give --no-cache"
+            ) from None
+        write_atomically(self.folder / key, [hashlib.sha256(data).digest(), data], mode=0o600)
+
+    def trim(self) -> None:
+        """Delete the longest unused entries beyond the limit, and what killed processes left half-written."""
+        if self.folder is None:
+            return
+        found = []
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                seen = path.stat()
+                if not path.name.startswith("."):
+                    found.append((seen.st_mtime, seen.st_size, path))
+                elif time.time() - seen.st_mtime > STALE:
+                    path.unlink(missing_ok=True)
+        total = 0
+        for _, size, path in sorted(found, reverse=True):
+            total += size
+            if total > self.limit:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""One picture to draw: the request with its own seed, who is in it, and what it starts from. Knows no model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pulid_extract.shared.embedding_file import Embedding
+from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.id_schedule import IdSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Somebody in the picture.
+
+    weight: a factor on the request's. schedule: when, None for the request's own. region: (L,) float32 in [0, 1] over the image tokens,
+    None for the whole picture.
+    """
+
+    embedding: Embedding
+    weight: float = 1.0
+    schedule: IdSchedule | None = None
+    region: np.ndarray | None = field(default=None, repr=False)
+
+    @cached_property
+    def region_sha256(self) -> str | None:
+        return hashlib.sha256(self.region.tobytes()).hexdigest() if self.region is not None else None
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA file and its weight; sha256 and name go into the picture's metadata."""
+
+    path: Path
+    weight: float
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+@dataclass(frozen=True, eq=False)
+class StartPicture:
+    """What image-to-image starts from.
+
+    pixels: (H, W, 3) uint8 RGB of the size that is drawn. mask: (H, W) uint8, 255 is redrawn, None for all of it.
+    """
+
+    pixels: np.ndarray = field(repr=False)
+    mask: np.ndarray | None = field(default=None, repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pixels as they are used, whatever file they came from."""
+        return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+
+    @cached_property
+    def mask_sha256(self) -> str | None:
+        return hashlib.sha256(self.mask.tobytes()).hexdigest() if self.mask is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One picture: a request with its schedule, its own seed, nobody (then no hook is attached) or some subjects, and a start or None."""
+
+    request: GenerationRequest
+    seed: int
+    subjects: tuple[Subject, ...] = ()
+    start: StartPicture | None = None
+    loras: tuple[LoraUse, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Of the resolved request."""
+        return len(self.request.sigmas or ()) - 1
+
+    def weights_at(self, subject: Subject, step: int) -> tuple[float, float]:
+        """A subject's weights after double and after single blocks at step `step` (from 0); 0 outside its window."""
+        factor = self.request.id_weight * subject.weight
+        double, single = self.schedule(subject).weight_at(step, self.steps)
+        return factor * double, factor * single
+
+    def schedule(self, subject: Subject) -> IdSchedule:
+        return subject.schedule or self.request.id_schedule

@@ -1,0 +1,183 @@
+"""Who is in the picture: the text of one `--identity`, and how several become the persons that are drawn.
+
+Knows nothing of regions' pixels, models or devices, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from pulid_extract.shared.embedding_file import MAX_TOKENS, Embedding, encode_embedding
+from pulid_generate.errors import IdentityError, RequestError
+from pulid_generate.request.id_schedule import IdSchedule, Moment, check_weight, parse_moment
+
+Fusion = Literal["concat", "mean"]
+Box = tuple[int, int, int, int]
+PARTS = ("weight", "mask", "box", "start", "end")
+_PART = re.compile(rf",\s*({'|'.join(PARTS)})\s*=")
+_MISSPELT = re.compile(r"\.(?:pulidembd|png),\s*(\w+)\s*(?:=|$)", re.IGNORECASE)
+EXAMPLE = "me.pulidembd,weight=0.8,box=0,0,512,768"
+
+
+@dataclass(frozen=True)
+class PersonSpec:
+    """One `--identity`, as typed.
+
+    file: a .pulidembd, or "-". weight: factor on the identity's weight. mask: a PNG, white where this person is. box: X, Y, W, H in
+    pixels. start, end: this person's own window, None for everybody's; see id_schedule.
+    """
+
+    file: str
+    weight: float = 1.0
+    mask: str | None = None
+    box: Box | None = None
+    start: Moment | None = None
+    end: Moment | None = None
+
+    def __post_init__(self) -> None:
+        """Raises RequestError."""
+        if not self.file:
+            raise RequestError(f"identity: no file is named; write it as {EXAMPLE}")
+        check_weight(f"identity {self.file}: weight", self.weight)
+        if self.mask is not None and self.box is not None:
+            raise RequestError(f"identity {self.file}: has a mask and a box; give one of them")
+        if self.mask == "":
+            raise RequestError(f"identity {self.file}: mask names no file; give a PNG, white where this person is")
+        if self.box is not None and min(self.box[2:]) < 1:
+            raise RequestError(f"identity {self.file}: box {_box(self.box)}: width and height must be at least 1")
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether this person has no region of its own."""
+        return self.mask is None and self.box is None
+
+    def schedule(self, everybody: IdSchedule) -> IdSchedule:
+        """The flags' schedule with this person's own window in place of theirs."""
+        start = everybody.start if self.start is None else self.start
+        return replace(everybody, start=start, end=everybody.end if self.end is None else self.end)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody to draw: an identity, and the weight, region and window of its `spec`."""
+
+    embedding: Embedding
+    spec: PersonSpec
+
+
+def parse_person(text: str) -> PersonSpec:
+    """ "FILE[,weight=W][,mask=PNG|,box=X,Y,W,H][,start=S][,end=E]" -> PersonSpec. Raises RequestError naming the part.
+
+    Only `,weight=` and the other part names end a file name, so that it may hold commas and `=`.
+    """
+    file, *parts = _PART.split(text)
+    values: dict[str, str] = {}
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        if name in values:
+            raise RequestError(f"identity {file}: {name} is given twice")
+        values[name] = value
+    where = f"identity {file}"
+    for value in (file, values.get("mask", "")):
+        if misspelt := _MISSPELT.search(value):
+            raise RequestError(f"identity {value}: unknown part {misspelt[1]!r}; expected {', '.join(PARTS)}, as in {EXAMPLE}")
+    return PersonSpec(
+        file,
+        weight=_number(f"{where}: weight", values["weight"]) if "weight" in values else 1.0,
+        mask=values.get("mask"),
+        box=_parse_box(f"{where}: box", values["box"]) if "box" in values else None,
+        start=parse_moment(values["start"], f"{where}: start") if "start" in values else None,
+        end=parse_moment(values["end"], f"{where}: end") if "end" in values else None,
+    )
+
+
+def assemble(specs: Sequence[PersonSpec], embeddings: Sequence[Embedding], fusion: Fusion = "concat") -> tuple[Person, ...]:
+    """The persons to draw. Without regions all the embeddings are one person and fuse; with regions each is a person of its own.
+
+    embeddings: one per spec. Raises RequestError for regions given to some and not to others, or for parts of one person that disagree;
+    IdentityError where `fuse` does.
+    """
+    if len({spec.everywhere for spec in specs}) > 1:
+        without = next(spec for spec in specs if spec.everywhere)
+        raise RequestError(
+            f"identity {without.file}: has no mask and no box while another has; give each its own, or box=0,0,WIDTH,HEIGHT for the "
+            "whole picture"
+        )
+    if not specs or not specs[0].everywhere:
+        return tuple(Person(embedding, spec) for spec, embedding in zip(specs, embeddings, strict=True))
+    first = specs[0]
+    for spec in specs[1:]:
+        for name in ("weight", "start", "end"):
+            if getattr(spec, name) != getattr(first, name):
+                raise RequestError(
+                    f"identity {spec.file}: its {name} differs from {first.file}'s, but without a mask or box they are one person; "
+                    "give both the same, or each a region"
+                )
+    return (Person(fuse(embeddings, fusion), first),)
+
+
+def fuse(embeddings: Sequence[Embedding], how: Fusion = "concat") -> Embedding:
+    """Several embeddings of one person as one: float32 tokens, and `uncond` where every one has it.
+
+    how: "concat" appends the tokens, (N1 + N2 + .., C): the image attends to whichever portrait fits. "mean" averages them, (N, C): all must
+    have the same N. The hash is that of the fused file, as encode_embedding(tokens, uncond, dtype="f32") would write it.
+    Raises IdentityError, naming the files, for widths or counts that do not go together.
+    """
+    if how not in get_args(Fusion):
+        raise RequestError(f"identity-fusion {how!r}: expected {' or '.join(get_args(Fusion))}")
+    if len(embeddings) == 1:
+        return embeddings[0]
+    names = " + ".join(embedding.source for embedding in embeddings)
+    first = embeddings[0]
+    for other in embeddings[1:]:
+        if other.tokens.shape[1] != first.tokens.shape[1]:
+            raise IdentityError(
+                f"{other.source}: has tokens of width {other.tokens.shape[1]}, {first.source} of {first.tokens.shape[1]}; extract both "
+                "with the same PuLID file"
+            )
+    tokens = _joined([embedding.tokens for embedding in embeddings], how, names)
+    unconds = [embedding.uncond for embedding in embeddings if embedding.uncond is not None]
+    uncond = _joined(unconds, how, names) if len(unconds) == len(embeddings) else None
+    sha256 = hashlib.sha256(encode_embedding(tokens, uncond, dtype="f32")).hexdigest()
+    provenance = {"fusion": how, "parts": " ".join(embedding.sha256 for embedding in embeddings)}
+    return Embedding(tokens, uncond, "f32", provenance, sha256, names)
+
+
+def _joined(arrays: Sequence[np.ndarray], how: Fusion, names: str) -> np.ndarray:
+    counts = [array.shape[0] for array in arrays]
+    if how == "mean":
+        if len(set(counts)) > 1:
+            raise IdentityError(
+                f"{names}: have {', '.join(map(str, counts))} tokens, which have no mean; use --identity-fusion concat, or extract each "
+                "from the same number of portraits"
+            )
+        return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
+    if sum(counts) > MAX_TOKENS:
+        raise IdentityError(
+            f"{names}: are {sum(counts)} tokens together, at most {MAX_TOKENS} are possible; use fewer, or --identity-fusion mean"
+        )
+    return np.concatenate([array.astype(np.float32) for array in arrays])
+
+
+def _parse_box(where: str, text: str) -> Box:
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"{where} {text!r}: expected X,Y,WIDTH,HEIGHT in whole pixels, such as 0,0,512,768") from None
+    return x, y, width, height
+
+
+def _number(where: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError(f"{where} {text!r}: expected a number such as 0.8") from None
+
+
+def _box(box: Box) -> str:
+    return ",".join(map(str, box))

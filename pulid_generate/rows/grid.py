@@ -1,0 +1,84 @@
+"""The grid of `pulid-generate batch`: every prompt of a file, with every identity of a folder, with every seed. Imports no torch.
+
+Knows no flag and no model; gives the same rows as a manifest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+from pulid_generate.errors import InputError, RequestError
+from pulid_generate.request.prompt import read_prompt_file
+from pulid_generate.rows.manifest import Row
+
+ENDING = ".pulidembd"
+MAX_ROWS = 1_000_000
+RANGE = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
+
+
+def grid(prompts: str | None, identities: str | None, seeds: str | None) -> list[Row]:
+    """The rows, prompts outermost and seeds innermost. What is None is left to the command's flags.
+
+    prompts: a UTF-8 file with one in each line. identities: a folder of .pulidembd files, or one file. seeds: "1-4,7".
+    Raises InputError or RequestError.
+    """
+    axes: list[list[tuple[str, dict[str, Any]]]] = []
+    if prompts is not None:
+        axes.append([(f"{prompts} line {line}", {"prompt": text}) for line, text in read_prompts(prompts)])
+    if identities is not None:
+        axes.append([(path.name, {"pulid_id_embedding": str(path)}) for path in identities_in(identities)])
+    if seeds is not None:
+        axes.append([(f"seed {seed}", {"seed": seed}) for seed in parse_seeds(seeds)])
+    count = 1
+    for axis in axes:
+        count *= len(axis)
+    if count > MAX_ROWS:
+        raise RequestError(f"the grid has {count} rows; the most is {MAX_ROWS}, split it")
+    rows = []
+    for number, choice in enumerate(itertools.product(*axes), 1):
+        values: dict[str, Any] = {}
+        for _, part in choice:
+            values |= part
+        rows.append(Row(number, None, f"row {number} ({', '.join(label for label, _ in choice)})", values))
+    return rows
+
+
+def read_prompts(path: str) -> list[tuple[int, str]]:
+    """(line number, prompt) of every line that is not empty. Raises InputError."""
+    lines = read_prompt_file(path).split("\n")
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def identities_in(name: str) -> list[Path]:
+    """The .pulidembd files of a folder, by name; a file is itself. Raises InputError."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    try:
+        found = sorted(file for file in path.iterdir() if file.suffix == ENDING and not file.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"--identities {name}: cannot be read ({error.strerror or error}); expected a folder") from None
+    if not found:
+        raise InputError(f"--identities {name}: holds no {ENDING} file; make some with 'pulid-extract batch'")
+    return found
+
+
+def parse_seeds(text: str) -> list[int]:
+    """[1, 2, 3, 4, 7] of "1-4,7". Raises RequestError for anything else, and for a seed that is there twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = RANGE.fullmatch(part.strip())
+        if match is None:
+            raise RequestError(f"--seeds {text}: {part.strip()!r} is no seed; expected such as 1-4,7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise RequestError(f"--seeds {text}: {part.strip()} counts down; write {last}-{first}")
+        if len(seeds) + last - first >= MAX_ROWS:
+            raise RequestError(f"--seeds {text}: more than {MAX_ROWS} seeds")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise RequestError(f"--seeds {text}: a seed is there twice")
+    return seeds
