@@ -11,19 +11,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pulid_extract.batch.rows import BatchFlags
 from pulid_extract.commands import extract as extraction
 from pulid_extract.commands.batch import run as run_batch
 from pulid_extract.commands.cache import cache
 from pulid_extract.commands.doctor import doctor
-from pulid_extract.commands.faces import FacesFlags
 from pulid_extract.commands.faces import run as list_faces
 from pulid_extract.commands.pull import pull
-from pulid_extract.commands.score import ScoreFlags
 from pulid_extract.commands.score import run as run_score
-from pulid_extract.flags.groups import takes_flags
+from pulid_extract.flags.batch import BatchFlags
+from pulid_extract.flags.extract import Flags
+from pulid_extract.flags.faces import FacesFlags
+from pulid_extract.flags.score import ScoreFlags
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.cluster.ray_crew import BatchCommand, usage_error
+from pulid_extract.shared.cli.flags import takes_flags
+from pulid_extract.shared.cluster.flags import BatchCommand, usage_error
 
 PROGRAM = "pulid-extract"
 PORTRAIT = "--portrait"
@@ -77,8 +78,8 @@ app = console.new_app(cls=PortraitGroup)
 
 
 @app.callback(invoke_without_command=True)
-@takes_flags(extraction.Flags)
-def extract(context: typer.Context, flags: extraction.Flags) -> None:
+@takes_flags(Flags)
+def extract(context: typer.Context, flags: Flags) -> None:
     """Turn portraits of a person into an identity file (.pulidembd) for pulid-generate and sd-cli.
 
     Example: pulid-extract --portrait me.jpg --pulid-weights pulid_flux_v0.9.1.safetensors --out me.pulidembd

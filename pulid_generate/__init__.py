@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from pulid_extract.shared.embedding_file import read_embedding
     from pulid_generate.errors import PulidError
     from pulid_generate.files.model_set import ModelFiles
-    from pulid_generate.injection.hooks import Injection, PulidAdapter, inject
+    from pulid_generate.injection.adapter import PulidAdapter
+    from pulid_generate.injection.hooks import inject
+    from pulid_generate.injection.terms import Injection
     from pulid_generate.memory.placement import Placement
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.generation import GenerationRequest

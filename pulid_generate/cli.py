@@ -7,7 +7,7 @@ Standard output carries results (paths, JSON lines, or the picture itself), stan
 from __future__ import annotations
 
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.cluster.ray_crew import BatchCommand
+from pulid_extract.shared.cluster.flags import BatchCommand
 from pulid_generate.commands.batch import batch
 from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw

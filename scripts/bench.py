@@ -22,8 +22,9 @@ from bench_extract import extract
 from bench_ray import ray
 from bench_steps import steps
 
+from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.attention import FoldedAttention, PerceiverAttentionCA, PlainAttention
-from pulid_generate.injection.hooks import PulidAdapter, attach
+from pulid_generate.injection.hooks import attach
 from pulid_generate.sampling.packing import position_ids
 
 WIDTH, TOKEN_WIDTH, HEADS, ID_TOKENS = 3072, 2048, 16, 32  # of the published Flux and PuLID files

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import layouts
 import micro_facexlib
 import numpy as np
 import onnx
+import public_layouts
 import torch
 from astronaut import FACE_BOX, LANDMARKS, portrait
 from onnx import TensorProto, helper, numpy_helper
@@ -41,8 +41,8 @@ def write_networks(folder: Path) -> Path:
     if (folder / DONE).is_file():
         return folder
     (folder / "antelopev2").mkdir(parents=True, exist_ok=True)
-    torch.save(_random(layouts.eva_clip(EVA_WIDTH, EVA_POOLED), torch.float16), folder / "EVA02_CLIP_L_336_psz14_s6B.pt")
-    encoder = _random(layouts.pulid_encoder(), torch.bfloat16)
+    torch.save(_random(public_layouts.eva_clip(EVA_WIDTH, EVA_POOLED), torch.float16), folder / "EVA02_CLIP_L_336_psz14_s6B.pt")
+    encoder = _random(public_layouts.pulid_encoder(), torch.bfloat16)
     save_file(encoder | {"pulid_ca.0.norm1.weight": torch.ones(2048, dtype=torch.bfloat16)}, folder / "pulid.safetensors")
     micro_facexlib.write_detector(folder / "detection_Resnet50_Final.pth", 0)
     micro_facexlib.write_parser(folder / "parsing_bisenet.pth", 0)
@@ -67,7 +67,7 @@ def photograph() -> np.ndarray:
     return canvas
 
 
-def _random(layout: layouts.Layout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _random(layout: public_layouts.Layout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """As large as a trained network's: activations stay finite, and no number is special to the processor."""
     generator = torch.Generator().manual_seed(0)
     state = {}

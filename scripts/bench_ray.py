@@ -19,7 +19,8 @@ from pathlib import Path
 
 from pulid_extract.shared.cluster import ray_crew as cluster
 from pulid_extract.shared.cluster import sharing as workers
-from pulid_extract.shared.cluster.ray_crew import ClusterFlags, Place
+from pulid_extract.shared.cluster.actor import Place
+from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch.running import Outlet, Tally
 from pulid_generate.rows.items import Item

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
-import layouts
 import numpy as np
+import public_layouts
 import torch
 from gguf import GGMLQuantizationType as Kind
 from make_micro_models import write_tokenizer
@@ -30,8 +30,8 @@ class Sizes:
     """What the files measure; the defaults are the published ones. t5_feed_forward: google/t5-v1_1-xxl's d_ff."""
 
     width: int = 3072
-    double: int = layouts.DOUBLE_BLOCKS
-    single: int = layouts.SINGLE_BLOCKS
+    double: int = public_layouts.DOUBLE_BLOCKS
+    single: int = public_layouts.SINGLE_BLOCKS
     pulid_heads: int = 16
     clip_layers: int = 12
     t5_width: int = 4096
@@ -53,11 +53,11 @@ class File:
 
 def files(sizes: Sizes) -> list[File]:
     """Everything that a generation needs, Flux first."""
-    flux = layouts.flux(sizes.width, sizes.double, sizes.single, sizes.t5_width, 768)
+    flux = public_layouts.flux(sizes.width, sizes.double, sizes.single, sizes.t5_width, 768)
     t5 = t5_layout(sizes)
-    pulid = layouts.pulid_ca(sizes.width, layouts.pulid_layers(sizes.double, sizes.single), sizes.pulid_heads)
-    pulid |= layouts.pulid_encoder() if sizes.encoder else {}
-    clip, vae = layouts.clip_l(layers=sizes.clip_layers), layouts.autoencoder(sizes.vae_channels)
+    pulid = public_layouts.pulid_ca(sizes.width, public_layouts.pulid_layers(sizes.double, sizes.single), sizes.pulid_heads)
+    pulid |= public_layouts.pulid_encoder() if sizes.encoder else {}
+    clip, vae = public_layouts.clip_l(layers=sizes.clip_layers), public_layouts.autoencoder(sizes.vae_channels)
     return [
         File("--diffusion-model", "flux1-schnell-Q4_K.gguf", _gguf_bytes(flux), lambda path: write_gguf(path, flux, "flux")),
         File("--t5xxl", "t5-v1_1-xxl-encoder-Q4_K.gguf", _gguf_bytes(t5), lambda path: write_gguf(path, t5, "t5encoder")),
@@ -69,17 +69,17 @@ def files(sizes: Sizes) -> list[File]:
     ]
 
 
-def t5_layout(sizes: Sizes) -> layouts.Layout:
+def t5_layout(sizes: Sizes) -> public_layouts.Layout:
     """T5's encoder under llama.cpp's names (gguf-py constants.py, MODEL_ARCH.T5ENCODER)."""
     width, inner = sizes.t5_width, sizes.t5_width
-    out: layouts.Layout = {"token_embd.weight": ((32128, width), float(width**0.5))}
+    out: public_layouts.Layout = {"token_embd.weight": ((32128, width), float(width**0.5))}
     for block in range(sizes.t5_layers):
         prefix = f"enc.blk.{block}"
         for name, gain in (("q", 0.05), ("k", 1.0), ("v", 1.0)):  # T5 does not scale its logits: q stays small
             out[f"{prefix}.attn_{name}.weight"] = ((inner, width), gain)
         out[f"{prefix}.attn_o.weight"] = ((width, inner), 1.0)
         if block == 0:
-            out[f"{prefix}.attn_rel_b.weight"] = ((32, inner // layouts.ENCODER_HEAD), 3.0)
+            out[f"{prefix}.attn_rel_b.weight"] = ((32, inner // public_layouts.ENCODER_HEAD), 3.0)
         for name in ("attn_norm", "ffn_norm"):
             out[f"{prefix}.{name}.weight"] = ((width,), "scale")
         for name in ("ffn_gate", "ffn_up"):
@@ -103,7 +103,7 @@ def write_complete(file: File, folder: Path) -> bool:
     return True
 
 
-def write_gguf(path: Path, layout: layouts.Layout, architecture: str) -> None:
+def write_gguf(path: Path, layout: public_layouts.Layout, architecture: str) -> None:
     """Matrices whose rows are whole blocks as random Q4_K, everything else as seeded float32; one tensor in memory at a time."""
     writer = gguf.GGUFWriter(path, arch=architecture)
     writer.add_quantization_version(2)
@@ -133,12 +133,12 @@ def _is_packed(name: str, shape: tuple[int, ...]) -> bool:
     return blocks and len(shape) == 2 and shape[1] % BLOCK == 0
 
 
-def _gguf_bytes(layout: layouts.Layout) -> int:
+def _gguf_bytes(layout: public_layouts.Layout) -> int:
     counts = ((_is_packed(name, shape), int(np.prod(shape))) for name, (shape, _) in layout.items())
     return sum(count // BLOCK * SIZE if packed else 4 * count for packed, count in counts)
 
 
-def _plain(flag: str, name: str, layout: layouts.Layout, dtype: torch.dtype) -> File:
+def _plain(flag: str, name: str, layout: public_layouts.Layout, dtype: torch.dtype) -> File:
     nbytes = sum(int(np.prod(shape)) for shape, _ in layout.values()) * dtype.itemsize
     return File(flag, name, nbytes, lambda path: save_file(seeded_weights(layout, SEED, dtype), path))
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import layouts
 import micro_antelopev2
 import micro_facexlib
+import public_layouts
 import torch
 from safetensors.torch import save_file
 from seeded import seeded_weights
@@ -92,29 +92,29 @@ def write_micro_models(folder: Path, seed: int = 0, dev: bool = False, report: C
         report(f"{part.name}: {time.perf_counter() - start:.1f} s")
 
 
-def _seeded(layout: layouts.Layout, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _seeded(layout: public_layouts.Layout, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     changed = {name: (layout[name][0], gain) for name, gain in MICRO_GAINS.items() if name in layout}
     return seeded_weights(layout | changed, seed, dtype)
 
 
 def _flux(path: Path, seed: int, dev: bool) -> None:
-    layout = layouts.flux(FLUX_WIDTH, context=T5_WIDTH, vector=CLIP_WIDTH, guidance=dev)
+    layout = public_layouts.flux(FLUX_WIDTH, context=T5_WIDTH, vector=CLIP_WIDTH, guidance=dev)
     save_file(_seeded(layout, seed, torch.bfloat16), path)
 
 
 def _pulid(path: Path, seed: int) -> None:
-    layers = layouts.pulid_layers(layouts.DOUBLE_BLOCKS, layouts.SINGLE_BLOCKS)
-    layout = layouts.pulid_ca(FLUX_WIDTH, layers, PULID_HEADS, TOKEN_WIDTH)
-    layout |= layouts.pulid_encoder(IDENTITY_WIDTH, out_dim=TOKEN_WIDTH, vit=EVA_WIDTH, cond=ARCFACE_WIDTH + EVA_POOLED)
+    layers = public_layouts.pulid_layers(public_layouts.DOUBLE_BLOCKS, public_layouts.SINGLE_BLOCKS)
+    layout = public_layouts.pulid_ca(FLUX_WIDTH, layers, PULID_HEADS, TOKEN_WIDTH)
+    layout |= public_layouts.pulid_encoder(IDENTITY_WIDTH, out_dim=TOKEN_WIDTH, vit=EVA_WIDTH, cond=ARCFACE_WIDTH + EVA_POOLED)
     save_file(_seeded(layout, seed, torch.bfloat16), path)
 
 
 def _eva(path: Path, seed: int) -> None:
-    torch.save(_seeded(layouts.eva_clip(EVA_WIDTH, EVA_POOLED), seed, torch.float16), path)
+    torch.save(_seeded(public_layouts.eva_clip(EVA_WIDTH, EVA_POOLED), seed, torch.float16), path)
 
 
 def _autoencoder(path: Path, seed: int) -> None:
-    state = _seeded(layouts.autoencoder(VAE_CHANNELS), seed, torch.float32)
+    state = _seeded(public_layouts.autoencoder(VAE_CHANNELS), seed, torch.float32)
     for name, weight in state.items():  # even kernels blur: the decoder paints blots, not grit
         if name.startswith("decoder.") and weight.ndim == 4:
             state[name] = weight.mean((2, 3), keepdim=True).expand_as(weight).contiguous()
@@ -122,11 +122,11 @@ def _autoencoder(path: Path, seed: int) -> None:
 
 
 def _clip(path: Path, seed: int) -> None:
-    save_file(_seeded(layouts.clip_l(CLIP_WIDTH, CLIP_LAYERS), seed, torch.float16), path)
+    save_file(_seeded(public_layouts.clip_l(CLIP_WIDTH, CLIP_LAYERS), seed, torch.float16), path)
 
 
 def _t5(path: Path, seed: int) -> None:
-    state = _seeded(layouts.t5(T5_WIDTH, T5_LAYERS, T5_ROWS), seed, torch.float16)
+    state = _seeded(public_layouts.t5(T5_WIDTH, T5_LAYERS, T5_ROWS), seed, torch.float16)
     state["encoder.embed_tokens.weight"] = state["shared.weight"].clone()  # the published file stores it twice
     save_file(state, path)
 

@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import layouts
 import numpy as np
+import public_layouts
 import torch
 from safetensors.torch import save_file
 from seeded import seeded, seeded_weights
@@ -32,8 +32,8 @@ def write_checkpoints(
     *,
     seed: int = 0,
     hidden: int = 256,
-    depth: int = layouts.DOUBLE_BLOCKS,
-    single: int = layouts.SINGLE_BLOCKS,
+    depth: int = public_layouts.DOUBLE_BLOCKS,
+    single: int = public_layouts.SINGLE_BLOCKS,
     guidance: bool = False,
     vae_channels: int = 32,
     t5_dim: int = 128,
@@ -44,15 +44,15 @@ def write_checkpoints(
 ) -> list[Path]:
     """Write the files named in `only` into `folder`; the same arguments give the same tensors. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    pulid = layouts.pulid_ca(hidden, layouts.pulid_layers(depth, single))
+    pulid = public_layouts.pulid_ca(hidden, public_layouts.pulid_layers(depth, single))
     if encoder:
-        pulid |= layouts.pulid_encoder()
+        pulid |= public_layouts.pulid_encoder()
     table = {
-        "flux": ("flux", layouts.flux(hidden, depth, single, t5_dim, CLIP_WIDTH, guidance), dtype),
+        "flux": ("flux", public_layouts.flux(hidden, depth, single, t5_dim, CLIP_WIDTH, guidance), dtype),
         "pulid": ("pulid_flux_v0.9.1", pulid, torch.bfloat16),
-        "ae": ("ae", layouts.autoencoder(vae_channels), torch.float32),
-        "clip_l": ("clip_l", layouts.clip_l(CLIP_WIDTH), torch.float16),
-        "t5": ("t5xxl", layouts.t5(t5_dim, t5_layers), torch.float16),
+        "ae": ("ae", public_layouts.autoencoder(vae_channels), torch.float32),
+        "clip_l": ("clip_l", public_layouts.clip_l(CLIP_WIDTH), torch.float16),
+        "t5": ("t5xxl", public_layouts.t5(t5_dim, t5_layers), torch.float16),
     }
     paths = []
     for part in only:
@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, help="folder for the checkpoints; may be left out with --embedding")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden", type=int, default=256, help="Flux's width, a multiple of 128")
-    parser.add_argument("--depth", type=int, default=layouts.DOUBLE_BLOCKS)
-    parser.add_argument("--single", type=int, default=layouts.SINGLE_BLOCKS)
+    parser.add_argument("--depth", type=int, default=public_layouts.DOUBLE_BLOCKS)
+    parser.add_argument("--single", type=int, default=public_layouts.SINGLE_BLOCKS)
     parser.add_argument("--guidance", action="store_true", help="a dev-style Flux, with guidance_in")
     parser.add_argument("--vae-ch", type=int, default=32, help="autoencoder channels, a multiple of 32")
     parser.add_argument("--t5-dim", type=int, default=128)

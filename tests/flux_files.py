@@ -53,8 +53,10 @@ def all_in_one(micro: Path, target: Path, without: str = "", change=lambda name,
 def pipeline_folder(micro: Path, target: Path) -> Path:
     """A diffusers pipeline, the transformer and T5 in several shards, with T5's tokenizer."""
     from pulid_extract.shared.model_files import read_header
-    from pulid_generate.models.flux import load_flux, load_vae
-    from pulid_generate.models.t5 import ClipText, T5Text
+    from pulid_generate.models.autoencoder import load_vae
+    from pulid_generate.models.clip import ClipText
+    from pulid_generate.models.flux import load_flux
+    from pulid_generate.models.t5 import T5Text
 
     def header(name: str):
         return read_header(micro / f"{name}.safetensors")

@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from pulid_extract.shared.cluster import flags
 from pulid_extract.shared.cluster import ray_crew as cluster
-from pulid_extract.shared.cluster.ray_crew import Place, UnfitError
+from pulid_extract.shared.cluster.actor import Place, UnfitError
 from pulid_extract.shared.errors import WeightsError
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     import ray
 
     cluster.start(
-        cluster.LOCAL, num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 << 20, _temp_dir=sys.argv[1]
+        flags.LOCAL, num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 << 20, _temp_dir=sys.argv[1]
     )
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()

@@ -24,7 +24,8 @@ from test_extract_world import models_folder
 
 from pulid_extract.shared.cluster import ray_crew as cluster
 from pulid_extract.shared.cluster import sharing as workers
-from pulid_extract.shared.cluster.ray_crew import ClusterFlags, find_places, with_address
+from pulid_extract.shared.cluster.flags import ClusterFlags, with_address
+from pulid_extract.shared.cluster.ray_crew import find_places
 from pulid_extract.shared.errors import InputError, PackageError, WorkerError
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as a worker of one core has: rounding depends on it

@@ -305,8 +305,8 @@ def test_numbers_that_two_leaves_must_agree_on():
     from pulid_extract.commands import cache
     from pulid_extract.faces import crop as face_crop
     from pulid_extract.pictures import portrait
+    from pulid_generate.files import layouts
     from pulid_generate.injection import attention as pulid_attention
-    from pulid_generate.models import flux as checkpoints
     from pulid_generate.models import t5 as text_encoders
     from pulid_generate.pipeline import text_cache
     from pulid_generate.request import generation as request
@@ -317,6 +317,6 @@ def test_numbers_that_two_leaves_must_agree_on():
     assert cache.TEXT == text_cache.ENTRIES
     assert request.SIZE_UNIT == LATENT_SCALE * PATCH
     assert set(get_args(request.Rng)) == set(get_args(Rng)) == {"cpu", "cuda"}
-    assert checkpoints.HEAD_WIDTH == pulid_attention.HEAD_WIDTH
+    assert layouts.HEAD_WIDTH == pulid_attention.HEAD_WIDTH
     assert portrait.CROP_SIDE == face_crop.CROP_SIDE
     assert face_crop.BORDER_BGR[::-1] == portrait.PAD_RGB

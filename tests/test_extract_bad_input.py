@@ -215,8 +215,8 @@ def test_names_that_cannot_be_are_one_line(name, tmp_path, capfd, monkeypatch):
 
 
 def test_a_model_file_that_nothing_needs_is_said(monkeypatch):
-    from pulid_extract.commands.extract import Flags
     from pulid_extract.extraction import opening as session
+    from pulid_extract.flags.extract import Flags
 
     said: list[str] = []
     monkeypatch.setattr(session.console, "log", said.append)

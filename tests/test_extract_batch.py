@@ -22,7 +22,7 @@ from test_extract_world import GREEN, RED, models_folder, picture
 from pulid_extract import cli, read_embedding
 from pulid_extract.batch.journal import NAME, Journal
 from pulid_extract.extraction.ahead import ahead
-from pulid_extract.extraction.embedding_cache import default_folder
+from pulid_extract.shared.cache_folder import default_folder
 
 GROUP, ALONE, OTHER = ((2, 2, RED), (15, 6, GREEN)), ((9, 10, RED),), ((12, 5, GREEN),)
 
@@ -218,7 +218,8 @@ def test_a_row_that_cannot_be_is_named_before_anything_starts(line, message, tmp
 
 
 def test_a_rows_choice_takes_the_place_of_the_command_lines(tmp_path):
-    from pulid_extract.batch.rows import BatchFlags, plan
+    from pulid_extract.batch.rows import plan
+    from pulid_extract.flags.batch import BatchFlags
 
     manifest = tmp_path / "list.csv"
     manifest.write_text('portrait,face_box,face_index\na.png,,\nb.png,"1,2,30,40",\nc.png,,2\n')

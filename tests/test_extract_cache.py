@@ -19,9 +19,10 @@ from PIL import Image
 from test_extract_world import GREEN, RED, models_folder, picture
 
 from pulid_extract import cli
-from pulid_extract.extraction.embedding_cache import MAGIC, EmbeddingCache, Key, Stored, default_folder, key_of
+from pulid_extract.extraction.embedding_cache import MAGIC, EmbeddingCache, Key, Stored, key_of
 from pulid_extract.files import file_hashes
 from pulid_extract.files.file_hashes import FileHashes
+from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.errors import InputError, OutputError
 
 PORTRAIT, OTHER = b"a portrait" * 100, b"another portrait" * 100
@@ -305,10 +306,10 @@ def test_off_means_off(caching, tmp_path, capfd, monkeypatch):
 
 def test_several_portraits_are_recalled_in_any_order(tmp_path):
     """`recall` puts the facts into the order of this command line, and judges them again."""
-    from pulid_extract.commands.extract import Flags
     from pulid_extract.extraction.job import Job, recall, together_of
     from pulid_extract.extraction.sources import Source
     from pulid_extract.faces.choice import FaceChoice
+    from pulid_extract.flags.extract import Flags
     from pulid_extract.shared.errors import FaceError
 
     sources = tuple(Source(f"{name}.png", f"{name}.png", name.encode()) for name in "abc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import layouts
+import public_layouts
 import pytest
 from test_generate_inspect import DEV, hollow, stored
 
@@ -68,12 +68,14 @@ def test_a_device_that_is_not_there(micro, generate):
 def real(micro, tmp_path, monkeypatch):
     """Flux dev, T5 and PuLID in the public files' sizes, which take no room on the disk; 8 GiB of main memory."""
     hollow(tmp_path / "flux1-dev.safetensors", stored(DEV, "BF16"))
-    hollow(tmp_path / "t5.safetensors", stored(layouts.t5(4096, 24), "F16"))
-    hollow(tmp_path / "clip.safetensors", stored(layouts.clip_l(), "F16"))
-    hollow(tmp_path / "ae.safetensors", stored(layouts.autoencoder(), "F32"))
-    hollow(tmp_path / "pulid.safetensors", stored({**layouts.pulid_ca(3072, 20), **layouts.pulid_encoder()}, "BF16"))
+    hollow(tmp_path / "t5.safetensors", stored(public_layouts.t5(4096, 24), "F16"))
+    hollow(tmp_path / "clip.safetensors", stored(public_layouts.clip_l(), "F16"))
+    hollow(tmp_path / "ae.safetensors", stored(public_layouts.autoencoder(), "F32"))
+    hollow(
+        tmp_path / "pulid.safetensors", stored({**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}, "BF16")
+    )
     (tmp_path / "tokenizer.json").symlink_to(micro / "tokenizer.json")
-    monkeypatch.setattr("pulid_generate.memory.placement.available_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 8 * 2**30)
     return tmp_path
 
 
@@ -83,7 +85,7 @@ def test_what_cannot_fit_is_said_before_anything_loads(real, generate, monkeypat
     assert told["plan"]["verdict"] == "cannot fit"
     assert "not ready: 512x512: cannot fit: T5: needs" in run.error
     assert "--t5xxl with a Q4 GGUF" in run.error
-    monkeypatch.setattr("pulid_generate.memory.placement.available_memory", lambda: 200 * 2**30)
+    monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 200 * 2**30)
     run = generate("doctor", "--models-dir", real, "--device", "cpu")
     assert run.code == 0, run.err
     assert b"512x512: fits" in run.out

@@ -20,8 +20,10 @@ from pulid_extract.shared.model_files.kinds import PREFIXES
 from pulid_generate.errors import CheckpointError, WeightsError
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.roles import CLIP_L, FLUX, T5XXL, VAE
-from pulid_generate.models.flux import flux_shape, load_flux, load_vae
-from pulid_generate.models.t5 import ClipText, T5Text
+from pulid_generate.models.autoencoder import load_vae
+from pulid_generate.models.clip import ClipText
+from pulid_generate.models.flux import flux_shape, load_flux
+from pulid_generate.models.t5 import T5Text
 from pulid_generate.packed.fp8 import Fp8Linear
 
 ROLES = {"flux": FLUX, "vae": VAE, "clip_l": CLIP_L, "t5xxl": T5XXL}

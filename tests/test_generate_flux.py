@@ -13,7 +13,8 @@ from seeded import seeded, seeded_state
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, IdentityError, WeightsError
-from pulid_generate.injection.hooks import PulidAdapter, attach, check_fit, hook_points, inject
+from pulid_generate.injection.adapter import PulidAdapter
+from pulid_generate.injection.hooks import attach, check_fit, hook_points, inject
 from pulid_generate.models.flux import flux_shape, flux_targets, load_flux
 from pulid_generate.sampling.denoise import denoise
 from pulid_generate.sampling.guidance import Guidance
@@ -227,7 +228,7 @@ def test_inject_composes_with_layerwise_casting(files, adapter):
 def test_inject_composes_with_a_stock_pipeline(files, adapter, micro):
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-    from pulid_generate.models.flux import load_vae
+    from pulid_generate.models.autoencoder import load_vae
 
     flux = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
     pipe = FluxPipeline(

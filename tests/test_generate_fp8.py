@@ -13,8 +13,9 @@ from test_generate_flux import inputs, tensors, velocity
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.models.flux import FLUX_MARKER, load_flux
-from pulid_generate.models.t5 import T5_MARKER, T5Text
+from pulid_generate.files.layouts import FLUX_MARKER, T5_MARKER
+from pulid_generate.models.flux import load_flux
+from pulid_generate.models.t5 import T5Text
 from pulid_generate.models.tensor_files import float32_bytes, quality_notes
 from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
 from pulid_generate.packed.layers import PackedEmbedding, swap_halves

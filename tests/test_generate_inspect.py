@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import layouts
 import numpy as np
+import public_layouts
 import pytest
 from conftest import ROOT
 from safetensors.numpy import save_file
 from test_extract_world import write_antelopev2
 
 from pulid_extract.shared.errors import WeightsError
+from pulid_generate.inspection import facts
 from pulid_generate.inspection import inspect as inspection
 from pulid_generate.inspection.inspect import files_of, inspect
 
@@ -37,22 +38,22 @@ def hollow(path: Path, entries: dict[str, tuple[str, tuple[int, ...]]]) -> Path:
     return path
 
 
-def stored(layout: layouts.Layout, dtype: str, prefix: str = "") -> dict[str, tuple[str, tuple[int, ...]]]:
+def stored(layout: public_layouts.Layout, dtype: str, prefix: str = "") -> dict[str, tuple[str, tuple[int, ...]]]:
     return {prefix + name: (dtype, shape) for name, (shape, _) in layout.items()}
 
 
-DEV = layouts.flux(3072, context=4096, guidance=True)
-SCHNELL = layouts.flux(3072, context=4096)
-SMALL = layouts.flux(256, depth=3, single=5)
-T5 = layouts.t5(64)
+DEV = public_layouts.flux(3072, context=4096, guidance=True)
+SCHNELL = public_layouts.flux(3072, context=4096)
+SMALL = public_layouts.flux(256, depth=3, single=5)
+T5 = public_layouts.t5(64)
 REAL = [  # name, tensors, parameters, facts: the table of the public files
     ("flux1-dev", stored(DEV, "BF16"), 11_901_408_320, {"model": "dev (or Krea, Kontext)", "width": 3072, "hook_places": 20}),
     ("flux1-schnell", stored(SCHNELL, "BF16"), 11_891_178_560, {"model": "schnell", "double_blocks": 19, "single_blocks": 38}),
-    ("ae", stored(layouts.autoencoder(), "F32"), 83_819_683, {"latent_channels": 16}),
-    ("clip_l", stored(layouts.clip_l(), "F16"), 123_060_480, {"layers": 12, "width": 768, "vocabulary": 49408}),
+    ("ae", stored(public_layouts.autoencoder(), "F32"), 83_819_683, {"latent_channels": 16}),
+    ("clip_l", stored(public_layouts.clip_l(), "F16"), 123_060_480, {"layers": 12, "width": 768, "vocabulary": 49408}),
     (
         "pulid_flux_v0.9.1",
-        stored({**layouts.pulid_ca(3072, 20), **layouts.pulid_encoder()}, "BF16"),
+        stored({**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}, "BF16"),
         571_033_600,
         {"layers": 20, "width": 3072, "token_width": 2048, "id_tokens": 32, "encoder": True},
     ),
@@ -84,7 +85,7 @@ def test_t5s_table_is_counted_once_although_it_is_stored_twice(tmp_path):
 
 
 def scaled(
-    layout: layouts.Layout, shape: tuple[int, ...], ending: str = "scale_weight"
+    layout: public_layouts.Layout, shape: tuple[int, ...], ending: str = "scale_weight"
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     matrices = [name for name, (shape, _) in layout.items() if len(shape) == 2]
     quantised = {name: ("F8_E4M3" if name in matrices else "BF16", entry[0]) for name, entry in layout.items()}
@@ -112,9 +113,9 @@ def test_flavours_of_fp8(entries, flavour, tmp_path):
 def all_in_one() -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
         **stored(SMALL, "F8_E4M3", "model.diffusion_model."),
-        **stored(layouts.clip_l(64, 2), "F16", "text_encoders.clip_l.transformer."),
+        **stored(public_layouts.clip_l(64, 2), "F16", "text_encoders.clip_l.transformer."),
         **stored(T5, "F8_E4M3", "text_encoders.t5xxl.transformer."),
-        **stored(layouts.autoencoder(32), "F32", "vae."),
+        **stored(public_layouts.autoencoder(32), "F32", "vae."),
     }
 
 
@@ -219,12 +220,10 @@ def test_pickles_folders_and_loras(tmp_path):
 
 
 def test_numbers_that_stand_in_two_places():
-    from pulid_generate.injection import hooks as injection
-    from pulid_generate.models import flux as checkpoints
     from pulid_generate.models import tensor_files
 
-    assert (inspection.DOUBLE_INTERVAL, inspection.SINGLE_INTERVAL) == (injection.DOUBLE_INTERVAL, injection.SINGLE_INTERVAL)
-    assert inspection.LATENT_WIDTH == checkpoints.LATENT_WIDTH
+    assert (facts.DOUBLE_INTERVAL, facts.SINGLE_INTERVAL) == (layouts.DOUBLE_INTERVAL, layouts.SINGLE_INTERVAL)
+    assert facts.LATENT_WIDTH == layouts.LATENT_WIDTH
     assert set(tensor_files.SCALE_ENDINGS) == set(inspection.SCALES)
     assert set(tensor_files.IGNORED_ENDINGS) <= set(inspection.DESCRIBING)
 

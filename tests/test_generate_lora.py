@@ -272,7 +272,8 @@ def test_pefts_description_beside_its_file(tmp_path):
 @pytest.mark.parametrize("model_name", [CLIP, T5])
 def test_text_encoders(micro, tmp_path, model_name):
     from pulid_extract.shared.model_files import read_header
-    from pulid_generate.models.t5 import ClipText, T5Text
+    from pulid_generate.models.clip import ClipText
+    from pulid_generate.models.t5 import T5Text
 
     if model_name == CLIP:
         text = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)

@@ -7,10 +7,10 @@ import torch
 from test_generate_lora import BFL_SPELLINGS, KOHYA, LAYER, bfl_lora, flux, hooks_of, plain_lora, products_of, velocity, write
 
 from pulid_generate.errors import WeightsError
+from pulid_generate.files.layouts import FluxShape
 from pulid_generate.lora.files import read_lora, resolve
 from pulid_generate.lora.hooks import attach_lora_files, linear_shapes
 from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
-from pulid_generate.models.flux import FluxShape
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,12 @@ from conftest import relative
 from seeded import seeded, seeded_state
 
 from pulid_generate.errors import IdentityError, PlacementError, RequestError
+from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL
+from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.compiling import check_compiler, compile_blocks
-from pulid_generate.injection.hooks import (
-    DOUBLE_INTERVAL,
-    SINGLE_INTERVAL,
-    Injection,
-    PulidAdapter,
-    Term,
-    attach,
-    hook_points,
-    inject,
-)
+from pulid_generate.injection.hooks import attach, hook_points, inject
 from pulid_generate.injection.layer_skip import skip_layers
+from pulid_generate.injection.terms import Injection, Term
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.people import fuse
 from pulid_generate.request.regions import box_region, share_overlaps

@@ -11,19 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.memory import placement as placement_module
-from pulid_generate.memory.placement import (
-    Placement,
-    available_memory,
-    available_on,
-    device_name,
-    find_device,
-    list_devices,
-    parse_assignment,
-    parse_budgets,
-)
-from pulid_generate.models.autoencoder import decode
-from pulid_generate.models.flux import load_vae
+from pulid_generate.memory import devices
+from pulid_generate.memory.devices import available_memory, available_on, device_name, find_device, list_devices
+from pulid_generate.memory.placement import Placement, parse_assignment, parse_budgets
+from pulid_generate.models.autoencoder import decode, load_vae
 from pulid_generate.sampling.noise import make_noise
 
 
@@ -223,8 +214,8 @@ def test_devices_are_listed_under_sd_clis_names(machine, monkeypatch):
 
 
 def test_memory_is_what_the_container_may_still_take(tmp_path, monkeypatch):
-    monkeypatch.setattr(placement_module, "CGROUP", tmp_path)
-    monkeypatch.setattr(placement_module.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     assert available_memory() == 1000
     (tmp_path / "memory.max").write_text("900\n")
     (tmp_path / "memory.current").write_text("800\n")

@@ -11,20 +11,22 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-import layouts
+import public_layouts
 import pytest
 import torch
 from conftest import ROOT
 
 from pulid_extract.shared.model_files import Header, read_header
 from pulid_generate.errors import PlacementError
-from pulid_generate.memory import footprint, plan, streaming
-from pulid_generate.memory.footprint import Footprint, choose_resident, device_bytes
+from pulid_generate.files import layouts
+from pulid_generate.memory import footprint, plan, residency, streaming
+from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.placement import Placement
-from pulid_generate.memory.plan import Work, as_dict, as_table, make_plan
-from pulid_generate.models import flux as checkpoints
-from pulid_generate.models import t5 as text_encoders
-from pulid_generate.models.flux import load_flux, load_vae
+from pulid_generate.memory.plan import Work, as_dict, as_table
+from pulid_generate.memory.planning import make_plan
+from pulid_generate.memory.residency import choose_resident, device_bytes
+from pulid_generate.models.autoencoder import load_vae
+from pulid_generate.models.flux import load_flux
 from pulid_generate.sampling.packing import position_ids
 
 GIB = 2**30
@@ -46,13 +48,14 @@ def header(layout, kind: str, prefix: str = "", packed: str | None = None) -> He
     )
 
 
-FLUX = layouts.flux(3072, context=4096, vector=768, guidance=True)
+FLUX = public_layouts.flux(3072, context=4096, vector=768, guidance=True)
 # the seeded layout has a feed-forward of twice the width, the published one of 2.5 times
 T5 = {
-    name: (tuple(10240 if side == 8192 else side for side in entry[0]), entry[1]) for name, entry in layouts.t5(4096, 24).items()
+    name: (tuple(10240 if side == 8192 else side for side in entry[0]), entry[1])
+    for name, entry in public_layouts.t5(4096, 24).items()
 }
-CLIP, VAE = layouts.clip_l(768), layouts.autoencoder(128)
-PULID = layouts.pulid_ca(3072, 20, 16, 2048)
+CLIP, VAE = public_layouts.clip_l(768), public_layouts.autoencoder(128)
+PULID = public_layouts.pulid_ca(3072, 20, 16, 2048)
 
 
 def files(flux: str = "BF16", flux_packed: str | None = None, t5: str = "F16", t5_packed: str | None = None) -> SimpleNamespace:
@@ -112,13 +115,13 @@ def test_markers_are_those_of_the_loaders():
         return {marker} if isinstance(marker, str) else set(marker)
 
     for name, marker in (
-        ("Flux", checkpoints.FLUX_MARKER),
-        ("autoencoder", checkpoints.VAE_MARKER),
-        ("CLIP-L", text_encoders.CLIP_MARKER),
-        ("T5", text_encoders.T5_MARKER),
+        ("Flux", layouts.FLUX_MARKER),
+        ("autoencoder", layouts.VAE_MARKER),
+        ("CLIP-L", layouts.CLIP_MARKER),
+        ("T5", layouts.T5_MARKER),
     ):
-        assert spellings(marker) <= set(footprint.MARKERS[name])
-    assert footprint.BUFFERS == streaming.SLOTS
+        assert spellings(marker) <= set(layouts.MARKERS[name])
+    assert residency.BUFFERS == streaming.SLOTS
 
 
 def test_no_torch_is_needed_to_plan():

@@ -15,17 +15,8 @@ from hypothesis import strategies as st
 
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.models import weighted_prompts as weights
-from pulid_generate.models.weighted_prompts import (
-    Chunk,
-    Part,
-    encode_chunks,
-    parse_weights,
-    t5_chunks,
-    t5_ids,
-    t5_weighted,
-    weigh_states,
-)
-from pulid_generate.request.prompt import MAX_FILE_BYTES, read_prompt_file, refuse_lora_tags, take_lora_tags
+from pulid_generate.models.weighted_prompts import Chunk, encode_chunks, t5_chunks, t5_ids, t5_weighted, weigh_states
+from pulid_generate.request.prompt import MAX_FILE_BYTES, Part, parse_weights, read_prompt_file, refuse_lora_tags, take_lora_tags
 
 # --------------------------------------------------------------------------------------------------------------- files
 
@@ -248,7 +239,7 @@ def test_each_token_has_its_parts_weight(tokenizer):
 
 
 def test_clip_reads_the_parts_without_brackets_and_weights():
-    from pulid_generate.models.t5 import clip_tokenizer
+    from pulid_generate.models.tokenizers import clip_tokenizer
 
     clip = clip_tokenizer()
     ids = weights.clip_ids(clip, parse_weights("a (photo:1.5) of a cat"))

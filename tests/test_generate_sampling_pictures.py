@@ -13,12 +13,13 @@ from PIL import Image
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, InputError, OutputError, RequestError
-from pulid_generate.models.autoencoder import Tiling, _tiled, decode, encode, tile_starts
-from pulid_generate.models.flux import load_vae
+from pulid_generate.models.autoencoder import decode, encode, load_vae
+from pulid_generate.models.tiles import tile_starts, tiled
 from pulid_generate.pictures.picture import SUFFIXES, Picture, encode_pixels, format_of, read_parameters
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job
 from pulid_generate.request.start_picture import init_image_size, paste, read_init_image, read_mask
+from pulid_generate.request.tiling import Tiling
 from pulid_generate.sampling.noise import make_noise
 
 
@@ -230,17 +231,17 @@ def test_tiles_cover_and_their_weights_add_up():
     for size in range(4, 90, 7):
         for tiling in (Tiling(), Tiling(16, 24, 0.25), Tiling(5, 9, 0.0), Tiling(4, 31, 0.5)):
             x = torch.randn(1, 2, size, size + 3)
-            assert torch.allclose(_tiled(lambda tile: tile, x, tiling, 1, 1), x, atol=1e-5), (size, tiling)
+            assert torch.allclose(tiled(lambda tile: tile, x, tiling, 1, 1), x, atol=1e-5), (size, tiling)
     x, sizes = torch.randn(1, 2, 40, 56), []
 
     def enlarge(tile):
         sizes.append(tuple(tile.shape[2:]))
         return tile.repeat_interleave(8, 2).repeat_interleave(8, 3)
 
-    big = _tiled(enlarge, x, Tiling(width=24, height=16), 8, 1)
+    big = tiled(enlarge, x, Tiling(width=24, height=16), 8, 1)
     assert torch.allclose(big, x.repeat_interleave(8, 2).repeat_interleave(8, 3), atol=1e-5)
     assert set(sizes) == {(16, 24)}  # width and height are not confused
-    small = _tiled(lambda tile: tile[:, :, ::8, ::8], big, Tiling(width=24, height=16), 1, 8)
+    small = tiled(lambda tile: tile[:, :, ::8, ::8], big, Tiling(width=24, height=16), 1, 8)
     assert torch.allclose(small, x, atol=1e-5)
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from pulid_extract.shared.captions import font_of, wrap
-from pulid_generate.pictures import sheet as sheets
-from pulid_generate.pictures.sheet import PAGE, Grid, Head, Tile, flow, is_page, pages, write_sheet
+from pulid_generate.pictures import sheet_layout, sheet_page
+from pulid_generate.pictures.sheet import is_page, pages, write_sheet
+from pulid_generate.pictures.sheet_layout import PAGE, Grid, Head, Tile, flow
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "sea": (0, 130, 130)}
 
@@ -47,7 +48,7 @@ def test_several_tiles_of_a_cell_stay_together_and_captions_stand_under_them():
     many = [Tile(plain("red"), f"seed {seed}") for seed in range(4)]
     [page] = pages(Grid([[many, [Tile(plain("blue"), "seed 0")]]], [Head("a"), Head("b")]))
     left, _, width, height = box_of(page, "red")
-    assert width == 2 * 192 + sheets.GAP  # two by two
+    assert width == 2 * 192 + sheet_layout.GAP  # two by two
     assert height > 2 * 192 + 15
     assert box_of(page, "blue")[0] > left + width
     [without] = pages(Grid([[[Tile(plain("red"))] * 4, [Tile(plain("blue"))]]], [Head("a"), Head("b")]))
@@ -59,9 +60,9 @@ def test_a_missing_tile_says_why_and_an_unreadable_file_too(tmp_path):
 
     def ink(tile):
         [page] = pages(flow([tile, Tile(plain("red"))]))
-        alarm = np.abs(page.astype(int) - sheets.ALARM).sum(axis=2) < 60
+        alarm = np.abs(page.astype(int) - sheet_page.ALARM).sum(axis=2) < 60
         assert box_of(page, "red")[2:] == (192, 192)
-        return int(alarm.sum()), int((page == sheets.EMPTY).all(axis=2).sum())
+        return int(alarm.sum()), int((page == sheet_page.EMPTY).all(axis=2).sum())
 
     for tile in (Tile(None, reason="no room left"), Tile(tmp_path / "broken.png"), Tile(tmp_path / "gone.png")):
         told, empty = ink(tile)
@@ -105,7 +106,7 @@ def test_pages_hold_everything_once_with_its_heads():
     assert len(found) > 1
     tile = box_of(next(pages(Grid([cells[0]], [Head("a"), Head("b")], [Head("c")]))), "red")
     assert tile is not None
-    side = sheets.PAGED_SIDE
+    side = sheet_layout.PAGED_SIDE
     area = sum(int((page == COLOURS[name]).all(axis=2).sum()) for page in found for name in ("red", "blue"))
     assert area == len(seen) * 5 * side * side
     for page in found:
@@ -119,7 +120,7 @@ def test_a_cell_larger_than_a_page_and_columns_beyond_its_edge():
     for found, count in ((tall, 700), (wide, 60)):
         assert len(found) > 1
         assert all(max(page.shape[:2]) <= PAGE for page in found)
-        sides = {sheets.PAGED_SIDE, *sheets.SIDES}
+        sides = {sheet_layout.PAGED_SIDE, *sheet_layout.SIDES}
         area = sum(int((page == COLOURS["red"]).all(axis=2).sum()) for page in found)
         assert area in {count * side * side for side in sides}
 

@@ -16,8 +16,9 @@ from pulid_extract.shared.model_files import find, kind_of, read_gguf, read_head
 from pulid_generate.errors import CheckpointError, WeightsError
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.roles import T5XXL
+from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 from pulid_generate.models.t5 import T5Text, t5_name
-from pulid_generate.models.tokenizers import find_t5_tokenizer, read_t5_tokenizer
+from pulid_generate.models.tokenizers import read_t5_tokenizer
 from pulid_generate.packed.ggml import QuantizedLinear
 from pulid_generate.packed.layers import PackedEmbedding
 

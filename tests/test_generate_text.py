@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.models.t5 import ClipText, T5Text
-from pulid_generate.models.tokenizers import clip_tokenizer, find_t5_tokenizer, read_t5_tokenizer
+from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
+from pulid_generate.models.clip import ClipText
+from pulid_generate.models.t5 import T5Text
+from pulid_generate.models.tokenizers import clip_tokenizer, read_t5_tokenizer
 
 
 def t5_tokenizer(given, t5_path):

@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 
 import astronaut
-import layouts
 import make_micro_models
 import make_seeded_checkpoints
 import micro_antelopev2

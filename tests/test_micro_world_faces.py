@@ -256,15 +256,14 @@ def _no_scale(monkeypatch):
 
 def _tokens_reversed(monkeypatch):
     """What belongs to the first image token goes to the last."""
-    from pulid_generate.injection import hooks as injection
 
-    usual = injection.Injection.add
+    usual = terms.Injection.add
 
     def add(self, img_tokens, index, *, double):
         turned = img_tokens.flip(1)
         return img_tokens + usual(self, turned, index, double=double) - turned
 
-    monkeypatch.setattr(injection.Injection, "add", add)
+    monkeypatch.setattr(terms.Injection, "add", add)
 
 
 def _keys_for_values(monkeypatch):

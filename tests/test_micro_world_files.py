@@ -18,7 +18,7 @@ def _seeded():
 def test_autoencoder(tmp_path):
     from micro_world import autoencoder, export
 
-    from pulid_generate.models.flux import load_vae
+    from pulid_generate.models.autoencoder import load_vae
 
     model = autoencoder.build().eval()
     export.write_autoencoder(model, tmp_path / "ae.safetensors")
@@ -64,7 +64,8 @@ def test_flux(tmp_path, painter):
 def test_text(tmp_path, painter):
     from micro_world import export
 
-    from pulid_generate.models.t5 import ClipText, T5Text
+    from pulid_generate.models.clip import ClipText
+    from pulid_generate.models.t5 import T5Text
 
     model, words = painter
     export.write_t5(model.reader.t5, tmp_path / "t5.safetensors")
@@ -84,7 +85,7 @@ def test_identity(tmp_path):
     from micro_world.identity import ARCFACE, HEADS, Identity
 
     from pulid_extract.networks.idformer import load_idformer
-    from pulid_generate.injection.hooks import PulidAdapter
+    from pulid_generate.injection.adapter import PulidAdapter
 
     model = Identity().eval()
     for layer in model.layers:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pulid_extract.batch.ray_worker import Errand, Order, open_extraction
-from pulid_extract.commands.batch import Batch, Elsewhere, Prepared, roles_of
+from pulid_extract.batch.work import Batch, Elsewhere, Prepared, roles_of
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.cluster import ray_crew as cluster

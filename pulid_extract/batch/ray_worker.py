@@ -10,12 +10,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pulid_extract.batch.rows import BatchFlags
-from pulid_extract.commands.batch import Networks, unexpected
+from pulid_extract.batch.work import Networks, unexpected
 from pulid_extract.extraction.job import Job, Made
 from pulid_extract.extraction.memory import Memory
 from pulid_extract.extraction.opening import find_models
-from pulid_extract.shared.cluster.ray_crew import Place, UnfitError
+from pulid_extract.flags.batch import BatchFlags
+from pulid_extract.shared.cluster.actor import Place, UnfitError
 from pulid_extract.shared.errors import PulidError, WeightsError
 
 

@@ -6,57 +6,25 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from pulid_extract.batch.manifest import Row, read_manifest
-from pulid_extract.commands.extract import ONE_PICTURE, CacheFlags, Flags, FuseFlags
 from pulid_extract.extraction.job import decide
-from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags
+from pulid_extract.flags.extract import ONE_PICTURE, Flags
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.cluster.ray_crew import ClusterFlags
 from pulid_extract.shared.errors import InputError
 from pulid_extract.shared.records import FORMS, MAX_BYTES
 
 if TYPE_CHECKING:
     from pulid_extract.faces.choice import FaceChoice
     from pulid_extract.pictures.portrait import FaceBox
+from pulid_extract.flags.batch import BatchFlags
 
 ENDING = ".pulidembd"
 BY_HAND = ("face_box", "landmarks")
 WITHOUT_ORDER = ("face_at", *BY_HAND)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowFlags:
-    """Where rows come from and where results go."""
-
-    rows: Annotated[
-        str,
-        typer.Argument(
-            metavar="FOLDER|MANIFEST|-",
-            help="Folder of pictures, one person in each; or a manifest (.jsonl, .csv) with columns portrait or portraits, out, and any "
-            "option of a single extraction; - reads JSON lines from standard input.",
-            show_default=False,
-        ),
-    ]
-    out_dir: Annotated[
-        str,
-        typer.Option("--out-dir", metavar="FOLDER", help="Where the .pulidembd files go; made if need be.", show_default=False),
-    ]
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Skip what an earlier run into this folder made of the same portraits, options and weights."
-        ),
-    ] = False
-    strict: Annotated[bool, typer.Option("--strict", help="A row with any warning about a portrait fails.")] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags):
-    """Every flag of `batch`; those of an extraction hold for every row that does not say otherwise."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from pulid_extract.extraction.embedding_cache import EmbeddingCache, default_folder
+from pulid_extract.extraction.embedding_cache import EmbeddingCache
 from pulid_extract.files.file_hashes import MEMORY
+from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 
 TEXT = "text"  # pulid_generate's, in the same folder; a test compares the names

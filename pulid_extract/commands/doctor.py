@@ -12,8 +12,9 @@ import typer
 
 from pulid_extract.files.kits import KITS
 from pulid_extract.files.roles import ROLES
-from pulid_extract.flags.groups import ModelFlags, takes_flags
+from pulid_extract.flags.groups import ModelFlags
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.model_files import find
 from pulid_extract.shared.model_files.checkup import as_text, libraries, look_for, machine, raise_missing, surroundings
 

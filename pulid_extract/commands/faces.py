@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from pulid_extract.extraction.opening import PACKAGES, STDOUT, check_outputs, open_extractor, quiet
-from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import FaceError, InputError, require_packages
 from pulid_extract.shared.writing import check_not_input, write_atomically
@@ -19,27 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pulid_extract.faces.antelopev2 import Face
+from pulid_extract.flags.faces import FacesFlags
 
 COLUMNS = ("face", "x,y,w,h", "size", "score", "yaw", "pitch", "roll", "sharpness", "landmarks")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhotoFlags:
-    photo: Annotated[
-        str, typer.Argument(metavar="PHOTO|-", help="JPEG, PNG or WebP; - reads standard input.", show_default=False)
-    ]
-    draw: Annotated[
-        str | None,
-        typer.Option(
-            "--draw", metavar="FILE.png|-", help="Also write the photo with its faces marked; - writes standard output."
-        ),
-    ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class FacesFlags(AntelopeFlags, DetectFlags, PhotoFlags):
-    """Every flag of `faces`."""
 
 
 def run(flags: FacesFlags) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,7 +16,6 @@ from pulid_extract.extraction.ahead import ahead
 from pulid_extract.extraction.opening import PACKAGES, check_outputs, open_extractor, quiet
 from pulid_extract.extraction.result_lines import ResultLines
 from pulid_extract.extraction.sources import expand
-from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import FaceError, InputError, PulidError, WeightsError, require_packages
 from pulid_extract.shared.writing import check_not_input, write_atomically
@@ -30,75 +29,13 @@ if TYPE_CHECKING:
     from pulid_extract.faces.antelopev2 import Face
     from pulid_extract.faces.recognizer import Recognizer
     from pulid_extract.faces.scoring import Score
+from pulid_extract.flags.score import ScoreFlags
 
 COLUMNS = f"{'cosine':>7}{'best':>8}{'stranger':>10}{'faces':>7}  picture"
 ON_A_SHEET = 500  # pictures; beyond it nobody looks, and memory ends
 TILE, PER_ROW = 224, 6  # pixels, tiles
 SAME_PERSON = 0.25  # cosine of a stranger to the reference from which he may be none; as fusion.STRANGER
 SHORT = 12  # digits of a SHA-256 for people
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreOnlyFlags:
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...|-",
-            help="Pictures and folders of pictures; - reads one picture from standard input.",
-            show_default=False,
-        ),
-    ]
-    reference: Annotated[
-        list[str],
-        typer.Option(
-            "--reference",
-            metavar="PICTURE",
-            help="Picture of the person, whose largest face counts; repeat for more.",
-            show_default=False,
-        ),
-    ]
-    stranger: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stranger", metavar="PICTURE", help="Picture of somebody else, as a control: the pictures must be less like it."
-        ),
-    ] = None
-    recognizer: Annotated[
-        str | None,
-        typer.Option(
-            "--recognizer",
-            metavar="FILE.onnx",
-            help="Another ArcFace-shaped network (3x112x112 in, one vector out), because the one that PuLID is conditioned on flatters "
-            "itself. Default: antelopev2's.",
-        ),
-    ] = None
-    face_index: Annotated[
-        int | None,
-        typer.Option(
-            "--face-index",
-            metavar="N",
-            min=0,
-            help="Score face N of each picture, counted from 0 in --face-order. Default: the most alike.",
-        ),
-    ] = None
-    minimum: Annotated[
-        float | None,
-        typer.Option("--min", metavar="C", min=-1, max=1, help="Exit 1 if any picture's cosine is below, or has no face."),
-    ] = None
-    min_mean: Annotated[
-        float | None,
-        typer.Option("--min-mean", metavar="C", min=-1, max=1, help="Exit 1 if the mean over all pictures is below."),
-    ] = None
-    sheet: Annotated[
-        str | None,
-        typer.Option("--sheet", metavar="FILE.png", help="Also write a contact sheet: references, then pictures, best first."),
-    ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each picture instead of a table.")] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreFlags(AntelopeFlags, DetectFlags, ScoreOnlyFlags):
-    """Every flag of `score`."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +48,7 @@ class Looked:
     tile: np.ndarray | None = None
 
 
-class Judge:
+class FaceJudge:
     """Finds faces and gives their vectors, by one detector and one recogniser."""
 
     def __init__(self, extractor: Extractor, recognizer: Recognizer, flags: ScoreFlags):
@@ -196,17 +133,17 @@ def run(context: typer.Context, flags: ScoreFlags) -> None:
         raise InputError("; ".join(problems))
 
 
-def _judge(flags: ScoreFlags) -> Judge:
+def _judge(flags: ScoreFlags) -> FaceJudge:
     from pathlib import Path
 
     from pulid_extract.faces.recognizer import Recognizer
 
     extractor = open_extractor(flags, roles=("antelopev2",))
     if flags.recognizer is not None:
-        return Judge(extractor, Recognizer(Path(flags.recognizer).expanduser()), flags)
+        return FaceJudge(extractor, Recognizer(Path(flags.recognizer).expanduser()), flags)
     recognizer = Recognizer.of_pack(_folder(extractor))
     console.log(f"{recognizer.name} is the network that PuLID is conditioned on; --recognizer takes an independent one")
-    return Judge(extractor, recognizer, flags)
+    return FaceJudge(extractor, recognizer, flags)
 
 
 def _folder(extractor: Extractor) -> Path:
@@ -234,7 +171,7 @@ def _check_strangers(references: Sequence[tuple[Any, np.ndarray]], strangers: Se
 
 
 def _look(
-    judge: Judge, paths: Sequence[str], references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
+    judge: FaceJudge, paths: Sequence[str], references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
 ) -> Iterator[Looked]:
     """Each picture in its turn; the next one is read and decoded meanwhile. Raises WeightsError."""
     from pulid_extract.faces.scoring import Score
@@ -259,7 +196,7 @@ def _look(
 
 
 def _score(
-    judge: Judge, path: str, image: np.ndarray, references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
+    judge: FaceJudge, path: str, image: np.ndarray, references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
 ) -> Looked:
     from pulid_extract.faces.scoring import Score, cosines_to, most_alike
 

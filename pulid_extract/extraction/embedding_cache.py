@@ -24,7 +24,6 @@ from typing import Any
 from pulid_extract.shared.errors import OutputError
 from pulid_extract.shared.writing import write_atomically
 
-FOLDER_VARIABLE = "PULID_CACHE_DIR"
 ENTRIES = "embeddings"
 MAX_BYTES = 256 << 20  # of all entries; one of the public shape takes 132 KB, so about 2,000
 MAGIC = b"PULIDEMBCACHE 1\n"
@@ -64,13 +63,6 @@ def key_of(portraits: Iterable[bytes], settings: Mapping[str, Any]) -> Key:
     told = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
     secret = hashlib.blake2b(b"".join(parts) + told, person=b"pulid secret").digest()
     return Key(hashlib.blake2b(secret, digest_size=32, person=b"pulid name").hexdigest(), secret)
-
-
-def default_folder() -> Path:
-    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(named).expanduser() if named else Path(base).expanduser() / "pulid-flux-toolkit"
 
 
 class EmbeddingCache:

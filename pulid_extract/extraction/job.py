@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from pulid_extract.extraction.embedding_cache import EmbeddingCache, Key, Stored, key_of
 from pulid_extract.extraction.sources import Source, read_sources
-from pulid_extract.flags.groups import face_choice, numbers
+from pulid_extract.flags.face_choice import face_choice, numbers
 from pulid_extract.shared.errors import FaceError, InputError
 from pulid_extract.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pulid_extract.commands.extract import Flags
     from pulid_extract.extraction.extractor import Extractor
     from pulid_extract.extraction.identity import FaceCrop
     from pulid_extract.faces.choice import FaceChoice
+    from pulid_extract.flags.extract import Flags
     from pulid_extract.pictures.portrait import FaceBox
 
 Log = Callable[[str], None]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pulid_extract.extraction.embedding_cache import EmbeddingCache, Key, default_folder
+from pulid_extract.extraction.embedding_cache import EmbeddingCache, Key
 from pulid_extract.extraction.job import Job, Log, Made, recall
 from pulid_extract.extraction.opening import Beside
 from pulid_extract.files.file_hashes import FileHashes, files_of
+from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import OutputError
 from pulid_extract.shared.model_files import Found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
+from pulid_generate.assembly import opening, usage
 from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import OutputError, ScoringError
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from pulid_generate.request.job import Job
 
 
-def usage_error(flags: DrawFlags, given: assembly.Given) -> str | None:
+def usage_error(flags: DrawFlags, given: usage.Given) -> str | None:
     """What is wrong with these flags, whatever their values."""
     if flags.best_of is None:
         for name in ("reference", "stranger", "recognizer", "antelopev2", "det_threshold", "keep_others"):
             if given(name):
-                return f"{assembly.flag_name(name)} needs '--best-of'."
+                return f"{usage.flag_name(name)} needs '--best-of'."
         return None
     if not flags.reference:
         return "--best-of needs '--reference'."
@@ -45,7 +46,7 @@ class BestOf:
     def __init__(self, flags: DrawFlags, path: Path | None, progress: Progress):
         """Raises InputError, OutputError."""
         self.flags, self.path, self.progress = flags, path, progress
-        self.scorer: Scorer = assembly.scorer_of(flags, flags.models_dir, progress.log)
+        self.scorer: Scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
         self.others = Path(flags.keep_others).expanduser() if flags.keep_others is not None else None
         if self.others is not None:
             try:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pulid_extract.shared.cluster.ray_crew import ClusterFlags
+from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.assembly import requests as assembly
+from pulid_generate.assembly import usage
 from pulid_generate.errors import OutputError, PulidError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.lora.choice import file_sha256
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.pipeline.session import Session
     from pulid_generate.request.job import Job
+from typing import TYPE_CHECKING
+
+from pulid_generate.assembly.progress import Progress
+
+if TYPE_CHECKING:
+    from pulid_generate.pipeline.pipeline import Pipeline
+    from pulid_generate.pipeline.session import Session
+from dataclasses import fields
+
+from pulid_generate.assembly.opening import open_session
+from pulid_generate.flags.placement import PlacementFlags
+from pulid_generate.pipeline.pipeline import Pipeline
+from pulid_generate.pipeline.session import Session
+from pulid_generate.request.job import Job
+from pulid_generate.rows.manifest import BY_ROW
 
 REMEMBERED = 64  # files of identities, 0.3 MB each, and hashes of LoRAs
 Value = TypeVar("Value")
@@ -79,7 +95,7 @@ class Rows:
     def ask(self, row: Row) -> Asked:
         """Raises RequestError for a row that lacks something, or holds what means nothing."""
         flags, given = row.merged(self.flags, self.given)
-        wrong = assembly.usage_error(flags, given.__contains__)
+        wrong = usage.usage_error(flags, given.__contains__)
         if wrong:
             raise RequestError(wrong[:1].lower() + wrong[1:].removesuffix("."))
         if flags.seed < 0:  # now: the row is read more than once
@@ -108,8 +124,8 @@ class Rows:
 
     def items(self, asked: Asked, pipeline: Pipeline, session: Session) -> list[Item]:
         """The row's pictures: named, and looked for if the run is resumed. Raises PulidError."""
-        from pulid_generate.pipeline.denoiser import batch_key
-        from pulid_generate.pipeline.pipeline import prompts_of
+        from pulid_generate.pipeline.texts import prompts_of
+        from pulid_generate.request.job import batch_key
 
         items = []
         jobs = self.jobs(asked, pipeline, session)
@@ -224,3 +240,78 @@ def _there(path: Path, parameters: str) -> str | None:
     """The SHA-256 of a picture that carries exactly these parameters; None for another, a damaged one, or none."""
     found = parameters_of(path)
     return found[1] if found is not None and found[0] == parameters else None
+
+
+class RowChecker:
+    """Every row looked at, before anything loads. problems: a line for each."""
+
+    def __init__(self, flags: BatchFlags, rows: Rows, progress: Progress, problems: list[str]):
+        self.flags, self.rows, self.progress, self.problems = flags, rows, progress, problems
+
+    def ask(self, found: Sequence[Row]) -> dict[int, Asked]:
+        asked = {}
+        for row in found:
+            try:
+                asked[row.number] = self.rows.ask(row)
+            except PulidError as error:
+                self.problems.append(f"{row.where}: {error}")
+        return asked
+
+    def open(self, asked: dict[int, Asked]) -> tuple[Pipeline | None, Session | None]:
+        """The pipeline, with no model loaded; None, with problems, if files are missing and rows are wrong as well."""
+        someone = any(one.flags.pulid_id_embedding or one.flags.identity for one in asked.values())
+        try:
+            if self.rows.on_cluster:
+                return open_judge(self.flags, someone, self.progress)
+            return open_session(self.flags, someone, self.progress)
+        except PulidError as error:
+            for one in asked.values():
+                try:
+                    self.rows.read(one)
+                except PulidError as wrong:
+                    self.problems.append(f"{one.row.where}: {wrong}")
+            if not self.problems:
+                raise
+            self.problems.append(str(error))
+            return None, None
+
+    def items(self, asked: dict[int, Asked], pipeline: Pipeline, session: Session) -> list[Item]:
+        inputs, found = Inputs(), []
+        idle: dict[str, None] = {}
+        for one in asked.values():
+            try:
+                found += self.rows.items(one, pipeline, session)
+                inputs.add(usage.input_files(one.flags, pipeline))
+                inputs.add(Path(name).expanduser() for name in one.flags.reference or ())
+                idle |= dict.fromkeys(usage.idle_flags(one.flags, one.was_given, pipeline.dev))
+            except PulidError as error:
+                self.problems.append(f"{one.row.where}: {error}")
+        for item in found:
+            try:
+                inputs.check(item.path)
+            except OutputError as error:
+                self.problems.append(f"{item.where}: {error}")
+        if self.flags.sheet is not None:
+            inputs.check(Path(self.flags.sheet).expanduser())
+        for line in idle:
+            self.progress.note(line)
+        return found
+
+
+# Placement is each worker's own affair: this process draws nothing, and may have no GPU.
+ELSEWHERE: dict[str, Any] = {item.name: item.default for item in fields(PlacementFlags) if item.name not in BY_ROW} | {
+    "device": "cpu"
+}
+
+
+class UnplacedSession(Session):
+    """Makes no room for a job: whether it fits, and in what tiles, is for the worker to say."""
+
+    def expect(self, job: Job) -> Job:
+        return job
+
+
+def open_judge(flags: BatchFlags, with_pulid: bool, progress: Progress) -> tuple[Pipeline, Session]:
+    """What judges rows on a machine that will not draw them. Raises PulidError."""
+    pipeline, session = open_session(replace(flags, **ELSEWHERE), with_pulid, progress)
+    return pipeline, UnplacedSession(pipeline, session.cache, batch=flags.batch_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -13,37 +12,14 @@ from pulid_extract.shared.cluster import ray_crew as cluster
 from pulid_extract.shared.cluster import sharing as workers
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing
-from pulid_generate.batch.command import open_session
 from pulid_generate.batch.judging import Asked, Rows, parameters_of
 from pulid_generate.batch.ray_worker import Answer, Errand, Order, facts_of, open_drawer
 from pulid_generate.batch.running import Outlet
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.placement import PlacementFlags
 from pulid_generate.pipeline.pipeline import Pipeline
-from pulid_generate.pipeline.session import Session
-from pulid_generate.request.job import Job
 from pulid_generate.rows.items import Item, in_batches
-from pulid_generate.rows.manifest import BY_ROW
 
 EXAMPLES = 64  # rows that a worker plans its memory by
-# Placement is each worker's own affair: this process draws nothing, and may have no GPU.
-ELSEWHERE: dict[str, Any] = {item.name: item.default for item in fields(PlacementFlags) if item.name not in BY_ROW} | {
-    "device": "cpu"
-}
-
-
-class Judge(Session):
-    """Makes no room for a job: whether it fits, and in what tiles, is for the worker to say."""
-
-    def expect(self, job: Job) -> Job:
-        return job
-
-
-def open_judge(flags: BatchFlags, with_pulid: bool, progress: Progress) -> tuple[Pipeline, Session]:
-    """What judges rows on a machine that will not draw them. Raises PulidError."""
-    pipeline, session = open_session(replace(flags, **ELSEWHERE), with_pulid, progress)
-    return pipeline, Judge(pipeline, session.cache, batch=flags.batch_size)
 
 
 def draw(

@@ -15,14 +15,14 @@ from typing import Any
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_writable
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.usage import people_of
 from pulid_generate.batch.judging import Asked, Rows
 from pulid_generate.batch.running import Tally
 from pulid_generate.errors import InputError, OutputError, PulidError, RequestError
-from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Score, Scorer
-from pulid_generate.pictures.sheet import Grid, Tile, write_sheet
-from pulid_generate.request.people import parse_person
+from pulid_generate.pictures.sheet import write_sheet
+from pulid_generate.pictures.sheet_layout import Grid, Tile
 from pulid_generate.rows.manifest import Row
 
 Line = Mapping[str, Any]
@@ -167,14 +167,6 @@ def _scored(line: Line, score: Score) -> Line:
     known = {name: line[name] for name in ("row", "line", "output", "sha256", "seed")}
     facts = {"cosine": score.cosine, "stranger": score.stranger, "faces": score.faces, "error": score.error}
     return {**known, "status": "scored", **facts}
-
-
-def people_of(flags: BatchFlags) -> list[str]:
-    """The files of those in the picture."""
-    return [
-        *([flags.pulid_id_embedding] if flags.pulid_id_embedding is not None else []),
-        *(parse_person(text).file for text in flags.identity or ()),
-    ]
 
 
 def references_of(asked: Asked) -> tuple[Path, ...]:

@@ -201,7 +201,7 @@ class BatchRun:
 
     def _differ(self, pairs: Sequence[Pair]) -> bool:
         """Whether these cannot share a batch any more: a file that a row reads has changed since it was judged."""
-        from pulid_generate.pipeline.denoiser import batch_key
+        from pulid_generate.request.job import batch_key
 
         return len({batch_key(job, self.pipeline.t5_lengths(job)) for _, job in pairs}) > 1
 

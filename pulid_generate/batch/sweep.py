@@ -11,19 +11,21 @@ from typing import Any
 import typer
 
 from pulid_extract.shared.cli import console
-from pulid_generate.assembly import requests as assembly
+from pulid_generate.assembly import usage
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.batch.command import as_batch, draw_rows, wants_standard_input
+from pulid_generate.assembly.usage import people_of, wants_standard_input
+from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
-from pulid_generate.batch.results import Look, Shown, people_of
+from pulid_generate.batch.results import Look, Shown
 from pulid_generate.batch.running import print_line
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import Flags, SweepFlags
-from pulid_generate.pictures.sheet import Grid, Head, flow
+from pulid_generate.pictures.sheet_layout import Grid, Head, flow
 from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis
 from pulid_generate.rows.axes import sweep as rows_of
 from pulid_generate.rows.manifest import Row
 from pulid_generate.rows.names import identity_word
+from pulid_generate.rows.sources import as_batch
 
 MOST_IN_A_ROW = 10  # values of a single axis; more stand in lines below each other
 
@@ -69,16 +71,14 @@ def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
 def _axes_error(axes: Sequence[Axis], given: frozenset[str]) -> str | None:
     twice = [axis for axis in axes if axis.name in given]
     return (
-        f"{assembly.flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out."
-        if twice
-        else None
+        f"{usage.flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out." if twice else None
     )
 
 
 def _row_error(rows: Rows, first: Row) -> str | None:
     """What is wrong with the usage: the same in every row."""
     flags, given = first.merged(rows.flags, rows.given)
-    return assembly.usage_error(flags, given.__contains__)
+    return usage.usage_error(flags, given.__contains__)
 
 
 def _print_without_file(line: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     if context.invoked_subcommand is not None:
         console.refuse_options(context)
         return
+    from pulid_generate.assembly import opening, usage
     from pulid_generate.assembly import requests as assembly
     from pulid_generate.assembly.progress import Progress
     from pulid_generate.batch import best_of
@@ -31,7 +32,7 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     def given(name: str) -> bool:
         return console.was_given(context, name)
 
-    if wrong := assembly.usage_error(flags, given) or best_of.usage_error(flags, given):
+    if wrong := usage.usage_error(flags, given) or best_of.usage_error(flags, given):
         context.fail(wrong)
     if flags.output == "-" and flags.as_json:
         context.fail("--json and '--output -' both want standard output.")
@@ -42,15 +43,15 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     started, progress = time.monotonic(), Progress(flags.verbose, flags.quiet)
     best = best_of.BestOf(flags, paths[0], progress) if flags.best_of is not None else None
     drawing = assembly.read_drawing(flags, given)
-    pipeline = assembly.open_pipeline(
+    pipeline = opening.open_pipeline(
         flags, with_pulid=bool(drawing.subjects), note=progress.note, log=progress.log, on_step=progress.step
     )
-    inputs = [*assembly.input_files(flags, pipeline), *(best.inputs() if best is not None else ())]
+    inputs = [*usage.input_files(flags, pipeline), *(best.inputs() if best is not None else ())]
     for path in paths:
         if path is not None:
             check_not_input(path, inputs)
     jobs = best.jobs(pipeline, drawing) if best is not None else assembly.jobs_of(pipeline, drawing)
-    for line in assembly.idle_flags(flags, given, pipeline.dev):
+    for line in usage.idle_flags(flags, given, pipeline.dev):
         progress.note(line)
     if best is not None:
         best.draw(pipeline, jobs)

@@ -11,8 +11,9 @@ import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import PulidError, WeightsError
-from pulid_generate.inspection.inspect import Inspection, files_of
+from pulid_generate.inspection.inspect import files_of
 from pulid_generate.inspection.inspect import inspect as describe
+from pulid_generate.inspection.report import Inspection
 
 
 def inspect(

@@ -20,6 +20,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
     Exit 0 only if A and B are the same file, byte for byte, and C is another picture. With --output FILE.png the pictures are kept as
     FILE_A.png, FILE_B.png and FILE_C.png.
     """
+    from pulid_generate.assembly import opening, usage
     from pulid_generate.assembly import requests as assembly
     from pulid_generate.assembly.progress import Progress
     from pulid_generate.pictures.picture import format_of
@@ -29,7 +30,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
     def given(name: str) -> bool:
         return console.was_given(context, name)
 
-    if wrong := assembly.usage_error(flags, given):
+    if wrong := usage.usage_error(flags, given):
         context.fail(wrong)
     if flags.pulid_id_embedding is None and not flags.identity:
         context.fail("Missing option '--pulid-id-embedding'.")
@@ -45,11 +46,11 @@ def verify(context: typer.Context, flags: Flags) -> None:
         check_writable(path)
     progress = Progress(flags.verbose, flags.quiet)
     drawing = assembly.read_drawing(flags, given)
-    pipeline = assembly.open_pipeline(flags, with_pulid=True, note=progress.note, log=progress.log, on_step=progress.step)
-    inputs = list(assembly.input_files(flags, pipeline))
+    pipeline = opening.open_pipeline(flags, with_pulid=True, note=progress.note, log=progress.log, on_step=progress.step)
+    inputs = list(usage.input_files(flags, pipeline))
     for path in paths.values():
         check_not_input(path, inputs)
-    for line in assembly.idle_flags(flags, given, pipeline.dev):
+    for line in usage.idle_flags(flags, given, pipeline.dev):
         progress.note(line)
     jobs = [
         job

@@ -11,7 +11,7 @@ from typing import Literal
 from pulid_extract.shared.model_files import Source
 from pulid_extract.shared.model_files.pulling import Item
 from pulid_generate.files.roles import CLIP_L, FLUX, PULID, T5XXL, VAE
-from pulid_generate.models.tokenizers import T5_TOKENIZER
+from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 
 Kit = Literal["schnell-q4", "schnell", "dev-q8", "dev", "krea-dev", "encoders", "pulid"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pulid_extract.shared.model_files import Found, Role, check_role, fills, find, kinds_of, open_given
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
-from pulid_generate.models.tokenizers import find_t5_tokenizer
+from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 
 
 @dataclass(frozen=True)

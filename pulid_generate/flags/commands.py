@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from pulid_extract.shared.cluster.ray_crew import ClusterFlags
+from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_generate.flags.batch import ManyFlags, RowFlags, SheetFlags, SweepOwnFlags
 from pulid_generate.flags.best_of import BestFlags
 from pulid_generate.flags.drawing import DrawingFlags

@@ -14,7 +14,7 @@ DTYPES = {"auto": "auto"} | {
 
 def _show_devices(asked: bool) -> None:
     if asked:
-        from pulid_generate.memory.placement import list_devices
+        from pulid_generate.memory.devices import list_devices
 
         for line in list_devices():
             typer.echo(line)

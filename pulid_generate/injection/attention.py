@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.cpu_linear import linear
+from pulid_generate.files.layouts import HEAD_WIDTH  # the tensors give only heads * width
 
-HEAD_WIDTH = 128  # in pulid_ca; the tensors give only heads * width
 ROWS_AT_ONCE = 1024
 EPS = 1e-5  # nn.LayerNorm's default, which both norms of the layer use
 

@@ -27,15 +27,17 @@ from pulid_extract.shared.model_files.checkup import (
     raise_missing,
     surroundings,
 )
-from pulid_generate.assembly.requests import find_files, placement_of, read_request
+from pulid_generate.assembly.opening import find_files, placement_of
+from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.files.kits import KITS
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
+from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import parse_lora_flag
-from pulid_generate.memory.plan import GIB, Plan, Work, as_dict, as_table, make_plan
-from pulid_generate.models.tokenizers import T5_TOKENIZER
+from pulid_generate.memory.plan import GIB, Plan, Work, as_dict, as_table
+from pulid_generate.memory.planning import make_plan
 
 ROLES = {"diffusion_model": FLUX, "vae": VAE, "clip_l": CLIP_L, "t5xxl": T5XXL, "pulid_weights": PULID}  # by flag
 SMALLEST = "schnell-q4"
@@ -101,8 +103,8 @@ def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | N
 
 def _memory(flags: Flags, files: ModelFiles, given: Callable[[str], bool]) -> tuple[Check, Plan | None]:
     """Whether it would fit, for the size and the placement that the flags ask for. Loads no model."""
-    from pulid_generate.memory.placement import available_on
-    from pulid_generate.models.autoencoder import Tiling
+    from pulid_generate.memory.devices import available_on
+    from pulid_generate.request.tiling import Tiling
 
     try:
         request = read_request(flags, given)

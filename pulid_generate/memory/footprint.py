@@ -12,25 +12,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pulid_extract.shared.model_files import Header, parts_of
+from pulid_generate.files.layouts import HEAD_WIDTH, MARKERS
 
-# Tensors that only this model has, in each spelling; the same as the markers of checkpoints and text_encoders.
-MARKERS = {
-    "Flux": ("img_in.weight", "x_embedder.weight"),
-    "autoencoder": ("decoder.conv_in.weight",),
-    "CLIP-L": ("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight"),
-    "T5": ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight"),
-    "PuLID": ("pulid_ca.0.to_q.weight",),
-}
 PLAIN_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FN")
 BLOCK = re.compile(r"(?:^|\.)((?:\w*blocks|block|blk|layers))\.(\d+)\.")
-HEAD_WIDTH = 128
-BUFFERS = 2  # blocks on their way through a device; streaming.SLOTS
+
 TOKEN_PIXELS, LATENT_PIXELS = 16, 8  # pixels per image token and per latent cell, of a side
 
 # 15.00 numbers per token and channel in float32 (D 256 to 1024, 384 to 2560 tokens): a single block's query, key, value, MLP and its
@@ -173,22 +165,3 @@ def stored_bytes(kind: str, count: int) -> int:
 
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     return count // block * size
-
-
-def choose_resident(sizes: Sequence[int], budget: int) -> frozenset[int]:
-    """Which blocks to keep on a device, so that they and the buffers of the others take at most `budget` bytes; {} if no block can stay.
-
-    The resident blocks stand evenly among the streamed ones: while they compute, the next block arrives.
-    """
-    total = len(sizes)
-    for count in range(total, 0, -1):
-        chosen = frozenset(index for index in range(total) if (index + 1) * count // total > index * count // total)
-        if device_bytes(sizes, chosen) <= budget:
-            return chosen
-    return frozenset()
-
-
-def device_bytes(sizes: Sequence[int], resident: Collection[int]) -> int:
-    """Bytes that blocks of these sizes take on the device: the resident ones, and the buffers that the others pass through."""
-    streamed = [size for index, size in enumerate(sizes) if index not in resident]
-    return sum(sizes[index] for index in resident) + min(BUFFERS, len(streamed)) * max(streamed, default=0)

@@ -8,45 +8,26 @@ the rounding, src/runtime/tiling.cpp (where tiles lie and how they are blended),
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pulid_generate.errors import CheckpointError, InputError, RequestError
+from pulid_generate.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
+import re
 
-SCALE = 8  # pixels per latent cell
-MIN_TILE, MAX_OVERLAP = 4, 0.5  # sd-cli's limits
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Size of a tile in latent cells, and the share of it that neighbours overlap at least. Defaults: sd-cli's."""
-
-    width: int = 32
-    height: int = 32
-    overlap: float = 0.5
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.height) < MIN_TILE:
-            raise RequestError(
-                f"vae-tile-size {self.width}x{self.height}: expected at least {MIN_TILE}x{MIN_TILE} latent cells of {SCALE} pixels"
-            )
-        if not 0 <= self.overlap <= MAX_OVERLAP:
-            raise RequestError(f"vae-tile-overlap {self.overlap:g}: expected 0 to {MAX_OVERLAP}")
-
-    @classmethod
-    def parse(cls, size: str = "32x32", overlap: float = 0.5) -> Tiling:
-        """From sd-cli's words, "32x48" or "32" for both sides. Raises RequestError."""
-        sides = size.lower().split("x")
-        if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
-            raise RequestError(f"vae-tile-size {size!r}: expected WIDTHxHEIGHT or one number, in latent cells, such as 32x32")
-        return cls(int(sides[0]), int(sides[-1]), overlap)
+from pulid_extract.shared.model_files import Header
+from pulid_generate.files.layouts import (
+    LATENT_CHANNELS,
+    VAE_MARKER,
+    VAE_NAMES,
+)
+from pulid_generate.models.tensor_files import depth_of, load_strictly, part_of, read_tensors, reject_unknown
+from pulid_generate.models.tiles import tiled
+from pulid_generate.request.tiling import SCALE, Tiling
 
 
 def decode(vae: Any, latents: Tensor, *, tiling: Tiling | None = None) -> np.ndarray:
@@ -61,7 +42,7 @@ def decode(vae: Any, latents: Tensor, *, tiling: Tiling | None = None) -> np.nda
         return vae.decode(tile, return_dict=False)[0].float()
 
     with torch.inference_mode():
-        image = (apply(scaled) if tiling is None else _tiled(apply, scaled, tiling, SCALE, 1))[0]
+        image = (apply(scaled) if tiling is None else tiled(apply, scaled, tiling, SCALE, 1))[0]
     if not torch.isfinite(image).all():
         raise CheckpointError(
             "the autoencoder gave NaN or infinite pixels; a damaged file, or float16 where --dtype bfloat16 is needed"
@@ -84,7 +65,7 @@ def encode(vae: Any, image: np.ndarray, *, noise: Tensor | None = None, tiling: 
         return vae.encode(tile, return_dict=False)[0].parameters.float()  # mean and log variance, (1, 32, h, w)
 
     with torch.inference_mode():
-        moments = (apply(pixels) if tiling is None else _tiled(apply, pixels, tiling, 1, SCALE)).cpu()
+        moments = (apply(pixels) if tiling is None else tiled(apply, pixels, tiling, 1, SCALE)).cpu()
         mean, log_variance = moments.chunk(2, dim=1)
         latents = mean if noise is None else mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
     if not torch.isfinite(latents).all():
@@ -97,62 +78,69 @@ def encode(vae: Any, image: np.ndarray, *, noise: Tensor | None = None, tiling: 
 # -------------------------------------------------------------------------------------------------------------------- tiles
 
 
-def tile_starts(length: int, tile: int, overlap: float) -> tuple[list[tuple[int, int]], int]:
-    """Where tiles begin along one axis of `length` latent cells, and how many cells they share.
-
-    Returns [(start, cells of its front that its neighbour keeps), ..] and the width of a blend. sd-cli's rule: the tiles are spread so that
-    they end at the border, with the overlap nearest to the one asked for; the last is moved back, and its front is left out.
-    """
-    if length <= tile:
-        return [(0, 0)], 0
-    shared = int(tile * overlap)
-    stride = tile - shared
-    count = (length - shared) // stride
-    overshoot = ((count + 1) * stride + shared) % length
-    if overshoot != stride and overshoot <= count * (tile // 2 - shared):
-        count += 1  # room for one more tile with less than half of it shared
-    factor = (2 * tile - length) / tile if count <= 2 else (tile * count - length) / (tile * (count - 1))
-    shared = int(tile * factor)
-    starts = []
-    for start in range(0, length, tile - shared):
-        if start + tile >= length:
-            starts.append((length - tile, start - (length - tile)))
-            break
-        starts.append((start, 0))
-    return starts, shared
+SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159  # flux src/flux/util.py, AutoEncoderParams
 
 
-def _tiled(apply: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, grow: int, shrink: int) -> Tensor:
-    """`apply` over tiles of x (1, C, h, w), blended, float32. grow, shrink: pixels per latent cell, out of `apply` and into it."""
-    rows, columns = x.shape[2] // shrink, x.shape[3] // shrink
-    tops, shared_rows = tile_starts(rows, tiling.height, tiling.overlap)
-    lefts, shared_columns = tile_starts(columns, tiling.width, tiling.overlap)
-    height, width = min(tiling.height, rows), min(tiling.width, columns)
-    whole = None
-    for top, skip_rows in tops:
-        down = _ramp(height * grow, skip_rows * grow, shared_rows * grow, top > 0, top + height < rows).to(x.device)
-        for left, skip_columns in lefts:
-            across = _ramp(width * grow, skip_columns * grow, shared_columns * grow, left > 0, left + width < columns).to(
-                x.device
-            )
-            tile = apply(x[:, :, top * shrink : (top + height) * shrink, left * shrink : (left + width) * shrink])
-            if whole is None:
-                whole = tile.new_zeros(1, tile.shape[1], rows * grow, columns * grow)
-            y, z = top * grow, left * grow
-            whole[:, :, y : y + height * grow, z : z + width * grow] += tile * down[:, None] * across
-    assert whole is not None  # there is at least one tile
-    return whole
+NORM_GROUPS = 32  # flux src/flux/modules/autoencoder.py
 
 
-def _ramp(length: int, skip: int, shared: int, before: bool, after: bool) -> Tensor:
-    """Weights of one tile along an axis, (length,): smoothly from 0 to 1 where it meets a neighbour, and the two always add up to 1."""
-    index = torch.arange(length, dtype=torch.float32)
-    weight = torch.ones(length)
-    if shared and before:
-        weight = torch.minimum(weight, (index - skip) / shared)
-    if shared and after:
-        weight = torch.minimum(weight, (length - index) / shared)
-    weight = weight.clamp(0, 1)
-    weight = weight**3 * (weight * (6 * weight - 15) + 10)
-    weight[:skip] = 0
-    return weight
+def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+    """The autoencoder of a file or a diffusers folder as a diffusers AutoencoderKL in eval mode. Raises CheckpointError."""
+    from diffusers import AutoencoderKL
+
+    part = part_of(header, VAE_MARKER)
+    shapes = {name: shape for name, (_, shape) in part.tensors.items()}
+    bfl = "decoder.mid.attn_1.q.weight" in shapes
+    first, blocks = (
+        ("encoder.down.{}.block.0.conv1.weight", "encoder.down.0.block")
+        if bfl
+        else ("encoder.down_blocks.{}.resnets.0.conv1.weight", "encoder.down_blocks.0.resnets")
+    )
+    levels = depth_of(shapes, first.partition(".{}")[0])
+    try:
+        channels = [shapes[first.format(level)][0] for level in range(levels)]
+        latent = shapes[VAE_MARKER][1]
+    except KeyError as error:
+        raise CheckpointError(f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again") from None
+    scaling = part.metadata.get("scaling_factor", SCALING_FACTOR) if header.format == "diffusers folder" else SCALING_FACTOR
+    if latent != LATENT_CHANNELS or scaling != SCALING_FACTOR:
+        raise CheckpointError(
+            f"{header.path}: is the autoencoder of another model (latents of {latent} channels, scaled by {scaling}; Flux has "
+            f"{LATENT_CHANNELS}, scaled by {SCALING_FACTOR}); use Flux's ae.safetensors"
+        )
+    model = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(channels),
+        layers_per_block=depth_of(shapes, blocks),
+        latent_channels=latent,
+        norm_num_groups=NORM_GROUPS,
+        scaling_factor=SCALING_FACTOR,
+        shift_factor=SHIFT_FACTOR,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    state: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in read_tensors(header, VAE_MARKER, device, dtype):
+        target = vae_name(name, levels) if bfl else name
+        if target is None:
+            unknown.append(name)
+            continue
+        # BFL writes the attention's projections as 1x1 convolutions
+        state[target] = tensor.flatten(1) if ".attentions." in target and tensor.ndim == 4 else tensor
+    reject_unknown(header, unknown)
+    return load_strictly(model, state, header)
+
+
+def vae_name(name: str, levels: int) -> str | None:
+    layer, _, leaf = name.rpartition(".")
+    for pattern, target in VAE_NAMES:
+        match = re.fullmatch(pattern, layer)
+        if match:
+            found = match.expand(target)
+            # BFL numbers the decoder's levels from the finest, diffusers in the order they run
+            return re.sub(r"up_blocks\.(\d+)", lambda m: f"up_blocks.{levels - 1 - int(m[1])}", found) + f".{leaf}"
+    return None

@@ -10,22 +10,13 @@ import gzip
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pulid_extract.shared.model_files import Header, Role, Source, cached, fetch, is_offline, read_gguf
+from pulid_extract.shared.model_files import read_gguf
 from pulid_generate.errors import CheckpointError
 
 PROBE = "a photo of a cat"
-# what most T5 files lack: their vocabulary
-T5_TOKENIZER = Role(
-    "T5 tokenizer",
-    "--t5-tokenizer",
-    (),
-    Source(repo="google/t5-v1_1-xxl", files=("spiece.model",), licence="Apache-2.0"),
-    fetch=True,
-)
 PIECE_UNUSED = 5  # sentencepiece's types: llama.cpp fills the vocabulary up to the embedding's rows with these
 EXTRA_PIECE = "<extra_id_"  # T5's sentinels: not in spiece.model, transformers adds them itself
 
@@ -45,34 +36,6 @@ def clip_tokenizer() -> Any:
     words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges)
-
-
-def find_t5_tokenizer(given: str | Path | None, folders: Iterable[Path], encoder: Header | None = None) -> Path:
-    """The file of T5's vocabulary.
-
-    given: a folder, a tokenizer.json, a spiece.model or a GGUF that carries one; None takes that of the `encoder` file if it is such a
-    GGUF, then looks in `folders`, then in the Hugging Face cache, then on the hub. Raises WeightsError.
-    """
-    if given is not None:
-        path = Path(given).expanduser()
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such T5 tokenizer; give a folder, a tokenizer.json, a spiece.model or a T5 GGUF")
-        found = _tokenizer_in(path) if path.is_dir() else path
-        if found is None:
-            raise CheckpointError(f"{path}: holds no tokenizer.json and no spiece.model; give one of them")
-        return found
-    if encoder is not None and encoder.metadata.get("tokenizer.ggml.model") == "t5":
-        return encoder.path
-    searched = list(folders)
-    found = next(filter(None, map(_tokenizer_in, searched)), None) or cached(T5_TOKENIZER.source)
-    if found is None and is_offline():
-        where = " nor in ".join(map(str, searched))
-        raise CheckpointError(f"T5 tokenizer: neither in {where} nor in the Hugging Face cache; give {T5_TOKENIZER.flag} FILE")
-    return found or fetch(T5_TOKENIZER, Path())
-
-
-def _tokenizer_in(folder: Path) -> Path | None:
-    return next((folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()), None)
 
 
 def read_t5_tokenizer(path: Path) -> Any:

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.embedding_file import Embedding
-from pulid_generate.injection.hooks import PulidAdapter, Term, attach
+from pulid_generate.injection.adapter import PulidAdapter
+from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
-from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.injection.terms import Term
+from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.job import Job, Subject
 from pulid_generate.sampling.denoise import Predict, denoise
 from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_mask
@@ -28,37 +30,6 @@ from pulid_generate.sampling.noise import NoiseStream, add_noise
 from pulid_generate.sampling.packing import pack, position_ids, unpack
 
 IDENTITIES_KEPT = 8  # folded; 126 MB each in bfloat16 with the public file
-
-
-@dataclass(frozen=True)
-class TextStates:
-    """What Flux reads of a prompt: t5 (1, T, C) and pooled (1, P), in the compute dtype on the main device."""
-
-    t5: Tensor
-    pooled: Tensor
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A job's prompt, and its negative prompt where it has a negative branch."""
-
-    positive: TextStates
-    negative: TextStates | None = None
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """T5 tokens of each."""
-        return tuple(states.t5.shape[1] for states in (self.positive, self.negative) if states is not None)
-
-
-def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:
-    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and starting picture at most.
-
-    t5_lengths: as `Texts.lengths`.
-    """
-    masked = job.start is not None and job.start.mask is not None
-    alike = replace(job.request, prompt="", negative_prompt="", seed=0, batch_count=1, guidance=0.0, id_weight=1.0)
-    return replace(alike, id_schedule=GenerationRequest("").id_schedule), t5_lengths, masked, job.loras
 
 
 class Denoiser:

@@ -16,8 +16,10 @@ from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import Plan
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
-from pulid_generate.models.flux import load_flux, load_vae
-from pulid_generate.models.t5 import ClipText, T5Text
+from pulid_generate.models.autoencoder import load_vae
+from pulid_generate.models.clip import ClipText
+from pulid_generate.models.flux import load_flux
+from pulid_generate.models.t5 import T5Text
 from pulid_generate.models.tokenizers import read_t5_tokenizer
 from pulid_generate.packed.ggml import Compute, compute_quantized
 from pulid_generate.packed.widening import widen_while_running

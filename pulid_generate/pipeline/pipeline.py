@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,23 +20,27 @@ from torch import Tensor
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import Found
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
+from pulid_generate.files.layouts import FLUX_MARKER, T5_MARKER
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.injection.compiling import check_compiler, compile_blocks
 from pulid_generate.lora.files import resolve
 from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
-from pulid_generate.memory.placement import Placement, available_on, give_back_memory
-from pulid_generate.memory.plan import Plan, Work, make_plan
+from pulid_generate.memory.devices import available_on, give_back_memory
+from pulid_generate.memory.placement import Placement
+from pulid_generate.memory.plan import Plan, Work
+from pulid_generate.memory.planning import make_plan
 from pulid_generate.models.autoencoder import decode, encode
-from pulid_generate.models.flux import FLUX_MARKER
-from pulid_generate.models.t5 import T5_MARKER, ClipText, T5Text, t5_length
+from pulid_generate.models.clip import ClipText
+from pulid_generate.models.t5 import T5Text, t5_length
 from pulid_generate.models.tensor_files import quality_notes
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.description import describe
 from pulid_generate.pictures.picture import Picture
-from pulid_generate.pipeline.denoiser import IDENTITIES_KEPT, Denoiser, Texts, TextStates
+from pulid_generate.pipeline.denoiser import IDENTITIES_KEPT, Denoiser
 from pulid_generate.pipeline.fitting import Fitting, tiling_of
 from pulid_generate.pipeline.loading import Models
+from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.generation import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, GenerationRequest
 from pulid_generate.request.job import Job, LoraUse, StartPicture, Subject
 from pulid_generate.request.start_picture import paste
@@ -45,7 +49,7 @@ from pulid_generate.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
-
+from pulid_generate.pipeline.texts import Prompt, prompts_of
 
 Log = Callable[[str], None]
 OnStep = Callable[[str, int, int], None]  # label of the picture, steps done, steps in all
@@ -338,23 +342,6 @@ class Pipeline:
             pulid=self.files.pulid.name if self.files.pulid else None,
             version=__version__,
         )
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text as the encoders are to read it. length: T5 tokens. weighted: with (word:1.3), as sd-cli. loras: that may have parts for them."""
-
-    text: str
-    length: int
-    weighted: bool
-    loras: tuple[LoraUse, ...] = ()
-
-
-def prompts_of(job: Job) -> list[Prompt]:
-    """The positive, and with true CFG the negative prompt."""
-    request = job.request
-    texts = [request.prompt, request.negative_prompt] if request.cfg_scale != 1 else [request.prompt]
-    return [Prompt(text, request.t5_max_length, request.prompt_weights, job.loras) for text in texts]
 
 
 def _arithmetic(placement: Placement, compute: Compute) -> str:

@@ -18,12 +18,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pulid_generate.errors import CheckpointError, PlacementError
-from pulid_generate.memory.placement import available_on, give_back_memory
+from pulid_generate.memory.devices import available_on, give_back_memory
 from pulid_generate.memory.plan import CLIP, FLUX, T5, VAE, Plan
 from pulid_generate.pictures.picture import Picture
-from pulid_generate.pipeline.denoiser import Denoiser, Texts, TextStates
-from pulid_generate.pipeline.pipeline import Pipeline, Prompt, prompts_of
+from pulid_generate.pipeline.denoiser import Denoiser
+from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.pipeline.text_cache import TextCache, file_identity, key_of
+from pulid_generate.pipeline.texts import Prompt, Texts, TextStates, prompts_of
 from pulid_generate.request.job import Job, LoraUse
 from pulid_generate.version import __version__
 

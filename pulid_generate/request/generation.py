@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from pulid_generate.errors import RequestError
-from pulid_generate.models.weighted_prompts import parse_weights
 from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.prompt import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
 from pulid_generate.sampling.names import DEFAULT_SCHEDULE, check_method, check_schedule
 

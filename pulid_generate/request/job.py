@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -88,3 +89,13 @@ class Job:
 
     def schedule(self, subject: Subject) -> IdSchedule:
         return subject.schedule or self.request.id_schedule
+
+
+def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:
+    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and starting picture at most.
+
+    t5_lengths: as `Texts.lengths`.
+    """
+    masked = job.start is not None and job.start.mask is not None
+    alike = replace(job.request, prompt="", negative_prompt="", seed=0, batch_count=1, guidance=0.0, id_weight=1.0)
+    return replace(alike, id_schedule=GenerationRequest("").id_schedule), t5_lengths, masked, job.loras

@@ -23,7 +23,8 @@ from micro_world.measure import EXTRACT, GENERATE, run
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import Scene
 from micro_world.train import JUDGE
-from pulid_generate.pictures.sheet import Grid, Head, Tile, write_sheet
+from pulid_generate.pictures.sheet import write_sheet
+from pulid_generate.pictures.sheet_layout import Grid, Head, Tile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = Path(os.path.relpath(ROOT / "scripts" / "micro_world" / "models"))  # relative, so that the commands shown are short

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import layouts
 import numpy as np
+import public_layouts
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from micro_world import autoencoder, painter, reader
 from micro_world.identity import HEADS, TOKEN_WIDTH, Identity
-from pulid_generate.models.flux import _vae_name, flux_targets
+from pulid_generate.models.autoencoder import vae_name
+from pulid_generate.models.flux import flux_targets
 from pulid_generate.models.tokenizers import clip_tokenizer
 
 BLOCKED = re.compile(
@@ -30,7 +31,7 @@ def write_flux(flux: Any, path: Path) -> None:
     """The blocks' matrices and those of the modulation in Q8_0, all else in float32 or float16."""
     state = flux.state_dict()
     writer = gguf.GGUFWriter(path, arch="flux")
-    layout = layouts.flux(painter.WIDTH, painter.DOUBLE, painter.SINGLE, reader.T5_WIDTH, reader.CLIP_WIDTH)
+    layout = public_layouts.flux(painter.WIDTH, painter.DOUBLE, painter.SINGLE, reader.T5_WIDTH, reader.CLIP_WIDTH)
     for name, (shape, _) in layout.items():
         targets = flux_targets(name)
         if targets is None:
@@ -61,10 +62,10 @@ def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
 def write_autoencoder(vae: Any, path: Path) -> None:
     state, levels = vae.state_dict(), len(autoencoder.CHANNELS)
     out = {}
-    for name, (shape, _) in layouts.autoencoder(
+    for name, (shape, _) in public_layouts.autoencoder(
         32, (1, 2, 4, 8), blocks=1
     ).items():  # every name there can be; of the shapes only the rank
-        tensor = state.pop(str(_vae_name(name, levels)), None)
+        tensor = state.pop(str(vae_name(name, levels)), None)
         if tensor is not None:
             tensor = tensor[..., None, None] if len(shape) > tensor.ndim else tensor
             out[name] = tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32).contiguous()
@@ -98,7 +99,7 @@ def write_clip(model: Any, ids: list[int], path: Path) -> None:
 def write_pulid(identity: Identity, path: Path) -> None:
     state = {f"pulid_encoder.{name}": tensor for name, tensor in identity.encoder.state_dict().items()}
     state |= {f"pulid_ca.{name}": tensor for name, tensor in identity.layers.state_dict().items()}
-    layout = layouts.pulid_ca(painter.WIDTH, len(identity.layers), HEADS, TOKEN_WIDTH)
+    layout = public_layouts.pulid_ca(painter.WIDTH, len(identity.layers), HEADS, TOKEN_WIDTH)
     missing = set(layout) - set(state)
     if missing:
         raise ValueError(f"missing: {', '.join(sorted(missing))}")

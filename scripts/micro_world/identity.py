@@ -22,8 +22,9 @@ from micro_world.reader import Words, truths
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, at_once, half, place, some_of, train
 from pulid_extract.networks.idformer import IDFormer
+from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL
 from pulid_generate.injection.attention import PerceiverAttentionCA
-from pulid_generate.injection.hooks import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_points
+from pulid_generate.injection.hooks import hook_points
 
 TOKEN_WIDTH, HEADS = 512, 2
 INNER, ARCFACE = 128, 512

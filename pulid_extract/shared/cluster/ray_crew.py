@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -19,17 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from typer.core import TyperCommand
-
+from pulid_extract.shared.cluster.actor import Actor, Broken, Open, Place, Unfit
+from pulid_extract.shared.cluster.flags import LOCAL, ClusterFlags
 from pulid_extract.shared.cluster.sharing import Event, Worker
-from pulid_extract.shared.errors import InputError, PulidError, WorkerError, require_packages
+from pulid_extract.shared.errors import InputError, WorkerError, require_packages
 
-LOCAL = "local"
-ADDRESS = re.compile(r"local|auto|ray://\S+|[^\s/\\]+:\d{1,5}")
 STORE = 256 << 20  # bytes of a local cluster's shared memory: pictures on their way
 LOOK = 5.0  # seconds between two looks at which machines there are
 LONGEST_FOLDER = 32  # characters: Ray's sockets lie below it, and a socket's name has room for 107
@@ -41,82 +36,10 @@ ALONE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClusterFlags:
-    """Whether rows are done by workers on a Ray cluster."""
-
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="[ADDRESS]",
-            help="Share the rows out to workers on a Ray cluster, one for each GPU. Without an address: on this machine. ADDRESS: "
-            "HOST:PORT, ray://HOST:PORT, or auto for the cluster that this machine belongs to. See docs/scaling.md.",
-        ),
-    ] = None
-    cpus_per_worker: Annotated[
-        int | None,
-        typer.Option(
-            "--cpus-per-worker",
-            metavar="N",
-            min=1,
-            help="With --ray: workers on processors, so many cores and threads for each, instead of on GPUs.",
-        ),
-    ] = None
-
-
-def usage_error(flags: ClusterFlags, device: str) -> str | None:
-    """What is wrong with the usage. device: of --device."""
-    if flags.ray is None:
-        return "--cpus-per-worker means nothing without --ray." if flags.cpus_per_worker is not None else None
-    if not ADDRESS.fullmatch(flags.ray):
-        return f"--ray {flags.ray}: expected an address (HOST:PORT, ray://HOST:PORT, auto or local), or nothing."
-    if ":" in device:
-        return f"--device {device}: with --ray each worker sees one GPU; write --device cuda."
-    if flags.cpus_per_worker is not None and device not in ("auto", "cpu"):
-        return f"--cpus-per-worker makes workers on processors, --device {device} does not; leave out one of them."
-    return None
-
-
-class BatchCommand(TyperCommand):
-    """A command whose --ray may stand without an address."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_address(args))
-
-
-def with_address(args: Sequence[str]) -> list[str]:
-    """`--ray rows.jsonl` -> `--ray local rows.jsonl`: only what looks like an address is taken for one."""
-    done: list[str] = []
-    for place, word in enumerate(args):
-        done.append(word)
-        if word == "--":
-            return [*done, *args[place + 1 :]]
-        if word == "--ray" and not any(ADDRESS.fullmatch(following) for following in args[place + 1 : place + 2]):
-            done.append(LOCAL)
-    return done
-
-
 # ---------------------------------------------------------------------------------------------------------------------- cluster
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a worker may be. index: on its node. cpus: threads. gpu: whether it has one of its own. peers: workers of that node."""
-
-    node: str
-    host: str
-    index: int
-    cpus: int
-    gpu: bool
-    peers: int
-
-    def __str__(self) -> str:
-        return f"worker {self.index + 1} on {self.host}"
-
-
 Log = Callable[[str], None]
-Open = Callable[[Place], Any]  # makes what works: an object with `notes`, `meal` and `work`. Must be importable on every node.
 
 
 @contextlib.contextmanager
@@ -283,61 +206,3 @@ class Crew:
 
 
 # ----------------------------------------------------------------------------------------------------------------- in the worker
-
-
-@dataclass(frozen=True)
-class Unfit:
-    """What a worker answers that cannot work at all."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Broken:
-    """What a worker answers after an error that is nobody's but ours: what it holds may be spoilt, so it is to end as if it had died."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a worker says of itself when it is ready. meal: see `workers.Worker`."""
-
-    process: int
-    notes: tuple[str, ...]
-    meal: int
-
-
-class UnfitError(PulidError):
-    """What a task cannot be blamed for: this worker cannot do any."""
-
-
-class Actor:
-    """The process of one worker."""
-
-    def __init__(self, open_work: Open, place: Place):
-        self._work: Any = None
-        self._problem: Unfit | None = None
-        os.environ["HF_HUB_OFFLINE"] = "1"  # several workers would fetch the same file at once
-        try:
-            self._work = open_work(place)
-        except PulidError as error:
-            self._problem = Unfit(str(error))
-        except Exception as error:
-            self._problem = Unfit(_line_of(error))
-
-    def opened(self) -> Unfit | Opened:
-        return self._problem or Opened(os.getpid(), tuple(self._work.notes), self._work.meal)
-
-    def work(self, tasks: list[tuple[int, Any]]) -> Unfit | Broken | list[tuple[int, Any]]:
-        """(number, answer) of each."""
-        try:
-            return self._work.work(tasks)
-        except UnfitError as error:
-            return Unfit(str(error))
-        except Exception as error:
-            return Broken(_line_of(error))
-
-
-def _line_of(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,46 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pulid_extract.flags.extract import CacheFlags, FuseFlags
+from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags
+from pulid_extract.shared.cluster.flags import ClusterFlags
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFlags:
+    """Where rows come from and where results go."""
+
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|MANIFEST|-",
+            help="Folder of pictures, one person in each; or a manifest (.jsonl, .csv) with columns portrait or portraits, out, and any "
+            "option of a single extraction; - reads JSON lines from standard input.",
+            show_default=False,
+        ),
+    ]
+    out_dir: Annotated[
+        str,
+        typer.Option("--out-dir", metavar="FOLDER", help="Where the .pulidembd files go; made if need be.", show_default=False),
+    ]
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Skip what an earlier run into this folder made of the same portraits, options and weights."
+        ),
+    ] = False
+    strict: Annotated[bool, typer.Option("--strict", help="A row with any warning about a portrait fails.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags):
+    """Every flag of `batch`; those of an extraction hold for every row that does not say otherwise."""

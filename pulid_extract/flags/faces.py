@@ -1,0 +1,32 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFlags:
+    photo: Annotated[
+        str, typer.Argument(metavar="PHOTO|-", help="JPEG, PNG or WebP; - reads standard input.", show_default=False)
+    ]
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            "--draw", metavar="FILE.png|-", help="Also write the photo with its faces marked; - writes standard output."
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacesFlags(AntelopeFlags, DetectFlags, PhotoFlags):
+    """Every flag of `faces`."""

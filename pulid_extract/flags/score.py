@@ -1,0 +1,76 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOnlyFlags:
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...|-",
+            help="Pictures and folders of pictures; - reads one picture from standard input.",
+            show_default=False,
+        ),
+    ]
+    reference: Annotated[
+        list[str],
+        typer.Option(
+            "--reference",
+            metavar="PICTURE",
+            help="Picture of the person, whose largest face counts; repeat for more.",
+            show_default=False,
+        ),
+    ]
+    stranger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stranger", metavar="PICTURE", help="Picture of somebody else, as a control: the pictures must be less like it."
+        ),
+    ] = None
+    recognizer: Annotated[
+        str | None,
+        typer.Option(
+            "--recognizer",
+            metavar="FILE.onnx",
+            help="Another ArcFace-shaped network (3x112x112 in, one vector out), because the one that PuLID is conditioned on flatters "
+            "itself. Default: antelopev2's.",
+        ),
+    ] = None
+    face_index: Annotated[
+        int | None,
+        typer.Option(
+            "--face-index",
+            metavar="N",
+            min=0,
+            help="Score face N of each picture, counted from 0 in --face-order. Default: the most alike.",
+        ),
+    ] = None
+    minimum: Annotated[
+        float | None,
+        typer.Option("--min", metavar="C", min=-1, max=1, help="Exit 1 if any picture's cosine is below, or has no face."),
+    ] = None
+    min_mean: Annotated[
+        float | None,
+        typer.Option("--min-mean", metavar="C", min=-1, max=1, help="Exit 1 if the mean over all pictures is below."),
+    ] = None
+    sheet: Annotated[
+        str | None,
+        typer.Option("--sheet", metavar="FILE.png", help="Also write a contact sheet: references, then pictures, best first."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each picture instead of a table.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFlags(AntelopeFlags, DetectFlags, ScoreOnlyFlags):
+    """Every flag of `score`."""

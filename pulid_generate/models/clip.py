@@ -1,0 +1,82 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pulid_extract.shared.model_files import Header
+from pulid_generate.errors import CheckpointError
+from pulid_generate.files.layouts import CLIP_MARKER
+from pulid_generate.models.t5 import HEAD_WIDTH, Note, check_ids
+from pulid_generate.models.tensor_files import depth_of, load_strictly, read_tensors
+from pulid_generate.models.tokenizers import clip_tokenizer
+from pulid_generate.models.weighted_prompts import clip_ids
+from pulid_generate.request.prompt import parse_weights
+
+CLIP_LENGTH = 77
+
+
+class ClipText:
+    """CLIP-L's text tower and its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def load(cls, header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> ClipText:
+        """From clip_l.safetensors or what else holds the tower. Raises CheckpointError."""
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        # not part of the tower: a buffer of old exports, and the projection heads of other ones
+        extras = ("embeddings.position_ids", "logit_scale", "text_projection", "text_projection.weight")
+        state = dict(read_tensors(header, CLIP_MARKER, device, dtype, skip=extras))
+        try:
+            rows, width = state[CLIP_MARKER].shape
+            config = CLIPTextConfig(
+                vocab_size=rows,
+                hidden_size=width,
+                intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
+                num_hidden_layers=depth_of(state, "encoder.layers"),
+                num_attention_heads=width // HEAD_WIDTH,
+                max_position_embeddings=state["embeddings.position_embedding.weight"].shape[0],
+                hidden_act="quick_gelu",
+                layer_norm_eps=1e-5,
+                projection_dim=width,
+                bos_token_id=0,
+                eos_token_id=2,  # 2 makes transformers pool at the largest id, the end token, as the original does
+                pad_token_id=1,
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again") from None
+        with torch.device("meta"):
+            model = CLIPTextModel(config)
+        # transformers 5 dropped the `text_model.` prefix of this class; follow the class that is installed
+        prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
+        load_strictly(model, {prefix + name: tensor for name, tensor in state.items()}, header)
+        # a buffer built on meta stays there, and indexing with it gives wrong states without an error
+        for module in model.modules():
+            if "position_ids" in dict(module.named_buffers(recurse=False)):
+                positions = torch.arange(config.max_position_embeddings, device=device)[None]
+                module.register_buffer("position_ids", positions, persistent=False)
+        return cls(model, clip_tokenizer())
+
+    def encode(self, prompt: str, note: Note = lambda text: None) -> Tensor:
+        """The pooled vector (1, width) of a prompt, cut to 77 tokens as the reference does."""
+        ids = self.tokenizer(prompt, truncation=False)["input_ids"]
+        if len(ids) > CLIP_LENGTH:
+            note(f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(ids) - 2} tokens; T5 reads all")
+        padded = self.tokenizer(prompt, padding="max_length", max_length=CLIP_LENGTH, truncation=True)["input_ids"]
+        return self._pool(padded)
+
+    def encode_weighted(self, prompt: str) -> Tensor:
+        """The pooled vector (1, width) of a prompt whose (word:1.3) are read as sd-cli does: CLIP sees the words, not their weights."""
+        return self._pool(clip_ids(self.tokenizer, parse_weights(prompt)))
+
+    def _pool(self, ids: Sequence[int]) -> Tensor:
+        batch = torch.tensor([list(ids)])
+        check_ids(batch, self.model.config.vocab_size, "CLIP")
+        return self.model(batch.to(self.model.device)).pooler_output

@@ -1,0 +1,66 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulid_extract.shared.records import FORMS, MAX_BYTES
+from pulid_extract.shared.writing import check_writable
+from pulid_generate.errors import InputError, OutputError
+from pulid_generate.flags.commands import BatchFlags, Flags
+from pulid_generate.rows.grid import grid
+from pulid_generate.rows.items import Item
+from pulid_generate.rows.manifest import Row, read_manifest
+
+if TYPE_CHECKING:
+    pass
+
+
+def as_batch(flags: Flags, **own: Any) -> BatchFlags:
+    """The batch's flags for a command whose rows are its own. own: values in place of the command's."""
+    common = {item.name: getattr(flags, item.name) for item in fields(BatchFlags) if hasattr(flags, item.name)}
+    return BatchFlags(**common | own)
+
+
+def read_rows(flags: BatchFlags) -> tuple[list[Row], list[str]]:
+    if flags.manifest is None:
+        return grid(flags.prompts, flags.identities, flags.seeds), []
+    path = Path(flags.manifest).expanduser()
+    form = path.suffix.lower()
+    if form not in FORMS:
+        raise InputError(f"{flags.manifest}: expected a manifest that ends in {' or '.join(FORMS)}")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{flags.manifest}: cannot be read ({error.strerror or error})") from None
+    return read_manifest(data, flags.manifest, form, path.parent)
+
+
+def make_folders(items: Sequence[Item]) -> None:
+    """The folders of the pictures, without what a killed run left half-written in them. Raises OutputError."""
+    names: dict[Path, set[str]] = {}
+    for item in items:
+        names.setdefault(item.path.parent, set()).add(item.path.name)
+    for folder, ours in names.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from None
+        for path in folder.glob(".*.part"):
+            if path.name[1:].rsplit(".", 2)[0] in ours:
+                path.unlink(missing_ok=True)
+        check_writable(folder / next(iter(ours)))
+
+
+def line_number(problem: str) -> int:
+    words = problem.replace(":", " ").split()
+    return int(words[1]) if words[:1] in (["line"], ["row"]) and words[1].isdigit() else 0
+
+
+def count(things: Sequence[object] | int, noun: str) -> str:
+    count = things if isinstance(things, int) else len(things)
+    return f"{count} {noun}{'s' * (count != 1)}"
