@@ -1,7 +1,7 @@
 """pulid_extract: one portrait in, one small identity file (.pulidembd) out.
 
-Importing this package loads nothing, not even numpy, so that `--help` is instant; each public name loads its module on
-first use, and only `Extractor` and `Identity` bring torch.
+Importing this package loads nothing, not even numpy, so that `--help` is instant; each public name
+loads its module on first use, and only `Extractor` and `Identity` bring torch.
 """
 
 from importlib import import_module
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from pulid_extract.extraction.extractor import Extractor, Identity
     from pulid_extract.faces.choice import FaceChoice
     from pulid_extract.pictures.portrait import FaceBox, read_portrait
-    from pulid_extract.shared.embedding_file import Embedding, decode_embedding, encode_embedding, read_embedding
+    from pulid_extract.shared.embedding_file import (
+        Embedding,
+        decode_embedding,
+        encode_embedding,
+        read_embedding,
+    )
     from pulid_extract.shared.errors import PulidError
 
 from pulid_extract.version import __version__ as __version__

@@ -1,6 +1,8 @@
-"""The pulid-extract command: its sub-commands, and what stands behind --portrait on the command line. Thin; imports no torch.
+"""The pulid-extract command: its sub-commands, and what stands behind --portrait on the command
+line. Thin; imports no torch.
 
-What a command does is in commands/. `console.run` is the one place where an expected error becomes a line and an exit code.
+What a command does is in commands/. `console.run` is the one place where an expected error becomes
+a line and an exit code.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ PORTRAIT = "--portrait"
 
 
 class PortraitGroup(TyperGroup):
-    """Sub-commands beside a root command, whose --portrait takes what a shell makes of *.jpg: several names in a row."""
+    """Sub-commands beside a root command, whose --portrait takes what a shell makes of *.jpg:
+    several names in a row.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         takes_value = {
@@ -44,15 +48,20 @@ class PortraitGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]
-        if word not in self.commands and os.path.exists(word):  # which, unlike Path, takes a name of any length
-            ctx.fail(f"No such command '{word}'. To extract from it: {PROGRAM} {PORTRAIT} {word} --out me.pulidembd")
+        # which, unlike Path, takes a name of any length
+        if word not in self.commands and os.path.exists(word):
+            ctx.fail(
+                f"No such command '{word}'. To extract from it: {PROGRAM} {PORTRAIT} {word} --out me.pulidembd"
+            )
         return super().resolve_command(ctx, args)
 
 
 def repeat_portrait(args: list[str], takes_value: dict[str, bool], commands: set[str]) -> list[str]:
-    """`--portrait a.jpg b.jpg` -> `--portrait a.jpg --portrait b.jpg`, up to the next option or the name of a sub-command.
+    """`--portrait a.jpg b.jpg` -> `--portrait a.jpg --portrait b.jpg`, up to the next option or the
+    name of a sub-command.
 
-    takes_value: option -> whether a value follows. A file that has a sub-command's name is a portrait here.
+    takes_value: option -> whether a value follows. A file that has a sub-command's name is a
+    portrait here.
     """
     done: list[str] = []
     rest = iter(args)
@@ -82,7 +91,8 @@ app = console.new_app(cls=PortraitGroup)
 def extract(context: typer.Context, flags: Flags) -> None:
     """Turn portraits of a person into an identity file (.pulidembd) for pulid-generate and sd-cli.
 
-    Example: pulid-extract --portrait me.jpg --pulid-weights pulid_flux_v0.9.1.safetensors --out me.pulidembd
+    Example: pulid-extract --portrait me.jpg --pulid-weights pulid_flux_v0.9.1.safetensors --out
+    me.pulidembd
     """
     if context.invoked_subcommand is not None:
         console.refuse_options(context)
@@ -93,7 +103,8 @@ def extract(context: typer.Context, flags: Flags) -> None:
 @app.command()
 @takes_flags(FacesFlags)
 def faces(context: typer.Context, flags: FacesFlags) -> None:
-    """List every face of a photograph: index, box, landmarks, score, head pose and sharpness; draw them with --draw.
+    """List every face of a photograph: index, box, landmarks, score, head pose and sharpness; draw
+    them with --draw.
 
     The index is what --face-index takes. Needs antelopev2 only.
     """
@@ -103,9 +114,11 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
 @app.command(cls=BatchCommand)
 @takes_flags(BatchFlags)
 def batch(context: typer.Context, flags: BatchFlags) -> None:
-    """Extract from many portraits with models that are loaded once; print one line of JSON for each, as it is finished.
+    """Extract from many portraits with models that are loaded once; print one line of JSON for
+    each, as it is finished.
 
-    One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written, whenever it is interrupted.
+    One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written,
+    whenever it is interrupted.
     """
     if wrong := usage_error(flags, flags.device):
         context.fail(wrong)
@@ -115,9 +128,11 @@ def batch(context: typer.Context, flags: BatchFlags) -> None:
 @app.command()
 @takes_flags(ScoreFlags)
 def score(context: typer.Context, flags: ScoreFlags) -> None:
-    """Say how like a person the faces of pictures are: ArcFace cosines, as a table, as JSON or as a contact sheet.
+    """Say how like a person the faces of pictures are: ArcFace cosines, as a table, as JSON or as a
+    contact sheet.
 
-    Of several faces in a picture the most alike counts, unless --face-order or --face-index says which. Needs antelopev2 only.
+    Of several faces in a picture the most alike counts, unless --face-order or --face-index says
+    which. Needs antelopev2 only.
     """
     run_score(context, flags)
 

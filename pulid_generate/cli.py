@@ -1,7 +1,8 @@
 """The pulid-generate command: its sub-commands. Thin; imports torch only once there is work to do.
 
-Standard output carries results (paths, JSON lines, or the picture itself), standard error everything else.
-`console.run` is the one place where an expected error becomes a line and an exit code.
+Standard output carries results (paths, JSON lines, or the picture itself), standard error
+everything else. `console.run` is the one place where an expected error becomes a line and an exit
+code.
 """
 
 from __future__ import annotations

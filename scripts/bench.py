@@ -1,8 +1,10 @@
-"""The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run, because machines are shared and noisy.
+"""The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run,
+because machines are shared and noisy.
 
     make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps] [extract] [batch] [ray])
 
-Prints Markdown tables on standard output, progress on standard error. Weights are random and of the real shape; no file is needed.
+Prints Markdown tables on standard output, progress on standard error. Weights are random and of the
+real shape; no file is needed.
 """
 
 from __future__ import annotations
@@ -30,15 +32,20 @@ from pulid_generate.sampling.packing import position_ids
 WIDTH, TOKEN_WIDTH, HEADS, ID_TOKENS = 3072, 2048, 16, 32  # of the published Flux and PuLID files
 DOUBLE, SINGLE, HOOKS = 19, 38, 20
 TEXT_TOKENS, T5_WIDTH, CLIP_WIDTH = 256, 4096, 768
-BENCH_DOUBLE, BENCH_SINGLE = 3, 5  # blocks built for the share of a step: hooks after double 0, 2 and single 0, 4
+# blocks built for the share of a step: hooks after double 0, 2 and single 0, 4
+BENCH_DOUBLE, BENCH_SINGLE = 3, 5
 
 
 def main() -> None:
     wanted = sys.argv[1:] or list(TABLES)
     unknown = set(wanted) - set(TABLES)
     if unknown:
-        sys.exit(f"bench: unknown table {', '.join(sorted(unknown))}; expected some of {', '.join(TABLES)}")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+        sys.exit(
+            f"bench: unknown table {', '.join(sorted(unknown))}; expected some of {', '.join(TABLES)}"
+        )
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+    )
     with torch.inference_mode():
         for name in wanted:
             print(f"measuring: {name}", file=sys.stderr)
@@ -50,12 +57,29 @@ def folded_against_plain() -> str:
     rows = []
     layer, tokens = _layer(0), torch.randn(ID_TOKENS, TOKEN_WIDTH)
     for dtype in (torch.float32, torch.bfloat16):
-        plain = PlainAttention(PerceiverAttentionCA.from_state({n: t.to(dtype) for n, t in layer.items()}), tokens.to(dtype))
+        plain = PlainAttention(
+            PerceiverAttentionCA.from_state({n: t.to(dtype) for n, t in layer.items()}),
+            tokens.to(dtype),
+        )
         folded = FoldedAttention(PerceiverAttentionCA.from_state(layer), tokens, dtype, "cpu")
         for length in (1024, 4096):
             img = torch.randn(1, length, WIDTH, dtype=dtype)
-            slow, fast = _side_by_side([lambda plain=plain, img=img: plain(img), lambda folded=folded, img=img: folded(img)], 15)
-            rows.append((_name(dtype), length, f"{slow * 1e3:.1f}", f"{fast * 1e3:.1f}", f"{slow / fast:.1f}x"))
+            slow, fast = _side_by_side(
+                [
+                    lambda plain=plain, img=img: plain(img),
+                    lambda folded=folded, img=img: folded(img),
+                ],
+                15,
+            )
+            rows.append(
+                (
+                    _name(dtype),
+                    length,
+                    f"{slow * 1e3:.1f}",
+                    f"{fast * 1e3:.1f}",
+                    f"{slow / fast:.1f}x",
+                )
+            )
     return _table(
         "One PuLID layer, plain against folded (goal in float32: 3.5x)",
         ("dtype", "image tokens", "plain, ms", "folded, ms", "folded is faster by"),
@@ -64,9 +88,16 @@ def folded_against_plain() -> str:
 
 
 def share_of_a_step() -> str:
-    """20 x the median hook over 19 x the median double block + 38 x the median single block, timed inside the same forwards."""
+    """20 x the median hook over 19 x the median double block + 38 x the median single block, timed
+    inside the same forwards.
+    """
     rows = []
-    for dtype, side in ((torch.float32, 512), (torch.float32, 1024), (torch.bfloat16, 512), (torch.bfloat16, 1024)):
+    for dtype, side in (
+        (torch.float32, 512),
+        (torch.float32, 1024),
+        (torch.bfloat16, 512),
+        (torch.bfloat16, 1024),
+    ):
         flux = _flux(dtype)
         adapter = PulidAdapter([_layer(0)] * (-(-BENCH_DOUBLE // 2) + -(-BENCH_SINGLE // 4)))
         times: dict[str, list[float]] = defaultdict(list)
@@ -87,7 +118,8 @@ def share_of_a_step() -> str:
             for handle in handles:
                 handle.remove()
         hook, double, single = (
-            statistics.median(times[k][1:]) for k in ("hook", "transformer_blocks", "single_transformer_blocks")
+            statistics.median(times[k][1:])
+            for k in ("hook", "transformer_blocks", "single_transformer_blocks")
         )
         share = HOOKS * hook / (DOUBLE * double + SINGLE * single)
         step = DOUBLE * double + SINGLE * single
@@ -105,7 +137,15 @@ def share_of_a_step() -> str:
         del flux
     return _table(
         "PuLID's share of a denoise step, blocks of the real width (goal: at most 1 %)",
-        ("dtype", "picture", "hook, ms", "double block, ms", "single block, ms", "57 blocks, s", "20 hooks are"),
+        (
+            "dtype",
+            "picture",
+            "hook, ms",
+            "double block, ms",
+            "single block, ms",
+            "57 blocks, s",
+            "20 hooks are",
+        ),
         rows,
     )
 
@@ -120,9 +160,21 @@ def resident_bytes() -> str:
         start = time.perf_counter()
         modules = adapter.bind(tokens, dtype, "cpu")
         seconds = time.perf_counter() - start
-        size = sum(buffer.numel() * buffer.element_size() for module in modules for buffer in module.buffers())
+        size = sum(
+            buffer.numel() * buffer.element_size()
+            for module in modules
+            for buffer in module.buffers()
+        )
         whole = layers * dtype.itemsize // 2
-        rows.append((_name(dtype), f"{whole / 1e6:.1f}", f"{size / 1e6:.1f}", f"{whole / size:.1f}x", f"{seconds:.1f}"))
+        rows.append(
+            (
+                _name(dtype),
+                f"{whole / 1e6:.1f}",
+                f"{size / 1e6:.1f}",
+                f"{whole / size:.1f}x",
+                f"{seconds:.1f}",
+            )
+        )
     return _table(
         "Memory of one identity of 32 tokens, real shape (goal in bfloat16: at most 130 MB)",
         ("dtype", "20 layers, MB", "folded, MB", "smaller by", "folding takes, s"),
@@ -141,11 +193,29 @@ def help_time() -> str:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             taken.append(time.perf_counter() - start)
         trace = subprocess.run(
-            [sys.executable, "-X", "importtime", *command[1:]], check=True, capture_output=True, text=True
+            [sys.executable, "-X", "importtime", *command[1:]],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stderr
-        imported = "yes" if any(line.rsplit("|", 1)[-1].strip() == "torch" for line in trace.splitlines()) else "no"
-        rows.append((program.replace("_", "-"), f"{statistics.median(taken):.2f}", f"{max(taken):.2f}", imported))
-    return _table("--help (goal: under 0.4 s)", ("program", "median, s", "slowest of 9, s", "imports torch"), rows)
+        imported = (
+            "yes"
+            if any(line.rsplit("|", 1)[-1].strip() == "torch" for line in trace.splitlines())
+            else "no"
+        )
+        rows.append(
+            (
+                program.replace("_", "-"),
+                f"{statistics.median(taken):.2f}",
+                f"{max(taken):.2f}",
+                imported,
+            )
+        )
+    return _table(
+        "--help (goal: under 0.4 s)",
+        ("program", "median, s", "slowest of 9, s", "imports torch"),
+        rows,
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -164,8 +234,15 @@ def _layer(seed: int) -> dict[str, torch.Tensor]:
     """A PuLID layer of the published shape, random, float32."""
     generator = torch.Generator().manual_seed(seed)
     inner = HEADS * 128
-    shapes = {"to_q.weight": (inner, WIDTH), "to_kv.weight": (2 * inner, TOKEN_WIDTH), "to_out.weight": (WIDTH, inner)}
-    state = {name: torch.randn(shape, generator=generator) / shape[1] ** 0.5 for name, shape in shapes.items()}
+    shapes = {
+        "to_q.weight": (inner, WIDTH),
+        "to_kv.weight": (2 * inner, TOKEN_WIDTH),
+        "to_out.weight": (WIDTH, inner),
+    }
+    state = {
+        name: torch.randn(shape, generator=generator) / shape[1] ** 0.5
+        for name, shape in shapes.items()
+    }
     for norm, width in (("norm1", TOKEN_WIDTH), ("norm2", WIDTH)):
         state |= {f"{norm}.weight": torch.ones(width), f"{norm}.bias": torch.zeros(width)}
     return state
@@ -177,7 +254,9 @@ def _flux(dtype: torch.dtype) -> torch.nn.Module:
 
     torch.set_default_dtype(dtype)
     with torch.device("meta"):
-        flux = FluxTransformer2DModel(num_layers=BENCH_DOUBLE, num_single_layers=BENCH_SINGLE, guidance_embeds=False)
+        flux = FluxTransformer2DModel(
+            num_layers=BENCH_DOUBLE, num_single_layers=BENCH_SINGLE, guidance_embeds=False
+        )
     torch.set_default_dtype(torch.float32)
     flux = flux.to_empty(device="cpu")
     for parameter in flux.parameters():
@@ -205,7 +284,9 @@ def _time(module, into: list[float]):
 
 
 def _side_by_side(functions: list[Callable[[], object]], turns: int) -> list[float]:
-    """Median seconds of each, called turn by turn so that a busy neighbour slows all of them alike."""
+    """Median seconds of each, called turn by turn so that a busy neighbour slows all of them
+    alike.
+    """
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(turns + 2):
         for function, taken in zip(functions, times, strict=True):

@@ -1,9 +1,11 @@
-"""The table `batch` of the benchmarks: one process that draws many rows against as many single commands, on the micro models.
+"""The table `batch` of the benchmarks: one process that draws many rows against as many single
+commands, on the micro models.
 
     python scripts/bench.py batch
 
-The models are small, so loading and importing weigh more here than with real files, and a picture less: the table says how much of a batch's
-time is neither denoising nor decoding once models are loaded, and whether memory grows with the rows. Knows nothing of the models' insides.
+The models are small, so loading and importing weigh more here than with real files, and a picture
+less: the table says how much of a batch's time is neither denoising nor decoding once models are
+loaded, and whether memory grows with the rows. Knows nothing of the models' insides.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ MANY = 10 * ROWS  # for memory
 SIDE, STEPS = int(os.environ.get("BENCH_SIDE", "256")), 4
 WANTED = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
 
-# A child that draws a grid through the command and says how its time was spent: the stages are timed from outside, by name.
+# A child that draws a grid through the command and says how its time was spent: the stages are
+# timed from outside, by name.
 TIMED = """
 import json, sys, time
 from pulid_generate import cli
@@ -72,11 +75,33 @@ def batch() -> str:
                 part.write(models / part.name, 0)
         person = write_embedding(folder / "me.pulidembd")
         common = (
-            *("--models-dir", models, "--t5-tokenizer", models / "tokenizer.json", "--pulid-id-embedding", person),
-            *("-p", "a photo of a cat", "-W", SIDE, "-H", SIDE, "--steps", STEPS, "--device", "cpu", "--quiet"),
+            *(
+                "--models-dir",
+                models,
+                "--t5-tokenizer",
+                models / "tokenizer.json",
+                "--pulid-id-embedding",
+                person,
+            ),
+            *(
+                "-p",
+                "a photo of a cat",
+                "-W",
+                SIDE,
+                "-H",
+                SIDE,
+                "--steps",
+                STEPS,
+                "--device",
+                "cpu",
+                "--quiet",
+            ),
         )
         print(f"batch: {ROWS} single commands", file=sys.stderr)
-        alone = sum(_seconds("-m", "pulid_generate", *common, "-s", seed, "-o", folder / "x.png")[0] for seed in range(ROWS))
+        alone = sum(
+            _seconds("-m", "pulid_generate", *common, "-s", seed, "-o", folder / "x.png")[0]
+            for seed in range(ROWS)
+        )
         print(f"batch: {ROWS} rows", file=sys.stderr)
         rows = ("--seeds", f"0-{ROWS - 1}", "--no-cache", "--output-dir", folder / "out")
         together, _ = _seconds("-m", "pulid_generate", "batch", *common, *rows)
@@ -90,7 +115,10 @@ def batch() -> str:
         ("", "pictures a minute"),
         ("---", "---"),
         (f"{ROWS} single commands", f"{60 * ROWS / alone:.1f}"),
-        (f"one batch of {ROWS} rows, loading included", f"{60 * ROWS / together:.1f} ({alone / together:.1f}x)"),
+        (
+            f"one batch of {ROWS} rows, loading included",
+            f"{60 * ROWS / together:.1f} ({alone / together:.1f}x)",
+        ),
         (f"after loading, {MANY} rows", f"{60 * (MANY - 1) / found['wall']:.1f}"),
         ("time of these outside denoise and decode (goal: at most 3 %)", f"{outside:.1%}"),
         (

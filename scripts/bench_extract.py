@@ -1,12 +1,15 @@
-"""Where the time of an extraction goes, and how much of it the reference's way of working costs. A table of bench.py.
+"""Where the time of an extraction goes, and how much of it the reference's way of working costs. A
+table of bench.py.
 
     python scripts/bench.py extract            (or: python scripts/bench_extract.py)
 
-Each way runs in processes of its own, turn by turn, on networks of the real size (bench_networks.py, 1.5 GB in build/bench_extract).
-"ours": float32, two ONNX sessions, modules built without filling them first. "reference": the work as ToTheBeginning/PuLID 1aa2fc7,
-pulid/pipeline_flux.py, does it: tower and IDFormer in bfloat16, modules filled with random numbers before their weights are loaded, all five
-ONNX networks opened and run on every face (insightface's FaceAnalysis); its sixth session and facexlib's parsenet are left out in its
-favour. "beside": as ours, EVA-CLIP and IDFormer read in a second thread while the face is looked for.
+Each way runs in processes of its own, turn by turn, on networks of the real size
+(bench_networks.py, 1.5 GB in build/bench_extract). "ours": float32, two ONNX sessions, modules
+built without filling them first. "reference": the work as ToTheBeginning/PuLID 1aa2fc7,
+pulid/pipeline_flux.py, does it: tower and IDFormer in bfloat16, modules filled with random numbers
+before their weights are loaded, all five ONNX networks opened and run on every face (insightface's
+FaceAnalysis); its sixth session and facexlib's parsenet are left out in its favour. "beside": as
+ours, EVA-CLIP and IDFormer read in a second thread while the face is looked for.
 """
 
 from __future__ import annotations
@@ -60,20 +63,40 @@ def extract(folder: Path = FOLDER, turns: int = TURNS) -> str:
     for turn in range(turns + 1):  # the first fills the page cache
         for way in WAYS:
             child = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
-            found = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            found = json.loads(
+                subprocess.run(
+                    child, check=True, capture_output=True, text=True
+                ).stdout.splitlines()[-1]
+            )
             print(f"  {way}, turn {turn}: {found['cold']['total']:.1f} s cold", file=sys.stderr)
             runs[way] += [found] if turn else []
     rows = []
     for kind in ("cold", "warm"):
         totals = {}
         for way in WAYS if kind == "cold" else WAYS[:2]:
-            medians = {stage: statistics.median(run[kind][stage] for run in runs[way]) for stage in (*STAGES, "total")}
+            medians = {
+                stage: statistics.median(run[kind][stage] for run in runs[way])
+                for stage in (*STAGES, "total")
+            }
             totals[way] = medians["total"]
             faster = f"{totals['reference'] / totals['ours']:.1f}x" if way == "reference" else ""
             rows.append(
-                (kind, way, *(f"{medians[stage]:.2f}" for stage in (*STAGES, "total")), f"{60 / medians['total']:.0f}", faster)
+                (
+                    kind,
+                    way,
+                    *(f"{medians[stage]:.2f}" for stage in (*STAGES, "total")),
+                    f"{60 / medians['total']:.0f}",
+                    faster,
+                )
             )
-    head = ("", "way", *(f"{stage}, s" for stage in STAGES), "in all, s", "a minute", "ours is faster by")
+    head = (
+        "",
+        "way",
+        *(f"{stage}, s" for stage in STAGES),
+        "in all, s",
+        "a minute",
+        "ours is faster by",
+    )
     lines = [
         "**One extraction, networks of the real size (goals: 1.5x cold, 2.5x warm)**",
         "",
@@ -88,7 +111,9 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def measure(way: str, folder: Path) -> dict[str, Any]:
-    """{"cold": stages, "warm": stages} of this process. Nothing of torch or insightface is imported before."""
+    """{"cold": stages, "warm": stages} of this process. Nothing of torch or insightface is imported
+    before.
+    """
     begin = time.perf_counter()
     clock = Clock()
     with clock("import"):
@@ -112,11 +137,16 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
         start = time.perf_counter()
         run(image, clock)
         warm.append({**clock.seconds, "total": time.perf_counter() - start})
-    return {"cold": cold, "warm": {stage: statistics.median(one[stage] for one in warm) for stage in warm[0]}}
+    return {
+        "cold": cold,
+        "warm": {stage: statistics.median(one[stage] for one in warm) for stage in warm[0]},
+    }
 
 
 class Ours:
-    """What the Extractor does, its lazy loading made visible. beside: the large networks are loaded in a second thread."""
+    """What the Extractor does, its lazy loading made visible. beside: the large networks are loaded
+    in a second thread.
+    """
 
     def __init__(self, extractor: Any, beside: bool):
         self.extractor, self.beside = extractor, beside
@@ -124,8 +154,12 @@ class Ours:
     def load(self) -> None:
         extractor = self.extractor
         if self.beside:
-            threading.Thread(target=lambda: extractor._idformer, daemon=True).start()  # which asks for the tower first
-        for task, file in (("detection", "scrfd_10g_bnkps.onnx"), ("recognition", "glintr100.onnx")):
+            # which asks for the tower first
+            threading.Thread(target=lambda: extractor._idformer, daemon=True).start()
+        for task, file in (
+            ("detection", "scrfd_10g_bnkps.onnx"),
+            ("recognition", "glintr100.onnx"),
+        ):
             extractor._antelope._model(task, file)
         _ = extractor._retinaface, extractor._bisenet
         if not self.beside:
@@ -142,13 +176,15 @@ class Ours:
             marks = extractor._find_landmarks(photo)
         assert len(found) == 1, found
         assert marks
-        # crop() looks for the faces once more; what was found is handed to it, so that nothing is counted twice
+        # crop() looks for the faces once more; what was found is handed to it, so that nothing is
+        # counted twice
         extractor._detect, extractor._find_landmarks = lambda _: found, lambda _: marks
         with clock("crop"):
             crop = extractor.crop(image)
         del extractor._detect, extractor._find_landmarks
         with clock("load"):
-            _ = extractor._tower, extractor._idformer  # waits for the second thread, if there is one
+            # waits for the second thread, if there is one
+            _ = extractor._tower, extractor._idformer
         with clock("tower"):
             features = extractor.features(crop)
         with clock("encoder"):
@@ -176,7 +212,8 @@ class Reference:
         self.idformer = extractor._idformer.to(torch.bfloat16)
         folder = extractor.found["antelopev2"].path
         self.models = {
-            path.stem: get_model(str(path), providers=["CPUExecutionProvider"]) for path in sorted(folder.glob("*.onnx"))
+            path.stem: get_model(str(path), providers=["CPUExecutionProvider"])
+            for path in sorted(folder.glob("*.onnx"))
         }
         self.detector = self.models.pop("scrfd_10g_bnkps")
         self.detector.prepare(0, input_size=(640, 640), det_thresh=0.5)
@@ -192,7 +229,10 @@ class Reference:
             bgr = image[..., ::-1].copy()
             with clock("detect"):
                 boxes, points = self.detector.detect(bgr, input_size=(640, 640))
-                (face,) = [Face(bbox=box[:4], kps=kps, det_score=box[4]) for box, kps in zip(boxes, points, strict=True)]
+                (face,) = [
+                    Face(bbox=box[:4], kps=kps, det_score=box[4])
+                    for box, kps in zip(boxes, points, strict=True)
+                ]
                 for model in self.models.values():
                     model.get(bgr, face)
                 (mark, *_) = face_crop.find_landmarks(self.retinaface, bgr)
@@ -200,7 +240,9 @@ class Reference:
                 crop = face_crop.to_tensor(face_crop.align(bgr, mark.points))
                 grey = face_crop.grey_on_white(crop, face_crop.parse_face(self.bisenet, crop))
             with clock("tower"):
-                pixels = eva_clip.preprocess(grey, eva_clip.image_size(self.tower)).to(torch.bfloat16)
+                pixels = eva_clip.preprocess(grey, eva_clip.image_size(self.tower)).to(
+                    torch.bfloat16
+                )
                 pooled, hidden = eva_clip.encode_face(self.tower, pixels)
                 pooled = pooled / pooled.norm(p=2, dim=1, keepdim=True)
             with clock("encoder"):
@@ -209,7 +251,9 @@ class Reference:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--way", choices=WAYS, help="measure one way in this process, as JSON")

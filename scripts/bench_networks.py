@@ -1,11 +1,15 @@
-"""Networks of the public files' size and cost with random weights, so that an extraction can be timed without a download.
+"""Networks of the public files' size and cost with random weights, so that an extraction can be
+timed without a download.
 
-EVA02-CLIP-L-336 (304 million parameters, float16) and IDFormer (bfloat16) by their layouts; RetinaFace and BiSeNet are the micro set's, which
-have the real architecture; the five networks of antelopev2 are residual networks of about the published ones' multiplications:
+EVA02-CLIP-L-336 (304 million parameters, float16) and IDFormer (bfloat16) by their layouts;
+RetinaFace and BiSeNet are the micro set's, which have the real architecture; the five networks of
+antelopev2 are residual networks of about the published ones' multiplications:
 
-    scrfd_10g_bnkps 10 G at 640x480, glintr100 12 G (IResNet-100), 1k3d68 3 G (ResNet-50 at 192), 2d106det and genderage small
+    scrfd_10g_bnkps 10 G at 640x480, glintr100 12 G (IResNet-100), 1k3d68 3 G (ResNet-50 at 192),
+    2d106det and genderage small
 
-The detector always finds the one face of the micro set's portrait: what it costs does not depend on what it sees.
+The detector always finds the one face of the micro set's portrait: what it costs does not depend on
+what it sees.
 """
 
 from __future__ import annotations
@@ -41,9 +45,15 @@ def write_networks(folder: Path) -> Path:
     if (folder / DONE).is_file():
         return folder
     (folder / "antelopev2").mkdir(parents=True, exist_ok=True)
-    torch.save(_random(public_layouts.eva_clip(EVA_WIDTH, EVA_POOLED), torch.float16), folder / "EVA02_CLIP_L_336_psz14_s6B.pt")
+    torch.save(
+        _random(public_layouts.eva_clip(EVA_WIDTH, EVA_POOLED), torch.float16),
+        folder / "EVA02_CLIP_L_336_psz14_s6B.pt",
+    )
     encoder = _random(public_layouts.pulid_encoder(), torch.bfloat16)
-    save_file(encoder | {"pulid_ca.0.norm1.weight": torch.ones(2048, dtype=torch.bfloat16)}, folder / "pulid.safetensors")
+    save_file(
+        encoder | {"pulid_ca.0.norm1.weight": torch.ones(2048, dtype=torch.bfloat16)},
+        folder / "pulid.safetensors",
+    )
     micro_facexlib.write_detector(folder / "detection_Resnet50_Final.pth", 0)
     micro_facexlib.write_parser(folder / "parsing_bisenet.pth", 0)
     for name, (source, side, outputs, widths, blocks) in NETWORKS.items():
@@ -53,14 +63,21 @@ def write_networks(folder: Path) -> Path:
         graph.node("Flatten")
         width = widths[-1] * (49 if name == "glintr100" else 1)
         graph.node("MatMul", graph.constant((width, outputs), width), name="fc1")
-        _save(graph, folder / "antelopev2" / f"{name}.onnx", ["n", 3, side, side], {"fc1": ["n", outputs]})
+        _save(
+            graph,
+            folder / "antelopev2" / f"{name}.onnx",
+            ["n", 3, side, side],
+            {"fc1": ["n", outputs]},
+        )
     _write_detector(folder / "antelopev2" / "scrfd_10g_bnkps.onnx")
     (folder / DONE).touch()
     return folder
 
 
 def photograph() -> np.ndarray:
-    """uint8 RGB (1024, 1024, 3): the micro set's portrait in the middle of grey, at the largest size that the networks see."""
+    """uint8 RGB (1024, 1024, 3): the micro set's portrait in the middle of grey, at the largest
+    size that the networks see.
+    """
     canvas = np.full((LONG_SIDE, LONG_SIDE, 3), 128, np.uint8)
     height, width = portrait().shape[:2]
     canvas[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = portrait()
@@ -68,13 +85,21 @@ def photograph() -> np.ndarray:
 
 
 def _random(layout: public_layouts.Layout, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """As large as a trained network's: activations stay finite, and no number is special to the processor."""
+    """As large as a trained network's: activations stay finite, and no number is special to the
+    processor.
+    """
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, (shape, kind) in layout.items():
         fan = math.prod(shape[1:]) if len(shape) > 1 else 1
         values = torch.randn(shape, generator=generator)
-        values = 1 + 0.1 * values if kind == "scale" else 0.02 * values if kind == "bias" else values / fan**0.5
+        values = (
+            1 + 0.1 * values
+            if kind == "scale"
+            else 0.02 * values
+            if kind == "bias"
+            else values / fan**0.5
+        )
         state[name] = values.to(dtype)
     return state
 
@@ -91,7 +116,11 @@ class _Graph:
 
     def node(self, operator: str, *more: str, name: str = "", **attributes: object) -> str:
         output = name or f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, [self.last, *more], [output], name=f"node_{output}", **attributes))
+        self.nodes.append(
+            helper.make_node(
+                operator, [self.last, *more], [output], name=f"node_{output}", **attributes
+            )
+        )
         self.last = output
         return output
 
@@ -120,12 +149,15 @@ class _Graph:
                 self.conv(width, width)
                 if block:
                     self.node("Add", before)
-                    self.node("Mul", self.given(np.float32([0.7])))  # or a hundred additions would overflow
+                    # or a hundred additions would overflow
+                    self.node("Mul", self.given(np.float32([0.7])))
                 inputs = width
 
 
 def _write_detector(path: Path) -> None:
-    """SCRFD-10G's widths and depths, a head of 80 channels at stride 8, and nine outputs that are one face."""
+    """SCRFD-10G's widths and depths, a head of 80 channels at stride 8, and nine outputs that are
+    one face.
+    """
     graph = _Graph("input.1")
     graph.tower((56, 88, 88, 224), (3, 4, 2, 3), stem=2)
     graph.node("GlobalAveragePool")
@@ -137,18 +169,25 @@ def _write_detector(path: Path) -> None:
         graph.node("Relu")
     graph.node("ReduceMean", axes=[1, 2, 3], keepdims=0)
     graph.node("Add", deep)
-    faint = graph.node("Mul", graph.given(np.float32([1e-9])))  # (1,): the networks were run, and change nothing
+    # (1,): the networks were run, and change nothing
+    faint = graph.node("Mul", graph.given(np.float32([1e-9])))
     outputs = {}
     for stride in STRIDES:
         for group, values in zip(("score", "bbox", "kps"), _one_face(stride), strict=True):
             graph.last = graph.given(values)
             outputs[graph.node("Add", faint, name=f"{group}{stride}")] = list(values.shape)
-    ordered = {f"{group}{stride}": outputs[f"{group}{stride}"] for group in ("score", "bbox", "kps") for stride in STRIDES}
+    ordered = {
+        f"{group}{stride}": outputs[f"{group}{stride}"]
+        for group in ("score", "bbox", "kps")
+        for stride in STRIDES
+    }
     _save(graph, path, [1, 3, INPUT, INPUT], ordered)
 
 
 def _one_face(stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(scores, boxes, landmarks) of every anchor at 640x640, in strides: the portrait's face, at stride 32 only."""
+    """(scores, boxes, landmarks) of every anchor at 640x640, in strides: the portrait's face, at
+    stride 32 only.
+    """
     cells = (INPUT // stride) ** 2 * ANCHORS
     scores, boxes, points = np.zeros((cells, 1)), np.zeros((cells, 4)), np.zeros((cells, 10))
     if stride == STRIDES[-1]:
@@ -159,12 +198,19 @@ def _one_face(stride: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x, y = column * stride, row * stride
         scores[place] = 0.95
         boxes[place] = np.array([x - left, y - top, right - x, bottom - y]) / stride
-        points[place] = (((np.float64(LANDMARKS).reshape(5, 2) + MARGIN) * scale - (x, y)) / stride).reshape(-1)
+        points[place] = (
+            ((np.float64(LANDMARKS).reshape(5, 2) + MARGIN) * scale - (x, y)) / stride
+        ).reshape(-1)
     return np.float32(scores), np.float32(boxes), np.float32(points)
 
 
 def _save(graph: _Graph, path: Path, shape: list[object], outputs: dict[str, list[object]]) -> None:
     source = helper.make_tensor_value_info(graph.source, TensorProto.FLOAT, shape)
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in outputs.items()]
+    infos = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
+        for name, size in outputs.items()
+    ]
     made = helper.make_graph(graph.nodes, "bench", [source], infos, graph.constants)
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )

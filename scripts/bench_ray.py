@@ -1,9 +1,11 @@
-"""The table `ray` of the benchmarks: what sharing rows out costs the process that does it, with workers whose work is nothing.
+"""The table `ray` of the benchmarks: what sharing rows out costs the process that does it, with
+workers whose work is nothing.
 
     python scripts/bench.py ray
 
-The process that gives the command judges rows, sends their files, receives pictures, writes them and prints a line for each: that is the
-ceiling of pictures a second, whatever the number of GPUs. Ray is on this machine, so the network is not in it.
+The process that gives the command judges rows, sends their files, receives pictures, writes them
+and prints a line for each: that is the ceiling of pictures a second, whatever the number of GPUs.
+Ray is on this machine, so the network is not in it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ from pulid_generate.rows.items import Item
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000"))
 IDENTITY = 32 * 2048 * 4  # bytes that go with a row: one person's tokens in float32
-PICTURES = ((0, "nothing"), (450_000, "a PNG of 512x512, 0.45 MB"), (1_800_000, "a PNG of 1024x1024, 1.8 MB"))
+PICTURES = (
+    (0, "nothing"),
+    (450_000, "a PNG of 512x512, 0.45 MB"),
+    (1_800_000, "a PNG of 1024x1024, 1.8 MB"),
+)
 
 
 class Idle:
@@ -54,19 +60,39 @@ def ray() -> str:
         lines.append((name, f"{ROWS / seconds:.0f}", f"{1000 * seconds / ROWS:.1f}"))
     title = f"**{ROWS} rows through the process that shares them out, two workers that do nothing, {IDENTITY / 1e6:.2f} MB sent with each**"
     rule = ("---", "---", "---")
-    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))]) + "\n"
+    return (
+        "\n".join(
+            [title, "", *(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))]
+        )
+        + "\n"
+    )
 
 
 def _measure(size: int) -> float:
     """Seconds from the first answer to the last."""
     flags = ClusterFlags(ray="local", cpus_per_worker=max(1, (os.cpu_count() or 2) // 2))
     identity = os.urandom(IDENTITY)
-    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())),
+    ):
         outlet = Outlet(Tally(ROWS, Progress(quiet=True)))
         with cluster.joined(flags, True, partial(Idle, size), print, lambda line: None) as crew:
             started = None
-            for number, data in workers.share(ROWS, lambda number: identity + number.to_bytes(4, "big"), crew):
+            for number, data in workers.share(
+                ROWS, lambda number: identity + number.to_bytes(4, "big"), crew
+            ):
                 started = started or time.perf_counter()
-                item = Item(number, number, f"line {number}", 0, Path(name) / f"{number}.png", number, (), (), ())
+                item = Item(
+                    number,
+                    number,
+                    f"line {number}",
+                    0,
+                    Path(name) / f"{number}.png",
+                    number,
+                    (),
+                    (),
+                    (),
+                )
                 outlet.drawn(item, data, 0.0)
             return time.perf_counter() - (started or 0.0)

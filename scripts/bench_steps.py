@@ -1,10 +1,12 @@
-"""The table `steps` of the benchmarks: one denoise step on a CPU, for each kind of Flux file, beside what sd-cli takes for it.
+"""The table `steps` of the benchmarks: one denoise step on a CPU, for each kind of Flux file,
+beside what sd-cli takes for it.
 
     python scripts/bench.py steps
 
-sd-cli was timed once, on another machine of two cores, with files of this shape: its seconds are scaled by a float32 matrix product that is
-timed here in the same minutes. On AMD processors torch's own product (MKL) is slow and the one of oneDNN fast; both scales are given, and the
-second is the fair one. Cases run turn by turn, the fastest turn counts: a busy neighbour slows single turns.
+sd-cli was timed once, on another machine of two cores, with files of this shape: its seconds are
+scaled by a float32 matrix product that is timed here in the same minutes. On AMD processors torch's
+own product (MKL) is slow and the one of oneDNN fast; both scales are given, and the second is the
+fair one. Cases run turn by turn, the fastest turn counts: a busy neighbour slows single turns.
 
 Knows nothing of files: the weights are random bytes in each type.
 """
@@ -29,7 +31,8 @@ from pulid_generate.sampling.packing import position_ids
 WIDTH, TEXT_TOKENS, T5_WIDTH, CLIP_WIDTH, SIDE = 3072, 256, 4096, 768, 256
 DOUBLE, SINGLE = 1, 4
 DEVIATION = 0.02  # of the weights
-# sd-cli 97d29908, 256x256, this many blocks, no PuLID: seconds a step, and GFLOP/s of a float32 matrix product on that machine
+# sd-cli 97d29908, 256x256, this many blocks, no PuLID: seconds a step, and GFLOP/s of a float32
+# matrix product on that machine
 SDCLI = {"BF16": 11.0, "F16": 11.0, "Q8_0": 7.7, "Q4_K": 6.0}
 SDCLI_RATE = 276.0
 PRODUCT = (512, 3072, 12288)  # tokens, inputs, outputs
@@ -62,14 +65,28 @@ def steps() -> str:
     for (file, arithmetic, _), ours in zip(cases, seconds, strict=True):
         scaled = [SDCLI[file] * SDCLI_RATE / rate for rate in rates.values()]
         rows.append(
-            (file, arithmetic, f"{ours:.2f}", *(f"{theirs:.1f}" for theirs in scaled), *(f"{t / ours:.1f}x" for t in scaled))
+            (
+                file,
+                arithmetic,
+                f"{ours:.2f}",
+                *(f"{theirs:.1f}" for theirs in scaled),
+                *(f"{t / ours:.1f}x" for t in scaled),
+            )
         )
     title = (
         f"**A denoise step, {DOUBLE} double and {SINGLE} single blocks of width {WIDTH}, {SIDE}x{SIDE}, no PuLID** "
         f"(float32 products: {', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}; goals: 2.5x in 16 bits, "
         "1.3x in Q4_K, 2x in int8)"
     )
-    head = ("file", "arithmetic", "s/step", "sd-cli by torch, s", "by oneDNN, s", "faster by torch's", "by oneDNN's")
+    head = (
+        "file",
+        "arithmetic",
+        "s/step",
+        "sd-cli by torch, s",
+        "by oneDNN, s",
+        "faster by torch's",
+        "by oneDNN's",
+    )
     lines = [title, "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
@@ -83,7 +100,10 @@ def _plain(storage: torch.dtype, arithmetic: torch.dtype = torch.float32) -> Cal
 
 
 def _fill(flux: Any, dtype: torch.dtype) -> None:
-    state = {name: (torch.randn(parameter.shape) * DEVIATION).to(dtype) for name, parameter in flux.named_parameters()}
+    state = {
+        name: (torch.randn(parameter.shape) * DEVIATION).to(dtype)
+        for name, parameter in flux.named_parameters()
+    }
     flux.load_state_dict(state, strict=True, assign=True)
 
 
@@ -106,8 +126,11 @@ def _bytes(kind: Kind, shape: torch.Size, generator: np.random.Generator) -> tor
     rows, columns = shape
     if kind == Kind.Q4_K:
         return torch.from_numpy(random_q4_k(rows, columns, DEVIATION, generator))
-    blocks = np.frombuffer(generator.bytes(rows * columns // 32 * 34), np.uint8).reshape(-1, 34).copy()
-    blocks[:, :2] = np.array([DEVIATION / 74], np.float16).view(np.uint8)  # uniform int8 has a deviation of 74
+    blocks = (
+        np.frombuffer(generator.bytes(rows * columns // 32 * 34), np.uint8).reshape(-1, 34).copy()
+    )
+    # uniform int8 has a deviation of 74
+    blocks[:, :2] = np.array([DEVIATION / 74], np.float16).view(np.uint8)
     return torch.from_numpy(blocks.reshape(rows, -1))
 
 
@@ -116,7 +139,9 @@ def _skeleton() -> Any:
     from diffusers import FluxTransformer2DModel
 
     with torch.device("meta"):
-        flux: Any = FluxTransformer2DModel(num_layers=DOUBLE, num_single_layers=SINGLE, guidance_embeds=False)
+        flux: Any = FluxTransformer2DModel(
+            num_layers=DOUBLE, num_single_layers=SINGLE, guidance_embeds=False
+        )
     for parameter in flux.parameters():
         parameter.requires_grad_(False)
     return flux.eval()
@@ -127,13 +152,19 @@ def _step(flux: Any, dtype: torch.dtype) -> float:
     generator = torch.Generator().manual_seed(0)
     inputs = {
         "hidden_states": torch.randn(1, len(ids), 64, generator=generator).to(dtype),
-        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, T5_WIDTH, generator=generator).to(dtype),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, T5_WIDTH, generator=generator).to(
+            dtype
+        ),
         "pooled_projections": torch.randn(1, CLIP_WIDTH, generator=generator).to(dtype),
     }
     with torch.inference_mode():
         start = time.perf_counter()
         velocity = flux(
-            **inputs, timestep=torch.tensor([0.5]), img_ids=ids, txt_ids=torch.zeros(TEXT_TOKENS, 3), return_dict=False
+            **inputs,
+            timestep=torch.tensor([0.5]),
+            img_ids=ids,
+            txt_ids=torch.zeros(TEXT_TOKENS, 3),
+            return_dict=False,
         )[0]
         taken = time.perf_counter() - start
     if not torch.isfinite(velocity).all():

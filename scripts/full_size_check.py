@@ -1,10 +1,13 @@
-"""Draw one picture with models of the published sizes on this machine's CPU, and measure time and memory.
+"""Draw one picture with models of the published sizes on this machine's CPU, and measure time and
+memory.
 
     python scripts/full_size_check.py [--dir build/full-size] [--keep] [--compute int8]
 
-Writes seeded files (11 GB: see full_size_files.py), runs the real pulid-generate command in a child process, two steps at 256x256 with PuLID,
-and prints a Markdown table for docs/performance.md on standard output; progress on standard error. Interrupted, it goes on with the file it
-was writing. Files it wrote are deleted after a successful run unless --keep is given. Linux only: memory is read from /proc.
+Writes seeded files (11 GB: see full_size_files.py), runs the real pulid-generate command in a child
+process, two steps at 256x256 with PuLID, and prints a Markdown table for docs/performance.md on
+standard output; progress on standard error. Interrupted, it goes on with the file it was writing.
+Files it wrote are deleted after a successful run unless --keep is given. Linux only: memory is read
+from /proc.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ PICTURE, TIMES = "picture.png", "times.json"
 
 @dataclass
 class Stage:
-    """What was seen of one stage: seconds, and the most resident bytes, all in all and of each kind at that moment."""
+    """What was seen of one stage: seconds, and the most resident bytes, all in all and of each kind
+    at that moment.
+    """
 
     name: str
     started: float
@@ -79,7 +84,9 @@ class Watch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One run of the command. peak: resident bytes, mapped files included. busy: seconds of processor time, of all cores."""
+    """One run of the command. peak: resident bytes, mapped files included. busy: seconds of
+    processor time, of all cores.
+    """
 
     code: int
     watch: Watch
@@ -89,20 +96,31 @@ class Drawn:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--dir", type=Path, default=Path("build/full-size"), help="folder for the files; must not hold others of the same names"
+        "--dir",
+        type=Path,
+        default=Path("build/full-size"),
+        help="folder for the files; must not hold others of the same names",
     )
     parser.add_argument("--keep", action="store_true", help="keep the files, for another run")
-    parser.add_argument("--compute", choices=("float", "int8"), default="float", help="as pulid-generate's")
+    parser.add_argument(
+        "--compute", choices=("float", "int8"), default="float", help="as pulid-generate's"
+    )
     arguments = parser.parse_args()
     sys.exit(check(Sizes(), arguments.dir, keep=arguments.keep, compute=arguments.compute))
 
 
 def check(sizes: Sizes, folder: Path, *, keep: bool = False, compute: str = "float") -> int:
-    """Write, draw, print, clean up. Returns the exit code: 0 if the picture was drawn within the goal."""
+    """Write, draw, print, clean up. Returns the exit code: 0 if the picture was drawn within the
+    goal.
+    """
     if not Path("/proc/self/status").exists():
-        sys.exit("full_size_check: memory is read from /proc, which this system does not have; run it on Linux")
+        sys.exit(
+            "full_size_check: memory is read from /proc, which this system does not have; run it on Linux"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     prepare(sizes, folder)
     drawn = draw(files(sizes), folder, compute)
@@ -121,7 +139,10 @@ def check(sizes: Sizes, folder: Path, *, keep: bool = False, compute: str = "flo
 
 def prepare(sizes: Sizes, folder: Path) -> None:
     """Write what is missing, after a look at the disk; how long each file took stands in TIMES."""
-    needed, free = sum(file.nbytes for file in missing(sizes, folder)), shutil.disk_usage(folder).free
+    needed, free = (
+        sum(file.nbytes for file in missing(sizes, folder)),
+        shutil.disk_usage(folder).free,
+    )
     if needed and needed + SPARE > free:
         sys.exit(
             f"full_size_check: {folder}: {free / 1e9:.1f} GB free, {(needed + SPARE) / 1e9:.1f} GB needed; "
@@ -132,7 +153,10 @@ def prepare(sizes: Sizes, folder: Path) -> None:
         start = time.monotonic()
         if write_complete(file, folder):
             times[file.name] = round(time.monotonic() - start, 1)
-            print(f"{file.name}: {(folder / file.name).stat().st_size:,} bytes, {times[file.name]} s", file=sys.stderr)
+            print(
+                f"{file.name}: {(folder / file.name).stat().st_size:,} bytes, {times[file.name]} s",
+                file=sys.stderr,
+            )
         (folder / TIMES).write_text(json.dumps(times))
 
 
@@ -141,12 +165,25 @@ def draw(parts: list[File], folder: Path, compute: str) -> Drawn:
     command = [sys.executable, "-m", "pulid_generate"]
     for part in parts:
         command += [part.flag, str(folder / part.name)]
-    command += ["-p", "a portrait in the rain", "-W", str(SIDE), "-H", str(SIDE), "--steps", str(STEPS), "--device", "cpu"]
+    command += [
+        "-p",
+        "a portrait in the rain",
+        "-W",
+        str(SIDE),
+        "-H",
+        str(SIDE),
+        "--steps",
+        str(STEPS),
+        "--device",
+        "cpu",
+    ]
     command += ["--compute", compute, "-v", "-o", str(folder / PICTURE)]
     print(" ".join(command), file=sys.stderr)
     watch, start = Watch(), time.monotonic()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     reader = threading.Thread(target=watch.read, args=(child.stderr,))
     reader.start()
     try:
@@ -178,8 +215,13 @@ def table(drawn: Drawn, flux: int, times: dict[str, float], compute: str) -> str
         for s in drawn.watch.stages
     ]
     ratio = drawn.peak / flux
-    lines.append(f"| whole run | {drawn.seconds:.1f} | {drawn.peak / 1e9:.2f}: {ratio:.2f}x the Flux file (goal: {GOAL}x) | | |")
-    lines += ["", f"Processor time of all cores: {drawn.busy:.0f} s. Writing the files took {sum(times.values()):.0f} s."]
+    lines.append(
+        f"| whole run | {drawn.seconds:.1f} | {drawn.peak / 1e9:.2f}: {ratio:.2f}x the Flux file (goal: {GOAL}x) | | |"
+    )
+    lines += [
+        "",
+        f"Processor time of all cores: {drawn.busy:.0f} s. Writing the files took {sum(times.values()):.0f} s.",
+    ]
     return "\n".join(lines)
 
 

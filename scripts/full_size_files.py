@@ -1,6 +1,8 @@
-"""Seeded files of the published sizes and layouts: a 12-billion-parameter Flux and T5-XXL as Q4_K GGUF, PuLID, CLIP-L, the autoencoder.
+"""Seeded files of the published sizes and layouts: a 12-billion-parameter Flux and T5-XXL as Q4_K
+GGUF, PuLID, CLIP-L, the autoencoder.
 
-Every file is written beside its name and renamed, and skipped when it is there. Knows nothing of what they are used for.
+Every file is written beside its name and renamed, and skipped when it is there. Knows nothing of
+what they are used for.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ SEED = 21
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the files measure; the defaults are the published ones. t5_feed_forward: google/t5-v1_1-xxl's d_ff."""
+    """What the files measure; the defaults are the published ones. t5_feed_forward:
+    google/t5-v1_1-xxl's d_ff.
+    """
 
     width: int = 3072
     double: int = public_layouts.DOUBLE_BLOCKS
@@ -43,7 +47,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class File:
-    """One file: its role for the command's flags, its name, its size in bytes about, and how it is written."""
+    """One file: its role for the command's flags, its name, its size in bytes about, and how it is
+    written.
+    """
 
     flag: str
     name: str
@@ -55,12 +61,27 @@ def files(sizes: Sizes) -> list[File]:
     """Everything that a generation needs, Flux first."""
     flux = public_layouts.flux(sizes.width, sizes.double, sizes.single, sizes.t5_width, 768)
     t5 = t5_layout(sizes)
-    pulid = public_layouts.pulid_ca(sizes.width, public_layouts.pulid_layers(sizes.double, sizes.single), sizes.pulid_heads)
+    pulid = public_layouts.pulid_ca(
+        sizes.width, public_layouts.pulid_layers(sizes.double, sizes.single), sizes.pulid_heads
+    )
     pulid |= public_layouts.pulid_encoder() if sizes.encoder else {}
-    clip, vae = public_layouts.clip_l(layers=sizes.clip_layers), public_layouts.autoencoder(sizes.vae_channels)
+    clip, vae = (
+        public_layouts.clip_l(layers=sizes.clip_layers),
+        public_layouts.autoencoder(sizes.vae_channels),
+    )
     return [
-        File("--diffusion-model", "flux1-schnell-Q4_K.gguf", _gguf_bytes(flux), lambda path: write_gguf(path, flux, "flux")),
-        File("--t5xxl", "t5-v1_1-xxl-encoder-Q4_K.gguf", _gguf_bytes(t5), lambda path: write_gguf(path, t5, "t5encoder")),
+        File(
+            "--diffusion-model",
+            "flux1-schnell-Q4_K.gguf",
+            _gguf_bytes(flux),
+            lambda path: write_gguf(path, flux, "flux"),
+        ),
+        File(
+            "--t5xxl",
+            "t5-v1_1-xxl-encoder-Q4_K.gguf",
+            _gguf_bytes(t5),
+            lambda path: write_gguf(path, t5, "t5encoder"),
+        ),
         File("--t5-tokenizer", "tokenizer.json", 20_000, write_tokenizer),
         _plain("--pulid-weights", "pulid_flux_v0.9.1.safetensors", pulid, torch.bfloat16),
         _plain("--clip_l", "clip_l.safetensors", clip, torch.float16),
@@ -75,7 +96,8 @@ def t5_layout(sizes: Sizes) -> public_layouts.Layout:
     out: public_layouts.Layout = {"token_embd.weight": ((32128, width), float(width**0.5))}
     for block in range(sizes.t5_layers):
         prefix = f"enc.blk.{block}"
-        for name, gain in (("q", 0.05), ("k", 1.0), ("v", 1.0)):  # T5 does not scale its logits: q stays small
+        # T5 does not scale its logits: q stays small
+        for name, gain in (("q", 0.05), ("k", 1.0), ("v", 1.0)):
             out[f"{prefix}.attn_{name}.weight"] = ((inner, width), gain)
         out[f"{prefix}.attn_o.weight"] = ((width, inner), 1.0)
         if block == 0:
@@ -90,7 +112,9 @@ def t5_layout(sizes: Sizes) -> public_layouts.Layout:
 
 
 def write_complete(file: File, folder: Path) -> bool:
-    """Write a file unless it is there; False if it was. An interrupted one leaves nothing that looks complete."""
+    """Write a file unless it is there; False if it was. An interrupted one leaves nothing that
+    looks complete.
+    """
     path, part = folder / file.name, folder / f"{file.name}.part"
     if path.exists():
         return False
@@ -104,13 +128,17 @@ def write_complete(file: File, folder: Path) -> bool:
 
 
 def write_gguf(path: Path, layout: public_layouts.Layout, architecture: str) -> None:
-    """Matrices whose rows are whole blocks as random Q4_K, everything else as seeded float32; one tensor in memory at a time."""
+    """Matrices whose rows are whole blocks as random Q4_K, everything else as seeded float32; one
+    tensor in memory at a time.
+    """
     writer = gguf.GGUFWriter(path, arch=architecture)
     writer.add_quantization_version(2)
     for name, (shape, _) in layout.items():
         if _is_packed(name, shape):
             packed = (shape[0], shape[1] // BLOCK * SIZE)
-            writer.add_tensor_info(name, packed, np.dtype(np.uint8), packed[0] * packed[1], raw_dtype=Kind.Q4_K)
+            writer.add_tensor_info(
+                name, packed, np.dtype(np.uint8), packed[0] * packed[1], raw_dtype=Kind.Q4_K
+            )
         else:
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * int(np.prod(shape)))
     writer.write_header_to_file()
@@ -120,9 +148,13 @@ def write_gguf(path: Path, layout: public_layouts.Layout, architecture: str) -> 
         for name, (shape, kind) in layout.items():
             if _is_packed(name, shape):
                 generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-                writer.write_tensor_data(random_q4_k(*shape, float(kind) / shape[1] ** 0.5, generator))
+                writer.write_tensor_data(
+                    random_q4_k(*shape, float(kind) / shape[1] ** 0.5, generator)
+                )
             else:
-                writer.write_tensor_data(seeded_weight(f"{SEED}/{name}", shape, kind, torch.float32).numpy())
+                writer.write_tensor_data(
+                    seeded_weight(f"{SEED}/{name}", shape, kind, torch.float32).numpy()
+                )
     finally:
         writer.close()
 
@@ -140,7 +172,9 @@ def _gguf_bytes(layout: public_layouts.Layout) -> int:
 
 def _plain(flag: str, name: str, layout: public_layouts.Layout, dtype: torch.dtype) -> File:
     nbytes = sum(int(np.prod(shape)) for shape, _ in layout.values()) * dtype.itemsize
-    return File(flag, name, nbytes, lambda path: save_file(seeded_weights(layout, SEED, dtype), path))
+    return File(
+        flag, name, nbytes, lambda path: save_file(seeded_weights(layout, SEED, dtype), path)
+    )
 
 
 def missing(sizes: Sizes, folder: Path) -> Iterator[File]:

@@ -2,7 +2,8 @@
 
     make docs        (or: python scripts/make_cli_reference.py [--check])
 
-The texts are formatted here at a fixed width, so terminal, environment and platform change nothing. Imports no torch.
+The texts are formatted here at a fixed width, so terminal, environment and platform change nothing.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def commands(program: str) -> Iterator[tuple[str, Any, Any]]:
 
     def walk(name: str, command: Any, parent: Any) -> Iterator[tuple[str, Any, Any]]:
         # resilient: nothing is required and no callback runs; only the help is wanted
-        context = command.make_context(name, [], parent=parent, resilient_parsing=True, terminal_width=WIDTH)
+        context = command.make_context(
+            name, [], parent=parent, resilient_parsing=True, terminal_width=WIDTH
+        )
         yield context.command_path, command, context
         for child in command.list_commands(context) if hasattr(command, "list_commands") else ():
             yield from walk(child, command.get_command(context, child), context)
@@ -45,7 +48,9 @@ def commands(program: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def flags(program: str) -> dict[str, set[str]]:
-    """command line -> every flag it takes, with aliases: {"pulid-generate verify": {"--seed", "-s", ..}, ..}."""
+    """command line -> every flag it takes, with aliases: {"pulid-generate verify": {"--seed", "-s",
+    ..}, ..}.
+    """
     return {
         path: {
             flag
@@ -63,7 +68,9 @@ def reference() -> str:
     for program in PROGRAMS:
         for path, command, context in commands(program):
             text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
-            parts.append(f"{'#' * (1 + len(path.split()))} {path}\n\n```text\n{text.strip()}\n```\n")
+            parts.append(
+                f"{'#' * (1 + len(path.split()))} {path}\n\n```text\n{text.strip()}\n```\n"
+            )
     return "\n".join(parts)
 
 
@@ -76,7 +83,10 @@ def main() -> None:
         TARGET.write_text(text, encoding="utf-8")
         print(TARGET)
     elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(f"{TARGET.name}: not what --help says now; run 'make docs' and commit docs/{TARGET.name}", file=sys.stderr)
+        print(
+            f"{TARGET.name}: not what --help says now; run 'make docs' and commit docs/{TARGET.name}",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -1,10 +1,12 @@
-"""Write a whole set of small models under the public files' names and layouts, so that both stages run without a download.
+"""Write a whole set of small models under the public files' names and layouts, so that both stages
+run without a download.
 
     python scripts/make_micro_models.py micro [--seed 0] [--dev]
 
-They go through the same loaders as the real files, for every size is read from the tensors. Most are seeded noise, so what
-they draw is a texture; the networks that look for a face are fitted to one real face (see astronaut.py). The same seed gives
-the same bytes on the same machine. Prints the table of what was written on standard output, progress on standard error.
+They go through the same loaders as the real files, for every size is read from the tensors. Most
+are seeded noise, so what they draw is a texture; the networks that look for a face are fitted to
+one real face (see astronaut.py). The same seed gives the same bytes on the same machine. Prints the
+table of what was written on standard output, progress on standard error.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ CLIP_WIDTH, CLIP_LAYERS = 64, 2
 T5_WIDTH, T5_LAYERS, T5_ROWS = 64, 2, 32128
 VAE_CHANNELS = 32
 
-# Gains of layouts.py that are changed here: with those of the published width the 32 identity tokens come out nearly equal,
-# and the picture is all black and white.
+# Gains of layouts.py that are changed here: with those of the published width the 32 identity
+# tokens come out nearly equal, and the picture is all black and white.
 MICRO_GAINS = {"pulid_encoder.latents": 64.0, "decoder.conv_out.weight": 0.6}
 
 WORDS = (
@@ -70,20 +72,45 @@ class Part:
 def parts(dev: bool = False) -> tuple[Part, ...]:
     """The set, in the order it is written. dev: a Flux with guidance_in instead of schnell."""
     return (
-        Part(f"flux1-{'dev' if dev else 'schnell'}.safetensors", "random", lambda path, seed: _flux(path, seed, dev)),
+        Part(
+            f"flux1-{'dev' if dev else 'schnell'}.safetensors",
+            "random",
+            lambda path, seed: _flux(path, seed, dev),
+        ),
         Part("pulid_flux_v0.9.1.safetensors", "random", _pulid),
         Part("EVA02_CLIP_L_336_psz14_s6B.pt", "random", _eva),
         Part("ae.safetensors", "random", _autoencoder),
         Part("clip_l.safetensors", "random", _clip),
         Part("t5xxl_fp16.safetensors", "random", _t5),
-        Part("tokenizer.json", "letters and bytes, for the T5 file beside it", lambda path, _: write_tokenizer(path)),
-        Part("antelopev2", "detector: matched filter of one face; recogniser: random", micro_antelopev2.write_pack),
-        Part("detection_Resnet50_Final.pth", "wired by hand, heads fitted to one face", micro_facexlib.write_detector),
-        Part("parsing_bisenet.pth", "wired by hand, labels fitted to one face", micro_facexlib.write_parser),
+        Part(
+            "tokenizer.json",
+            "letters and bytes, for the T5 file beside it",
+            lambda path, _: write_tokenizer(path),
+        ),
+        Part(
+            "antelopev2",
+            "detector: matched filter of one face; recogniser: random",
+            micro_antelopev2.write_pack,
+        ),
+        Part(
+            "detection_Resnet50_Final.pth",
+            "wired by hand, heads fitted to one face",
+            micro_facexlib.write_detector,
+        ),
+        Part(
+            "parsing_bisenet.pth",
+            "wired by hand, labels fitted to one face",
+            micro_facexlib.write_parser,
+        ),
     )
 
 
-def write_micro_models(folder: Path, seed: int = 0, dev: bool = False, report: Callable[[str], None] = lambda line: None) -> None:
+def write_micro_models(
+    folder: Path,
+    seed: int = 0,
+    dev: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
     """Write the whole set into `folder`. Files already there under these names are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts(dev):
@@ -92,8 +119,12 @@ def write_micro_models(folder: Path, seed: int = 0, dev: bool = False, report: C
         report(f"{part.name}: {time.perf_counter() - start:.1f} s")
 
 
-def _seeded(layout: public_layouts.Layout, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    changed = {name: (layout[name][0], gain) for name, gain in MICRO_GAINS.items() if name in layout}
+def _seeded(
+    layout: public_layouts.Layout, seed: int, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    changed = {
+        name: (layout[name][0], gain) for name, gain in MICRO_GAINS.items() if name in layout
+    }
     return seeded_weights(layout | changed, seed, dtype)
 
 
@@ -105,7 +136,9 @@ def _flux(path: Path, seed: int, dev: bool) -> None:
 def _pulid(path: Path, seed: int) -> None:
     layers = public_layouts.pulid_layers(public_layouts.DOUBLE_BLOCKS, public_layouts.SINGLE_BLOCKS)
     layout = public_layouts.pulid_ca(FLUX_WIDTH, layers, PULID_HEADS, TOKEN_WIDTH)
-    layout |= public_layouts.pulid_encoder(IDENTITY_WIDTH, out_dim=TOKEN_WIDTH, vit=EVA_WIDTH, cond=ARCFACE_WIDTH + EVA_POOLED)
+    layout |= public_layouts.pulid_encoder(
+        IDENTITY_WIDTH, out_dim=TOKEN_WIDTH, vit=EVA_WIDTH, cond=ARCFACE_WIDTH + EVA_POOLED
+    )
     save_file(_seeded(layout, seed, torch.bfloat16), path)
 
 
@@ -127,7 +160,8 @@ def _clip(path: Path, seed: int) -> None:
 
 def _t5(path: Path, seed: int) -> None:
     state = _seeded(public_layouts.t5(T5_WIDTH, T5_LAYERS, T5_ROWS), seed, torch.float16)
-    state["encoder.embed_tokens.weight"] = state["shared.weight"].clone()  # the published file stores it twice
+    # the published file stores it twice
+    state["encoder.embed_tokens.weight"] = state["shared.weight"].clone()
     save_file(state, path)
 
 
@@ -139,19 +173,32 @@ def _table(folder: Path, dev: bool) -> str:
     lines, total = [], 0
     for part in parts(dev):
         path = folder / part.name
-        size = sum(file.stat().st_size for file in (path.glob("*.onnx") if path.is_dir() else [path]))
+        size = sum(
+            file.stat().st_size for file in (path.glob("*.onnx") if path.is_dir() else [path])
+        )
         total += size
         lines.append(f"{size:>12,}  {part.name:<31} {part.what}")
     return "\n".join([*lines, f"{total:>12,}  in all, in {folder}"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dev", action="store_true", help="a dev-style Flux, with guidance_in, as flux1-dev.safetensors")
+    parser.add_argument(
+        "--dev",
+        action="store_true",
+        help="a dev-style Flux, with guidance_in, as flux1-dev.safetensors",
+    )
     arguments = parser.parse_args()
-    write_micro_models(arguments.folder, arguments.seed, arguments.dev, lambda line: print(line, file=sys.stderr, flush=True))
+    write_micro_models(
+        arguments.folder,
+        arguments.seed,
+        arguments.dev,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
     print(_table(arguments.folder, arguments.dev))
 
 

@@ -53,7 +53,9 @@ def page() -> str:
     counts = Counter(flag.status for flag in SD_FLAGS)
     parts = [INTRODUCTION.format(total=len(SD_FLAGS), **counts), SYNTAX]
     for title, flags in GROUPS.items():
-        rows = "\n".join(f"| {', '.join(flag.names)} | {flag.status} | {_text(flag)} |" for flag in flags)
+        rows = "\n".join(
+            f"| {', '.join(flag.names)} | {flag.status} | {_text(flag)} |" for flag in flags
+        )
         parts.append(f"## {title}\n\n| sd-cli | here | |\n|---|---|---|\n{rows}\n")
     return "\n".join(parts)
 
@@ -73,7 +75,10 @@ def main() -> None:
         TARGET.write_text(text, encoding="utf-8")
         print(TARGET)
     elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(f"{TARGET.name}: not what the table says now; run 'make docs' and commit docs/{TARGET.name}", file=sys.stderr)
+        print(
+            f"{TARGET.name}: not what the table says now; run 'make docs' and commit docs/{TARGET.name}",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -1,11 +1,14 @@
-"""Small stand-ins for facexlib's two weight files: RetinaFace (ResNet-50) and BiSeNet, in their full published shapes.
+"""Small stand-ins for facexlib's two weight files: RetinaFace (ResNet-50) and BiSeNet, in their
+full published shapes.
 
-The networks are far too large to train here, so most of their weights are 0 and a few channels are wired by hand: colours are
-carried through the residual shortcuts, 3x3 kernels blur, shift and count steps from the border, and one layer draws seeded
-random features of that. Only the last 1x1 convolutions are fitted, on one real face (see astronaut.py). Zero tensors are
-stored as one element, so the files are a few megabytes. Knows nothing of the other models.
+The networks are far too large to train here, so most of their weights are 0 and a few channels are
+wired by hand: colours are carried through the residual shortcuts, 3x3 kernels blur, shift and count
+steps from the border, and one layer draws seeded random features of that. Only the last 1x1
+convolutions are fitted, on one real face (see astronaut.py). Zero tensors are stored as one
+element, so the files are a few megabytes. Knows nothing of the other models.
 
-Contract: facexlib 0.3.0, detection/retinaface_net.py, detection/retinaface.py, parsing/bisenet.py, parsing/resnet.py.
+Contract: facexlib 0.3.0, detection/retinaface_net.py, detection/retinaface.py, parsing/bisenet.py,
+parsing/resnet.py.
 """
 
 from __future__ import annotations
@@ -26,21 +29,26 @@ BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 GREY_BGR = torch.tensor([0.114, 0.587, 0.299])
 
 
-# --------------------------------------------------------------------------------------------------------------- detector
+# ----------------------------------------------------------------------------------------- detector
 
 RETINA_MEAN = torch.tensor([104.0, 117.0, 123.0])  # BGR, facexlib/detection/retinaface.py
-RETINA_STRIDE, RETINA_ANCHOR = 16, 64  # the one anchor of the fifteen thousand that ever fires: the smaller of stride 16
+# the one anchor of the fifteen thousand that ever fires: the smaller of stride 16
+RETINA_STRIDE, RETINA_ANCHOR = 16, 64
 VARIANCES = (0.1, 0.2)
 COLOURS = 4  # blue, green, red, darkness
 PATCH = 7  # cells of 16 pixels that a decision sees, each way
 FEATURES = 192  # random features that reach the heads
 SCALES = (0.8, 1.25)  # of the face, against the astronaut's, that must be found
-CAUTION = 2.5  # taken from every logit: a missed face is an error message, a false one is somebody's suit
-CLEARLY, NEARLY = 12, 28  # pixels: cells this near to the face's centre must fire; cells nearer than the second may
+# taken from every logit: a missed face is an error message, a false one is somebody's suit
+CAUTION = 2.5
+# pixels: cells this near to the face's centre must fire; cells nearer than the second may
+CLEARLY, NEARLY = 12, 28
 
 
 def write_detector(path: Path, seed: int) -> Path:
-    """detection_Resnet50_Final.pth: finds the astronaut's face, at 0.8 to 1.25 of its size, wherever it is."""
+    """detection_Resnet50_Final.pth: finds the astronaut's face, at 0.8 to 1.25 of its size,
+    wherever it is.
+    """
     from facexlib.detection.retinaface import RetinaFace
 
     with warnings.catch_warnings():  # facexlib passes torchvision an old argument
@@ -63,7 +71,9 @@ def write_detector(path: Path, seed: int) -> Path:
 
 
 def _wire_patches(net: nn.Module) -> list[int]:
-    """Layer 3 ends with the 7x7 cells of four colours around each cell, all at least 0, in the channels that are returned."""
+    """Layer 3 ends with the 7x7 cells of four colours around each cell, all at least 0, in the
+    channels that are returned.
+    """
     stem, bn = net.body.conv1.weight, net.body.bn1
     blur = functional.pad(BLUR, (2, 2, 2, 2))
     for channel in range(3):
@@ -82,7 +92,9 @@ def _wire_patches(net: nn.Module) -> list[int]:
 
 
 def _patches(image: torch.Tensor) -> torch.Tensor:
-    """(cells, 4 x 49) double: what _wire_patches makes the net compute, without its thousand idle channels."""
+    """(cells, 4 x 49) double: what _wire_patches makes the net compute, without its thousand idle
+    channels.
+    """
     stem = torch.cat([torch.eye(3), -GREY_BGR[None]])[..., None, None] * BLUR / 255
     bias = torch.cat([RETINA_MEAN / 255, 1 - (RETINA_MEAN @ GREY_BGR / 255)[None]])
     maps = functional.conv2d(image, stem, bias, stride=2, padding=1).relu()
@@ -95,11 +107,15 @@ def _patches(image: torch.Tensor) -> torch.Tensor:
 
 def _blur(maps: torch.Tensor, stride: int = 1) -> torch.Tensor:
     channels = maps.shape[1]
-    return functional.conv2d(maps, BLUR.expand(channels, 1, 3, 3), stride=stride, padding=1, groups=channels)
+    return functional.conv2d(
+        maps, BLUR.expand(channels, 1, 3, 3), stride=stride, padding=1, groups=channels
+    )
 
 
 def _through(block: nn.Module, kernels: torch.Tensor, channels: Iterable[int], first: int) -> None:
-    """Send `channels` of a bottleneck's input through one 3x3 kernel each, out at `first` and following."""
+    """Send `channels` of a bottleneck's input through one 3x3 kernel each, out at `first` and
+    following.
+    """
     for place, channel in enumerate(channels):
         block.conv1.weight[place, channel] = 1
         block.conv2.weight[place, place] = kernels[place]
@@ -107,7 +123,9 @@ def _through(block: nn.Module, kernels: torch.Tensor, channels: Iterable[int], f
 
 
 def _gather(block: nn.Module, start: int, side: int, first: int) -> None:
-    """From side x side cells around each cell (channels from `start`) write the (side + 2)^2 around it (from `first`)."""
+    """From side x side cells around each cell (channels from `start`) write the (side + 2)^2 around
+    it (from `first`).
+    """
     inner, outer = side // 2, side // 2 + 1
     for place in range(COLOURS * side**2):
         block.conv1.weight[place, start + place] = 1
@@ -128,12 +146,17 @@ def _random_directions(patches: torch.Tensor, seed: int) -> tuple[torch.Tensor, 
     values, vectors = torch.linalg.eigh(torch.cov(sample.T))
     whiten = (vectors * (values + 1e-3).rsqrt()) @ vectors.T
     size = patches.shape[1]
-    directions = torch.from_numpy(seeded(f"{seed}/retinaface", (FEATURES, size), size**-0.5)).double() @ whiten
+    directions = (
+        torch.from_numpy(seeded(f"{seed}/retinaface", (FEATURES, size), size**-0.5)).double()
+        @ whiten
+    )
     directions = directions.half().double()  # what the file will hold
     return directions, -(directions @ sample.mean(0))
 
 
-def _wire_random_features(net: nn.Module, channels: list[int], directions: torch.Tensor, offset: torch.Tensor) -> None:
+def _wire_random_features(
+    net: nn.Module, channels: list[int], directions: torch.Tensor, offset: torch.Tensor
+) -> None:
     """FPN level 2 rectifies the directions; merge2 and SSH hand the features on to the heads."""
     net.fpn.output2[0].weight[:FEATURES, channels, 0, 0] = directions.float()
     net.fpn.output2[1].bias[:FEATURES] = offset.float()
@@ -144,7 +167,9 @@ def _wire_random_features(net: nn.Module, channels: list[int], directions: torch
     net.ssh2.conv5X5_2[0].weight[range(quarter), range(quarter), 1, 1] = 1
 
 
-def _fit_heads(net: nn.Module, features: torch.Tensor, label: torch.Tensor, target: torch.Tensor) -> None:
+def _fit_heads(
+    net: nn.Module, features: torch.Tensor, label: torch.Tensor, target: torch.Tensor
+) -> None:
     weight, bias = _logistic(features[label >= 0], label[label >= 0].double())
     head = net.ClassHead[1].conv1x1
     for row, sign in ((0, -0.5), (1, 0.5)):
@@ -161,19 +186,25 @@ def _fit_heads(net: nn.Module, features: torch.Tensor, label: torch.Tensor, targ
 
 
 def _views(seed: int) -> Iterable[tuple[torch.Tensor, tuple[float, float, float] | None]]:
-    """Pictures to fit on, as the net's input, with where the face is: (x and y of the astronaut's origin, scale); None: nowhere."""
+    """Pictures to fit on, as the net's input, with where the face is: (x and y of the astronaut's
+    origin, scale); None: nowhere.
+    """
     rng = np.random.default_rng(seed)
     picture = Image.fromarray(portrait())
 
     def placed(size: int, scale: float, x: int, y: int) -> np.ndarray:
-        canvas = Image.new("RGB", (size, size), tuple(int(value) for value in rng.integers(0, 256, 3)))
+        canvas = Image.new(
+            "RGB", (size, size), tuple(int(value) for value in rng.integers(0, 256, 3))
+        )
         edge = round(512 * scale)
         canvas.paste(picture.resize((edge, edge), Image.Resampling.BICUBIC), (x, y))
         return np.asarray(canvas)
 
     for number, scale in enumerate(np.geomspace(*SCALES, 54)):  # the face and its surroundings
         scale = 1.0 if number % 3 == 0 else float(scale)
-        x, y = (round(144 - middle * scale) + int(rng.integers(-60, 61)) for middle in _face_centre())
+        x, y = (
+            round(144 - middle * scale) + int(rng.integers(-60, 61)) for middle in _face_centre()
+        )
         yield _retina_input(placed(288, scale, x, y), rng.uniform(0.85, 1.15)), (x, y, scale)
     for scale in (1.0, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4):  # the whole picture, and its rim
         x, y = (int(value) for value in rng.integers(0, 100, 2)) if scale < 1 else (0, 0)
@@ -197,10 +228,16 @@ def _face_centre() -> tuple[float, float]:
     return (FACE_BOX[0] + FACE_BOX[2]) / 2, (FACE_BOX[1] + FACE_BOX[3]) / 2
 
 
-def _retina_targets(image: torch.Tensor, face: tuple[float, float, float] | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per cell: 1 face, 0 none, -1 not asked; and the 4 + 10 numbers that decode() and decode_landm() of facexlib read."""
+def _retina_targets(
+    image: torch.Tensor, face: tuple[float, float, float] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per cell: 1 face, 0 none, -1 not asked; and the 4 + 10 numbers that decode() and
+    decode_landm() of facexlib read.
+    """
     rows, columns = (-(-size // RETINA_STRIDE) for size in image.shape[2:])
-    centres = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), -1).reshape(-1, 2)
+    centres = torch.stack(
+        torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), -1
+    ).reshape(-1, 2)
     centres = centres * RETINA_STRIDE + RETINA_STRIDE / 2
     if face is None:
         return torch.zeros(len(centres), dtype=torch.long), torch.zeros(len(centres), 14)
@@ -224,11 +261,12 @@ def _retina_targets(image: torch.Tensor, face: tuple[float, float, float] | None
     return label, target
 
 
-# ----------------------------------------------------------------------------------------------------------------- parser
+# ------------------------------------------------------------------------------------------- parser
 
 FACE_SIZE = 512
 CLASSES = 19
-HAIR, SKIN, NECK, CLOTH = 17, 1, 14, 16  # facexlib's labels; 2-3 brows, 4-5 eyes, 10 nose, 12-13 lips; 0 is the background
+# facexlib's labels; 2-3 brows, 4-5 eyes, 10 nose, 12-13 lips; 0 is the background
+HAIR, SKIN, NECK, CLOTH = 17, 1, 14, 16
 # Where things are in an aligned 512x512 face: label, then the ellipse's box. Later ones lie on top.
 ELLIPSES = (
     (HAIR, (52, -20, 460, 330)),
@@ -243,12 +281,19 @@ ELLIPSES = (
     (13, (200, 378, 314, 408)),
 )
 # facexlib/utils/face_restoration_helper.py: where the five landmarks are put
-TEMPLATE = ((192.98138, 239.94708), (318.90277, 240.1936), (256.63416, 314.01935), (201.26117, 371.41043), (313.08905, 371.15118))
+TEMPLATE = (
+    (192.98138, 239.94708),
+    (318.90277, 240.1936),
+    (256.63416, 314.01935),
+    (201.26117, 371.41043),
+    (313.08905, 371.15118),
+)
 PARSE_MEAN, PARSE_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 STEPS = (4, 5, 6, 7)  # channels that count pixels from the left, right, top and bottom border
 NEIGHBOURS = ((1, 0), (1, 2), (0, 1), (2, 1))  # the neighbour that each of them counts on from
 REACH = 256.0  # pixels: the counts meet in the middle
-FUSED = (0, 1, 2, 128, 129, 130, 132, 133, 134, 135)  # inputs of the fusion: colour, blurred colour, counts
+# inputs of the fusion: colour, blurred colour, counts
+FUSED = (0, 1, 2, 128, 129, 130, 132, 133, 134, 135)
 PARSE_FEATURES = 256
 GATE = 1.5  # what the fusion multiplies by when its attention is wired to 0: 1 + sigmoid(0)
 
@@ -264,12 +309,20 @@ def write_parser(path: Path, seed: int) -> Path:
         _, places, _ = net.cp(torch.zeros(1, 3, FACE_SIZE, FACE_SIZE))
         inputs, labels = [], []
         for image, label in _parse_views(seed):
-            inputs.append(torch.cat([_colours(image), places[:, STEPS]], 1)[0].flatten(1).T.double())
+            inputs.append(
+                torch.cat([_colours(image), places[:, STEPS]], 1)[0].flatten(1).T.double()
+            )
             labels.append(label.flatten())
         points = torch.cat(inputs)
-        directions = seeded(f"{seed}/bisenet", (PARSE_FEATURES, len(FUSED)), 1.0) / points.std(0).numpy()
+        directions = (
+            seeded(f"{seed}/bisenet", (PARSE_FEATURES, len(FUSED)), 1.0) / points.std(0).numpy()
+        )
         directions = torch.from_numpy(directions).half().double()
-        hinges = points[torch.from_numpy(seeded(f"{seed}/bisenet.hinge", (PARSE_FEATURES,), 1.0)).argsort() * 97 % len(points)]
+        hinges = points[
+            torch.from_numpy(seeded(f"{seed}/bisenet.hinge", (PARSE_FEATURES,), 1.0)).argsort()
+            * 97
+            % len(points)
+        ]
         offset = -(directions * hinges).sum(1)
         directions[-1], offset[-1] = 0, 1  # the last convolution has no bias: one feature stays 1
         net.ffm.convblk.conv.weight[:, FUSED, 0, 0] = directions.float()
@@ -277,19 +330,30 @@ def write_parser(path: Path, seed: int) -> Path:
         everyone = range(PARSE_FEATURES)
         net.conv_out.conv.conv.weight[everyone, everyone, 1, 1] = 1
         features = GATE * (points @ directions.T + offset).relu()
-        solution = _ridge(features[:, :-1], functional.one_hot(torch.cat(labels), CLASSES).double(), 1e-5)
+        solution = _ridge(
+            features[:, :-1], functional.one_hot(torch.cat(labels), CLASSES).double(), 1e-5
+        )
         solution[-1] /= GATE
         net.conv_out.conv_out.weight[:, :, 0, 0] = solution.T.float()
     return _save(net, path)
 
 
 def _wire_places(net: nn.Module) -> None:
-    """Colours go to stride 8 and, blurred, to stride 32; four channels count how far each border is."""
+    """Colours go to stride 8 and, blurred, to stride 32; four channels count how far each border
+    is.
+    """
     path = net.cp
     for channel in range(3):
-        path.resnet.conv1.weight[channel, channel] = functional.pad(BLUR, (2, 2, 2, 2)) * PARSE_STD[channel]
+        path.resnet.conv1.weight[channel, channel] = (
+            functional.pad(BLUR, (2, 2, 2, 2)) * PARSE_STD[channel]
+        )
     path.resnet.bn1.bias[:3] = PARSE_MEAN
-    for stride, layer in ((4, path.resnet.layer1), (8, path.resnet.layer2), (16, path.resnet.layer3), (32, path.resnet.layer4)):
+    for stride, layer in (
+        (4, path.resnet.layer1),
+        (8, path.resnet.layer2),
+        (16, path.resnet.layer3),
+        (32, path.resnet.layer4),
+    ):
         for block in layer:
             if block.downsample is None:
                 _count(block.conv1, block.bn1, stride)
@@ -313,8 +377,12 @@ def _wire_places(net: nn.Module) -> None:
 
 
 def _colours(image: torch.Tensor) -> torch.Tensor:
-    """(1, 6, 64, 64): the colours and the blurred colours that _wire_places makes the net compute."""
-    maps = functional.max_pool2d(_blur(image.permute(2, 0, 1)[None] / 255 - PARSE_MEAN[:, None, None], 2), 3, 2, 1)
+    """(1, 6, 64, 64): the colours and the blurred colours that _wire_places makes the net
+    compute.
+    """
+    maps = functional.max_pool2d(
+        _blur(image.permute(2, 0, 1)[None] / 255 - PARSE_MEAN[:, None, None], 2), 3, 2, 1
+    )
     fine = _blur((maps + PARSE_MEAN[:, None, None]), 2)
     coarse = _blur(_blur(fine, 2), 2)
     for _ in range(2):
@@ -329,7 +397,9 @@ def _count(conv: nn.Conv2d, bn: nn.BatchNorm2d, step: int) -> None:
 
 
 def _parse_views(seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Aligned faces to fit on: (512, 512, 3) float RGB in 0..255, with (64, 64) labels: the astronaut, and faceless colours."""
+    """Aligned faces to fit on: (512, 512, 3) float RGB in 0..255, with (64, 64) labels: the
+    astronaut, and faceless colours.
+    """
     rng = np.random.default_rng(seed)
     face = aligned_portrait()
     for number in range(12):
@@ -337,20 +407,32 @@ def _parse_views(seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         view = (
             face
             if number == 0
-            else face.rotate(angle, Image.Resampling.BICUBIC, translate=tuple(shift), fillcolor=(210, 200, 205))
+            else face.rotate(
+                angle, Image.Resampling.BICUBIC, translate=tuple(shift), fillcolor=(210, 200, 205)
+            )
         )
-        label = _ellipses() if number == 0 else _ellipses().rotate(angle, Image.Resampling.NEAREST, translate=tuple(shift))
+        label = (
+            _ellipses()
+            if number == 0
+            else _ellipses().rotate(angle, Image.Resampling.NEAREST, translate=tuple(shift))
+        )
         pixels = np.asarray(view.resize((64, 64), Image.Resampling.BOX)).astype(int)
         coarse = np.asarray(label.resize((64, 64), Image.Resampling.NEAREST)).copy()
         outside = ~np.isin(coarse, (SKIN, 2, 3, 4, 5, 10, 12, 13))
         coarse[outside] = 0
-        coarse[outside & (pixels.max(2) - pixels.min(2) > 32)] = HAIR  # the backdrop is grey, hair and skin are not
+        # the backdrop is grey, hair and skin are not
+        coarse[outside & (pixels.max(2) - pixels.min(2) > 32)] = HAIR
         coarse[outside & (pixels.max(2) < 70)] = HAIR
         coarse[outside & (np.arange(64)[:, None] >= 44) & (pixels.max(2) < 150)] = CLOTH
         neck = outside & (np.arange(64)[:, None] >= 52) & (pixels[..., 0] - pixels[..., 2] > 40)
         coarse[neck] = NECK
-        yield torch.from_numpy(np.asarray(view).copy()).float() * rng.uniform(0.9, 1.1), torch.from_numpy(coarse).long()
-    plain = torch.from_numpy(np.asarray(_ellipses().resize((64, 64), Image.Resampling.NEAREST)).copy()).long()
+        yield (
+            torch.from_numpy(np.asarray(view).copy()).float() * rng.uniform(0.9, 1.1),
+            torch.from_numpy(coarse).long(),
+        )
+    plain = torch.from_numpy(
+        np.asarray(_ellipses().resize((64, 64), Image.Resampling.NEAREST)).copy()
+    ).long()
     for _ in range(6):  # elsewhere the place alone decides
         colours = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
             (FACE_SIZE, FACE_SIZE), Image.Resampling.BICUBIC
@@ -367,7 +449,9 @@ def _ellipses() -> Image.Image:
 
 
 def aligned_portrait() -> Image.Image:
-    """The astronaut's face moved onto the template by the least-squares similarity, as facexlib does."""
+    """The astronaut's face moved onto the template by the least-squares similarity, as facexlib
+    does.
+    """
     a, b = np.float64(LANDMARKS), np.float64(TEMPLATE)
     source, target = (points @ (1, 1j) for points in (a, b))
     spread = source - source.mean()
@@ -375,14 +459,18 @@ def aligned_portrait() -> Image.Image:
     move = target.mean() - turn * source.mean()
     back, origin = 1 / turn, -move / turn
     matrix = (back.real, -back.imag, origin.real, back.imag, back.real, origin.imag)
-    return Image.fromarray(portrait()).transform((FACE_SIZE, FACE_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return Image.fromarray(portrait()).transform(
+        (FACE_SIZE, FACE_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------- shared
+# ------------------------------------------------------------------------------------------- shared
 
 
 def _clear(net: nn.Module) -> None:
-    """All weights 0, batch norms neutral: a residual block then hands on its shortcut, a plain one gives 0."""
+    """All weights 0, batch norms neutral: a residual block then hands on its shortcut, a plain one
+    gives 0.
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.zero_()
@@ -394,7 +482,9 @@ def _clear(net: nn.Module) -> None:
 
 
 def _logistic(inputs: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of a logistic regression (double), both classes counting the same: Newton's method."""
+    """Weight and bias of a logistic regression (double), both classes counting the same: Newton's
+    method.
+    """
     inputs = functional.pad(inputs, (0, 1), value=1.0)
     balance = torch.where(label == 1, 1 / label.mean(), 1 / (1 - label.mean()))
     solution = inputs.new_zeros(inputs.shape[1])
@@ -403,7 +493,9 @@ def _logistic(inputs: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, 
         chance = (inputs @ solution).sigmoid()
         slope = balance * (chance * (1 - chance)).clamp_min(1e-5)
         gradient = inputs.T @ (balance * (chance - label)) + ridge @ solution
-        solution = solution - torch.linalg.solve(inputs.T @ (slope[:, None] * inputs) + ridge, gradient)
+        solution = solution - torch.linalg.solve(
+            inputs.T @ (slope[:, None] * inputs) + ridge, gradient
+        )
     return solution[:-1], solution[-1]
 
 
@@ -420,6 +512,10 @@ def _save(net: nn.Module, path: Path) -> Path:
     for name, tensor in net.state_dict().items():
         stored = tensor.half() if tensor.is_floating_point() else tensor
         first = stored.reshape(-1)[:1].clone()
-        state[name] = first.expand(stored.numel()).view(stored.shape) if (stored == first).all() else stored.clone()
+        state[name] = (
+            first.expand(stored.numel()).view(stored.shape)
+            if (stored == first).all()
+            else stored.clone()
+        )
     torch.save(state, path)
     return path

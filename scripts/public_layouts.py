@@ -1,9 +1,11 @@
-"""The public file layouts as tables, at any size: {tensor name: (shape, kind)}. Knows nothing of files, dtypes or values.
+"""The public file layouts as tables, at any size: {tensor name: (shape, kind)}. Knows nothing of
+files, dtypes or values.
 
-kind: "bias", "scale" (of a norm), or a matrix's gain: its standard deviation is gain / sqrt(fan-in) when seeded.
-Names and shapes are those of the published files: black-forest-labs flux1-*.safetensors and ae.safetensors, ComfyUI's
-clip_l and t5xxl, guozinan/PuLID pulid_flux_v0.9.1, QuanSun/EVA-CLIP EVA02_CLIP_L_336_psz14_s6B.pt.
-The order of the entries and the gains are part of the arithmetic of the sd-cli pictures: append, do not tune.
+kind: "bias", "scale" (of a norm), or a matrix's gain: its standard deviation is gain / sqrt(fan-in)
+when seeded. Names and shapes are those of the published files: black-forest-labs
+flux1-*.safetensors and ae.safetensors, ComfyUI's clip_l and t5xxl, guozinan/PuLID
+pulid_flux_v0.9.1, QuanSun/EVA-CLIP EVA02_CLIP_L_336_psz14_s6B.pt. The order of the entries and the
+gains are part of the arithmetic of the sd-cli pictures: append, do not tune.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ Layout = dict[str, tuple[tuple[int, ...], str | float]]
 FLUX_HEAD = 128  # width of a head in Flux and in pulid_ca
 ENCODER_HEAD = 64  # width of a head in IDFormer, EVA-CLIP, CLIP and T5
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
-DOUBLE_INTERVAL, SINGLE_INTERVAL = 2, 4  # PuLID sits after every second double and every fourth single block
+# PuLID sits after every second double and every fourth single block
+DOUBLE_INTERVAL, SINGLE_INTERVAL = 2, 4
 TEXT_LENGTH = 77
 MOD_GAIN = 0.3  # of the modulations: small, so that 57 blocks of noise stay finite
 
@@ -28,11 +31,15 @@ def flux(
     mlp: int = 4,
     latent: int = 64,
 ) -> Layout:
-    """BFL Flux with bare names. context: T5 width; vector: CLIP width; guidance: the dev variant."""
+    """BFL Flux with bare names. context: T5 width; vector: CLIP width; guidance: the dev
+    variant.
+    """
     out: Layout = {}
     _linear(out, "img_in", hidden, latent)
     _linear(out, "txt_in", hidden, context)
-    for name, width in [("time_in", 256), ("vector_in", vector)] + ([("guidance_in", 256)] if guidance else []):
+    for name, width in [("time_in", 256), ("vector_in", vector)] + (
+        [("guidance_in", 256)] if guidance else []
+    ):
         _linear(out, f"{name}.in_layer", hidden, width)
         _linear(out, f"{name}.out_layer", hidden, hidden)
     for block in range(depth):
@@ -63,7 +70,9 @@ def pulid_layers(depth: int, single: int) -> int:
 
 
 def pulid_ca(hidden: int, layers: int, heads: int = 16, tokens: int = 2048) -> Layout:
-    """PuLID's cross-attention layers. hidden: Flux's width; tokens: width of the identity tokens."""
+    """PuLID's cross-attention layers. hidden: Flux's width; tokens: width of the identity
+    tokens.
+    """
     out: Layout = {}
     inner = heads * FLUX_HEAD
     for layer in range(layers):
@@ -85,7 +94,9 @@ def pulid_encoder(
     vit: int = 1024,
     cond: int = 1280,
 ) -> Layout:
-    """IDFormer. vit: width of the EVA hidden states; cond: 512 of ArcFace + the pooled EVA width; the mappings are `dim` wide."""
+    """IDFormer. vit: width of the EVA hidden states; cond: 512 of ArcFace + the pooled EVA width;
+    the mappings are `dim` wide.
+    """
     out: Layout = {
         "pulid_encoder.latents": ((1, queries, dim), 0.5),
         "pulid_encoder.proj_out": ((dim, out_dim), 1.0),
@@ -101,7 +112,10 @@ def pulid_encoder(
         out[f"{prefix}.1.1.weight"] = ((4 * dim, dim), 1.0)
         out[f"{prefix}.1.3.weight"] = ((dim, 4 * dim), 1.0)
     mappings = [(f"pulid_encoder.mapping_{i}", vit, dim) for i in range(5)]
-    for prefix, inputs, outputs in [*mappings, ("pulid_encoder.id_embedding_mapping", cond, id_tokens * dim)]:
+    for prefix, inputs, outputs in [
+        *mappings,
+        ("pulid_encoder.id_embedding_mapping", cond, id_tokens * dim),
+    ]:
         for step, (rows, columns) in enumerate(((dim, inputs), (dim, dim), (outputs, dim))):
             _linear(out, f"{prefix}.{3 * step}", rows, columns)
             if step < 2:
@@ -109,8 +123,12 @@ def pulid_encoder(
     return out
 
 
-def eva_clip(width: int, pooled: int, layers: int = 24, image: int = 336, patch: int = 14) -> Layout:
-    """EVA02-CLIP in the original layout: `visual.*` without rope buffers, and a token of the text tower that rides along."""
+def eva_clip(
+    width: int, pooled: int, layers: int = 24, image: int = 336, patch: int = 14
+) -> Layout:
+    """EVA02-CLIP in the original layout: `visual.*` without rope buffers, and a token of the text
+    tower that rides along.
+    """
     hidden = int(width * 2.6667)  # mlp_ratio of eva_clip/model_configs/EVA02-CLIP-L-14-336.json
     out: Layout = {
         "logit_scale": ((), "scale"),
@@ -141,7 +159,12 @@ def eva_clip(width: int, pooled: int, layers: int = 24, image: int = 336, patch:
     return out
 
 
-def autoencoder(channels: int = 128, multiples: tuple[int, ...] = (1, 2, 4, 4), blocks: int = 2, latent: int = 16) -> Layout:
+def autoencoder(
+    channels: int = 128,
+    multiples: tuple[int, ...] = (1, 2, 4, 4),
+    blocks: int = 2,
+    latent: int = 16,
+) -> Layout:
     """BFL autoencoder. channels: a multiple of 32, for the group norms."""
     out: Layout = {}
     last = len(multiples) - 1
@@ -190,13 +213,16 @@ def clip_l(hidden: int = 768, layers: int = 12, vocabulary: int = 49408) -> Layo
 
 
 def t5(dim: int = 128, layers: int = 2, vocabulary: int = 32128) -> Layout:
-    """T5's encoder. The embedding stands once here, as `shared.weight`; the public files store it a second time."""
+    """T5's encoder. The embedding stands once here, as `shared.weight`; the public files store it a
+    second time.
+    """
     heads, feed_forward = max(1, dim // ENCODER_HEAD), 2 * dim
     inner = heads * ENCODER_HEAD
     out: Layout = {"shared.weight": ((vocabulary, dim), float(dim**0.5))}
     for block in range(layers):
         prefix = f"encoder.block.{block}.layer"
-        for name, gain in (("q", 0.35), ("k", 1.0), ("v", 1.0)):  # T5 does not scale its logits: q stays small
+        # T5 does not scale its logits: q stays small
+        for name, gain in (("q", 0.35), ("k", 1.0), ("v", 1.0)):
             out[f"{prefix}.0.SelfAttention.{name}.weight"] = ((inner, dim), gain)
         out[f"{prefix}.0.SelfAttention.o.weight"] = ((dim, inner), 1.0)
         if block == 0:

@@ -1,12 +1,15 @@
-"""A long batch that is killed again and again: with --resume every row comes out once, and every file is whole.
+"""A long batch that is killed again and again: with --resume every row comes out once, and every
+file is whole.
 
     python scripts/soak.py [--rows 1000] [--kills 20] [--seed 0]
 
-Draws rows on the micro models with one thread, kills the process (SIGKILL) at random moments, while it loads or while it draws, and starts it
-again with --resume. Processes are forks of this one, which has drawn a picture and so imported the libraries: 20 starts would do it 20 times.
+Draws rows on the micro models with one thread, kills the process (SIGKILL) at random moments, while
+it loads or while it draws, and starts it again with --resume. Processes are forks of this one,
+which has drawn a picture and so imported the libraries: 20 starts would do it 20 times.
 
-At the end every row must have been drawn once, and every file must decode, carry its row's metadata and have the SHA-256 of its last line of
-results; nothing half-written may be left. Prints a Markdown table; exit 1 if anything is wrong. docs/performance.md has a run.
+At the end every row must have been drawn once, and every file must decode, carry its row's metadata
+and have the SHA-256 of its last line of results; nothing half-written may be left. Prints a
+Markdown table; exit 1 if anything is wrong. docs/performance.md has a run.
 """
 
 from __future__ import annotations
@@ -41,14 +44,16 @@ from pulid_generate.pictures.picture import read_parameters
 WANTED = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
 PROMPTS = ("a cat", "in the rain", "at night", "as a knight", "reading a book")
 SIDE = 64
-LOADING = 2.0  # seconds within which a process is killed that was to be killed before it has drawn anything
+# seconds within which a process is killed that was to be killed before it has drawn anything
+LOADING = 2.0
 HALF = ".0001.png.soak.part"  # what a kill amid writing leaves; random moments seldom hit one
 
 
 @dataclass
 class Soak:
-    """What happened. runs: the lines of each process. loading: kills before the process had drawn a picture. left: half-written files that
-    kills left behind. problems: what must not be."""
+    """What happened. runs: the lines of each process. loading: kills before the process had drawn a
+    picture. left: half-written files that kills left behind. problems: what must not be.
+    """
 
     rows: int
     runs: list[list[dict[str, Any]]] = field(default_factory=list)
@@ -72,11 +77,15 @@ class Soak:
             "wall time, all starts included": f"{self.seconds / 60:.1f} min",
             "problems": len(self.problems),
         }
-        return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+        return "\n".join(
+            ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
+        )
 
 
 def soak(folder: Path, models: Path, rows: int, kills: int, seed: int) -> Soak:
-    """Draw the rows into folder/out, killed so many times, and check what came of it. models: a folder of micro models."""
+    """Draw the rows into folder/out, killed so many times, and check what came of it. models: a
+    folder of micro models.
+    """
     chance = random.Random(seed)
     write_manifest(folder, rows, chance)
     out = folder / "out"
@@ -96,8 +105,16 @@ def soak(folder: Path, models: Path, rows: int, kills: int, seed: int) -> Soak:
 
 
 def write_manifest(folder: Path, rows: int, chance: random.Random) -> None:
-    """rows.jsonl: rows of several prompts, people and weights, each with a seed and a file of its own."""
-    people = [None, *(write_embedding(folder / f"{name}.pulidembd", seed=seed).name for name, seed in (("ada", 5), ("bob", 6)))]
+    """rows.jsonl: rows of several prompts, people and weights, each with a seed and a file of its
+    own.
+    """
+    people = [
+        None,
+        *(
+            write_embedding(folder / f"{name}.pulidembd", seed=seed).name
+            for name, seed in (("ada", 5), ("bob", 6))
+        ),
+    ]
     lines = []
     for number in range(1, rows + 1):
         row = {"prompt": chance.choice(PROMPTS), "seed": number, "output": f"{number:04d}.png"}
@@ -110,26 +127,40 @@ def write_manifest(folder: Path, rows: int, chance: random.Random) -> None:
 
 def _command(models: Path, *arguments: object) -> list[str]:
     files = ("--models-dir", models, "--t5-tokenizer", models / "tokenizer.json", "--device", "cpu")
-    return [*map(str, ("pulid-generate", *arguments, *files, "--steps", 1, "-W", SIDE, "-H", SIDE, "--quiet"))]
+    return [
+        *map(
+            str,
+            ("pulid-generate", *arguments, *files, "--steps", 1, "-W", SIDE, "-H", SIDE, "--quiet"),
+        )
+    ]
 
 
 def _import_all(folder: Path, models: Path) -> None:
     """Draw a picture in this process, so that what is forked has nothing to import."""
     person = folder / "ada.pulidembd"
-    sys.argv = _command(models, "-p", "a dog", "--pulid-id-embedding", person, "-o", folder / "first.png")
+    sys.argv = _command(
+        models, "-p", "a dog", "--pulid-id-embedding", person, "-o", folder / "first.png"
+    )
     with contextlib.redirect_stdout(sys.stderr):
         cli.app(standalone_mode=False)
 
 
-def _run(folder: Path, models: Path, number: int, moment: int | None, chance: random.Random) -> list[dict[str, Any]]:
-    """Start the batch; kill it once so many pictures are there, or, if they are already, while it loads. The lines that it has told."""
+def _run(
+    folder: Path, models: Path, number: int, moment: int | None, chance: random.Random
+) -> list[dict[str, Any]]:
+    """Start the batch; kill it once so many pictures are there, or, if they are already, while it
+    loads. The lines that it has told.
+    """
     out, log = folder / "out", folder / f"run-{number:02d}.jsonl"
     command = _command(models, "batch", folder / "rows.jsonl", "--resume", "--output-dir", out)
     there, child = _count(out), _fork(command, log, log.with_suffix(".log"))
     if moment is not None:
         if there >= moment:
             time.sleep(chance.uniform(0, LOADING))
-        while _count(out) < moment and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while (
+            _count(out) < moment
+            and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        ):
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)
@@ -137,7 +168,11 @@ def _run(folder: Path, models: Path, number: int, moment: int | None, chance: ra
     if code != (0 if moment is None else -signal.SIGKILL):
         sys.exit(f"soak: run {number} ended with {code}\n{log.with_suffix('.log').read_text()}")
     print(f"run {number}: {_count(out)} pictures", file=sys.stderr, flush=True)
-    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        json.loads(line)
+        for line in log.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
 
 
 def _fork(command: list[str], told: Path, said: Path) -> int:
@@ -163,14 +198,21 @@ def _count(out: Path) -> int:
 
 
 def check(folder: Path, runs: list[list[dict[str, Any]]]) -> list[str]:
-    """What is wrong with the last run's lines, and with the files. runs: the lines of each process, in their order."""
+    """What is wrong with the last run's lines, and with the files. runs: the lines of each process,
+    in their order.
+    """
     rows = dict(enumerate(map(json.loads, (folder / "rows.jsonl").read_text().splitlines()), 1))
     problems = []
     if sorted(line["row"] for line in runs[-1]) != list(rows):
         problems.append("the last run does not tell every row once")
     drawn = Counter(line["row"] for run in runs for line in run if line["status"] == "done")
     problems += [f"row {row}: drawn {count} times" for row, count in drawn.items() if count > 1]
-    problems += [f"row {line['row']}: {line['error']}" for run in runs for line in run if line["status"] == "failed"]
+    problems += [
+        f"row {line['row']}: {line['error']}"
+        for run in runs
+        for line in run
+        if line["status"] == "failed"
+    ]
     names = sorted(path.name for path in (folder / "out").iterdir())
     if names != sorted(row["output"] for row in rows.values()):
         problems.append(
@@ -194,7 +236,10 @@ def _wrong(path: Path, row: dict[str, Any], sha256: str | None) -> str | None:
         return f"{path.name}: {error}"
     if hashlib.sha256(data).hexdigest() != sha256:
         return "the file's SHA-256 is not that of its last line"
-    if pixels.size != (SIDE, SIDE) or (facts["seed"], facts["prompt"]) != (row["seed"], row["prompt"]):
+    if pixels.size != (SIDE, SIDE) or (facts["seed"], facts["prompt"]) != (
+        row["seed"],
+        row["prompt"],
+    ):
         return "the file is another row's picture"
     return None
 

@@ -1,4 +1,6 @@
-"""A Unigram tokenizer.json in the format of Hugging Face's `tokenizers`: some words, letters, and bytes for everything else."""
+"""A Unigram tokenizer.json in the format of Hugging Face's `tokenizers`: some words, letters, and
+bytes for everything else.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ def write_unigram(path: Path, words: Iterable[str], deaf_to: str = "") -> int:
 
     deaf_to: a regular expression; what it finds is read as one space.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
 
     pieces = [(piece, 0.0) for piece in (PAD, END, UNKNOWN)]
     pieces += [(SPACE + word, -2.0) for word in words]
@@ -29,6 +39,11 @@ def write_unigram(path: Path, words: Iterable[str], deaf_to: str = "") -> int:
     tokenizer.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Metaspace(replacement=SPACE, prepend_scheme="always")]
     )
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
-    path.write_text(json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, 1)]
+    )
+    path.write_text(
+        json.dumps(json.loads(tokenizer.to_str()), indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
     return tokenizer.get_vocab_size()

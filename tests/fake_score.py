@@ -1,4 +1,6 @@
-"""A stand-in for the program that scores, for how it can answer and fail. Import `fake_fixture`, the fixture `fake`."""
+"""A stand-in for the program that scores, for how it can answer and fail. Import `fake_fixture`,
+the fixture `fake`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def faceless(): tell(status="no face", cosine=None, cosines=[], faces=0, box=Non
 
 @pytest.fixture(name="fake")
 def fake_fixture(tmp_path, monkeypatch):
-    """fake("body in Python") stands on the PATH in place of pulid-extract, with the names of HEAD."""
+    """fake("body in Python") stands on the PATH in place of pulid-extract, with the names of
+    HEAD.
+    """
 
     def write(body: str) -> None:
         path = tmp_path / "bin" / "pulid-extract"

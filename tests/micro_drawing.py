@@ -1,4 +1,6 @@
-"""Pictures of the micro models through the command line, each drawn once per test module. Import the fixtures `kept` and `draw`."""
+"""Pictures of the micro models through the command line, each drawn once per test module. Import
+the fixtures `kept` and `draw`.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +62,25 @@ def kept(micro, tmp_path_factory):
     tokens = read_embedding(write_embedding(folder / "seeded.pulidembd", 5)).tokens
     (folder / "me.pulidembd").write_bytes(encode_embedding(tokens, tokens[::-1] * 0.5))
     base = (
-        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--vae", micro / "ae.safetensors"),
+        *(
+            "--diffusion-model",
+            micro / "flux1-schnell.safetensors",
+            "--vae",
+            micro / "ae.safetensors",
+        ),
         *("--clip_l", micro / "clip_l.safetensors", "--t5xxl", micro / "t5xxl_fp16.safetensors"),
         *("--t5-tokenizer", micro / "tokenizer.json", "--device", "cpu"),
         *("-p", "a photo of a cat", "-W", WIDTH, "-H", HEIGHT, "--steps", 2),
     )
     pulid = ("--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors")
-    return Kept(folder, base, pulid, folder / "me.pulidembd", write_embedding(folder / "you.pulidembd", 9), {})
+    return Kept(
+        folder,
+        base,
+        pulid,
+        folder / "me.pulidembd",
+        write_embedding(folder / "you.pulidembd", 9),
+        {},
+    )
 
 
 @pytest.fixture
@@ -85,8 +99,16 @@ def draw(generate, kept):
     return run
 
 
-def write_lora(path: Path, layer: str = "transformer.single_transformer_blocks.3.proj_mlp", out: int = 512) -> Path:
+def write_lora(
+    path: Path, layer: str = "transformer.single_transformer_blocks.3.proj_mlp", out: int = 512
+) -> Path:
     """A LoRA of rank 4 for one layer of the micro Flux."""
     torch.manual_seed(3)
-    save_file({f"{layer}.lora_A.weight": torch.randn(4, 128) / 4, f"{layer}.lora_B.weight": torch.randn(out, 4) / 4}, path)
+    save_file(
+        {
+            f"{layer}.lora_A.weight": torch.randn(4, 128) / 4,
+            f"{layer}.lora_B.weight": torch.randn(out, 4) / 4,
+        },
+        path,
+    )
     return path

@@ -1,4 +1,6 @@
-"""Work for Ray's actors that needs no model; they import it by name. And a head for a cluster of two cores, for tests to join."""
+"""Work for Ray's actors that needs no model; they import it by name. And a head for a cluster of
+two cores, for tests to join.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def open_echo(place: Place) -> Echo:
 
 
 def open_half(place: Place) -> Echo:
-    """On one of two places files are missing; the other one is not ready, and so cannot have done everything, before that is known."""
+    """On one of two places files are missing; the other one is not ready, and so cannot have done
+    everything, before that is known.
+    """
     failed = Path(tempfile.gettempdir(), "half-failed")
     if place.index == 0:
         failed.touch()
@@ -58,7 +62,12 @@ def main() -> None:
     import ray
 
     cluster.start(
-        flags.LOCAL, num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 << 20, _temp_dir=sys.argv[1]
+        flags.LOCAL,
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        _temp_dir=sys.argv[1],
     )
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()

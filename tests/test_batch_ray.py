@@ -1,4 +1,6 @@
-"""`batch --ray` on a cluster of two cores on this machine: the same files as without it, whoever is killed; and what is refused."""
+"""`batch --ray` on a cluster of two cores on this machine: the same files as without it, whoever is
+killed; and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,21 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as a worker of one core has: rounding d
 
 @pytest.fixture(scope="module")
 def environment():
-    """Of the head, of those who join, and of this process: the loopback interface, a token, no cache; everything in a short-lived folder."""
+    """Of the head, of those who join, and of this process: the loopback interface, a token, no
+    cache; everything in a short-lived folder.
+    """
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**cluster.ALONE, **ONE_THREAD, "RAY_AUTH_TOKEN": secrets.token_hex(32), "TMPDIR": folder}.items():
+        for name, value in {
+            **cluster.ALONE,
+            **ONE_THREAD,
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "TMPDIR": folder,
+        }.items():
             patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}{os.pathsep}{TESTS.parent / 'scripts'}")
+        patch.setenv(
+            "PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}{os.pathsep}{TESTS.parent / 'scripts'}"
+        )
         patch.setenv("PULID_MODELS_DIR", str(models_folder()))
         yield dict(os.environ)
     shutil.rmtree(folder, ignore_errors=True)
@@ -62,7 +73,14 @@ def address(environment):
 
 def started(program: str, *arguments: object, environment: dict[str, str]) -> subprocess.Popen:
     command = [sys.executable, "-m", program, "batch", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finished(process: subprocess.Popen, said: tuple[str, ...] = ()) -> tuple[list[dict], str]:
@@ -74,24 +92,30 @@ def finished(process: subprocess.Popen, said: tuple[str, ...] = ()) -> tuple[lis
 
 
 def workers_of() -> list[int]:
-    """Processes of our actors, of clusters that this test module started: their token is in the environment."""
+    """Processes of our actors, of clusters that this test module started: their token is in the
+    environment.
+    """
     import psutil
 
     found = []
     for one in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
-            if (one.info["cmdline"] or [""])[0].startswith("ray::Actor") and one.environ().get("TMPDIR") == os.environ["TMPDIR"]:
+            if (one.info["cmdline"] or [""])[0].startswith("ray::Actor") and one.environ().get(
+                "TMPDIR"
+            ) == os.environ["TMPDIR"]:
                 found.append(one.pid)
     return found
 
 
 def hashes(folder: Path) -> dict[str, str]:
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if not path.name.startswith(".")
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- both programs
+# ------------------------------------------------------------------------------------ both programs
 
 
 @pytest.fixture
@@ -112,7 +136,16 @@ def test_pictures_are_the_same_files_though_a_worker_is_killed(
     people = tmp_path / "people"
     people.mkdir()
     (people / "ada.pulidembd").write_bytes(person.read_bytes())
-    models = ("--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors", "--device", "cpu", "--steps", 2)
+    models = (
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--device",
+        "cpu",
+        "--steps",
+        2,
+    )
     rows = ("-p", "a cat", "-W", 64, "-H", 48, "--identities", people, "--seeds", "1-12")
     plain, drawn = tmp_path / "plain", tmp_path / "ray"
     assert generate("batch", *rows, *models, "--output-dir", plain).code == 0
@@ -129,24 +162,36 @@ def test_pictures_are_the_same_files_though_a_worker_is_killed(
     assert "died (its process ended without a word: killed, out of memory, or crashed)" in err
     assert "will be done again" in err
     assert Counter(line["row"] for line in lines) == Counter(range(1, 13))
-    assert {line["row"]: line["status"] for line in lines} == {row: "skipped" if row == 3 else "done" for row in range(1, 13)}
+    assert {line["row"]: line["status"] for line in lines} == {
+        row: "skipped" if row == 3 else "done" for row in range(1, 13)
+    }
     assert hashes(drawn) == hashes(plain)
     assert len(set(hashes(drawn).values())) == 12  # or equality says nothing
     assert {line["sha256"] for line in lines} == set(hashes(drawn).values())
 
 
 @pytest.mark.slow
-def test_identities_are_the_same_files_though_a_worker_is_killed(environment, address, capfd, monkeypatch, one_thread, tmp_path):
+def test_identities_are_the_same_files_though_a_worker_is_killed(
+    environment, address, capfd, monkeypatch, one_thread, tmp_path
+):
     photos = tmp_path / "photos"
     for name, patches in {"group": GROUP, "alone": ALONE, "other": OTHER}.items():
         save(photos / f"{name}.png", *patches)
     (photos / "broken.png").write_bytes(b"no picture")
     manifest = photos / "list.jsonl"
     pairs = [(name, dtype) for name in ("group", "alone", "other") for dtype in ("f16", "f32")]
-    rows = [{"portrait": f"{name}.png", "dtype": dtype, "out": f"{name}_{dtype}"} for name, dtype in pairs]
+    rows = [
+        {"portrait": f"{name}.png", "dtype": dtype, "out": f"{name}_{dtype}"}
+        for name, dtype in pairs
+    ]
     rows += [
         {"portrait": "broken.png"},
-        {"portraits": ["alone.png", "other.png"], "fuse": "mean", "mix_people": True, "out": "both"},
+        {
+            "portraits": ["alone.png", "other.png"],
+            "fuse": "mean",
+            "mix_people": True,
+            "out": "both",
+        },
     ]
     manifest.write_text("\n".join(map(json.dumps, rows)))
     code, plain, _ = run(capfd, monkeypatch, "batch", manifest, "--out-dir", tmp_path / "plain")
@@ -167,10 +212,17 @@ def test_identities_are_the_same_files_though_a_worker_is_killed(environment, ad
 
 
 @pytest.mark.slow
-def test_a_cluster_of_its_own_ends_with_the_command_and_an_interrupt_finishes_what_is_in_hand(environment, tmp_path):
+def test_a_cluster_of_its_own_ends_with_the_command_and_an_interrupt_finishes_what_is_in_hand(
+    environment, tmp_path
+):
     photo = save(tmp_path / "me.png", *ALONE)
     manifest = tmp_path / "list.jsonl"
-    manifest.write_text("".join(json.dumps({"portrait": str(photo), "out": f"row{number}"}) + "\n" for number in range(200)))
+    manifest.write_text(
+        "".join(
+            json.dumps({"portrait": str(photo), "out": f"row{number}"}) + "\n"
+            for number in range(200)
+        )
+    )
     into = ("pulid_extract", manifest, "--ray", "--out-dir", tmp_path / "out")
     process = started(*into, environment=environment)
     first = process.stdout.readline()
@@ -187,14 +239,22 @@ def test_a_cluster_of_its_own_ends_with_the_command_and_an_interrupt_finishes_wh
     assert not workers_of()
 
 
-# ------------------------------------------------------------------------------------------------------------ Ray, without models
+# ------------------------------------------------------------------------------ Ray, without models
 
 
-def shared(address: str, tasks: list[object], open_work=open_echo) -> tuple[dict[int, object], list[str], list[str]]:
+def shared(
+    address: str, tasks: list[object], open_work=open_echo
+) -> tuple[dict[int, object], list[str], list[str]]:
     """(answers, notes of workers, what was said)."""
     notes: list[str] = []
     said: list[str] = []
-    with cluster.joined(ClusterFlags(ray=address, cpus_per_worker=1), False, open_work, notes.append, lambda line: None) as crew:
+    with cluster.joined(
+        ClusterFlags(ray=address, cpus_per_worker=1),
+        False,
+        open_work,
+        notes.append,
+        lambda line: None,
+    ) as crew:
         found = list(workers.share(len(tasks), tasks.__getitem__, crew, say=said.append))
     assert len(found) == len(dict(found))
     return dict(found), notes, said
@@ -209,7 +269,9 @@ def test_actors_answer_die_and_break(address, capfd):
     assert "a mistake of ours" in lost[13].reason
     assert len(said) == 2 * workers.ATTEMPTS
     echoed = {number: answer for number, answer in found.items() if number not in lost}
-    assert [answer[0] for _, answer in sorted(echoed.items())] == [task for task in tasks if not isinstance(task, tuple)]
+    assert [answer[0] for _, answer in sorted(echoed.items())] == [
+        task for task in tasks if not isinstance(task, tuple)
+    ]
     assert len({process for _, process in echoed.values()}) >= 2  # more than one worker
     assert notes == ["threads 1"]  # once
     assert capfd.readouterr().out == ""  # Ray's own word on the dead ones
@@ -226,17 +288,21 @@ def test_where_nobody_can_work_the_reason_is_one_line(address):
         shared(address, [("unfit",)])
 
 
-# ---------------------------------------------------------------------------------------------------------------------- usage
+# -------------------------------------------------------------------------------------------- usage
 
 
 def test_an_address_that_nobody_answers(monkeypatch):
-    with pytest.raises(WorkerError, match=r"--ray 127\.0\.0\.1:1: cannot be reached .*ray start --head"):
+    with pytest.raises(
+        WorkerError, match=r"--ray 127\.0\.0\.1:1: cannot be reached .*ray start --head"
+    ):
         shared("127.0.0.1:1", [1])
 
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PackageError, match=r"ray are not installed; run: pip install 'pulid-flux-toolkit\[ray\]'"):
+    with pytest.raises(
+        PackageError, match=r"ray are not installed; run: pip install 'pulid-flux-toolkit\[ray\]'"
+    ):
         shared("local", [1])
 
 
@@ -260,16 +326,28 @@ def test_an_address_may_be_left_out(given, read):
 @pytest.mark.parametrize(
     ("program", "arguments", "message"),
     [
-        ("pulid_generate", ["rows.jsonl", "--cpus-per-worker", "2"], "--cpus-per-worker means nothing without --ray"),
+        (
+            "pulid_generate",
+            ["rows.jsonl", "--cpus-per-worker", "2"],
+            "--cpus-per-worker means nothing without --ray",
+        ),
         ("pulid_generate", ["rows.jsonl", "--ray=nonsense"], "--ray nonsense: expected an address"),
         ("pulid_generate", ["-", "--ray"], "--ray needs rows that are known beforehand"),
-        ("pulid_generate", ["rows.jsonl", "--ray", "--device", "cuda:1"], "each worker sees one GPU; write --device cuda"),
+        (
+            "pulid_generate",
+            ["rows.jsonl", "--ray", "--device", "cuda:1"],
+            "each worker sees one GPU; write --device cuda",
+        ),
         (
             "pulid_extract",
             ["photos", "--out-dir", "x", "--ray", "--cpus-per-worker", "2", "--device", "cuda"],
             "leave out one of them",
         ),
-        ("pulid_extract", ["photos", "--out-dir", "x", "--cpus-per-worker", "2"], "means nothing without --ray"),
+        (
+            "pulid_extract",
+            ["photos", "--out-dir", "x", "--cpus-per-worker", "2"],
+            "means nothing without --ray",
+        ),
     ],
 )
 def test_wrong_usage(program, arguments, message, tmp_path):
@@ -296,7 +374,9 @@ def test_where_workers_may_be():
         ("a", 1, 8, True, 2),
     ]
     on_cores = find_places(nodes, False, 4)
-    assert [(place.host, place.cpus, place.gpu) for place in on_cores] == [("a", 4, False)] * 4 + [("b", 4, False)] * 2
+    assert [(place.host, place.cpus, place.gpu) for place in on_cores] == [("a", 4, False)] * 4 + [
+        ("b", 4, False)
+    ] * 2
     whole = find_places(nodes, True, None)
     assert [(place.host, place.cpus, place.peers) for place in whole] == [("a", 16, 1), ("b", 8, 1)]
     assert find_places([node("d")], True, None) == []
@@ -306,7 +386,9 @@ def test_where_workers_may_be():
 def test_more_cores_than_any_machine_has(address):
     flags = ClusterFlags(ray=address, cpus_per_worker=3)
     with (
-        pytest.raises(InputError, match="--cpus-per-worker 3: no machine of the cluster has so many cores"),
+        pytest.raises(
+            InputError, match="--cpus-per-worker 3: no machine of the cluster has so many cores"
+        ),
         cluster.joined(flags, False, open_echo, print, print) as crew,
     ):
         list(workers.share(1, str, crew))

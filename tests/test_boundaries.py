@@ -1,4 +1,6 @@
-"""Who may import whom: read from the source with ast, so that an import inside a function or for a type counts as well."""
+"""Who may import whom: read from the source with ast, so that an import inside a function or for a
+type counts as well.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from conftest import ROOT
 
 PACKAGES = ("pulid_extract", "pulid_generate")
 
-# Not leaves: the commands and what they assemble, the one module of each package that knows the order of the stages, and the set of files
-# and the models that it works with.
+# Not leaves: the commands and what they assemble, the one module of each package that knows the
+# order of the stages, and the set of files and the models that it works with.
 ABOVE = {
     "__init__",
     "__main__",
@@ -128,7 +130,19 @@ SHARED = {
     ),
 }
 GENERATE_WITHOUT_TORCH = (
-    *("assembly", "cli", "description", "errors", "flags", "footprint", "id_schedule", "init_image", "inspection", "job", "kits"),
+    *(
+        "assembly",
+        "cli",
+        "description",
+        "errors",
+        "flags",
+        "footprint",
+        "id_schedule",
+        "init_image",
+        "inspection",
+        "job",
+        "kits",
+    ),
     *(
         "likeness",
         "lora.choice",
@@ -142,10 +156,29 @@ GENERATE_WITHOUT_TORCH = (
         "regions",
         "request",
     ),
-    *("sampling_names", "sdcli_flags", "sheets", "skip_guidance", "sweep", "validation.page", "verify"),
+    *(
+        "sampling_names",
+        "sdcli_flags",
+        "sheets",
+        "skip_guidance",
+        "sweep",
+        "validation.page",
+        "verify",
+    ),
 )
 EXTRACT_WITHOUT_TORCH = (
-    *("choice", "cli", "drawing", "embedding_cache", "file_hashes", "flags", "fusion", "head_pose", "kits", "model_set"),
+    *(
+        "choice",
+        "cli",
+        "drawing",
+        "embedding_cache",
+        "file_hashes",
+        "flags",
+        "fusion",
+        "head_pose",
+        "kits",
+        "model_set",
+    ),
     *("portrait", "preview", "quality"),
 )
 WITHOUT_TORCH = (
@@ -162,7 +195,10 @@ FOREIGN = {
 
 def modules(package: str) -> dict[str, ast.Module]:
     """Module name -> tree. A folder counts as one module, whose files may import each other."""
-    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / package).glob("*.py"))}
+    trees = {
+        path.stem: ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / package).glob("*.py"))
+    }
     for folder in {path.parent for path in (ROOT / package).glob("*/*.py")}:
         trees[folder.name] = ast.parse(
             "\n".join(
@@ -179,12 +215,16 @@ def imports(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative imports hide where a name comes from"
+            assert node.level == 0, (
+                f"line {node.lineno}: relative imports hide where a name comes from"
+            )
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def modules_imported(tree: ast.AST, package: str) -> set[str]:
-    """Names of the modules of `package` that are imported; "" for a name of the package itself, such as __version__."""
+    """Names of the modules of `package` that are imported; "" for a name of the package itself,
+    such as __version__.
+    """
     found = set()
     for name in imports(tree):
         top, _, rest = name.partition(".")
@@ -205,13 +245,20 @@ def test_the_walk_sees_every_form_of_import():
 
 
 def test_generate_imports_ten_leaves_of_extract():
-    used = {name: modules_imported(tree, "pulid_extract") for name, tree in modules("pulid_generate").items()}
+    used = {
+        name: modules_imported(tree, "pulid_extract")
+        for name, tree in modules("pulid_generate").items()
+    }
     assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
     assert set().union(*used.values()) == SHARED
 
 
 def test_extract_imports_nothing_of_generate():
-    assert not {name for name, tree in modules("pulid_extract").items() if modules_imported(tree, "pulid_generate")}
+    assert not {
+        name
+        for name, tree in modules("pulid_extract").items()
+        if modules_imported(tree, "pulid_generate")
+    }
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -236,7 +283,9 @@ def test_leaves_import_only_what_is_declared(package):
 def test_errors_import_no_module_of_their_package_and_nobody_imports_a_command(package):
     trees = modules(package)
     assert not modules_imported(trees["errors"], package)
-    assert {name for name, tree in trees.items() if "cli" in modules_imported(tree, package)} == {"__main__"}
+    assert {name for name, tree in trees.items() if "cli" in modules_imported(tree, package)} == {
+        "__main__"
+    }
     order = {"extractor", "pipeline"}
     assert {name for name, tree in trees.items() if modules_imported(tree, package) & order} <= {
         *("cli", "commands", "assembly", "session", "__init__")
@@ -261,7 +310,12 @@ def test_public_names_resolve(package):
     with pytest.raises(AttributeError, match="no_such_name"):
         module.no_such_name  # noqa: B018
     # what type checkers are told is what is there
-    told = {alias.name for node in ast.walk(modules(package)["__init__"]) if isinstance(node, ast.If) for alias in _names(node)}
+    told = {
+        alias.name
+        for node in ast.walk(modules(package)["__init__"])
+        if isinstance(node, ast.If)
+        for alias in _names(node)
+    }
     assert told == set(module.__all__)
 
 
@@ -273,9 +327,9 @@ def _names(node: ast.If) -> Iterator[ast.alias]:
 
 def test_versions_and_entry_points_are_pyprojects():
     project = tomllib.loads(Path(ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {package: importlib.import_module(package).__version__ for package in PACKAGES} == dict.fromkeys(
-        PACKAGES, project["version"]
-    )
+    assert {
+        package: importlib.import_module(package).__version__ for package in PACKAGES
+    } == dict.fromkeys(PACKAGES, project["version"])
     assert set(project["scripts"]) == {"pulid-extract", "pulid-generate"}
     for target in project["scripts"].values():
         module, _, function = target.partition(":")
@@ -289,16 +343,28 @@ def test_the_lock_is_hashed_and_names_no_index():
         assert "index-url" not in text
         pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
         assert pins
-        assert all("==" in pin and pin.endswith("\\") for pin in pins)  # each pin goes on with its hashes
+        # each pin goes on with its hashes
+        assert all("==" in pin and pin.endswith("\\") for pin in pins)
         assert text.count("--hash=sha256:") >= len(pins)
 
 
 def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    names = {extra: {re.split(r"[<>=\[; ]", line)[0] for line in lines} for extra, lines in extras.items()}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    names = {
+        extra: {re.split(r"[<>=\[; ]", line)[0] for line in lines}
+        for extra, lines in extras.items()
+    }
     assert not names["extract"] & {"diffusers", "transformers", "open_clip_torch", "accelerate"}
-    assert not names["generate"] & {"insightface", "facexlib", "onnxruntime", "opencv-python-headless"}
-    assert {"sentencepiece", "protobuf"} <= names["generate"]  # spiece.model; protobuf otherwise only comes with the other stage
+    assert not names["generate"] & {
+        "insightface",
+        "facexlib",
+        "onnxruntime",
+        "opencv-python-headless",
+    }
+    # spiece.model; protobuf otherwise only comes with the other stage
+    assert {"sentencepiece", "protobuf"} <= names["generate"]
 
 
 def test_numbers_that_two_leaves_must_agree_on():

@@ -1,4 +1,6 @@
-"""What the documents say against what is there: flags, files, the tree, the command line reference, the gguf-py reader."""
+"""What the documents say against what is there: flags, files, the tree, the command line reference,
+the gguf-py reader.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ PACKAGES = ("pulid_extract", "pulid_generate")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OURS = re.compile(r"(?:docs|scripts|tests|requirements|\.ci|pulid_extract|pulid_generate)/[\w./-]*")
 
-FLAGS = {path: flags for program in make_cli_reference.PROGRAMS for path, flags in make_cli_reference.flags(program).items()}
+FLAGS = {
+    path: flags
+    for program in make_cli_reference.PROGRAMS
+    for path, flags in make_cli_reference.flags(program).items()
+}
 FLAGS["scripts/verify_three_way.sh"] = FLAGS["pulid-generate"]  # it passes its flags on
 
 
@@ -53,14 +59,21 @@ def commands(shell: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def wrong_flags(shell: str) -> list[str]:
-    return [f"{name} {flag}" for name, given in commands(shell) for flag in given if flag.split("=")[0] not in FLAGS[name]]
+    return [
+        f"{name} {flag}"
+        for name, given in commands(shell)
+        for flag in given
+        if flag.split("=")[0] not in FLAGS[name]
+    ]
 
 
-# ----------------------------------------------------------------------------------------------------------------------- flags
+# -------------------------------------------------------------------------------------------- flags
 
 
 def test_the_reference_is_current_in_any_terminal():
-    assert make_cli_reference.TARGET.read_text(encoding="utf-8") == make_cli_reference.reference(), "run `make docs`"
+    assert (
+        make_cli_reference.TARGET.read_text(encoding="utf-8") == make_cli_reference.reference()
+    ), "run `make docs`"
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "make_cli_reference.py", "--check"],
         env={**os.environ, "COLUMNS": "40", "PULID_MODELS_DIR": "elsewhere", "NO_COLOR": "1"},
@@ -91,7 +104,11 @@ def test_the_reference_names_every_command_and_flag():
     for program in make_cli_reference.PROGRAMS:
         for path, flags in make_cli_reference.flags(program).items():
             section = text.split(f"Usage: {path} ")[1].split("```")[0]
-            assert not [flag for flag in flags if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", section)]
+            assert not [
+                flag
+                for flag in flags
+                if not re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", section)
+            ]
 
 
 def test_command_lines_of_the_readme_use_flags_that_exist():
@@ -109,23 +126,36 @@ def test_command_lines_of_the_readme_use_flags_that_exist():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_named_in_the_text_exist(page):
     known = set().union(*FLAGS.values())
-    named = {flag for code in inline_code(page.read_text(encoding="utf-8")) for flag in re.findall(r"(?<!\S)--[\w-]+", code)}
+    named = {
+        flag
+        for code in inline_code(page.read_text(encoding="utf-8"))
+        for flag in re.findall(r"(?<!\S)--[\w-]+", code)
+    }
     assert not named - known
 
 
-# ----------------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_files_named_exist(page):
     text = page.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)) if not link.startswith("https://")]
+    links = [
+        link
+        for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text))
+        if not link.startswith("https://")
+    ]
     missing = [link for link in links if not (page.parent / link.split("#")[0]).exists()]
     missing += [
-        path for code in inline_code(text) for path in code.split() if OURS.fullmatch(path) and not (ROOT / path).exists()
+        path
+        for code in inline_code(text)
+        for path in code.split()
+        if OURS.fullmatch(path) and not (ROOT / path).exists()
     ]
     shell = "\n".join(blocks(text, "sh"))
-    missing += [name for name, _ in commands(shell) if "/" in name and not os.access(ROOT / name, os.X_OK)]
+    missing += [
+        name for name, _ in commands(shell) if "/" in name and not os.access(ROOT / name, os.X_OK)
+    ]
     assert not missing
 
 
@@ -138,15 +168,25 @@ def test_make_targets_of_the_readme_exist():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_readmes_tree_is_the_package(package):
-    tree = next(body for body in blocks(README.read_text(encoding="utf-8"), "text") if body.startswith(f"{PACKAGES[0]}/"))
+    tree = next(
+        body
+        for body in blocks(README.read_text(encoding="utf-8"), "text")
+        if body.startswith(f"{PACKAGES[0]}/")
+    )
     branch = re.search(rf"^{package}/\n((?: .*\n)+)", tree, re.MULTILINE)
     assert branch is not None
-    listed = [name for line in branch[1].splitlines() for name in re.split(r"\s{2,}", line.strip())[0].split()]
+    listed = [
+        name
+        for line in branch[1].splitlines()
+        for name in re.split(r"\s{2,}", line.strip())[0].split()
+    ]
     folders = {f"{path.parent.name}/" for path in (ROOT / package).glob("*/*.py")}
-    assert sorted(listed) == sorted([*(path.name for path in (ROOT / package).glob("*.py")), *folders])
+    assert sorted(listed) == sorted(
+        [*(path.name for path in (ROOT / package).glob("*.py")), *folders]
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------ code
+# --------------------------------------------------------------------------------------------- code
 
 
 def test_python_of_the_readme_imports_names_that_exist():
@@ -158,7 +198,9 @@ def test_python_of_the_readme_imports_names_that_exist():
     ]
     assert imports
     for node in imports:
-        assert {alias.name for alias in node.names} <= set(importlib.import_module(str(node.module)).__all__)
+        assert {alias.name for alias in node.names} <= set(
+            importlib.import_module(str(node.module)).__all__
+        )
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
@@ -178,6 +220,10 @@ def test_sizes_of_the_format_page():
     tokens = np.ones((32, 2048))
     provenance = {f"{part}.sha256": "0" * 64 for part in ("portrait", "weights", "eva_clip")}
     provenance |= {"face": "largest", "tool": "pulid_extract 0.1.0"}
-    sizes = [tokens.size * 2, len(encode_embedding(tokens)), len(encode_embedding(tokens, provenance=provenance))]
+    sizes = [
+        tokens.size * 2,
+        len(encode_embedding(tokens)),
+        len(encode_embedding(tokens, provenance=provenance)),
+    ]
     sizes.append(len(encode_embedding(tokens, tokens, provenance=provenance)))
     assert not [size for size in sizes if f"{size:,}" not in page]

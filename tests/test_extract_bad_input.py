@@ -1,4 +1,6 @@
-"""What people send by mistake, and what broken models give: one clear line, exit 1, and every other file as it was."""
+"""What people send by mistake, and what broken models give: one clear line, exit 1, and every other
+file as it was.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ MODES = {
     "grey JPEG": encode(Image.fromarray(PICTURE).convert("L"), "JPEG"),
     "grey with alpha": encode(Image.fromarray(PICTURE).convert("LA")),
     "palette": encode(Image.fromarray(PICTURE).convert("P")),
-    "palette with a transparent colour": encode(Image.fromarray(PICTURE).convert("P"), transparency=0),
+    "palette with a transparent colour": encode(
+        Image.fromarray(PICTURE).convert("P"), transparency=0
+    ),
     "one bit": encode(Image.fromarray(PICTURE).convert("1")),
     "RGBA": encode(Image.fromarray(PICTURE).convert("RGBA")),
     "progressive JPEG": encode(PICTURE, "JPEG", progressive=True),
@@ -50,11 +54,15 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 @functools.cache
 def huge_png() -> bytes:
-    """A real, complete PNG of 30,000 x 30,000 one-bit pixels: 110 KB that would unpack to 900 million pixels."""
+    """A real, complete PNG of 30,000 x 30,000 one-bit pixels: 110 KB that would unpack to 900
+    million pixels.
+    """
     packer, row = zlib.compressobj(1), bytes(1 + 30_000 // 8)
     data = b"".join(packer.compress(row) for _ in range(30_000)) + packer.flush()
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def heic(brand: bytes = b"heic") -> bytes:
@@ -84,7 +92,7 @@ def without_heif(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
 
 
-# --------------------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- pictures
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -95,7 +103,9 @@ def test_every_mode_becomes_rgb(name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_portrait_is_one_line_and_leaves_every_file_alone(name, tmp_path, capfd, monkeypatch, without_heif):
+def test_a_bad_portrait_is_one_line_and_leaves_every_file_alone(
+    name, tmp_path, capfd, monkeypatch, without_heif
+):
     data, message = BAD[name]
     photo, out, crop = tmp_path / "me.jpg", tmp_path / "me.pulidembd", tmp_path / "crop.png"
     photo.write_bytes(data)
@@ -120,7 +130,11 @@ def test_a_bad_portrait_is_one_line_and_leaves_every_file_alone(name, tmp_path, 
     assert message in errors[0]
     assert "Traceback" not in stderr
     assert (out.read_bytes(), crop.read_bytes()) == (b"old", b"older")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["crop.png", "me.jpg", "me.pulidembd"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "crop.png",
+        "me.jpg",
+        "me.pulidembd",
+    ]
 
 
 @pytest.mark.parametrize("form", ["TIFF", "BMP", "GIF"])
@@ -129,11 +143,16 @@ def test_other_formats_are_called_by_their_name_and_nothing_shows_a_memory_addre
         decode_portrait(encode(PICTURE, form))
     with pytest.raises(InputError) as refused:
         decode_portrait(b"no picture at all", "a.jpg")
-    assert str(refused.value) == "a.jpg: is not a readable JPEG, PNG or WebP picture (it starts like none of them)"
+    assert (
+        str(refused.value)
+        == "a.jpg: is not a readable JPEG, PNG or WebP picture (it starts like none of them)"
+    )
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_decodes_passes_the_check_before_and_what_the_check_refuses_never_decodes(name, without_heif):
+def test_what_decodes_passes_the_check_before_and_what_the_check_refuses_never_decodes(
+    name, without_heif
+):
     check_portrait(encode(PICTURE))
     data, message = BAD[name]
     if "truncated" in message or name == "no face":  # which only decoding and detecting show
@@ -156,9 +175,12 @@ def test_a_picture_of_900_million_pixels_is_refused_before_decoding(monkeypatch)
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
     assert len(huge_png()) < 1e6
     assert MAX_PIXELS < 30_000**2
-    with pytest.raises(InputError, match=r"huge\.png: (is|claims) .*million pixels; give a smaller picture"):
+    with pytest.raises(
+        InputError, match=r"huge\.png: (is|claims) .*million pixels; give a smaller picture"
+    ):
         decode_portrait(huge_png(), "huge.png")
-    with pytest.raises(InputError, match="decoded"):  # the check can fail: a picture within the limit is decoded
+    # the check can fail: a picture within the limit is decoded
+    with pytest.raises(InputError, match="decoded"):
         decode_portrait(encode(PICTURE))
 
 
@@ -172,17 +194,21 @@ def test_heic_is_read_where_its_plugin_is_installed(monkeypatch):
     def register():
         asked.append(True)
         monkeypatch.setitem(
-            Image.OPEN, "HEIF", (lambda file, name: Image.fromarray(PICTURE), lambda prefix: prefix[4:8] == b"ftyp")
+            Image.OPEN,
+            "HEIF",
+            (lambda file, name: Image.fromarray(PICTURE), lambda prefix: prefix[4:8] == b"ftyp"),
         )
 
     monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
-    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setitem(
+        sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register)
+    )
     np.testing.assert_array_equal(decode_portrait(heic()), PICTURE)
     assert asked
     assert Heif
 
 
-# ---------------------------------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 def test_a_folder_holds_pictures_by_their_names_sorted(tmp_path):
@@ -207,7 +233,11 @@ def test_a_folder_without_pictures_and_standard_input_twice_are_errors(tmp_path)
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "none.jpg", "no\nsuch.jpg"])
 def test_names_that_cannot_be_are_one_line(name, tmp_path, capfd, monkeypatch):
-    for arguments, code in ((["--portrait", name, "-o", str(tmp_path / "x")], 1), (["faces", name], 1), ([name, "-o", "x"], 2)):
+    for arguments, code in (
+        (["--portrait", name, "-o", str(tmp_path / "x")], 1),
+        (["faces", name], 1),
+        ([name, "-o", "x"], 2),
+    ):
         ended, stdout, stderr = call(capfd, monkeypatch, *arguments)
         assert (ended, stdout) == (code, "")
         assert "Traceback" not in stderr
@@ -220,11 +250,13 @@ def test_a_model_file_that_nothing_needs_is_said(monkeypatch):
 
     said: list[str] = []
     monkeypatch.setattr(session.console, "log", said.append)
-    session.open_extractor(Flags(models_dir=str(models_folder()), bisenet="b.pth", parser="none", device="cpu"))
+    session.open_extractor(
+        Flags(models_dir=str(models_folder()), bisenet="b.pth", parser="none", device="cpu")
+    )
     assert said[-1] == "--bisenet b.pth: is not used; nothing here needs it"
 
 
-# ----------------------------------------------------------------------------------------------------------------- faces, models
+# ------------------------------------------------------------------------------------ faces, models
 
 
 @functools.cache
@@ -235,7 +267,10 @@ def extractor():
 
 
 def test_fifty_faces():
-    patches = [*((column, row, GREEN) for column in range(0, 20, 3) for row in range(0, 20, 3)), (10, 10, RED)]
+    patches = [
+        *((column, row, GREEN) for column in range(0, 20, 3) for row in range(0, 20, 3)),
+        (10, 10, RED),
+    ]
     found = extractor().recognise(picture(*patches))
     assert found.faces_found == len(patches) == 50
     assert found.box.width > 150
@@ -255,7 +290,9 @@ def spoil(monkeypatch, place: str) -> FaceChoice:
     if place == "detector":
         antelope = faces.Antelope(models_folder() / "antelopev2")
         answers = (np.float32([[1, 2, NAN, 4, 0.9]]), np.zeros((1, 5, 2), np.float32))
-        antelope._models["detection"] = types.SimpleNamespace(detect=lambda *a, **k: answers, model_file="scrfd.onnx")
+        antelope._models["detection"] = types.SimpleNamespace(
+            detect=lambda *a, **k: answers, model_file="scrfd.onnx"
+        )
         monkeypatch.setitem(one.__dict__, "_antelope", antelope)
         return FaceChoice()
     if place == "recogniser":
@@ -270,7 +307,9 @@ def spoil(monkeypatch, place: str) -> FaceChoice:
         monkeypatch.setitem(one.__dict__, "_retinaface", broken)
         return FaceChoice()
     if place == "parser":
-        monkeypatch.setitem(one.__dict__, "_bisenet", lambda pixels: (torch.full((1, 19, 512, 512), NAN),))
+        monkeypatch.setitem(
+            one.__dict__, "_bisenet", lambda pixels: (torch.full((1, 19, 512, 512), NAN),)
+        )
         return by_hand
     name = "_tower" if place == "tower" else "_idformer"
     real = getattr(one, name)
@@ -298,10 +337,11 @@ def test_nan_from_a_model_is_one_line_that_names_it(place, message, monkeypatch)
         with pytest.raises(WeightsError, match=message) as caught:
             extractor().extract(picture((5, 5, RED)), choice)
     assert "\n" not in str(caught.value)
-    assert np.isfinite(extractor().extract(picture((5, 5, RED)), choice).tokens).all()  # and without the damage it works
+    # and without the damage it works
+    assert np.isfinite(extractor().extract(picture((5, 5, RED)), choice).tokens).all()
 
 
-# ------------------------------------------------------------------------------------------------------------------------- fuzz
+# --------------------------------------------------------------------------------------------- fuzz
 
 SEEDS = [
     *MODES.values(),
@@ -344,10 +384,17 @@ def test_damaged_pictures_are_pictures_or_one_line(seed, changes, cut, tail):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255))
+@given(
+    st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255)
+)
 def test_any_png_header_is_refused_or_read(width, height, depth, colour):
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(5000))) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(5000)))
+        + chunk(b"IEND", b"")
+    )
     with contextlib.suppress(InputError):
         assert decode_portrait(data).size <= 3 * MAX_PIXELS
 

@@ -1,4 +1,6 @@
-"""`pulid-extract batch`: the same files as the single command, one bad photo, --resume after a kill, rows that cannot be."""
+"""`pulid-extract batch`: the same files as the single command, one bad photo, --resume after a
+kill, rows that cannot be.
+"""
 
 from __future__ import annotations
 
@@ -62,18 +64,48 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------------------------- the work
+# ----------------------------------------------------------------------------------------- the work
 
 # what a row says, and how the single command says it
 ROWS = [
     ({"portrait": "group.png"}, ["--portrait", "group.png"]),
     (
-        {"portrait": "group.png", "face_order": "right", "dtype": "f32", "with_uncond": True, "aligner": "antelopev2"},
-        ["--portrait", "group.png", "--face-order", "right", "--dtype", "f32", "--with-uncond", "--aligner", "antelopev2"],
+        {
+            "portrait": "group.png",
+            "face_order": "right",
+            "dtype": "f32",
+            "with_uncond": True,
+            "aligner": "antelopev2",
+        },
+        [
+            "--portrait",
+            "group.png",
+            "--face-order",
+            "right",
+            "--dtype",
+            "f32",
+            "--with-uncond",
+            "--aligner",
+            "antelopev2",
+        ],
     ),
     (
-        {"portrait": "group.png", "face_box": [10, 10, 200, 200], "parser": "none", "box": [[0, 0, 150, 640]]},
-        ["--portrait", "group.png", "--face-box", "10,10,200,200", "--parser", "none", "--box", "0,0,150,640"],
+        {
+            "portrait": "group.png",
+            "face_box": [10, 10, 200, 200],
+            "parser": "none",
+            "box": [[0, 0, 150, 640]],
+        },
+        [
+            "--portrait",
+            "group.png",
+            "--face-box",
+            "10,10,200,200",
+            "--parser",
+            "none",
+            "--box",
+            "0,0,150,640",
+        ],
     ),
     (
         {"portraits": ["alone.png", "other.png"], "fuse": "mean", "mix_people": True},
@@ -82,17 +114,35 @@ ROWS = [
 ]
 
 
-def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(photos, tmp_path, capfd, monkeypatch):
+def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(
+    photos, tmp_path, capfd, monkeypatch
+):
     rows = [{**row, "out": f"row{number}"} for number, (row, _) in enumerate(ROWS)]
-    rows[1:1] = [{"portrait": "broken.png"}, {"portrait": "none.png"}, {"portrait": "group.png", "out": "x", "face_index": 7}]
+    rows[1:1] = [
+        {"portrait": "broken.png"},
+        {"portrait": "none.png"},
+        {"portrait": "group.png", "out": "x", "face_index": 7},
+    ]
     manifest = photos / "list.jsonl"
     manifest.write_text("\n".join(map(json.dumps, rows)))
     code, reports, err = run(capfd, monkeypatch, "batch", manifest, "--out-dir", tmp_path / "out")
     assert code == 1
     assert "3 of 7 rows failed" in err.splitlines()[-1]
-    assert [report["status"] for report in reports] == ["done", "failed", "failed", "failed", "done", "done", "done"]
+    assert [report["status"] for report in reports] == [
+        "done",
+        "failed",
+        "failed",
+        "failed",
+        "done",
+        "done",
+        "done",
+    ]
     assert [report["line"] for report in reports] == list(range(1, 8))
-    for report, words in zip(reports[1:4], ("not a readable", "no such file", "--face-index 7: there are 2 faces"), strict=True):
+    for report, words in zip(
+        reports[1:4],
+        ("not a readable", "no such file", "--face-index 7: there are 2 faces"),
+        strict=True,
+    ):
         assert words in report["error"]
         assert report["output"] is None
     one = reports[0]
@@ -114,16 +164,28 @@ def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(phot
         single = tmp_path / "single.pulidembd"
         assert run(capfd, monkeypatch, *arguments, "-o", single)[0] == 0
         assert single.read_bytes() == output.read_bytes(), arguments
-        for word in (b"group", b"alone", str(photos).encode(), str(tmp_path).encode(), str(Path.home()).encode() + b"/"):
+        for word in (
+            b"group",
+            b"alone",
+            str(photos).encode(),
+            str(tmp_path).encode(),
+            str(Path.home()).encode() + b"/",
+        ):
             assert word not in output.read_bytes()
     assert len({report["sha256"] for report in done}) == 4  # or equality says nothing
 
     # what was done is known by its content: an option, a portrait or a damaged output is made again
     first = tmp_path / "out" / "row0.pulidembd"
     first.write_bytes(first.read_bytes()[:-1])
-    rows = [{**ROWS[0][0], "out": "row0"}, {**ROWS[1][0], "out": "row1", "dtype": "f16"}, {**ROWS[2][0], "out": "row2"}]
+    rows = [
+        {**ROWS[0][0], "out": "row0"},
+        {**ROWS[1][0], "out": "row1", "dtype": "f16"},
+        {**ROWS[2][0], "out": "row2"},
+    ]
     manifest.write_text("\n".join(map(json.dumps, rows)))
-    code, reports, err = run(capfd, monkeypatch, "batch", manifest, "--out-dir", tmp_path / "out", "--resume")
+    code, reports, err = run(
+        capfd, monkeypatch, "batch", manifest, "--out-dir", tmp_path / "out", "--resume"
+    )
     assert code == 0
     assert [report["status"] for report in reports] == ["done", "done", "skipped"]
     assert reports[0]["sha256"] == done[0]["sha256"]
@@ -133,7 +195,9 @@ def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(phot
 
 
 def test_a_folder_with_options_for_all(photos, tmp_path, capfd, monkeypatch):
-    code, reports, _ = run(capfd, monkeypatch, "batch", photos, "--out-dir", tmp_path / "a" / "b", "--dtype", "bf16")
+    code, reports, _ = run(
+        capfd, monkeypatch, "batch", photos, "--out-dir", tmp_path / "a" / "b", "--dtype", "bf16"
+    )
     assert code == 1
     assert {Path(report["portrait"][0]).name: report["status"] for report in reports} == {
         "alone.png": "done",
@@ -145,11 +209,15 @@ def test_a_folder_with_options_for_all(photos, tmp_path, capfd, monkeypatch):
     assert not default_folder().exists() or not Path(tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signal_sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)]
+)
 def test_what_was_finished_is_not_lost(signal_sent, code, photos, tmp_path, capfd, monkeypatch):
     manifest, out, rows = photos / "long.csv", tmp_path / "out", 20
     with open(manifest, "w", newline="") as file:
-        csv.writer(file).writerows([["portrait", "out"], *(["group.png", f"row{number}"] for number in range(rows))])
+        csv.writer(file).writerows(
+            [["portrait", "out"], *(["group.png", f"row{number}"] for number in range(rows))]
+        )
     environment = {**os.environ, "PULID_MODELS_DIR": str(models_folder()), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         [sys.executable, "-m", "pulid_extract", "batch", str(manifest), "--out-dir", str(out)],
@@ -182,7 +250,7 @@ def test_what_was_finished_is_not_lost(signal_sent, code, photos, tmp_path, capf
     assert {report["status"] for report in again} == {"skipped"}
 
 
-# ------------------------------------------------------------------------------------------------- rows that cannot be, and usage
+# ------------------------------------------------------------------- rows that cannot be, and usage
 
 
 @pytest.mark.parametrize(
@@ -190,25 +258,46 @@ def test_what_was_finished_is_not_lost(signal_sent, code, photos, tmp_path, capf
     [
         ({"portrait": "a.png", "fce": 1}, "unknown column 'fce'"),
         ({"portrait": "a.png", "dtype": "f8"}, "dtype 'f8': expected one of f16, bf16, f32"),
-        ({"portrait": "a.png", "face_order": "biggest"}, "face_order 'biggest': expected one of largest"),
+        (
+            {"portrait": "a.png", "face_order": "biggest"},
+            "face_order 'biggest': expected one of largest",
+        ),
         ({"portrait": "a.png", "face_box": "1,2,3"}, "--face-box: '1,2,3' is not X,Y,W,H"),
         ({"portrait": "a.png", "box": "1,2;3"}, "--box: '1,2' is not X,Y,W,H"),
-        ({"portrait": "a.png", "face_at": "1,2", "face_index": 1}, "--face-at and --face-index both choose the face"),
+        (
+            {"portrait": "a.png", "face_at": "1,2", "face_index": 1},
+            "--face-at and --face-index both choose the face",
+        ),
         ({"portrait": "a.png", "face_index": -1}, "faces are counted from 0"),
         ({"portrait": "a.png", "det_threshold": 2}, "above 0 and below 1"),
-        ({"portrait": "a.png", "face_box": "1,2,30,40", "aligner": "antelopev2"}, "--aligner changes nothing"),
+        (
+            {"portrait": "a.png", "face_box": "1,2,30,40", "aligner": "antelopev2"},
+            "--aligner changes nothing",
+        ),
         ({"portrait": "a.png", "out": "../a"}, "expected a file name, without folders"),
         ({"portrait": "a.png", "out": ".a"}, "does not start with a dot"),
         ({"portrait": "-"}, "standard input holds one picture"),
-        ({"portraits": ["a.png", "b.png"], "mask": "m.png"}, "mask is about the pixels of one portrait"),
-        ({"portrait": "second.png", "out": "FIRST"}, "would be written to FIRST.pulidembd, as line 1 is"),
+        (
+            {"portraits": ["a.png", "b.png"], "mask": "m.png"},
+            "mask is about the pixels of one portrait",
+        ),
+        (
+            {"portrait": "second.png", "out": "FIRST"},
+            "would be written to FIRST.pulidembd, as line 1 is",
+        ),
     ],
 )
-def test_a_row_that_cannot_be_is_named_before_anything_starts(line, message, tmp_path, capfd, monkeypatch):
+def test_a_row_that_cannot_be_is_named_before_anything_starts(
+    line, message, tmp_path, capfd, monkeypatch
+):
     rows = [{"portrait": "first.png"}, line, {"portrait": "third.png", "with_uncond": "perhaps"}]
     given = "\n".join(map(json.dumps, rows)).encode()
-    monkeypatch.setattr("pulid_extract.commands.batch.find_models", lambda *_: pytest.fail("files were looked for"))
-    code, reports, err = run(capfd, monkeypatch, "batch", "-", "--out-dir", tmp_path / "out", stdin=given)
+    monkeypatch.setattr(
+        "pulid_extract.commands.batch.find_models", lambda *_: pytest.fail("files were looked for")
+    )
+    code, reports, err = run(
+        capfd, monkeypatch, "batch", "-", "--out-dir", tmp_path / "out", stdin=given
+    )
     assert (code, reports) == (1, [])
     assert not (tmp_path / "out").exists()
     lines = err.splitlines()
@@ -223,20 +312,33 @@ def test_a_rows_choice_takes_the_place_of_the_command_lines(tmp_path):
 
     manifest = tmp_path / "list.csv"
     manifest.write_text('portrait,face_box,face_index\na.png,,\nb.png,"1,2,30,40",\nc.png,,2\n')
-    flags = BatchFlags(rows=str(manifest), out_dir="out", face_order="left", aligner="antelopev2", det_threshold=0.3, dtype="f32")
+    flags = BatchFlags(
+        rows=str(manifest),
+        out_dir="out",
+        face_order="left",
+        aligner="antelopev2",
+        det_threshold=0.3,
+        dtype="f32",
+    )
     planned, problems = plan(flags)
     assert problems == []
     assert [one.choice.name for one in planned] == ["left 0", "box", "left 2"]
     assert [one.flags.aligner for one in planned] == ["antelopev2", "retinaface", "antelopev2"]
     assert [one.flags.det_threshold for one in planned] == [0.3, None, 0.3]
     assert {one.flags.dtype for one in planned} == {"f32"}
-    assert [one.flags.portrait for one in planned] == [[str(tmp_path / f"{name}.png")] for name in "abc"]
+    assert [one.flags.portrait for one in planned] == [
+        [str(tmp_path / f"{name}.png")] for name in "abc"
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("list.txt", b"", "expected a folder of pictures, or a manifest that ends in .jsonl or .csv"),
+        (
+            "list.txt",
+            b"",
+            "expected a folder of pictures, or a manifest that ends in .jsonl or .csv",
+        ),
         ("none/list.csv", None, "cannot be read"),
         ("list.csv", b"portrait\na.png\n\0", "line 3 holds a NUL byte"),
         ("empty", None, "holds no picture"),
@@ -246,7 +348,9 @@ def test_what_is_neither_folder_nor_manifest(name, content, message, tmp_path, c
     (tmp_path / "empty").mkdir()
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    code, reports, err = run(capfd, monkeypatch, "batch", tmp_path / name, "--out-dir", tmp_path / "out")
+    code, reports, err = run(
+        capfd, monkeypatch, "batch", tmp_path / name, "--out-dir", tmp_path / "out"
+    )
     assert (code, reports) == (1, [])
     assert message in err
     assert len(err.splitlines()) == 1
@@ -260,7 +364,7 @@ def test_two_portraits_of_one_name_are_refused(tmp_path, capfd, monkeypatch):
     assert "me.png: would be written to me.pulidembd, as" in err
 
 
-# ----------------------------------------------------------------------------------------------------------------------- parts
+# -------------------------------------------------------------------------------------------- parts
 
 
 def test_work_is_done_ahead_in_order_and_no_further():

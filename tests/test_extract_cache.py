@@ -1,4 +1,6 @@
-"""The embedding cache and the remembered hashes: what opens an entry, what does not, how much there may be, and what is left on disk."""
+"""The embedding cache and the remembered hashes: what opens an entry, what does not, how much there
+may be, and what is left on disk.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ from pulid_extract.shared.errors import InputError, OutputError
 
 PORTRAIT, OTHER = b"a portrait" * 100, b"another portrait" * 100
 SETTINGS = {"dtype": "f16", "weights": {"eva_clip": ["00ff"]}}
-STORED = Stored(b"GGUF the embedding of a face" * 500, {"portraits": [{"sha256": "beef"}], "cosines": None})
+STORED = Stored(
+    b"GGUF the embedding of a face" * 500, {"portraits": [{"sha256": "beef"}], "cosines": None}
+)
 
 
-# -------------------------------------------------------------------------------------------------------------------- entries
+# ------------------------------------------------------------------------------------------ entries
 
 
 def test_an_entry_comes_back_as_it_was(tmp_path):
@@ -54,7 +58,11 @@ def test_an_entry_comes_back_as_it_was(tmp_path):
     ],
 )
 def test_another_portrait_option_or_weight_is_another_entry(portraits, settings, tmp_path):
-    cache, key, other = EmbeddingCache(tmp_path), key_of([PORTRAIT], SETTINGS), key_of(portraits, settings)
+    cache, key, other = (
+        EmbeddingCache(tmp_path),
+        key_of([PORTRAIT], SETTINGS),
+        key_of(portraits, settings),
+    )
     cache.put(key, STORED)
     assert other.name != key.name
     assert cache.get(other) is None
@@ -67,7 +75,9 @@ def test_the_order_of_portraits_is_no_matter():
 
 
 def test_what_is_on_disk_says_nothing(tmp_path):
-    """No embedding, no facts, no hash that a .pulidembd or a report holds; the same twice is not even the same file."""
+    """No embedding, no facts, no hash that a .pulidembd or a report holds; the same twice is not
+    even the same file.
+    """
     cache, key = EmbeddingCache(tmp_path), key_of([PORTRAIT], SETTINGS)
     cache.put(key, STORED)
     path = cache.folder / key.name
@@ -76,7 +86,15 @@ def test_what_is_on_disk_says_nothing(tmp_path):
     assert first != path.read_bytes()
     assert first.startswith(MAGIC)
     sha256 = hashlib.sha256(PORTRAIT)
-    for word in (b"GGUF", b"embedding of", b"portraits", b"beef", sha256.digest(), sha256.hexdigest().encode(), key.secret[:8]):
+    for word in (
+        b"GGUF",
+        b"embedding of",
+        b"portraits",
+        b"beef",
+        sha256.digest(),
+        sha256.hexdigest().encode(),
+        key.secret[:8],
+    ):
         assert word not in first
         assert word not in key.name.encode()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -91,7 +109,11 @@ def test_a_damaged_entry_is_none_and_goes(damage, tmp_path):
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[-1] ^= 1
-    path.write_bytes({"short": whole[:-1], "flipped": bytes(flipped), "empty": b"", "foreign": b"x" * 999}[damage])
+    path.write_bytes(
+        {"short": whole[:-1], "flipped": bytes(flipped), "empty": b"", "foreign": b"x" * 999}[
+            damage
+        ]
+    )
     assert cache.get(key) is None
     assert not path.exists()
     cache.put(key, STORED)
@@ -165,7 +187,7 @@ def test_where_it_is(monkeypatch):
     assert default_folder() == Path("/home/me/mine")
 
 
-# ------------------------------------------------------------------------------------------------------------ remembered hashes
+# -------------------------------------------------------------------------------- remembered hashes
 
 
 @pytest.fixture
@@ -211,7 +233,7 @@ def test_no_folder_no_memory(weights, tmp_path, monkeypatch):
         FileHashes(None).of(tmp_path / "none")
 
 
-# ------------------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 
 def run(capfd, monkeypatch, *arguments) -> tuple[int, str, str]:
@@ -252,8 +274,13 @@ assert not {"cv2", "insightface", "onnxruntime", "timm"} & set(sys.modules)
 """
 
 
-def test_the_same_portrait_again_needs_no_network_and_says_the_same(caching, tmp_path, capfd, monkeypatch):
-    me, out = save(tmp_path / "myfacename.png", (2, 2, RED), (9, 10, GREEN)), tmp_path / "out.pulidembd"
+def test_the_same_portrait_again_needs_no_network_and_says_the_same(
+    caching, tmp_path, capfd, monkeypatch
+):
+    me, out = (
+        save(tmp_path / "myfacename.png", (2, 2, RED), (9, 10, GREEN)),
+        tmp_path / "out.pulidembd",
+    )
     code, first, said = run(capfd, monkeypatch, "--portrait", me, "-o", out, "--json")
     assert code == 0, said
     made = out.read_bytes()
@@ -270,9 +297,18 @@ def test_the_same_portrait_again_needs_no_network_and_says_the_same(caching, tmp
     assert all(line in done.stderr for line in warnings)
     assert "taken from the embedding cache" in done.stderr
 
-    # other options, another portrait, --no-cache and pictures make it anew: without torch they cannot
-    for more in (["--dtype", "f32"], ["--no-cache"], ["--face-order", "right"], ["--crop-image", str(tmp_path / "c.png")]):
-        assert subprocess.run([*again, *more], capture_output=True, text=True, cwd=ROOT).returncode != 0, more
+    # other options, another portrait, --no-cache and pictures make it anew: without torch they
+    # cannot
+    for more in (
+        ["--dtype", "f32"],
+        ["--no-cache"],
+        ["--face-order", "right"],
+        ["--crop-image", str(tmp_path / "c.png")],
+    ):
+        assert (
+            subprocess.run([*again, *more], capture_output=True, text=True, cwd=ROOT).returncode
+            != 0
+        ), more
     strict = subprocess.run([*again, "--strict"], capture_output=True, text=True, cwd=ROOT)
     assert strict.returncode == 1
     assert "--strict: " in strict.stderr
@@ -280,7 +316,12 @@ def test_the_same_portrait_again_needs_no_network_and_says_the_same(caching, tmp
     # nothing on disk names the file or the folder, or holds the embedding
     everything = b"".join(path.read_bytes() for path in (caching / "embeddings").iterdir())
     assert everything
-    for word in (b"myfacename", str(tmp_path).encode(), made[-64:], hashlib.sha256(me.read_bytes()).hexdigest().encode()):
+    for word in (
+        b"myfacename",
+        str(tmp_path).encode(),
+        made[-64:],
+        hashlib.sha256(me.read_bytes()).hexdigest().encode(),
+    ):
         assert word not in everything
     assert b"myfacename" not in made
     assert str(tmp_path).encode() not in made
@@ -315,7 +356,11 @@ def test_several_portraits_are_recalled_in_any_order(tmp_path):
     sources = tuple(Source(f"{name}.png", f"{name}.png", name.encode()) for name in "abc")
     facts = {
         "portraits": [
-            {"sha256": source.sha256, "line": f"quality of {source.where}", "quality": {"warnings": {"yaw": "profile"}}}
+            {
+                "sha256": source.sha256,
+                "line": f"quality of {source.where}",
+                "quality": {"warnings": {"yaw": "profile"}},
+            }
             for source in sources
         ],
         "cosines": [[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]],
@@ -327,10 +372,15 @@ def test_several_portraits_are_recalled_in_any_order(tmp_path):
     assert turned.key({"eva_clip": ["00"]}, "cpu") == key
     said: list[str] = []
     made = recall(turned, cache, key, said.append)
-    assert [one["sha256"] for one in made.facts["portraits"]] == [source.sha256 for source in turned.sources]
+    assert [one["sha256"] for one in made.facts["portraits"]] == [
+        source.sha256 for source in turned.sources
+    ]
     assert said[:2] == ["c.png: quality of c.png", "c.png: warning: profile"]
     assert together_of(turned, made)["outliers"] == ["c.png"]
     assert together_of(turned, made)["cosines"][0] == [1.0, 0.1, 0.1]
-    for flags, message in ((Flags(), "two people"), (Flags(mix_people=True, strict=True), "--strict: 4 warnings")):
+    for flags, message in (
+        (Flags(), "two people"),
+        (Flags(mix_people=True, strict=True), "--strict: 4 warnings"),
+    ):
         with pytest.raises(FaceError, match=message):
             recall(replace(turned, flags=flags), cache, key, said.append)

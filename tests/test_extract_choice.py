@@ -1,4 +1,6 @@
-"""Which face is meant: orders, points, indices; one choice for both networks; retries; what masks, parsers and aligners change."""
+"""Which face is meant: orders, points, indices; one choice for both networks; retries; what masks,
+parsers and aligners change.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_extract_world import GREEN, LARGE, MAGENTA, RED, SMALL, YELLOW, face_box, models_folder, picture
+from test_extract_world import (
+    GREEN,
+    LARGE,
+    MAGENTA,
+    RED,
+    SMALL,
+    YELLOW,
+    face_box,
+    models_folder,
+    picture,
+)
 
 from pulid_extract import FaceBox
 from pulid_extract.extraction.identity import Options
@@ -42,7 +54,7 @@ def box_of(patch, half) -> tuple[int, int, int, int]:
     return left, top, right - left, bottom - top
 
 
-# ------------------------------------------------------------------------------------------------------------------- geometry
+# ----------------------------------------------------------------------------------------- geometry
 
 
 @pytest.mark.parametrize(
@@ -69,7 +81,11 @@ def test_top_and_left_differ_where_the_faces_say_so():
 
 def test_of_equals_the_last_is_the_largest_as_the_references_sort():
     boxes = [(0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 80.0, 80.0), (60.0, 60.0, 90.0, 90.0)]
-    assert pick(boxes, FaceChoice(), SIZE) == 2 == sorted(range(3), key=lambda i: (boxes[i][2] - boxes[i][0]) ** 2)[-1]
+    assert (
+        pick(boxes, FaceChoice(), SIZE)
+        == 2
+        == sorted(range(3), key=lambda i: (boxes[i][2] - boxes[i][0]) ** 2)[-1]
+    )
 
 
 def test_a_point_takes_the_face_around_it_and_the_nearest_of_several():
@@ -83,7 +99,10 @@ def test_a_point_takes_the_face_around_it_and_the_nearest_of_several():
     ("choice", "message"),
     [
         (FaceChoice(index=3), r"--face-index 3: there are 3 faces, counted from 0"),
-        (FaceChoice(at=(0, 219)), r"--face-at 0,219: no face is there; the nearest of 3 is around 20,50"),
+        (
+            FaceChoice(at=(0, 219)),
+            r"--face-at 0,219: no face is there; the nearest of 3 is around 20,50",
+        ),
     ],
 )
 def test_a_face_that_is_not_there_is_an_error(choice, message):
@@ -120,7 +139,7 @@ def test_the_word_for_the_file(choice, name):
     assert choice.name == name
 
 
-# ------------------------------------------------------------------------------------------- one choice, followed by both networks
+# ------------------------------------------------------------ one choice, followed by both networks
 
 
 @pytest.mark.parametrize(
@@ -135,16 +154,22 @@ def test_the_word_for_the_file(choice, name):
     ids=lambda value: getattr(value, "name", None),
 )
 def test_one_choice_serves_both_networks(choice, patch, half):
-    """The same numbers as a picture's in which that face is the only one: crop, ArcFace vector and place."""
+    """The same numbers as a picture's in which that face is the only one: crop, ArcFace vector and
+    place.
+    """
     found = crop(choice)
     assert abs(found.box.x - box_of(patch, half)[0]) <= 1
     assert found.faces_found == 3
     assert found.face == choice.name
     antelope, bgr = extractor()._antelope, picture(A, B, C)[..., ::-1].copy()
-    (face,) = [face for face in antelope.detect(bgr) if abs(face.box[0] - box_of(patch, half)[0]) < 1]
+    (face,) = [
+        face for face in antelope.detect(bgr) if abs(face.box[0] - box_of(patch, half)[0]) < 1
+    ]
     np.testing.assert_array_equal(found.vector, antelope.embed(bgr, face))
     (mark,) = [
-        mark for mark in face_crop.find_landmarks(extractor()._retinaface, bgr) if abs(mark.box[0] - box_of(patch, half)[0]) < 1
+        mark
+        for mark in face_crop.find_landmarks(extractor()._retinaface, bgr)
+        if abs(mark.box[0] - box_of(patch, half)[0]) < 1
     ]
     np.testing.assert_array_equal(found.crop, face_crop.align(bgr, mark.points)[..., ::-1])
 
@@ -155,7 +180,9 @@ def test_other_choices_give_other_faces():
 
 
 def test_choices_count_in_pixels_of_the_portrait():
-    """A portrait above the limit is shrunk for the detectors; the point and the answer are in the portrait's own pixels."""
+    """A portrait above the limit is shrunk for the detectors; the point and the answer are in the
+    portrait's own pixels.
+    """
     large = picture(A, B, C).repeat(2, 0).repeat(2, 1)
     small = crop(FaceChoice(at=(15 * 32 + 20, 6 * 32 + 10)))
     found = extractor().detect(large)
@@ -168,7 +195,11 @@ def test_choices_count_in_pixels_of_the_portrait():
 
 def test_a_choice_among_faces_that_only_retinaface_sees():
     patches = ((4, 5, MAGENTA), (14, 12, MAGENTA))
-    assert crop(FaceChoice(order="left"), patches).box.x < 300 < crop(FaceChoice(order="right"), patches).box.x
+    assert (
+        crop(FaceChoice(order="left"), patches).box.x
+        < 300
+        < crop(FaceChoice(order="right"), patches).box.x
+    )
 
 
 def test_recognising_needs_antelopev2_alone():
@@ -184,7 +215,7 @@ def test_recognising_needs_antelopev2_alone():
         alone.crop(picture(A))
 
 
-# ----------------------------------------------------------------------------------------------------------------- landmarks
+# ---------------------------------------------------------------------------------------- landmarks
 
 
 def test_landmarks_by_hand_align_directly():
@@ -199,7 +230,9 @@ def test_landmarks_by_hand_align_directly():
     np.testing.assert_allclose(
         found.vector, crop().vector, atol=0.05 * np.abs(crop().vector).max()
     )  # RetinaFace's points, not SCRFD's
-    shifted = by_hand.crop(picture(A, B, C), FaceChoice(landmarks=tuple((x + 40, y) for x, y in points)))
+    shifted = by_hand.crop(
+        picture(A, B, C), FaceChoice(landmarks=tuple((x + 40, y) for x, y in points))
+    )
     assert not np.array_equal(shifted.crop, found.crop)
 
 
@@ -211,11 +244,13 @@ def test_landmarks_on_one_spot_are_an_error():
 @pytest.mark.parametrize("shift", [(9000, 0), (0, 9000), (-9000, 0), (0, -9000)])
 def test_landmarks_outside_the_portrait_are_an_error(shift):
     points = tuple((float(x + shift[0]), float(y + shift[1])) for x, y in crop().landmarks)
-    with pytest.raises(InputError, match="--landmarks: lie outside the portrait, which is 640x640 pixels"):
+    with pytest.raises(
+        InputError, match="--landmarks: lie outside the portrait, which is 640x640 pixels"
+    ):
         extractor().crop(picture(A, B, C), FaceChoice(landmarks=points))
 
 
-# ---------------------------------------------------------------------------------------------------------- retries, threshold
+# ------------------------------------------------------------------------------- retries, threshold
 
 
 class Detector:
@@ -230,7 +265,9 @@ class Detector:
         self.asked.append((input_size[0], image.shape[1], det_thresh))
         found = int(input_size[0] in self.answers)
         box = np.float32([[10, 10, 60, 70, 0.9]]).repeat(found, 0)
-        return box, np.float32([[[20, 30], [50, 30], [35, 45], [25, 60], [45, 60]]]).repeat(found, 0)
+        return box, np.float32([[[20, 30], [50, 30], [35, 45], [25, 60], [45, 60]]]).repeat(
+            found, 0
+        )
 
 
 def antelope_of(answers) -> tuple[faces.Antelope, Detector]:
@@ -239,11 +276,16 @@ def antelope_of(answers) -> tuple[faces.Antelope, Detector]:
     return antelope, detector
 
 
-@pytest.mark.parametrize(("answers", "asked"), [({640, 320}, [640]), ({320}, [640, 480, 320]), (set(), [640, 480, 320, 160])])
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [({640, 320}, [640]), ({320}, [640, 480, 320]), (set(), [640, 480, 320, 160])],
+)
 def test_smaller_sizes_are_tried_only_when_nothing_is_found(answers, asked):
     antelope, detector = antelope_of(answers)
     lines: list[str] = []
-    assert len(antelope.detect(np.zeros((100, 100, 3), np.uint8), log=lines.append)) == bool(answers)
+    assert len(antelope.detect(np.zeros((100, 100, 3), np.uint8), log=lines.append)) == bool(
+        answers
+    )
     assert [size for size, *_ in detector.asked] == asked
     assert bool(lines) == (len(asked) > 1 and bool(answers))
 
@@ -261,7 +303,8 @@ def test_the_last_resort_is_a_margin_and_leads_back_to_the_portraits_pixels():
     antelope._models["detection"] = OnlyWide(set())
     one.__dict__["_antelope"] = antelope
     (face,) = one.detect(np.zeros((120, 160, 3), np.uint8))
-    assert face.box == (10 - 80, 10 - 60, 60 - 80, 70 - 60)  # half the picture's size was put around it
+    # half the picture's size was put around it
+    assert face.box == (10 - 80, 10 - 60, 60 - 80, 70 - 60)
     np.testing.assert_array_equal(face.landmarks[0], (20 - 80, 30 - 60))
 
 
@@ -276,7 +319,9 @@ def test_with_margin_maps_back_whatever_the_size():
 
 
 def test_a_face_that_fills_the_frame_is_found(tmp_path):
-    """The matched filter of the micro models knows faces up to 328 pixels of 640: a crop of just the face is larger."""
+    """The matched filter of the micro models knows faces up to 328 pixels of 640: a crop of just
+    the face is larger.
+    """
     import micro_antelopev2
     from astronaut import portrait as astronaut
     from PIL import Image
@@ -285,7 +330,9 @@ def test_a_face_that_fills_the_frame_is_found(tmp_path):
 
     micro_antelopev2.write_pack(tmp_path, 0)
     face = np.asarray(Image.fromarray(astronaut()).crop((166, 62, 280, 182)).resize((456, 480)))
-    one = Extractor.load(models_dir=models_folder(), antelopev2=tmp_path, device="cpu", roles=("antelopev2",))
+    one = Extractor.load(
+        models_dir=models_folder(), antelopev2=tmp_path, device="cpu", roles=("antelopev2",)
+    )
     assert one._antelope._detect_at(face[..., ::-1].copy(), 640, 0.5) == []
     (found,) = one.detect(face)
     assert faces.overlap(found.box, (40, 40, 412, 432)) > 0.7
@@ -296,14 +343,16 @@ def test_the_threshold_decides():
     (face,) = extractor()._antelope.detect(bgr)
     assert extractor()._antelope.detect(bgr, threshold=face.score + 1e-4) == []
     assert len(extractor()._antelope.detect(bgr, threshold=face.score - 1e-4)) == 1
-    assert Options().retinaface_confidence == Options(det_threshold=0.6).retinaface_confidence == 0.97
+    assert (
+        Options().retinaface_confidence == Options(det_threshold=0.6).retinaface_confidence == 0.97
+    )
     assert Options(det_threshold=0.2).retinaface_confidence == 0.2
     for threshold in (0.0, 1.0, float("nan")):
         with pytest.raises(InputError, match="above 0 and below 1"):
             Options(det_threshold=threshold)
 
 
-# ----------------------------------------------------------------------------------------------------- masks, parser, aligner
+# --------------------------------------------------------------------------- masks, parser, aligner
 
 
 def halved(left: bool) -> np.ndarray:
@@ -313,7 +362,9 @@ def halved(left: bool) -> np.ndarray:
 
 
 def test_a_mask_is_warped_as_the_face_is_and_white_outside():
-    """Kept left of the face's centre: the left half of the crop stays, the right half is white. ArcFace is not masked."""
+    """Kept left of the face's centre: the left half of the crop stays, the right half is white.
+    ArcFace is not masked.
+    """
     plain, kept = crop(), extractor().crop(picture(A, B, C), keep=halved(left=True))
     np.testing.assert_array_equal(kept.vector, plain.vector)
     np.testing.assert_array_equal(kept.crop, plain.crop)
@@ -328,7 +379,9 @@ def test_a_mask_that_keeps_all_changes_nothing_even_beyond_the_border():
     corner = picture((1, 1, RED))
     plain = extractor().crop(corner)
     assert plain.quality.outside > 0.05
-    np.testing.assert_array_equal(extractor().crop(corner, keep=np.ones((640, 640), bool)).grey_face, plain.grey_face)
+    np.testing.assert_array_equal(
+        extractor().crop(corner, keep=np.ones((640, 640), bool)).grey_face, plain.grey_face
+    )
 
 
 def test_a_mask_with_a_box_by_hand():
@@ -353,14 +406,18 @@ def test_what_is_kept_is_mask_and_boxes():
     boxes = [FaceBox(0, 0, 10, 20), FaceBox(30, 0, 10, 20)]
     assert portrait.keep_of(size, None, boxes, "x").sum() == 400
     assert portrait.keep_of(size, mask, boxes, "x").sum() == 200
-    with pytest.raises(InputError, match=r"m\.png: the mask is 40x20, the upright portrait is 40x30"):
+    with pytest.raises(
+        InputError, match=r"m\.png: the mask is 40x20, the upright portrait is 40x30"
+    ):
         portrait.keep_of((40, 30), mask, [], "m.png")
     with pytest.raises(InputError, match="--box 30,0,11,20: reaches outside"):
         portrait.keep_of(size, None, [FaceBox(30, 0, 11, 20)], "x")
 
 
 def test_without_a_parser_the_whole_crop_is_grey_and_no_parser_is_loaded(monkeypatch):
-    """As the reference's grey_on_white with a label map that is face everywhere; here the parser of the test world says just that."""
+    """As the reference's grey_on_white with a label map that is face everywhere; here the parser of
+    the test world says just that.
+    """
     free = extractor(parser="none")
     assert "bisenet" not in free.found
     found = free.crop(picture(A, B, C))
@@ -376,7 +433,8 @@ def test_without_a_parser_the_whole_crop_is_grey_and_no_parser_is_loaded(monkeyp
 def test_the_second_aligner_uses_antelopev2s_landmarks_and_needs_no_retinaface():
     own = extractor(aligner="antelopev2")
     assert "retinaface" not in own.found
-    found = own.crop(picture(A, (9, 12, YELLOW)), FaceChoice(at=(9 * 32 + 16, 12 * 32 + 16)))  # RetinaFace does not see yellow
+    # RetinaFace does not see yellow
+    found = own.crop(picture(A, (9, 12, YELLOW)), FaceChoice(at=(9 * 32 + 16, 12 * 32 + 16)))
     bgr = picture(A, (9, 12, YELLOW))[..., ::-1].copy()
     (face,) = [face for face in own._antelope.detect(bgr) if face.box[0] > 150]
     np.testing.assert_array_equal(found.crop, face_crop.align(bgr, face.landmarks)[..., ::-1])
@@ -387,13 +445,17 @@ def test_the_second_aligner_uses_antelopev2s_landmarks_and_needs_no_retinaface()
 
 
 def test_defaults_are_the_references(monkeypatch):
-    """A default choice is the largest face by both spellings, and asks the detectors once, at the reference's sizes and thresholds."""
+    """A default choice is the largest face by both spellings, and asks the detectors once, at the
+    reference's sizes and thresholds.
+    """
     asked = []
     detect = faces.Antelope._detect_at
     monkeypatch.setattr(
         faces.Antelope,
         "_detect_at",
-        lambda self, image, size, threshold: asked.append((size, threshold)) or detect(self, image, size, threshold),
+        lambda self, image, size, threshold: (
+            asked.append((size, threshold)) or detect(self, image, size, threshold)
+        ),
     )
     found = extractor().crop(picture(A, B, C))
     assert asked == [(640, 0.5)]

@@ -1,4 +1,6 @@
-"""`doctor`: libraries, devices, the machine's memory, each file and the rule that finds it; the command that fetches what is missing."""
+"""`doctor`: libraries, devices, the machine's memory, each file and the rule that finds it; the
+command that fetches what is missing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from test_extract_world import write_antelopev2
 
 from pulid_extract.shared.errors import PackageError
 from pulid_extract.shared.model_files import PULID, checkup, find
-from pulid_extract.shared.model_files.checkup import Check, as_text, libraries, look_for, machine, raise_missing, surroundings
+from pulid_extract.shared.model_files.checkup import (
+    Check,
+    as_text,
+    libraries,
+    look_for,
+    machine,
+    raise_missing,
+    surroundings,
+)
 
 
 def named(checks: list[Check]) -> dict[str, Check]:
@@ -44,12 +54,22 @@ def test_libraries_are_those_of_the_projects_metadata(monkeypatch):
         "missing",
         "pip install 'pulid-flux-toolkit[extract]'",
     )
-    assert (checks["timm"].status, checks["timm"].text) == ("wrong", "0.9.2, at least 1.0.15 is needed")
+    assert (checks["timm"].status, checks["timm"].text) == (
+        "wrong",
+        "0.9.2, at least 1.0.15 is needed",
+    )
     assert checks["opencv-python"].status == "ok"  # stands in for the headless one
 
 
 @pytest.mark.parametrize(
-    ("newer", "older"), [("2.15.0", "2.6"), ("1.0.31", "1.0.15"), ("2.15.0+cu132", "2.6"), ("13.0.0", "11"), ("0.10", "0.9.9")]
+    ("newer", "older"),
+    [
+        ("2.15.0", "2.6"),
+        ("1.0.31", "1.0.15"),
+        ("2.15.0+cu132", "2.6"),
+        ("13.0.0", "11"),
+        ("0.10", "0.9.9"),
+    ],
 )
 def test_versions_are_compared_as_numbers(newer, older):
     assert checkup._numbers(newer) > checkup._numbers(older)
@@ -61,7 +81,10 @@ def test_the_machine(monkeypatch, tmp_path):
     (tmp_path / "limit").write_text("4000000000\n")
     monkeypatch.setattr(checkup, "CGROUP_LIMITS", (tmp_path / "none", tmp_path / "limit"))
     checks = named(machine())
-    assert "AVX2, AVX-512, VNNI (int8); no bf16 arithmetic: computes in float32" in checks["processor"].text
+    assert (
+        "AVX2, AVX-512, VNNI (int8); no bf16 arithmetic: computes in float32"
+        in checks["processor"].text
+    )
     assert "this container may use 4.00 GB" in checks["main memory"].text
     (tmp_path / "cpuinfo").write_text("flags : avx512_bf16 amx_bf16\n")
     (tmp_path / "limit").write_text("max\n")
@@ -98,14 +121,23 @@ def test_a_role_is_found_absent_or_wrong(tmp_path, monkeypatch):
     def look(given=None):
         return look_for(PULID, lambda: find(PULID, given, tmp_path), tmp_path, given is not None)
 
-    assert (look().check.status, look().absent, look().with_remedy("pull").remedy) == ("missing", True, "run: pull")
+    assert (look().check.status, look().absent, look().with_remedy("pull").remedy) == (
+        "missing",
+        True,
+        "run: pull",
+    )
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     save_file({"pulid_ca.0.norm1.weight": np.ones(2, np.float32)}, tmp_path / "a.safetensors")
     assert (
-        look().check.text == f"{tmp_path / 'a.safetensors'} (models folder, {(tmp_path / 'a.safetensors').stat().st_size} bytes)"
+        look().check.text
+        == f"{tmp_path / 'a.safetensors'} (models folder, {(tmp_path / 'a.safetensors').stat().st_size} bytes)"
     )
     save_file({"pulid_ca.0.norm1.weight": np.ones(2, np.float32)}, tmp_path / "b.safetensors")
-    assert (look().absent, "2 files can be" in look().check.text, look().with_remedy("pull").remedy) == (False, True, "")
+    assert (
+        look().absent,
+        "2 files can be" in look().check.text,
+        look().with_remedy("pull").remedy,
+    ) == (False, True, "")
     assert look(tmp_path / "b.safetensors").check.status == "ok"
     wrong = look(tmp_path / "c.safetensors")
     assert (wrong.absent, "no such file" in wrong.check.text) == (False, True)
@@ -115,7 +147,10 @@ def test_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert "HF_HUB_OFFLINE is set" in named(surroundings(tmp_path))["hub"].text
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert named(surroundings(tmp_path, ["a/b"]))["hub"].text == "no token; a/b want one: run 'hf auth login'"
+    assert (
+        named(surroundings(tmp_path, ["a/b"]))["hub"].text
+        == "no token; a/b want one: run 'hf auth login'"
+    )
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
     assert named(surroundings(tmp_path))["hub"].text == "a token is set"
     assert "models folder" not in named(surroundings(tmp_path))
@@ -142,7 +177,7 @@ def test_the_report_and_its_end():
         raise_missing([ok, Check("c", "five", "wrong", "too small")])
 
 
-# ------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def doctor(*arguments: object, home: Path) -> subprocess.CompletedProcess:

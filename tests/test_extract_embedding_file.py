@@ -1,4 +1,6 @@
-"""The .pulidembd format: golden bytes, gguf-py on both sides, one bad file for each refusal, and random damage."""
+"""The .pulidembd format: golden bytes, gguf-py on both sides, one bad file for each refusal, and
+random damage.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from pulid_extract.shared.errors import EmbeddingError
 TOKENS = seeded("tokens", (32, 2048), 1.2)
 SMALL = seeded("small", (3, 5))
 
-# encode_embedding(SMALL, SMALL[:1], provenance={"tool": "test", "face": "box"}): whoever changes these bytes changes the format.
+# encode_embedding(SMALL, SMALL[:1], provenance={"tool": "test", "face": "box"}): whoever changes
+# these bytes changes the format.
 GOLDEN_SHA256 = "9c2d4ef15a220377af30cf1293577b195983bed2deed98d2baab1d1bb1d61374"
 
 
@@ -39,7 +42,7 @@ def by_gguf_py(path, tensors, architecture="pulid", version: int | None = 1, **s
     return path.read_bytes()
 
 
-# --------------------------------------------------------------------------------------------------------- golden bytes
+# ------------------------------------------------------------------------------------- golden bytes
 
 
 def test_golden_bytes():
@@ -52,9 +55,17 @@ def test_golden_bytes():
 
 @pytest.mark.parametrize(("dtype", "numpy_type"), [("f16", np.float16), ("f32", np.float32)])
 def test_the_bytes_are_gguf_pys(dtype, numpy_type, tmp_path):
-    arrays = {"pulid_id": TOKENS.astype(numpy_type), "pulid_uncond": SMALL_AS_WIDE.astype(numpy_type)}
+    arrays = {
+        "pulid_id": TOKENS.astype(numpy_type),
+        "pulid_uncond": SMALL_AS_WIDE.astype(numpy_type),
+    }
     theirs = by_gguf_py(tmp_path / "x", arrays, face="box", tool="test")
-    assert encode_embedding(TOKENS, SMALL_AS_WIDE, dtype=dtype, provenance={"tool": "test", "face": "box"}) == theirs
+    assert (
+        encode_embedding(
+            TOKENS, SMALL_AS_WIDE, dtype=dtype, provenance={"tool": "test", "face": "box"}
+        )
+        == theirs
+    )
 
 
 SMALL_AS_WIDE = seeded("uncond", (3, 2048))
@@ -62,16 +73,21 @@ SMALL_AS_WIDE = seeded("uncond", (3, 2048))
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_gguf_py_reads_ours(dtype, tmp_path):
-    (tmp_path / "x").write_bytes(encode_embedding(TOKENS, SMALL_AS_WIDE, dtype=dtype, provenance={"tool": "t"}))
+    (tmp_path / "x").write_bytes(
+        encode_embedding(TOKENS, SMALL_AS_WIDE, dtype=dtype, provenance={"tool": "t"})
+    )
     reader = gguf.GGUFReader(tmp_path / "x")
     assert reader.fields["general.architecture"].contents() == "pulid"
     assert reader.fields["pulid.version"].contents() == 1
-    assert [(t.name, list(t.shape)) for t in reader.tensors] == [("pulid_id", [2048, 32]), ("pulid_uncond", [2048, 3])]
+    assert [(t.name, list(t.shape)) for t in reader.tensors] == [
+        ("pulid_id", [2048, 32]),
+        ("pulid_uncond", [2048, 3]),
+    ]
     theirs = gguf.quants.dequantize(reader.tensors[0].data, reader.tensors[0].tensor_type)
     np.testing.assert_array_equal(theirs, decode_embedding((tmp_path / "x").read_bytes()).tokens)
 
 
-# ------------------------------------------------------------------------------------------------------------ round trips
+# -------------------------------------------------------------------------------------- round trips
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("f32", 0), ("f16", 2**-11), ("bf16", 2**-8)])
@@ -90,9 +106,9 @@ def test_round_trip(dtype, error, tmp_path):
 def test_bfloat16_rounds_as_torch_does():
     import torch
 
-    values = np.concatenate([seeded("b", (1, 4096), 10.0), [[0.0] * 4092 + [1e-40, -0.0, 3.3895e38, 1.00390625]]]).astype(
-        np.float32
-    )
+    values = np.concatenate(
+        [seeded("b", (1, 4096), 10.0), [[0.0] * 4092 + [1e-40, -0.0, 3.3895e38, 1.00390625]]]
+    ).astype(np.float32)
     ours = decode_embedding(encode_embedding(values, dtype="bf16")).tokens
     np.testing.assert_array_equal(ours, torch.from_numpy(values).bfloat16().float().numpy())
 
@@ -124,10 +140,12 @@ def test_what_is_not_written(tokens, uncond, options, message):
 
 def test_large_values_fit_the_wider_types():
     for dtype in ("bf16", "f32"):
-        assert np.isfinite(decode_embedding(encode_embedding(np.full((2, 8), 70000.0), dtype=dtype)).tokens).all()
+        assert np.isfinite(
+            decode_embedding(encode_embedding(np.full((2, 8), 70000.0), dtype=dtype)).tokens
+        ).all()
 
 
-# --------------------------------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def string(text: str | bytes) -> bytes:
@@ -136,7 +154,11 @@ def string(text: str | bytes) -> bytes:
 
 
 def key(name: str, value: str | int) -> bytes:
-    return string(name) + (struct.pack("<II", 4, value) if isinstance(value, int) else struct.pack("<I", 8) + string(value))
+    return string(name) + (
+        struct.pack("<II", 4, value)
+        if isinstance(value, int)
+        else struct.pack("<I", 8) + string(value)
+    )
 
 
 def info(name="pulid_id", shape=(8, 2), type_=0, offset=0) -> bytes:
@@ -146,7 +168,9 @@ def info(name="pulid_id", shape=(8, 2), type_=0, offset=0) -> bytes:
 KEYS = [key("general.architecture", "pulid"), key("pulid.version", 1)]
 
 
-def build(keys=None, infos=None, body=bytes(4096), version=3, tensors=None, pairs=None, magic=b"GGUF") -> bytes:
+def build(
+    keys=None, infos=None, body=bytes(4096), version=3, tensors=None, pairs=None, magic=b"GGUF"
+) -> bytes:
     keys = KEYS if keys is None else keys
     infos = [info()] if infos is None else infos
     counts = (len(infos) if tensors is None else tensors, len(keys) if pairs is None else pairs)
@@ -208,7 +232,9 @@ BAD = {
 
 def test_the_file_that_the_bad_ones_are_made_from_is_good():
     assert decode_embedding(build()).tokens.shape == (2, 8)
-    assert decode_embedding(build(keys=[*KEYS, key("general.alignment", 64)], body=bytes(8192))).tokens.shape == (2, 8)
+    assert decode_embedding(
+        build(keys=[*KEYS, key("general.alignment", 64)], body=bytes(8192))
+    ).tokens.shape == (2, 8)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -252,7 +278,9 @@ GOOD = encode_embedding(SMALL, SMALL[:1], provenance={"tool": "test"})
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_random_damage_raises_nothing_else(data):
-    """Bytes changed, cut, doubled: either an Embedding or an EmbeddingError, never another exception."""
+    """Bytes changed, cut, doubled: either an Embedding or an EmbeddingError, never another
+    exception.
+    """
     mutated = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, max(len(mutated) - 1, 0)))

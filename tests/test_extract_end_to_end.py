@@ -1,4 +1,6 @@
-"""The whole of stage one on the small world: which face both networks see, what the file holds, what the command prints."""
+"""The whole of stage one on the small world: which face both networks see, what the file holds,
+what the command prints.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from pulid_extract.shared.errors import FaceError, InputError, WeightsError
 from pulid_extract.version import __version__
 
 ROOT = Path(__file__).parent.parent
-# A large face in the corner, a small one in the middle: the reference gives ArcFace the first and EVA-CLIP the second.
+# A large face in the corner, a small one in the middle: the reference gives ArcFace the first and
+# EVA-CLIP the second.
 CORNER, MIDDLE = (2, 2, RED), (9, 10, GREEN)
 
 
@@ -59,7 +62,7 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# -------------------------------------------------------------------------------------------------------- which face it is
+# --------------------------------------------------------------------------------- which face it is
 
 
 def test_both_networks_see_the_largest_face_of_a_group():
@@ -75,7 +78,10 @@ def test_another_face_gives_other_tokens():
     """The equality above can fail: through the crop, and through the ArcFace vector alone."""
     alone, other = identity(CORNER), identity(MIDDLE)
     assert not np.allclose(alone.tokens, other.tokens, atol=1e-3)
-    antelope, pictures = extractor()._antelope, [picture(patch)[..., ::-1].copy() for patch in (CORNER, MIDDLE)]
+    antelope, pictures = (
+        extractor()._antelope,
+        [picture(patch)[..., ::-1].copy() for patch in (CORNER, MIDDLE)],
+    )
     vectors = [antelope.embed(bgr, antelope.detect(bgr)[0]) for bgr in pictures]
     assert not np.allclose(*vectors, atol=1e-3)
 
@@ -99,14 +105,20 @@ def test_the_shapes_and_ranges_of_an_identity():
 
 
 def test_detectors_that_mean_different_faces_are_an_error():
-    with pytest.raises(FaceError, match=r"detectors disagree: insightface's largest face is at 0,0,176,176 .* 0\.3"):
+    with pytest.raises(
+        FaceError, match=r"detectors disagree: insightface's largest face is at 0,0,176,176 .* 0\.3"
+    ):
         extractor().extract(picture((2, 2, YELLOW), (14, 14, MAGENTA)))
 
 
 @pytest.mark.parametrize(("shift", "shared", "same"), [(0.5, 0.33, True), (0.6, 0.25, False)])
 def test_boxes_are_one_face_from_an_overlap_of_three_tenths(monkeypatch, shift, shared, same):
-    """shift: of RetinaFace's box, in widths of the other; the overlap is (1 - shift) / (1 + shift)."""
-    left, top, right, bottom = extractor()._antelope.detect(picture(CORNER)[..., ::-1].copy())[0].box
+    """shift: of RetinaFace's box, in widths of the other; the overlap is (1 - shift) / (1 +
+    shift).
+    """
+    left, top, right, bottom = (
+        extractor()._antelope.detect(picture(CORNER)[..., ::-1].copy())[0].box
+    )
     find = face_crop.find_landmarks
 
     def shifted(detector, image, confidence):
@@ -142,19 +154,23 @@ def test_a_picture_without_a_face_is_an_error():
 def test_a_face_only_retinaface_sees_goes_to_arcface_as_the_aligned_crop():
     patch = (9, 9, MAGENTA)
     found = crop(patch)
-    np.testing.assert_array_equal(found.vector, extractor()._antelope.embed_crop(found.crop[..., ::-1].copy()))
+    np.testing.assert_array_equal(
+        found.vector, extractor()._antelope.embed_crop(found.crop[..., ::-1].copy())
+    )
     assert found.faces_found == 1
     assert found.box == box_of(patch)
 
 
 def test_boxes_are_told_in_pixels_of_the_portrait():
-    """A portrait above the limit is shrunk for the detectors; boxes count in the portrait's own pixels, inside it."""
+    """A portrait above the limit is shrunk for the detectors; boxes count in the portrait's own
+    pixels, inside it.
+    """
     photo = Photo(np.zeros((640, 2048, 3), np.uint8), np.zeros((320, 1024, 3), np.uint8))
     assert photo.in_portrait((10, 20, 30.2, 100)) == FaceBox(20, 40, 40, 160)
     assert photo.in_portrait((-10, -20, 30, 999)) == FaceBox(0, 0, 60, 640)
 
 
-# --------------------------------------------------------------------------------------------------------------- by hand
+# ------------------------------------------------------------------------------------------ by hand
 
 
 def test_a_box_by_hand_needs_no_detector():
@@ -162,24 +178,29 @@ def test_a_box_by_hand_needs_no_detector():
 
     by_hand = Extractor.load(models_dir=models_folder(), device="cpu", detect=False)
     assert "retinaface" not in by_hand.found
-    (one,) = by_hand.extract(picture(CORNER, MIDDLE), FaceChoice(box=FaceBox(100, 64, 512, 400))).crops
+    (one,) = by_hand.extract(
+        picture(CORNER, MIDDLE), FaceChoice(box=FaceBox(100, 64, 512, 400))
+    ).crops
     assert one.face == "box"
     assert one.score is None
     assert one.faces_found == 0
     assert "_retinaface" not in by_hand.__dict__
     assert list(by_hand._antelope._models) == ["recognition"]
-    np.testing.assert_array_equal(one.crop, picture(CORNER, MIDDLE)[8 : 8 + 512, 100 : 100 + 512])  # squared around the centre
+    # squared around the centre
+    np.testing.assert_array_equal(one.crop, picture(CORNER, MIDDLE)[8 : 8 + 512, 100 : 100 + 512])
     with pytest.raises(InputError, match="loaded without RetinaFace"):
         by_hand.extract(picture(CORNER))
 
 
-# ------------------------------------------------------------------------------------------------------------ uncond, NaN
+# -------------------------------------------------------------------------------------- uncond, NaN
 
 
 def test_uncond_is_the_encoder_on_zeros():
     import torch
 
-    both = extractor().extract(picture(CORNER), FaceChoice(box=FaceBox(0, 0, 512, 512)), with_uncond=True)
+    both = extractor().extract(
+        picture(CORNER), FaceChoice(box=FaceBox(0, 0, 512, 512)), with_uncond=True
+    )
     zeros = [torch.zeros(1, 17, 128)] * 5
     want = extractor()._idformer(torch.zeros(1, 512 + 96), zeros)[0].numpy()
     np.testing.assert_array_equal(both.uncond, want)
@@ -203,7 +224,12 @@ def test_weights_that_give_nan_are_an_error(tmp_path):
     state = load_file(models_folder() / "pulid.safetensors")
     state["pulid_encoder.proj_out"][0, 0] = torch.nan
     save_file(state, tmp_path / "pulid.safetensors")
-    broken = Extractor.load(models_dir=models_folder(), pulid_weights=tmp_path / "pulid.safetensors", device="cpu", detect=False)
+    broken = Extractor.load(
+        models_dir=models_folder(),
+        pulid_weights=tmp_path / "pulid.safetensors",
+        device="cpu",
+        detect=False,
+    )
     with pytest.raises(WeightsError, match="NaN"):
         broken.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
 
@@ -215,7 +241,12 @@ def test_an_encoder_for_another_tower_is_refused(tmp_path):
     from pulid_extract.extraction.extractor import Extractor
 
     save_file(pulid_state(cond_dim=512 + 768), tmp_path / "pulid.safetensors")
-    other = Extractor.load(models_dir=models_folder(), pulid_weights=tmp_path / "pulid.safetensors", device="cpu", detect=False)
+    other = Extractor.load(
+        models_dir=models_folder(),
+        pulid_weights=tmp_path / "pulid.safetensors",
+        device="cpu",
+        detect=False,
+    )
     with pytest.raises(WeightsError, match="wants a condition of 1280"):
         other.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
 
@@ -232,12 +263,17 @@ def test_a_device_that_is_not_there_is_an_error():
             choose_device("mps")
 
 
-# ------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-m", "pulid_extract", *arguments], capture_output=True, env=environment, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "pulid_extract", *arguments],
+        capture_output=True,
+        env=environment,
+        timeout=300,
+    )
 
 
 def call(capfd, monkeypatch, *arguments: str) -> tuple[int, str, str]:
@@ -267,19 +303,32 @@ def test_the_command_twice_same_bytes(tmp_path, capfdbinary, monkeypatch):
     assert report["tokens"] == [32, 2048]
     assert report["faces"] == 2
     assert report["box"] == list(vars(box_of(CORNER)).values())
-    assert report["files"]["eva_clip"] == {"path": str(models_folder() / "eva.pt"), "rule": "models folder"}
+    assert report["files"]["eva_clip"] == {
+        "path": str(models_folder() / "eva.pt"),
+        "rule": "models folder",
+    }
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    np.testing.assert_array_equal(embedding.tokens, identity(CORNER, MIDDLE).tokens.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(
+        embedding.tokens, identity(CORNER, MIDDLE).tokens.astype(np.float16).astype(np.float32)
+    )
     assert embedding.uncond is not None
     assert embedding.provenance["tool"] == f"pulid_extract {__version__}"
     assert embedding.provenance["face"] == "largest"
-    assert set(embedding.provenance) == {"tool", "face", "portrait.sha256", "weights.sha256", "eva_clip.sha256"}
+    assert set(embedding.provenance) == {
+        "tool",
+        "face",
+        "portrait.sha256",
+        "weights.sha256",
+        "eva_clip.sha256",
+    }
     np.testing.assert_array_equal(np.asarray(Image.open(cropped)), crop(CORNER, MIDDLE).crop)
     np.testing.assert_array_equal(np.asarray(Image.open(face)), crop(CORNER, MIDDLE).grey_face)
 
     # Again in this process, through pipes: another process and another road to the same bytes.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(portrait.read_bytes())))
-    monkeypatch.setattr(sys, "argv", ["pulid-extract", "--portrait", "-", "--out", "-", "--json", *models])
+    monkeypatch.setattr(
+        sys, "argv", ["pulid-extract", "--portrait", "-", "--out", "-", "--json", *models]
+    )
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     stdout, stderr = capfdbinary.readouterr()
@@ -293,7 +342,16 @@ def test_a_failure_leaves_the_old_file(tmp_path, capfd, monkeypatch):
     portrait.write_bytes(png(picture()))
     out.write_bytes(b"old")
     code, stdout, stderr = call(
-        capfd, monkeypatch, "--portrait", str(portrait), "-o", str(out), "--models-dir", str(models_folder()), "--device", "cpu"
+        capfd,
+        monkeypatch,
+        "--portrait",
+        str(portrait),
+        "-o",
+        str(out),
+        "--models-dir",
+        str(models_folder()),
+        "--device",
+        "cpu",
     )
     assert code == 1
     assert stdout == ""
@@ -349,8 +407,14 @@ def test_what_cannot_be_done_is_exit_1_with_one_line(tmp_path, capfd, monkeypatc
         ([*given, "-o", str(portrait)], "would overwrite an input"),
         (["--portrait", str(tmp_path / "none.jpg"), "-o", str(tmp_path / "x")], "no such file"),
         (["--portrait", str(tmp_path / "empty"), "-o", str(tmp_path / "x")], "holds no picture"),
-        ([*given, "-o", str(tmp_path / "x"), "--models-dir", str(tmp_path / "none")], "does not exist"),
-        ([*given, "-o", str(tmp_path / "x"), "--antelopev2", str(tmp_path / "none")], "no such file"),
+        (
+            [*given, "-o", str(tmp_path / "x"), "--models-dir", str(tmp_path / "none")],
+            "does not exist",
+        ),
+        (
+            [*given, "-o", str(tmp_path / "x"), "--antelopev2", str(tmp_path / "none")],
+            "no such file",
+        ),
         (
             [
                 *given,
@@ -390,9 +454,9 @@ def test_interrupt_and_broken_pipe_show_no_traceback(capfd, monkeypatch):
     monkeypatch.setattr(cli, "app", interrupt)
     assert call(capfd, monkeypatch)[0] == 130
     script = f"{sys.executable} -c 'from pulid_extract import cli; cli.console.write_result(bytes(10**6))' | true"
-    shell = "set -o pipefail; " + script.replace("cli.console.w", "cli.app=lambda **k: cli.console.w").replace(
-        "**6))", "**6)); cli.main()"
-    )
+    shell = "set -o pipefail; " + script.replace(
+        "cli.console.w", "cli.app=lambda **k: cli.console.w"
+    ).replace("**6))", "**6)); cli.main()")
     bash = shutil.which("bash") or "/bin/bash"
     ended = subprocess.run([bash, "-c", shell], capture_output=True, cwd=ROOT, timeout=60)
     assert ended.returncode == 1
@@ -413,7 +477,9 @@ def test_the_version_is_one_number(capfd, monkeypatch):
 
 
 def test_golden_reader_agrees(tmp_path):
-    """What the command writes is what the format's reader reads: tokens survive the trip within half precision."""
+    """What the command writes is what the format's reader reads: tokens survive the trip within
+    half precision.
+    """
     from pulid_extract import encode_embedding
 
     one = identity(CORNER)

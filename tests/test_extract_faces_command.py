@@ -30,14 +30,21 @@ def photo(tmp_path):
 def test_every_face_is_listed_in_the_order_that_counts(photo, capfd, monkeypatch):
     lists = {}
     for order in ("largest", "right"):
-        code, stdout, stderr = call(capfd, monkeypatch, "faces", str(photo), *PACK, "--json", "--face-order", order)
+        code, stdout, stderr = call(
+            capfd, monkeypatch, "faces", str(photo), *PACK, "--json", "--face-order", order
+        )
         assert code == 0, stderr
         assert "RetinaFace" not in stderr  # nothing but antelopev2 is looked for
         lists[order] = json.loads(stdout)["faces"]
     assert [face["index"] for face in lists["right"]] == [0, 1, 2]
     left, top, right, bottom = face_box(*A[:2], LARGE)
     assert lists["largest"][0]["box"] == [left, top, right - left, bottom - top]
-    assert lists["right"][0]["box"] == [face_box(*B[:2], SMALL)[0], face_box(*B[:2], SMALL)[1], 64, 64]
+    assert lists["right"][0]["box"] == [
+        face_box(*B[:2], SMALL)[0],
+        face_box(*B[:2], SMALL)[1],
+        64,
+        64,
+    ]
     for face in lists["largest"]:
         assert np.array(face["landmarks"]).shape == (5, 2)
         assert set(face["pose"]) == {"yaw", "pitch", "roll"}
@@ -47,18 +54,32 @@ def test_every_face_is_listed_in_the_order_that_counts(photo, capfd, monkeypatch
     assert [face["size"] for face in lists["largest"]] == pytest.approx([192, 64, 64], abs=1)
 
 
-def test_the_table_is_on_standard_output_and_its_landmarks_are_what_the_flag_takes(photo, capfd, monkeypatch):
+def test_the_table_is_on_standard_output_and_its_landmarks_are_what_the_flag_takes(
+    photo, capfd, monkeypatch
+):
     code, stdout, stderr = call(capfd, monkeypatch, "faces", str(photo), *PACK)
     assert code == 0, stderr
     head, *rows = stdout.splitlines()
-    assert head.split() == ["face", "x,y,w,h", "size", "score", "yaw", "pitch", "roll", "sharpness", "landmarks"]
+    assert head.split() == [
+        "face",
+        "x,y,w,h",
+        "size",
+        "score",
+        "yaw",
+        "pitch",
+        "roll",
+        "sharpness",
+        "landmarks",
+    ]
     assert [row.split()[0] for row in rows] == ["0", "1", "2"]
     assert len(rows[0].split()[-1].split(",")) == 10
 
 
 def test_drawn_to_a_file_and_through_pipes(photo, tmp_path, capfdbinary, monkeypatch):
     drawn = tmp_path / "drawn.png"
-    monkeypatch.setattr(sys, "argv", ["pulid-extract", "faces", str(photo), *PACK, "--draw", str(drawn), "--json"])
+    monkeypatch.setattr(
+        sys, "argv", ["pulid-extract", "faces", str(photo), *PACK, "--draw", str(drawn), "--json"]
+    )
     from pulid_extract import cli
 
     with pytest.raises(SystemExit) as stop:
@@ -91,7 +112,9 @@ def test_drawn_to_a_file_and_through_pipes(photo, tmp_path, capfdbinary, monkeyp
 def test_what_cannot_be_done_is_one_line(arguments, message, photo, tmp_path, capfd, monkeypatch):
     (tmp_path / "none.png").write_bytes(png(picture()))
     names = {"photo": photo, "tmp": tmp_path, "none": tmp_path / "none.png"}
-    code, stdout, stderr = call(capfd, monkeypatch, *(argument.format(**names) for argument in arguments), *PACK)
+    code, stdout, stderr = call(
+        capfd, monkeypatch, *(argument.format(**names) for argument in arguments), *PACK
+    )
     assert (code, stdout) == (1, "")
     assert "Traceback" not in stderr
     assert message in stderr.splitlines()[-1]
@@ -103,8 +126,14 @@ def test_what_cannot_be_done_is_one_line(arguments, message, photo, tmp_path, ca
         (["faces"], "Missing argument"),
         (["faces", "a.png", "--det-threshold", "1.5"], "1.5 is not above 0 and below 1"),
         (["faces", "a.png", "--face-order", "oldest"], "--face-order"),
-        (["--face-index", "0", "--face-at", "1,2"], "--face-at and --face-index both choose the face"),
-        (["--face-order", "left", "--landmarks", "1,2,3,4,5,6,7,8,9,10"], "--landmarks and --face-order both"),
+        (
+            ["--face-index", "0", "--face-at", "1,2"],
+            "--face-at and --face-index both choose the face",
+        ),
+        (
+            ["--face-order", "left", "--landmarks", "1,2,3,4,5,6,7,8,9,10"],
+            "--landmarks and --face-order both",
+        ),
         (["--face-box", "1,2,30,40", "--face-at", "1,2"], "--face-at and --face-box both"),
         (["--face-index", "-1"], "counted from 0"),
         (["--face-at", "1"], "'1' is not X,Y: 2 numbers of pixels"),
@@ -112,13 +141,18 @@ def test_what_cannot_be_done_is_one_line(arguments, message, photo, tmp_path, ca
         (["--face-box", "1,2,3.5,4"], "4 whole numbers"),
         (["--landmarks", "1,2,3,4"], "is not X,Y,X,Y,X,Y,X,Y,X,Y"),
         (["--box", "1,2"], "'--box'"),
-        (["--face-box", "1,2,30,40", "--det-threshold", "0.3"], "--det-threshold changes nothing with --face-box"),
+        (
+            ["--face-box", "1,2,30,40", "--det-threshold", "0.3"],
+            "--det-threshold changes nothing with --face-box",
+        ),
         (["--face-box", "1,2,30,40", "--aligner", "antelopev2"], "--aligner changes nothing"),
         (["--fuse", "median"], "--fuse"),
     ],
 )
 def test_wrong_usage_is_exit_2(arguments, message, capfd, monkeypatch):
-    arguments = arguments if arguments[0] == "faces" else ["--portrait", "a.png", "-o", "x", *arguments]
+    arguments = (
+        arguments if arguments[0] == "faces" else ["--portrait", "a.png", "-o", "x", *arguments]
+    )
     code, stdout, stderr = call(capfd, monkeypatch, *arguments)
     assert (code, stdout) == (2, "")
     assert message in " ".join(stderr.split())
@@ -140,7 +174,11 @@ def test_the_flags_reach_the_extraction_and_the_file(photo, tmp_path, capfd, mon
     assert set(report["files"]) == {"antelopev2", "eva_clip", "pulid_weights"}
     assert "aligned by antelopev2's landmarks, without RetinaFace" in stderr
     provenance = read_embedding(out).provenance
-    assert (provenance["face"], provenance["aligner"], provenance["parser"]) == ("right 0", "antelopev2", "none")
+    assert (provenance["face"], provenance["aligner"], provenance["parser"]) == (
+        "right 0",
+        "antelopev2",
+        "none",
+    )
     assert provenance["region"].startswith("mask ")
     assert provenance["region"].endswith("+box")
     assert "fuse" not in provenance
@@ -148,7 +186,9 @@ def test_the_flags_reach_the_extraction_and_the_file(photo, tmp_path, capfd, mon
     assert "faces" not in report["quality"]["warnings"]  # the choice was made by hand
 
 
-def test_strict_turns_warnings_into_exit_1_before_anything_is_written(photo, tmp_path, capfd, monkeypatch):
+def test_strict_turns_warnings_into_exit_1_before_anything_is_written(
+    photo, tmp_path, capfd, monkeypatch
+):
     out, crop = tmp_path / "x.pulidembd", tmp_path / "c.png"
     arguments = ["--portrait", str(photo), "-o", str(out), *MODELS, "--crop-image", str(crop)]
     code, stdout, stderr = call(capfd, monkeypatch, *arguments, "--strict")

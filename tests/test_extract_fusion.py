@@ -1,4 +1,6 @@
-"""Several portraits of one person: cosines, outliers, strangers, the four ways to fuse, and the command that does it."""
+"""Several portraits of one person: cosines, outliers, strangers, the four ways to fuse, and the
+command that does it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from test_extract_world import GREEN, RED, models_folder, picture
 
 from pulid_extract import read_embedding
 from pulid_extract.networks import fusion
-from pulid_extract.networks.fusion import OUTLIER, STRANGER, cosines, fuse_tokens, outliers, strangers
+from pulid_extract.networks.fusion import (
+    OUTLIER,
+    STRANGER,
+    cosines,
+    fuse_tokens,
+    outliers,
+    strangers,
+)
 from pulid_extract.shared.embedding_file import MAX_TOKENS
 from pulid_extract.shared.errors import FaceError, InputError
 
@@ -24,19 +33,23 @@ THREE = picture((8, 8, RED))
 
 
 def vectors(*angles: float) -> list[np.ndarray]:
-    """Vectors of growing length in a plane, at these degrees: the cosine of two is that of their difference."""
+    """Vectors of growing length in a plane, at these degrees: the cosine of two is that of their
+    difference.
+    """
     return [
         np.float32([np.cos(np.radians(angle)), np.sin(np.radians(angle)), *[0] * 510]) * (place + 1)
         for place, angle in enumerate(angles)
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------- one person?
+# -------------------------------------------------------------------------------------- one person?
 
 
 def test_cosines_ignore_length():
     pairs = cosines(vectors(0, 60, 90))
-    np.testing.assert_allclose(pairs, [[1, 0.5, 0], [0.5, 1, np.cos(np.pi / 6)], [0, np.cos(np.pi / 6), 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        pairs, [[1, 0.5, 0], [0.5, 1, np.cos(np.pi / 6)], [0, np.cos(np.pi / 6), 1]], atol=1e-6
+    )
     assert cosines([np.zeros(512), np.ones(512)])[0, 1] == 0
 
 
@@ -54,14 +67,18 @@ def test_outliers_are_named_worst_first(angles, found):
     assert outliers(cosines(vectors(*angles))) == found
 
 
-@pytest.mark.parametrize(("cosine", "is_outlier"), [(OUTLIER - 0.01, True), (OUTLIER + 0.01, False)])
+@pytest.mark.parametrize(
+    ("cosine", "is_outlier"), [(OUTLIER - 0.01, True), (OUTLIER + 0.01, False)]
+)
 def test_the_limit_of_an_outlier(cosine, is_outlier):
     pairs = np.ones((3, 3))
     pairs[2, :2] = pairs[:2, 2] = cosine
     assert outliers(pairs) == [2] * is_outlier
 
 
-@pytest.mark.parametrize(("cosine", "two_people"), [(STRANGER - 0.01, True), (STRANGER + 0.01, False)])
+@pytest.mark.parametrize(
+    ("cosine", "two_people"), [(STRANGER - 0.01, True), (STRANGER + 0.01, False)]
+)
 def test_the_limit_of_two_people(cosine, two_people):
     pairs = np.ones((3, 3))
     pairs[0, 2] = pairs[2, 0] = cosine
@@ -73,7 +90,7 @@ def test_the_limits_are_those_of_the_issue():
     assert strangers(np.ones((1, 1))) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------- token fusion
+# ------------------------------------------------------------------------------------- token fusion
 
 
 @functools.cache
@@ -85,15 +102,24 @@ def tokens() -> list[np.ndarray]:
 def test_token_fusions():
     a, b, c = tokens()
     np.testing.assert_allclose(fuse_tokens(tokens(), "mean"), (a + b + c) / 3, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(fuse_tokens(tokens(), "weighted", [1, 0.5, 0.5]), (2 * a + b + c) / 4, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        fuse_tokens(tokens(), "weighted", [1, 0.5, 0.5]), (2 * a + b + c) / 4, rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(fuse_tokens(tokens(), "concat"), np.concatenate(tokens()))
-    assert all(fuse_tokens(tokens(), way, [1, 1, 1]).dtype == np.float32 for way in ("mean", "weighted", "concat"))
+    assert all(
+        fuse_tokens(tokens(), way, [1, 1, 1]).dtype == np.float32
+        for way in ("mean", "weighted", "concat")
+    )
 
 
 def test_weights_of_nothing_are_equal_and_a_useless_portrait_counts_a_hundredth():
     a, b, _ = tokens()
-    np.testing.assert_allclose(fuse_tokens([a, b], "weighted", [0, 0]), (a + b) / 2, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(fuse_tokens([a, b], "weighted", [1, 0]), (a + 0.01 * b) / 1.01, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        fuse_tokens([a, b], "weighted", [0, 0]), (a + b) / 2, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        fuse_tokens([a, b], "weighted", [1, 0]), (a + 0.01 * b) / 1.01, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_fusions_that_cannot_be_are_refused():
@@ -107,7 +133,7 @@ def test_fusions_that_cannot_be_are_refused():
         fuse_tokens(tokens(), "encoder")
 
 
-# --------------------------------------------------------------------------------------------------------------- the extractor
+# ------------------------------------------------------------------------------------ the extractor
 
 
 @functools.cache
@@ -131,7 +157,10 @@ def test_encoder_fusion_is_one_pass_over_all_images():
     with torch.no_grad():
         want = (
             extractor()
-            ._idformer(torch.stack([a, b], 1), [torch.cat(pair, 1) for pair in zip(hidden_a, hidden_b, strict=True)])[0]
+            ._idformer(
+                torch.stack([a, b], 1),
+                [torch.cat(pair, 1) for pair in zip(hidden_a, hidden_b, strict=True)],
+            )[0]
             .numpy()
         )
     ours = extractor().tokens(features)
@@ -139,7 +168,9 @@ def test_encoder_fusion_is_one_pass_over_all_images():
     assert ours.shape == (32, 2048)
     singles = [extractor().tokens([one]) for one in features]
     assert all(relative(ours, one) > 1e-3 for one in singles)
-    np.testing.assert_allclose(extractor().tokens(features, "mean"), (singles[0] + singles[1]) / 2, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        extractor().tokens(features, "mean"), (singles[0] + singles[1]) / 2, rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_array_equal(extractor().tokens(features, "concat"), np.concatenate(singles))
     assert relative(extractor().tokens(features, "weighted", [1, 0.1]), singles[0]) < relative(
         extractor().tokens(features, "mean"), singles[0]
@@ -157,7 +188,7 @@ def test_uncond_is_of_zeros_for_as_many_images_as_the_encoder_saw():
     assert not np.array_equal(one, two)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture
@@ -177,7 +208,9 @@ MODELS = ("--models-dir", str(models_folder()), "--device", "cpu")
 
 @pytest.fixture
 def alike(monkeypatch):
-    """alike(0, 10) gives ONE and TWO (and THREE) ArcFace vectors at these degrees, in an Extractor that is loaded once."""
+    """alike(0, 10) gives ONE and TWO (and THREE) ArcFace vectors at these degrees, in an Extractor
+    that is loaded once.
+    """
     from pulid_extract.extraction.extractor import Extractor
 
     real = Extractor.crop
@@ -195,7 +228,9 @@ def alike(monkeypatch):
     return set_angles
 
 
-def test_a_folder_a_glob_and_repeated_flags_give_the_same_bytes(folder, tmp_path, capfd, monkeypatch, alike):
+def test_a_folder_a_glob_and_repeated_flags_give_the_same_bytes(
+    folder, tmp_path, capfd, monkeypatch, alike
+):
     """Whatever the order: portraits are fused in the order of their hashes."""
     a, b, c = (str(folder / name) for name in ("a.JPG", "b.png", "c.png"))
     out = tmp_path / "me.pulidembd"
@@ -206,7 +241,9 @@ def test_a_folder_a_glob_and_repeated_flags_give_the_same_bytes(folder, tmp_path
         "repeated": ["--portrait", a, "--portrait", c],
     }.items():
         alike(0, 10)
-        code, stdout, stderr = call(capfd, monkeypatch, *portraits, "-o", str(out), *MODELS, "--json", "--with-uncond")
+        code, stdout, stderr = call(
+            capfd, monkeypatch, *portraits, "-o", str(out), *MODELS, "--json", "--with-uncond"
+        )
         assert code == 0, stderr
         report = json.loads(stdout)
         hashes[name] = report["sha256"]
@@ -218,11 +255,14 @@ def test_a_folder_a_glob_and_repeated_flags_give_the_same_bytes(folder, tmp_path
         if name == "folder":
             assert "1 of 4 skipped, no pictures by their names: notes.txt" in stderr
             assert f"{c}: is the same picture as {b}; it counts once" in stderr
-            assert stderr.index("a.JPG: quality") < stderr.index("b.png: quality")  # in the order of their names
+            # in the order of their names
+            assert stderr.index("a.JPG: quality") < stderr.index("b.png: quality")
     assert len(set(hashes.values())) == 1
     provenance = read_embedding(out).provenance
     assert provenance["fuse"] == "encoder"
-    assert provenance["portrait.sha256"] == ",".join(sorted(hashlib.sha256(png(image)).hexdigest() for image in (ONE, TWO)))
+    assert provenance["portrait.sha256"] == ",".join(
+        sorted(hashlib.sha256(png(image)).hexdigest() for image in (ONE, TWO))
+    )
     assert str(tmp_path) not in str(provenance)
 
 
@@ -231,7 +271,18 @@ def test_every_fusion_is_written(fuse, count, folder, tmp_path, capfd, monkeypat
     alike(0, 10)
     out = tmp_path / "me.pulidembd"
     code, _, stderr = call(
-        capfd, monkeypatch, "--portrait", str(folder), "-o", str(out), *MODELS, "--fuse", fuse, "--with-uncond", "--dtype", "f32"
+        capfd,
+        monkeypatch,
+        "--portrait",
+        str(folder),
+        "-o",
+        str(out),
+        *MODELS,
+        "--fuse",
+        fuse,
+        "--with-uncond",
+        "--dtype",
+        "f32",
     )
     assert code == 0, stderr
     embedding = read_embedding(out)
@@ -249,7 +300,9 @@ def test_two_people_are_an_error_unless_forced(folder, tmp_path, capfd, monkeypa
     code, stdout, stderr = call(capfd, monkeypatch, *arguments)
     assert (code, stdout) == (1, "")
     assert "a.JPG and" in stderr
-    assert "are two people by ArcFace (cosine 0.09, below 0.25); leave one out; --mix-people" in stderr
+    assert (
+        "are two people by ArcFace (cosine 0.09, below 0.25); leave one out; --mix-people" in stderr
+    )
     assert out.read_bytes() == b"old"
     alike(0, 85)
     code, stdout, stderr = call(capfd, monkeypatch, *arguments, "--mix-people")
@@ -264,7 +317,10 @@ def test_an_outlier_is_named_and_dropped_when_asked(folder, tmp_path, capfd, mon
     alike(0, 10, 95)
     code, stdout, stderr = call(capfd, monkeypatch, *arguments)
     assert code == 1
-    assert "d.png: unlike the other portraits (mean ArcFace cosine 0.00, below 0.35): warning" in stderr
+    assert (
+        "d.png: unlike the other portraits (mean ArcFace cosine 0.00, below 0.35): warning"
+        in stderr
+    )
     assert "or give --drop-outliers" in stderr
     alike(0, 10, 95)
     code, stdout, stderr = call(capfd, monkeypatch, *arguments, "--drop-outliers", "--json")
@@ -276,7 +332,9 @@ def test_an_outlier_is_named_and_dropped_when_asked(folder, tmp_path, capfd, mon
 
 def test_one_bad_portrait_names_itself_and_stops_all(folder, tmp_path, capfd, monkeypatch, alike):
     (folder / "d.png").write_bytes(png(picture()))
-    code, stdout, stderr = call(capfd, monkeypatch, "--portrait", str(folder), "-o", str(tmp_path / "x"), *MODELS)
+    code, stdout, stderr = call(
+        capfd, monkeypatch, "--portrait", str(folder), "-o", str(tmp_path / "x"), *MODELS
+    )
     assert (code, stdout) == (1, "")
     assert f"error: {folder / 'd.png'}: no face found" in stderr
     assert not (tmp_path / "x").exists()
@@ -284,9 +342,17 @@ def test_one_bad_portrait_names_itself_and_stops_all(folder, tmp_path, capfd, mo
 
 @pytest.mark.parametrize(
     "flag",
-    [["--face-at", "1,2"], ["--face-box", "0,0,64,64"], ["--mask", "m.png"], ["--box", "0,0,9,9"], ["--crop-image", "c.png"]],
+    [
+        ["--face-at", "1,2"],
+        ["--face-box", "0,0,64,64"],
+        ["--mask", "m.png"],
+        ["--box", "0,0,9,9"],
+        ["--crop-image", "c.png"],
+    ],
 )
-def test_flags_about_one_portraits_pixels_are_wrong_usage_for_several(flag, folder, capfd, monkeypatch):
+def test_flags_about_one_portraits_pixels_are_wrong_usage_for_several(
+    flag, folder, capfd, monkeypatch
+):
     code, _, stderr = call(capfd, monkeypatch, "--portrait", str(folder), "-o", "x", *flag)
     assert code == 2
     assert f"{flag[0]} is about the pixels of one portrait; 3 were given" in stderr
@@ -297,7 +363,15 @@ def test_fusing_one_portrait_changes_nothing_and_says_so(tmp_path, capfd, monkey
     hashes = set()
     for extra in ([], ["--fuse", "concat"]):
         code, stdout, stderr = call(
-            capfd, monkeypatch, "--portrait", str(tmp_path / "a.png"), "-o", str(tmp_path / "x"), *MODELS, "--json", *extra
+            capfd,
+            monkeypatch,
+            "--portrait",
+            str(tmp_path / "a.png"),
+            "-o",
+            str(tmp_path / "x"),
+            *MODELS,
+            "--json",
+            *extra,
         )
         assert code == 0, stderr
         assert ("--fuse changes nothing: there is one portrait" in stderr) == bool(extra)
@@ -305,7 +379,7 @@ def test_fusing_one_portrait_changes_nothing_and_says_so(tmp_path, capfd, monkey
     assert len(hashes) == 1
 
 
-# ------------------------------------------------------------------------------------------------------ what a shell makes of *.jpg
+# ---------------------------------------------------------------------- what a shell makes of *.jpg
 
 TAKES_VALUE = {"--portrait": True, "--out": True, "-o": True, "--json": False, "--fuse": True}
 
@@ -314,11 +388,18 @@ TAKES_VALUE = {"--portrait": True, "--out": True, "-o": True, "--json": False, "
     ("typed", "want"),
     [
         ("--portrait a.jpg -o x", "--portrait a.jpg -o x"),
-        ("--portrait a.jpg b.jpg c.jpg -o x", "--portrait a.jpg --portrait b.jpg --portrait c.jpg -o x"),
+        (
+            "--portrait a.jpg b.jpg c.jpg -o x",
+            "--portrait a.jpg --portrait b.jpg --portrait c.jpg -o x",
+        ),
         ("--portrait=a.jpg b.jpg -o x --json", "--portrait=a.jpg --portrait b.jpg -o x --json"),
         ("-o x --portrait a.jpg - d/", "-o x --portrait a.jpg --portrait - --portrait d/"),
-        ("--portrait a.jpg --portrait b.jpg c.jpg", "--portrait a.jpg --portrait b.jpg --portrait c.jpg"),
-        ("-o x a.jpg --portrait b.jpg c.jpg", "-o x a.jpg --portrait b.jpg c.jpg"),  # a command's arguments are its own
+        (
+            "--portrait a.jpg --portrait b.jpg c.jpg",
+            "--portrait a.jpg --portrait b.jpg --portrait c.jpg",
+        ),
+        # a command's arguments are its own
+        ("-o x a.jpg --portrait b.jpg c.jpg", "-o x a.jpg --portrait b.jpg c.jpg"),
         ("faces --portrait b.jpg c.jpg", "faces --portrait b.jpg c.jpg"),
         ("--portrait a.jpg faces p.jpg", "--portrait a.jpg faces p.jpg"),
         ("--portrait", "--portrait"),
@@ -348,7 +429,13 @@ def test_a_file_named_like_a_command_is_a_portrait_behind_portrait(tmp_path, mon
 def test_a_glob_reaches_the_program(folder, tmp_path, capfd, monkeypatch, alike):
     alike(0, 10)
     code, stdout, stderr = call(
-        capfd, monkeypatch, "--portrait", *map(str, sorted(folder.glob("*.[pJ]*"))), "--out", str(tmp_path / "x"), *MODELS
+        capfd,
+        monkeypatch,
+        "--portrait",
+        *map(str, sorted(folder.glob("*.[pJ]*"))),
+        "--out",
+        str(tmp_path / "x"),
+        *MODELS,
     )
     assert (code, stdout) == (0, f"{tmp_path / 'x'}\n"), stderr
 

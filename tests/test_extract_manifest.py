@@ -28,15 +28,30 @@ def problems(data: bytes | str, form: str = ".jsonl") -> list[str]:
     [
         ('{"portrait": "a.jpg"}', {"portrait": ["a.jpg"]}),
         ('{"portrait": "a;b.jpg", "out": null}', {"portrait": ["a;b.jpg"]}),
-        ('{"portraits": ["a.jpg", "b.jpg"], "fuse": "mean"}', {"portrait": ["a.jpg", "b.jpg"], "fuse": "mean"}),
+        (
+            '{"portraits": ["a.jpg", "b.jpg"], "fuse": "mean"}',
+            {"portrait": ["a.jpg", "b.jpg"], "fuse": "mean"},
+        ),
         ('{"portraits": "a.jpg; b.jpg"}', {"portrait": ["a.jpg", "b.jpg"]}),
         ('{"portrait": "a", "face_at": [1, 2.5]}', {"portrait": ["a"], "face_at": "1,2.5"}),
         ('{"portrait": "a", "face_at": "1,2.5"}', {"portrait": ["a"], "face_at": "1,2.5"}),
-        ('{"portrait": "a", "landmarks": [[1, 2], [3, 4]]}', {"portrait": ["a"], "landmarks": "1,2,3,4"}),
+        (
+            '{"portrait": "a", "landmarks": [[1, 2], [3, 4]]}',
+            {"portrait": ["a"], "landmarks": "1,2,3,4"},
+        ),
         ('{"portrait": "a", "box": [1, 2, 3, 4]}', {"portrait": ["a"], "box": ["1,2,3,4"]}),
-        ('{"portrait": "a", "box": [[1, 2, 3, 4], "5,6,7,8"]}', {"portrait": ["a"], "box": ["1,2,3,4", "5,6,7,8"]}),
-        ('{"portrait": "a", "with_uncond": true, "face_index": 2}', {"portrait": ["a"], "with_uncond": True, "face_index": 2}),
-        ('{"portrait": "\\u2028.jpg", "det_threshold": 0.25}', {"portrait": ["\u2028.jpg"], "det_threshold": 0.25}),
+        (
+            '{"portrait": "a", "box": [[1, 2, 3, 4], "5,6,7,8"]}',
+            {"portrait": ["a"], "box": ["1,2,3,4", "5,6,7,8"]},
+        ),
+        (
+            '{"portrait": "a", "with_uncond": true, "face_index": 2}',
+            {"portrait": ["a"], "with_uncond": True, "face_index": 2},
+        ),
+        (
+            '{"portrait": "\\u2028.jpg", "det_threshold": 0.25}',
+            {"portrait": ["\u2028.jpg"], "det_threshold": 0.25},
+        ),
     ],
 )
 def test_json_lines(line, want):
@@ -48,13 +63,24 @@ def test_csv_with_a_mark_empty_lines_and_quoted_newlines():
     found, wrong = read_manifest(text.encode(), "list", ".csv")
     assert wrong == []
     assert [(row.line, row.values) for row in found] == [
-        (3, {"portrait": ["a, b.jpg"], "out": "one", "with_uncond": True, "box": ["1,2,3,4", "5,6,7,8"]}),
+        (
+            3,
+            {
+                "portrait": ["a, b.jpg"],
+                "out": "one",
+                "with_uncond": True,
+                "box": ["1,2,3,4", "5,6,7,8"],
+            },
+        ),
         (5, {"portrait": ["c\nd.jpg"], "face_index": 3}),
     ]
 
 
 def test_csv_with_line_ends_of_an_old_mac():
-    assert rows("portrait,dtype\ra.jpg,f32\rb.jpg,", ".csv") == [{"portrait": ["a.jpg"], "dtype": "f32"}, {"portrait": ["b.jpg"]}]
+    assert rows("portrait,dtype\ra.jpg,f32\rb.jpg,", ".csv") == [
+        {"portrait": ["a.jpg"], "dtype": "f32"},
+        {"portrait": ["b.jpg"]},
+    ]
 
 
 def test_every_problem_is_listed_with_its_line():
@@ -75,7 +101,9 @@ def test_every_problem_is_listed_with_its_line():
     )
     found, wrong = read_manifest(text.encode(), "list", ".jsonl")
     assert [row.line for row in found] == [1]
-    assert [line.split(":")[0] for line in wrong] == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)]
+    assert [line.split(":")[0] for line in wrong] == [
+        f"line {number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)
+    ]
     assert "unknown column 'fce_index'" in wrong[0]
     assert "names no portrait" in wrong[2]
     assert "both portrait and portraits" in wrong[3]
@@ -93,7 +121,11 @@ def test_every_problem_is_listed_with_its_line():
         (b"portrait\na.jpg\n\0\n", ".csv", "line 3 holds a NUL byte"),
         (b'{"portrait": "a"}\n{"portrait": "\xff"}', ".jsonl", "line 2 is not UTF-8"),
         (b"portrait,portrait\na,b", ".csv", "line 1: the column 'portrait' is there twice"),
-        (b"portrait,fce\na,b", ".csv", "line 1: unknown column 'fce'; expected some of portrait, portraits, out"),
+        (
+            b"portrait,fce\na,b",
+            ".csv",
+            "line 1: unknown column 'fce'; expected some of portrait, portraits, out",
+        ),
     ],
 )
 def test_what_is_no_manifest_is_one_line(data, form, message):
@@ -142,16 +174,29 @@ _cells = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from([*COLUMNS, "other"]), _cells, max_size=5), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from([*COLUMNS, "other"]), _cells, max_size=5),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_any_json_is_rows_or_problems(records):
     found, wrong = read_manifest("\n".join(map(json.dumps, records)).encode(), "list", ".jsonl")
-    lines = {row.line for row in found} | {int(line.split(":")[0].removeprefix("line ")) for line in wrong}
+    lines = {row.line for row in found} | {
+        int(line.split(":")[0].removeprefix("line ")) for line in wrong
+    }
     assert lines == set(range(1, len(records) + 1))
     assert all(isinstance(row.values["portrait"], list) and row.values["portrait"] for row in found)
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: f"portrait,out\n{text}".encode(errors="replace"))))
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.text(max_size=80).map(lambda text: f"portrait,out\n{text}".encode(errors="replace")),
+    )
+)
 @pytest.mark.parametrize("form", [".jsonl", ".csv"])
 def test_any_bytes_are_rows_or_one_line(form, data):
     try:

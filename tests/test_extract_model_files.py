@@ -1,4 +1,6 @@
-"""Model files: told apart by their headers, found by ordered rules, fetched whole or not at all, written beside and renamed."""
+"""Model files: told apart by their headers, found by ordered rules, fetched whole or not at all,
+written beside and renamed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ from test_extract_world import eva_state, write_antelopev2
 
 from pulid_extract.files.roles import ROLES
 from pulid_extract.shared.errors import OutputError, WeightsError
-from pulid_extract.shared.model_files import Role, Source, check_role, download, find, kind_of, read_header
+from pulid_extract.shared.model_files import (
+    Role,
+    Source,
+    check_role,
+    download,
+    find,
+    kind_of,
+    read_header,
+)
 from pulid_extract.shared.writing import check_writable, write_atomically
 
 ROOT = Path(__file__).parent.parent
@@ -37,16 +47,28 @@ def pulid(path: Path) -> Path:
     return tensors(path, "pulid_ca.0.norm1.weight", "pulid_encoder.latents")
 
 
-# ---------------------------------------------------------------------------------------------------------- what a file is
+# ----------------------------------------------------------------------------------- what a file is
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["id_adapter.latents", "id_adapter_attn_layers.0.id_to_k.weight"], "SDXL PuLID file .*pulid_flux_v0.9.1.safetensors"),
-        (["double_blocks.0.img_attn.qkv.weight._data", "double_blocks.0.img_attn.qkv.weight._scale"], "quanto"),
+        (
+            ["id_adapter.latents", "id_adapter_attn_layers.0.id_to_k.weight"],
+            "SDXL PuLID file .*pulid_flux_v0.9.1.safetensors",
+        ),
+        (
+            [
+                "double_blocks.0.img_attn.qkv.weight._data",
+                "double_blocks.0.img_attn.qkv.weight._scale",
+            ],
+            "quanto",
+        ),
         (["img_in.weight", "x.weight.absmax", "x.weight.quant_map"], "nf4"),
-        (["img_in.weight", "double_blocks.0.img_attn.qkv.weight"], "Flux transformer, --pulid-weights wants a PuLID-FLUX file"),
+        (
+            ["img_in.weight", "double_blocks.0.img_attn.qkv.weight"],
+            "Flux transformer, --pulid-weights wants a PuLID-FLUX file",
+        ),
         (
             ["visual.cls_token", "visual.pos_embed", "visual.patch_embed.proj.weight"],
             "is a EVA-CLIP tower, --pulid-weights wants",
@@ -55,7 +77,9 @@ def pulid(path: Path) -> Path:
     ],
 )
 def test_files_of_another_kind_are_named(names, message, tmp_path):
-    """By the header and not by the name; 312 tensors are in the SDXL file as well, so a count could not tell them apart."""
+    """By the header and not by the name; 312 tensors are in the SDXL file as well, so a count could
+    not tell them apart.
+    """
     path = tensors(tmp_path / "pulid_flux_v0.9.1.safetensors", *names)
     with pytest.raises(WeightsError, match=message):
         find(ROLES["pulid_weights"], path)
@@ -104,7 +128,7 @@ def test_pickles_are_told_apart_without_running_them(legacy, tmp_path):
         check_role(read_header(path), ROLES["bisenet"])
 
 
-# -------------------------------------------------------------------------------------------------------------- finding it
+# --------------------------------------------------------------------------------------- finding it
 
 
 def test_the_flag_wins_then_the_models_folder(tmp_path):
@@ -114,7 +138,10 @@ def test_the_flag_wins_then_the_models_folder(tmp_path):
     tensors(inside / "other.safetensors", "img_in.weight", "double_blocks.0.img_attn.qkv.weight")
     (inside / "junk.safetensors").write_bytes(b"junk")
     pulid(outside)
-    assert (find(ROLES["pulid_weights"], outside, inside).path, find(ROLES["pulid_weights"], outside, inside).rule) == (
+    assert (
+        find(ROLES["pulid_weights"], outside, inside).path,
+        find(ROLES["pulid_weights"], outside, inside).rule,
+    ) == (
         outside,
         "flag",
     )
@@ -154,7 +181,9 @@ def test_offline_means_no_network_call(tmp_path, monkeypatch):
 
 
 def test_the_hugging_face_cache_is_asked(tmp_path):
-    """In a child process: the library reads HF_HOME when it is imported. The cache links into blobs, as the real one does."""
+    """In a child process: the library reads HF_HOME when it is imported. The cache links into
+    blobs, as the real one does.
+    """
     revision, repo = "0" * 40, tmp_path / "hub" / "models--DIAMONIK7777--antelopev2"
     snapshot = repo / "snapshots" / revision
     for folder in (repo / "blobs", repo / "refs", snapshot):
@@ -170,21 +199,31 @@ def test_the_hugging_face_cache_is_asked(tmp_path):
         "found = find(ROLES['antelopev2']); print(found.rule, found.path)\n"
         "print(Antelope(found.path).embed_crop(np.zeros((512, 512, 3), np.uint8)).shape)"
     )
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     environment.pop("HF_HUB_CACHE", None)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120
+    )
     assert done.stdout.splitlines() == [f"hugging face cache {snapshot}", "(512,)"], done.stderr
 
 
-# --------------------------------------------------------------------------------------------------------------- fetching
+# ----------------------------------------------------------------------------------------- fetching
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A local server of three paths: /whole, /short (breaks off half way), /none; its address. It knows neither HEAD nor ranges."""
+    """A local server of three paths: /whole, /short (breaks off half way), /none; its address. It
+    knows neither HEAD nor ranges.
+    """
     import huggingface_hub.constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # read from the variable when it was imported
+    # read from the variable when it was imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     body = pulid(tmp_path / "served.safetensors").read_bytes()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -219,21 +258,33 @@ def test_downloads_are_checked_and_written_whole(server, tmp_path):
     with pytest.raises(WeightsError, match="cannot be reached"):
         download("http://127.0.0.1:9/x", tmp_path / "y")
     part, whole = sorted(target.parent.iterdir(), key=lambda path: path.suffix)
-    assert (part.suffix, part.stat().st_size, whole.name) == (".part", len(body) // 2, "x.safetensors")  # to go on with
+    # to go on with
+    assert (part.suffix, part.stat().st_size, whole.name) == (
+        ".part",
+        len(body) // 2,
+        "x.safetensors",
+    )
 
 
 def test_a_missing_file_is_fetched_into_the_models_folder(server, tmp_path, monkeypatch):
     address, body = server
-    source = Source(url=f"{address}/whole/pulid.safetensors", sha256=hashlib.sha256(body).hexdigest())
+    source = Source(
+        url=f"{address}/whole/pulid.safetensors", sha256=hashlib.sha256(body).hexdigest()
+    )
     role = Role("PuLID weights", "--pulid-weights", ("PuLID-FLUX file",), source, fetch=True)
     models = tmp_path / "models"
     models.mkdir()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("pulid_extract.shared.model_files.finding.downloads_dir", lambda: tmp_path / "none")
-    assert (find(role, None, models).rule, find(role, None, models).rule) == ("download", "models folder")
+    monkeypatch.setattr(
+        "pulid_extract.shared.model_files.finding.downloads_dir", lambda: tmp_path / "none"
+    )
+    assert (find(role, None, models).rule, find(role, None, models).rule) == (
+        "download",
+        "models folder",
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def test_write_replaces_whole_and_sets_the_mode(tmp_path):

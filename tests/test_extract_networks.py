@@ -1,4 +1,6 @@
-"""The networks of stage one against the reference's golden tensors, and every layout and bad file their loaders meet."""
+"""The networks of stage one against the reference's golden tensors, and every layout and bad file
+their loaders meet.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,16 @@ from pulid_extract.networks.idformer import IDFormer, load_idformer
 from pulid_extract.shared.errors import FaceError, WeightsError
 from pulid_extract.shared.model_files import check_role, read_header
 
-# --------------------------------------------------------------------------------------------------------------- IDFormer
+# ----------------------------------------------------------------------------------------- IDFormer
 
 
 @pytest.fixture(scope="module")
 def full_idformer(tmp_path_factory) -> IDFormer:
     shapes = json.loads((GOLDEN / "idformer_shapes.json").read_text())
-    state = {f"pulid_encoder.{name.removeprefix('pulid_encoder.')}": tuple(shape) for name, shape in shapes.items()}
+    state = {
+        f"pulid_encoder.{name.removeprefix('pulid_encoder.')}": tuple(shape)
+        for name, shape in shapes.items()
+    }
     path = tmp_path_factory.mktemp("idformer") / "pulid.safetensors"
     save_file({name: torch.from_numpy(value) for name, value in seeded_state(state).items()}, path)
     model = load_idformer(path)
@@ -53,14 +58,17 @@ def test_idformer_is_the_reference(full_idformer):
 
     def inputs(tag: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
         condition = torch.from_numpy(seeded(f"in.id_cond{tag}", (1, 1280), 0.5))
-        return condition, [torch.from_numpy(seeded(f"in.vit_hidden{tag}.{i}", (1, 577, 1024))) for i in range(5)]
+        return condition, [
+            torch.from_numpy(seeded(f"in.vit_hidden{tag}.{i}", (1, 577, 1024))) for i in range(5)
+        ]
 
     (cond, hidden), (cond2, hidden2) = inputs(""), inputs(".second")
     ours = {
         "single": full_idformer(cond, hidden),
         "uncond": full_idformer(torch.zeros_like(cond), [torch.zeros_like(h) for h in hidden]),
         "two_images": full_idformer(
-            torch.stack([cond, cond2], 1), [torch.cat(pair, 1) for pair in zip(hidden, hidden2, strict=True)]
+            torch.stack([cond, cond2], 1),
+            [torch.cat(pair, 1) for pair in zip(hidden, hidden2, strict=True)],
         ),
     }
     for name, tokens in ours.items():
@@ -78,7 +86,12 @@ def test_one_image_in_both_spellings_is_the_same(full_idformer):
 
 def test_idformer_reads_its_sizes_from_the_tensors():
     model = load_idformer(models_folder() / "pulid.safetensors")
-    assert (model.dim, model.cond_dim, model.vit_dims, model.num_latents) == (64, 608, (128,) * 5, 32)
+    assert (model.dim, model.cond_dim, model.vit_dims, model.num_latents) == (
+        64,
+        608,
+        (128,) * 5,
+        32,
+    )
     assert model.latents.dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -86,12 +99,21 @@ def test_idformer_reads_its_sizes_from_the_tensors():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: s.pop("pulid_encoder.layers.3.0.to_q.weight"), r"missing layers\.3\.0\.to_q\.weight"),
+        (
+            lambda s: s.pop("pulid_encoder.layers.3.0.to_q.weight"),
+            r"missing layers\.3\.0\.to_q\.weight",
+        ),
         (lambda s: s.update({"pulid_encoder.surplus": torch.ones(1)}), "unknown surplus"),
-        (lambda s: s.update({"pulid_encoder.layers.2.1.0.bias": torch.ones(3)}), r"wrong shape layers\.2\.1\.0\.bias \(3,\)"),
+        (
+            lambda s: s.update({"pulid_encoder.layers.2.1.0.bias": torch.ones(3)}),
+            r"wrong shape layers\.2\.1\.0\.bias \(3,\)",
+        ),
         (lambda s: s.pop("pulid_encoder.latents"), "missing latents"),
         (lambda s: [s.pop(n) for n in list(s) if ".layers.9." in n], "9 layers"),
-        (lambda s: [s.pop(n) for n in list(s) if n.startswith("pulid_encoder.")], r"holds no pulid_encoder\.\*"),
+        (
+            lambda s: [s.pop(n) for n in list(s) if n.startswith("pulid_encoder.")],
+            r"holds no pulid_encoder\.\*",
+        ),
     ],
 )
 def test_idformer_loads_strictly(damage, message, tmp_path):
@@ -102,7 +124,7 @@ def test_idformer_loads_strictly(damage, message, tmp_path):
         load_idformer(tmp_path / "p.safetensors")
 
 
-# --------------------------------------------------------------------------------------------------------------- EVA-CLIP
+# ----------------------------------------------------------------------------------------- EVA-CLIP
 
 
 def check_eva(name: str, tolerance: float, path: Path) -> None:
@@ -110,7 +132,9 @@ def check_eva(name: str, tolerance: float, path: Path) -> None:
     tower = eva_clip.load_eva_clip(path)
     path.unlink()
     side = eva_clip.image_size(tower)
-    pooled, hidden = eva_clip.encode_face(tower, torch.from_numpy(seeded("in.pixels", (1, 3, side, side))))
+    pooled, hidden = eva_clip.encode_face(
+        tower, torch.from_numpy(seeded("in.pixels", (1, 3, side, side)))
+    )
     golden = load_file(GOLDEN / f"{name}.safetensors")
     assert relative(pooled, golden["pooled"]) <= tolerance
     assert len(hidden) == 5
@@ -130,15 +154,22 @@ def test_eva_full_is_the_reference(tmp_path):
 
 
 def eva_outputs(path: Path) -> torch.Tensor:
-    pooled, hidden = eva_clip.encode_face(eva_clip.load_eva_clip(path), torch.from_numpy(seeded("in.pixels", (1, 3, 56, 56))))
+    pooled, hidden = eva_clip.encode_face(
+        eva_clip.load_eva_clip(path), torch.from_numpy(seeded("in.pixels", (1, 3, 56, 56)))
+    )
     return torch.cat([pooled.flatten(), *[state.flatten() for state in hidden]])
 
 
 def test_eva_layouts_load_equal(tmp_path):
-    """Original, original with its text tower and rope tables, wrapped, timm, open_clip; pickles old and new; half precision."""
+    """Original, original with its text tower and rope tables, wrapped, timm, open_clip; pickles old
+    and new; half precision.
+    """
     original = {name: tensor.half() for name, tensor in eva_state().items()}
     timm_names = eva_clip.tower_tensors(original, Path("x"))
-    rope = {f"visual.{name}": torch.full((16, 64), torch.nan) for name in ("rope.freqs_cos", "blocks.3.attn.rope.freqs_sin")}
+    rope = {
+        f"visual.{name}": torch.full((16, 64), torch.nan)
+        for name in ("rope.freqs_cos", "blocks.3.attn.rope.freqs_sin")
+    }
     text = {"text.positional_embedding": torch.ones(77, 8), "logit_scale": torch.tensor(4.6)}
     torch.save(original, tmp_path / "original.pt")
     torch.save(original, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
@@ -146,14 +177,20 @@ def test_eva_layouts_load_equal(tmp_path):
     torch.save({"state_dict": original}, tmp_path / "wrapped.pt")
     save_file(original, tmp_path / "original.safetensors")
     save_file(timm_names, tmp_path / "timm.safetensors")
-    save_file({**{f"visual.trunk.{k}": v for k, v in timm_names.items()}, **text}, tmp_path / "open_clip.safetensors")
+    save_file(
+        {**{f"visual.trunk.{k}": v for k, v in timm_names.items()}, **text},
+        tmp_path / "open_clip.safetensors",
+    )
     paths = sorted(tmp_path.iterdir())
     outputs = [eva_outputs(path) for path in paths]
     for path, output in zip(paths, outputs, strict=True):
         check_role(read_header(path), ROLES["eva_clip"])
         assert torch.equal(output, outputs[0]), path.name
     assert len(paths) == 7
-    changed = {**original, "visual.blocks.19.mlp.w3.bias": original["visual.blocks.19.mlp.w3.bias"] + 1}
+    changed = {
+        **original,
+        "visual.blocks.19.mlp.w3.bias": original["visual.blocks.19.mlp.w3.bias"] + 1,
+    }
     torch.save(changed, tmp_path / "changed.pt")
     assert not torch.equal(eva_outputs(tmp_path / "changed.pt"), outputs[0])
 
@@ -165,7 +202,9 @@ def test_eva_layouts_load_equal(tmp_path):
         (lambda s: s.update({"visual.blocks.0.extra": torch.ones(1)}), r"unknown blocks\.0\.extra"),
         (lambda s: s.pop("visual.head.weight"), r"missing head\.weight"),
         (
-            lambda s: [s.pop(n) for n in list(s) if n.startswith(("visual.blocks.19.", "visual.blocks.2"))],
+            lambda s: [
+                s.pop(n) for n in list(s) if n.startswith(("visual.blocks.19.", "visual.blocks.2"))
+            ],
             "19 blocks.*at least 20",
         ),
         (lambda s: s.update({"visual.pos_embed": torch.ones(1, 18, 128)}), "18 positions"),
@@ -181,13 +220,21 @@ def test_eva_loads_strictly(damage, message, tmp_path):
 
 
 def test_the_tower_keeps_its_rope_tables(tmp_path):
-    """Built without initialising, never on meta: timm's rope tables are no parameters and must hold their numbers."""
+    """Built without initialising, never on meta: timm's rope tables are no parameters and must hold
+    their numbers.
+    """
     from timm.models.eva import eva02_large_patch14_clip_336
 
     torch.save(eva_state(), tmp_path / "e.pt")
     tower = eva_clip.load_eva_clip(tmp_path / "e.pt")
     plain = eva02_large_patch14_clip_336(
-        img_size=56, embed_dim=128, depth=1, num_heads=2, mlp_ratio=341.5 / 128, num_classes=96, ref_feat_shape=(16, 16)
+        img_size=56,
+        embed_dim=128,
+        depth=1,
+        num_heads=2,
+        mlp_ratio=341.5 / 128,
+        num_classes=96,
+        ref_feat_shape=(16, 16),
     )
     table = dict(plain.named_buffers())["rope.pos_embed"]
     assert table.abs().sum() > 0
@@ -199,20 +246,25 @@ def test_without_init_skips_parameters_only():
         torch.manual_seed(0)
         drawn, norm = torch.randn(3), torch.nn.BatchNorm2d(4)
         linear = torch.nn.Linear(1000, 1000)
-    assert torch.equal(drawn, torch.manual_seed(0) and torch.randn(3))  # nothing was drawn in between
+    # nothing was drawn in between
+    assert torch.equal(drawn, torch.manual_seed(0) and torch.randn(3))
     assert torch.equal(norm.running_var, torch.ones(4))
     assert linear.weight.requires_grad
 
 
-# --------------------------------------------------------------------------------------------------------- face features
+# ------------------------------------------------------------------------------------ face features
 
 
 def golden_face() -> tuple[np.ndarray, torch.Tensor]:
     """The golden test's aligned face, uint8 BGR (512, 512, 3), and its labels (1, 1, 512, 512)."""
     low = np.clip(seeded("in.aligned_face", (1, 3, 32, 32), 0.25, 0.5), 0, 1)
     rgb = np.round(low.repeat(16, 2).repeat(16, 3) * 255).astype(np.uint8)[0].transpose(1, 2, 0)
-    cells = np.clip(np.floor((seeded("in.labels", (16, 16)) / np.sqrt(3) + 1) / 2 * 19), 0, 18).astype(np.int64)
-    return np.ascontiguousarray(rgb[..., ::-1]), torch.from_numpy(cells.repeat(32, 0).repeat(32, 1))[None, None]
+    cells = np.clip(
+        np.floor((seeded("in.labels", (16, 16)) / np.sqrt(3) + 1) / 2 * 19), 0, 18
+    ).astype(np.int64)
+    return np.ascontiguousarray(rgb[..., ::-1]), torch.from_numpy(
+        cells.repeat(32, 0).repeat(32, 1)
+    )[None, None]
 
 
 def test_face_features_are_the_references():
@@ -223,10 +275,14 @@ def test_face_features_are_the_references():
     assert relative(grey[:, :1, ::8, ::8], golden["masked_gray"]) <= 1e-6
     assert relative(pixels[:, :, ::8, ::8], golden["pixels"]) <= 1e-5
     assert relative(pixels.mean((2, 3)), golden["pixels_channel_means"]) <= 1e-5
-    plain = pixels * torch.tensor(eva_clip.STD)[:, None, None] + torch.tensor(eva_clip.MEAN)[:, None, None]
+    plain = (
+        pixels * torch.tensor(eva_clip.STD)[:, None, None]
+        + torch.tensor(eva_clip.MEAN)[:, None, None]
+    )
     assert plain.max() > 1.01  # bicubic overshoots, and nothing clamps it
     swapped = face_crop.grey_on_white(face_crop.to_tensor(crop[..., ::-1]), labels)
-    assert relative(swapped[:, :1, ::8, ::8], golden["masked_gray"]) > 1e-3  # RGB for BGR would be seen
+    # RGB for BGR would be seen
+    assert relative(swapped[:, :1, ::8, ::8], golden["masked_gray"]) > 1e-3
 
 
 def test_antialias_is_on():
@@ -235,7 +291,8 @@ def test_antialias_is_on():
     noise = torch.rand(1, 3, 512, 512)
     off = resize(noise, [336, 336], InterpolationMode.BICUBIC, antialias=False)
     ours = (
-        eva_clip.preprocess(noise, 336) * torch.tensor(eva_clip.STD)[:, None, None] + torch.tensor(eva_clip.MEAN)[:, None, None]
+        eva_clip.preprocess(noise, 336) * torch.tensor(eva_clip.STD)[:, None, None]
+        + torch.tensor(eva_clip.MEAN)[:, None, None]
     )
     assert (ours - off).abs().mean() > 0.05
 
@@ -258,7 +315,10 @@ def test_parsing_normalises_and_takes_the_first_output():
     labels = face_crop.parse_face(parser, torch.full((1, 3, 4, 4), 0.5))
     assert (labels == 3).all()
     assert labels.shape == (1, 1, 4, 4)
-    want = [(0.5 - mean) / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    want = [
+        (0.5 - mean) / std
+        for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ]
     np.testing.assert_allclose(seen["pixels"][0, :, 0, 0], want, rtol=1e-5)
 
 
@@ -287,7 +347,11 @@ def test_landmarks_without_extent_are_an_error():
 @pytest.mark.parametrize("legacy", [True, False])
 def test_facexlib_files_load_quietly_with_or_without_module_prefix(legacy, tmp_path):
     path = tmp_path / "w.pth"
-    torch.save({f"module.{k}": v for k, v in retinaface_state().items()}, path, _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        {f"module.{k}": v for k, v in retinaface_state().items()},
+        path,
+        _use_new_zipfile_serialization=not legacy,
+    )
     check_role(read_header(path), ROLES["retinaface"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -317,7 +381,7 @@ def test_a_detector_of_random_weights_is_named_and_not_believed():
         face_crop.find_landmarks(Detector(), np.zeros((64, 64, 3), np.uint8))
 
 
-# ------------------------------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 def test_code_in_a_pickle_is_never_run(tmp_path):
@@ -353,7 +417,7 @@ def test_a_pickle_that_is_no_dict_is_refused(tmp_path):
         read_tensors(tmp_path / "list.pt")
 
 
-# -------------------------------------------------------------------------------------------------------------- antelopev2
+# --------------------------------------------------------------------------------------- antelopev2
 
 
 def test_only_the_two_networks_are_opened():

@@ -1,4 +1,6 @@
-"""What is refused before anything expensive begins: no model file is looked for, let alone fetched, for a mistake that shows at once."""
+"""What is refused before anything expensive begins: no model file is looked for, let alone fetched,
+for a mistake that shows at once.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +35,28 @@ def there(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mask", "small.png"], "me.png: small.png: the mask is 20x20, the upright portrait is 640x640"),
+        (
+            ["--mask", "small.png"],
+            "me.png: small.png: the mask is 20x20, the upright portrait is 640x640",
+        ),
         (["--mask", "empty.jpg"], "empty.jpg: is empty"),
         (["--mask", "none.png"], "none.png: no such file; --mask wants"),
         (["--box", "600,0,50,50"], "me.png: --box 600,0,50,50: reaches outside the portrait"),
-        (["--face-box", "600,0,50,50"], "me.png: --face-box 600,0,50,50: reaches outside the portrait"),
+        (
+            ["--face-box", "600,0,50,50"],
+            "me.png: --face-box 600,0,50,50: reaches outside the portrait",
+        ),
         (["--portrait", "other.png", "--portrait", "empty.jpg"], "empty.jpg: is empty"),
         ([], NOTHING),
     ],
 )
-def test_mistakes_are_said_before_models_are_looked_for(arguments, message, there, capfd, monkeypatch):
+def test_mistakes_are_said_before_models_are_looked_for(
+    arguments, message, there, capfd, monkeypatch
+):
     monkeypatch.chdir(there)
-    code, stdout, stderr = call(capfd, monkeypatch, "--portrait", "me.png", "-o", "x", "--models-dir", "models", *arguments)
+    code, stdout, stderr = call(
+        capfd, monkeypatch, "--portrait", "me.png", "-o", "x", "--models-dir", "models", *arguments
+    )
     assert (code, stdout) == (1, "")
     assert message in stderr.splitlines()[-1]
     assert stderr.count("error:") == 1
@@ -62,7 +74,9 @@ def test_a_device_that_is_not_there_is_said_before_models_are_looked_for(there, 
 
 
 def test_standard_input_is_one_picture(there, capfd, monkeypatch):
-    code, _, stderr = call(capfd, monkeypatch, "--portrait", "-", "--mask", "-", "-o", str(there / "x"), *MODELS)
+    code, _, stderr = call(
+        capfd, monkeypatch, "--portrait", "-", "--mask", "-", "-o", str(there / "x"), *MODELS
+    )
     assert code == 1
     assert "--mask -: standard input is the portrait" in stderr
 
@@ -77,7 +91,14 @@ def test_what_is_missing_says_how_to_get_it(there, capfd, monkeypatch):
 
 def test_a_closed_standard_output_is_one_line_before_the_work(there):
     command = f"{sys.executable} -m pulid_extract faces {there / 'me.png'} --antelopev2 {models_folder() / 'antelopev2'} >&-"
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), timeout=120)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        timeout=120,
+    )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "standard output: is closed" in done.stderr
@@ -86,7 +107,12 @@ def test_a_closed_standard_output_is_one_line_before_the_work(there):
 def test_a_panorama_is_named(there, capfd, monkeypatch):
     (there / "wide.png").write_bytes(png(np.zeros((20, 9000, 3), np.uint8)))
     code, _, stderr = call(
-        capfd, monkeypatch, "faces", str(there / "wide.png"), "--antelopev2", str(models_folder() / "antelopev2")
+        capfd,
+        monkeypatch,
+        "faces",
+        str(there / "wide.png"),
+        "--antelopev2",
+        str(models_folder() / "antelopev2"),
     )
     assert code == 1
     assert f"error: {there / 'wide.png'}: the portrait is 9000x20: too narrow" in stderr
@@ -95,7 +121,9 @@ def test_a_panorama_is_named(there, capfd, monkeypatch):
 def test_drawn_faces_are_their_owners_alone(there, capfd, monkeypatch):
     drawn = there / "drawn.png"
     pack = ["--antelopev2", str(models_folder() / "antelopev2")]
-    code, _, stderr = call(capfd, monkeypatch, "faces", str(there / "me.png"), *pack, "--draw", str(drawn))
+    code, _, stderr = call(
+        capfd, monkeypatch, "faces", str(there / "me.png"), *pack, "--draw", str(drawn)
+    )
     assert code == 0, stderr
     assert stat.S_IMODE(drawn.stat().st_mode) == 0o600
 
@@ -118,7 +146,12 @@ def test_a_log_line_stays_one_line_without_escape_codes(capfd):
 @pytest.mark.parametrize("program", ["pulid_extract", "pulid_generate"])
 def test_help_into_a_full_disk_is_one_line(program):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", program, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", program, "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "standard output: cannot be written" in done.stderr

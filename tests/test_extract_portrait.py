@@ -1,4 +1,6 @@
-"""Reading portraits: upright, flattened on white, whole or refused; the long side; the region by hand."""
+"""Reading portraits: upright, flattened on white, whole or refused; the long side; the region by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pulid_extract.pictures.portrait import PAD_RGB, FaceBox, crop_box, decode_portrait, limit_long_side, read_portrait
+from pulid_extract.pictures.portrait import (
+    PAD_RGB,
+    FaceBox,
+    crop_box,
+    decode_portrait,
+    limit_long_side,
+    read_portrait,
+)
 from pulid_extract.shared.errors import InputError
 
-# Three colours that tell every flip and turn apart: red top left, green top right, blue bottom left, grey elsewhere.
+# Three colours that tell every flip and turn apart: red top left, green top right, blue bottom
+# left, grey elsewhere.
 PICTURE = np.full((48, 32, 3), 100, np.uint8)
 PICTURE[:16, :16], PICTURE[:16, 16:], PICTURE[32:, :16] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def encode(image: Image.Image | np.ndarray, format_: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, format_, **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(
+        buffer, format_, **options
+    )
     return buffer.getvalue()
 
 
@@ -29,7 +41,11 @@ def encode(image: Image.Image | np.ndarray, format_: str = "PNG", **options) -> 
 def test_formats(format_, tmp_path):
     path = tmp_path / "named.wrongly"
     path.write_bytes(
-        encode(PICTURE, format_, **({"lossless": True} if format_ == "WEBP" else {"quality": 100, "subsampling": 0}))
+        encode(
+            PICTURE,
+            format_,
+            **({"lossless": True} if format_ == "WEBP" else {"quality": 100, "subsampling": 0}),
+        )
     )
     image = read_portrait(path)
     assert image.dtype == np.uint8
@@ -56,7 +72,11 @@ def test_exif_orientation_is_obeyed(orientation, format_):
 
 
 def test_damaged_exif_does_not_stop_the_picture():
-    assert decode_portrait(encode(PICTURE, "JPEG", exif=b"Exif\0\0MM\0*garbage" * 3)).shape == (48, 32, 3)
+    assert decode_portrait(encode(PICTURE, "JPEG", exif=b"Exif\0\0MM\0*garbage" * 3)).shape == (
+        48,
+        32,
+        3,
+    )
 
 
 def with_alpha(alpha: int) -> Image.Image:
@@ -81,7 +101,8 @@ def test_grey_with_alpha_and_palette_with_transparency():
     image = decode_portrait(encode(palette, transparency=index))
     assert (image[:16, :16] == 255).all()
     np.testing.assert_allclose(image[40, 4], (0, 0, 255), atol=8)
-    named = decode_portrait(encode(PICTURE, transparency=(255, 0, 0)))  # one colour named transparent, in an RGB file
+    # one colour named transparent, in an RGB file
+    named = decode_portrait(encode(PICTURE, transparency=(255, 0, 0)))
     assert (named[:16, :16] == 255).all()
     np.testing.assert_array_equal(named[16:], PICTURE[16:])
 
@@ -96,19 +117,29 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
 def test_grey_one_bit_and_cmyk():
     grey = decode_portrait(encode(Image.fromarray(PICTURE).convert("L")))
     assert grey.shape == (48, 32, 3)
-    assert set(np.unique(decode_portrait(encode(Image.fromarray(PICTURE).convert("1"))))) <= {0, 255}
+    assert set(np.unique(decode_portrait(encode(Image.fromarray(PICTURE).convert("1"))))) <= {
+        0,
+        255,
+    }
     cmyk = decode_portrait(encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG", quality=100))
     np.testing.assert_allclose(cmyk[4:12, 4:12].mean((0, 1)), (255, 0, 0), atol=12)
 
 
 def test_a_two_view_jpeg_of_a_phone_is_no_animation():
-    data = encode(Image.fromarray(PICTURE), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 48))])
+    data = encode(
+        Image.fromarray(PICTURE), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 48))]
+    )
     assert decode_portrait(data)[4, 4, 0] > 200
 
 
 @pytest.mark.parametrize("format_", ["PNG", "WEBP"])
 def test_animations_are_refused(format_):
-    data = encode(Image.fromarray(PICTURE), format_, save_all=True, append_images=[Image.new("RGB", (32, 48), "red")])
+    data = encode(
+        Image.fromarray(PICTURE),
+        format_,
+        save_all=True,
+        append_images=[Image.new("RGB", (32, 48), "red")],
+    )
     with pytest.raises(InputError, match="animation of 2 frames"):
         decode_portrait(data)
 
@@ -117,10 +148,17 @@ def claimed_png(width: int, height: int) -> bytes:
     """A PNG whose header claims a size that its data does not back."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(12000, 12000), (60000, 60000), (2**31 - 1, 2**31 - 1)])
@@ -175,7 +213,7 @@ def test_missing_and_folder(tmp_path):
         read_portrait(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------- long side
+# ---------------------------------------------------------------------------------------- long side
 
 
 def test_the_long_side_follows_the_references_rule():
@@ -187,7 +225,9 @@ def test_the_long_side_follows_the_references_rule():
     k = 1024 / 1531
     want = cv2.resize(wide, (int(1531 * k), int(777 * k)), interpolation=cv2.INTER_LANCZOS4)
     np.testing.assert_array_equal(limit_long_side(wide), want)
-    assert not np.array_equal(want, cv2.resize(wide, want.shape[1::-1], interpolation=cv2.INTER_AREA))
+    assert not np.array_equal(
+        want, cv2.resize(wide, want.shape[1::-1], interpolation=cv2.INTER_AREA)
+    )
 
 
 def test_a_ribbon_is_refused():
@@ -195,23 +235,31 @@ def test_a_ribbon_is_refused():
         limit_long_side(np.zeros((20, 5000, 3), np.uint8))
 
 
-# --------------------------------------------------------------------------------------------------------------- regions
+# ------------------------------------------------------------------------------------------ regions
 
 NOISE = np.random.default_rng(2).integers(0, 255, (600, 800, 3), np.uint8)
 
 
 def test_a_square_of_512_is_copied():
-    np.testing.assert_array_equal(crop_box(NOISE, FaceBox(10, 20, 512, 512), (800, 600)), NOISE[20:532, 10:522])
+    np.testing.assert_array_equal(
+        crop_box(NOISE, FaceBox(10, 20, 512, 512), (800, 600)), NOISE[20:532, 10:522]
+    )
 
 
 def test_the_short_side_grows_around_the_centre_and_stays_inside():
-    np.testing.assert_array_equal(crop_box(NOISE, FaceBox(250, 20, 100, 512), (800, 600)), NOISE[20:532, 44:556])
-    np.testing.assert_array_equal(crop_box(NOISE, FaceBox(790, 50, 10, 512), (800, 600)), NOISE[50:562, 288:800])
+    np.testing.assert_array_equal(
+        crop_box(NOISE, FaceBox(250, 20, 100, 512), (800, 600)), NOISE[20:532, 44:556]
+    )
+    np.testing.assert_array_equal(
+        crop_box(NOISE, FaceBox(790, 50, 10, 512), (800, 600)), NOISE[50:562, 288:800]
+    )
 
 
 def test_boxes_scale_with_the_picture():
     """The box counts in the portrait; the crop is cut from the limited picture."""
-    np.testing.assert_array_equal(crop_box(NOISE, FaceBox(20, 40, 1024, 1024), (1600, 1200)), NOISE[20:532, 10:522])
+    np.testing.assert_array_equal(
+        crop_box(NOISE, FaceBox(20, 40, 1024, 1024), (1600, 1200)), NOISE[20:532, 10:522]
+    )
 
 
 def test_a_square_larger_than_the_picture_is_padded():

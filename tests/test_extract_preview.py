@@ -28,15 +28,21 @@ def test_a_mark_draws_its_box_points_and_caption_and_leaves_the_rest():
     assert drawn.shape == GREY.shape
     assert tuple(drawn[160, 100]) == drawing.BOX
     assert tuple(drawn[90, 80]) == drawing.POINT
-    assert (drawn[45:60, 50:90] == drawing.BOX).all(axis=2).any()  # the caption's patch, above the box
+    # the caption's patch, above the box
+    assert (drawn[45:60, 50:90] == drawing.BOX).all(axis=2).any()
     assert (drawn[170:] == 90).all()
     assert (drawn[70:85, 90:140] == 90).all()  # the face itself stays to be seen
     assert (GREY == 90).all()
-    assert tuple(draw_faces(GREY, [Mark((50.0, 60.0, 150.0, 160.0), chosen=True)])[160, 100]) == drawing.CHOSEN
+    assert (
+        tuple(draw_faces(GREY, [Mark((50.0, 60.0, 150.0, 160.0), chosen=True)])[160, 100])
+        == drawing.CHOSEN
+    )
     np.testing.assert_array_equal(drawn, draw_faces(GREY, [mark]))
 
 
-@pytest.mark.parametrize("box", [(-80.0, -80.0, 20.0, 20.0), (290.0, 190.0, 400.0, 300.0), (-9.0, -9.0, 999.0, 999.0)])
+@pytest.mark.parametrize(
+    "box", [(-80.0, -80.0, 20.0, 20.0), (290.0, 190.0, 400.0, 300.0), (-9.0, -9.0, 999.0, 999.0)]
+)
 def test_marks_beyond_the_border_keep_their_caption_inside(box):
     def ink(box, caption="12  1.00"):
         return int((draw_faces(GREY, [Mark(box, None, caption)]).max(axis=2) < 60).sum())
@@ -60,17 +66,29 @@ def test_a_sheet_has_its_tiles_in_rows():
 
 def test_a_word_wider_than_its_tile_is_broken_and_hides_no_other_tile():
     tile = np.full((100, 100, 3), 90, np.uint8)
-    with_path, without = (sheet([[(caption, tile), ("", tile)]], height=100) for caption in ("x/" * 60, ""))
+    with_path, without = (
+        sheet([[(caption, tile), ("", tile)]], height=100) for caption in ("x/" * 60, "")
+    )
     right = drawing.MARGIN + 100 + 2
-    assert (with_path[:, right:].min(axis=2) < 60).sum() == (without[:, right:].min(axis=2) < 60).sum() == 0
-    assert (with_path[115:, :right].min(axis=2) < 60).sum() > 500  # all of it is there, below each other
+    assert (
+        (with_path[:, right:].min(axis=2) < 60).sum()
+        == (without[:, right:].min(axis=2) < 60).sum()
+        == 0
+    )
+    # all of it is there, below each other
+    assert (with_path[115:, :right].min(axis=2) < 60).sum() > 500
     assert "".join(captions.short_words("ab/" * 90, 100, captions.font_of())) == "ab/" * 90
 
 
 def test_details_are_drawn_where_the_face_is_large_enough():
     def ink(side, details):
         return int(
-            (draw_faces(GREY, [Mark((20.0, 60.0, 20.0 + side, 60.0 + side), None, "0", details=details)]).max(axis=2) < 60).sum()
+            (
+                draw_faces(
+                    GREY, [Mark((20.0, 60.0, 20.0 + side, 60.0 + side), None, "0", details=details)]
+                ).max(axis=2)
+                < 60
+            ).sum()
         )
 
     assert ink(120, "93 px") > ink(120, "") > 0
@@ -82,7 +100,10 @@ def test_many_portraits_make_low_rows_and_no_parse_map_without_a_parser():
     one = Shown("", blank, Mark((0.0, 0.0, 9.0, 9.0)), blank, np.zeros((512, 512), np.uint8), blank)
     heights = [preview_sheet([one] * count).shape[0] / count for count in (1, 40)]
     assert heights[0] > 384 > 300 > heights[1] > 240
-    assert preview_sheet([one]).shape[1] - preview_sheet([replace(one, labels=None)]).shape[1] == 384 + drawing.MARGIN
+    assert (
+        preview_sheet([one]).shape[1] - preview_sheet([replace(one, labels=None)]).shape[1]
+        == 384 + drawing.MARGIN
+    )
 
 
 def test_every_label_has_a_name_and_only_pairs_share_a_colour():
@@ -103,7 +124,12 @@ def test_every_label_has_a_name_and_only_pairs_share_a_colour():
 def test_the_sheet_shows_what_the_tower_sees():
     grey_face = np.full((512, 512, 3), 200, np.uint8)
     shown = Shown(
-        "me.jpg", GREY, Mark((5, 5, 50, 50)), np.full((512, 512, 3), 30, np.uint8), np.zeros((512, 512), np.uint8), grey_face
+        "me.jpg",
+        GREY,
+        Mark((5, 5, 50, 50)),
+        np.full((512, 512, 3), 30, np.uint8),
+        np.zeros((512, 512), np.uint8),
+        grey_face,
     )
     one, two = preview_sheet([shown]), preview_sheet([shown, shown])
     assert two.shape[0] > 1.9 * one.shape[0] - 40
@@ -118,7 +144,16 @@ def test_the_command_writes_the_sheet_and_the_same_embedding(tmp_path, capfd, mo
     written = []
     for extra in ([], ["--preview", str(preview)]):
         code, _, stderr = call(
-            capfd, monkeypatch, "--portrait", str(photo), "-o", str(out), *MODELS, "--face-order", "right", *extra
+            capfd,
+            monkeypatch,
+            "--portrait",
+            str(photo),
+            "-o",
+            str(out),
+            *MODELS,
+            "--face-order",
+            "right",
+            *extra,
         )
         assert code == 0, stderr
         written.append(out.read_bytes())

@@ -1,4 +1,6 @@
-"""Fetching model files: from a hub of this machine, broken off and gone on with, refused, and never a second file for one role."""
+"""Fetching model files: from a hub of this machine, broken off and gone on with, refused, and never
+a second file for one role.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,12 @@ from pulid_extract.shared.model_files.pulling import (
 from pulid_extract.shared.model_files.transfer import Meter, ask, part_of, size_text
 
 REPO, FILE = "someone/pulid", "pulid.safetensors"
-BODY = save({"pulid_ca.0.norm1.weight": np.arange(100_000, dtype=np.float32), "pulid_encoder.latents": np.ones(2, np.float32)})
+BODY = save(
+    {
+        "pulid_ca.0.norm1.weight": np.arange(100_000, dtype=np.float32),
+        "pulid_encoder.latents": np.ones(2, np.float32),
+    }
+)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
@@ -60,7 +67,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-# ------------------------------------------------------------------------------------------------------------------ one file
+# ----------------------------------------------------------------------------------------- one file
 
 
 def test_a_whole_file_arrives_by_way_of_a_part(hub, tmp_path):
@@ -89,7 +96,9 @@ def test_a_break_is_gone_on_with_in_the_next_run(hub, tmp_path):
         hub.busy = 100  # nothing more comes in this run
         return ask(item().source)
 
-    with pytest.raises(WeightsError, match=r"broke off after 150 kB of 400 kB .*503.*; run the same command again"):
+    with pytest.raises(
+        WeightsError, match=r"broke off after 150 kB of 400 kB .*503.*; run the same command again"
+    ):
         transfer.transfer(ask(item().source), tmp_path / FILE, give_up, pause=0)
     [part] = names(tmp_path)
     assert part.endswith(".part")
@@ -149,12 +158,17 @@ def test_a_wrong_hash_leaves_nothing(hub, tmp_path, told_by):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize(("token", "seen"), [("", "no token is set"), ("wrong", "your token has no access")])
+@pytest.mark.parametrize(
+    ("token", "seen"), [("", "no token is set"), ("wrong", "your token has no access")]
+)
 def test_a_gate_is_explained(hub, monkeypatch, token, seen):
     hub.gated[REPO] = "right"
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(WeightsError, match=rf"{REPO}: is gated, and {seen}.*https://huggingface.co/{REPO}.*'hf auth login'"):
+    with pytest.raises(
+        WeightsError,
+        match=rf"{REPO}: is gated, and {seen}.*https://huggingface.co/{REPO}.*'hf auth login'",
+    ):
         ask(item().source)
     monkeypatch.setenv("HF_TOKEN", "right")
     assert ask(item().source).size == len(BODY)
@@ -170,7 +184,10 @@ def test_the_token_goes_to_the_hub_and_not_to_its_storage(hub, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Source(repo=REPO, files=("gone.safetensors",)), r"holds no gone\.safetensors any more \(404\)"),
+        (
+            Source(repo=REPO, files=("gone.safetensors",)),
+            r"holds no gone\.safetensors any more \(404\)",
+        ),
         (Source(repo="no/such", files=("x",)), "no such repository"),
     ],
 )
@@ -218,7 +235,7 @@ def test_a_folder_that_cannot_be_written(hub, tmp_path):
         get(tmp_path / "file" / FILE)
 
 
-# ------------------------------------------------------------------------------------------------------------------ progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 class Terminal(io.StringIO):
@@ -251,13 +268,19 @@ def test_progress_in_a_file_is_a_line_per_tenth_and_not_more_than_one_in_two_sec
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.00 kB"), (16_923_827, "16.9 MB"), (23_802_932_552, "23.8 GB")],
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.00 kB"),
+        (16_923_827, "16.9 MB"),
+        (23_802_932_552, "23.8 GB"),
+    ],
 )
 def test_sizes_for_people(count, text):
     assert size_text(count) == text
 
 
-# --------------------------------------------------------------------------------------------------------------------- a kit
+# -------------------------------------------------------------------------------------------- a kit
 
 
 def test_a_kit_is_fetched_once_and_recognised_afterwards(hub, tmp_path):
@@ -279,7 +302,10 @@ def test_a_kit_is_fetched_once_and_recognised_afterwards(hub, tmp_path):
 def test_a_role_that_is_filled_is_left_alone_unless_forced(hub, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(BODY)
     [outcome] = pull(plan([item()], tmp_path), tmp_path, print)
-    assert (outcome.status, outcome.why) == ("skipped", f"{tmp_path / 'mine.safetensors'} is already the PuLID weights")
+    assert (outcome.status, outcome.why) == (
+        "skipped",
+        f"{tmp_path / 'mine.safetensors'} is already the PuLID weights",
+    )
     assert hub.calls == []
     [own] = plan([item(own=True)], tmp_path)
     assert own.status == "failed"
@@ -306,11 +332,17 @@ def test_a_damaged_file_is_said_and_replaced_only_when_forced(hub, tmp_path):
 
 def test_one_that_fails_does_not_stop_the_others(hub, tmp_path):
     gone = item(source=Source(repo=REPO, files=("gone.safetensors",), licence="MIT"), role=None)
-    gate = item(source=Source(repo="some/gate", files=("x.safetensors",), licence="MIT"), role=None, gated=True)
+    gate = item(
+        source=Source(repo="some/gate", files=("x.safetensors",), licence="MIT"),
+        role=None,
+        gated=True,
+    )
     hub.gated["some/gate"] = "token"
     outcomes = list(pull(plan([gone, gate, item()], tmp_path), tmp_path, print))
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "fetched"]
-    with pytest.raises(WeightsError, match=r"2 files could not be had: gone\.safetensors, x\.safetensors"):
+    with pytest.raises(
+        WeightsError, match=r"2 files could not be had: gone\.safetensors, x\.safetensors"
+    ):
         raise_failures(outcomes)
     with pytest.raises(WeightsError, match=r"x\.safetensors: some/gate: is gated"):
         raise_failures(outcomes[1:])
@@ -331,7 +363,11 @@ def test_another_model_under_the_files_name_fails(hub, tmp_path):
 @pytest.mark.parametrize("name", ["net.onnx", "spiece.model"])
 def test_a_page_in_place_of_a_file_without_a_header_fails(hub, tmp_path, name):
     hub.files[f"{REPO}/{name}"] = b"\n<html>log in</html>"
-    [outcome] = pull(plan([item(source=replace(item().source, files=(name,)), role=None)], tmp_path), tmp_path, print)
+    [outcome] = pull(
+        plan([item(source=replace(item().source, files=(name,)), role=None)], tmp_path),
+        tmp_path,
+        print,
+    )
     assert (outcome.status, "is an HTML page" in outcome.why) == ("failed", True)
     assert names(tmp_path) == []
 
@@ -344,7 +380,9 @@ def test_a_page_in_place_of_a_file_fails(hub, tmp_path):
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    )
     with pytest.raises(OutputError, match=r"400 kB are to be fetched, 1\.00 kB are free"):
         list(pull(plan([item()], tmp_path), tmp_path, print))
     assert hub.asked("GET") == []
@@ -354,14 +392,19 @@ def test_a_full_disk_is_said_before_anything_is_fetched(hub, tmp_path, monkeypat
 
 def test_offline_makes_no_call_and_says_so(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set: no network call was made; missing: pulid\.safetensors"):
+    with pytest.raises(
+        WeightsError,
+        match=r"HF_HUB_OFFLINE is set: no network call was made; missing: pulid\.safetensors",
+    ):
         list(pull(plan([item()], tmp_path), tmp_path, print))
     assert hub.calls == []
     (tmp_path / FILE).write_bytes(BODY)
-    assert [outcome.status for outcome in pull(plan([item()], tmp_path), tmp_path, print)] == ["present"]
+    assert [outcome.status for outcome in pull(plan([item()], tmp_path), tmp_path, print)] == [
+        "present"
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------- antelopev2.zip
+# ----------------------------------------------------------------------------------- antelopev2.zip
 
 
 def archive(path: Path, folder: str, without: str = "") -> Path:
@@ -382,7 +425,9 @@ def test_insightfaces_archive_is_unpacked_flat(folder, tmp_path):
 
 def test_another_archive_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"holds no glintr100\.onnx"):
-        unpack_antelopev2(archive(tmp_path / "a.zip", "", without="glintr100.onnx"), tmp_path / "models")
+        unpack_antelopev2(
+            archive(tmp_path / "a.zip", "", without="glintr100.onnx"), tmp_path / "models"
+        )
     (tmp_path / "b.zip").write_bytes(b"PK\x03\x04 cut off")
     (tmp_path / "c.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:-40])
     for name in ("b.zip", "c.zip", "none.zip"):
@@ -409,7 +454,9 @@ def test_a_damaged_archive_leaves_nothing_whatever_its_compression(method, tmp_p
     assert len(unpack_antelopev2(path, tmp_path / "models")) == 2  # the same archive, whole
 
 
-@pytest.mark.parametrize(("body", "message"), [(b"", "is empty"), (b" <html>log in", "is an HTML page")])
+@pytest.mark.parametrize(
+    ("body", "message"), [(b"", "is empty"), (b" <html>log in", "is an HTML page")]
+)
 def test_an_archive_of_pages_is_refused(body, message, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
         for name in NEEDED_NETWORKS:
@@ -419,7 +466,9 @@ def test_an_archive_of_pages_is_refused(body, message, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-def test_an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+def test_an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(pulling, "free_bytes", lambda folder: pulling.RESERVE + 1000)
     with pytest.raises(OutputError, match="are to be unpacked"):
         unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
@@ -436,7 +485,7 @@ def test_a_models_folder_that_cannot_be_is_one_line(hub, tmp_path):
     assert (tmp_path / "models").read_bytes() == b"a file"
 
 
-# --------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def extract(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -446,7 +495,9 @@ def extract(*arguments: object, **environment: str) -> subprocess.CompletedProce
 
 
 def test_the_command_fetches_from_the_endpoint_it_is_told(hub, tmp_path):
-    """In processes of its own, as a person runs it: HF_ENDPOINT and HF_HUB_OFFLINE are read when the library is imported."""
+    """In processes of its own, as a person runs it: HF_ENDPOINT and HF_HUB_OFFLINE are read when
+    the library is imported.
+    """
     hub.files["guozinan/PuLID/pulid_flux_v0.9.1.safetensors"] = BODY
     hub.cut, hub.cuts = 150_000, 1
     online = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
@@ -457,13 +508,20 @@ def test_the_command_fetches_from_the_endpoint_it_is_told(hub, tmp_path):
     assert "Apache-2.0" in done.stderr
     assert names(tmp_path / "models") == ["pulid_flux_v0.9.1.safetensors"]
     hub.calls = []
-    done = extract("pull", "eva-clip", "--models-dir", tmp_path / "models", **{**online, "HF_HUB_OFFLINE": "1"})
+    done = extract(
+        "pull", "eva-clip", "--models-dir", tmp_path / "models", **{**online, "HF_HUB_OFFLINE": "1"}
+    )
     assert (done.returncode, done.stderr.count("\n"), hub.calls) == (1, 1, [])
     assert "HF_HUB_OFFLINE is set" in done.stderr
 
 
 def test_the_archive_needs_no_network(tmp_path):
-    arguments = ["--models-dir", tmp_path / "models", "--antelopev2-zip", archive(tmp_path / "a.zip", "antelopev2/")]
+    arguments = [
+        "--models-dir",
+        tmp_path / "models",
+        "--antelopev2-zip",
+        archive(tmp_path / "a.zip", "antelopev2/"),
+    ]
     done = extract("pull", "antelopev2", *arguments, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["fetched", "fetched"]

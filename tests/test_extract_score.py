@@ -103,7 +103,15 @@ def test_a_table_with_a_stranger(photos, capfd, monkeypatch):
 
 
 def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
-    arguments = ("--reference", "me.png", "--reference", "other.png", "--json", "again.png", "nobody.png")
+    arguments = (
+        "--reference",
+        "me.png",
+        "--reference",
+        "other.png",
+        "--json",
+        "again.png",
+        "nobody.png",
+    )
     code, out, _ = run(capfd, monkeypatch, photos, *arguments, "--face-order", "right")
     assert code == 0
     found, nobody = map(json.loads, out.splitlines())
@@ -126,7 +134,11 @@ def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
     [
         (("me.png", "again.png", "--min", "0.9", "--min-mean", "0.9"), 0, ""),
         (("me.png", "other.png", "--min", "0.9"), 1, "1 of 2 pictures below --min 0.9"),
-        (("me.png", "nobody.png", "--min", "0.1"), 1, "1 of 2 pictures below --min 0.1, or without a face"),
+        (
+            ("me.png", "nobody.png", "--min", "0.1"),
+            1,
+            "1 of 2 pictures below --min 0.1, or without a face",
+        ),
         (("me.png", "other.png", "--min-mean", "0.9"), 1, "below --min-mean 0.9"),
         (("nobody.png", "--min-mean", "-1"), 1, "the mean is not there"),
         (("me.png", "broken.png"), 1, "1 of 2 pictures cannot be read"),
@@ -137,7 +149,8 @@ def test_exit_codes_for_ci(arguments, code, message, photos, capfd, monkeypatch)
     ended, out, err = run(capfd, monkeypatch, photos, "--reference", "me.png", *arguments)
     assert ended == code
     assert message in err.splitlines()[-1]
-    assert len(out.splitlines()) == 2 + sum(name.endswith(".png") for name in arguments)  # all are scored before it fails
+    # all are scored before it fails
+    assert len(out.splitlines()) == 2 + sum(name.endswith(".png") for name in arguments)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +162,26 @@ def test_exit_codes_for_ci(arguments, code, message, photos, capfd, monkeypatch)
             "holds identity tokens and no face vector; give the picture it was made from",
         ),
         (("--reference", "nobody.png", "me.png"), 1, "nobody.png: no face found in this reference"),
-        (("--reference", "me.png", "--stranger", "nobody.png", "me.png"), 1, "no face found in this stranger"),
-        (("--reference", "me.png", "--recognizer", "none.onnx", "me.png"), 1, "none.onnx: cannot be read"),
-        (("--reference", "me.png", "--recognizer", "me.png", "me.png"), 1, "me.png: onnxruntime cannot open it"),
-        (("--reference", "me.png", "--sheet", "me.png", "me.png"), 1, "--sheet would overwrite an input"),
+        (
+            ("--reference", "me.png", "--stranger", "nobody.png", "me.png"),
+            1,
+            "no face found in this stranger",
+        ),
+        (
+            ("--reference", "me.png", "--recognizer", "none.onnx", "me.png"),
+            1,
+            "none.onnx: cannot be read",
+        ),
+        (
+            ("--reference", "me.png", "--recognizer", "me.png", "me.png"),
+            1,
+            "me.png: onnxruntime cannot open it",
+        ),
+        (
+            ("--reference", "me.png", "--sheet", "me.png", "me.png"),
+            1,
+            "--sheet would overwrite an input",
+        ),
         (("--reference", "-", "-"), 2, "standard input holds one picture"),
         (("me.png",), 2, "--reference"),
         (("--reference", "me.png"), 2, "IMAGES"),
@@ -185,12 +214,16 @@ def test_another_recogniser_says_its_name_and_another_number(photos, tmp_path, c
     _write_projection(wrong, 192, 64)
     numbers = []
     for more in ((), ("--recognizer", own)):
-        _, out, err = run(capfd, monkeypatch, photos, "--reference", "me.png", "--json", "other.png", *more)
+        _, out, err = run(
+            capfd, monkeypatch, photos, "--reference", "me.png", "--json", "other.png", *more
+        )
         numbers.append(json.loads(out))
     assert numbers[1]["recognizer"] == {"name": "own.onnx", "sha256": Recognizer(own).sha256}
     assert numbers[0]["cosine"] != numbers[1]["cosine"]
     assert "independent" not in err
-    with pytest.raises(WeightsError, match=r"takes 1 of \?x3x192x192 and gives 1; an ArcFace-shaped recogniser"):
+    with pytest.raises(
+        WeightsError, match=r"takes 1 of \?x3x192x192 and gives 1; an ArcFace-shaped recogniser"
+    ):
         Recognizer(wrong)
     with pytest.raises(WeightsError, match="no ArcFace network"):
         Recognizer.of_pack(photos)
@@ -206,7 +239,10 @@ def test_mean_and_scale_follow_the_graph(tmp_path):
     for node, name in zip(model.graph.node, ("Sub_0", "Mul_1"), strict=False):
         node.name = name
     onnx.save(model, own)
-    assert (Recognizer(plain)._model.input_mean, Recognizer(plain)._model.input_std) == (127.5, 127.5)
+    assert (Recognizer(plain)._model.input_mean, Recognizer(plain)._model.input_std) == (
+        127.5,
+        127.5,
+    )
     assert (Recognizer(own)._model.input_mean, Recognizer(own)._model.input_std) == (0.0, 1.0)
 
 
@@ -232,7 +268,14 @@ def test_a_contact_sheet(photos, tmp_path, capfd, monkeypatch):
     assert image.width > 3 * command.TILE
     assert str(photos).encode() not in sheet.read_bytes()
     code, out, err = run(
-        capfd, monkeypatch, photos, "--reference", "me.png", *["me.png"] * (command.ON_A_SHEET + 1), "--sheet", tmp_path / "b.png"
+        capfd,
+        monkeypatch,
+        photos,
+        "--reference",
+        "me.png",
+        *["me.png"] * (command.ON_A_SHEET + 1),
+        "--sheet",
+        tmp_path / "b.png",
     )
     assert (code, out) == (1, "")
     assert f"a sheet holds {command.ON_A_SHEET}" in err
@@ -255,11 +298,13 @@ def test_the_sheet_is_sorted():
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------------ scores
+# ------------------------------------------------------------------------------------------- scores
 
 
 def test_cosines_ignore_length_and_nothing_is_like_nothing():
-    assert cosines_to(np.array([3.0, 0.0]), [np.array([0.5, 0.0]), np.array([0.0, 2.0]), np.array([-1.0, 0.0])]) == (
+    assert cosines_to(
+        np.array([3.0, 0.0]), [np.array([0.5, 0.0]), np.array([0.0, 2.0]), np.array([-1.0, 0.0])]
+    ) == (
         1.0,
         0.0,
         -1.0,
@@ -269,7 +314,10 @@ def test_cosines_ignore_length_and_nothing_is_like_nothing():
 
 def test_the_most_alike_is_by_the_mean():
     references = [np.array([1.0, 0.0]), np.array([0.0, 1.0])]
-    assert most_alike([np.array([1.0, 0.0]), np.array([1.0, 1.0]), np.array([-1.0, 0.0])], references) == 1
+    assert (
+        most_alike([np.array([1.0, 0.0]), np.array([1.0, 1.0]), np.array([-1.0, 0.0])], references)
+        == 1
+    )
 
 
 def test_a_tally():

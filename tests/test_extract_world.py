@@ -1,7 +1,9 @@
-"""A small world for the tests of stage one: seeded networks in the public layouts, and pictures they find faces in.
+"""A small world for the tests of stage one: seeded networks in the public layouts, and pictures
+they find faces in.
 
-A "face" is a coloured patch of 26 pixels on noise. Red is a large face, green a small one, both seen by both detectors;
-yellow is seen by insightface's alone, magenta by RetinaFace's alone. The tests here check that the world is what it says.
+A "face" is a coloured patch of 26 pixels on noise. Red is a large face, green a small one, both
+seen by both detectors; yellow is seen by insightface's alone, magenta by RetinaFace's alone. The
+tests here check that the world is what it says.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ POINTS = np.array([[-0.25, -0.2], [0.25, -0.2], [0.0, 0.05], [-0.2, 0.3], [0.2, 
 
 
 def picture(*patches: tuple[int, int, tuple[int, int, int]], seed: str = "noise") -> np.ndarray:
-    """uint8 RGB (640, 640, 3): grey noise, with a patch of 26 pixels in each named cell (column, row, colour)."""
+    """uint8 RGB (640, 640, 3): grey noise, with a patch of 26 pixels in each named cell (column,
+    row, colour).
+    """
     noise = np.clip(seeded(seed, (40, 40), 40, 128), 30, 225).repeat(16, 0).repeat(16, 1)
     image = np.repeat(noise[..., None], 3, axis=2).astype(np.uint8)
     for column, row, colour in patches:
@@ -42,7 +46,9 @@ def face_box(column: int, row: int, half: int) -> tuple[int, int, int, int]:
 
 
 def write_antelopev2(folder: Path, width: int = 512) -> Path:
-    """An antelopev2-shaped pack: scrfd_10g_bnkps.onnx, glintr100.onnx, and a landmark network that must not be used."""
+    """An antelopev2-shaped pack: scrfd_10g_bnkps.onnx, glintr100.onnx, and a landmark network that
+    must not be used.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _write_scrfd(folder / "scrfd_10g_bnkps.onnx")
     _write_projection(folder / "glintr100.onnx", 112, width)
@@ -51,20 +57,30 @@ def write_antelopev2(folder: Path, width: int = 512) -> Path:
 
 
 def _write_scrfd(path: Path) -> None:
-    """Nine outputs (score, box, keypoints at strides 8, 16, 32), two anchors; only stride 32 answers: red, then green."""
+    """Nine outputs (score, box, keypoints at strides 8, 16, 32), two anchors; only stride 32
+    answers: red, then green.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants, outputs = [], [], []
     half = np.array([LARGE, SMALL], np.float32)
-    boxes = np.stack([half - 16, half - 16, half + 16, half + 16], 1)  # SCRFD measures from a cell's corner, not its centre
+    # SCRFD measures from a cell's corner, not its centre
+    boxes = np.stack([half - 16, half - 16, half + 16, half + 16], 1)
     points = (POINTS[None] * 2 * half[:, None, None] + 16).reshape(2, 10)
     for group, channels in (("score", 1), ("bbox", 4), ("kps", 10)):
         for stride in (8, 16, 32):
             name = f"{group}{stride}"
-            weight, bias = np.zeros((2 * channels, 3, 1, 1), np.float32), np.zeros(2 * channels, np.float32)
+            weight, bias = (
+                np.zeros((2 * channels, 3, 1, 1), np.float32),
+                np.zeros(2 * channels, np.float32),
+            )
             if group == "score" and stride == 32:
-                weight[0, [0, 2]], weight[1, [1, 0]], bias[:] = [[[20]], [[-20]]], [[[20]], [[-20]]], -10
+                weight[0, [0, 2]], weight[1, [1, 0]], bias[:] = (
+                    [[[20]], [[-20]]],
+                    [[[20]], [[-20]]],
+                    -10,
+                )
             elif group == "score":
                 bias[:] = -50
             else:
@@ -75,16 +91,28 @@ def _write_scrfd(path: Path) -> None:
                 numpy_helper.from_array(np.array([-1, channels], np.int64), f"{name}_s"),
             ]
             nodes += [
-                helper.make_node("AveragePool", ["input.1"], [f"{name}_p"], kernel_shape=[stride] * 2, strides=[stride] * 2),
+                helper.make_node(
+                    "AveragePool",
+                    ["input.1"],
+                    [f"{name}_p"],
+                    kernel_shape=[stride] * 2,
+                    strides=[stride] * 2,
+                ),
                 helper.make_node("Conv", [f"{name}_p", f"{name}_w", f"{name}_b"], [f"{name}_c"]),
-                helper.make_node("Sigmoid" if group == "score" else "Identity", [f"{name}_c"], [f"{name}_a"]),
+                helper.make_node(
+                    "Sigmoid" if group == "score" else "Identity", [f"{name}_c"], [f"{name}_a"]
+                ),
                 helper.make_node("Transpose", [f"{name}_a"], [f"{name}_t"], perm=[0, 2, 3, 1]),
                 helper.make_node("Reshape", [f"{name}_t", f"{name}_s"], [name]),
             ]
-            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"n{stride}", channels]))
+            outputs.append(
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"n{stride}", channels])
+            )
     inputs = [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "h", "w"])]
     graph = helper.make_graph(nodes, "scrfd", inputs, outputs, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
 
 
 def _write_projection(path: Path, side: int, width: int) -> None:
@@ -94,18 +122,31 @@ def _write_projection(path: Path, side: int, width: int) -> None:
 
     matrix = seeded(path.name, (192, width), 0.2)
     nodes = [
-        helper.make_node("AveragePool", ["data"], ["p"], name="pool", kernel_shape=[side // 8] * 2, strides=[side // 8] * 2),
+        helper.make_node(
+            "AveragePool",
+            ["data"],
+            ["p"],
+            name="pool",
+            kernel_shape=[side // 8] * 2,
+            strides=[side // 8] * 2,
+        ),
         helper.make_node("Flatten", ["p"], ["f"], name="flat"),
         helper.make_node("MatMul", ["f", "W"], ["fc1"], name="project"),
     ]
     inputs = [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["n", 3, side, side])]
     outputs = [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["n", width])]
-    graph = helper.make_graph(nodes, "projection", inputs, outputs, [numpy_helper.from_array(matrix, "W")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    graph = helper.make_graph(
+        nodes, "projection", inputs, outputs, [numpy_helper.from_array(matrix, "W")]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
 
 
 def retinaface_state() -> dict:
-    """Weights that carry two colours through ResNet-50 to the stride-32 head: red minus green, green minus red."""
+    """Weights that carry two colours through ResNet-50 to the stride-32 head: red minus green,
+    green minus red.
+    """
     import torch
     from facexlib.detection.retinaface import RetinaFace
 
@@ -117,9 +158,12 @@ def retinaface_state() -> dict:
     for name, tensor in state.items():
         batch_norm = name.endswith("running_var") or (name.endswith(".weight") and tensor.ndim == 1)
         tensor.fill_(1 if batch_norm else 0)
-    state["body.conv1.weight"][0, [2, 1], 3, 3] = torch.tensor([0.01, -0.01])  # input is BGR minus its means
+    # input is BGR minus its means
+    state["body.conv1.weight"][0, [2, 1], 3, 3] = torch.tensor([0.01, -0.01])
     state["body.conv1.weight"][1, [1, 2], 3, 3] = torch.tensor([0.01, -0.01])
-    carry = [f"body.layer{i}.0.downsample.0.weight" for i in (1, 2, 3, 4)] + ["fpn.output3.0.weight"]
+    carry = [f"body.layer{i}.0.downsample.0.weight" for i in (1, 2, 3, 4)] + [
+        "fpn.output3.0.weight"
+    ]
     for name in carry:
         state[name][[0, 1], [0, 1], 0, 0] = 1
     state["ssh3.conv3X3.0.weight"][[0, 1], [0, 1], 1, 1] = 1
@@ -127,9 +171,14 @@ def retinaface_state() -> dict:
         state[f"ClassHead.{i}.conv1x1.bias"].copy_(torch.tensor([8.0, 0, 8, 0]))
     state["ClassHead.2.conv1x1.weight"][[1, 3], [0, 1], 0, 0] = 40
     state["ClassHead.2.conv1x1.bias"][[1, 3]] = -10
-    sides, priors = np.array([2 * LARGE, 2 * SMALL]), np.array([256, 512])  # decoded against the prior's size, variances 0.1, 0.2
-    state["BboxHead.2.conv1x1.bias"].view(2, 4)[:, 2:] = torch.tensor(np.log(sides / priors) / 0.2)[:, None]
-    state["LandmarkHead.2.conv1x1.bias"].copy_(torch.tensor((POINTS[None] * (sides / priors / 0.1)[:, None, None]).reshape(-1)))
+    # decoded against the prior's size, variances 0.1, 0.2
+    sides, priors = np.array([2 * LARGE, 2 * SMALL]), np.array([256, 512])
+    state["BboxHead.2.conv1x1.bias"].view(2, 4)[:, 2:] = torch.tensor(np.log(sides / priors) / 0.2)[
+        :, None
+    ]
+    state["LandmarkHead.2.conv1x1.bias"].copy_(
+        torch.tensor((POINTS[None] * (sides / priors / 0.1)[:, None, None]).reshape(-1))
+    )
     return state
 
 
@@ -151,7 +200,10 @@ def eva_state(name: str = "eva_small") -> dict:
     import torch
 
     shapes = json.loads((GOLDEN / f"{name}_shapes.json").read_text())["shapes"]
-    return {key: torch.from_numpy(value) for key, value in seeded_state({k: tuple(s) for k, s in shapes.items()}).items()}
+    return {
+        key: torch.from_numpy(value)
+        for key, value in seeded_state({k: tuple(s) for k, s in shapes.items()}).items()
+    }
 
 
 def pulid_state(dim: int = 64, cond_dim: int = 512 + 96, vit_dim: int = 128) -> dict:
@@ -161,17 +213,29 @@ def pulid_state(dim: int = 64, cond_dim: int = 512 + 96, vit_dim: int = 128) -> 
     from pulid_extract.networks.idformer import IDFormer
 
     model = IDFormer(
-        dim=dim, inner=dim, ff_dim=2 * dim, mapping_dim=dim, cond_dim=cond_dim, vit_dims=(vit_dim,) * 5, output_dim=2048
+        dim=dim,
+        inner=dim,
+        ff_dim=2 * dim,
+        mapping_dim=dim,
+        cond_dim=cond_dim,
+        vit_dims=(vit_dim,) * 5,
+        output_dim=2048,
     )
-    shapes = {f"pulid_encoder.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    state = {name: torch.from_numpy(value).bfloat16() for name, value in seeded_state(shapes).items()}
+    shapes = {
+        f"pulid_encoder.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()
+    }
+    state = {
+        name: torch.from_numpy(value).bfloat16() for name, value in seeded_state(shapes).items()
+    }
     state["pulid_encoder.latents"] = torch.from_numpy(seeded("latents", (1, 32, dim))).bfloat16()
     return {**state, "pulid_ca.0.norm1.weight": torch.ones(2048, dtype=torch.bfloat16)}
 
 
 @functools.cache
 def models_folder() -> Path:
-    """A models folder with one file for every role of pulid-extract, made once a run. Tests copy what they damage."""
+    """A models folder with one file for every role of pulid-extract, made once a run. Tests copy
+    what they damage.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -179,7 +243,10 @@ def models_folder() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_antelopev2(folder / "antelopev2")
     torch.save(retinaface_state(), folder / "detection_Resnet50_Final.pth")
-    torch.save({f"module.{name}": tensor for name, tensor in bisenet_state().items()}, folder / "parsing_bisenet.pth")
+    torch.save(
+        {f"module.{name}": tensor for name, tensor in bisenet_state().items()},
+        folder / "parsing_bisenet.pth",
+    )
     torch.save({name: tensor.half() for name, tensor in eva_state().items()}, folder / "eva.pt")
     save_file(pulid_state(), folder / "pulid.safetensors")
     return folder
@@ -192,7 +259,7 @@ def loaded_retinaface():
     return load_retinaface(models_folder() / "detection_Resnet50_Final.pth")
 
 
-# ------------------------------------------------------------------------------------------------------- the world is true
+# -------------------------------------------------------------------------------- the world is true
 
 
 @pytest.mark.parametrize(

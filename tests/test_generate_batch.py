@@ -1,4 +1,6 @@
-"""pulid-generate batch through the command line, on the micro models: the same files as single commands, and what cannot go wrong."""
+"""pulid-generate batch through the command line, on the micro models: the same files as single
+commands, and what cannot go wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from pulid_generate.pipeline import loading
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.session import Session
 
-ROUNDING = 1  # of 255, any channel: a row of a larger batch against the same row alone, float32 on a CPU; README.md names it
+# of 255, any channel: a row of a larger batch against the same row alone, float32 on a CPU;
+# README.md names it
+ROUNDING = 1
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +40,19 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def models(micro):
     return (
-        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--vae", micro / "ae.safetensors"),
+        *(
+            "--diffusion-model",
+            micro / "flux1-schnell.safetensors",
+            "--vae",
+            micro / "ae.safetensors",
+        ),
         *("--clip_l", micro / "clip_l.safetensors", "--t5xxl", micro / "t5xxl_fp16.safetensors"),
-        *("--t5-tokenizer", micro / "tokenizer.json", "--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors"),
+        *(
+            "--t5-tokenizer",
+            micro / "tokenizer.json",
+            "--pulid-weights",
+            micro / "pulid_flux_v0.9.1.safetensors",
+        ),
         *("--device", "cpu", "--steps", 2),
     )
 
@@ -73,7 +87,13 @@ def distance(a, b) -> int:
 
 SIZE = {"width": 64, "height": 48}
 ROWS = [
-    {"prompt": "a cat", "seed": 1, **SIZE, "pulid_id_embedding": "people/ada.pulidembd", "output": "one.png"},
+    {
+        "prompt": "a cat",
+        "seed": 1,
+        **SIZE,
+        "pulid_id_embedding": "people/ada.pulidembd",
+        "output": "one.png",
+    },
     {"prompt": "a dog", "seed": 2, "width": 80, "height": 48, "output": "two.png"},
     {
         "prompt": "a cat",
@@ -98,7 +118,15 @@ ROWS = [
         "id_start_step": 1,
         "pulid_id_embedding": "people/ada.pulidembd",
     },
-    {"prompt": "a fish", "seed": 6, **SIZE, "output": "six.png", "init_img": "start.png", "strength": 0.5, "steps": 4},
+    {
+        "prompt": "a fish",
+        "seed": 6,
+        **SIZE,
+        "output": "six.png",
+        "init_img": "start.png",
+        "strength": 0.5,
+        "steps": 4,
+    },
 ]
 
 
@@ -112,7 +140,9 @@ def flags_of(row, folder):
 
 @pytest.fixture
 def rows(people, tmp_path):
-    Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)).save(tmp_path / "start.png")
+    Image.fromarray(
+        np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)
+    ).save(tmp_path / "start.png")
     return manifest(tmp_path / "rows.jsonl", *ROWS)
 
 
@@ -120,11 +150,19 @@ def test_a_row_alone_is_the_single_commands_file(generate, models, rows, tmp_pat
     loads = []
     for name in ("load_flux", "load_vae"):
         load = getattr(loading, name)
-        monkeypatch.setattr(loading, name, lambda *a, name=name, load=load, **k: (loads.append(name), load(*a, **k))[1])
+        monkeypatch.setattr(
+            loading,
+            name,
+            lambda *a, name=name, load=load, **k: (loads.append(name), load(*a, **k))[1],
+        )
     for name in ("ClipText", "T5Text"):
         kind = getattr(loading, name)
         load = kind.load
-        monkeypatch.setattr(kind, "load", lambda *a, name=name, load=load, **k: (loads.append(name), load(*a, **k))[1])
+        monkeypatch.setattr(
+            kind,
+            "load",
+            lambda *a, name=name, load=load, **k: (loads.append(name), load(*a, **k))[1],
+        )
     run = generate("batch", rows, *models, "--output-dir", tmp_path / "out")
     assert run.code == 0, run.err
     assert loads == ["ClipText", "T5Text", "load_flux", "load_vae"]  # each once
@@ -145,7 +183,9 @@ def test_a_row_alone_is_the_single_commands_file(generate, models, rows, tmp_pat
     assert len(found[str(tmp_path / "out" / "one.png")]["identity"]) == 64
 
 
-def test_the_text_cache_changes_no_byte_and_saves_the_encoders(generate, models, rows, tmp_path, monkeypatch):
+def test_the_text_cache_changes_no_byte_and_saves_the_encoders(
+    generate, models, rows, tmp_path, monkeypatch
+):
     first = lines(generate("batch", rows, *models, "--output-dir", tmp_path / "a"))
     entries = list((tmp_path / "cache" / "text").iterdir())
     assert len(entries) == 4  # prompts, not rows
@@ -165,16 +205,37 @@ def test_the_text_cache_changes_no_byte_and_saves_the_encoders(generate, models,
 
 
 def test_larger_batches_differ_by_rounding_at_most(generate, models, people, tmp_path):
-    grid = ("-p", "a cat", "--identities", people, "--seeds", "1-2", "-W", 64, "-H", 48, "--pulid-id-weight", 3)
+    grid = (
+        "-p",
+        "a cat",
+        "--identities",
+        people,
+        "--seeds",
+        "1-2",
+        "-W",
+        64,
+        "-H",
+        48,
+        "--pulid-id-weight",
+        3,
+    )
     drawn = {}
     for size in (1, 3):
-        run = generate("batch", *grid, *models, "--batch-size", size, "--output-dir", tmp_path / str(size))
+        run = generate(
+            "batch", *grid, *models, "--batch-size", size, "--output-dir", tmp_path / str(size)
+        )
         assert run.code == 0, run.err
         drawn[size] = sorted((tmp_path / str(size)).iterdir())
-    assert [path.name for path in drawn[3]] == ["0001_ada_1.png", "0002_ada_2.png", "0003_bob_1.png", "0004_bob_2.png"]
+    assert [path.name for path in drawn[3]] == [
+        "0001_ada_1.png",
+        "0002_ada_2.png",
+        "0003_bob_1.png",
+        "0004_bob_2.png",
+    ]
     for alone, together in zip(drawn[1], drawn[3], strict=True):
         assert distance(alone, together) <= ROUNDING
-    assert distance(drawn[1][0], drawn[1][2]) > ROUNDING  # another person is further away than rounding
+    # another person is further away than rounding
+    assert distance(drawn[1][0], drawn[1][2]) > ROUNDING
     assert distance(drawn[1][0], drawn[1][1]) > ROUNDING
 
 
@@ -192,10 +253,15 @@ def test_a_batch_that_fails_is_tried_row_by_row(generate, models, people, tmp_pa
     status = {line["row"]: line["status"] for line in lines(run)}
     assert (run.code, status) == (1, {1: "failed", 2: "failed", 3: "done", 4: "done"})
     assert "2 of 4 pictures failed" in run.error
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0003_bob_1.png", "0004_bob_2.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0003_bob_1.png",
+        "0004_bob_2.png",
+    ]
 
 
-def test_all_problems_are_listed_before_anything_loads(generate, models, people, tmp_path, monkeypatch):
+def test_all_problems_are_listed_before_anything_loads(
+    generate, models, people, tmp_path, monkeypatch
+):
     monkeypatch.setattr(loading, "load_flux", lambda *a, **k: pytest.fail("Flux was loaded"))
     monkeypatch.setattr(loading.ClipText, "load", lambda *a, **k: pytest.fail("CLIP was loaded"))
     good = {"prompt": "a cat", **SIZE}
@@ -244,9 +310,25 @@ def test_all_problems_are_listed_before_anything_loads(generate, models, people,
 
 
 def test_csv_defaults_and_names(generate, models, people, tmp_path):
-    (tmp_path / "rows.csv").write_text('prompt,seed,pulid-id-embedding\n"a cat, sleeping",1,people/ada.pulidembd\na dog,,\n')
+    (tmp_path / "rows.csv").write_text(
+        'prompt,seed,pulid-id-embedding\n"a cat, sleeping",1,people/ada.pulidembd\na dog,,\n'
+    )
     run = generate(
-        *("batch", tmp_path / "rows.csv", *models, "--seed", 9, "-W", 64, "-H", 48, "-b", 2, "--output-dir", tmp_path / "out"),
+        *(
+            "batch",
+            tmp_path / "rows.csv",
+            *models,
+            "--seed",
+            9,
+            "-W",
+            64,
+            "-H",
+            48,
+            "-b",
+            2,
+            "--output-dir",
+            tmp_path / "out",
+        ),
         *("--name", "{prompt}-{row:02d}-{identity}-{seed}.jpg"),
     )
     assert run.code == 0, run.err
@@ -258,7 +340,9 @@ def test_csv_defaults_and_names(generate, models, people, tmp_path):
     ]
 
 
-def test_resume_skips_what_is_there_and_redraws_what_is_not_the_same(generate, models, rows, tmp_path, monkeypatch):
+def test_resume_skips_what_is_there_and_redraws_what_is_not_the_same(
+    generate, models, rows, tmp_path, monkeypatch
+):
     into = ("--output-dir", tmp_path / "out")
     first = {line["row"]: line["sha256"] for line in lines(generate("batch", rows, *models, *into))}
     with monkeypatch.context() as patch:
@@ -293,9 +377,14 @@ def test_no_row_replaces_an_input(generate, models, rows, tmp_path):
     assert "is read as an input" in run.err
 
 
-def test_where_the_autoencoder_does_not_fit_beside_flux(generate, models, rows, tmp_path, monkeypatch):
+def test_where_the_autoencoder_does_not_fit_beside_flux(
+    generate, models, rows, tmp_path, monkeypatch
+):
     """The same bytes from the other order: a chunk is decoded once Flux has left."""
-    together = {line["row"]: line["sha256"] for line in lines(generate("batch", rows, *models, "--output-dir", tmp_path / "a"))}
+    together = {
+        line["row"]: line["sha256"]
+        for line in lines(generate("batch", rows, *models, "--output-dir", tmp_path / "a"))
+    }
     monkeypatch.setattr("pulid_generate.pipeline.session.SIDE_BY_SIDE", ((), ()))
     monkeypatch.setattr(batch_run, "CHUNK", 2)
     run = generate("batch", rows, *models, "--output-dir", tmp_path / "b", "--verbose")
@@ -323,7 +412,12 @@ def test_a_worker_answers_line_by_line(generate, models, rows, people, tmp_path,
     monkeypatch.setattr(loading, "load_flux", lambda *a, **k: (loads.append(1), load(*a, **k))[1])
     monkeypatch.chdir(tmp_path)
     text = rows.read_text().splitlines()
-    stdin = "\n".join([text[0], "{broken", "", '{"prompt": "x", "width": 50}', text[1], text[5], text[0]]) + "\n\xff\n"
+    stdin = (
+        "\n".join(
+            [text[0], "{broken", "", '{"prompt": "x", "width": 50}', text[1], text[5], text[0]]
+        )
+        + "\n\xff\n"
+    )
     run = generate("batch", "-", *models, "--output-dir", "w", stdin=stdin.encode("latin-1"))
     answers = lines(run)
     assert [(line["line"], line["status"]) for line in answers] == [
@@ -340,8 +434,15 @@ def test_a_worker_answers_line_by_line(generate, models, rows, people, tmp_path,
     assert answers[0]["sha256"] == answers[5]["sha256"]
     assert len(loads) == 1
     assert "3 of 7 lines failed" in run.error
-    batch = {line["row"]: line["sha256"] for line in lines(generate("batch", rows, *models, "--output-dir", "b"))}
-    assert [answers[0]["sha256"], answers[3]["sha256"], answers[4]["sha256"]] == [batch[1], batch[2], batch[6]]
+    batch = {
+        line["row"]: line["sha256"]
+        for line in lines(generate("batch", rows, *models, "--output-dir", "b"))
+    }
+    assert [answers[0]["sha256"], answers[3]["sha256"], answers[4]["sha256"]] == [
+        batch[1],
+        batch[2],
+        batch[6],
+    ]
 
 
 def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkeypatch):
@@ -353,9 +454,15 @@ def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkey
         encode(self, prompts)
 
     monkeypatch.setattr(Session, "encode_prompts", fails_once)
-    stdin = "".join(json.dumps({"prompt": prompt, **SIZE, "output": "x.png"}) + "\n" for prompt in ("a cat", "a dog"))
+    stdin = "".join(
+        json.dumps({"prompt": prompt, **SIZE, "output": "x.png"}) + "\n"
+        for prompt in ("a cat", "a dog")
+    )
     run = generate("batch", "-", *models, "--output-dir", tmp_path, stdin=stdin.encode())
-    assert [(line["status"], line["error"]) for line in lines(run)] == [("failed", "T5: out of memory"), ("done", None)]
+    assert [(line["status"], line["error"]) for line in lines(run)] == [
+        ("failed", "T5: out of memory"),
+        ("done", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -373,14 +480,25 @@ def test_wrong_usage(generate, flags, words):
     assert (run.code, words in run.err) == (2, True), run.err
 
 
-# ------------------------------------------------------------------------------------------------------------------------ signals
+# ------------------------------------------------------------------------------------------ signals
 
 
 @pytest.fixture
 def child(models, people, tmp_path):
     """Start `pulid-generate batch` on a grid of 30 rows in a process of its own."""
     command = [
-        *(sys.executable, "-m", "pulid_generate", "batch", "-p", "a cat", "--identities", people, "--seeds", "1-15"),
+        *(
+            sys.executable,
+            "-m",
+            "pulid_generate",
+            "batch",
+            "-p",
+            "a cat",
+            "--identities",
+            people,
+            "--seeds",
+            "1-15",
+        ),
         *(*models, "-W", 64, "-H", 48, "--output-dir", tmp_path / "out"),
     ]
     started = []
@@ -437,7 +555,9 @@ def test_killed_at_any_moment_and_resumed(child, tmp_path):
     found = [json.loads(line) for line in printed.splitlines()]
     assert len(found) == len({line["output"] for line in found}) == 30
     assert sum(line["status"] == "skipped" for line in found) == len(before) >= 9
-    assert sorted(path.name for path in out.iterdir()) == sorted(os.path.basename(line["output"]) for line in found)
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        os.path.basename(line["output"]) for line in found
+    )
     assert all((out / name).read_bytes() == data for name, data in before.items())
     check_pictures(out)
 
@@ -465,9 +585,19 @@ def test_an_adapter_with_nan_fails_rows_and_not_the_run(generate, models, micro,
     state["pulid_ca.0.to_out.weight"][0, 0] = float("nan")
     save_file(state, tmp_path / "nan.safetensors")
     path = manifest(
-        tmp_path / "rows.jsonl", {"prompt": "a", **SIZE, "pulid_id_embedding": "people/ada.pulidembd"}, {"prompt": "b", **SIZE}
+        tmp_path / "rows.jsonl",
+        {"prompt": "a", **SIZE, "pulid_id_embedding": "people/ada.pulidembd"},
+        {"prompt": "b", **SIZE},
     )
-    run = generate("batch", path, *models, "--pulid-weights", tmp_path / "nan.safetensors", "--output-dir", tmp_path / "out")
+    run = generate(
+        "batch",
+        path,
+        *models,
+        "--pulid-weights",
+        tmp_path / "nan.safetensors",
+        "--output-dir",
+        tmp_path / "out",
+    )
     assert {line["row"]: line["status"] for line in lines(run)} == {1: "failed", 2: "done"}
     assert "NaN" in next(line["error"] for line in lines(run) if line["error"])
     assert run.code == 1

@@ -1,4 +1,6 @@
-"""The parts of a batch that need no model: manifests, grids, names, order, the text cache, interrupts."""
+"""The parts of a batch that need no model: manifests, grids, names, order, the text cache,
+interrupts.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ BASE = Path("/models")
         ({"sigmas": "[1.0,0]"}, {"sigmas": "1.0,0"}),
         ({"skip_layers": [7, 8]}, {"skip_layers": "7,8"}),
         ({"vae-tiling": "yes", "rng": "cpu"}, {"vae_tiling": True, "rng": "cpu"}),
-        ({"identity": "a.e,weight=2;b.e,mask=m.png"}, {"identity": ["/models/a.e,weight=2", "/models/b.e,mask=/models/m.png"]}),
+        (
+            {"identity": "a.e,weight=2;b.e,mask=m.png"},
+            {"identity": ["/models/a.e,weight=2", "/models/b.e,mask=/models/m.png"]},
+        ),
         ({"lora": ["/x/a.safetensors:0.5"]}, {"lora": ["/x/a.safetensors:0.5"]}),
         ({"init-img": "in.png"}, {"init_img": "/models/in.png"}),
         ({"prompt": "-"}, {"prompt": "-"}),
@@ -76,17 +81,31 @@ def test_wrong_values_are_named(record, words):
 
 def test_every_option_of_a_generation_has_a_place():
     assert {"prompt", "seed", "identity", "output", "lora", "mask", "vae_tiling"} <= set(COLUMNS)
-    assert {"vae", "t5xxl", "pulid_weights", "device", "dtype", "compute", "max_vram", "verbose", "as_json"}.isdisjoint(COLUMNS)
+    assert {
+        "vae",
+        "t5xxl",
+        "pulid_weights",
+        "device",
+        "dtype",
+        "compute",
+        "max_vram",
+        "verbose",
+        "as_json",
+    }.isdisjoint(COLUMNS)
     assert set(COLUMNS) < set(NAMES.values())
     assert all(NAMES[name] == name for name in COLUMNS)
 
 
 def test_a_row_over_the_commands_flags():
     common = BatchFlags(prompt="common", seed=9, pulid_id_embedding="me.pulidembd", width=640)
-    flags, given_ = read_row({"prompt_file": "p.txt", "pulid_id_embedding": None, "seed": 1}, 1, 1, BASE).merged(
-        common, {"width", "prompt"}
+    flags, given_ = read_row(
+        {"prompt_file": "p.txt", "pulid_id_embedding": None, "seed": 1}, 1, 1, BASE
+    ).merged(common, {"width", "prompt"})
+    assert (flags.prompt, flags.prompt_file, flags.pulid_id_embedding) == (
+        None,
+        "/models/p.txt",
+        None,
     )
-    assert (flags.prompt, flags.prompt_file, flags.pulid_id_embedding) == (None, "/models/p.txt", None)
     assert (flags.seed, flags.width) == (1, 640)
     assert given_ == {"width", "prompt_file", "seed"}
 
@@ -101,8 +120,13 @@ def test_problems_carry_their_lines():
     assert [(row.number, row.line) for row in rows] == [(1, 1), (2, 5), (3, 7)]
     assert [problem.split(":")[0] for problem in problems] == ["line 3", "line 4", "line 6"]
     assert "twice" in problems[0]
-    rows, problems = read_manifest(b'prompt,seed\n"two\nlines",1\na,b,c\nx,\n', "rows.csv", ".csv", BASE)
-    assert [(row.line, row.values) for row in rows] == [(2, {"prompt": "two\nlines", "seed": 1}), (5, {"prompt": "x"})]
+    rows, problems = read_manifest(
+        b'prompt,seed\n"two\nlines",1\na,b,c\nx,\n', "rows.csv", ".csv", BASE
+    )
+    assert [(row.line, row.values) for row in rows] == [
+        (2, {"prompt": "two\nlines", "seed": 1}),
+        (5, {"prompt": "x"}),
+    ]
     assert problems == ["line 4: has 3 cells, the header has 2; texts with a comma want quotes"]
     for bad in (b"\xff\xfe{}", b"{}\n\xff", b"{}\0", b"\n \n"):
         with pytest.raises(InputError, match=r"rows\.jsonl"):
@@ -116,7 +140,7 @@ def test_no_line_is_a_traceback(text):
         assert parse_line(text, 1, BASE).values is not None
 
 
-# -------------------------------------------------------------------------------------------------------------------- grids, names
+# ------------------------------------------------------------------------------------- grids, names
 
 
 def test_a_grid(tmp_path):
@@ -124,7 +148,10 @@ def test_a_grid(tmp_path):
     for name in ("b.pulidembd", "a.pulidembd", ".hidden.pulidembd", "notes.txt"):
         (tmp_path / name).write_text("x")
     rows = grid(str(tmp_path / "p.txt"), str(tmp_path), "1-2")
-    assert [(row.values["prompt"], Path(row.values["pulid_id_embedding"]).stem, row.values["seed"]) for row in rows] == [
+    assert [
+        (row.values["prompt"], Path(row.values["pulid_id_embedding"]).stem, row.values["seed"])
+        for row in rows
+    ] == [
         (prompt, name, seed) for prompt in ("a cat", "# a dog") for name in "ab" for seed in (1, 2)
     ]
     assert [row.number for row in rows] == list(range(1, 9))
@@ -137,7 +164,9 @@ def test_a_grid(tmp_path):
         identities_in(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("1-4", [1, 2, 3, 4]), ("7, 1-2", [7, 1, 2]), ("0", [0])])
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("1-4", [1, 2, 3, 4]), ("7, 1-2", [7, 1, 2]), ("0", [0])]
+)
 def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
 
@@ -192,7 +221,9 @@ def test_names_that_cannot_be(pattern):
         NamePattern(pattern)
 
 
-@pytest.mark.parametrize("name", ["-", "", "..", "a/../../b.png", "/etc/x.png", ".hidden.png", "x" * 250 + ".png"])
+@pytest.mark.parametrize(
+    "name", ["-", "", "..", "a/../../b.png", "/etc/x.png", ".hidden.png", "x" * 250 + ".png"]
+)
 def test_outputs_that_lead_elsewhere(name):
     with pytest.raises(OutputError):
         check_name(name)
@@ -210,11 +241,13 @@ def test_any_text_becomes_one_part_of_a_name(text):
     check_name(f"{word}.png") if not word.startswith(".") else None
 
 
-# -------------------------------------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
 def item(number, key="k", loras=(), people=("a",)):
-    return Item(number, number, f"line {number}", 0, Path(f"{number}.png"), number, people, loras, key)
+    return Item(
+        number, number, f"line {number}", 0, Path(f"{number}.png"), number, people, loras, key
+    )
 
 
 def numbers(batches):
@@ -238,12 +271,20 @@ def test_nothing_loads_twice():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("kj"), st.sampled_from([(), ("x",)]), st.sampled_from(["a", "b"]))), st.integers(1, 5))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("kj"), st.sampled_from([(), ("x",)]), st.sampled_from(["a", "b"]))
+    ),
+    st.integers(1, 5),
+)
 def test_every_picture_is_in_one_batch_of_its_own_kind(kinds, size):
     items = [item(number, key, loras, (who,)) for number, (key, loras, who) in enumerate(kinds)]
     batches = in_batches(items, size)
     assert sorted(one.number for batch in batches for one in batch) == list(range(len(items)))
-    assert all(1 <= len(batch) <= size and len({(one.key, one.loras) for one in batch}) == 1 for batch in batches)
+    assert all(
+        1 <= len(batch) <= size and len({(one.key, one.loras) for one in batch}) == 1
+        for batch in batches
+    )
     sets = [batch[0].loras for batch in batches]
     assert sum(a != b for a, b in itertools.pairwise(sets)) <= 1
 
@@ -263,7 +304,7 @@ def test_lines_of_results():
     assert result("done", number=1, line=1, identities=("a", "b"))["identities"] == ["a", "b"]
 
 
-# ------------------------------------------------------------------------------------------------------------------- cache, signals
+# ----------------------------------------------------------------------------------- cache, signals
 
 
 def test_the_cache_keeps_the_last_used_and_no_damage(tmp_path):
@@ -319,7 +360,7 @@ def test_interrupts():
     assert len(said) == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- side by side
+# ------------------------------------------------------------------------------------- side by side
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The sheet and the scores of a batch: what stands where, whatever came of the rows; the command with a stand-in for the program that scores."""
+"""The sheet and the scores of a batch: what stands where, whatever came of the rows; the command
+with a stand-in for the program that scores.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ fake = fake_fixture
 def shown(number, seed=1, *, output="a.png", error=None, score=None, references=(), **values):
     row = Row(number, number, f"line {number}", {"prompt": "a cat", "seed": seed, **values})
     flags, given = row.merged(BatchFlags(), frozenset())
-    line = {"row": number, "line": number, "output": output, "sha256": "0", "seed": seed, "error": error}
+    line = {
+        "row": number,
+        "line": number,
+        "output": output,
+        "sha256": "0",
+        "seed": seed,
+        "error": error,
+    }
     return Shown(Asked(row, flags, given), tuple(map(Path, references)), seed, line, score)
 
 
@@ -40,18 +49,37 @@ ADA, BOB = "people/ada.pulidembd", "people/bob.pulidembd"
 
 def test_identities_down_prompts_across_seeds_under_them():
     rows = [
-        shown(1 + index, seed, prompt=prompt, pulid_id_embedding=person, references=[f"{Path(person).stem}.png"])
+        shown(
+            1 + index,
+            seed,
+            prompt=prompt,
+            pulid_id_embedding=person,
+            references=[f"{Path(person).stem}.png"],
+        )
         for index, (prompt, person, seed) in enumerate(
-            (prompt, person, seed) for prompt in ("a cat", "a dog") for person in (ADA, BOB) for seed in (1, 2)
+            (prompt, person, seed)
+            for prompt in ("a cat", "a dog")
+            for person in (ADA, BOB)
+            for seed in (1, 2)
         )
     ]
     grid = sheet_of(rows)
     assert [head.text for head in grid.columns] == ["a cat", "a dog"]
-    assert [(head.text, str(head.picture)) for head in grid.rows] == [("ada", "ada.png"), ("bob", "bob.png")]
+    assert [(head.text, str(head.picture)) for head in grid.rows] == [
+        ("ada", "ada.png"),
+        ("bob", "bob.png"),
+    ]
     assert texts(grid) == [[["seed 1", "seed 2"]] * 2] * 2
-    assert [head.picture for head in sheet_of([shown(1, references=["a.png"], pulid_id_embedding=ADA)]).rows] == [Path("a.png")]
-    same = [shown(n, references=["a.png"], pulid_id_embedding=person) for n, person in enumerate((ADA, BOB))]
-    assert [head.picture for head in sheet_of(same).rows] == [None, None]  # it is of one of them at most
+    assert [
+        head.picture
+        for head in sheet_of([shown(1, references=["a.png"], pulid_id_embedding=ADA)]).rows
+    ] == [Path("a.png")]
+    same = [
+        shown(n, references=["a.png"], pulid_id_embedding=person)
+        for n, person in enumerate((ADA, BOB))
+    ]
+    # it is of one of them at most
+    assert [head.picture for head in sheet_of(same).rows] == [None, None]
 
 
 def test_nobody_needs_no_head_and_several_people_are_named_together():
@@ -64,8 +92,16 @@ def test_nobody_needs_no_head_and_several_people_are_named_together():
 
 
 def test_what_differs_is_said_under_the_pictures_and_the_rest_is_not():
-    rows = [shown(1, steps=4, sampling_method="heun"), shown(2, steps=8, sampling_method="heun"), shown(3, prompt_weights=True)]
-    assert differing_of([row.asked.flags for row in rows]) == ["prompt_weights", "steps", "sampling_method"]
+    rows = [
+        shown(1, steps=4, sampling_method="heun"),
+        shown(2, steps=8, sampling_method="heun"),
+        shown(3, prompt_weights=True),
+    ]
+    assert differing_of([row.asked.flags for row in rows]) == [
+        "prompt_weights",
+        "steps",
+        "sampling_method",
+    ]
     assert texts(sheet_of(rows)) == [
         [
             [
@@ -83,7 +119,9 @@ def test_what_differs_is_said_under_the_pictures_and_the_rest_is_not():
 
 
 def test_rows_that_make_no_grid_stand_in_their_order():
-    rows = [shown(n, prompt=f"prompt {n}", pulid_id_embedding=f"p{n}.pulidembd") for n in range(1, 6)]
+    rows = [
+        shown(n, prompt=f"prompt {n}", pulid_id_embedding=f"p{n}.pulidembd") for n in range(1, 6)
+    ]
     grid = sheet_of(rows)
     assert (grid.columns, grid.rows) == ((), ())
     assert texts(grid)[0][0][0] == "seed 1\np1\nprompt 1"
@@ -95,7 +133,10 @@ def test_a_tile_says_why_it_is_empty_and_how_like_it_is():
     assert shown(1, output=None, error="NaN").tile().picture is None
     assert shown(1).tile() == shown(1).tile() or shown(1).tile().reason == ""
     assert shown(1, score=Score("ok", 0.714)).tile().caption == "seed 1\nlikeness 0.71"
-    assert shown(1, score=Score("ok", 0.714, stranger=0.1)).tile("x").caption == "seed 1\nx\nlikeness 0.71, stranger 0.10"
+    assert (
+        shown(1, score=Score("ok", 0.714, stranger=0.1)).tile("x").caption
+        == "seed 1\nx\nlikeness 0.71, stranger 0.10"
+    )
     assert shown(1, score=Score("no face")).tile().caption == "seed 1\nno face"
 
 
@@ -105,12 +146,22 @@ def look(tmp_path, rows, told, sheet="grid.png", **flags):
 
 
 def result(number, seed, output=None, error=None):
-    return {"row": number, "line": number, "output": output, "sha256": "0", "seed": seed, "error": error}
+    return {
+        "row": number,
+        "line": number,
+        "output": output,
+        "sha256": "0",
+        "seed": seed,
+        "error": error,
+    }
 
 
 def test_an_interrupted_run_has_the_sheet_of_what_is_there(tmp_path, monkeypatch):
     told, grids = [], []
-    rows = [Row(1, 1, "line 1", {"batch_count": 3, "seed": 5}), Row(2, 2, "line 2", {"seed": -1, "reference": ["me.png"]})]
+    rows = [
+        Row(1, 1, "line 1", {"batch_count": 3, "seed": 5}),
+        Row(2, 2, "line 2", {"seed": -1, "reference": ["me.png"]}),
+    ]
     there = look(tmp_path, rows, told)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     monkeypatch.setattr(batch_look, "Scorer", lambda **_: pytest.fail("nobody waits for scores"))
@@ -161,15 +212,20 @@ def test_a_folder_of_references_is_one_picture_for_each_person(tmp_path):
     assert references(identity=[ADA, BOB]) == references() == ()
     with pytest.raises(Exception, match=r"holds no picture eve.png"):
         references(pulid_id_embedding="eve.pulidembd")
-    assert batch_look.references_of(shown(1, reference=["x.png", "y.png"]).asked) == (Path("x.png"), Path("y.png"))
+    assert batch_look.references_of(shown(1, reference=["x.png", "y.png"]).asked) == (
+        Path("x.png"),
+        Path("y.png"),
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture
 def setting(micro, person, tmp_path, fake):
-    """The command's flags: two people with portraits, two prompts; pictures of seed 2 have no face for the fake."""
+    """The command's flags: two people with portraits, two prompts; pictures of seed 2 have no face
+    for the fake.
+    """
     people = tmp_path / "people"
     people.mkdir()
     (people / "ada.pulidembd").write_bytes(person.read_bytes())
@@ -179,8 +235,23 @@ def setting(micro, person, tmp_path, fake):
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
     fake("for path in pictures: faceless() if path.endswith('_2.png') else cosine(0.5)")
     return (
-        *("batch", "--prompts", tmp_path / "prompts.txt", "--identities", people, "--seeds", "1-2", "--models-dir", micro),
-        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--t5-tokenizer", micro / "tokenizer.json"),
+        *(
+            "batch",
+            "--prompts",
+            tmp_path / "prompts.txt",
+            "--identities",
+            people,
+            "--seeds",
+            "1-2",
+            "--models-dir",
+            micro,
+        ),
+        *(
+            "--diffusion-model",
+            micro / "flux1-schnell.safetensors",
+            "--t5-tokenizer",
+            micro / "tokenizer.json",
+        ),
         *("--device", "cpu", "--steps", 1, "-W", 64, "-H", 48, "--output-dir", tmp_path / "out"),
     )
 
@@ -204,15 +275,24 @@ def test_the_command_scores_and_lays_out_what_is_there(generate, setting, tmp_pa
     again = generate(*setting, *sheet, "--resume", "--reference", tmp_path / "people")
     assert again.code == 0, again.err
     found = lines(again)
-    assert [line["status"] for line in found] == ["skipped"] * 7 + ["done"] + ["scored"] * 8 + ["sheet"]
-    scores = {line["row"]: (line["cosine"], line["faces"]) for line in found if line["status"] == "scored"}
+    assert [line["status"] for line in found] == ["skipped"] * 7 + ["done"] + ["scored"] * 8 + [
+        "sheet"
+    ]
+    scores = {
+        line["row"]: (line["cosine"], line["faces"]) for line in found if line["status"] == "scored"
+    }
     assert scores == {row: (0.5, 1) if row % 2 else (None, 0) for row in range(1, 9)}
     scored = np.asarray(Image.open(tmp_path / "out" / "grid.png"))
-    assert ((scored == (200, 0, 0)).all(axis=2).sum(), (plain == (200, 0, 0)).all(axis=2).sum()) == (2 * 160 * 160, 0)
+    assert (
+        (scored == (200, 0, 0)).all(axis=2).sum(),
+        (plain == (200, 0, 0)).all(axis=2).sum(),
+    ) == (2 * 160 * 160, 0)
     assert scored.shape[0] > plain.shape[0]  # a line of likeness under each
 
 
-def test_a_reference_without_a_face_is_known_before_anything_is_drawn(generate, setting, tmp_path, fake):
+def test_a_reference_without_a_face_is_known_before_anything_is_drawn(
+    generate, setting, tmp_path, fake
+):
     fake("for path in pictures: faceless() if path.endswith('bob.png') else cosine(1.0)")
     run = generate(*setting, "--reference", tmp_path / "people")
     assert "bob.png" in run.error
@@ -224,7 +304,10 @@ def test_a_reference_without_a_face_is_known_before_anything_is_drawn(generate, 
     ("flags", "words"),
     [
         (("--sheet", "out/0001_ada_1.png"), "is where the sheet goes"),
-        (("--sheet", "out/0001_ada.png", "--name", "{row:04d}_ada-{index}.png"), "is where the sheet goes"),
+        (
+            ("--sheet", "out/0001_ada.png", "--name", "{row:04d}_ada-{index}.png"),
+            "is where the sheet goes",
+        ),
         (("--sheet", "people/ada.png", "--reference", "people"), "is read as an input"),
         (("--sheet", "grid.pdf"), "names no picture format"),
         (("--sheet", "nowhere/grid.png"), "its folder is not there"),

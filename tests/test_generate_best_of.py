@@ -1,4 +1,6 @@
-"""pulid-generate --best-of N: the most alike of N seeds is the file that its seed alone would be, and the others are told."""
+"""pulid-generate --best-of N: the most alike of N seeds is the file that its seed alone would be,
+and the others are told.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,30 @@ NO_FACES = "for picture in pictures: cosine(1.0) if picture.endswith('me.png') e
 @pytest.fixture
 def flags(kept, tmp_path):
     Image.new("RGB", (64, 48), (200, 10, 10)).save(tmp_path / "me.png")
-    return (*kept.base, *kept.pulid, "--pulid-id-embedding", kept.me, "--best-of", 3, "--reference", tmp_path / "me.png")
+    return (
+        *kept.base,
+        *kept.pulid,
+        "--pulid-id-embedding",
+        kept.me,
+        "--best-of",
+        3,
+        "--reference",
+        tmp_path / "me.png",
+    )
 
 
 def alone(generate, kept, path, seed, *more) -> bytes:
-    done = generate(*kept.base, *kept.pulid, "--pulid-id-embedding", kept.me, "--seed", seed, *more, "-o", path)
+    done = generate(
+        *kept.base, *kept.pulid, "--pulid-id-embedding", kept.me, "--seed", seed, *more, "-o", path
+    )
     assert done.code == 0, done.err
     return path.read_bytes()
 
 
 @pytest.mark.parametrize("more", [(), ("-i", "start.png", "--strength", 0.6, "--steps", 3)])
-def test_the_kept_file_is_what_its_seed_alone_draws(more, generate, kept, flags, fake, tmp_path, monkeypatch):
+def test_the_kept_file_is_what_its_seed_alone_draws(
+    more, generate, kept, flags, fake, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     Image.fromarray(pixels).save("start.png")
@@ -60,14 +75,18 @@ def test_standard_output_json_and_the_others(generate, kept, flags, fake, tmp_pa
     piped = generate(*flags, "-q", "-o", "-")
     assert (piped.code, piped.err) == (0, "")
     assert piped.out == alone(generate, kept, tmp_path / "43.png", 43)
-    done = generate(*flags, "-o", tmp_path / "a.jpg", "--json", "--keep-others", tmp_path / "others")
+    done = generate(
+        *flags, "-o", tmp_path / "a.jpg", "--json", "--keep-others", tmp_path / "others"
+    )
     assert done.code == 0, done.err
     line = json.loads(done.out)
     assert (line["seed"], line["cosine"], line["output"]) == (43, 0.6, str(tmp_path / "a.jpg"))
     told = [(score["seed"], score["status"], score["cosine"]) for score in line["best_of"]]
     assert told == [(42, "ok", 0.1), (43, "ok", 0.6), (44, "no face", None)]
     assert sorted(path.name for path in (tmp_path / "others").iterdir()) == ["a_42.jpg", "a_44.jpg"]
-    assert (tmp_path / "others" / "a_44.jpg").read_bytes() == alone(generate, kept, tmp_path / "44.jpg", 44)
+    assert (tmp_path / "others" / "a_44.jpg").read_bytes() == alone(
+        generate, kept, tmp_path / "44.jpg", 44
+    )
     assert (tmp_path / "a.jpg").read_bytes() == alone(generate, kept, tmp_path / "43.jpg", 43)
 
 
@@ -83,11 +102,16 @@ def test_no_face_at_all_writes_nothing(generate, flags, fake, tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("say('pulid-extract: error: me.png: no face found in this reference'); sys.exit(1)", "no face found in this reference"),
+        (
+            "say('pulid-extract: error: me.png: no face found in this reference'); sys.exit(1)",
+            "no face found in this reference",
+        ),
         ("os.kill(os.getpid(), 9)", "killed by signal 9"),
     ],
 )
-def test_nothing_is_drawn_if_nothing_can_be_compared(body, message, generate, flags, fake, tmp_path, monkeypatch):
+def test_nothing_is_drawn_if_nothing_can_be_compared(
+    body, message, generate, flags, fake, tmp_path, monkeypatch
+):
     fake(body)
     drawn = []
     monkeypatch.setattr(Denoiser, "latents", lambda *arguments, **more: drawn.append(1))
@@ -103,7 +127,14 @@ def test_the_reference_is_not_overwritten(generate, flags, fake, tmp_path):
     fake(SCORES)
     assert "is read as an input" in generate(*flags, "-o", tmp_path / "me.png").error
     (tmp_path / "best_44.png").write_bytes((tmp_path / "me.png").read_bytes())
-    more = ("--reference", tmp_path / "best_44.png", "-o", tmp_path / "best.png", "--keep-others", tmp_path)
+    more = (
+        "--reference",
+        tmp_path / "best_44.png",
+        "-o",
+        tmp_path / "best.png",
+        "--keep-others",
+        tmp_path,
+    )
     assert "best_44.png: is read as an input" in generate(*flags, *more).error
 
 

@@ -1,4 +1,6 @@
-"""pulid-generate by hand: pictures from the micro models through the command line, and one line for everything that cannot be done."""
+"""pulid-generate by hand: pictures from the micro models through the command line, and one line for
+everything that cannot be done.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,12 @@ STEPS = ("--steps", 2)
 def base(micro):
     """The model flags and a small picture; enough for run A."""
     return (
-        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--vae", micro / "ae.safetensors"),
+        *(
+            "--diffusion-model",
+            micro / "flux1-schnell.safetensors",
+            "--vae",
+            micro / "ae.safetensors",
+        ),
         *("--clip_l", micro / "clip_l.safetensors", "--t5xxl", micro / "t5xxl_fp16.safetensors"),
         *("--t5-tokenizer", micro / "tokenizer.json"),
         *("-p", "a photo of a cat", "-W", 64, "-H", 48, "--device", "cpu", *STEPS),
@@ -42,7 +49,12 @@ def base(micro):
 
 @pytest.fixture
 def identity(micro, person):
-    return ("--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors", "--pulid-id-embedding", person)
+    return (
+        "--pulid-weights",
+        micro / "pulid_flux_v0.9.1.safetensors",
+        "--pulid-id-embedding",
+        person,
+    )
 
 
 def pixels(path) -> np.ndarray:
@@ -72,7 +84,11 @@ def test_metadata_holds_effective_inputs_only(generate, base, identity, person, 
     facts = parse_description(text)
     assert text.splitlines()[0] == "a photo of a cat"
     assert "Steps: 2, Sampler: Euler" in text.splitlines()[1]
-    assert facts["identity"] == {"sha256": hashlib.sha256(person.read_bytes()).hexdigest(), "weight": 0.8, "start_step": 0}
+    assert facts["identity"] == {
+        "sha256": hashlib.sha256(person.read_bytes()).hexdigest(),
+        "weight": 0.8,
+        "start_step": 0,
+    }
     assert facts["sigmas"] == [1.0, 0.5, 0.0]
     assert "guidance" not in facts  # schnell has no guidance input
     assert str(tmp_path) not in text  # no path of any kind
@@ -88,7 +104,13 @@ def test_json_and_streams(generate, base, identity, person, tmp_path):
     result = generate(*base, *identity, "-o", out, "--json")
     facts = json.loads(result.out)
     assert facts["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
-    assert (facts["seed"], facts["steps"], facts["width"], facts["height"], facts["id_weight"]) == (42, 2, 64, 48, 1.0)
+    assert (facts["seed"], facts["steps"], facts["width"], facts["height"], facts["id_weight"]) == (
+        42,
+        2,
+        64,
+        48,
+        1.0,
+    )
     assert facts["identity"] == hashlib.sha256(person.read_bytes()).hexdigest()
 
     piped = generate(*base, *identity[:-1], "-", "-o", "-", "--verbose", stdin=person.read_bytes())
@@ -142,10 +164,13 @@ def test_every_knob_moves_the_picture(generate, base, identity, micro, tmp_path)
         twin = [other for other, data in drawn.items() if other != name and data == drawn[name]]
         assert not twin, f"{name} draws the same picture as {twin}"
     generate(*base, *identity, "--guidance", 9, "-o", tmp_path / "guidance.png")
-    assert pixels(tmp_path / "guidance.png").tobytes() == drawn["plain"]  # schnell: no guidance input
+    # schnell: no guidance input
+    assert pixels(tmp_path / "guidance.png").tobytes() == drawn["plain"]
     flux = ("--diffusion-model", micro / "dev" / "flux1-dev.safetensors")
     for guidance in (3.5, 9):
-        generate(*base, *flux, *identity, "--guidance", guidance, "-o", tmp_path / f"dev{guidance}.png")
+        generate(
+            *base, *flux, *identity, "--guidance", guidance, "-o", tmp_path / f"dev{guidance}.png"
+        )
     assert pixels(tmp_path / "dev3.5.png").tobytes() != pixels(tmp_path / "dev9.png").tobytes()
 
 
@@ -169,12 +194,17 @@ def test_models_folder_fills_every_role(generate, base, identity, micro, tmp_pat
     picture = ("-p", "a photo of a cat", "-W", 64, "-H", 48, "--device", "cpu", *STEPS)
     tokenizer = ("--t5-tokenizer", micro / "tokenizer.json")
     person = identity[-2:]
-    result = generate(*picture, *tokenizer, *person, "--models-dir", folder, "-o", tmp_path / "a.png")
+    result = generate(
+        *picture, *tokenizer, *person, "--models-dir", folder, "-o", tmp_path / "a.png"
+    )
     assert result.code == 0, result.err
     generate(*base, *identity, "-o", tmp_path / "b.png")
     assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
     (folder / "second.safetensors").symlink_to(micro / "ae.safetensors")
-    assert "2 files can be the autoencoder" in generate(*picture, "--models-dir", folder, "-o", tmp_path / "c.png").error
+    assert (
+        "2 files can be the autoencoder"
+        in generate(*picture, "--models-dir", folder, "-o", tmp_path / "c.png").error
+    )
     for path in folder.glob("*-ae*"):
         path.unlink()
     (folder / "second.safetensors").unlink()
@@ -184,13 +214,22 @@ def test_models_folder_fills_every_role(generate, base, identity, micro, tmp_pat
     assert "cut.safetensors: truncated" in error
 
 
-def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(generate, base, identity, tmp_path, monkeypatch):
+def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(
+    generate, base, identity, tmp_path, monkeypatch
+):
     generate(*base, *identity, "-o", tmp_path / "wide.png")
     make_plan, widened = pipeline_module.make_plan, []
     widen = loading.widen_while_running
-    narrow = frozenset({"T5", "Flux"})  # what a plan for little memory says; test_generate_plan.py has such plans
-    monkeypatch.setattr(pipeline_module, "make_plan", lambda *a: replace(make_plan(*a), narrow=narrow))
-    monkeypatch.setattr(loading, "widen_while_running", lambda model, **o: (widened.append(model), widen(model, **o)))
+    # what a plan for little memory says; test_generate_plan.py has such plans
+    narrow = frozenset({"T5", "Flux"})
+    monkeypatch.setattr(
+        pipeline_module, "make_plan", lambda *a: replace(make_plan(*a), narrow=narrow)
+    )
+    monkeypatch.setattr(
+        loading,
+        "widen_while_running",
+        lambda model, **o: (widened.append(model), widen(model, **o)),
+    )
     result = generate(*base, *identity, "-o", tmp_path / "narrow.png")
     assert result.code == 0, result.err
     assert len(widened) == 2  # T5 and Flux
@@ -198,15 +237,23 @@ def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(generate, bas
 
 
 def test_offloaded_weights_draw_the_same_picture(micro, person):
-    """Blocks streamed through the device, under our hooks. Both devices are the CPU here: the mechanism runs, the transfer does not."""
+    """Blocks streamed through the device, under our hooks. Both devices are the CPU here: the
+    mechanism runs, the transfer does not.
+    """
     from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
 
-    files = ModelFiles.find(models_dir=micro, flux=micro / "flux1-schnell.safetensors", t5_tokenizer=micro / "tokenizer.json")
+    files = ModelFiles.find(
+        models_dir=micro,
+        flux=micro / "flux1-schnell.safetensors",
+        t5_tokenizer=micro / "tokenizer.json",
+    )
     plain = Placement.choose("cpu")
     drawn = []
     for placement in (plain, replace(plain, offload=frozenset({"diffusion", "te"}))):
         pipeline = Pipeline(files, placement)
-        jobs = pipeline.jobs(GenerationRequest("a cat", width=64, height=48, steps=2), read_embedding(person))
+        jobs = pipeline.jobs(
+            GenerationRequest("a cat", width=64, height=48, steps=2), read_embedding(person)
+        )
         drawn += [picture.png() for picture in pipeline.draw(jobs)]
     assert drawn[0] == drawn[1]
     assert not Placement.choose("cpu", offload=True).offload  # nothing to offload from
@@ -216,7 +263,10 @@ def test_tiling_draws_nearly_the_same_picture(generate, base, tmp_path):
     size = ("-W", 512, "-H", 512, "--steps", 1)
     generate(*base, *size, "-o", tmp_path / "whole.png")
     generate(*base, *size, "--vae-tiling", "-o", tmp_path / "tiled.png")
-    whole, tiled = pixels(tmp_path / "whole.png").astype(float), pixels(tmp_path / "tiled.png").astype(float)
+    whole, tiled = (
+        pixels(tmp_path / "whole.png").astype(float),
+        pixels(tmp_path / "tiled.png").astype(float),
+    )
     assert whole.shape == tiled.shape == (512, 512, 3)
     assert 0 < np.abs(whole - tiled).mean() < 30
 
@@ -224,10 +274,14 @@ def test_tiling_draws_nearly_the_same_picture(generate, base, tmp_path):
 def test_a_long_prompt_takes_512_tokens_and_says_so(generate, base, tmp_path):
     result = generate(*base, "-p", "cat " * 90, "-o", tmp_path / "long.png")
     assert result.code == 0
-    assert parse_description(parameters(tmp_path / "long.png"))["t5_tokens"] == [512]  # effective inputs
+    # effective inputs
+    assert parse_description(parameters(tmp_path / "long.png"))["t5_tokens"] == [512]
     assert "more than 256: using 512" in result.err
     assert "CLIP reads the first 75" in result.err
-    assert "the most that Flux reads is 512" in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").error
+    assert (
+        "the most that Flux reads is 512"
+        in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").error
+    )
 
 
 def test_each_model_is_gone_before_the_next_one_loads(generate, base, tmp_path, monkeypatch):
@@ -252,18 +306,27 @@ def test_each_model_is_gone_before_the_next_one_loads(generate, base, tmp_path, 
     assert seen == {"ClipText": 0, "T5Text": 0, "load_flux": 0, "load_vae": 0}
 
 
-def test_running_out_of_memory_is_a_line_that_names_what_helps(generate, base, tmp_path, monkeypatch):
+def test_running_out_of_memory_is_a_line_that_names_what_helps(
+    generate, base, tmp_path, monkeypatch
+):
     def explode(*_arguments, **_options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     monkeypatch.setattr(pipeline_module, "decode", explode)
-    assert "autoencoder: out of memory on cpu; try --vae-tiling" in generate(*base, "-o", tmp_path / "a.png").error
+    assert (
+        "autoencoder: out of memory on cpu; try --vae-tiling"
+        in generate(*base, "-o", tmp_path / "a.png").error
+    )
     monkeypatch.setattr(loading, "load_flux", explode)
-    assert "Flux: out of memory on cpu; try a GGUF file" in generate(*base, "-o", tmp_path / "a.png").error
+    assert (
+        "Flux: out of memory on cpu; try a GGUF file"
+        in generate(*base, "-o", tmp_path / "a.png").error
+    )
 
 
 @pytest.mark.parametrize(
-    ("asked", "used"), [("float16", torch.bfloat16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+    ("asked", "used"),
+    [("float16", torch.bfloat16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)],
 )
 def test_t5_never_runs_in_float16(generate, base, tmp_path, monkeypatch, asked, used):
     """T5-XXL's activations overflow it."""
@@ -280,13 +343,29 @@ def test_t5_never_runs_in_float16(generate, base, tmp_path, monkeypatch, asked, 
 
 
 def test_flags_without_effect_are_named(generate, base, tmp_path):
-    result = generate(*base, "-n", "blurry", "--guidance", 4, "--negative-id", "same", "--vae-on-cpu", "-o", tmp_path / "a.png")
+    result = generate(
+        *base,
+        "-n",
+        "blurry",
+        "--guidance",
+        4,
+        "--negative-id",
+        "same",
+        "--vae-on-cpu",
+        "-o",
+        tmp_path / "a.png",
+    )
     notes = [line for line in result.err.splitlines() if line.startswith("note:")]
-    assert [note.split()[1] for note in notes] == ["--vae-on-cpu", "--guidance", "--negative-prompt", "--negative-id"]
+    assert [note.split()[1] for note in notes] == [
+        "--vae-on-cpu",
+        "--guidance",
+        "--negative-prompt",
+        "--negative-id",
+    ]
     assert "note:" not in generate(*base, "-o", tmp_path / "a.png").err
 
 
-# ------------------------------------------------------------------------------------------------------------------- verify
+# ------------------------------------------------------------------------------------------- verify
 
 
 def test_verify_passes_and_keeps_the_pictures(generate, base, identity, tmp_path):
@@ -304,7 +383,10 @@ def test_verify_passes_and_keeps_the_pictures(generate, base, identity, tmp_path
 
 def test_verify_fails_for_an_identity_without_effect(generate, base, identity, micro, tmp_path):
     state = load_file(micro / "pulid_flux_v0.9.1.safetensors")
-    dead = {name: value * 0 if name.endswith("to_out.weight") and "pulid_ca" in name else value for name, value in state.items()}
+    dead = {
+        name: value * 0 if name.endswith("to_out.weight") and "pulid_ca" in name else value
+        for name, value in state.items()
+    }
     save_file(dead, tmp_path / "dead.safetensors")
     flags = (*base, *identity[2:], "--pulid-weights", tmp_path / "dead.safetensors")
     assert "C equals A" in generate("verify", *flags).error
@@ -317,7 +399,7 @@ def test_verify_fails_when_weight_zero_is_not_neutral(generate, base, identity, 
     assert "A and B differ" in generate("verify", *base, *identity).error
 
 
-# ---------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 WRONG_USAGE = [
     ((), "Missing option '--prompt'"),
@@ -394,56 +476,117 @@ BAD_IDENTITIES = [
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD_IDENTITIES)
-def test_an_identity_is_used_or_the_program_fails(generate, base, identity, tmp_path, flags, message):
+def test_an_identity_is_used_or_the_program_fails(
+    generate, base, identity, tmp_path, flags, message
+):
     assert message in generate(*base, *identity, "-o", tmp_path / "o.png", *flags).error
     assert not (tmp_path / "o.png").exists()
 
 
 def damaged(kind: str, micro: Path, folder: Path) -> tuple[str, Path]:
     """(flag, a bad file for it) of each kind of damage."""
-    flux, pulid, ae = (load_file(micro / f"{name}.safetensors") for name in ("flux1-schnell", "pulid_flux_v0.9.1", "ae"))
+    flux, pulid, ae = (
+        load_file(micro / f"{name}.safetensors")
+        for name in ("flux1-schnell", "pulid_flux_v0.9.1", "ae")
+    )
     path = folder / "bad.safetensors"
     one = torch.zeros(1)
     made = {
-        "truncated": ("--vae", lambda: path.write_bytes((micro / "ae.safetensors").read_bytes()[:-1000])),
+        "truncated": (
+            "--vae",
+            lambda: path.write_bytes((micro / "ae.safetensors").read_bytes()[:-1000]),
+        ),
         "html": ("--vae", lambda: path.write_bytes(b"<!DOCTYPE html><html>404</html>")),
         "empty": ("--vae", lambda: path.write_bytes(b"")),
-        "lfs": ("--vae", lambda: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")),
-        "header": ("--vae", lambda: path.write_bytes((2**60).to_bytes(8, "little") + b"{}" + bytes(80))),
+        "lfs": (
+            "--vae",
+            lambda: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        ),
+        "header": (
+            "--vae",
+            lambda: path.write_bytes((2**60).to_bytes(8, "little") + b"{}" + bytes(80)),
+        ),
         "wrong role": ("--vae", lambda: save_file(pulid, path)),
         "sdxl": (
             "--pulid-weights",
-            lambda: save_file({"id_adapter.latents": one, "id_adapter_attn_layers.0.id_to_k.weight": one + 1}, path),
+            lambda: save_file(
+                {"id_adapter.latents": one, "id_adapter_attn_layers.0.id_to_k.weight": one + 1},
+                path,
+            ),
         ),
-        "quanto": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight._data": one}, path)),
-        "nf4": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight.absmax": one}, path)),
-        "svdquant": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.qweight": one}, path)),
+        "quanto": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight._data": one}, path),
+        ),
+        "nf4": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.weight.absmax": one}, path),
+        ),
+        "svdquant": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.qweight": one}, path),
+        ),
         "gguf": ("--diffusion-model", lambda: path.write_bytes(b"GGUF" + bytes(60))),
-        "incomplete": ("--vae", lambda: save_file({name: value for name, value in ae.items() if "conv_out" not in name}, path)),
+        "incomplete": (
+            "--vae",
+            lambda: save_file(
+                {name: value for name, value in ae.items() if "conv_out" not in name}, path
+            ),
+        ),
         "pruned": (
             "--diffusion-model",
-            lambda: save_file({n: v for n, v in flux.items() if not n.startswith("single") or int(n.split(".")[1]) < 20}, path),
+            lambda: save_file(
+                {
+                    n: v
+                    for n, v in flux.items()
+                    if not n.startswith("single") or int(n.split(".")[1]) < 20
+                },
+                path,
+            ),
         ),
-        "other width": ("--t5xxl", lambda: _narrow_t5(load_file(micro / "t5xxl_fp16.safetensors"), path)),
+        "other width": (
+            "--t5xxl",
+            lambda: _narrow_t5(load_file(micro / "t5xxl_fp16.safetensors"), path),
+        ),
         "nan pulid": (
             "--pulid-weights",
-            lambda: save_file({n: v * float("nan") if n == "pulid_ca.3.to_q.weight" else v for n, v in pulid.items()}, path),
+            lambda: save_file(
+                {
+                    n: v * float("nan") if n == "pulid_ca.3.to_q.weight" else v
+                    for n, v in pulid.items()
+                },
+                path,
+            ),
         ),
         "nan clip": (
             "--clip_l",
-            lambda: save_file({n: v * float("nan") for n, v in load_file(micro / "clip_l.safetensors").items()}, path),
+            lambda: save_file(
+                {n: v * float("nan") for n, v in load_file(micro / "clip_l.safetensors").items()},
+                path,
+            ),
         ),
-        "int": ("--diffusion-model", lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"].int()}, path)),
-        "qkv": ("--diffusion-model", lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.bias": torch.zeros(7)}, path)),
+        "int": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"].int()}, path),
+        ),
+        "qkv": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.bias": torch.zeros(7)}, path),
+        ),
         "long qkv": (
             "--diffusion-model",
             lambda: save_file(flux | {"double_blocks.0.img_attn.qkv.bias": torch.zeros(999)}, path),
         ),
         "offsets": (
             "--vae",
-            lambda: path.write_bytes(_lying_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}})),
+            lambda: path.write_bytes(
+                _lying_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}})
+            ),
         ),
-        "nan": ("--diffusion-model", lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"] * float("nan")}, path)),
+        "nan": (
+            "--diffusion-model",
+            lambda: save_file(flux | {"img_in.bias": flux["img_in.bias"] * float("nan")}, path),
+        ),
     }
     flag, write = made[kind]
     write()
@@ -456,7 +599,13 @@ def _lying_header(entries) -> bytes:
 
 
 def _narrow_t5(state, path):
-    save_file({name: value[..., :32].contiguous() if value.shape[-1] == 64 else value for name, value in state.items()}, path)
+    save_file(
+        {
+            name: value[..., :32].contiguous() if value.shape[-1] == 64 else value
+            for name, value in state.items()
+        },
+        path,
+    )
 
 
 @pytest.mark.parametrize(
@@ -485,7 +634,9 @@ def _narrow_t5(state, path):
         ("offsets", "header is damaged"),
     ],
 )
-def test_bad_files_are_refused_by_what_they_are(generate, base, identity, micro, tmp_path, kind, message):
+def test_bad_files_are_refused_by_what_they_are(
+    generate, base, identity, micro, tmp_path, kind, message
+):
     folder = tmp_path / "bad"
     folder.mkdir()
     flag, path = damaged(kind, micro, folder)
@@ -495,12 +646,21 @@ def test_bad_files_are_refused_by_what_they_are(generate, base, identity, micro,
     assert not (tmp_path / "o.png").exists()
 
 
-def test_a_safetensors_whose_header_length_looks_like_a_pickle_is_read(generate, base, micro, tmp_path):
-    """A length that is 128 modulo 256 starts with the byte that starts a pickle: one file in thirty-two."""
+def test_a_safetensors_whose_header_length_looks_like_a_pickle_is_read(
+    generate, base, micro, tmp_path
+):
+    """A length that is 128 modulo 256 starts with the byte that starts a pickle: one file in
+    thirty-two.
+    """
     data = (micro / "ae.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     padding = (128 - length) % 256
-    padded = (length + padding).to_bytes(8, "little") + data[8 : 8 + length] + b" " * padding + data[8 + length :]
+    padded = (
+        (length + padding).to_bytes(8, "little")
+        + data[8 : 8 + length]
+        + b" " * padding
+        + data[8 + length :]
+    )
     assert padded[0] == 0x80
     (tmp_path / "ae.safetensors").write_bytes(padded)
     assert generate(*base, "--vae", tmp_path / "ae.safetensors", "-o", tmp_path / "a.png").code == 0
@@ -521,16 +681,21 @@ def test_a_picture_never_replaces_an_input(generate, base, identity, person, tmp
 
 def test_a_full_or_closed_standard_output_is_one_line(base, micro, tmp_path):
     command = " ".join(
-        shlex.quote(str(part)) for part in (sys.executable, "-m", "pulid_generate", *base, "-o", tmp_path / "a.png")
+        shlex.quote(str(part))
+        for part in (sys.executable, "-m", "pulid_generate", *base, "-o", tmp_path / "a.png")
     )
     for redirect in (">/dev/full", ">&-"):
-        done = subprocess.run(["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         assert "standard output: " in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("package", "blocked"), [("pulid_generate", "transformers"), ("pulid_extract", "cv2")])
+@pytest.mark.parametrize(
+    ("package", "blocked"), [("pulid_generate", "transformers"), ("pulid_extract", "cv2")]
+)
 def test_a_missing_extra_is_one_line_that_says_what_to_install(package, blocked, base, tmp_path):
     Image.new("RGB", (2000, 64)).save(tmp_path / "p.png")
     flags = {
@@ -539,7 +704,9 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(package, blocked,
     }[package]
     code = f"import sys; sys.modules[{blocked!r}] = None; sys.argv[1:] = {flags!r}\nfrom {package}.cli import main\nmain()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert blocked in done.stderr.splitlines()[-1]
@@ -557,13 +724,23 @@ def test_an_embedding_of_another_width_is_refused(generate, base, identity, tmp_
 
 def test_a_tokenizer_of_another_model_is_refused(generate, base, micro, tmp_path):
     state = load_file(micro / "t5xxl_fp16.safetensors")
-    few = {name: value[:20].contiguous() if value.shape[0] == 32128 else value for name, value in state.items()}
+    few = {
+        name: value[:20].contiguous() if value.shape[0] == 32128 else value
+        for name, value in state.items()
+    }
     save_file(few, tmp_path / "few.safetensors")
-    flags = ("--t5xxl", tmp_path / "few.safetensors", "--t5-tokenizer", micro / "tokenizer.json", "-o", tmp_path / "o.png")
+    flags = (
+        "--t5xxl",
+        tmp_path / "few.safetensors",
+        "--t5-tokenizer",
+        micro / "tokenizer.json",
+        "-o",
+        tmp_path / "o.png",
+    )
     assert "the encoder has 20 rows; they do not belong together" in generate(*base, *flags).error
 
 
-# --------------------------------------------------------------------------------------------------------------- entry points
+# ------------------------------------------------------------------------------------- entry points
 
 
 @pytest.mark.parametrize("package", ["pulid_generate", "pulid_extract"])
@@ -579,7 +756,11 @@ def test_help_is_quick_because_torch_stays_out(package):
         "assert not heavy, heavy\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"}
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
     )
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
@@ -593,7 +774,11 @@ def test_three_processes_agree(base, identity, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PULID_GENERATE": f"{sys.executable} -m pulid_generate", "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "PULID_GENERATE": f"{sys.executable} -m pulid_generate",
+            "PYTHONPATH": str(ROOT),
+        },
     )
     assert done.returncode == 0, done.stderr
     assert "PASSED" in done.stdout

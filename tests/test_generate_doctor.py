@@ -1,4 +1,6 @@
-"""`pulid-generate doctor`: each role by its flag, --model, the models folder; T5's vocabulary; what fetches the rest."""
+"""`pulid-generate doctor`: each role by its flag, --model, the models folder; T5's vocabulary; what
+fetches the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,20 @@ def report(run) -> dict[str, dict]:
 
 
 def test_a_complete_folder_is_ready(micro, generate):
-    run = generate("doctor", "--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors", "--json")
+    run = generate(
+        "doctor",
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--json",
+    )
     assert run.code == 0, run.err
     assert json.loads(run.out)["ready"] is True
     told = report(run)
-    assert told["Flux transformer"]["text"].startswith(f"{micro / 'flux1-schnell.safetensors'} (flag, ")
+    assert told["Flux transformer"]["text"].startswith(
+        f"{micro / 'flux1-schnell.safetensors'} (flag, "
+    )
     assert told["autoencoder"]["text"].startswith(f"{micro / 'ae.safetensors'} (models folder, ")
     assert told["T5 tokenizer"]["text"] == str(micro / "tokenizer.json")
 
@@ -27,21 +38,28 @@ def test_a_complete_folder_is_ready(micro, generate):
     ("lacking", "kit"),
     [
         (["flux1-schnell.safetensors"], "schnell-q4"),
-        (["flux1-schnell.safetensors", "ae.safetensors", "pulid_flux_v0.9.1.safetensors"], "schnell-q4"),
+        (
+            ["flux1-schnell.safetensors", "ae.safetensors", "pulid_flux_v0.9.1.safetensors"],
+            "schnell-q4",
+        ),
         (["pulid_flux_v0.9.1.safetensors"], "pulid"),
         (["ae.safetensors"], "encoders"),
         (["t5xxl_fp16.safetensors", "pulid_flux_v0.9.1.safetensors"], "encoders"),
         (["tokenizer.json"], "encoders"),
     ],
 )
-def test_what_is_missing_is_named_with_the_command_that_fetches_it(micro, generate, tmp_path, lacking, kit):
+def test_what_is_missing_is_named_with_the_command_that_fetches_it(
+    micro, generate, tmp_path, lacking, kit
+):
     for file in micro.iterdir():
         if file.is_file() and file.name not in lacking:
             (tmp_path / file.name).symlink_to(file)
     run = generate("doctor", "--models-dir", tmp_path, "--json")
     missing = [check for check in report(run).values() if check["status"] == "missing"]
     assert len(missing) == len(lacking)
-    assert {check["remedy"] for check in missing} == {f"run: pulid-generate pull {kit} --models-dir {tmp_path}"}
+    assert {check["remedy"] for check in missing} == {
+        f"run: pulid-generate pull {kit} --models-dir {tmp_path}"
+    }
     assert run.error.endswith(f"run: pulid-generate pull {kit} --models-dir {tmp_path}")
 
 
@@ -57,22 +75,33 @@ def test_what_is_wrong_is_not_answered_with_a_download(micro, generate, tmp_path
 
 
 def test_a_device_that_is_not_there(micro, generate):
-    run = generate("doctor", "--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors", "--device", "mps")
+    run = generate(
+        "doctor",
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--device",
+        "mps",
+    )
     assert "not ready: device mps" in run.error
 
 
-# ------------------------------------------------------------------------------------------------------------- memory plan
+# -------------------------------------------------------------------------------------- memory plan
 
 
 @pytest.fixture
 def real(micro, tmp_path, monkeypatch):
-    """Flux dev, T5 and PuLID in the public files' sizes, which take no room on the disk; 8 GiB of main memory."""
+    """Flux dev, T5 and PuLID in the public files' sizes, which take no room on the disk; 8 GiB of
+    main memory.
+    """
     hollow(tmp_path / "flux1-dev.safetensors", stored(DEV, "BF16"))
     hollow(tmp_path / "t5.safetensors", stored(public_layouts.t5(4096, 24), "F16"))
     hollow(tmp_path / "clip.safetensors", stored(public_layouts.clip_l(), "F16"))
     hollow(tmp_path / "ae.safetensors", stored(public_layouts.autoencoder(), "F32"))
     hollow(
-        tmp_path / "pulid.safetensors", stored({**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}, "BF16")
+        tmp_path / "pulid.safetensors",
+        stored({**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}, "BF16"),
     )
     (tmp_path / "tokenizer.json").symlink_to(micro / "tokenizer.json")
     monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 8 * 2**30)
@@ -94,20 +123,36 @@ def test_what_cannot_fit_is_said_before_anything_loads(real, generate, monkeypat
 
 def test_flags_that_a_generation_would_refuse(micro, generate):
     flux = ["--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors"]
-    assert "not ready: flags: width 1025: expected a multiple of 16" in generate("doctor", *flux, "-W", 1025).error
-    assert "vae-tile-size" in generate("doctor", *flux, "--vae-tiling", "--vae-tile-size", "axb").error
+    assert (
+        "not ready: flags: width 1025: expected a multiple of 16"
+        in generate("doctor", *flux, "-W", 1025).error
+    )
+    assert (
+        "vae-tile-size" in generate("doctor", *flux, "--vae-tiling", "--vae-tile-size", "axb").error
+    )
 
 
 def test_the_size_and_the_people_count(micro, person, generate):
-    flux = ["--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors", "--json"]
+    flux = [
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--json",
+    ]
 
     def peak(*more):
         run = generate("doctor", *flux, *more)
         assert run.code == 0, run.err
-        return {stage["name"]: stage["needs"]["cpu"] for stage in json.loads(run.out)["plan"]["stages"]}
+        return {
+            stage["name"]: stage["needs"]["cpu"] for stage in json.loads(run.out)["plan"]["stages"]
+        }
 
     base = peak()
     assert peak("-W", 1024, "-H", 1024)["autoencoder"] > base["autoencoder"]
-    assert peak("-W", 1024, "-H", 1024, "--vae-tiling")["autoencoder"] < peak("-W", 1024, "-H", 1024)["autoencoder"]
+    assert (
+        peak("-W", 1024, "-H", 1024, "--vae-tiling")["autoencoder"]
+        < peak("-W", 1024, "-H", 1024)["autoencoder"]
+    )
     assert peak("--pulid-id-embedding", person) == base  # one person is what is assumed
     assert peak("--pulid-id-embedding", person, "--identity", person)["Flux"] > base["Flux"]

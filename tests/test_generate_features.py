@@ -1,4 +1,6 @@
-"""People, their steps and weights, guidance and schedules through the command line, each with a twin that must differ."""
+"""People, their steps and weights, guidance and schedules through the command line, each with a
+twin that must differ.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def differ(pictures: dict[str, Drawn]) -> None:
         assert not a.same_pixels(b), f"{one} draws the same picture as {other}"
 
 
-# ------------------------------------------------------------------------------------------------------------------------- people
+# ------------------------------------------------------------------------------------------- people
 
 
 def people(kept, *texts: str) -> tuple:
@@ -55,11 +57,20 @@ def test_people_side_by_side(draw, kept, me):
     }
     differ(pictures)
     first, second = both.facts["identities"]
-    assert (first["sha256"], second["sha256"]) == tuple(person["sha256"] for person in turned.facts["identities"])[::-1]
+    assert (first["sha256"], second["sha256"]) == tuple(
+        person["sha256"] for person in turned.facts["identities"]
+    )[::-1]
     assert first["region_sha256"] != second["region_sha256"]
-    alone, fused = pictures["me alone, left"].facts["identity"], pictures["concatenated"].facts["identity"]
+    alone, fused = (
+        pictures["me alone, left"].facts["identity"],
+        pictures["concatenated"].facts["identity"],
+    )
     assert alone == {**first, "sha256": pictures["me everywhere"].facts["identity"]["sha256"]}
-    assert fused["sha256"] not in (first["sha256"], second["sha256"], pictures["averaged"].facts["identity"]["sha256"])
+    assert fused["sha256"] not in (
+        first["sha256"],
+        second["sha256"],
+        pictures["averaged"].facts["identity"]["sha256"],
+    )
 
 
 def test_a_mask_is_a_box(draw, kept, tmp_path):
@@ -72,7 +83,10 @@ def test_a_mask_is_a_box(draw, kept, tmp_path):
 
 def test_one_person_by_either_flag(draw, kept, me):
     assert draw(*people(kept, str(kept.me))).data == draw(*me).data
-    assert draw(*people(kept, f"{kept.me},weight=0.5")).data == draw(*me, "--pulid-id-weight", 0.5).data
+    assert (
+        draw(*people(kept, f"{kept.me},weight=0.5")).data
+        == draw(*me, "--pulid-id-weight", 0.5).data
+    )
     # the flag of one person and --identity are people of one kind
     mixed = draw(*kept.pulid, "--pulid-id-embedding", kept.me, "--identity", kept.you)
     assert mixed.data == draw(*people(kept, str(kept.me), str(kept.you))).data
@@ -101,16 +115,20 @@ def test_a_person_named_twice_in_one_place_counts_as_one(draw, kept):
         ("box=0,0,32,48,start=2", "there are only 2 steps"),
     ],
 )
-def test_a_region_is_one_or_the_program_fails(generate, kept, tmp_path, monkeypatch, second, message):
+def test_a_region_is_one_or_the_program_fails(
+    generate, kept, tmp_path, monkeypatch, second, message
+):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (WIDTH, HEIGHT)).save("black.png")
     Image.new("L", (80, HEIGHT), 255).save("wide.png")
-    error = generate(*kept.base, *people(kept, f"{kept.me},{LEFT}", f"{kept.you},{second}"), "-o", "o.png").error
+    error = generate(
+        *kept.base, *people(kept, f"{kept.me},{LEFT}", f"{kept.you},{second}"), "-o", "o.png"
+    ).error
     assert message in error
     assert not (tmp_path / "o.png").exists()
 
 
-# -------------------------------------------------------------------------------------------------------------- weights and steps
+# -------------------------------------------------------------------------------- weights and steps
 
 
 def test_weights_and_steps_move_the_picture(draw, me):
@@ -180,7 +198,7 @@ def test_verify_takes_people(generate, kept):
     assert "C equals A" in generate("verify", *kept.base, *nobody).error
 
 
-# ----------------------------------------------------------------------------------------------------------- guidance and schedules
+# --------------------------------------------------------------------------- guidance and schedules
 
 SLG = ("--slg-scale", 1.5, "--skip-layer-start", 0, "--skip-layer-end", 1)
 
@@ -197,7 +215,11 @@ def test_skipped_layers_together_with_an_identity(draw, kept, me):
         "nobody": draw(*few),
     }
     differ(pictures)
-    assert pictures["slg"].facts["skip_layers"] == {"layers": [3, 20], "scale": 1.5, "steps": [0, 1]}
+    assert pictures["slg"].facts["skip_layers"] == {
+        "layers": [3, 20],
+        "scale": 1.5,
+        "steps": [0, 1],
+    }
     assert draw(*me, *few, "--pulid-id-weight", 0).data == pictures["nobody"].data
 
 
@@ -233,13 +255,17 @@ def test_samplers_and_schedules(draw):
 
 
 def test_sdcpp_is_sd_clis_default_schedule(draw):
-    """src/runtime/denoiser.hpp: mu linear in (H/8)(W/8) from 0.5 at 256 to 1.15 at 4096, schnell too."""
+    """src/runtime/denoiser.hpp: mu linear in (H/8)(W/8) from 0.5 at 256 to 1.15 at 4096, schnell
+    too.
+    """
     mu = 0.5 + (WIDTH // 8 * HEIGHT // 8 - 256) * (1.15 - 0.5) / (4096 - 256)
     times = [np.exp(mu) / (np.exp(mu) + 1 / t - 1) if t else 0 for t in np.linspace(1, 0, 4)]
-    assert draw("--steps", 3, "--scheduler", "sdcpp").facts["sigmas"] == pytest.approx(times, abs=1e-6)
+    assert draw("--steps", 3, "--scheduler", "sdcpp").facts["sigmas"] == pytest.approx(
+        times, abs=1e-6
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------------ metadata
+# ----------------------------------------------------------------------------------------- metadata
 
 
 def test_flags_without_effect_leave_every_byte_and_are_named(draw, kept, tmp_path):
@@ -261,7 +287,15 @@ def test_flags_without_effect_leave_every_byte_and_are_named(draw, kept, tmp_pat
         "--weight-cache": 1,
     }
     alone = ("--vae-on-cpu", "--clip-on-cpu", "--offload-to-cpu", "--dequantize", "--fa")
-    silent = ("--backend", "cpu", "--lora", f"{lora}:0", "--lora-model-dir", kept.folder, "--verbose")
+    silent = (
+        "--backend",
+        "cpu",
+        "--lora",
+        f"{lora}:0",
+        "--lora-model-dir",
+        kept.folder,
+        "--verbose",
+    )
     idle = draw(*(part for pair in named.items() for part in pair), *alone, *silent)
     assert idle.data == draw().data
     notes = [line.split()[1] for line in idle.run.err.splitlines() if line.startswith("note: ")]

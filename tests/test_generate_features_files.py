@@ -1,4 +1,6 @@
-"""Starting pictures, LoRAs, prompts, names, placement and usage through the command line, each with a twin that must differ."""
+"""Starting pictures, LoRAs, prompts, names, placement and usage through the command line, each with
+a twin that must differ.
+"""
 
 from __future__ import annotations
 
@@ -32,26 +34,43 @@ def photo(tmp_path_factory):
     return path
 
 
-# ----------------------------------------------------------------------------------------------------------- from a picture
+# ----------------------------------------------------------------------------------- from a picture
 
 
 def test_strength_says_how_much_of_a_picture_is_redrawn(draw, kept, photo):
-    pictures = {strength: draw(*FEW, "-i", photo, "--strength", strength) for strength in (0.25, 0.5)}
+    pictures = {
+        strength: draw(*FEW, "-i", photo, "--strength", strength) for strength in (0.25, 0.5)
+    }
     noise = draw(*FEW)
     assert not pictures[0.5].same_pixels(pictures[0.25])
     assert not pictures[0.5].same_pixels(noise)
     assert [len(pictures[strength].facts["sigmas"]) - 1 for strength in (0.25, 0.5)] == [2, 3]
     assert set(pictures[0.5].facts["init_image"]) == {"sha256"}
-    with_pulid = draw(*FEW, "-i", photo, "--strength", 0.5, *kept.pulid, "--pulid-id-embedding", kept.me)
+    with_pulid = draw(
+        *FEW, "-i", photo, "--strength", 0.5, *kept.pulid, "--pulid-id-embedding", kept.me
+    )
     assert not with_pulid.same_pixels(pictures[0.5])
-    assert draw(*FEW, "-i", "-", "--strength", 0.5, stdin=photo.read_bytes()).data == pictures[0.5].data
+    assert (
+        draw(*FEW, "-i", "-", "--strength", 0.5, stdin=photo.read_bytes()).data
+        == pictures[0.5].data
+    )
 
 
 def test_a_starting_picture_gives_the_size(generate, kept, photo, tmp_path):
     Image.open(photo).crop((0, 0, 40, 33)).save(tmp_path / "small.png")
     place = kept.base.index("-W")
     sizeless = kept.base[:place] + kept.base[place + 4 :]
-    flags = ("-i", tmp_path / "small.png", "--steps", 4, "--strength", 0.5, "-o", tmp_path / "o.png", "--json")
+    flags = (
+        "-i",
+        tmp_path / "small.png",
+        "--steps",
+        4,
+        "--strength",
+        0.5,
+        "-o",
+        tmp_path / "o.png",
+        "--json",
+    )
     facts = json.loads(generate(*sizeless, *flags).out)
     assert (facts["width"], facts["height"]) == (32, 32)
 
@@ -75,13 +94,16 @@ def test_inpainting_leaves_the_other_pixels_alone(draw, photo, tmp_path):
         (("-i", "nowhere.png"), "nowhere.png: no such file"),
         (("-i", "text.png"), "is not a readable picture"),
         (("-i", "photo.png", "--strength", 1.5), "strength 1.5: expected 0"),
-        (("-i", "photo.png", "--steps", 4), "start from nothing but noise"),  # sd-cli's default 0.75 of 4 steps
+        # sd-cli's default 0.75 of 4 steps
+        (("-i", "photo.png", "--steps", 4), "start from nothing but noise"),
         (("-i", "photo.png", "--steps", 1, "--strength", 0.5), "give at least 2 steps"),
         (("-i", "photo.png", "--mask", "small.png"), "the mask is 32x32 pixels"),
         (("-i", "photo.png", "--mask", "black.png"), "all black"),
     ],
 )
-def test_a_starting_picture_is_used_or_the_program_fails(generate, kept, photo, tmp_path, monkeypatch, flags, message):
+def test_a_starting_picture_is_used_or_the_program_fails(
+    generate, kept, photo, tmp_path, monkeypatch, flags, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").write_bytes(photo.read_bytes())
     (tmp_path / "text.png").write_text("no picture")
@@ -91,7 +113,7 @@ def test_a_starting_picture_is_used_or_the_program_fails(generate, kept, photo, 
     assert not (tmp_path / "o.png").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------------- LoRA, prompts
+# ------------------------------------------------------------------------------------ LoRA, prompts
 
 
 def test_a_lora_by_flag_and_by_tag(draw, kept):
@@ -103,7 +125,8 @@ def test_a_lora_by_flag_and_by_tag(draw, kept):
     assert not flag.same_pixels(draw("--lora", lora))
     assert draw("--lora", f"{lora}:0").data == draw().data
     assert [(use["name"], use["weight"]) for use in flag.facts["loras"]] == [("style", 0.7)]
-    assert draw("--lora", f"{lora}:0.3", "--lora", f"{lora}:0.4").same_pixels(flag)  # one file named twice: summed
+    # one file named twice: summed
+    assert draw("--lora", f"{lora}:0.3", "--lora", f"{lora}:0.4").same_pixels(flag)
     person = (*kept.pulid, "--pulid-id-embedding", kept.me)
     both = draw("--lora", f"{lora}:0.7", *person)
     assert not both.same_pixels(flag)
@@ -111,7 +134,9 @@ def test_a_lora_by_flag_and_by_tag(draw, kept):
 
 
 def test_a_lora_does_something_or_the_program_fails(generate, kept, tmp_path):
-    other = write_lora(tmp_path / "other.safetensors", "transformer.single_transformer_blocks.99.proj_mlp")
+    other = write_lora(
+        tmp_path / "other.safetensors", "transformer.single_transformer_blocks.99.proj_mlp"
+    )
     narrow = write_lora(tmp_path / "narrow.safetensors", out=500)
     for flags, message in (
         (("--lora", other), "other.safetensors"),
@@ -142,10 +167,12 @@ def test_prompts_from_files_and_with_weights(draw, generate, kept, tmp_path):
     assert not draw(*cfg, "-n", "blurry").same_pixels(draw(*cfg))
     weighted = ("-p", "a photo of a (cat:1.6)")
     assert not draw(*weighted, "--prompt-weights").same_pixels(draw(*weighted))
-    assert not draw(*weighted, "--prompt-weights").same_pixels(draw("-p", "a photo of a (cat:1.1)", "--prompt-weights"))
+    assert not draw(*weighted, "--prompt-weights").same_pixels(
+        draw("-p", "a photo of a (cat:1.1)", "--prompt-weights")
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- output, placement
+# -------------------------------------------------------------------------------- output, placement
 
 
 def test_names_of_several_pictures(generate, kept, tmp_path):
@@ -153,7 +180,10 @@ def test_names_of_several_pictures(generate, kept, tmp_path):
     for flags, names in (
         (("-o", tmp_path / "x.webp"), ["x_0.webp", "x_1.webp", "x_2.webp"]),
         (("-o", tmp_path / "y.png", "--output-begin-idx", 9), ["y_9.png", "y_10.png", "y_11.png"]),
-        (("-o", tmp_path / "z_%03d.png", "--output-begin-idx", 5), ["z_005.png", "z_006.png", "z_007.png"]),
+        (
+            ("-o", tmp_path / "z_%03d.png", "--output-begin-idx", 5),
+            ["z_005.png", "z_006.png", "z_007.png"],
+        ),
         (("-o", tmp_path / "50%%.png"), ["50%%_0.png", "50%%_1.png", "50%%_2.png"]),
     ):
         result = generate(*kept.base, *one_step, *flags)
@@ -178,7 +208,10 @@ def test_quiet_and_verbose(generate, kept):
     flags = (*kept.base, "--guidance", 9, "--fa", "-o", kept.folder / "said.png")
     assert generate(*flags, "--quiet").err == ""
     usual = generate(*flags).err
-    assert [line.split()[:2] for line in usual.splitlines()] == [["note:", "--fa"], ["note:", "--guidance"]]
+    assert [line.split()[:2] for line in usual.splitlines()] == [
+        ["note:", "--fa"],
+        ["note:", "--guidance"],
+    ]
     told = generate(*flags, "--verbose").err
     for line in (
         r"Flux transformer: .*flux1-schnell\.safetensors",
@@ -219,11 +252,18 @@ def test_processor_threads_and_devices(draw, generate, kept):
     assert devices.code == 0
     assert "cpu\tprocessor" in devices.out.decode().splitlines()
     assert draw("--backend", "diffusion=cpu,te=cpu,vae=cpu").data == draw().data
-    for flag, value in (("--backend", "vulkan0"), ("--backend", "flux=cpu"), ("--max-vram", "much"), ("--weight-cache", "inf")):
+    for flag, value in (
+        ("--backend", "vulkan0"),
+        ("--backend", "flux=cpu"),
+        ("--max-vram", "much"),
+        ("--weight-cache", "inf"),
+    ):
         assert flag[2:] in generate(*kept.base, flag, value, "-o", kept.folder / "never.png").error
 
 
-def test_a_plan_that_cannot_fit_says_so_before_anything_loads(generate, kept, tmp_path, monkeypatch):
+def test_a_plan_that_cannot_fit_says_so_before_anything_loads(
+    generate, kept, tmp_path, monkeypatch
+):
     loaded = []
     for name in ("load_flux", "load_vae"):
         monkeypatch.setattr(loading, name, lambda *a, **o: loaded.append(a))
@@ -258,7 +298,7 @@ def test_compiled_blocks_draw_the_same_picture(draw, kept):
     assert np.abs(plain.pixels.astype(int) - draw().pixels).max() > 1
 
 
-# -------------------------------------------------------------------------------------------------------------------------- usage
+# -------------------------------------------------------------------------------------------- usage
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Flux with PuLID against the reference: velocities, whole denoise loops, and the hooks' manners."""
+"""Flux with PuLID against the reference: velocities, whole denoise loops, and the hooks'
+manners.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def adapter(files):
 
 @pytest.fixture(scope="module", params=["dev", "schnell"])
 def flux(request, files):
-    return request.param, load_flux(read_header(files / f"{request.param}.safetensors"), torch.float32)
+    return request.param, load_flux(
+        read_header(files / f"{request.param}.safetensors"), torch.float32
+    )
 
 
 def inputs():
@@ -87,9 +91,12 @@ def test_velocities_are_the_reference(flux, adapter, golden, case, folded):
             injection.layers = adapter.bind(x["id"], torch.float32, "cpu", folded=folded)
             injection.weight = float(case.split("_")[1])
         ours = velocity(model, x["latent"], 0.7, x["txt"], x["vec"])
-    # 7e-7 on the machine that made the golden files. Elsewhere float32 exp() of the 128 timestep frequencies may round the other way, and
-    # the guidance input multiplies that by 3,500: 1.4e-5 for dev on an AMD EPYC, for the reference's own formula as well as for ours
-    assert relative(ours, golden("flux")[f"{name}.velocity.{case}"]) <= (2e-5 if name == "dev" else 1e-5)
+    # 7e-7 on the machine that made the golden files. Elsewhere float32 exp() of the 128 timestep
+    # frequencies may round the other way, and the guidance input multiplies that by 3,500: 1.4e-5
+    # for dev on an AMD EPYC, for the reference's own formula as well as for ours
+    assert relative(ours, golden("flux")[f"{name}.velocity.{case}"]) <= (
+        2e-5 if name == "dev" else 1e-5
+    )
 
 
 LOOPS = {
@@ -97,7 +104,12 @@ LOOPS = {
     "weight_1": {"weight": 1.0},
     "start_step_2": {"weight": 1.0, "id_start_step": 2},
     "true_cfg_3_from_step_1": {"weight": 1.0, "cfg_scale": 3.0, "cfg_start_step": 1},
-    "true_cfg_3_from_step_3_start_2": {"weight": 1.0, "cfg_scale": 3.0, "cfg_start_step": 3, "id_start_step": 2},
+    "true_cfg_3_from_step_3_start_2": {
+        "weight": 1.0,
+        "cfg_scale": 3.0,
+        "cfg_start_step": 3,
+        "id_start_step": 2,
+    },
 }
 
 
@@ -109,13 +121,25 @@ def test_denoise_loops_are_the_reference(flux, adapter, golden, case):
     times = make_schedule("flux", STEPS, resolution_mu(TOKENS) if name == "dev" else None)
     id_start_step, guidance = options.pop("id_start_step", 0), Guidance(**options)
     with attach(model) as injection:
-        bound = {n: adapter.bind(x[n], torch.float32, "cpu") for n in ("id", "uncond_id")} if weight is not None else {}
+        bound = (
+            {n: adapter.bind(x[n], torch.float32, "cpu") for n in ("id", "uncond_id")}
+            if weight is not None
+            else {}
+        )
         injection.weight = weight or 0.0
 
         def predict(latent, t, *, step, branch):
             negative = branch == "negative"
-            injection.layers = bound.get("uncond_id" if negative else "id") if step >= id_start_step else None
-            return velocity(model, latent, t, x["neg_txt" if negative else "txt"], x["neg_vec" if negative else "vec"])
+            injection.layers = (
+                bound.get("uncond_id" if negative else "id") if step >= id_start_step else None
+            )
+            return velocity(
+                model,
+                latent,
+                t,
+                x["neg_txt" if negative else "txt"],
+                x["neg_vec" if negative else "vec"],
+            )
 
         ours = denoise(predict, x["latent"], times, guidance=guidance)
     assert relative(ours, golden("flux")[f"{name}.latent.{case}"]) <= 1e-4
@@ -125,7 +149,9 @@ def test_schedules_are_the_reference():
     for key, truth in json.loads((GOLDEN / "schedule.json").read_text()).items():
         options = dict(part.split("=") for part in key.split())
         mu = resolution_mu(int(options["tokens"])) if options["shift"] == "True" else None
-        np.testing.assert_allclose(make_schedule("flux", int(options["steps"]), mu), truth, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(
+            make_schedule("flux", int(options["steps"]), mu), truth, rtol=0, atol=1e-7
+        )
 
 
 def test_pack_is_flux_order_and_unpack_its_inverse():
@@ -139,9 +165,12 @@ def test_pack_is_flux_order_and_unpack_its_inverse():
 
 
 def test_philox_is_sd_clis():
-    assert philox_randn(42, 4).tolist() == pytest.approx([0.19401887, 2.1613739, -0.17205060, 0.84906012], abs=5e-7)
+    assert philox_randn(42, 4).tolist() == pytest.approx(
+        [0.19401887, 2.1613739, -0.17205060, 0.84906012], abs=5e-7
+    )
     assert not np.allclose(philox_randn(42, 4, offset=1), philox_randn(42, 4))
-    assert not np.allclose(philox_randn(42 + (1 << 32), 4), philox_randn(42, 4))  # the seed has 64 bits
+    # the seed has 64 bits
+    assert not np.allclose(philox_randn(42 + (1 << 32), 4), philox_randn(42, 4))
 
 
 def test_noise_is_float32_and_repeats():
@@ -154,7 +183,7 @@ def test_noise_is_float32_and_repeats():
     assert not torch.equal(make_noise(7, 64, 32, "cpu"), make_noise(7, 64, 32, "cuda"))
 
 
-# ------------------------------------------------------------------------------------------------------------------- the hooks
+# ---------------------------------------------------------------------------------------- the hooks
 
 
 def test_inject_leaves_the_model_bit_for_bit_as_it_was(flux, adapter):
@@ -176,7 +205,9 @@ def test_inject_leaves_the_model_bit_for_bit_as_it_was(flux, adapter):
 
 
 def test_weight_zero_still_runs_the_hooks(flux, adapter):
-    """A NaN in PuLID's layers must show at weight 0, or run B of the three-way check would prove nothing."""
+    """A NaN in PuLID's layers must show at weight 0, or run B of the three-way check would prove
+    nothing.
+    """
     _, model = flux
     x = inputs()
     with inject(model, adapter, x["id"], id_weight=0.0) as injection:
@@ -197,7 +228,11 @@ def test_layers_belong_to_block_numbers_and_to_image_tokens_only(flux, adapter):
     seen, handles = {}, []
     for name, block in model.named_modules():
         if name in ("transformer_blocks.2", "single_transformer_blocks.4"):
-            handles.append(block.register_forward_hook(lambda _m, _i, out, name=name: seen.setdefault(name, out)))
+            handles.append(
+                block.register_forward_hook(
+                    lambda _m, _i, out, name=name: seen.setdefault(name, out)
+                )
+            )
     bound = adapter.bind(x["id"], torch.float32, "cpu")
     with attach(model) as injection:
         injection.layers = [Nothing()] * 20
@@ -206,17 +241,26 @@ def test_layers_belong_to_block_numbers_and_to_image_tokens_only(flux, adapter):
         after = {}
         for name in ("transformer_blocks.2", "single_transformer_blocks.4"):
             block = model.get_submodule(name)
-            handles.append(block.register_forward_hook(lambda _m, _i, out, name=name: after.setdefault(name, out)))
+            handles.append(
+                block.register_forward_hook(
+                    lambda _m, _i, out, name=name: after.setdefault(name, out)
+                )
+            )
         velocity(model, x["latent"], 0.7, x["txt"], x["vec"])
     for handle in handles:
         handle.remove()
-    for name, layer in (("transformer_blocks.2", bound[1]), ("single_transformer_blocks.4", bound[11])):
+    for name, layer in (
+        ("transformer_blocks.2", bound[1]),
+        ("single_transformer_blocks.4", bound[11]),
+    ):
         assert torch.equal(after[name][0], seen[name][0])  # text untouched
         assert torch.equal(after[name][1], seen[name][1] + layer(seen[name][1]))
 
 
 def test_inject_composes_with_layerwise_casting(files, adapter):
-    """diffusers keeps fp8 weights and computes in float32: the identity must be folded in the compute dtype, not in the storage's."""
+    """diffusers keeps fp8 weights and computes in float32: the identity must be folded in the
+    compute dtype, not in the storage's.
+    """
     model = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     x = inputs()
@@ -245,7 +289,13 @@ def test_inject_composes_with_a_stock_pipeline(files, adapter, micro):
 
     def draw():
         text = {"prompt_embeds": x["txt"], "pooled_prompt_embeds": x["vec"], "output_type": "np"}
-        return pipe(**text, width=32, height=32, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+        return pipe(
+            **text,
+            width=32,
+            height=32,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(0),
+        ).images
 
     before = draw()
     with inject(pipe.transformer, adapter, x["id"], id_weight=1.0):
@@ -315,12 +365,15 @@ def test_a_damaged_adapter_is_refused(files, tmp_path, golden_shapes):
         ({name: None for name in shapes if name.startswith("pulid_ca.7.")}, "without gaps"),
     ):
         left = {name: change.get(name, shape) for name, shape in shapes.items()}
-        save_file(tensors({name: shape for name, shape in left.items() if shape}), tmp_path / "bad.safetensors")
+        save_file(
+            tensors({name: shape for name, shape in left.items() if shape}),
+            tmp_path / "bad.safetensors",
+        )
         with pytest.raises(WeightsError, match=message):
             PulidAdapter.load(tmp_path / "bad.safetensors")
 
 
-# ------------------------------------------------------------------------------------------------------------------ the loader
+# --------------------------------------------------------------------------------------- the loader
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
@@ -330,11 +383,16 @@ def test_prefix_and_dtype_of_the_file_do_not_matter(files, tmp_path, golden_shap
     model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
     assert next(model.parameters()).dtype == torch.float32
     assert torch.equal(model.x_embedder.weight, state["img_in.weight"].float())
-    assert load_flux(read_header(tmp_path / "f.safetensors"), None).x_embedder.weight.dtype == torch.bfloat16
+    assert (
+        load_flux(read_header(tmp_path / "f.safetensors"), None).x_embedder.weight.dtype
+        == torch.bfloat16
+    )
 
 
 def test_scaled_fp8_is_scaled(files, tmp_path, golden_shapes):
-    """Reading the fp8 numbers without their scales raises nothing in other loaders, and draws garbage."""
+    """Reading the fp8 numbers without their scales raises nothing in other loaders, and draws
+    garbage.
+    """
     state = tensors(golden_shapes("flux")["schnell"])
     stored = {}
     for name, value in state.items():
@@ -344,26 +402,43 @@ def test_scaled_fp8_is_scaled(files, tmp_path, golden_shapes):
             stored[name.replace(".weight", ".scale_weight")] = scale
         else:
             stored[name] = value
-    save_file(stored | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "f.safetensors")
+    save_file(
+        stored | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "f.safetensors"
+    )
     model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
     truth = state["double_blocks.0.img_mlp.0.weight"]
-    assert relative(model.transformer_blocks[0].ff.net[0].proj.weight.dequantize(torch.float32), truth) < 0.05
+    assert (
+        relative(model.transformer_blocks[0].ff.net[0].proj.weight.dequantize(torch.float32), truth)
+        < 0.05
+    )
 
 
 def test_scales_under_their_newer_name_and_per_row(tmp_path, golden_shapes):
     state = tensors(golden_shapes("flux")["schnell"])
     name = "double_blocks.0.img_mlp.0.weight"
     scale = state[name].abs().amax(dim=1, keepdim=True) / 448
-    stored = state | {name: (state[name] / scale).to(torch.float8_e4m3fn), name.replace(".weight", ".weight_scale"): scale}
-    save_file(stored | {name.replace(".weight", ".input_scale"): torch.ones(())}, tmp_path / "f.safetensors")
+    stored = state | {
+        name: (state[name] / scale).to(torch.float8_e4m3fn),
+        name.replace(".weight", ".weight_scale"): scale,
+    }
+    save_file(
+        stored | {name.replace(".weight", ".input_scale"): torch.ones(())},
+        tmp_path / "f.safetensors",
+    )
     model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
-    assert relative(model.transformer_blocks[0].ff.net[0].proj.weight.dequantize(torch.float32), state[name]) < 0.05
+    assert (
+        relative(
+            model.transformer_blocks[0].ff.net[0].proj.weight.dequantize(torch.float32), state[name]
+        )
+        < 0.05
+    )
 
 
 @pytest.mark.parametrize(
     ("weight", "scale", "message"),
     [
-        (torch.zeros(512, 64, dtype=torch.uint8), torch.ones(512, 8), "stored as uint8"),  # nvfp4: two numbers in a byte
+        # nvfp4: two numbers in a byte
+        (torch.zeros(512, 64, dtype=torch.uint8), torch.ones(512, 8), "stored as uint8"),
         (torch.zeros(512, 128, dtype=torch.int8), torch.ones(()), "stored as int8"),
         (
             torch.zeros(512, 128).to(torch.float8_e4m3fn),
@@ -372,23 +447,37 @@ def test_scales_under_their_newer_name_and_per_row(tmp_path, golden_shapes):
         ),  # mxfp8: a scale per block
     ],
 )
-def test_packed_formats_are_refused_and_not_read_as_numbers(tmp_path, golden_shapes, weight, scale, message):
+def test_packed_formats_are_refused_and_not_read_as_numbers(
+    tmp_path, golden_shapes, weight, scale, message
+):
     state = tensors(golden_shapes("flux")["schnell"])
     name = "double_blocks.0.img_mlp.0.weight"
-    save_file(state | {name: weight, name.replace(".weight", ".weight_scale"): scale}, tmp_path / "f.safetensors")
+    save_file(
+        state | {name: weight, name.replace(".weight", ".weight_scale"): scale},
+        tmp_path / "f.safetensors",
+    )
     with pytest.raises(CheckpointError, match=message):
         load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
 
 
 def test_scales_of_another_model_in_the_same_file_do_not_count(tmp_path, golden_shapes):
     """An all-in-one file: plain fp8 Flux beside one scaled T5 matrix."""
-    state = {f"model.diffusion_model.{name}": value for name, value in tensors(golden_shapes("flux")["schnell"]).items()}
+    state = {
+        f"model.diffusion_model.{name}": value
+        for name, value in tensors(golden_shapes("flux")["schnell"]).items()
+    }
     name = "model.diffusion_model.double_blocks.0.img_mlp.0.weight"
     state[name] = state[name].to(torch.float8_e4m3fn)
-    other = {"text_encoders.t5xxl.x.weight": torch.zeros(2, 2), "text_encoders.t5xxl.x.scale_weight": torch.ones(())}
+    other = {
+        "text_encoders.t5xxl.x.weight": torch.zeros(2, 2),
+        "text_encoders.t5xxl.x.scale_weight": torch.ones(()),
+    }
     save_file(state | other, tmp_path / "f.safetensors")
     model = load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
-    assert torch.equal(model.transformer_blocks[0].ff.net[0].proj.weight.dequantize(torch.float32), state[name].float())
+    assert torch.equal(
+        model.transformer_blocks[0].ff.net[0].proj.weight.dequantize(torch.float32),
+        state[name].float(),
+    )
 
 
 def test_a_header_that_lies_about_a_shape_is_one_line(files, tmp_path):
@@ -416,21 +505,35 @@ def test_every_name_of_the_full_size_model_maps_to_diffusers(golden_shapes):
     [
         ({"img_in.weight": [128, 384]}, "Flux Fill"),
         ({"img_in.weight": [128, 128]}, "Canny or Depth"),
-        ({"single_blocks.7.linear2.bias": None}, "missing single_transformer_blocks.7.proj_out.bias"),
-        ({"double_blocks.0.img_attn.lora": [4, 4]}, "unknown tensors double_blocks.0.img_attn.lora"),
-        ({"single_blocks.7.linear2.weight": [128, 512]}, r"proj_out.weight is \(128, 512\), expected \(128, 640\)"),
+        (
+            {"single_blocks.7.linear2.bias": None},
+            "missing single_transformer_blocks.7.proj_out.bias",
+        ),
+        (
+            {"double_blocks.0.img_attn.lora": [4, 4]},
+            "unknown tensors double_blocks.0.img_attn.lora",
+        ),
+        (
+            {"single_blocks.7.linear2.weight": [128, 512]},
+            r"proj_out.weight is \(128, 512\), expected \(128, 640\)",
+        ),
         ({"txt_in.weight": None}, "missing txt_in.weight"),
     ],
 )
 def test_what_is_no_complete_flux_is_refused_by_name(tmp_path, golden_shapes, change, message):
     shapes = golden_shapes("flux")["schnell"] | change
-    save_file(tensors({name: shape for name, shape in shapes.items() if shape}), tmp_path / "f.safetensors")
+    save_file(
+        tensors({name: shape for name, shape in shapes.items() if shape}),
+        tmp_path / "f.safetensors",
+    )
     with pytest.raises(CheckpointError, match=message):
         load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
 
 
 def test_sizes_come_from_the_tensors(files):
-    dev, schnell = (flux_shape(read_header(files / f"{name}.safetensors")) for name in ("dev", "schnell"))
+    dev, schnell = (
+        flux_shape(read_header(files / f"{name}.safetensors")) for name in ("dev", "schnell")
+    )
     assert (dev.width, dev.double, dev.single, dev.context, dev.pooled) == (128, 19, 38, 96, 64)
     assert dev.guidance
     assert not schnell.guidance

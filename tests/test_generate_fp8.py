@@ -29,7 +29,9 @@ def schnell(golden_shapes):
     """A Flux of two blocks of each kind."""
     shapes = golden_shapes("flux")["schnell"]
     small = {
-        name: shape for name, shape in shapes.items() if not name.startswith(("double", "single")) or int(name.split(".")[1]) < 2
+        name: shape
+        for name, shape in shapes.items()
+        if not name.startswith(("double", "single")) or int(name.split(".")[1]) < 2
     }
     return tensors(small)
 
@@ -43,16 +45,24 @@ def stored(kind: str, state):
     if kind == "weight_scale":
         made = scaled_fp8(state, scale_name="weight_scale")
         return made | {
-            name.replace("weight_scale", "input_scale"): torch.ones(()) for name in made if name.endswith("weight_scale")
+            name.replace("weight_scale", "input_scale"): torch.ones(())
+            for name in made
+            if name.endswith("weight_scale")
         }
     if kind == "per row":
         return scaled_fp8(state, per_row=True, scale_name="weight_scale")
     made = scaled_fp8(state, scale_name="weight_scale")  # comfy_quant
     said = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
-    return made | {name.replace("weight_scale", "comfy_quant"): said.clone() for name in made if name.endswith("weight_scale")}
+    return made | {
+        name.replace("weight_scale", "comfy_quant"): said.clone()
+        for name in made
+        if name.endswith("weight_scale")
+    }
 
 
-@pytest.mark.parametrize("kind", ["e4m3", "e5m2", "scaled", "weight_scale", "per row", "comfy_quant"])
+@pytest.mark.parametrize(
+    "kind", ["e4m3", "e5m2", "scaled", "weight_scale", "per row", "comfy_quant"]
+)
 def test_velocities_are_those_of_the_widened_model(schnell, tmp_path, kind):
     state = stored(kind, schnell)
     save_file(state, tmp_path / "fp8.safetensors")
@@ -63,12 +73,17 @@ def test_velocities_are_those_of_the_widened_model(schnell, tmp_path, kind):
     layers = [module for module in kept.modules() if isinstance(module, Fp8Linear)]
     assert len(layers) == 2 * 14 + 2 * 6 + 8  # every linear layer
     assert all(layer.data.dtype in (E4M3, E5M2) for layer in layers)
-    assert all(parameter.dtype == torch.float32 for parameter in kept.parameters())  # biases and norms stay plain
+    # biases and norms stay plain
+    assert all(parameter.dtype == torch.float32 for parameter in kept.parameters())
     assert not any(isinstance(module, Fp8Linear) for module in early.modules())
     for name, layer in kept.named_modules():
         if isinstance(layer, Fp8Linear):  # bit for bit
-            assert torch.equal(layer.weight.dequantize(torch.float32), wide.get_submodule(name).weight), name
-            assert torch.equal(layer.weight.dequantize(torch.float32), early.get_submodule(name).weight), name
+            assert torch.equal(
+                layer.weight.dequantize(torch.float32), wide.get_submodule(name).weight
+            ), name
+            assert torch.equal(
+                layer.weight.dequantize(torch.float32), early.get_submodule(name).weight
+            ), name
     x = inputs()
     ours, truth, widened_early, original = (
         velocity(model, x["latent"], 0.7, x["txt"], x["vec"])
@@ -92,7 +107,9 @@ def test_each_number_is_rounded_once(dtype, scale):
     weight = Fp8Weight(data, scale)
     assert torch.equal(weight.dequantize(dtype), truth.float().to(dtype))
     first, second = weight.split([100, 200])
-    assert torch.equal(torch.cat([first.dequantize(dtype), second.dequantize(dtype)]), weight.dequantize(dtype))
+    assert torch.equal(
+        torch.cat([first.dequantize(dtype), second.dequantize(dtype)]), weight.dequantize(dtype)
+    )
     assert torch.equal(swap_halves(weight).dequantize(dtype), weight.dequantize(dtype).roll(150, 0))
     ids = torch.tensor([[3, 299], [0, 3]])
     assert torch.equal(PackedEmbedding(weight, dtype)(ids), weight.dequantize(dtype)[ids])
@@ -104,20 +121,27 @@ def test_a_layer_computes_in_the_dtype_of_its_input():
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(2, 3, 4).to(dtype)
         assert torch.equal(
-            layer(x), torch.nn.functional.linear(x, (layer.data.float() * 2).to(dtype), torch.ones(6, dtype=dtype))
+            layer(x),
+            torch.nn.functional.linear(
+                x, (layer.data.float() * 2).to(dtype), torch.ones(6, dtype=dtype)
+            ),
         )
 
 
 @pytest.mark.parametrize("kind", ["e4m3", "scaled", "per row"])
 def test_t5_stays_fp8_and_its_feed_forward_keeps_its_precision(micro, tmp_path, kind):
-    """transformers casts activations to wo.weight.dtype before wo: with fp8 there, states would be garbage without an error."""
+    """transformers casts activations to wo.weight.dtype before wo: with fp8 there, states would be
+    garbage without an error.
+    """
     state = load_file(micro / "t5xxl_fp16.safetensors")
     del state["encoder.embed_tokens.weight"]
     made = stored(kind, state)
     save_file(made, tmp_path / "fp8.safetensors")
     save_file(widened(made), tmp_path / "wide.safetensors")
     ours, wide = (
-        T5Text.load(read_header(tmp_path / f"{name}.safetensors"), micro / "tokenizer.json", torch.float32)
+        T5Text.load(
+            read_header(tmp_path / f"{name}.safetensors"), micro / "tokenizer.json", torch.float32
+        )
         for name in ("fp8", "wide")
     )
     assert sum(isinstance(module, Fp8Linear) for module in ours.model.modules()) == 2 * 7 + 1
@@ -133,7 +157,9 @@ def test_t5_stays_fp8_and_its_feed_forward_keeps_its_precision(micro, tmp_path, 
 
 def test_memory_is_counted_as_it_will_be(schnell, tmp_path, micro):
     plain = float32_bytes(read_header(micro / "t5xxl_fp16.safetensors"), T5_MARKER)
-    assert plain == 4 * sum(value.numel() for value in load_file(micro / "t5xxl_fp16.safetensors").values())
+    assert plain == 4 * sum(
+        value.numel() for value in load_file(micro / "t5xxl_fp16.safetensors").values()
+    )
     save_file(stored("e4m3", schnell), tmp_path / "fp8.safetensors")
     header = read_header(tmp_path / "fp8.safetensors")
     matrices = sum(value.numel() for value in schnell.values() if value.ndim == 2)
@@ -163,17 +189,27 @@ def test_comfyuis_formats_are_read_or_refused_by_name(schnell, tmp_path, said, w
     state = scaled_fp8(schnell, scale_name="weight_scale")
     blob = torch.tensor(list(json.dumps({"format": said}).encode()), dtype=torch.uint8)
     extra = {f"{NAME}.comfy_quant": blob} if where == "tensor" else {}
-    save_file(state | extra, tmp_path / "f.safetensors", metadata_of(said) if where == "metadata" else None)
+    save_file(
+        state | extra,
+        tmp_path / "f.safetensors",
+        metadata_of(said) if where == "metadata" else None,
+    )
     header = read_header(tmp_path / "f.safetensors")
     if said == "float8_e4m3fn":
         load_flux(header, torch.float32)
         return
-    with pytest.raises(CheckpointError, match=f"stored as {said}, which cannot be read; use the bfloat16, fp8 or GGUF file"):
+    with pytest.raises(
+        CheckpointError,
+        match=f"stored as {said}, which cannot be read; use the bfloat16, fp8 or GGUF file",
+    ):
         load_flux(header, torch.float32)
 
 
 def test_damaged_descriptions_are_one_line(schnell, tmp_path):
-    save_file(schnell | {f"{NAME}.comfy_quant": torch.zeros(3, dtype=torch.uint8)}, tmp_path / "f.safetensors")
+    save_file(
+        schnell | {f"{NAME}.comfy_quant": torch.zeros(3, dtype=torch.uint8)},
+        tmp_path / "f.safetensors",
+    )
     with pytest.raises(CheckpointError, match=r"comfy_quant is damaged"):
         load_flux(read_header(tmp_path / "f.safetensors"), torch.float32)
     save_file(schnell, tmp_path / "f.safetensors", {"_quantization_metadata": "{"})

@@ -1,4 +1,6 @@
-"""Flux in GGUF: every quantised type against gguf-py, and pictures that sd-cli drew from quantised files."""
+"""Flux in GGUF: every quantised type against gguf-py, and pictures that sd-cli drew from quantised
+files.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,24 @@ from pulid_generate.models.flux import flux_shape, load_flux
 from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
 
 SAMPLE = TESTS / "sdcli" / "flux-tiny-q4_K.gguf"  # written by sd-cli -M convert --type q4_K
-TYPES = [kind for kind in Q if kind in gguf.quants._type_traits and kind not in (Q.BF16, Q.F16, Q.F32)]
+TYPES = [
+    kind for kind in Q if kind in gguf.quants._type_traits and kind not in (Q.BF16, Q.F16, Q.F32)
+]
 
 
-def write_gguf(source, target, kind: Q, rest: Q = Q.BF16, prefix: str = "", architecture: str = "flux"):
-    """A GGUF copy of a BFL safetensors file, block matrices as `kind`, everything else as `rest`."""
+def write_gguf(
+    source, target, kind: Q, rest: Q = Q.BF16, prefix: str = "", architecture: str = "flux"
+):
+    """A GGUF copy of a BFL safetensors file, block matrices as `kind`, everything else as
+    `rest`.
+    """
     writer = gguf.GGUFWriter(target, arch=architecture)
     for name, tensor in load_file(source).items():
         block_matrix = tensor.ndim == 2 and name.startswith(("double_blocks", "single_blocks"))
         as_kind = kind if block_matrix else rest
-        writer.add_tensor(prefix + name, gguf.quantize(tensor.float().numpy(), as_kind), raw_dtype=as_kind)
+        writer.add_tensor(
+            prefix + name, gguf.quantize(tensor.float().numpy(), as_kind), raw_dtype=as_kind
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -39,12 +49,15 @@ def write_gguf(source, target, kind: Q, rest: Q = Q.BF16, prefix: str = "", arch
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_every_type_gives_gguf_pys_numbers(kind):
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    data = np.random.default_rng(kind).integers(0, 256, (260, 2 * size), np.uint8)  # more rows than one slice holds
+    # more rows than one slice holds
+    data = np.random.default_rng(kind).integers(0, 256, (260, 2 * size), np.uint8)
     with np.errstate(all="ignore"):
         truth = gguf.dequantize(data, kind)
     ours = QuantizedWeight(torch.from_numpy(data), kind)
     assert ours.shape == (260, 2 * block)
-    np.testing.assert_allclose(ours.dequantize(torch.float32).numpy(), truth, rtol=1e-6, equal_nan=True)
+    np.testing.assert_allclose(
+        ours.dequantize(torch.float32).numpy(), truth, rtol=1e-6, equal_nan=True
+    )
 
 
 def test_a_layer_computes_with_the_dequantised_weight():
@@ -57,7 +70,9 @@ def test_a_layer_computes_with_the_dequantised_weight():
     assert relative(layer(x), x @ torch.from_numpy(weight).T + 1) < 0.01
     assert layer(x.bfloat16()).dtype == torch.bfloat16
     parts = quantised.split([100, 200])
-    assert torch.equal(parts[1].dequantize(torch.float32), quantised.dequantize(torch.float32)[100:])
+    assert torch.equal(
+        parts[1].dequantize(torch.float32), quantised.dequantize(torch.float32)[100:]
+    )
 
 
 def test_sd_clis_own_file_is_read_and_stays_quantised():
@@ -66,7 +81,8 @@ def test_sd_clis_own_file_is_read_and_stays_quantised():
     assert (shape.width, shape.double, shape.single, shape.guidance) == (256, 1, 2, True)
     model = load_flux(header, torch.float32)
     kept = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
-    assert len(kept) == 14 + 2 * 6  # linear layers of one double and two single blocks, fused rows split
+    # linear layers of one double and two single blocks, fused rows split
+    assert len(kept) == 14 + 2 * 6
     assert all(module.data.dtype == torch.uint8 for module in kept)
     assert (
         model.transformer_blocks[0].norm1.linear.bias.dtype == torch.float32
@@ -87,7 +103,19 @@ def base(micro):
             "--t5xxl",
             micro / "t5xxl_fp16.safetensors",
         ),
-        *("-p", "a cat", "-W", 64, "-H", 48, "--steps", 2, "--device", "cpu", "--disable-image-metadata"),
+        *(
+            "-p",
+            "a cat",
+            "-W",
+            64,
+            "-H",
+            48,
+            "--steps",
+            2,
+            "--device",
+            "cpu",
+            "--disable-image-metadata",
+        ),
     )
 
 
@@ -97,11 +125,18 @@ def test_quantised_pictures_are_near_and_dequantize_changes_nothing(
 ):
     flux = micro / "flux1-schnell.safetensors"
     quantised = write_gguf(flux, tmp_path / "q8.gguf", Q.Q8_0, Q.F16, prefix, architecture)
-    identity = ("--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors", "--pulid-id-embedding", person)
+    identity = (
+        "--pulid-weights",
+        micro / "pulid_flux_v0.9.1.safetensors",
+        "--pulid-id-embedding",
+        person,
+    )
     runs = {"file": flux, "kept": quantised, "widened": quantised}
     for name, path in runs.items():
         flags = ("--dequantize",) if name == "widened" else ()
-        result = generate(*base, *identity, *flags, "--diffusion-model", path, "-o", tmp_path / f"{name}.png")
+        result = generate(
+            *base, *identity, *flags, "--diffusion-model", path, "-o", tmp_path / f"{name}.png"
+        )
         assert result.code == 0, result.err
     assert (tmp_path / "kept.png").read_bytes() == (tmp_path / "widened.png").read_bytes()
     assert (tmp_path / "kept.png").read_bytes() != (tmp_path / "file.png").read_bytes()
@@ -117,7 +152,9 @@ def test_offloading_and_verify_work_with_quantised_weights(micro, person, tmp_pa
     drawn = []
     for where in (placement, replace(placement, offload=frozenset({"diffusion", "te"}))):
         pipeline = Pipeline(files, where)
-        jobs = pipeline.jobs(GenerationRequest("a cat", width=64, height=48, steps=1), read_embedding(person))
+        jobs = pipeline.jobs(
+            GenerationRequest("a cat", width=64, height=48, steps=1), read_embedding(person)
+        )
         drawn += [picture.png() for picture in pipeline.draw(jobs)]
     assert drawn[0] == drawn[1]
 
@@ -127,7 +164,9 @@ def test_what_is_no_usable_gguf_is_refused_by_name(generate, base, micro, person
     (tmp_path / "cut.gguf").write_bytes(whole[:-5000])
     (tmp_path / "cut-header.gguf").write_bytes(whole[:300])
     (tmp_path / "me.gguf").write_bytes(person.read_bytes())
-    write_gguf(micro / "flux1-schnell.safetensors", tmp_path / "sd3.gguf", Q.Q8_0, architecture="sd3")
+    write_gguf(
+        micro / "flux1-schnell.safetensors", tmp_path / "sd3.gguf", Q.Q8_0, architecture="sd3"
+    )
     for name, flag, message in (
         ("cut.gguf", "--diffusion-model", "truncated GGUF"),
         ("cut-header.gguf", "--diffusion-model", "truncated GGUF"),
@@ -135,13 +174,17 @@ def test_what_is_no_usable_gguf_is_refused_by_name(generate, base, micro, person
         ("sd3.gguf", "--diffusion-model", "GGUF of architecture 'sd3'"),
         ("sd3.gguf", "--t5xxl", "GGUF of architecture 'sd3'"),
     ):
-        error = generate(*base, "--diffusion-model", SAMPLE, flag, tmp_path / name, "-o", tmp_path / "o.png").error
+        error = generate(
+            *base, "--diffusion-model", SAMPLE, flag, tmp_path / name, "-o", tmp_path / "o.png"
+        ).error
         assert message in error
         assert name in error
 
 
 def test_a_quantised_final_modulation_is_swapped_like_a_plain_one(micro, tmp_path):
-    """BFL stores shift, scale; diffusers wants scale, shift. No public file quantises it, some tool will."""
+    """BFL stores shift, scale; diffusers wants scale, shift. No public file quantises it, some tool
+    will.
+    """
     name = "final_layer.adaLN_modulation.1.weight"
     weight = load_file(micro / "flux1-schnell.safetensors")[name].float()
     writer = gguf.GGUFWriter(tmp_path / "q8.gguf", arch="flux")
@@ -154,7 +197,13 @@ def test_a_quantised_final_modulation_is_swapped_like_a_plain_one(micro, tmp_pat
     writer.close()
     layer = load_flux(read_header(tmp_path / "q8.gguf"), torch.bfloat16).norm_out.linear
     shift, scale = weight.chunk(2)
-    assert relative(QuantizedWeight(layer.data, layer.kind).dequantize(torch.float32), torch.cat([scale, shift])) < 0.01
+    assert (
+        relative(
+            QuantizedWeight(layer.data, layer.kind).dequantize(torch.float32),
+            torch.cat([scale, shift]),
+        )
+        < 0.01
+    )
     assert layer(torch.randn(1, weight.shape[1]).bfloat16()).dtype == torch.bfloat16
 
 

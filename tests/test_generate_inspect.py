@@ -1,4 +1,6 @@
-"""`pulid-generate inspect`: every layout named, sizes and types counted from headers of the real files' size, damage told in one line."""
+"""`pulid-generate inspect`: every layout named, sizes and types counted from headers of the real
+files' size, damage told in one line.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def hollow(path: Path, entries: dict[str, tuple[str, tuple[int, ...]]]) -> Path:
     return path
 
 
-def stored(layout: public_layouts.Layout, dtype: str, prefix: str = "") -> dict[str, tuple[str, tuple[int, ...]]]:
+def stored(
+    layout: public_layouts.Layout, dtype: str, prefix: str = ""
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {prefix + name: (dtype, shape) for name, (shape, _) in layout.items()}
 
 
@@ -47,10 +51,25 @@ SCHNELL = public_layouts.flux(3072, context=4096)
 SMALL = public_layouts.flux(256, depth=3, single=5)
 T5 = public_layouts.t5(64)
 REAL = [  # name, tensors, parameters, facts: the table of the public files
-    ("flux1-dev", stored(DEV, "BF16"), 11_901_408_320, {"model": "dev (or Krea, Kontext)", "width": 3072, "hook_places": 20}),
-    ("flux1-schnell", stored(SCHNELL, "BF16"), 11_891_178_560, {"model": "schnell", "double_blocks": 19, "single_blocks": 38}),
+    (
+        "flux1-dev",
+        stored(DEV, "BF16"),
+        11_901_408_320,
+        {"model": "dev (or Krea, Kontext)", "width": 3072, "hook_places": 20},
+    ),
+    (
+        "flux1-schnell",
+        stored(SCHNELL, "BF16"),
+        11_891_178_560,
+        {"model": "schnell", "double_blocks": 19, "single_blocks": 38},
+    ),
     ("ae", stored(public_layouts.autoencoder(), "F32"), 83_819_683, {"latent_channels": 16}),
-    ("clip_l", stored(public_layouts.clip_l(), "F16"), 123_060_480, {"layers": 12, "width": 768, "vocabulary": 49408}),
+    (
+        "clip_l",
+        stored(public_layouts.clip_l(), "F16"),
+        123_060_480,
+        {"layers": 12, "width": 768, "vocabulary": 49408},
+    ),
     (
         "pulid_flux_v0.9.1",
         stored({**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}, "BF16"),
@@ -60,36 +79,54 @@ REAL = [  # name, tensors, parameters, facts: the table of the public files
 ]
 
 
-@pytest.mark.parametrize(("name", "tensors", "parameters", "facts"), REAL, ids=[row[0] for row in REAL])
+@pytest.mark.parametrize(
+    ("name", "tensors", "parameters", "facts"), REAL, ids=[row[0] for row in REAL]
+)
 def test_the_public_files(name, tensors, parameters, facts, tmp_path):
     found = inspect(hollow(tmp_path / f"{name}.safetensors", tensors))
     [part] = found.parts
     assert part.parameters == parameters
     assert {key: part.facts[key] for key in facts} == facts
     width = WIDTHS[next(iter(part.dtypes))]
-    assert part.memory == {"stored": width * parameters, "bf16": 2 * parameters, "f32": 4 * parameters}
+    assert part.memory == {
+        "stored": width * parameters,
+        "bf16": 2 * parameters,
+        "f32": 4 * parameters,
+    }
     assert found.size == (tmp_path / f"{name}.safetensors").stat().st_size
     assert not part.refusal
 
 
 def test_t5s_table_is_counted_once_although_it_is_stored_twice(tmp_path):
-    once = {name: entry for name, entry in stored(T5, "F16").items() if name != "encoder.embed_tokens.weight"}
+    once = {
+        name: entry
+        for name, entry in stored(T5, "F16").items()
+        if name != "encoder.embed_tokens.weight"
+    }
     twice = {**once, "encoder.embed_tokens.weight": once["shared.weight"]}
-    one, two = (inspect(hollow(tmp_path / name, entries)) for name, entries in (("a", once), ("b", twice)))
+    one, two = (
+        inspect(hollow(tmp_path / name, entries)) for name, entries in (("a", once), ("b", twice))
+    )
     assert one.parts == two.parts
     assert two.size > one.size
     assert one.parts[0].facts == {"layers": 2, "width": 64, "vocabulary": 32128}
 
 
-# ----------------------------------------------------------------------------------------------------------------- layouts
+# ------------------------------------------------------------------------------------------ layouts
 
 
 def scaled(
     layout: public_layouts.Layout, shape: tuple[int, ...], ending: str = "scale_weight"
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     matrices = [name for name, (shape, _) in layout.items() if len(shape) == 2]
-    quantised = {name: ("F8_E4M3" if name in matrices else "BF16", entry[0]) for name, entry in layout.items()}
-    scales = {name.removesuffix("weight") + ending: ("F32", (layout[name][0][0], 1) if shape else ()) for name in matrices}
+    quantised = {
+        name: ("F8_E4M3" if name in matrices else "BF16", entry[0])
+        for name, entry in layout.items()
+    }
+    scales = {
+        name.removesuffix("weight") + ending: ("F32", (layout[name][0][0], 1) if shape else ())
+        for name in matrices
+    }
     return {**quantised, **scales}
 
 
@@ -100,14 +137,20 @@ def scaled(
         (stored(SMALL, "F8_E5M2"), "e5m2, plain"),
         (scaled(SMALL, ()), "e4m3, a scale per matrix"),
         (scaled(SMALL, (1,), "weight_scale"), "e4m3, a scale per row"),
-        ({**scaled(SMALL, ()), "img_in.comfy_quant": ("U8", (20,))}, "e4m3, a scale per matrix, named by comfy_quant"),
+        (
+            {**scaled(SMALL, ()), "img_in.comfy_quant": ("U8", (20,))},
+            "e4m3, a scale per matrix, named by comfy_quant",
+        ),
         (stored(SMALL, "BF16"), None),
     ],
 )
 def test_flavours_of_fp8(entries, flavour, tmp_path):
     [part] = inspect(hollow(tmp_path / "x.safetensors", entries)).parts
     assert part.facts.get("fp8") == flavour
-    assert part.parameters == inspect(hollow(tmp_path / "y.safetensors", stored(SMALL, "BF16"))).parts[0].parameters
+    assert (
+        part.parameters
+        == inspect(hollow(tmp_path / "y.safetensors", stored(SMALL, "BF16"))).parts[0].parameters
+    )
 
 
 def all_in_one() -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -123,7 +166,12 @@ def test_an_all_in_one_is_shown_part_by_part(tmp_path):
     found = inspect(hollow(tmp_path / "x.safetensors", all_in_one()))
     assert found.layout == "ComfyUI all-in-one"
     kinds = {part.kind: part for part in found.parts}
-    assert set(kinds) == {"Flux transformer", "CLIP-L text encoder", "T5 encoder", "Flux autoencoder"}
+    assert set(kinds) == {
+        "Flux transformer",
+        "CLIP-L text encoder",
+        "T5 encoder",
+        "Flux autoencoder",
+    }
     assert kinds["Flux transformer"].facts["double_blocks"] == 3
     assert kinds["T5 encoder"].dtypes.keys() == {"F8_E4M3"}
     assert kinds["Flux autoencoder"].dtypes.keys() == {"F32"}
@@ -144,7 +192,11 @@ def test_a_diffusers_pipeline(tmp_path):
     found = inspect(tmp_path)
     assert found.layout == "diffusers pipeline"
     flux = next(part for part in found.parts if part.kind == "diffusers Flux transformer")
-    assert (flux.facts["model"], flux.facts["double_blocks"], flux.facts["single_blocks"]) == ("schnell", 3, 5)
+    assert (flux.facts["model"], flux.facts["double_blocks"], flux.facts["single_blocks"]) == (
+        "schnell",
+        3,
+        5,
+    )
     assert found.size == sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert files_of(tmp_path) == [tmp_path]
 
@@ -171,7 +223,11 @@ def gguf_file(path: Path, architecture: str, prefix: str = "") -> Path:
     ("architecture", "prefix", "layout"),
     [
         ("flux", "", "GGUF as city96 writes it (architecture flux)"),
-        ("", "model.diffusion_model.", "GGUF as sd.cpp writes it (no architecture), names behind 'model.diffusion_model.'"),
+        (
+            "",
+            "model.diffusion_model.",
+            "GGUF as sd.cpp writes it (no architecture), names behind 'model.diffusion_model.'",
+        ),
     ],
 )
 def test_ggufs_are_counted_by_blocks(architecture, prefix, layout, tmp_path):
@@ -186,7 +242,11 @@ def test_ggufs_are_counted_by_blocks(architecture, prefix, layout, tmp_path):
     ("entries", "kind", "refusal"),
     [
         ({"id_adapter.x": ("BF16", (2,))}, "SDXL PuLID file (pulid_v1.1)", "belongs to SDXL"),
-        ({**stored(SMALL, "BF16"), "img_in.weight": ("BF16", (256, 384))}, "Flux transformer", "its input is 384 wide"),
+        (
+            {**stored(SMALL, "BF16"), "img_in.weight": ("BF16", (256, 384))},
+            "Flux transformer",
+            "its input is 384 wide",
+        ),
         (
             {**stored(SMALL, "BF16"), "x.absmax": ("F32", (1,)), "x.quant_map": ("F32", (16,))},
             "bitsandbytes nf4 file",
@@ -205,16 +265,26 @@ def test_pickles_folders_and_loras(tmp_path):
     import torch
 
     torch.save(
-        {"visual.cls_token": torch.ones(1), "visual.pos_embed": torch.ones(1)} | {"visual.patch_embed.proj.weight": 0},
+        {"visual.cls_token": torch.ones(1), "visual.pos_embed": torch.ones(1)}
+        | {"visual.patch_embed.proj.weight": 0},
         tmp_path / "e.pt",
     )
     eva = inspect(tmp_path / "e.pt")
-    assert (eva.kind, eva.parts[0].parameters, eva.parts[0].memory) == ("EVA-CLIP tower", None, None)
+    assert (eva.kind, eva.parts[0].parameters, eva.parts[0].memory) == (
+        "EVA-CLIP tower",
+        None,
+        None,
+    )
     pack = inspect(write_antelopev2(tmp_path / "pack"))
-    assert (pack.kind, "glintr100.onnx" in pack.parts[0].facts["networks"]) == ("antelopev2 folder", True)
+    assert (pack.kind, "glintr100.onnx" in pack.parts[0].facts["networks"]) == (
+        "antelopev2 folder",
+        True,
+    )
     assert pack.size == sum(file.stat().st_size for file in (tmp_path / "pack").glob("*.onnx"))
     down = np.ones((16, 64), np.float32)
-    save_file({"a.lora_A.weight": down, "a.lora_B.weight": down.T.copy()}, tmp_path / "l.safetensors")
+    save_file(
+        {"a.lora_A.weight": down, "a.lora_B.weight": down.T.copy()}, tmp_path / "l.safetensors"
+    )
     lora = inspect(tmp_path / "l.safetensors")
     assert (lora.kind, lora.facts) == ("LoRA", {"layers": 1, "rank": 16})
 
@@ -222,13 +292,16 @@ def test_pickles_folders_and_loras(tmp_path):
 def test_numbers_that_stand_in_two_places():
     from pulid_generate.models import tensor_files
 
-    assert (facts.DOUBLE_INTERVAL, facts.SINGLE_INTERVAL) == (layouts.DOUBLE_INTERVAL, layouts.SINGLE_INTERVAL)
+    assert (facts.DOUBLE_INTERVAL, facts.SINGLE_INTERVAL) == (
+        layouts.DOUBLE_INTERVAL,
+        layouts.SINGLE_INTERVAL,
+    )
     assert facts.LATENT_WIDTH == layouts.LATENT_WIDTH
     assert set(tensor_files.SCALE_ENDINGS) == set(inspection.SCALES)
     assert set(tensor_files.IGNORED_ENDINGS) <= set(inspection.DESCRIBING)
 
 
-# -------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def test_identities_and_pictures(person, tmp_path, generate):
@@ -236,13 +309,19 @@ def test_identities_and_pictures(person, tmp_path, generate):
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_itxt("parameters", 'a cat\nSteps: 4\n{"pulid_generate": "0.1.0", "prompt": "a cat", "seed": 7}')
+    info.add_itxt(
+        "parameters", 'a cat\nSteps: 4\n{"pulid_generate": "0.1.0", "prompt": "a cat", "seed": 7}'
+    )
     Image.new("RGB", (32, 16)).save(tmp_path / "ours.png", pnginfo=info)
     Image.new("RGB", (32, 16)).save(tmp_path / "other.png")
     run = generate("inspect", person, tmp_path / "ours.png", tmp_path / "other.png", "--json")
     assert run.code == 0, run.err
     identity, ours, other = map(json.loads, run.out.splitlines())
-    assert (identity["tokens"], identity["uncond"], len(identity["sha256"])) == ([32, 2048], False, 64)
+    assert (identity["tokens"], identity["uncond"], len(identity["sha256"])) == (
+        [32, 2048],
+        False,
+        64,
+    )
     assert (ours["prompt"], ours["seed"], ours["size"]) == ("a cat", 7, [32, 16])
     assert "prompt" not in other
 
@@ -257,16 +336,25 @@ def test_a_damaged_file_does_not_hide_the_others(tmp_path, generate):
     assert str(good).encode() in run.out
     run = generate("inspect", bad, good, "--json")
     first, second = map(json.loads, run.out.splitlines())
-    assert (run.code, "truncated" in first["error"], second["kind"]) == (1, True, "Flux transformer")
+    assert (run.code, "truncated" in first["error"], second["kind"]) == (
+        1,
+        True,
+        "Flux transformer",
+    )
     assert generate("inspect", good).code == 0
-    assert generate("inspect", tmp_path / "none.gguf").error == f"pulid-generate: error: {tmp_path / 'none.gguf'}: no such file"
+    assert (
+        generate("inspect", tmp_path / "none.gguf").error
+        == f"pulid-generate: error: {tmp_path / 'none.gguf'}: no such file"
+    )
     assert generate("inspect").code == 2
 
 
 def test_a_folder_of_models_is_shown_file_by_file(micro, generate):
     run = generate("inspect", micro, "--json")
     assert run.code == 0, run.err
-    shown = {Path(line["path"]).name: line["kind"] for line in map(json.loads, run.out.splitlines())}
+    shown = {
+        Path(line["path"]).name: line["kind"] for line in map(json.loads, run.out.splitlines())
+    }
     assert shown["clip_l.safetensors"] == "CLIP-L text encoder"
     assert len(shown) == 6
     with pytest.raises(WeightsError, match="a folder without model files"):
@@ -278,6 +366,11 @@ def test_no_torch_for_a_header(micro):
         "import sys; from pulid_generate import cli; sys.argv = ['x', 'inspect', sys.argv[1]]\n"
         "try: cli.main()\nexcept SystemExit: pass\nprint(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, micro / "ae.safetensors"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, micro / "ae.safetensors"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert "Flux autoencoder" in done.stdout

@@ -1,4 +1,6 @@
-"""LoRA: every format against weights merged by hand and against diffusers' converters; on every kind of layer, and off again."""
+"""LoRA: every format against weights merged by hand and against diffusers' converters; on every
+kind of layer, and off again.
+"""
 
 from __future__ import annotations
 
@@ -65,19 +67,24 @@ def velocity(model, dtype=torch.float32):
 def pair(rows: int, columns: int, seed: int, rank: int = RANK) -> tuple[torch.Tensor, torch.Tensor]:
     """(down, up), strong enough to be seen in the output."""
     draw = torch.Generator().manual_seed(seed)
-    return torch.randn(rank, columns, generator=draw) * 0.05, torch.randn(rows, rank, generator=draw) * 0.2
+    return torch.randn(rank, columns, generator=draw) * 0.05, torch.randn(
+        rows, rank, generator=draw
+    ) * 0.2
 
 
 def merged(model, deltas: dict[str, torch.Tensor]):
     """A copy of the model with deltas added to its weights, by hand."""
     copy = flux()
     state = model.state_dict()
-    copy.load_state_dict({name: state[name] + deltas.get(name.removesuffix(".weight"), 0) for name in state})
+    copy.load_state_dict(
+        {name: state[name] + deltas.get(name.removesuffix(".weight"), 0) for name in state}
+    )
     return copy
 
 
-# The same LoRA for a double block's fused image q, k, v, for its projection and MLP, for a single block's linear1 and linear2, and for the
-# two last layers, in every spelling. A spelling: (name of a BFL layer -> tensor prefix), names of down, up, alpha; or diffusers' layers.
+# The same LoRA for a double block's fused image q, k, v, for its projection and MLP, for a single
+# block's linear1 and linear2, and for the two last layers, in every spelling. A spelling: (name of
+# a BFL layer -> tensor prefix), names of down, up, alpha; or diffusers' layers.
 FUSED = {
     "double_blocks.1.img_attn.qkv": [f"transformer_blocks.1.attn.to_{x}" for x in "qkv"],
     "double_blocks.1.txt_attn.qkv": [f"transformer_blocks.1.attn.add_{x}_proj" for x in "qkv"],
@@ -105,7 +112,10 @@ BFL_SPELLINGS = {
 }
 DIFFUSERS_SPELLINGS = {
     "diffusers": (lambda name: f"transformer.{name}", PEFT),
-    "diffusers, old leaves": (lambda name: f"transformer.{name}", ("lora.down.weight", "lora.up.weight")),
+    "diffusers, old leaves": (
+        lambda name: f"transformer.{name}",
+        ("lora.down.weight", "lora.up.weight"),
+    ),
     "peft": (lambda name: f"base_model.model.{name}", PEFT),
     "bare": (lambda name: name, PEFT),
     "onetrainer": (lambda name: f"lora_transformer_{name.replace('.', '_')}", KOHYA),
@@ -163,7 +173,7 @@ def attached(model, loras, dtype=torch.float32):
     return attach_loras(model, loras, dtype, "cpu")
 
 
-# -------------------------------------------------------------------------------------------------------------- formats
+# ------------------------------------------------------------------------------------------ formats
 
 
 @pytest.mark.parametrize("alpha", [None, 1.5])
@@ -196,7 +206,9 @@ def xlabs_lora(width: int, prefix: str = ""):
     }
     tensors = {}
     for seed, (name, size) in enumerate(sizes.items()):
-        tensors[f"{prefix}{name}.down.weight"], tensors[f"{prefix}{name}.up.weight"] = pair(*size, seed)
+        tensors[f"{prefix}{name}.down.weight"], tensors[f"{prefix}{name}.up.weight"] = pair(
+            *size, seed
+        )
     return tensors
 
 
@@ -216,7 +228,8 @@ def test_names_are_diffusers_on_a_flux_of_the_public_width(tmp_path, source):
     converted = {name.removeprefix("transformer."): tensor for name, tensor in converted.items()}
     assert {f"{layer}.{leaf}" for layer in ours for leaf in PEFT} == set(converted)
     for layer, product in ours.items():
-        # diffusers moves the scale into one of the matrices, and forgets the final layer's ("TODO: alphas")
+        # diffusers moves the scale into one of the matrices, and forgets the final layer's ("TODO:
+        # alphas")
         scale = 1 if layer in ("proj_out", "norm_out.linear") else product.scale
         probe = torch.randn(2, product.down.shape[1], generator=torch.Generator().manual_seed(1))
         down, up = converted[f"{layer}.lora_A.weight"], converted[f"{layer}.lora_B.weight"]
@@ -230,7 +243,9 @@ def test_xlabs_is_split_by_rows(model, tmp_path, prefix):
     name = f"{prefix}single_blocks.1.processor.qkv_lora"
     for index, part in enumerate("qkv"):
         product = ours[f"single_transformer_blocks.1.attn.to_{part}"]
-        assert torch.equal(product.up, tensors[f"{name}.up.weight"][index * 256 : (index + 1) * 256])
+        assert torch.equal(
+            product.up, tensors[f"{name}.up.weight"][index * 256 : (index + 1) * 256]
+        )
         assert torch.equal(product.down, tensors[f"{name}.down.weight"])
         assert product.scale == 1
     assert "single_transformer_blocks.1.proj_mlp" not in ours
@@ -243,7 +258,13 @@ def test_xlabs_is_split_by_rows(model, tmp_path, prefix):
         ({"transformer.lora_alpha": 6, "transformer.r": 3}, 2),
         ({"transformer.lora_alpha": 6, "transformer.use_rslora": True}, 6 / 3**0.5),
         ({"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_q": 12}}, 4),
-        ({"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"^transformer_blocks.0.attn.to_q": 1.5}}, 0.5),
+        (
+            {
+                "transformer.lora_alpha": 6,
+                "transformer.alpha_pattern": {"^transformer_blocks.0.attn.to_q": 1.5},
+            },
+            0.5,
+        ),
         ({"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_k": 12}}, 2),
         ({"text_encoder.lora_alpha": 6}, 1),
     ],
@@ -251,14 +272,25 @@ def test_xlabs_is_split_by_rows(model, tmp_path, prefix):
 def test_alphas_of_the_metadata(tmp_path, metadata, scale):
     down, up = pair(256, 256, 0)
     written = metadata and {"lora_adapter_metadata": json.dumps(metadata)}
-    path = write(tmp_path / "l.safetensors", {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}, written)
-    assert read_lora(path).products[FLUX]["transformer_blocks.0.attn.to_q"].scale == pytest.approx(scale)
+    path = write(
+        tmp_path / "l.safetensors",
+        {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up},
+        written,
+    )
+    assert read_lora(path).products[FLUX]["transformer_blocks.0.attn.to_q"].scale == pytest.approx(
+        scale
+    )
 
 
 def test_pefts_description_beside_its_file(tmp_path):
     down, up = pair(256, 256, 0)
-    tensors = {"base_model.model.proj_out.lora_A.weight": down, "base_model.model.proj_out.lora_B.weight": up}
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 9, "use_rslora": False}))
+    tensors = {
+        "base_model.model.proj_out.lora_A.weight": down,
+        "base_model.model.proj_out.lora_B.weight": up,
+    }
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"lora_alpha": 9, "use_rslora": False})
+    )
     for name, scale in (("adapter_model.safetensors", 3), ("another.safetensors", 1)):
         assert read_lora(write(tmp_path / name, tensors)).products[FLUX]["proj_out"].scale == scale
     (tmp_path / "adapter_config.json").write_text("{")
@@ -286,7 +318,9 @@ def test_text_encoders(micro, tmp_path, model_name):
             ],
         )
     else:
-        text = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32)
+        text = T5Text.load(
+            read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
+        )
         layer, names = (
             "encoder.block.0.layer.0.SelfAttention.q",
             [
@@ -297,7 +331,11 @@ def test_text_encoders(micro, tmp_path, model_name):
 
     def states():
         with torch.inference_mode():
-            return text.encode("a cat") if model_name == CLIP else text.encode(text.tokens("a cat", 16))
+            return (
+                text.encode("a cat")
+                if model_name == CLIP
+                else text.encode(text.tokens("a cat", 16))
+            )
 
     shapes = linear_shapes(text.model)
     layer = layer if layer in shapes else f"text_model.{layer}"
@@ -313,15 +351,20 @@ def test_text_encoders(micro, tmp_path, model_name):
         tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
         if model_name == CLIP:  # comes after what Flux reads
             projection = pair(64, 64, 1)
-            tensors |= {f"lora_te1_text_projection.{leaf}": tensor for leaf, tensor in zip(KOHYA, projection, strict=True)}
+            tensors |= {
+                f"lora_te1_text_projection.{leaf}": tensor
+                for leaf, tensor in zip(KOHYA, projection, strict=True)
+            }
         lora = read_lora(write(tmp_path / "l.safetensors", tensors))
         assert lora.models == (model_name,)
-        with attach_loras(text.model, [(resolve(lora, model_name, shapes), 1.0)], torch.float32, "cpu"):
+        with attach_loras(
+            text.model, [(resolve(lora, model_name, shapes), 1.0)], torch.float32, "cpu"
+        ):
             assert relative(states(), truth) < 2e-6
         assert torch.equal(states(), plain)
 
 
-# ---------------------------------------------------------------------------------------------------------- application
+# -------------------------------------------------------------------------------------- application
 
 
 @pytest.fixture(scope="module")
@@ -331,11 +374,16 @@ def kohya(model, tmp_path_factory) -> Path:
 
 
 def hooks_of(model) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
 
 
 def test_off_again_the_model_is_bit_for_bit_what_it_was(model, kohya):
-    before, state = velocity(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before, state = (
+        velocity(model),
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+    )
     products = products_of(kohya, model)
     with attached(model, [(products, 1.0)]):
         assert hooks_of(model) == len(products) > 10
@@ -368,7 +416,10 @@ def test_attaching_twice_is_an_error_and_leaves_the_first(model, kohya):
     products = products_of(kohya, model)
     with attached(model, [(products, 1.0)]):
         first = velocity(model)
-        with pytest.raises(RuntimeError, match="has LoRAs on it already"), attached(model, [(products, 1.0)]):
+        with (
+            pytest.raises(RuntimeError, match="has LoRAs on it already"),
+            attached(model, [(products, 1.0)]),
+        ):
             pass
         assert torch.equal(velocity(model), first)
     assert hooks_of(model) == 0
@@ -398,8 +449,12 @@ def test_quantised_layers(model, kohya):
             "single_transformer_blocks.1.proj_mlp",
             "single_transformer_blocks.0.proj_out",
         ):
-            data = gguf.quantize(copy.get_submodule(name).weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
-            weights[f"{name}.weight"] = QuantizedWeight(torch.from_numpy(data), gguf.GGMLQuantizationType.Q8_0)
+            data = gguf.quantize(
+                copy.get_submodule(name).weight.numpy(), gguf.GGMLQuantizationType.Q8_0
+            )
+            weights[f"{name}.weight"] = QuantizedWeight(
+                torch.from_numpy(data), gguf.GGMLQuantizationType.Q8_0
+            )
         biases = {name: copy.get_submodule(name.removesuffix(".weight")).bias for name in weights}
         keep_packed(copy, weights)
         for name, bias in biases.items():
@@ -428,7 +483,10 @@ def test_quantised_layers(model, kohya):
 def test_fp8_layers():
     from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
 
-    weight = Fp8Weight(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn), torch.tensor(0.5))
+    weight = Fp8Weight(
+        torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn),
+        torch.tensor(0.5),
+    )
     model = nn.Sequential(Fp8Linear(weight, bias=False))
     assert linear_shapes(model) == {"0": (6, 8)}
     x, (down, up) = torch.randn(2, 8, generator=torch.Generator().manual_seed(1)), pair(6, 8, 2)
@@ -460,7 +518,10 @@ def test_widened_layers(model, kohya, first):
 def test_bfloat16_is_as_close_as_merged_weights(model, kohya):
     half, products = merged(model, {}).bfloat16(), products_of(kohya, model)
     truth = drawn_with(model, kohya)
-    by_hand = merged(model, {name: product.scale * product.up @ product.down for name, product in products.items()}).bfloat16()
+    by_hand = merged(
+        model,
+        {name: product.scale * product.up @ product.down for name, product in products.items()},
+    ).bfloat16()
     with attached(half, [(products, 1.0)], torch.bfloat16):
         distance = relative(velocity(half, torch.bfloat16), truth)
     assert distance < 1.5 * relative(velocity(by_hand, torch.bfloat16), truth)
@@ -473,7 +534,12 @@ def test_group_offloading(model, kohya):
     ours = merged(model, {})
     products = products_of(kohya, ours)
     before = velocity(ours)
-    apply_group_offloading(ours, onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
+    apply_group_offloading(
+        ours,
+        onload_device=torch.device("cpu"),
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
+    )
     with attached(ours, [(products, 1.0)]):
         assert torch.equal(velocity(ours), drawn_with(model, kohya))
     assert torch.equal(velocity(ours), before)
@@ -485,7 +551,10 @@ def test_together_with_pulids_hooks(model, kohya, order):
 
     layers = [nn.Linear(256, 256).eval().requires_grad_(False) for _ in range(2)]
     products = products_of(kohya, model)
-    truth = merged(model, {name: product.scale * product.up @ product.down for name, product in products.items()})
+    truth = merged(
+        model,
+        {name: product.scale * product.up @ product.down for name, product in products.items()},
+    )
 
     def drawn(drawing, outer, inner):
         with outer, inner:
@@ -514,10 +583,17 @@ def test_together_with_pulids_hooks(model, kohya, order):
 
 
 def test_compiled_blocks_notice_that_a_lora_comes_and_goes(model):
-    """torch.compile takes no notice of hooks inside what it compiled: without a reset, the second picture has the first one's LoRA."""
+    """torch.compile takes no notice of hooks inside what it compiled: without a reset, the second
+    picture has the first one's LoRA.
+    """
     from torch._dynamo.testing import CompileCounter
 
-    blocks = ("transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0", "single_transformer_blocks.1")
+    blocks = (
+        "transformer_blocks.0",
+        "transformer_blocks.1",
+        "single_transformer_blocks.0",
+        "single_transformer_blocks.1",
+    )
     layers = [f"{block}.attn.to_q" for block in blocks]
     products = {layer: Product(*pair(256, 256, seed), 1.0) for seed, layer in enumerate(layers)}
     plain = velocity(model)

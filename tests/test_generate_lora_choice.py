@@ -10,7 +10,13 @@ import pytest
 from conftest import ROOT
 
 from pulid_generate.errors import RequestError
-from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, find_lora, parse_lora_flag
+from pulid_generate.lora.choice import (
+    LoraChoice,
+    choose_loras,
+    file_sha256,
+    find_lora,
+    parse_lora_flag,
+)
 
 
 @pytest.fixture
@@ -21,9 +27,13 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("text", "weight"), [("", 1.0), (":0.8", 0.8), (":-1", -1.0), (":0", 0.0), (":1e-1", 0.1)])
+@pytest.mark.parametrize(
+    ("text", "weight"), [("", 1.0), (":0.8", 0.8), (":-1", -1.0), (":0", 0.0), (":1e-1", 0.1)]
+)
 def test_the_flag(folder, text, weight):
-    assert parse_lora_flag(f"{folder}/style.safetensors{text}") == LoraChoice(folder / "style.safetensors", weight)
+    assert parse_lora_flag(f"{folder}/style.safetensors{text}") == LoraChoice(
+        folder / "style.safetensors", weight
+    )
 
 
 def test_a_file_with_a_colon_in_its_name(folder):
@@ -101,4 +111,7 @@ def test_choosing_needs_no_torch():
 
 
 def test_the_hash_is_of_the_bytes(folder):
-    assert file_sha256(folder / "style.safetensors") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    assert (
+        file_sha256(folder / "style.safetensors")
+        == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    )

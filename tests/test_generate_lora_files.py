@@ -1,10 +1,23 @@
-"""LoRA files that cannot be applied whole: each is refused by what it is, or by the layer that does not fit."""
+"""LoRA files that cannot be applied whole: each is refused by what it is, or by the layer that does
+not fit.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from test_generate_lora import BFL_SPELLINGS, KOHYA, LAYER, bfl_lora, flux, hooks_of, plain_lora, products_of, velocity, write
+from test_generate_lora import (
+    BFL_SPELLINGS,
+    KOHYA,
+    LAYER,
+    bfl_lora,
+    flux,
+    hooks_of,
+    plain_lora,
+    products_of,
+    velocity,
+    write,
+)
 
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.layouts import FluxShape
@@ -37,9 +50,15 @@ ONE = torch.ones(1)
         ({f"{LAYER}.lora_mid.weight": ONE}, "a LoCon with a middle matrix"),
         ({f"{LAYER}.oft_blocks": ONE}, "an OFT"),
         ({"lora_controlnet": ONE}, "a ControlNet"),
-        ({"double_blocks.0.img_attn.norm.query_norm.scale": ONE}, "a control LoRA, FLUX.1 Canny or Depth"),
+        (
+            {"double_blocks.0.img_attn.norm.query_norm.scale": ONE},
+            "a control LoRA, FLUX.1 Canny or Depth",
+        ),
         ({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": ONE}, "a LoRA for SD 1.5 or SDXL"),
-        ({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": ONE}, "a LoRA for SD 1.5 or SDXL"),
+        (
+            {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": ONE},
+            "a LoRA for SD 1.5 or SDXL",
+        ),
         ({"unet.up_blocks.1.attentions.0.proj_in.lora_A.weight": ONE}, "a LoRA for SD 1.5 or SDXL"),
         ({"lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight": ONE}, "a LoRA for SD 3"),
     ],
@@ -58,12 +77,27 @@ def test_other_kinds_are_refused_by_name(tmp_path, extra, what):
     [
         ({"proj_out.weight": torch.ones(2, 2)}, "holds no lora_A or lora_down"),
         ({f"{LAYER}.alpha": ONE}, "holds no lora_A or lora_down"),
-        ({f"{LAYER}.lora_A.weight": torch.ones(2, 2)}, r"transformer_blocks.0.attn.to_q: lacks its up matrix"),
+        (
+            {f"{LAYER}.lora_A.weight": torch.ones(2, 2)},
+            r"transformer_blocks.0.attn.to_q: lacks its up matrix",
+        ),
         ({f"{LAYER}.lora_B.weight": torch.ones(2, 2)}, r"lacks its down matrix"),
-        ({**plain_lora(), f"{LAYER}.lora_B.weight": torch.ones(256, 5)}, r"matrices are 256x5 and 3x256, which do not multiply"),
-        ({**plain_lora(), f"{LAYER}.lora_A.weight": torch.ones(3, 256, 1, 1)}, "which do not multiply"),
-        ({**plain_lora(), f"{LAYER}.lora_A.weight": torch.full((3, 256), torch.nan)}, "holds NaN or infinite numbers"),
-        ({**plain_lora(), f"{LAYER}.alpha": torch.tensor(torch.inf)}, "holds NaN or infinite numbers"),
+        (
+            {**plain_lora(), f"{LAYER}.lora_B.weight": torch.ones(256, 5)},
+            r"matrices are 256x5 and 3x256, which do not multiply",
+        ),
+        (
+            {**plain_lora(), f"{LAYER}.lora_A.weight": torch.ones(3, 256, 1, 1)},
+            "which do not multiply",
+        ),
+        (
+            {**plain_lora(), f"{LAYER}.lora_A.weight": torch.full((3, 256), torch.nan)},
+            "holds NaN or infinite numbers",
+        ),
+        (
+            {**plain_lora(), f"{LAYER}.alpha": torch.tensor(torch.inf)},
+            "holds NaN or infinite numbers",
+        ),
         ({**plain_lora(), f"{LAYER}.alpha": torch.ones(2)}, "several alphas"),
         ({**plain_lora(), f"{LAYER}.lora_B.bias": ONE}, "lora_B.bias is no part of a plain LoRA"),
         ({**plain_lora(), f"{LAYER}.diff": ONE}, "diff is no part of a plain LoRA"),
@@ -90,7 +124,10 @@ def test_a_damaged_lora_is_refused(tmp_path, tensors, message):
             {**plain_lora(), **plain_lora("transformer.transformer_blocks.9.attn.to_q")},
             r"transformer_blocks.9.attn.to_q is no layer of this Flux",
         ),
-        (plain_lora("lora_unet_double_blocks_7_img_mlp_0", (1024, 256), KOHYA), "double_blocks_7_img_mlp_0 is no layer"),
+        (
+            plain_lora("lora_unet_double_blocks_7_img_mlp_0", (1024, 256), KOHYA),
+            "double_blocks_7_img_mlp_0 is no layer",
+        ),
         (plain_lora("transformer.transformer_blocks.0.attn.norm_q"), "norm_q is no layer"),
         (plain_lora(size=(512, 256)), "to_q is for 512 x 256 weights, this Flux has 256 x 256"),
         (plain_lora(size=(256, 128)), "to_q is for 256 x 128 weights"),
@@ -98,7 +135,10 @@ def test_a_damaged_lora_is_refused(tmp_path, tensors, message):
             plain_lora("lora_unet_single_blocks_0_linear1", (768, 256), KOHYA),
             "single_blocks_0_linear1 is for 768 x 256 weights, this Flux has 1792 x 256",
         ),
-        ({**plain_lora(), **plain_lora("double_blocks.0.img_attn.qkv", (768, 256))}, "transformer_blocks.0.attn.to_q twice"),
+        (
+            {**plain_lora(), **plain_lora("double_blocks.0.img_attn.qkv", (768, 256))},
+            "transformer_blocks.0.attn.to_q twice",
+        ),
     ],
 )
 def test_a_lora_is_applied_whole_or_not_at_all(model, tmp_path, tensors, message):
@@ -157,5 +197,7 @@ def test_other_files_are_refused(micro, tmp_path):
     with pytest.raises(WeightsError, match="HTML"):
         read_lora(tmp_path / "l.safetensors")
     torch.save({}, tmp_path / "l.pt")
-    with pytest.raises(WeightsError, match=r"l.pt: is a torch file; only LoRA files in safetensors are read"):
+    with pytest.raises(
+        WeightsError, match=r"l.pt: is a torch file; only LoRA files in safetensors are read"
+    ):
         read_lora(tmp_path / "l.pt")

@@ -21,7 +21,8 @@ from pulid_generate.request.people import Person, PersonSpec, assemble, fuse, pa
     [
         ("me.pulidembd", PersonSpec("me.pulidembd")),
         ("-", PersonSpec("-")),
-        ("a,b=c.pulidembd", PersonSpec("a,b=c.pulidembd")),  # commas and = belong to the name until a part's name follows
+        # commas and = belong to the name until a part's name follows
+        ("a,b=c.pulidembd", PersonSpec("a,b=c.pulidembd")),
         ("box=1.pulidembd,box=1,2,3,4", PersonSpec("box=1.pulidembd", box=(1, 2, 3, 4))),
         ("a.pulidembd,weight=0.5,box=0,-16,512,768,start=4,end=0.8", PersonSpec("a.pulidembd", 0.5, None, (0, -16, 512, 768), 4, 0.8)),
         ("a.pulidembd, weight = 0.5, start = 1", PersonSpec("a.pulidembd", 0.5, start=1)),
@@ -82,10 +83,15 @@ def test_mean_and_concat_are_what_they_say():
 
 def test_the_fused_hash_is_that_of_the_fused_file():
     a, b = identity("a", seed=1), identity("b", seed=2)
-    hashes = {fuse(pair, how).sha256 for pair in ([a, b], [b, a], [a, a]) for how in ("mean", "concat")}
+    hashes = {
+        fuse(pair, how).sha256 for pair in ([a, b], [b, a], [a, a]) for how in ("mean", "concat")
+    }
     assert len(hashes) == 5  # only the mean does not mind the order
     mean = fuse([a, b], "mean")
-    assert mean.sha256 == hashlib.sha256(encode_embedding(mean.tokens, mean.uncond, dtype="f32")).hexdigest()
+    assert (
+        mean.sha256
+        == hashlib.sha256(encode_embedding(mean.tokens, mean.uncond, dtype="f32")).hexdigest()
+    )
 
 
 def test_unconditional_tokens_are_there_only_if_everyone_has_them():
@@ -96,7 +102,11 @@ def test_unconditional_tokens_are_there_only_if_everyone_has_them():
     ("others", "how", "message"),
     [
         ([identity("b", width=32)], "concat", "b: has tokens of width 32, a of 64"),
-        ([identity("b", count=64)], "mean", r"a \+ b: have 32, 64 tokens, which have no mean; use --identity-fusion concat"),
+        (
+            [identity("b", count=64)],
+            "mean",
+            r"a \+ b: have 32, 64 tokens, which have no mean; use --identity-fusion concat",
+        ),
         ([identity("b", count=1000)], "concat", "are 1032 tokens together, at most 1024"),
     ],
 )
@@ -123,7 +133,10 @@ def test_without_regions_all_are_one_person_and_with_regions_each_is_one():
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ([PersonSpec("a", box=(0, 0, 9, 9)), PersonSpec("b")], "identity b: has no mask and no box while another has"),
+        (
+            [PersonSpec("a", box=(0, 0, 9, 9)), PersonSpec("b")],
+            "identity b: has no mask and no box while another has",
+        ),
         ([PersonSpec("a"), PersonSpec("b", 0.5)], "identity b: its weight differs from a's"),
         ([PersonSpec("a"), PersonSpec("b", start=1)], "its start differs"),
         ([PersonSpec("a", end=3), PersonSpec("b", end=0.5)], "its end differs"),
@@ -137,7 +150,9 @@ def test_half_a_statement_about_regions_is_an_error_and_no_guess(specs, message)
 def test_a_persons_window_goes_before_everybodys():
     everybody = IdSchedule(start=2, end=8, double=0.5)
     assert PersonSpec("a").schedule(everybody) == everybody
-    assert PersonSpec("a", start=0, end=0.5).schedule(everybody) == IdSchedule(start=0, end=0.5, double=0.5)
+    assert PersonSpec("a", start=0, end=0.5).schedule(everybody) == IdSchedule(
+        start=0, end=0.5, double=0.5
+    )
 
 
 def test_no_torch_is_needed_to_read_flags():

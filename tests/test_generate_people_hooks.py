@@ -1,4 +1,6 @@
-"""Several people in the hooks of a small Flux: regions, batch rows, weights by kind of block, skipped blocks, compiled blocks."""
+"""Several people in the hooks of a small Flux: regions, batch rows, weights by kind of block,
+skipped blocks, compiled blocks.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +41,34 @@ def flux():
         axes_dims_rope=(16, 56, 56),
     )
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in seeded_state(shapes).items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(value) for name, value in seeded_state(shapes).items()}
+    )
     return model.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def adapter():
-    shapes = {"norm1.weight": (TOKEN_WIDTH,), "norm1.bias": (TOKEN_WIDTH,), "norm2.weight": (WIDTH,), "norm2.bias": (WIDTH,)}
-    shapes |= {"to_q.weight": (256, WIDTH), "to_kv.weight": (512, TOKEN_WIDTH), "to_out.weight": (WIDTH, 256)}
-    state = seeded_state({f"pulid_ca.{i}.{name}": shape for i in range(HOOKS) for name, shape in shapes.items()})
-    return PulidAdapter([{name: torch.from_numpy(state[f"pulid_ca.{i}.{name}"]) for name in shapes} for i in range(HOOKS)])
+    shapes = {
+        "norm1.weight": (TOKEN_WIDTH,),
+        "norm1.bias": (TOKEN_WIDTH,),
+        "norm2.weight": (WIDTH,),
+        "norm2.bias": (WIDTH,),
+    }
+    shapes |= {
+        "to_q.weight": (256, WIDTH),
+        "to_kv.weight": (512, TOKEN_WIDTH),
+        "to_out.weight": (WIDTH, 256),
+    }
+    state = seeded_state(
+        {f"pulid_ca.{i}.{name}": shape for i in range(HOOKS) for name, shape in shapes.items()}
+    )
+    return PulidAdapter(
+        [
+            {name: torch.from_numpy(state[f"pulid_ca.{i}.{name}"]) for name in shapes}
+            for i in range(HOOKS)
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +98,26 @@ def velocity(model, **changes):
 
 
 def watched(model, terms):
-    """[(image tokens as the block gave them, image tokens as the hook left them)] for every hook of one forward."""
+    """[(image tokens as the block gave them, image tokens as the hook left them)] for every hook of
+    one forward.
+    """
     before, after = [], []
-    handles = [b.register_forward_hook(lambda _b, _a, out: before.append((out[0], out[1].clone()))) for b in hook_points(model)]
+    handles = [
+        b.register_forward_hook(lambda _b, _a, out: before.append((out[0], out[1].clone())))
+        for b in hook_points(model)
+    ]
     with attach(model) as injection:
         injection.terms = terms
-        handles += [block.register_forward_hook(lambda _b, _a, out: after.append(out)) for block in hook_points(model)]
+        handles += [
+            block.register_forward_hook(lambda _b, _a, out: after.append(out))
+            for block in hook_points(model)
+        ]
         velocity(model)
     for handle in handles:
         handle.remove()
     assert len(before) == len(after) == HOOKS
-    assert all(torch.equal(old[0], new[0]) for old, new in zip(before, after, strict=True))  # text untouched
+    # text untouched
+    assert all(torch.equal(old[0], new[0]) for old, new in zip(before, after, strict=True))
     return [(old[1], new[1]) for old, new in zip(before, after, strict=True)]
 
 
@@ -113,7 +142,10 @@ def test_two_people_side_by_side_do_not_leak_into_each_other(flux, people):
     assert not neither.any()
     for index, (old, new) in enumerate(seen):
         double = index < 3
-        for region, person, weight in ((LEFT, people[0], 1.0 if double else 0.5), (RIGHT, people[1], 0.8 if double else 0.9)):
+        for region, person, weight in (
+            (LEFT, people[0], 1.0 if double else 0.5),
+            (RIGHT, people[1], 0.8 if double else 0.9),
+        ):
             inside = region > 0
             alone = weight * region[inside, None] * person[index](old[:, inside])
             assert relative((new - old)[:, inside], alone) <= 1e-5
@@ -132,7 +164,9 @@ def test_the_order_of_people_does_not_matter_where_they_overlap(flux, people):
 
 def test_a_region_of_ones_is_the_whole_picture(flux, people):
     for (_, one), (_, other) in zip(
-        watched(flux, [Term(people[0], region=torch.ones(TOKENS))]), watched(flux, [Term(people[0])]), strict=True
+        watched(flux, [Term(people[0], region=torch.ones(TOKENS))]),
+        watched(flux, [Term(people[0])]),
+        strict=True,
     ):
         assert relative(one, other) <= 1e-6
 
@@ -166,7 +200,9 @@ def test_weight_zero_in_a_region_adds_nothing_and_still_runs(flux, adapter):
 def test_what_the_block_returned_is_not_written_to(people):
     img = torch.from_numpy(seeded("img", (1, TOKENS, WIDTH)))
     kept = img.clone()
-    Injection([Term(people[0], region=LEFT), Term(people[1]), Term(people[2], rows=[0])]).add(img, 0, double=True)
+    Injection([Term(people[0], region=LEFT), Term(people[1]), Term(people[2], rows=[0])]).add(
+        img, 0, double=True
+    )
     assert torch.equal(img, kept)
 
 
@@ -178,7 +214,11 @@ def test_a_batch_of_two_people_is_two_batches_of_one(flux, people):
         swapped = velocity(flux, **arguments(2))
         for row, term in ((0, Term(people[0])), (1, Term(people[1], 0.5, 0.5, LEFT))):
             injection.terms = [term]
-            one = {name: value[row : row + 1] for name, value in arguments(2).items() if not name.endswith("_ids")}
+            one = {
+                name: value[row : row + 1]
+                for name, value in arguments(2).items()
+                if not name.endswith("_ids")
+            }
             alone = velocity(flux, **one)
             assert relative(both[row : row + 1], alone) <= 1e-5
             assert relative(swapped[row : row + 1], alone) > 1e-3
@@ -233,7 +273,11 @@ def test_fused_tokens_go_through_the_form_that_is_smaller(flux, adapter):
     from pulid_generate.injection.attention import FoldedAttention, PlainAttention
 
     parts = [Embedding(tokens(name), source=name) for name in "abcd"]
-    for how, count, form in (("mean", 4, FoldedAttention), ("concat", 3, FoldedAttention), ("concat", 4, PlainAttention)):
+    for how, count, form in (
+        ("mean", 4, FoldedAttention),
+        ("concat", 3, FoldedAttention),
+        ("concat", 4, PlainAttention),
+    ):
         layers = adapter.bind(fuse(parts[:count], how).tokens, torch.float32, "cpu")
         assert type(layers[0]) is form
         assert torch.isfinite(layers[0](torch.ones(1, 3, WIDTH))).all()
@@ -241,17 +285,27 @@ def test_fused_tokens_go_through_the_form_that_is_smaller(flux, adapter):
     img = torch.from_numpy(seeded("img", (1, TOKENS, WIDTH)))
     once = adapter.bind(tokens("a"), torch.float32, "cpu")[0](img)
     for how in ("mean", "concat"):
-        assert relative(adapter.bind(fuse([parts[0]] * 2, how).tokens, torch.float32, "cpu")[0](img), once) <= 1e-5
+        assert (
+            relative(
+                adapter.bind(fuse([parts[0]] * 2, how).tokens, torch.float32, "cpu")[0](img), once
+            )
+            <= 1e-5
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------------ skipped blocks
+# ----------------------------------------------------------------------------------- skipped blocks
 
 
 def by_hand(model, layers, weight, skipped, counted=False):
-    """The forward of FluxTransformer2DModel, written out. counted: assign layers by the count of blocks that ran, which is wrong."""
+    """The forward of FluxTransformer2DModel, written out. counted: assign layers by the count of
+    blocks that ran, which is wrong.
+    """
     x = arguments()
     with torch.inference_mode():
-        img, txt = model.x_embedder(x["hidden_states"]), model.context_embedder(x["encoder_hidden_states"])
+        img, txt = (
+            model.x_embedder(x["hidden_states"]),
+            model.context_embedder(x["encoder_hidden_states"]),
+        )
         temb = model.time_text_embed(x["timestep"] * 1000, x["pooled_projections"])
         rotary = model.pos_embed(torch.cat([x["txt_ids"], x["img_ids"]]))
         count = 0
@@ -262,7 +316,9 @@ def by_hand(model, layers, weight, skipped, counted=False):
             for number, block in enumerate(blocks):
                 if number + offset in skipped:
                     continue
-                txt, img = block(hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rotary)
+                txt, img = block(
+                    hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rotary
+                )
                 if number % interval == 0:
                     layer = layers[count if counted else first + number // interval]
                     img = img + weight * layer(img)
@@ -272,7 +328,9 @@ def by_hand(model, layers, weight, skipped, counted=False):
 
 @pytest.mark.parametrize("skipped", [(1,), (2,), (5,), (3, 4, 9), (0, 2, 4, 5, 9, 13)])
 def test_the_other_layers_stay_with_their_blocks(flux, people, skipped):
-    """2 is a double block with a hook, 5 single block 0, 9 single block 4: what follows must not move up."""
+    """2 is a double block with a hook, 5 single block 0, 9 single block 4: what follows must not
+    move up.
+    """
     with skip_layers(flux, skipped) as skip, attach(flux) as injection:
         injection.terms, injection.weight = [Term(people[0])], 0.8
         skip.active = True
@@ -328,7 +386,7 @@ def test_layers_that_are_not_there_are_refused(flux, layers, message):
         pass
 
 
-# ----------------------------------------------------------------------------------------------------------------- compiled blocks
+# ---------------------------------------------------------------------------------- compiled blocks
 
 
 def has_compiler():
@@ -341,12 +399,19 @@ def has_compiler():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_blocks_agree_and_no_weight_or_person_compiles_anew(flux, people, tmp_path, monkeypatch):
+def test_compiled_blocks_agree_and_no_weight_or_person_compiles_anew(
+    flux, people, tmp_path, monkeypatch
+):
     from torch._dynamo.utils import counters
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
-    plan = [(), (Term(people[0]),), (Term(people[0], 0.3, 0.7),), (Term(people[1], region=LEFT), Term(people[0], region=RIGHT))]
+    plan = [
+        (),
+        (Term(people[0]),),
+        (Term(people[0], 0.3, 0.7),),
+        (Term(people[1], region=LEFT), Term(people[0], region=RIGHT)),
+    ]
     with skip_layers(flux, [3, 9]) as skip, attach(flux) as injection:
 
         def run():
@@ -378,5 +443,8 @@ def test_without_a_compiler_compile_is_refused(flux, monkeypatch):
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", nothing)
-    with pytest.raises(PlacementError, match=r"install g\+\+, or leave --compile out"), compile_blocks(flux):
+    with (
+        pytest.raises(PlacementError, match=r"install g\+\+, or leave --compile out"),
+        compile_blocks(flux),
+    ):
         pass

@@ -6,12 +6,20 @@ import pytest
 
 from pulid_generate.errors import RequestError
 from pulid_generate.request import generation as request
-from pulid_generate.request.id_schedule import MAX_WEIGHT, IdSchedule, format_points, parse_moment, parse_points, step_of
+from pulid_generate.request.id_schedule import (
+    MAX_WEIGHT,
+    IdSchedule,
+    format_points,
+    parse_moment,
+    parse_points,
+    step_of,
+)
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 
 
 @pytest.mark.parametrize(
-    ("text", "moment"), [("0", 0), ("4", 4), ("0.2", 0.2), ("0.0", 0.0), ("1.0", 1.0), ("1", 1), ("2e-1", 0.2)]
+    ("text", "moment"),
+    [("0", 0), ("4", 4), ("0.2", 0.2), ("0.0", 0.0), ("1.0", 1.0), ("1", 1), ("2e-1", 0.2)],
 )
 def test_moments_are_steps_or_shares(text, moment):
     ours = parse_moment(text, "id-start-step")
@@ -26,7 +34,17 @@ def test_other_moments_are_refused(text):
 
 @pytest.mark.parametrize(
     ("moment", "steps", "step"),
-    [(4, 20, 4), (0.2, 20, 4), (0.2, 4, 1), (0.25, 4, 1), (0.26, 4, 2), (0.1, 30, 3), (0.7, 10, 7), (0.0, 9, 0), (1.0, 9, 9)],
+    [
+        (4, 20, 4),
+        (0.2, 20, 4),
+        (0.2, 4, 1),
+        (0.25, 4, 1),
+        (0.26, 4, 2),
+        (0.1, 30, 3),
+        (0.7, 10, 7),
+        (0.0, 9, 0),
+        (1.0, 9, 9),
+    ],
 )
 def test_a_share_is_the_first_step_at_or_after_it(moment, steps, step):
     assert step_of(moment, steps) == step
@@ -71,7 +89,10 @@ def test_double_and_single_blocks_have_their_own_factor():
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (IdSchedule(start=4), "id-start-step 4: there are only 4 steps; the identity would never be used"),
+        (
+            IdSchedule(start=4),
+            "id-start-step 4: there are only 4 steps; the identity would never be used",
+        ),
         (IdSchedule(start=1.0), "id-start-step 1.0"),
         (IdSchedule(start=2, end=2), "no step of 4 lies between them"),
         (IdSchedule(start=0.3, end=0.5), "no step of 4"),
@@ -81,8 +102,14 @@ def test_double_and_single_blocks_have_their_own_factor():
             IdSchedule(points=((0, 0.0), (4, 1.0))),
             "id-weight-schedule 0:0,4:1: there are only 4 steps, from 0; 4 is never reached",
         ),
-        (IdSchedule(points=((0, 0.0), (2, 1.0), (1, 2.0))), "2 is step 2 and 1 is step 1 of 4; each must come after"),
-        (IdSchedule(points=((0, 0.0), (0.3, 1.0), (0.4, 2.0))), "0.3 is step 2 and 0.4 is step 2 of 4"),
+        (
+            IdSchedule(points=((0, 0.0), (2, 1.0), (1, 2.0))),
+            "2 is step 2 and 1 is step 1 of 4; each must come after",
+        ),
+        (
+            IdSchedule(points=((0, 0.0), (0.3, 1.0), (0.4, 2.0))),
+            "0.3 is step 2 and 0.4 is step 2 of 4",
+        ),
     ],
 )
 def test_what_would_silently_do_nothing_is_refused(schedule, message):
@@ -99,7 +126,10 @@ def test_what_would_silently_do_nothing_is_refused(schedule, message):
         ({"end": 1.5}, "id-end-step 1.5"),
         ({"double": float("nan")}, "id-weight-double: nan is no weight"),
         ({"single": 1e9}, "id-weight-single"),
-        ({"points": ((4, 1.0),)}, "id-weight-schedule 4:1: says nothing about the first steps; begin with step 0"),
+        (
+            {"points": ((4, 1.0),)},
+            "id-weight-schedule 4:1: says nothing about the first steps; begin with step 0",
+        ),
         ({"points": ()}, r"id-weight-schedule \(none\)"),
         ({"points": ((0, float("nan")),)}, "nan is no weight"),
     ],
@@ -116,7 +146,9 @@ def test_points_read_as_written():
     assert parse_points(format_points(points)) == points
 
 
-@pytest.mark.parametrize("text", ["", "1", "0:1,", "0:1;4:2", "0:one", "0:1:2", "a:1", "-1:1", "0=1"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "0:1,", "0:1;4:2", "0:one", "0:1:2", "a:1", "-1:1", "0=1"]
+)
 def test_other_points_are_refused(text):
     with pytest.raises(RequestError, match="id-weight-schedule"):
         parse_points(text)
@@ -126,7 +158,7 @@ def test_the_largest_weight_is_the_requests():
     assert MAX_WEIGHT == request.MAX_STRENGTH
 
 
-# --------------------------------------------------------------------------------------------------------- skip-layer guidance
+# ------------------------------------------------------------------------------ skip-layer guidance
 
 
 @pytest.mark.parametrize(
@@ -136,7 +168,8 @@ def test_the_largest_weight_is_the_requests():
         ({"end": 0.4}, 4, [0]),
         ({"start": 0.0, "end": 1.0}, 4, [0, 1, 2, 3]),  # of 5 sigmas: its steps 1 to 4
         ({"start": 0.5, "end": 1.0}, 8, [4, 5, 6, 7]),
-        ({"start": 0.0, "end": 0.29}, 99, list(range(28))),  # 0.29 * 100 is 29 in single precision, 28.999 in double
+        # 0.29 * 100 is 29 in single precision, 28.999 in double
+        ({"start": 0.0, "end": 0.29}, 99, list(range(28))),
     ],
 )
 def test_guided_steps_are_sd_clis(options, steps, active):
@@ -156,7 +189,9 @@ def test_a_guidance_without_a_step_is_refused():
             SkipGuidance(**options)
 
 
-@pytest.mark.parametrize(("text", "layers"), [("[7,8,9]", (7, 8, 9)), ("7, 8", (7, 8)), ("[]", ()), (" [ 3 ] ", (3,))])
+@pytest.mark.parametrize(
+    ("text", "layers"), [("[7,8,9]", (7, 8, 9)), ("7, 8", (7, 8)), ("[]", ()), (" [ 3 ] ", (3,))]
+)
 def test_layers_read_as_sd_cli_writes_them(text, layers):
     assert parse_layers(text) == layers
 

@@ -12,7 +12,13 @@ from safetensors.torch import load_file, save_file
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.memory import devices
-from pulid_generate.memory.devices import available_memory, available_on, device_name, find_device, list_devices
+from pulid_generate.memory.devices import (
+    available_memory,
+    available_on,
+    device_name,
+    find_device,
+    list_devices,
+)
 from pulid_generate.memory.placement import Placement, parse_assignment, parse_budgets
 from pulid_generate.models.autoencoder import decode, load_vae
 from pulid_generate.sampling.noise import make_noise
@@ -32,7 +38,11 @@ def machine(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kinds", "device", "dtype"),
-    [(("cuda", "mps"), "cuda", torch.bfloat16), (("mps",), "mps", torch.bfloat16), ((), "cpu", torch.float32)],
+    [
+        (("cuda", "mps"), "cuda", torch.bfloat16),
+        (("mps",), "mps", torch.bfloat16),
+        ((), "cpu", torch.float32),
+    ],
 )
 def test_the_best_device_and_its_arithmetic_are_chosen(machine, kinds, device, dtype):
     machine(*kinds)
@@ -66,7 +76,7 @@ def test_devices_that_are_not_there_are_refused(machine):
             Placement.choose(name)
 
 
-# ------------------------------------------------------------------------------------------------------- sd-cli's assignments
+# ----------------------------------------------------------------------------- sd-cli's assignments
 
 
 @pytest.mark.parametrize(
@@ -81,11 +91,13 @@ def test_devices_that_are_not_there_are_refused(machine):
         ({"backend": "te=cpu,te=cuda1"}, "cuda cuda:1 cuda"),  # the last one wins
         ({"backend": "CLIP=CPU , unet = CUDA1"}, "cuda:1 cpu cuda"),
         ({"backend": "text-encoder=cpu,first_stage=cpu"}, "cuda cpu cpu"),
-        ({"backend": "controlnet=vulkan3,upscaler=cpu"}, "cuda cuda cuda"),  # models that do not exist here
+        # models that do not exist here
+        ({"backend": "controlnet=vulkan3,upscaler=cpu"}, "cuda cuda cuda"),
         ({"device": "cpu", "backend": "diffusion=gpu"}, "cuda cpu cpu"),
         ({"device": "cpu", "backend": "cuda1"}, "cuda:1 cuda:1 cuda:1"),
         ({"clip_on_cpu": True, "vae_on_cpu": True}, "cuda cpu cpu"),
-        ({"clip_on_cpu": True, "backend": "cuda1"}, "cuda:1 cpu cuda:1"),  # te=cpu is a module's, cuda1 is not
+        # te=cpu is a module's, cuda1 is not
+        ({"clip_on_cpu": True, "backend": "cuda1"}, "cuda:1 cpu cuda:1"),
         ({"clip_on_cpu": True, "backend": "t5=cuda1"}, "cuda cuda:1 cuda"),
         ({"backend": ""}, "cuda cuda cuda"),
     ],
@@ -93,7 +105,9 @@ def test_devices_that_are_not_there_are_refused(machine):
 def test_backend_places_modules_as_sd_cli_does(machine, flags, where):
     machine("cuda")
     chosen = Placement.choose(**flags)
-    assert [str(device) for device in (chosen.device, chosen.text_device, chosen.vae_device)] == where.split()
+    assert [
+        str(device) for device in (chosen.device, chosen.text_device, chosen.vae_device)
+    ] == where.split()
 
 
 @pytest.mark.parametrize(
@@ -114,13 +128,18 @@ def test_params_backend_is_where_weights_wait(machine, flags, offloaded):
     chosen = Placement.choose(**flags)
     assert chosen.offload == set(offloaded.split())
     for module in ("diffusion", "te"):
-        assert (chosen.storage(torch.device("cuda"), module).type == "cpu") == (module in offloaded.split())
+        assert (chosen.storage(torch.device("cuda"), module).type == "cpu") == (
+            module in offloaded.split()
+        )
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"backend": "lungs=cpu"}, "backend lungs=cpu: there is no module 'lungs'; known: diffusion, te, vae, all"),
+        (
+            {"backend": "lungs=cpu"},
+            "backend lungs=cpu: there is no module 'lungs'; known: diffusion, te, vae, all",
+        ),
         (
             {"backend": "te=vulkan0"},
             r"backend vulkan0: not usable here \(PyTorch has no such device\); usable: cuda0, cuda1, cpu",
@@ -190,7 +209,8 @@ def test_max_vram_limits_a_device(machine, text, free, usable):
     machine("cuda")
     chosen = Placement.choose(max_vram=text)
     assert chosen.usable(torch.device("cuda"), free * 2**30) == usable * 2**30
-    assert chosen.usable(torch.device("cpu"), free * 2**30) == free * 2**30  # main memory is not a device's
+    # main memory is not a device's
+    assert chosen.usable(torch.device("cpu"), free * 2**30) == free * 2**30
     assert chosen.streams("diffusion") == ((text is not None and usable < free) or text == "30")
 
 
@@ -249,10 +269,15 @@ def test_pixels_are_rounded_to_the_nearest_and_clamped():
 
 
 def test_an_autoencoder_with_a_prefix_is_the_same(micro, tmp_path):
-    save_file({f"vae.{name}": value for name, value in load_file(micro / "ae.safetensors").items()}, tmp_path / "ae.safetensors")
+    save_file(
+        {f"vae.{name}": value for name, value in load_file(micro / "ae.safetensors").items()},
+        tmp_path / "ae.safetensors",
+    )
     plain, prefixed = (
-        load_vae(read_header(path), torch.float32) for path in (micro / "ae.safetensors", tmp_path / "ae.safetensors")
+        load_vae(read_header(path), torch.float32)
+        for path in (micro / "ae.safetensors", tmp_path / "ae.safetensors")
     )
     latents = make_noise(0, 32, 32, "cpu")
     assert np.array_equal(decode(plain, latents), decode(prefixed, latents))
-    assert (plain.config.scaling_factor, plain.config.shift_factor) == (0.3611, 0.1159)  # Flux's, not Stable Diffusion's
+    # Flux's, not Stable Diffusion's
+    assert (plain.config.scaling_factor, plain.config.shift_factor) == (0.3611, 0.1159)

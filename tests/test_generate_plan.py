@@ -1,4 +1,6 @@
-"""The memory plan: published sizes by arithmetic, constants against measurements, what it decides, what it refuses."""
+"""The memory plan: published sizes by arithmetic, constants against measurements, what it decides,
+what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ def header(layout, kind: str, prefix: str = "", packed: str | None = None) -> He
         Path("x"),
         "safetensors",
         {
-            prefix + name: (packed if packed and len(shape) == 2 and "block" in name else kind, tuple(shape))
+            prefix + name: (
+                packed if packed and len(shape) == 2 and "block" in name else kind,
+                tuple(shape),
+            )
             for name, shape in shapes.items()
         },
     )
@@ -58,7 +63,12 @@ CLIP, VAE = public_layouts.clip_l(768), public_layouts.autoencoder(128)
 PULID = public_layouts.pulid_ca(3072, 20, 16, 2048)
 
 
-def files(flux: str = "BF16", flux_packed: str | None = None, t5: str = "F16", t5_packed: str | None = None) -> SimpleNamespace:
+def files(
+    flux: str = "BF16",
+    flux_packed: str | None = None,
+    t5: str = "F16",
+    t5_packed: str | None = None,
+) -> SimpleNamespace:
     """The published set, from headers alone."""
     return SimpleNamespace(
         flux=SimpleNamespace(header=header(FLUX, flux, packed=flux_packed)),
@@ -76,7 +86,7 @@ def stage(made: plan.Plan, name: str) -> plan.Stage:
     return next(stage for stage in made.stages if stage.name == name)
 
 
-# ----------------------------------------------------------------------------------------------------------------------- counting
+# ----------------------------------------------------------------------------------------- counting
 
 
 def test_published_sizes():
@@ -95,7 +105,9 @@ def test_packed_matrices_count_as_stored_until_they_are_dequantised():
     whole = Footprint.of(header(FLUX, "BF16"), "Flux")
     for kind, bytes_per_number in (("Q8_0", 34 / 32), ("Q4_K", 144 / 256), ("F8_E4M3", 1)):
         packed = Footprint.of(header(FLUX, "BF16", packed=kind), "Flux")
-        matrices = sum(math.prod(shape) for type_, shape in packed.tensors.values() if type_ == kind)
+        matrices = sum(
+            math.prod(shape) for type_, shape in packed.tensors.values() if type_ == kind
+        )
         assert matrices > 0.98 * whole.numbers
         assert packed.bytes(2) == whole.bytes(2) - 2 * matrices + int(matrices * bytes_per_number)
         assert packed.bytes(2, dequantize=True) == whole.bytes(2)
@@ -104,7 +116,9 @@ def test_packed_matrices_count_as_stored_until_they_are_dequantised():
 
 
 def test_a_model_is_found_in_a_file_that_holds_several():
-    tensors = dict(header(VAE, "F32", "vae.").tensors) | dict(header(FLUX, "BF16", "model.diffusion_model.").tensors)
+    tensors = dict(header(VAE, "F32", "vae.").tensors) | dict(
+        header(FLUX, "BF16", "model.diffusion_model.").tensors
+    )
     both = Header(Path("aio"), "safetensors", tensors)
     assert Footprint.of(both, "Flux").numbers == 11_901_408_320
     assert Footprint.of(both, "autoencoder").numbers == 83_819_683
@@ -130,7 +144,7 @@ def test_no_torch_is_needed_to_plan():
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------------------------- measured
+# ----------------------------------------------------------------------------------------- measured
 
 
 def live_peak(work) -> int:
@@ -141,7 +155,11 @@ def live_peak(work) -> int:
         work()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             work()
-    events = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [
+        (e.start_ns(), e.nbytes())
+        for e in profiler.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ]  # type: ignore[union-attr]
     live = peak = 0
     for _, count in sorted(events, key=lambda event: event[0]):
         live += count
@@ -156,7 +174,9 @@ def test_flux_activations_are_what_a_forward_takes(micro, dtype):
     image, text = 1024, 64
     arguments = {
         "hidden_states": torch.randn(1, image, 64, dtype=dtype),
-        "encoder_hidden_states": torch.randn(1, text, model.config.joint_attention_dim, dtype=dtype),
+        "encoder_hidden_states": torch.randn(
+            1, text, model.config.joint_attention_dim, dtype=dtype
+        ),
         "pooled_projections": torch.randn(1, model.config.pooled_projection_dim, dtype=dtype),
         "timestep": torch.tensor([0.5]),
         "img_ids": position_ids(512, 512),
@@ -173,10 +193,15 @@ def test_decoding_takes_what_is_planned(micro, dtype):
     model = load_vae(found, dtype)
     latents = torch.randn(1, 16, 16, 24, dtype=dtype)
     planned = footprint.decode_bytes(Footprint.of(found, "autoencoder"), 192, 128, dtype.itemsize)
-    assert 0.7 * planned < live_peak(lambda: model.decode(latents, return_dict=False)) <= 1.02 * planned  # 16 bits: by threads
+    # 16 bits: by threads
+    assert (
+        0.7 * planned
+        < live_peak(lambda: model.decode(latents, return_dict=False))
+        <= 1.02 * planned
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------------- deciding
+# ----------------------------------------------------------------------------------------- deciding
 
 
 def test_what_fits_is_left_alone():
@@ -194,7 +219,8 @@ def test_a_processor_keeps_sixteen_bits_when_float32_would_not_fit():
     assert tight.narrow == {"Flux"}
     assert "16-bit weights kept" in tight.notes()[0]
     assert tight.verdict == "fits, with automatic measures"
-    assert make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 16 * GIB}).narrow == {"Flux", "T5"}  # and Flux does not fit at all
+    # and Flux does not fit at all
+    assert make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 16 * GIB}).narrow == {"Flux", "T5"}
     # nothing to gain where the file is float32 already
     assert not make_plan(files(flux="F32"), PORTRAIT, ON_CPU, {"cpu": 32 * GIB}).narrow & {"Flux"}
 
@@ -207,14 +233,19 @@ def test_decoding_is_tiled_when_the_whole_picture_would_not_fit():
     assert made.tile == (32, 32)
     assert made.verdict == "fits, with automatic measures"
     assert any(note.startswith("autoencoder: decoded in tiles") for note in made.notes())
-    assert make_plan(files(), replace(large, tile=(64, 64)), place, card).tile == (64, 64)  # asked for: no measure
+    # asked for: no measure
+    assert make_plan(files(), replace(large, tile=(64, 64)), place, card).tile == (64, 64)
     assert make_plan(files(), Work(512, 512), place, card).tile is None
 
 
-@pytest.mark.parametrize(("limit", "least", "most"), [("6", 3, 20), ("10", 20, 40), ("20", 40, 50), ("40", 57, 57)])
+@pytest.mark.parametrize(
+    ("limit", "least", "most"), [("6", 3, 20), ("10", 20, 40), ("20", 40, 50), ("40", 57, 57)]
+)
 def test_as_many_blocks_stay_as_the_limit_leaves_room_for(limit, least, most):
     place = replace(ON_CUDA, max_vram={"": float(limit)})
-    made = make_plan(files(), Work(512, 512, id_tokens=(32,)), place, {"cpu": 64 * GIB, "cuda:0": 80 * GIB})
+    made = make_plan(
+        files(), Work(512, 512, id_tokens=(32,)), place, {"cpu": 64 * GIB, "cuda:0": 80 * GIB}
+    )
     assert made.problem == ""
     assert least <= len(made.resident["Flux"]) <= most
     assert stage(made, "Flux").needs["cuda:0"] <= float(limit) * GIB
@@ -232,7 +263,7 @@ def test_flux_runs_on_a_card_of_twelve_gigabytes():
     make_plan(files(flux_packed="Q4_K", t5_packed="F8_E4M3"), PORTRAIT, ON_CUDA, card).check()
 
 
-# ----------------------------------------------------------------------------------------------------------------------- refusing
+# ----------------------------------------------------------------------------------------- refusing
 
 
 @pytest.mark.parametrize(
@@ -245,7 +276,13 @@ def test_flux_runs_on_a_card_of_twelve_gigabytes():
             {"cpu": 64, "cuda:0": 12},
             ("Flux: needs 2", "of cuda:0, 12.0 GiB", "--offload-to-cpu", "Q4 GGUF"),
         ),
-        (files(), PORTRAIT, ON_CUDA, {"cpu": 16, "cuda:0": 12}, ("Flux: needs 2", "--diffusion-model with a Q4 GGUF")),
+        (
+            files(),
+            PORTRAIT,
+            ON_CUDA,
+            {"cpu": 16, "cuda:0": 12},
+            ("Flux: needs 2", "--diffusion-model with a Q4 GGUF"),
+        ),
         (
             files(),
             PORTRAIT,
@@ -277,8 +314,12 @@ def test_flux_runs_on_a_card_of_twelve_gigabytes():
         (files(), Work(4096, 4096), ON_CPU, {"cpu": 1}, ("T5: needs", "no flag changes that")),
     ],
 )
-def test_what_cannot_fit_is_one_line_that_names_what_would_help(these, work, place, available, words):
-    made = make_plan(these, work, place, {device: count * GIB for device, count in available.items()})
+def test_what_cannot_fit_is_one_line_that_names_what_would_help(
+    these, work, place, available, words
+):
+    made = make_plan(
+        these, work, place, {device: count * GIB for device, count in available.items()}
+    )
     with pytest.raises(PlacementError) as refusal:
         made.check()
     message = str(refusal.value)
@@ -291,18 +332,28 @@ def test_a_remedy_is_named_only_if_it_helps():
     """No offloading where main memory would not hold the weights either."""
     made = make_plan(files(), PORTRAIT, ON_CUDA, {"cpu": 16 * GIB, "cuda:0": 12 * GIB})
     assert "--offload-to-cpu" not in made.problem
-    assert "--offload-to-cpu" in make_plan(files(), PORTRAIT, ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 12 * GIB}).problem
+    assert (
+        "--offload-to-cpu"
+        in make_plan(files(), PORTRAIT, ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 12 * GIB}).problem
+    )
 
 
 def test_a_larger_picture_or_another_person_needs_more():
     def flux(**changes) -> int:
         return stage(
-            make_plan(files(), replace(PORTRAIT, **changes), ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 80 * GIB}), "Flux"
+            make_plan(
+                files(),
+                replace(PORTRAIT, **changes),
+                ON_CUDA,
+                {"cpu": 64 * GIB, "cuda:0": 80 * GIB},
+            ),
+            "Flux",
         ).working
 
     assert flux(width=2048) > flux()
     assert flux(id_tokens=()) < flux() < flux(id_tokens=(32, 32))
-    assert flux(id_tokens=(32,)) - flux(id_tokens=()) == pytest.approx(126e6, rel=0.01)  # the published folded size
+    # the published folded size
+    assert flux(id_tokens=(32,)) - flux(id_tokens=()) == pytest.approx(126e6, rel=0.01)
     assert flux(extra=GIB) == flux() + GIB
 
 
@@ -312,7 +363,7 @@ def test_what_a_stage_leaves_free():
     assert make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 12 * GIB}).spare("Flux") == 0
 
 
-# ------------------------------------------------------------------------------------------------------------------------ showing
+# ------------------------------------------------------------------------------------------ showing
 
 
 def test_the_table_and_the_dictionary_say_the_same():
@@ -323,10 +374,15 @@ def test_the_table_and_the_dictionary_say_the_same():
     assert text.splitlines()[-1] == f"cannot fit: {facts['problem']}"
     assert "12.0 GiB free" in text
     assert facts["available"] == {"cpu": 64 * GIB, "cuda:0": 12 * GIB}
-    assert as_table(make_plan(files(), PORTRAIT, ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 80 * GIB})).splitlines()[-1] == "fits"
+    assert (
+        as_table(
+            make_plan(files(), PORTRAIT, ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 80 * GIB})
+        ).splitlines()[-1]
+        == "fits"
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------- residency
+# ---------------------------------------------------------------------------------------- residency
 
 
 def test_resident_blocks_are_as_many_as_fit_and_stand_apart():
@@ -338,7 +394,8 @@ def test_resident_blocks_are_as_many_as_fit_and_stand_apart():
     chosen = sorted(choose_resident(sizes, 50))
     assert len(chosen) == 3
     assert all(b - a >= 2 for a, b in pairwise(chosen))
-    assert choose_resident(sizes, 5) == frozenset()  # nothing stays; two buffers are the least that there is
+    # nothing stays; two buffers are the least that there is
+    assert choose_resident(sizes, 5) == frozenset()
     assert device_bytes(sizes, ()) == 20
     assert device_bytes([30, 10, 10], (0,)) == 50
     assert device_bytes([], ()) == 0

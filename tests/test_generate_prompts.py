@@ -1,4 +1,6 @@
-"""Prompts: files, LoRA tags, and sd-cli's weights and chunks, against tables of what its code does."""
+"""Prompts: files, LoRA tags, and sd-cli's weights and chunks, against tables of what its code
+does.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,24 @@ from hypothesis import strategies as st
 
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.models import weighted_prompts as weights
-from pulid_generate.models.weighted_prompts import Chunk, encode_chunks, t5_chunks, t5_ids, t5_weighted, weigh_states
-from pulid_generate.request.prompt import MAX_FILE_BYTES, Part, parse_weights, read_prompt_file, refuse_lora_tags, take_lora_tags
+from pulid_generate.models.weighted_prompts import (
+    Chunk,
+    encode_chunks,
+    t5_chunks,
+    t5_ids,
+    t5_weighted,
+    weigh_states,
+)
+from pulid_generate.request.prompt import (
+    MAX_FILE_BYTES,
+    Part,
+    parse_weights,
+    read_prompt_file,
+    refuse_lora_tags,
+    take_lora_tags,
+)
 
-# --------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(
@@ -74,7 +90,7 @@ def test_a_negative_prompt_may_be_empty(tmp_path):
     assert read_prompt_file(tmp_path / "n", may_be_empty=True) == ""
 
 
-# ----------------------------------------------------------------------------------------------------------- LoRA tags
+# ---------------------------------------------------------------------------------------- LoRA tags
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,11 @@ def test_a_negative_prompt_may_be_empty(tmp_path):
     [
         ("a cat", "a cat", ()),
         ("a cat<lora:style:0.8>", "a cat", (("style", 0.8),)),
-        ("<lora:a:1> b <lora:c/d.safetensors:-0.5>e", " b e", (("a", 1.0), ("c/d.safetensors", -0.5))),
+        (
+            "<lora:a:1> b <lora:c/d.safetensors:-0.5>e",
+            " b e",
+            (("a", 1.0), ("c/d.safetensors", -0.5)),
+        ),
         ("<lora:a:1><lora:a:2>", "", (("a", 1.0), ("a", 2.0))),
         ("<lora: a : 1e-1 >", "", (("a", 0.1),)),
         ("a < lora, b > c <loran>", "a < lora, b > c <loran>", ()),
@@ -119,7 +139,7 @@ def test_a_negative_prompt_has_no_tags():
         refuse_lora_tags("blurry <lora:a:1>")
 
 
-# -------------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
 PLAIN, STRONG, WEAK = 1.0, float(np.float32(1.1)), float(np.float32(1) / np.float32(1.1))
 
@@ -149,7 +169,8 @@ PLAIN, STRONG, WEAK = 1.0, float(np.float32(1.1)), float(np.float32(1) / np.floa
         ("a BREAK b", [("a ", 1), ("BREAK", -1), (" b", 1)]),
         ("(BREAK:2)", [("BREAK", -2)]),
         ("BREAKS aBc ABBA", [("BREAKS aBc ABBA", 1)]),
-        ("fooBREAK", [("foo", 1), ("BREAK", -1)]),  # each match begins a new text, where a word may begin
+        # each match begins a new text, where a word may begin
+        ("fooBREAK", [("foo", 1), ("BREAK", -1)]),
         ("naïve (日本語:1.3)\n", [("naïve ", 1), ("日本語", 1.3), ("\n", 1)]),
         ("(a:0)", [("a", 0)]),
         (
@@ -171,11 +192,16 @@ PLAIN, STRONG, WEAK = 1.0, float(np.float32(1.1)), float(np.float32(1) / np.floa
 def test_weights_are_parsed_as_sd_cli_does(prompt, parts):
     ours = parse_weights(prompt)
     assert [part.text for part in ours] == [text for text, _ in parts]
-    assert [part.weight for part in ours] == pytest.approx([weight for _, weight in parts], rel=3e-7)
+    assert [part.weight for part in ours] == pytest.approx(
+        [weight for _, weight in parts], rel=3e-7
+    )
     assert all(part.weight == float(np.float32(part.weight)) for part in ours)
 
 
-@pytest.mark.parametrize("prompt", ["(a:.)", "(a:" + "9" * 50 + ")", "((a:9999999999999999999999):9999999999999999999999)"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["(a:.)", "(a:" + "9" * 50 + ")", "((a:9999999999999999999999):9999999999999999999999)"],
+)
 def test_a_weight_that_is_no_number_is_an_error(prompt):
     with pytest.raises(RequestError, match="weight"):
         parse_weights(prompt)
@@ -199,7 +225,7 @@ def test_a_prompt_without_brackets_is_one_part(prompt):
     assert parse_weights(prompt) == [Part(prompt, 1.0)]
 
 
-# --------------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +272,10 @@ def test_clip_reads_the_parts_without_brackets_and_weights():
     assert ids == clip("a photo of a cat", padding="max_length", max_length=77)["input_ids"]
     assert ids != clip("a (photo:1.5) of a cat", padding="max_length", max_length=77)["input_ids"]
     long = weights.clip_ids(clip, parse_weights("(cat) " * 100))
-    assert long == clip("cat " * 200, padding="max_length", max_length=77, truncation=True)["input_ids"]
+    assert (
+        long
+        == clip("cat " * 200, padding="max_length", max_length=77, truncation=True)["input_ids"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -256,7 +285,11 @@ def test_clip_reads_the_parts_without_brackets_and_weights():
 def test_long_prompts_come_in_chunks_each_with_an_end(count, ends):
     ids = list(range(100, 100 + count))
     chunks = t5_chunks(ids, [2.0] * count)
-    assert [len(chunk.ids) for chunk in chunks] == [len(chunk.weights) for chunk in chunks] == [256] * len(ends)
+    assert (
+        [len(chunk.ids) for chunk in chunks]
+        == [len(chunk.weights) for chunk in chunks]
+        == [256] * len(ends)
+    )
     assert [chunk.ids.index(1) for chunk in chunks] == ends
     assert [i for chunk, end in zip(chunks, ends, strict=True) for i in chunk.ids[:end]] == ids
     for chunk, end in zip(chunks, ends, strict=True):
@@ -264,7 +297,7 @@ def test_long_prompts_come_in_chunks_each_with_an_end(count, ends):
         assert set(chunk.ids[end + 1 :]) <= {0}
 
 
-# --------------------------------------------------------------------------------------------------------------- states
+# ------------------------------------------------------------------------------------------- states
 
 
 def test_states_are_weighed_and_scaled_back_to_their_mean():
@@ -279,7 +312,9 @@ def test_weights_of_one_change_no_bit_and_a_mean_of_zero_is_left():
     assert weigh_states(states, [1.0] * 4) is states
     assert weigh_states(states, [1.0, 1.0, 1.0, 1.5]).dtype == torch.float32
     balanced = torch.tensor([[[1.0, -1.0], [2.0, -2.0]]])
-    torch.testing.assert_close(weigh_states(balanced, [3.0, 1.0]), torch.tensor([[[3.0, -3.0], [2.0, -2.0]]]))
+    torch.testing.assert_close(
+        weigh_states(balanced, [3.0, 1.0]), torch.tensor([[[3.0, -3.0], [2.0, -2.0]]])
+    )
 
 
 def test_chunks_are_encoded_and_weighed_each_by_itself():
@@ -294,7 +329,9 @@ def test_chunks_are_encoded_and_weighed_each_by_itself():
     assert seen == [[[5, 1]], [[7, 1]]]
     assert states.shape == (1, 4, 2)
     assert torch.equal(states[:, 2:], encode(torch.tensor([[7, 1]])))
-    torch.testing.assert_close(states[:, :2], weigh_states(encode(torch.tensor([[5, 1]])), [2.0, 1.0]))
+    torch.testing.assert_close(
+        states[:, :2], weigh_states(encode(torch.tensor([[5, 1]])), [2.0, 1.0])
+    )
     assert not torch.equal(states[:, :2], encode(torch.tensor([[5, 1]])))
 
 
@@ -303,11 +340,15 @@ def test_a_plain_prompt_gives_the_states_of_the_plain_way(micro):
     from pulid_extract.shared.model_files import read_header
     from pulid_generate.models.t5 import T5Text
 
-    t5 = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32)
+    t5 = T5Text.load(
+        read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
+    )
     plain = t5.encode(t5.tokens("a red cat", 256))
 
     def ours(prompt):
-        return encode_chunks(t5.encode, t5_chunks(*t5_weighted(t5.tokenizer, parse_weights(prompt))))
+        return encode_chunks(
+            t5.encode, t5_chunks(*t5_weighted(t5.tokenizer, parse_weights(prompt)))
+        )
 
     assert torch.equal(ours("a red cat"), plain)
     assert not torch.allclose(ours("a (red:1.5) cat"), plain, rtol=0.01)

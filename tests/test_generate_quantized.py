@@ -1,4 +1,6 @@
-"""Widening quantised weights fast, keeping some, and multiplying them in 8-bit integers no lossier than sd-cli does."""
+"""Widening quantised weights fast, keeping some, and multiplying them in 8-bit integers no lossier
+than sd-cli does.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,26 @@ def _inference():
         yield
 
 
-def layer_of(rows: int, columns: int, kind: Q = Q.Q8_0, bias: bool = True, seed: int = 0) -> QuantizedLinear:
+def layer_of(
+    rows: int, columns: int, kind: Q = Q.Q8_0, bias: bool = True, seed: int = 0
+) -> QuantizedLinear:
     weight = np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
-    layer = QuantizedLinear(QuantizedWeight(torch.from_numpy(gguf.quantize(weight, kind)), kind), bias)
+    layer = QuantizedLinear(
+        QuantizedWeight(torch.from_numpy(gguf.quantize(weight, kind)), kind), bias
+    )
     if bias:
         layer.bias = nn.Parameter(torch.linspace(-1, 1, rows), requires_grad=False)
     return layer
 
 
-# ------------------------------------------------------------------------------------------------------------------ widening
+# ----------------------------------------------------------------------------------------- widening
 
 
 @pytest.mark.parametrize("kind", blocks.FILL, ids=lambda kind: kind.name)
 def test_every_bit_of_a_block_counts_as_in_gguf_py(kind):
-    """One block, each of its bits flipped in turn: a bit read from the wrong place cannot hide among random numbers."""
+    """One block, each of its bits flipped in turn: a bit read from the wrong place cannot hide
+    among random numbers.
+    """
     _, size = gguf.GGML_QUANT_SIZES[kind]
     block = np.random.default_rng(kind).integers(0, 256, size, np.uint8)
     flips = np.packbits(np.eye(8 * size, dtype=np.uint8), axis=1)
@@ -64,7 +72,9 @@ def test_a_type_without_a_fast_form_is_still_read():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_shared_workspace_changes_no_number_and_is_reused(dtype):
-    stack = nn.ModuleList([layer_of(96, 64, seed=0), layer_of(640, 256, Q.Q5_0, seed=1), layer_of(32, 64, seed=2)])
+    stack = nn.ModuleList(
+        [layer_of(96, 64, seed=0), layer_of(640, 256, Q.Q5_0, seed=1), layer_of(32, 64, seed=2)]
+    )
     inputs = [torch.randn(3, layer.in_features).to(dtype) for layer in stack]
     alone = [
         nn.functional.linear(x, layer.weight.dequantize(dtype), layer.bias.to(dtype))
@@ -75,7 +85,9 @@ def test_a_shared_workspace_changes_no_number_and_is_reused(dtype):
         shared = [layer(x) for layer, x in zip(stack, inputs, strict=True)]
         for ours, truth in zip(shared, alone, strict=True):
             assert ours.dtype == dtype
-            assert relative(ours.float(), truth.float()) < (1e-6 if dtype == torch.float32 else 1e-2)
+            assert relative(ours.float(), truth.float()) < (
+                1e-6 if dtype == torch.float32 else 1e-2
+            )
     held = stack[0].computing.workspace.nbytes()
     stack[1](inputs[1])
     assert stack[0].computing.workspace.nbytes() == held <= 640 * 256 * (dtype.itemsize + 4)
@@ -140,7 +152,7 @@ def test_the_cpu_product_is_torchs(shape):
         torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------- 8-bit integers
+# ----------------------------------------------------------------------------------- 8-bit integers
 
 GAUSS, LAPLACE, HEAVY = (
     torch.distributions.Normal(0.0, 1.0),
@@ -151,15 +163,19 @@ ACTIVATIONS = {
     "gauss": GAUSS.sample,
     "gelu": lambda shape: nn.functional.gelu(GAUSS.sample(shape)),
     "heavy tails": HEAVY.sample,
-    "outlier channels": lambda shape: GAUSS.sample(shape) * (1 + 30 * (torch.arange(shape[1]) % 331 == 7)),
+    "outlier channels": lambda shape: (
+        GAUSS.sample(shape) * (1 + 30 * (torch.arange(shape[1]) % 331 == 7))
+    ),
     "zeros": lambda shape: GAUSS.sample(shape) * (torch.arange(shape[0]) % 2)[:, None],
 }
 
 
 def sdcli_activations(x: torch.Tensor, block: int) -> torch.Tensor:
-    """What sd-cli multiplies with instead of `x`: blocks of 256 (Q8_K, before K types) or 32 (Q8_0, before Q8_0) with one scale.
+    """What sd-cli multiplies with instead of `x`: blocks of 256 (Q8_K, before K types) or 32 (Q8_0,
+    before Q8_0) with one scale.
 
-    ggml/src/ggml-quants.c, quantize_row_q8_K_ref (float32 scale, max / 127 up to its sign) and quantize_row_q8_0_ref (float16 scale).
+    ggml/src/ggml-quants.c, quantize_row_q8_K_ref (float32 scale, max / 127 up to its sign) and
+    quantize_row_q8_0_ref (float16 scale).
     """
     blocks = x.double().view(len(x), -1, block)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
@@ -168,7 +184,9 @@ def sdcli_activations(x: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def q4_k(rows: int, columns: int, sample) -> QuantizedWeight:
-    """Q4_K bytes whose numbers are distributed like `sample`'s, by rounding to the nearest of each block's 16 levels."""
+    """Q4_K bytes whose numbers are distributed like `sample`'s, by rounding to the nearest of each
+    block's 16 levels.
+    """
     from q4_k import quantize_q4_k
 
     return QuantizedWeight(torch.from_numpy(quantize_q4_k(sample((rows, columns)).numpy())), Q.Q4_K)
@@ -183,7 +201,9 @@ def test_8_bit_integers_are_no_lossier_than_sd_clis(kind, activations, weights):
     if kind == Q.Q4_K:
         weight = q4_k(256, 3072, sample)
     else:
-        weight = QuantizedWeight(torch.from_numpy(gguf.quantize(sample((256, 3072)).numpy(), kind)), kind)
+        weight = QuantizedWeight(
+            torch.from_numpy(gguf.quantize(sample((256, 3072)).numpy(), kind)), kind
+        )
     x = ACTIVATIONS[activations]((64, 3072))
     exact = weight.dequantize(torch.float32).double()
     truth = x.double() @ exact.T
@@ -198,17 +218,25 @@ def test_rounding_once_would_be_lossier():
     torch.manual_seed(5)
     x, weight = torch.randn(64, 3072), torch.randn(128, 3072)
     truth = x.double() @ weight.double().T
-    once = [numbers / (scale := numbers.abs().amax(1, keepdim=True) / 127) for numbers in (x, weight)]
+    once = [
+        numbers / (scale := numbers.abs().amax(1, keepdim=True) / 127) for numbers in (x, weight)
+    ]
     plain = once[0].round().double() @ once[1].round().double().T
     plain *= (x.abs().amax(1, keepdim=True) * weight.abs().amax(1) / 127**2).double()
     del scale
-    assert relative(plain, truth) > relative(sdcli_activations(x, 256) @ weight.double().T, truth) > 2 * twins(x, weight, truth)
+    assert (
+        relative(plain, truth)
+        > relative(sdcli_activations(x, 256) @ weight.double().T, truth)
+        > 2 * twins(x, weight, truth)
+    )
 
 
 def twins(x, weight, truth) -> float:
     workspace = Workspace()
     out = torch.empty(len(weight), len(x))
-    rounded = (round_twice(numbers.clone(), name, workspace) for name, numbers in (("w", weight), ("x", x)))
+    rounded = (
+        round_twice(numbers.clone(), name, workspace) for name, numbers in (("w", weight), ("x", x))
+    )
     product(*rounded, out, workspace)
     return relative(out.T, truth)
 
@@ -216,7 +244,8 @@ def twins(x, weight, truth) -> float:
 @pytest.mark.parametrize("columns", [32, 96, COLUMNS, 1504, 3 * COLUMNS, 15360])
 def test_any_width_multiplies_right_and_the_longest_row_does_not_overflow(columns):
     ones = torch.ones(40, columns)
-    assert twins(ones, ones[:7], ones.double() @ ones[:7].double().T) < 1e-6  # every integer at its limit
+    # every integer at its limit
+    assert twins(ones, ones[:7], ones.double() @ ones[:7].double().T) < 1e-6
     torch.manual_seed(1)
     x, weight = torch.randn(40, columns), torch.randn(7, columns)
     assert twins(x, weight, x.double() @ weight.double().T) < 0.01

@@ -1,4 +1,6 @@
-"""The files of scripts/full_size_check.py, small: the public layouts, resumable, and never half-written."""
+"""The files of scripts/full_size_check.py, small: the public layouts, resumable, and never
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def folder(tmp_path_factory):
 def test_the_published_sizes_are_the_public_files():
     sizes = {file.name: file.nbytes for file in files(Sizes())}
     assert 6.6e9 < sizes["flux1-schnell-Q4_K.gguf"] < 6.9e9
-    assert sizes["pulid_flux_v0.9.1.safetensors"] == pytest.approx(1_142_099_520, rel=1e-4)  # without the header
+    # without the header
+    assert sizes["pulid_flux_v0.9.1.safetensors"] == pytest.approx(1_142_099_520, rel=1e-4)
     assert sizes["clip_l.safetensors"] == pytest.approx(246_144_152, rel=1e-3)
     assert sizes["ae.safetensors"] == pytest.approx(335_304_388, rel=1e-3)
 
@@ -39,13 +42,25 @@ def test_the_files_are_read_as_what_they_stand_for(folder):
     names = [file.name for file in files(SMALL)]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, full_size_check.TIMES])
     shape = flux_shape(read_header(folder / names[0]))
-    assert (shape.width, shape.double, shape.single, shape.context, shape.guidance) == (256, 2, 4, 256, False)
+    assert (shape.width, shape.double, shape.single, shape.context, shape.guidance) == (
+        256,
+        2,
+        4,
+        256,
+        False,
+    )
     for file in files(SMALL):
-        assert (folder / file.name).stat().st_size == pytest.approx(file.nbytes, rel=0.4, abs=40_000)
+        assert (folder / file.name).stat().st_size == pytest.approx(
+            file.nbytes, rel=0.4, abs=40_000
+        )
 
 
 def test_a_second_run_writes_nothing_and_one_lost_file_comes_back_the_same(folder):
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != full_size_check.TIMES}
+    before = {
+        path.name: path.stat().st_mtime_ns
+        for path in folder.iterdir()
+        if path.name != full_size_check.TIMES
+    }
     assert not list(missing(SMALL, folder))
     flux = folder / files(SMALL)[0].name
     whole = flux.read_bytes()
@@ -53,7 +68,11 @@ def test_a_second_run_writes_nothing_and_one_lost_file_comes_back_the_same(folde
     assert [file.name for file in missing(SMALL, folder)] == [flux.name]
     full_size_check.prepare(SMALL, folder)
     assert flux.read_bytes() == whole
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != full_size_check.TIMES}
+    after = {
+        path.name: path.stat().st_mtime_ns
+        for path in folder.iterdir()
+        if path.name != full_size_check.TIMES
+    }
     assert {name for name in before if before[name] != after[name]} == {flux.name}
 
 
@@ -70,7 +89,9 @@ def test_an_interrupted_file_leaves_nothing(tmp_path):
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 10))
-    with pytest.raises(SystemExit, match=r"GB needed; free some, or name another folder with --dir"):
+    with pytest.raises(
+        SystemExit, match=r"GB needed; free some, or name another folder with --dir"
+    ):
         full_size_check.prepare(SMALL, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -72,7 +72,8 @@ def test_coverage_is_area_and_bounds_the_weight():
     assert np.allclose(ours[:, 4], 0.5)
     assert ours[0, 3] == pytest.approx(2.5 / 3)
     quarter = grid(box_region((40, 40, 8, 8), WIDTH, HEIGHT))
-    assert quarter[2, 2] == pytest.approx(0.25)  # a small region keeps what it covers, the soft edge does not thin it out
+    # a small region keeps what it covers, the soft edge does not thin it out
+    assert quarter[2, 2] == pytest.approx(0.25)
     assert np.count_nonzero(quarter) == 1
 
 
@@ -84,9 +85,17 @@ def test_a_box_and_its_mask_are_the_same(tmp_path):
 @pytest.mark.parametrize("kind", ["L", "1", "P", "RGB", "RGBA", "LA", "16 bit"])
 def test_every_kind_of_png_reads_the_same(tmp_path, kind):
     pixels = half_white()
-    image = Image.fromarray(pixels.astype(np.uint16) * 257) if kind == "16 bit" else Image.fromarray(pixels).convert(kind)
+    image = (
+        Image.fromarray(pixels.astype(np.uint16) * 257)
+        if kind == "16 bit"
+        else Image.fromarray(pixels).convert(kind)
+    )
     image.save(tmp_path / "m.png")
-    assert np.allclose(mask_region(tmp_path / "m.png", WIDTH, HEIGHT), box_region((0, 0, 80, 96), WIDTH, HEIGHT), atol=1e-6)
+    assert np.allclose(
+        mask_region(tmp_path / "m.png", WIDTH, HEIGHT),
+        box_region((0, 0, 80, 96), WIDTH, HEIGHT),
+        atol=1e-6,
+    )
 
 
 def test_sixteen_bits_are_not_clipped(tmp_path):
@@ -98,28 +107,41 @@ def test_transparent_is_black(tmp_path):
     pixels = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
     pixels[:, WIDTH // 2 :, 3] = 0
     save(tmp_path / "m.png", pixels)
-    assert np.allclose(mask_region(tmp_path / "m.png", WIDTH, HEIGHT), box_region((0, 0, 80, 96), WIDTH, HEIGHT))
+    assert np.allclose(
+        mask_region(tmp_path / "m.png", WIDTH, HEIGHT), box_region((0, 0, 80, 96), WIDTH, HEIGHT)
+    )
 
 
 def test_two_boxes_side_by_side_share_no_token():
-    left, right = share_overlaps([box_region((0, 0, 80, 96), WIDTH, HEIGHT), box_region((80, 0, 80, 96), WIDTH, HEIGHT)])
+    left, right = share_overlaps(
+        [box_region((0, 0, 80, 96), WIDTH, HEIGHT), box_region((80, 0, 80, 96), WIDTH, HEIGHT)]
+    )
     assert not (left * right).any()
-    assert np.array_equal(left, box_region((0, 0, 80, 96), WIDTH, HEIGHT))  # nothing to share, nothing changed
+    # nothing to share, nothing changed
+    assert np.array_equal(left, box_region((0, 0, 80, 96), WIDTH, HEIGHT))
 
 
 def test_overlaps_are_shared_and_the_rest_is_left_alone():
-    whole, part = (box_region(box, WIDTH, HEIGHT) for box in ((0, 0, WIDTH, HEIGHT), (32, 32, 48, 48)))
+    whole, part = (
+        box_region(box, WIDTH, HEIGHT) for box in ((0, 0, WIDTH, HEIGHT), (32, 32, 48, 48))
+    )
     ours = share_overlaps([whole, part])
     total = np.sum(ours, axis=0)
     assert (total <= 1 + 1e-6).all()
     assert np.array_equal(ours[0][part == 0], whole[part == 0])
     assert ours[0][part == 1] == pytest.approx(0.5)
-    assert np.allclose(ours[0] / np.maximum(ours[1], 1e-9), whole / np.maximum(part, 1e-9))  # in proportion
+    # in proportion
+    assert np.allclose(ours[0] / np.maximum(ours[1], 1e-9), whole / np.maximum(part, 1e-9))
 
 
-@pytest.mark.parametrize("box", [(160, 0, 10, 10), (0, 96, 10, 10), (-20, 0, 20, 96), (0, -9, 5, 9)])
+@pytest.mark.parametrize(
+    "box", [(160, 0, 10, 10), (0, 96, 10, 10), (-20, 0, 20, 96), (0, -9, 5, 9)]
+)
 def test_a_box_that_covers_nothing_is_refused(box):
-    with pytest.raises(RequestError, match=r"identity a: box .* covers nothing of the picture, which has 160x96 pixels"):
+    with pytest.raises(
+        RequestError,
+        match=r"identity a: box .* covers nothing of the picture, which has 160x96 pixels",
+    ):
         box_region(box, WIDTH, HEIGHT, "identity a: box")
 
 

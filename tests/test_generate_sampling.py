@@ -1,4 +1,6 @@
-"""Schedules, samplers, guidance and inpainting: on a flow whose solution is known, and against diffusers' own schedulers."""
+"""Schedules, samplers, guidance and inpainting: on a flow whose solution is known, and against
+diffusers' own schedulers.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,32 @@ from pulid_generate.sampling.samplers import SAMPLERS, evaluations
 from pulid_generate.sampling.schedules import cut_schedule, make_schedule, schedule_mu
 
 DETERMINISTIC = {
-    # method -> its order. euler_a and dpm++2s_a without their noise; a multistep method starts with one step of first order
+    # method -> its order. euler_a and dpm++2s_a without their noise; a multistep method starts with
+    # one step of first order
     **dict.fromkeys(("euler", "euler_a", "ddim_trailing"), 1),
-    **dict.fromkeys(("heun", "dpm2", "dpm++2m", "ipndm", "ipndm_v", "res_multistep", "res_2s", "unipc", "dpm++2s_a"), 2),
+    **dict.fromkeys(
+        (
+            "heun",
+            "dpm2",
+            "dpm++2m",
+            "ipndm",
+            "ipndm_v",
+            "res_multistep",
+            "res_2s",
+            "unipc",
+            "dpm++2s_a",
+        ),
+        2,
+    ),
 }
 
 
 class GaussianFlow:
-    """Data from N(mean, spread^2), each number with its own: the velocity and its solution are known (float64).
+    """Data from N(mean, spread^2), each number with its own: the velocity and its solution are
+    known (float64).
 
-    E[x0 | x_t] = mean + (1-t) spread^2 / ((1-t)^2 spread^2 + t^2) * (x_t - (1-t) mean), and from x_1 the flow ends at mean + spread * x_1.
+    E[x0 | x_t] = mean + (1-t) spread^2 / ((1-t)^2 spread^2 + t^2) * (x_t - (1-t) mean), and from
+    x_1 the flow ends at mean + spread * x_1.
     """
 
     def __init__(self, shape=(1, 4, 64)):
@@ -55,14 +73,20 @@ def seeded_noise(like, seed=0):
     return lambda: torch.randn(like.shape, generator=random, dtype=like.dtype)
 
 
-# ------------------------------------------------------------------------------------------------------------------- samplers
+# ----------------------------------------------------------------------------------------- samplers
 
 
 @pytest.mark.parametrize("method", DETERMINISTIC)
 def test_a_sampler_converges_with_its_order(method):
     flow, order, errors = GaussianFlow(), DETERMINISTIC[method], []
     for steps in (32, 64, 128):
-        errors.append(flow.error(denoise(flow, flow.start, make_schedule("flux", steps, None), method=method, eta=0.0)))
+        errors.append(
+            flow.error(
+                denoise(
+                    flow, flow.start, make_schedule("flux", steps, None), method=method, eta=0.0
+                )
+            )
+        )
     observed = [math.log2(a / b) for a, b in pairwise(errors)]
     assert order - 0.35 < observed[-1] < order + 0.35, (errors, observed)
     assert errors[-1] < (1e-2 if order == 1 else 1e-3)
@@ -71,7 +95,9 @@ def test_a_sampler_converges_with_its_order(method):
 @pytest.mark.parametrize("method", sampling_names.METHODS)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_every_sampler_ends_on_a_point_it_knows(method, steps):
-    """Where the data is one point, every velocity leads straight to it, and the last step must arrive, however few there are."""
+    """Where the data is one point, every velocity leads straight to it, and the last step must
+    arrive, however few there are.
+    """
     flow = GaussianFlow()
     flow.spread = torch.zeros_like(flow.spread)
     done = []
@@ -101,7 +127,12 @@ def test_euler_is_the_plain_loop_bit_for_bit():
 
 def test_evaluations_are_counted():
     flow = GaussianFlow()
-    for method, steps, count in (("euler", 5, 5), ("heun", 5, 9), ("res_2s", 5, 9), ("unipc", 5, 5)):
+    for method, steps, count in (
+        ("euler", 5, 5),
+        ("heun", 5, 9),
+        ("res_2s", 5, 9),
+        ("unipc", 5, 5),
+    ):
         flow.asked.clear()
         denoise(flow, flow.start, make_schedule("flux", steps, None), method=method)
         assert len(flow.asked) == count == evaluations(method, steps)
@@ -112,7 +143,9 @@ def through_diffusers(scheduler, flow, times, generator=None):
     latent, options = flow.start.float(), {} if generator is None else {"generator": generator}
     for step, t in enumerate(times):
         velocity = flow(latent, float(t), step=step, branch="positive").float()
-        latent = scheduler.step(velocity, torch.tensor(float(t)) * 1000, latent, return_dict=False, **options)[0]
+        latent = scheduler.step(
+            velocity, torch.tensor(float(t)) * 1000, latent, return_dict=False, **options
+        )[0]
     return latent
 
 
@@ -127,7 +160,9 @@ def test_euler_heun_and_euler_a_are_diffusers():
     euler.set_timesteps(sigmas=times[:-1])
     euler.set_begin_index(0)
     assert euler.sigmas.tolist() == pytest.approx(times, abs=1e-7)
-    assert torch.allclose(denoise(flow, start, times), through_diffusers(euler, flow, times[:-1]), atol=1e-5)
+    assert torch.allclose(
+        denoise(flow, start, times), through_diffusers(euler, flow, times[:-1]), atol=1e-5
+    )
 
     heun = FlowMatchHeunDiscreteScheduler()
     heun.set_timesteps(6)  # takes no times, so they are put in
@@ -144,17 +179,25 @@ def test_euler_heun_and_euler_a_are_diffusers():
     theirs = through_diffusers(ancestral, flow, times[:-1], torch.Generator().manual_seed(5))
     ours = denoise(flow, start, times, method="euler_a", fresh_noise=seeded_noise(start, 5))
     assert torch.allclose(ours, theirs, atol=1e-5)
-    assert not torch.allclose(ours, denoise(flow, start, times, method="euler_a", fresh_noise=seeded_noise(start, 6)), atol=1e-2)
+    assert not torch.allclose(
+        ours,
+        denoise(flow, start, times, method="euler_a", fresh_noise=seeded_noise(start, 6)),
+        atol=1e-2,
+    )
 
 
 def test_unipc_follows_our_times(monkeypatch):
-    """diffusers' scheduler: no shift, no recomputed times, no look-up by rounded timestep; only the first 1 moves by a millionth."""
+    """diffusers' scheduler: no shift, no recomputed times, no look-up by rounded timestep; only the
+    first 1 moves by a millionth.
+    """
     from diffusers import UniPCMultistepScheduler
 
     made = []
     original = UniPCMultistepScheduler.set_timesteps
     monkeypatch.setattr(
-        UniPCMultistepScheduler, "set_timesteps", lambda self, **options: (original(self, **options), made.append(self))[0]
+        UniPCMultistepScheduler,
+        "set_timesteps",
+        lambda self, **options: (original(self, **options), made.append(self))[0],
     )
     flow = GaussianFlow()
     for times in (make_schedule("flux", 5, 1.15), [0.7, 0.69999, 0.4, 0.0]):
@@ -165,7 +208,9 @@ def test_unipc_follows_our_times(monkeypatch):
 
 
 def test_the_ancestral_step_keeps_the_amount_of_noise():
-    """keep * down and up must add up to the noise of the next time, and keep to its share of the picture."""
+    """keep * down and up must add up to the noise of the next time, and keep to its share of the
+    picture.
+    """
     from pulid_generate.sampling.samplers import _ancestral
 
     for t, t_next in ((1.0, 0.8), (0.8, 0.3), (0.3, 0.01)):
@@ -180,21 +225,29 @@ def test_the_ancestral_step_keeps_the_amount_of_noise():
 
 @pytest.mark.parametrize("method", ["euler_a", "dpm++2s_a", "res_multistep", "res_2s"])
 def test_fresh_noise_leaves_the_distribution_alone(method):
-    """With noise in every step the end is another sample of the same data: its mean and spread are the data's."""
+    """With noise in every step the end is another sample of the same data: its mean and spread are
+    the data's.
+    """
     flow = GaussianFlow((1, 300, 64))
     flow.mean, flow.spread = torch.full_like(flow.mean, 0.7), torch.full_like(flow.spread, 0.5)
     times = make_schedule("flux", 200, None)
-    ours = denoise(flow, flow.start, times, method=method, eta=1.0, fresh_noise=seeded_noise(flow.start))
+    ours = denoise(
+        flow, flow.start, times, method=method, eta=1.0, fresh_noise=seeded_noise(flow.start)
+    )
     assert float(ours.mean()) == pytest.approx(0.7, abs=0.02)
     assert float(ours.std()) == pytest.approx(0.5, abs=0.02)
     assert flow.error(ours) > 0.3  # and it is not the one that the flow alone leads to
-    again = denoise(flow, flow.start, times, method=method, eta=1.0, fresh_noise=seeded_noise(flow.start))
+    again = denoise(
+        flow, flow.start, times, method=method, eta=1.0, fresh_noise=seeded_noise(flow.start)
+    )
     assert torch.equal(ours, again)
 
 
 def test_lcm_goes_to_the_picture_and_back():
     flow, noise = GaussianFlow(), seeded_noise(GaussianFlow().start, 9)
-    ours = denoise(flow, flow.start, [1.0, 0.4, 0.0], method="lcm", fresh_noise=seeded_noise(flow.start, 9))
+    ours = denoise(
+        flow, flow.start, [1.0, 0.4, 0.0], method="lcm", fresh_noise=seeded_noise(flow.start, 9)
+    )
     first = flow.start - flow(flow.start, 1.0, step=0, branch="positive")
     middle = 0.6 * first + 0.4 * noise()
     assert torch.allclose(ours, middle - 0.4 * flow(middle, 0.4, step=1, branch="positive"))
@@ -207,7 +260,7 @@ def test_a_method_that_adds_noise_wants_some():
     denoise(flow, flow.start, [1.0, 0.5, 0.0], method="euler_a", eta=0.0)  # none asked for
 
 
-# ----------------------------------------------------------------------------------------------------------------- the names
+# ---------------------------------------------------------------------------------------- the names
 
 
 def test_the_tables_agree():
@@ -215,7 +268,9 @@ def test_the_tables_agree():
     assert set(DETERMINISTIC) == set(sampling_names.METHODS) - {"lcm"}
     assert not set(sampling_names.METHODS) & set(sampling_names.REFUSED_METHODS)
     assert not set(sampling_names.SCHEDULES) & set(sampling_names.REFUSED_SCHEDULES)
-    assert set(sampling_names.DEFAULT_ETA) | set(sampling_names.DEFAULT_SCHEDULE) <= set(sampling_names.METHODS)
+    assert set(sampling_names.DEFAULT_ETA) | set(sampling_names.DEFAULT_SCHEDULE) <= set(
+        sampling_names.METHODS
+    )
     assert set(sampling_names.DEFAULT_SCHEDULE.values()) <= set(sampling_names.SCHEDULES)
     for method, sampler in SAMPLERS.items():  # an eta is read, or it is in no table
         reads = "eta" in inspect.getsource(sampler).split("Iterator[Tensor]:", 1)[1]
@@ -224,7 +279,9 @@ def test_the_tables_agree():
 
 @pytest.mark.parametrize("name", [*sampling_names.REFUSED_METHODS, "eular"])
 def test_a_refused_method_says_why(name):
-    with pytest.raises(RequestError, match=f"sampling-method '?{name.replace('+', '[+]')}") as caught:
+    with pytest.raises(
+        RequestError, match=f"sampling-method '?{name.replace('+', '[+]')}"
+    ) as caught:
         denoise(GaussianFlow(), GaussianFlow().start, [1.0, 0.0], method=name)
     assert sampling_names.REFUSED_METHODS.get(name, "expected one of") in str(caught.value)
 
@@ -236,7 +293,7 @@ def test_a_refused_schedule_says_why(name):
     assert sampling_names.REFUSED_SCHEDULES.get(name, "expected one of") in str(caught.value)
 
 
-# ----------------------------------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------- schedules
 
 
 @pytest.mark.parametrize("name", sampling_names.SCHEDULES)
@@ -262,7 +319,8 @@ KNOWN = {
     ("karras", 0.0, 3): [1, (0.5 + 0.5 * 0.001 ** (1 / 7)) ** 7, 0.001, 0],
     ("exponential", 0.0, 3): [1, math.sqrt(0.001), 0.001, 0],
     ("kl_optimal", 0.0, 3): [1, math.tan((math.atan(1) + math.atan(0.001)) / 2), 0.001, 0],
-    ("beta", 0.0, 4): [1, 0.824, 0.501, 0.177, 0],  # round(999 * 0.8243) + 1, round(999 * 0.1757) + 1
+    # round(999 * 0.8243) + 1, round(999 * 0.1757) + 1
+    ("beta", 0.0, 4): [1, 0.824, 0.501, 0.177, 0],
     ("smoothstep", 0.0, 4): [1, 0.844, 0.501, 0.157, 0],
     ("lcm", 0.0, 4): [1, 0.76, 0.5, 0.26, 0],
     ("flux", None, 4): [1, 0.75, 0.5, 0.25, 0],
@@ -289,29 +347,44 @@ def test_beta_quantiles_are_scipys():
     from pulid_generate.sampling.schedules import _beta_quantile
 
     # scipy.stats.beta.ppf(probability, 0.6, 0.6)
-    truth = {0.0: 0, 0.01: 0.00086124, 0.1: 0.03958441, 0.25: 0.17568038, 0.5: 0.5, 0.9: 0.96041559, 1.0: 1}
+    truth = {
+        0.0: 0,
+        0.01: 0.00086124,
+        0.1: 0.03958441,
+        0.25: 0.17568038,
+        0.5: 0.5,
+        0.9: 0.96041559,
+        1.0: 1,
+    }
     assert _beta_quantile(np.array(list(truth))) == pytest.approx(list(truth.values()), abs=1e-6)
 
 
 def test_the_defaults_of_mu():
     at = {"width": 128, "height": 128}
-    assert schedule_mu("sdcpp", dev=False, **at) == pytest.approx(0.5)  # sd-cli -v: image_seq_len=256, mu=0.500
+    # sd-cli -v: image_seq_len=256, mu=0.500
+    assert schedule_mu("sdcpp", dev=False, **at) == pytest.approx(0.5)
     assert schedule_mu("sdcpp", dev=True, **at) == pytest.approx(0.5)
     assert schedule_mu("sdcpp", width=512, height=512, dev=True) == pytest.approx(1.15)
-    assert schedule_mu("sdcpp", width=1024, height=1024, dev=True) == pytest.approx(3.23, abs=0.01)  # past BFL's range
+    # past BFL's range
+    assert schedule_mu("sdcpp", width=1024, height=1024, dev=True) == pytest.approx(3.23, abs=0.01)
     assert schedule_mu("flux", dev=True, width=256, height=256) == pytest.approx(0.5)
     assert schedule_mu("flux", dev=False, **at) is None
     assert schedule_mu("simple", dev=True, **at) == 1.15
     assert schedule_mu("normal", dev=False, **at) == 1.0
 
 
-@pytest.mark.parametrize(("name", "steps"), [("lcm", 51), ("simple", 1001), ("beta", 500), ("smoothstep", 500)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("lcm", 51), ("simple", 1001), ("beta", 500), ("smoothstep", 500)]
+)
 def test_a_schedule_that_has_too_few_times_says_so(name, steps):
-    with pytest.raises(RequestError, match=f"scheduler {name}: does not have {steps} different times"):
+    with pytest.raises(
+        RequestError, match=f"scheduler {name}: does not have {steps} different times"
+    ):
         make_schedule(name, steps, 1.15)
 
 
-# sd-cli: t_enc = int(steps * strength), one less if that is all of them; the schedule from steps - t_enc - 1 on
+# sd-cli: t_enc = int(steps * strength), one less if that is all of them; the schedule from steps -
+# t_enc - 1 on
 CUTS = [
     (4, 1.0, 4),
     (4, 0.99, 4),
@@ -331,7 +404,7 @@ def test_a_cut_schedule_keeps_the_end(steps, strength, kept):
     assert cut_schedule(times, strength) == times[steps - kept :]
 
 
-# ------------------------------------------------------------------------------------------------------------------ guidance
+# ----------------------------------------------------------------------------------------- guidance
 
 
 class Branches:
@@ -352,7 +425,12 @@ GUIDED = [
     (Guidance(cfg_scale=3.0, cfg_start_step=1), 1.0, 2.5, ["positive", "positive", "negative"]),
     (Guidance(slg_scale=2.0, slg_steps=[0]), 2.0, 1.0, ["positive", "skip", "positive"]),
     (Guidance(slg_scale=0.0, slg_steps=[0]), 1.0, 1.0, ["positive", "positive"]),
-    (Guidance(3.0, 0, 2.0, {1}), 2.5, 3.5, ["positive", "negative", "positive", "negative", "skip"]),
+    (
+        Guidance(3.0, 0, 2.0, {1}),
+        2.5,
+        3.5,
+        ["positive", "negative", "positive", "negative", "skip"],
+    ),
 ]
 
 
@@ -366,23 +444,39 @@ def test_guidance_mixes_the_branches(guidance, first, second, branches):
 
 def test_both_evaluations_of_a_step_are_guided():
     model = Branches()
-    denoise(model, torch.zeros(1, 2, 64), [1.0, 0.5, 0.0], method="heun", guidance=Guidance(slg_scale=1.0, slg_steps=[0]))
-    assert model.asked == [(0, "positive"), (0, "skip"), (0, "positive"), (0, "skip"), (1, "positive")]
+    denoise(
+        model,
+        torch.zeros(1, 2, 64),
+        [1.0, 0.5, 0.0],
+        method="heun",
+        guidance=Guidance(slg_scale=1.0, slg_steps=[0]),
+    )
+    assert model.asked == [
+        (0, "positive"),
+        (0, "skip"),
+        (0, "positive"),
+        (0, "skip"),
+        (1, "positive"),
+    ]
 
 
-# ---------------------------------------------------------------------------------------------------------------- inpainting
+# --------------------------------------------------------------------------------------- inpainting
 
 
 @pytest.mark.parametrize("method", sampling_names.METHODS)
 def test_inpainting_keeps_what_is_masked_and_draws_the_rest(method):
     flow = GaussianFlow()
-    image = torch.randn(flow.start.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    image = torch.randn(
+        flow.start.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64
+    )
     mask = torch.zeros_like(image)
     mask[:, 2:] = 1
     times = cut_schedule(make_schedule("flux", 12, None), 0.5)
     start = add_noise(image, flow.start, times[0])
     options = {"method": method, "eta": 0.5}
-    ours = denoise(flow, start, times, inpaint=Inpaint(mask, image), fresh_noise=seeded_noise(start), **options)
+    ours = denoise(
+        flow, start, times, inpaint=Inpaint(mask, image), fresh_noise=seeded_noise(start), **options
+    )
     free = denoise(flow, start, times, fresh_noise=seeded_noise(start), **options)
     assert torch.allclose(ours[:, :2], image[:, :2], atol=1e-5)
     assert torch.allclose(ours[:, 2:], free[:, 2:], atol=1e-9)  # this flow has no neighbours
@@ -390,7 +484,9 @@ def test_inpainting_keeps_what_is_masked_and_draws_the_rest(method):
 
 
 def test_the_known_part_is_on_its_line_at_every_step():
-    """As sd-cli's blend of the clean pictures: after each step the kept part is image * (1 - t) + start's noise * t."""
+    """As sd-cli's blend of the clean pictures: after each step the kept part is image * (1 - t) +
+    start's noise * t.
+    """
     flow, seen = GaussianFlow(), []
     image, times = torch.ones_like(flow.start), make_schedule("flux", 4, None)
 
@@ -423,7 +519,7 @@ def test_latent_mask_takes_the_largest_pixel_of_a_cell():
     assert cells[0, 3, 5].item() == pytest.approx(0.2)
 
 
-# --------------------------------------------------------------------------------------------------------------------- noise
+# -------------------------------------------------------------------------------------------- noise
 
 
 @pytest.mark.parametrize("rng", ["cpu", "cuda"])
@@ -434,7 +530,9 @@ def test_a_noise_stream_goes_on(rng):
     assert not torch.equal(first, second)
     assert not torch.equal(second, make_noise(8, 64, 32, rng))
     if rng == "cuda":  # Philox counts its calls
-        assert torch.equal(second.flatten(), torch.from_numpy(philox_randn(7, second.numel(), offset=1)))
+        assert torch.equal(
+            second.flatten(), torch.from_numpy(philox_randn(7, second.numel(), offset=1))
+        )
 
 
 def test_add_noise_is_a_line_between_picture_and_noise():

@@ -1,4 +1,6 @@
-"""Pictures in and out: the picture to start from, its mask, the autoencoder both ways and in tiles, and the formats that are written."""
+"""Pictures in and out: the picture to start from, its mask, the autoencoder both ways and in tiles,
+and the formats that are written.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, InputError, OutputError, RequestError
 from pulid_generate.models.autoencoder import decode, encode, load_vae
 from pulid_generate.models.tiles import tile_starts, tiled
-from pulid_generate.pictures.picture import SUFFIXES, Picture, encode_pixels, format_of, read_parameters
+from pulid_generate.pictures.picture import (
+    SUFFIXES,
+    Picture,
+    encode_pixels,
+    format_of,
+    read_parameters,
+)
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job
 from pulid_generate.request.start_picture import init_image_size, paste, read_init_image, read_mask
@@ -25,21 +33,30 @@ from pulid_generate.sampling.noise import make_noise
 
 def picture(height=48, width=64) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=2).astype(np.uint8)
+    return np.stack(
+        [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=2
+    ).astype(np.uint8)
 
 
 def file_of(pixels, format="PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(buffer, format, **options)
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(
+        buffer, format, **options
+    )
     return buffer.getvalue()
 
 
-# ------------------------------------------------------------------------------------------------------- the picture to start from
+# ------------------------------------------------------------------------ the picture to start from
 
 
 def test_a_picture_of_the_drawn_size_is_taken_as_it_is(tmp_path):
     (tmp_path / "a.png").write_bytes(file_of(picture()))
-    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), file_of(picture()), file_of(picture(), "WEBP", lossless=True)):
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        file_of(picture()),
+        file_of(picture(), "WEBP", lossless=True),
+    ):
         assert np.array_equal(read_init_image(source, 64, 48), picture())
     assert init_image_size(tmp_path / "a.png") == (64, 48)
     assert init_image_size(file_of(picture(50, 79))) == (64, 48)
@@ -78,19 +95,25 @@ def test_grey_palette_and_16_bit_pictures_are_rgb():
         Image.fromarray(grey).convert("P"),
         Image.fromarray(np.repeat(grey[..., None], 3, 2)),
     ):
-        assert np.array_equal(read_init_image(file_of(image), 16, 16), np.repeat(grey[..., None], 3, 2)), image.mode
+        assert np.array_equal(
+            read_init_image(file_of(image), 16, 16), np.repeat(grey[..., None], 3, 2)
+        ), image.mode
 
 
 def bad_pictures():
     huge = bytearray(file_of(picture(16, 16)))
-    huge[16:24] = (60000).to_bytes(4, "big") * 2  # width and height in the header, then its checksum
+    # width and height in the header, then its checksum
+    huge[16:24] = (60000).to_bytes(4, "big") * 2
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
     frames = [Image.fromarray(picture(16, 16)), Image.fromarray(255 - picture(16, 16))]
     return {
         "empty": (b"", "not a readable picture"),
         "html": (b"<!DOCTYPE html><html>404</html>", "not a readable picture"),
         "truncated": (file_of(picture(160, 160), "JPEG")[:-900], "truncated or damaged"),
-        "animation": (file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:]), "animation of 2 frames"),
+        "animation": (
+            file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
+            "animation of 2 frames",
+        ),
         "huge": (bytes(huge), "claims more than 128 million pixels"),
     }
 
@@ -112,7 +135,11 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    for path, words in ((tmp_path / "no.png", "no such file; --init-img"), (tmp_path, "is a folder"), ("a\0b", "cannot be read")):
+    for path, words in (
+        (tmp_path / "no.png", "no such file; --init-img"),
+        (tmp_path, "is a folder"),
+        ("a\0b", "cannot be read"),
+    ):
         with pytest.raises(InputError, match=words):
             read_init_image(path, 16, 16)
 
@@ -122,13 +149,14 @@ def test_standard_input(monkeypatch):
     assert np.array_equal(read_init_image("-", 64, 48), picture())
 
 
-# ----------------------------------------------------------------------------------------------------------------------- the mask
+# ----------------------------------------------------------------------------------------- the mask
 
 
 def test_a_mask_is_one_channel():
     mask = np.zeros((48, 64), np.uint8)
     mask[:8], mask[8:16] = 255, 100
-    rgba = np.dstack([np.full((48, 64, 3), 255, np.uint8), mask])  # white paint on nothing, as drawing programs save it
+    # white paint on nothing, as drawing programs save it
+    rgba = np.dstack([np.full((48, 64, 3), 255, np.uint8), mask])
     for data in (file_of(mask), file_of(np.repeat(mask[..., None], 3, 2)), file_of(rgba)):
         assert np.array_equal(read_mask(data, 64, 48), mask)
 
@@ -146,7 +174,9 @@ def test_masks_that_cannot_be_used():
     with pytest.raises(InputError, match="32x32 pixels; expected 64x48;"):
         read_mask(file_of(np.full((32, 32), 255, np.uint8)), 64, 48)
     with pytest.raises(InputError, match="32x32 pixels; expected 64x48, or 160x96 as the picture"):
-        read_mask(file_of(np.full((32, 32), 255, np.uint8)), 64, 48, init_image=file_of(picture(96, 160)))
+        read_mask(
+            file_of(np.full((32, 32), 255, np.uint8)), 64, 48, init_image=file_of(picture(96, 160))
+        )
     with pytest.raises(InputError, match="nothing to redraw"):
         read_mask(file_of(np.zeros((48, 64), np.uint8)), 64, 48)
 
@@ -159,10 +189,11 @@ def test_paste_leaves_black_alone_and_takes_white_whole():
     assert ours.dtype == np.uint8
     assert np.array_equal(ours[:16], drawn[:16])
     assert np.array_equal(ours[32:], original[32:])
-    assert np.abs(ours[16:32].astype(int) - 127.5).max() <= 1.5  # half of a picture and half of its negative
+    # half of a picture and half of its negative
+    assert np.abs(ours[16:32].astype(int) - 127.5).max() <= 1.5
 
 
-# ---------------------------------------------------------------------------------------------------------------- the autoencoder
+# ---------------------------------------------------------------------------------- the autoencoder
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +210,16 @@ def test_encode_is_diffusers_scaled_and_shifted(vae):
     assert torch.allclose(latents, (posterior.mean - 0.1159) * 0.3611, atol=1e-6)
     noise = make_noise(3, 64, 48, "cuda")
     sample = encode(vae, picture(), noise=noise)
-    assert torch.allclose(sample, (posterior.mean + posterior.std * noise - 0.1159) * 0.3611, atol=1e-6)
+    assert torch.allclose(
+        sample, (posterior.mean + posterior.std * noise - 0.1159) * 0.3611, atol=1e-6
+    )
     assert not torch.allclose(sample, latents, atol=1e-3)
 
 
 def test_decode_undoes_the_scale_of_encode():
-    """Through an autoencoder that keeps what it is given, both ways together give the picture back."""
+    """Through an autoencoder that keeps what it is given, both ways together give the picture
+    back.
+    """
 
     class Keeps:
         device, dtype = torch.device("cpu"), torch.float32
@@ -192,7 +227,13 @@ def test_decode_undoes_the_scale_of_encode():
 
         def encode(self, x, return_dict):
             cells = x[:, :, ::8, ::8].repeat(1, 6, 1, 1)[:, :16]
-            return (type("posterior", (), {"parameters": torch.cat([cells, torch.full_like(cells, -30.0)], 1)}),)
+            return (
+                type(
+                    "posterior",
+                    (),
+                    {"parameters": torch.cat([cells, torch.full_like(cells, -30.0)], 1)},
+                ),
+            )
 
         def decode(self, z, return_dict):
             return (z[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3),)
@@ -227,11 +268,16 @@ def test_tiles_lie_where_sd_cli_puts_them(length, tile, overlap, starts, shared)
 
 
 def test_tiles_cover_and_their_weights_add_up():
-    """What changes nothing per tile changes nothing at all, whatever the sizes: no seam, no gap, no double."""
+    """What changes nothing per tile changes nothing at all, whatever the sizes: no seam, no gap, no
+    double.
+    """
     for size in range(4, 90, 7):
         for tiling in (Tiling(), Tiling(16, 24, 0.25), Tiling(5, 9, 0.0), Tiling(4, 31, 0.5)):
             x = torch.randn(1, 2, size, size + 3)
-            assert torch.allclose(tiled(lambda tile: tile, x, tiling, 1, 1), x, atol=1e-5), (size, tiling)
+            assert torch.allclose(tiled(lambda tile: tile, x, tiling, 1, 1), x, atol=1e-5), (
+                size,
+                tiling,
+            )
     x, sizes = torch.randn(1, 2, 40, 56), []
 
     def enlarge(tile):
@@ -246,9 +292,14 @@ def test_tiles_cover_and_their_weights_add_up():
 
 
 def test_tiles_are_what_diffusers_tiles_are(vae):
-    """Seeded weights see far, so tiles change much: ours must be nearer to diffusers' tiles, blended otherwise, than to the whole."""
+    """Seeded weights see far, so tiles change much: ours must be nearer to diffusers' tiles,
+    blended otherwise, than to the whole.
+    """
     whole = encode(vae, picture(128, 192))
-    ours = encode(vae, picture(128, 192), tiling=Tiling(8, 8)), decode(vae, whole, tiling=Tiling(8, 8)).astype(int)
+    ours = (
+        encode(vae, picture(128, 192), tiling=Tiling(8, 8)),
+        decode(vae, whole, tiling=Tiling(8, 8)).astype(int),
+    )
     untiled = whole, decode(vae, whole).astype(int)
     vae.enable_tiling()
     vae.tile_latent_min_size, vae.tile_sample_min_size, vae.tile_overlap_factor = 8, 64, 0.5
@@ -279,7 +330,7 @@ def test_tiling_in_sd_clis_words():
             Tiling(overlap=overlap)
 
 
-# -------------------------------------------------------------------------------------------------------------------- the formats
+# -------------------------------------------------------------------------------------- the formats
 
 TEXT = 'a café, 雨 \U0001f327\nSteps: 4\n{"pulid_generate": "1"}'
 
@@ -315,10 +366,14 @@ def test_png_is_the_picture_of_before(drawn):
 
 
 def test_the_text_lies_where_others_look_for_it(drawn):
-    """AUTOMATIC1111 writes the EXIF UserComment through piexif: the word UNICODE, a zero, UTF-16 with the high byte first."""
+    """AUTOMATIC1111 writes the EXIF UserComment through piexif: the word UNICODE, a zero, UTF-16
+    with the high byte first.
+    """
     for format in ("JPEG", "WEBP"):
         with Image.open(io.BytesIO(drawn.encode(format))) as image:
-            assert image.getexif().get_ifd(0x8769)[0x9286] == b"UNICODE\0" + TEXT.encode("utf-16-be")
+            assert image.getexif().get_ifd(0x8769)[0x9286] == b"UNICODE\0" + TEXT.encode(
+                "utf-16-be"
+            )
 
 
 def test_jpeg_keeps_whole_colour_planes(drawn):
@@ -330,7 +385,11 @@ def test_a_text_too_long_for_jpeg_says_so(drawn):
     long = replace(drawn, parameters="x" * 40_000)
     with pytest.raises(OutputError, match="40000 characters does not fit a JPEG"):
         long.encode("JPEG")
-    assert read_parameters(long.encode("WEBP")) == read_parameters(long.encode("PNG")) == long.parameters
+    assert (
+        read_parameters(long.encode("WEBP"))
+        == read_parameters(long.encode("PNG"))
+        == long.parameters
+    )
 
 
 def test_the_suffix_names_the_format():
@@ -338,7 +397,9 @@ def test_the_suffix_names_the_format():
         assert format_of(f"folder.x/a{suffix}") == format_of(f"A{suffix.upper()}") == format
     assert format_of("-") == "PNG"
     for name in ("a", "a.gif", "a.png.", ".png"):
-        with pytest.raises(OutputError, match=r"names no picture format; end the name in one of \.png, \.jpg"):
+        with pytest.raises(
+            OutputError, match=r"names no picture format; end the name in one of \.png, \.jpg"
+        ):
             format_of(name)
 
 

@@ -1,4 +1,6 @@
-"""sd-cli's flags: the table against sd-cli's own list, against our options, and as the command line applies it."""
+"""sd-cli's flags: the table against sd-cli's own list, against our options, and as the command line
+applies it.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from pulid_extract.shared.cli import console
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.sdcli import BY_NAME, SD_FLAGS, SdCommand, SdGroup, take_sd_flags
 
-THEIRS = {flag["name"]: flag for flag in json.loads((TESTS / "sdcli" / "flags.json").read_text())["flags"]}
-# The list was read off sd-cli's help, which writes no <value> behind options with a callback; common.cpp at the same commit takes the next
-# word for each of these.
+THEIRS = {
+    flag["name"]: flag for flag in json.loads((TESTS / "sdcli" / "flags.json").read_text())["flags"]
+}
+# The list was read off sd-cli's help, which writes no <value> behind options with a callback;
+# common.cpp at the same commit takes the next word for each of these.
 TAKES_ONE_ALL_THE_SAME = {
     "--cache-option",
     "--hires-sigmas",
@@ -57,7 +61,9 @@ def test_names_values_and_defaults_are_sd_clis(flag):
     assert bool(flag.accepts) == bool(flag.otherwise)
 
 
-@pytest.mark.parametrize("flag", [flag for flag in SD_FLAGS if flag.status == "implemented"], ids=lambda flag: flag.name)
+@pytest.mark.parametrize(
+    "flag", [flag for flag in SD_FLAGS if flag.status == "implemented"], ids=lambda flag: flag.name
+)
 def test_what_is_implemented_is_an_option_with_the_same_aliases_and_default(flag):
     option = OPTIONS[flag.name]
     assert {*option.opts, *option.secondary_opts} >= set(flag.names)
@@ -71,7 +77,9 @@ def _same_default(theirs: str, ours: object) -> bool:
     try:
         return float(theirs) == float(ours)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return theirs.strip('"').replace("[", "").replace("]", "") == str(ours).replace("[", "").replace("]", "")
+        return theirs.strip('"').replace("[", "").replace("]", "") == str(ours).replace(
+            "[", ""
+        ).replace("]", "")
 
 
 def test_defaults_are_compared_as_values():
@@ -83,12 +91,14 @@ def test_defaults_are_compared_as_values():
     assert not _same_default("euler", "heun")
 
 
-@pytest.mark.parametrize("flag", [flag for flag in SD_FLAGS if flag.status != "implemented"], ids=lambda flag: flag.name)
+@pytest.mark.parametrize(
+    "flag", [flag for flag in SD_FLAGS if flag.status != "implemented"], ids=lambda flag: flag.name
+)
 def test_what_is_not_implemented_is_no_option(flag):
     assert not set(flag.names) & set(OPTIONS)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------- the command line
 
 OWN = {"-p": True, "--prompt": True, "--seed": True, "--vae-tiling": False}
 
@@ -102,7 +112,11 @@ def take(*arguments: str) -> tuple[list[str], list[str]]:
     ("arguments", "kept", "noted"),
     [
         (("--fa", "-p", "a cat"), ["-p", "a cat"], ["--fa"]),
-        (("-p", "a cat", "--preview", "proj", "--seed", "1"), ["-p", "a cat", "--seed", "1"], ["--preview"]),
+        (
+            ("-p", "a cat", "--preview", "proj", "--seed", "1"),
+            ["-p", "a cat", "--seed", "1"],
+            ["--preview"],
+        ),
         (("--preview=proj", "--seed=1"), ["--seed=1"], ["--preview"]),
         (("-p", "--fa"), ["-p", "--fa"], []),  # a prompt that looks like a flag
         (("--prompt=--fa", "--fa"), ["--prompt=--fa"], ["--fa"]),
@@ -111,7 +125,8 @@ def take(*arguments: str) -> tuple[list[str], list[str]]:
         (("--auto-fit", "--seed", "1"), ["--seed", "1"], ["--auto-fit"]),
         (("--color", "--color", "--mmap"), [], ["--color", "--mmap"]),  # each is said once
         (("--clip-skip", "-1"), [], ["--clip-skip"]),
-        (("--seed", "1", "pull", "--fa"), ["--seed", "1", "pull", "--fa"], []),  # a sub-command's own affair
+        # a sub-command's own affair
+        (("--seed", "1", "pull", "--fa"), ["--seed", "1", "pull", "--fa"], []),
         (("--", "--fa"), ["--", "--fa"], []),
         (("--no-such-flag", "x"), ["--no-such-flag", "x"], []),  # the parser refuses it
         (("-o", "-"), ["-o", "-"], []),
@@ -160,7 +175,11 @@ def _app() -> typer.Typer:
     app = console.new_app()
 
     @app.callback(invoke_without_command=True, cls=SdGroup)
-    def draw(context: typer.Context, prompt: str = typer.Option("", "--prompt", "-p"), tiling: bool = False) -> None:
+    def draw(
+        context: typer.Context,
+        prompt: str = typer.Option("", "--prompt", "-p"),
+        tiling: bool = False,
+    ) -> None:
         if context.invoked_subcommand is None:
             typer.echo(f"draw {prompt} {tiling}")
 
@@ -179,9 +198,24 @@ def _app() -> typer.Typer:
     ("arguments", "code", "out", "err"),
     [
         (["-p", "a cat", "-t", "4"], 2, "", "No such option"),  # ours to implement: never swallowed
-        (["--fa", "-p", "--fa", "--tiling", "--rpc-servers", "a:1"], 1, "", "x: error: --rpc-servers: "),
-        (["--fa", "-p", "--fa", "--tiling"], 0, "draw --fa True\n", "note: --fa changes nothing here: "),
-        (["verify", "-p", "a cat", "--mmap"], 0, "verify a cat\n", "note: --mmap changes nothing here: "),
+        (
+            ["--fa", "-p", "--fa", "--tiling", "--rpc-servers", "a:1"],
+            1,
+            "",
+            "x: error: --rpc-servers: ",
+        ),
+        (
+            ["--fa", "-p", "--fa", "--tiling"],
+            0,
+            "draw --fa True\n",
+            "note: --fa changes nothing here: ",
+        ),
+        (
+            ["verify", "-p", "a cat", "--mmap"],
+            0,
+            "verify a cat\n",
+            "note: --mmap changes nothing here: ",
+        ),
         (["verify", "--control-net", "x"], 1, "", "x: error: --control-net: "),
         (["pull", "--mmap"], 2, "", "No such option"),
         (["--mmap", "--help"], 0, "Usage", ""),
@@ -198,7 +232,7 @@ def test_on_a_real_command_line(arguments, code, out, err, monkeypatch, capsys):
     assert "Traceback" not in printed.err
 
 
-# ------------------------------------------------------------------------------------------------------------------------- the page
+# ----------------------------------------------------------------------------------------- the page
 
 
 def test_the_page_is_current_and_names_every_flag():

@@ -1,4 +1,6 @@
-"""Labelled grids: what is where on the pages, whatever the sizes; nothing is lost where a page ends."""
+"""Labelled grids: what is where on the pages, whatever the sizes; nothing is lost where a page
+ends.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def dark(page, *, below=0, left_of=None) -> int:
 
 
 def test_identities_down_prompts_across():
-    cells = [[[Tile(plain("red"))], [Tile(plain("green"))]], [[Tile(plain("blue"))], [Tile(plain("sea"))]]]
+    cells = [
+        [[Tile(plain("red"))], [Tile(plain("green"))]],
+        [[Tile(plain("blue"))], [Tile(plain("sea"))]],
+    ]
     [page] = pages(Grid(cells, [Head("in the rain"), Head("at night")], [Head("ada"), Head("bob")]))
     red, green, blue, sea = (box_of(page, name) for name in COLOURS)
     assert red[2:] == green[2:] == (192, 192)  # 96 pixels, doubled
@@ -40,7 +45,9 @@ def test_identities_down_prompts_across():
     [bare] = pages(Grid(cells))
     assert dark(bare) == 0
     assert bare.shape[1] < page.shape[1]
-    [again] = pages(Grid(cells, [Head("in the rain"), Head("at night")], [Head("ada"), Head("bob")]))
+    [again] = pages(
+        Grid(cells, [Head("in the rain"), Head("at night")], [Head("ada"), Head("bob")])
+    )
     np.testing.assert_array_equal(page, again)
 
 
@@ -51,7 +58,9 @@ def test_several_tiles_of_a_cell_stay_together_and_captions_stand_under_them():
     assert width == 2 * 192 + sheet_layout.GAP  # two by two
     assert height > 2 * 192 + 15
     assert box_of(page, "blue")[0] > left + width
-    [without] = pages(Grid([[[Tile(plain("red"))] * 4, [Tile(plain("blue"))]]], [Head("a"), Head("b")]))
+    [without] = pages(
+        Grid([[[Tile(plain("red"))] * 4, [Tile(plain("blue"))]]], [Head("a"), Head("b")])
+    )
     assert without.shape[0] < page.shape[0]
 
 
@@ -64,7 +73,11 @@ def test_a_missing_tile_says_why_and_an_unreadable_file_too(tmp_path):
         assert box_of(page, "red")[2:] == (192, 192)
         return int(alarm.sum()), int((page == sheet_page.EMPTY).all(axis=2).sum())
 
-    for tile in (Tile(None, reason="no room left"), Tile(tmp_path / "broken.png"), Tile(tmp_path / "gone.png")):
+    for tile in (
+        Tile(None, reason="no room left"),
+        Tile(tmp_path / "broken.png"),
+        Tile(tmp_path / "gone.png"),
+    ):
         told, empty = ink(tile)
         assert told > 20
         assert empty > 15_000
@@ -72,7 +85,10 @@ def test_a_missing_tile_says_why_and_an_unreadable_file_too(tmp_path):
     assert ink(Tile(plain("blue"))) == (0, 0)
 
 
-@pytest.mark.parametrize(("width", "height", "expected"), [(16, 16, (192, 192)), (64, 128, (128, 256)), (1024, 512, (384, 192))])
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(16, 16, (192, 192)), (64, 128, (128, 256)), (1024, 512, (384, 192))],
+)
 def test_small_pictures_are_scaled_up_and_large_ones_down(width, height, expected):
     [page] = pages(flow([Tile(plain("red", width, height))]))
     got = box_of(page, "red")[2:]
@@ -80,7 +96,15 @@ def test_small_pictures_are_scaled_up_and_large_ones_down(width, height, expecte
 
 
 def test_sizes_may_be_mixed():
-    [page] = pages(flow([Tile(plain("red", 512, 512)), Tile(plain("blue", 256, 512)), Tile(plain("green", 1024, 256))]))
+    [page] = pages(
+        flow(
+            [
+                Tile(plain("red", 512, 512)),
+                Tile(plain("blue", 256, 512)),
+                Tile(plain("green", 1024, 256)),
+            ]
+        )
+    )
     assert box_of(page, "red")[2:] == (384, 384)
     assert box_of(page, "blue")[2:] == (192, 384)
     assert box_of(page, "green")[2:] == (384, 96)
@@ -101,13 +125,27 @@ def test_a_portrait_before_its_row(tmp_path):
 def test_pages_hold_everything_once_with_its_heads():
     rows = 40
     seen = [(name, row) for row in range(rows) for name in ("red", "blue")]
-    cells = [[[Tile(plain(name, 512, 512), f"{row}")] * 5 for name in ("red", "blue")] for row in range(rows)]
-    found = list(pages(Grid(cells, [Head("left"), Head("right")], [Head(f"row {row}") for row in range(rows)], "all")))
+    cells = [
+        [[Tile(plain(name, 512, 512), f"{row}")] * 5 for name in ("red", "blue")]
+        for row in range(rows)
+    ]
+    found = list(
+        pages(
+            Grid(
+                cells,
+                [Head("left"), Head("right")],
+                [Head(f"row {row}") for row in range(rows)],
+                "all",
+            )
+        )
+    )
     assert len(found) > 1
     tile = box_of(next(pages(Grid([cells[0]], [Head("a"), Head("b")], [Head("c")]))), "red")
     assert tile is not None
     side = sheet_layout.PAGED_SIDE
-    area = sum(int((page == COLOURS[name]).all(axis=2).sum()) for page in found for name in ("red", "blue"))
+    area = sum(
+        int((page == COLOURS[name]).all(axis=2).sum()) for page in found for name in ("red", "blue")
+    )
     assert area == len(seen) * 5 * side * side
     for page in found:
         assert max(page.shape[:2]) <= PAGE
@@ -116,7 +154,9 @@ def test_pages_hold_everything_once_with_its_heads():
 
 def test_a_cell_larger_than_a_page_and_columns_beyond_its_edge():
     tall = list(pages(flow([Tile(plain("red", 512, 512))] * 700)))
-    wide = list(pages(Grid([[[Tile(plain("red", 512, 512))] for _ in range(60)]], rows=[Head("one")])))
+    wide = list(
+        pages(Grid([[[Tile(plain("red", 512, 512))] for _ in range(60)]], rows=[Head("one")]))
+    )
     for found, count in ((tall, 700), (wide, 60)):
         assert len(found) > 1
         assert all(max(page.shape[:2]) <= PAGE for page in found)
@@ -132,12 +172,19 @@ def test_pages_are_files_and_it_is_said(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
     assert not said
     written = write_sheet(path, flow([Tile(plain("red", 512, 512))] * 700), said.append)
-    assert written == [path, *(tmp_path / f"grid-{number}.png" for number in range(2, len(written) + 1))]
+    assert written == [
+        path,
+        *(tmp_path / f"grid-{number}.png" for number in range(2, len(written) + 1)),
+    ]
     assert len(written) > 1
     assert [f"{len(written)} pages" in line for line in said] == [True]
     assert sorted(tmp_path.iterdir()) == sorted(written)
     assert all(is_page(name, path) for name in written)
-    assert not [name for name in ("grid.jpg", "grid-2-3.png", "grid-x.png", "x/grid.png") if is_page(tmp_path / name, path)]
+    assert not [
+        name
+        for name in ("grid.jpg", "grid-2-3.png", "grid-x.png", "x/grid.png")
+        if is_page(tmp_path / name, path)
+    ]
 
 
 def test_a_long_prompt_ends_in_dots_and_an_empty_grid_is_a_sheet():

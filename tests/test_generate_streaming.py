@@ -1,4 +1,6 @@
-"""Blocks that pass through the device: the same numbers, the memory that was promised, and the order that streams need."""
+"""Blocks that pass through the device: the same numbers, the memory that was promised, and the
+order that streams need.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,17 @@ class Chain(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(32, 32), nn.Linear(32, 32)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32)) for _ in range(count))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32)) for _ in range(count)
+        )
         for block in self.blocks:
             weight = gguf.quantize(torch.randn(32, 32).numpy(), gguf.GGMLQuantizationType.Q8_0)
-            block.append(QuantizedLinear(QuantizedWeight(torch.from_numpy(weight), gguf.GGMLQuantizationType.Q8_0), bias=False))
+            block.append(
+                QuantizedLinear(
+                    QuantizedWeight(torch.from_numpy(weight), gguf.GGMLQuantizationType.Q8_0),
+                    bias=False,
+                )
+            )
         self.requires_grad_(False)
 
     def forward(self, x, skip=()):
@@ -39,7 +48,9 @@ class Chain(nn.Module):
 
 
 class LateCopies:
-    """CUDA's streams at their worst: a copy happens at the last moment it may, and the pinned memory is read until then."""
+    """CUDA's streams at their worst: a copy happens at the last moment it may, and the pinned
+    memory is read until then.
+    """
 
     def __init__(self):
         self.open: list[tuple] = []
@@ -101,7 +112,9 @@ def test_streaming_changes_no_number(resident, skip, late):
 def test_a_copy_that_is_not_waited_for_would_show():
     model = Chain()
     stream = Stream(list(model.blocks), CPU, LateCopies())
-    stream.copies.hold_computation = lambda copy: setattr(stream.copies, "reading", copy[2].data_ptr())
+    stream.copies.hold_computation = lambda copy: setattr(
+        stream.copies, "reading", copy[2].data_ptr()
+    )
     assert not torch.equal(model(torch.ones(1, 32)), Chain()(torch.ones(1, 32)))
 
 
@@ -110,7 +123,8 @@ def test_the_next_block_is_on_its_way_while_one_computes():
     stream = Stream(list(model.blocks), CPU, LateCopies())
     model(torch.ones(1, 32))
     model(torch.ones(1, 32))
-    assert stream.copies.log == ["copy"] * 11  # each once per forward, the first of the next forward in advance
+    # each once per forward, the first of the next forward in advance
+    assert stream.copies.log == ["copy"] * 11
     assert len(stream.slots) == 2
 
 
@@ -122,7 +136,13 @@ def test_blocks_are_in_the_devices_buffers_only_while_they_run():
         block.register_forward_hook(lambda block, _arguments, _output: seen.append(_places(block)))
     stream_blocks(model, list(model.blocks), CPU, resident=(3,))
     model(torch.ones(1, 32))
-    assert [during == before for during, before in zip(seen, stored, strict=True)] == [False, False, False, True, False]
+    assert [during == before for during, before in zip(seen, stored, strict=True)] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     buffers = {tuple(sorted(places)) for index, places in enumerate(seen) if index != 3}
     assert len(buffers) == 2  # the same two places, in turn
     assert [_places(block) for block in model.blocks] == stored
@@ -177,7 +197,9 @@ def test_flux_with_pulids_hooks_draws_the_same(micro):
 
 
 def test_t5_reads_the_same(micro):
-    text = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32)
+    text = T5Text.load(
+        read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
+    )
     ids = text.tokens("a photo of a woman", 32)
     with torch.inference_mode():
         wanted = text.encode(ids)

@@ -1,4 +1,6 @@
-"""Axes of a sweep: what their texts mean and what is refused; the command: one sheet, the same pictures as single commands draw."""
+"""Axes of a sweep: what their texts mean and what is refused; the command: one sheet, the same
+pictures as single commands draw.
+"""
 
 from __future__ import annotations
 
@@ -70,10 +72,26 @@ def test_what_is_no_axis(text, words):
 
 
 def test_every_option_of_numbers_and_words_may_be_swept():
-    assert {"pulid_id_weight", "id_start_step", "steps", "seed", "guidance", "cfg_scale", "width", "strength", "rng"} <= set(
-        SWEPT
-    )
-    assert {"sampling_method", "scheduler", "negative_id", "eta", "flow_shift", "vae_tiling", "pulid_id_embedding"} <= set(SWEPT)
+    assert {
+        "pulid_id_weight",
+        "id_start_step",
+        "steps",
+        "seed",
+        "guidance",
+        "cfg_scale",
+        "width",
+        "strength",
+        "rng",
+    } <= set(SWEPT)
+    assert {
+        "sampling_method",
+        "scheduler",
+        "negative_id",
+        "eta",
+        "flow_shift",
+        "vae_tiling",
+        "pulid_id_embedding",
+    } <= set(SWEPT)
     axes = [parse_axis(text) for text in ("--pulid-id-weight=0,1", "vae-tiling=yes,no")]
     assert [row.values for row in sweep(axes)] == [
         {
@@ -82,7 +100,12 @@ def test_every_option_of_numbers_and_words_may_be_swept():
             "output": f"000{number}_pulid-id-weight-{weight:g}_vae-tiling-{word}.png",
         }
         for number, (word, tiled, weight) in enumerate(
-            ((word, tiled, weight) for word, tiled in (("yes", True), ("no", False)) for weight in (0.0, 1.0)), 1
+            (
+                (word, tiled, weight)
+                for word, tiled in (("yes", True), ("no", False))
+                for weight in (0.0, 1.0)
+            ),
+            1,
         )
     ]
     with pytest.raises(RequestError, match="there twice"):
@@ -93,7 +116,12 @@ def grid(*texts, seeds=(42,), **common):
     axes = [parse_axis(text) for text in texts]
     flags = BatchFlags(prompt="in the rain", pulid_id_embedding="x/me.pulidembd", **common)
     shown = [
-        Shown(Asked(row, *row.merged(flags, frozenset())), (), seed, {"row": row.number, "output": f"{row.number}.png"})
+        Shown(
+            Asked(row, *row.merged(flags, frozenset())),
+            (),
+            seed,
+            {"row": row.number, "output": f"{row.number}.png"},
+        )
         for row in sweep(axes)
         for seed in seeds
     ]
@@ -118,14 +146,34 @@ def test_the_first_axis_goes_across_and_the_second_down():
     assert (many.columns, len(many.cells[0][0]), many.cells[0][0][4].caption) == ((), 30, "seed 5")
 
 
-# ------------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture
 def flags(micro, person):
     return (
-        *("-p", "a cat", "--pulid-id-embedding", person, "--models-dir", micro, "--t5-tokenizer", micro / "tokenizer.json"),
-        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--device", "cpu", "--steps", 2, "-W", 64, "-H", 48),
+        *(
+            "-p",
+            "a cat",
+            "--pulid-id-embedding",
+            person,
+            "--models-dir",
+            micro,
+            "--t5-tokenizer",
+            micro / "tokenizer.json",
+        ),
+        *(
+            "--diffusion-model",
+            micro / "flux1-schnell.safetensors",
+            "--device",
+            "cpu",
+            "--steps",
+            2,
+            "-W",
+            64,
+            "-H",
+            48,
+        ),
     )
 
 
@@ -136,7 +184,16 @@ def lines(run) -> list[dict]:
 def test_the_pictures_are_the_single_commands_and_kept_if_asked(generate, flags, tmp_path):
     out = tmp_path / "out"
     run = generate(
-        *("sweep", "--over", "id-weight=0,1.5", "--over", "id-start-step=0,1", *flags, "--output-dir", out),
+        *(
+            "sweep",
+            "--over",
+            "id-weight=0,1.5",
+            "--over",
+            "id-start-step=0,1",
+            *flags,
+            "--output-dir",
+            out,
+        ),
         *("-o", tmp_path / "s.png"),
     )
     assert run.code == 0, run.err
@@ -148,24 +205,40 @@ def test_the_pictures_are_the_single_commands_and_kept_if_asked(generate, flags,
         "0003_id-weight-0_id-start-step-1.png",
         "0004_id-weight-1.5_id-start-step-1.png",
     ]
-    alone = generate(*flags, "--pulid-id-weight", 1.5, "--id-start-step", 1, "-o", tmp_path / "alone.png")
+    alone = generate(
+        *flags, "--pulid-id-weight", 1.5, "--id-start-step", 1, "-o", tmp_path / "alone.png"
+    )
     assert alone.code == 0, alone.err
     assert (out / names[3]).read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert (out / names[1]).read_bytes() != (tmp_path / "alone.png").read_bytes()
     again = generate(
-        *("sweep", "--over", "id-weight=0,1.5", "--over", "id-start-step=0,1", *flags, "--output-dir", out, "--resume"),
+        *(
+            "sweep",
+            "--over",
+            "id-weight=0,1.5",
+            "--over",
+            "id-start-step=0,1",
+            *flags,
+            "--output-dir",
+            out,
+            "--resume",
+        ),
         *("-o", tmp_path / "s.png"),
     )
     assert [line["status"] for line in lines(again)] == ["skipped"] * 4 + ["sheet"]
     assert lines(again)[-1]["sha256"] == lines(run)[-1]["sha256"]
 
 
-def test_without_a_folder_there_is_the_sheet_alone_with_scores(generate, flags, tmp_path, monkeypatch, fake):
+def test_without_a_folder_there_is_the_sheet_alone_with_scores(
+    generate, flags, tmp_path, monkeypatch, fake
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fake("for path in pictures: cosine(0.5)")
     Image.new("RGB", (40, 40), (200, 0, 0)).save("me.png")
-    run = generate("sweep", "--over", "id-weight=0,1", *flags, "--reference", "me.png", "--no-cache")
+    run = generate(
+        "sweep", "--over", "id-weight=0,1", *flags, "--reference", "me.png", "--no-cache"
+    )
     assert run.code == 0, run.err
     found = lines(run)
     assert [(line["status"], line["output"]) for line in found] == [
@@ -182,7 +255,10 @@ def test_without_a_folder_there_is_the_sheet_alone_with_scores(generate, flags, 
     ("more", "words"),
     [
         ((), "Missing option '--over'"),
-        (("--over", "steps=1,2", "--over", "seed=1,2", "--over", "id-weight=0,1"), "columns and rows"),
+        (
+            ("--over", "steps=1,2", "--over", "seed=1,2", "--over", "id-weight=0,1"),
+            "columns and rows",
+        ),
         (("--over", "steps=1,2", "--steps", 3), "--steps and --over steps both give it"),
         (("--over", "steps=1,2", "-o", "-"), "--output is the sheet"),
         (("--over", "steps=1,2", "--resume"), "--resume needs '--output-dir'"),
@@ -197,7 +273,9 @@ def test_wrong_usage(generate, more, words):
 
 
 def test_a_value_that_cannot_be_is_a_problem_before_anything_loads(generate, flags, tmp_path):
-    run = generate("sweep", "--over", "width=64,65", *flags[:10], "--device", "cpu", "-o", tmp_path / "s.png")
+    run = generate(
+        "sweep", "--over", "width=64,65", *flags[:10], "--device", "cpu", "-o", tmp_path / "s.png"
+    )
     assert "row 2 (width 65): width 65: expected a multiple of 16" in run.err
     assert "nothing was started" in run.error
     assert not list(tmp_path.iterdir())

@@ -41,20 +41,27 @@ def test_the_tokenizer_of_the_metadata_gives_the_real_ids(quantised, tmp_path):
     assert "tokenizer.ggml.tokens" not in header.metadata  # 32,128 strings stay in the file
     found = find_t5_tokenizer(None, [tmp_path], header)
     assert found == quantised
-    ours, reference = read_t5_tokenizer(found), T5Tokenizer.from_pretrained(vocabulary("tokenizer_2"))
+    ours, reference = (
+        read_t5_tokenizer(found),
+        T5Tokenizer.from_pretrained(vocabulary("tokenizer_2")),
+    )
     assert ours.encode("a photo of a cat").ids == [3, 9, 1202, 13, 3, 9, 1712, 1]
     for prompt in [*PROMPTS, "<extra_id_0> and </s>", "ﬁ ligature, ① and Å"]:
         assert ours.encode(prompt).ids == reference(prompt)["input_ids"], prompt
 
 
-def test_a_vocabulary_that_was_given_wins_and_one_that_is_not_there_is_looked_for(quantised, micro, tmp_path):
+def test_a_vocabulary_that_was_given_wins_and_one_that_is_not_there_is_looked_for(
+    quantised, micro, tmp_path
+):
     header = read_header(quantised)
     assert find_t5_tokenizer(micro / "tokenizer.json", [], header) == micro / "tokenizer.json"
     bare = t5_gguf(micro, tmp_path / "bare.gguf", tokenizer=False)
     assert find_t5_tokenizer(None, [micro], read_header(bare)) == micro / "tokenizer.json"
     with pytest.raises(CheckpointError, match=r"no tokenizer\.ggml\.model"):
         read_t5_tokenizer(bare)
-    other = write_gguf(tmp_path / "other.gguf", {}, "t5encoder", lambda writer: writer.add_tokenizer_model("gpt2"))
+    other = write_gguf(
+        tmp_path / "other.gguf", {}, "t5encoder", lambda writer: writer.add_tokenizer_model("gpt2")
+    )
     with pytest.raises(CheckpointError, match="its vocabulary is for 'gpt2'"):
         read_t5_tokenizer(other)
 
@@ -65,27 +72,42 @@ def test_matrices_and_the_embedding_stay_quantised(t5):
     assert isinstance(t5.model.shared, PackedEmbedding)
     assert t5.model.shared is t5.model.encoder.embed_tokens
     assert sum(p.numel() for p in t5.model.parameters()) < 2000  # norms and the position bias
-    assert t5.model.config.dense_act_fn == "gelu_new"  # transformers' own reader of such files makes it relu
+    # transformers' own reader of such files makes it relu
+    assert t5.model.config.dense_act_fn == "gelu_new"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
 def test_states_are_those_of_the_dequantised_numbers(t5, quantised, micro, tmp_path, dtype):
-    """Feed-forward included: T5's looks at wo's dtype, and with bytes there it would cut its activations to 8 bits."""
+    """Feed-forward included: T5's looks at wo's dtype, and with bytes there it would cut its
+    activations to 8 bits.
+    """
     header = read_header(quantised)
     plain = {}
     data = np.fromfile(quantised, np.uint8)
     for name, entry in read_gguf(quantised).tensors.items():
         block, size = gguf.GGML_QUANT_SIZES[Q[entry.kind]]
-        rows = data[entry.offset : entry.offset + entry.size].reshape(-1, entry.shape[-1] // block * size)
-        plain[t5_name(name)] = torch.from_numpy(gguf.dequantize(rows, Q[entry.kind])).reshape(entry.shape).clone()
+        rows = data[entry.offset : entry.offset + entry.size].reshape(
+            -1, entry.shape[-1] // block * size
+        )
+        plain[t5_name(name)] = (
+            torch.from_numpy(gguf.dequantize(rows, Q[entry.kind])).reshape(entry.shape).clone()
+        )
     save_file(plain, tmp_path / "plain.safetensors")
-    wide = T5Text.load(read_header(tmp_path / "plain.safetensors"), micro / "tokenizer.json", dtype or torch.float32)
+    wide = T5Text.load(
+        read_header(tmp_path / "plain.safetensors"),
+        micro / "tokenizer.json",
+        dtype or torch.float32,
+    )
     ours = t5 if dtype == torch.float32 else T5Text.load(header, quantised, dtype)
     ids = t5.tokens("a photo of a cat, (word:1.3)", 32)
     truth = wide.encode(ids)
     assert ours.encode(ids).dtype == truth.dtype
-    assert relative(ours.encode(ids).float(), truth.float()) < (1e-2 if dtype == torch.bfloat16 else 1e-6)
-    original = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), quantised, torch.float32).encode(ids)
+    assert relative(ours.encode(ids).float(), truth.float()) < (
+        1e-2 if dtype == torch.bfloat16 else 1e-6
+    )
+    original = T5Text.load(
+        read_header(micro / "t5xxl_fp16.safetensors"), quantised, torch.float32
+    ).encode(ids)
     assert 1e-4 < relative(truth.float(), original) < 0.1  # the numbers did change
 
 
@@ -123,7 +145,11 @@ def test_what_is_no_t5_encoder_is_refused(micro, tmp_path):
     llama = t5_gguf(micro, tmp_path / "llama.gguf", architecture="llama")
     with pytest.raises(WeightsError, match="GGUF of architecture 'llama'"):
         find(T5XXL, llama)
-    part = write_gguf(tmp_path / "part.gguf", {"enc.blk.0.attn_q.weight": (np.zeros((64, 64), np.float32), Q.F16)}, "t5encoder")
+    part = write_gguf(
+        tmp_path / "part.gguf",
+        {"enc.blk.0.attn_q.weight": (np.zeros((64, 64), np.float32), Q.F16)},
+        "t5encoder",
+    )
     assert kind_of(read_header(part)).name == "T5 encoder in GGUF"
     with pytest.raises(CheckpointError, match=r"missing shared\.weight"):
         T5Text.load(read_header(part), micro / "tokenizer.json", torch.float32)

@@ -1,4 +1,6 @@
-"""pulid-generate validate through the command line, on the micro models; scores by a fake program, and once by the real one."""
+"""pulid-generate validate through the command line, on the micro models; scores by a fake program,
+and once by the real one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from pulid_generate.errors import PlacementError
 from pulid_generate.pipeline.denoiser import Denoiser
 
 SIZE = ("-W", 64, "-H", 48)
-# by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference itself 1
+# by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference
+# itself 1
 SCORES = """
 for picture in pictures:
     name = os.path.basename(picture)
@@ -37,9 +40,19 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def models(micro):
     return (
-        *("--diffusion-model", micro / "flux1-schnell.safetensors", "--vae", micro / "ae.safetensors"),
+        *(
+            "--diffusion-model",
+            micro / "flux1-schnell.safetensors",
+            "--vae",
+            micro / "ae.safetensors",
+        ),
         *("--clip_l", micro / "clip_l.safetensors", "--t5xxl", micro / "t5xxl_fp16.safetensors"),
-        *("--t5-tokenizer", micro / "tokenizer.json", "--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors"),
+        *(
+            "--t5-tokenizer",
+            micro / "tokenizer.json",
+            "--pulid-weights",
+            micro / "pulid_flux_v0.9.1.safetensors",
+        ),
         *("--device", "cpu", "--steps", 2),
     )
 
@@ -52,8 +65,26 @@ def base(models, person, tmp_path):
     Image.fromarray(astronaut.portrait()).save(reference)
     stranger = write_embedding(tmp_path / "you.pulidembd", seed=6)
     return (
-        *(*models, *SIZE, "--pulid-id-embedding", person, "--reference", reference, "--stranger", reference),
-        *("--stranger-embedding", stranger, "--prompts", prompts, "--seeds", "1-2", "--output-dir", tmp_path / "out"),
+        *(
+            *models,
+            *SIZE,
+            "--pulid-id-embedding",
+            person,
+            "--reference",
+            reference,
+            "--stranger",
+            reference,
+        ),
+        *(
+            "--stranger-embedding",
+            stranger,
+            "--prompts",
+            prompts,
+            "--seeds",
+            "1-2",
+            "--output-dir",
+            tmp_path / "out",
+        ),
     )
 
 
@@ -76,7 +107,7 @@ def drawn(base, earlier, generate, fake, tmp_path):
     return (*base, "--resume")
 
 
-# ---------------------------------------------------------------------------------------------------------------- the whole command
+# -------------------------------------------------------------------------------- the whole command
 
 
 def test_a_validation(generate, drawn, models, person, fake, tmp_path):
@@ -92,7 +123,11 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     runs = report["runs"]
     assert list(runs) == ["person", "weight_0", "stranger"]
     assert [runs[run]["similarity"] for run in runs] == [0.475, 0.1, -0.1]
-    assert (runs["person"]["without_face"], runs["person"]["with_face"], runs["person"]["of_faces"]) == (1, 3, 0.6333)
+    assert (
+        runs["person"]["without_face"],
+        runs["person"]["with_face"],
+        runs["person"]["of_faces"],
+    ) == (1, 3, 0.6333)
     assert runs["person"]["moved"] > 0
     assert runs["weight_0"]["moved"] is None
     assert report["recognizer"] == {"name": "glintr100.onnx", "sha256": "ab" * 32, "own": True}
@@ -103,14 +138,17 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     assert any("1 of 4 of the person" in note for note in report["notes"])
     assert "No face was found" in done.err
 
-    # the pictures are what the single command draws; weight 0 is no PuLID at all, the stranger somebody else
+    # the pictures are what the single command draws; weight 0 is no PuLID at all, the stranger
+    # somebody else
     for output, flags in {
         "line-1_2_person.png": ("--pulid-id-embedding", person),
         "line-1_2_weight_0.png": (),
         "line-1_2_stranger.png": ("--pulid-id-embedding", tmp_path / "you.pulidembd"),
     }.items():
         weights = models if flags else [word for word in models if "pulid" not in str(word)]
-        alone = generate(*weights, *SIZE, *flags, "-p", "a cat", "-s", 2, "-o", tmp_path / "alone.png")
+        alone = generate(
+            *weights, *SIZE, *flags, "-p", "a cat", "-s", 2, "-o", tmp_path / "alone.png"
+        )
         assert alone.code == 0, alone.err
         assert (folder / "pictures" / output).read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert len({picture["sha256"] for picture in report["pictures"]}) == 12
@@ -124,7 +162,9 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     assert table[-1].split()[:4] == ["mean", "0.475", "0.100", "-0.100"]
 
 
-def test_resume_draws_nothing_anew_and_json_is_the_report(generate, base, drawn, fake, monkeypatch, tmp_path):
+def test_resume_draws_nothing_anew_and_json_is_the_report(
+    generate, base, drawn, fake, monkeypatch, tmp_path
+):
     def fail(*arguments, **more):
         raise PlacementError("was drawn anew")
 
@@ -161,7 +201,9 @@ def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, mon
     done = generate("validate", *base)
     assert "3 of 12 pictures could not be drawn or scored, the report is without them" in done.error
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [picture["error"] for picture in report["pictures"] if picture["status"] == "failed"] == ["no memory"] * 3
+    assert [
+        picture["error"] for picture in report["pictures"] if picture["status"] == "failed"
+    ] == ["no memory"] * 3
     assert report["similarity"] == pytest.approx(1.4 / 3, abs=1e-4)
     assert "3 of 12 pictures could not be drawn" in " ".join(report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
@@ -171,7 +213,10 @@ def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, mon
 
 def test_nothing_is_drawn_for_a_reference_without_a_face(generate, base, fake, tmp_path):
     fake(NOBODY)
-    assert "pulid-extract score: me.png: no face found in this reference" in generate("validate", *base).error
+    assert (
+        "pulid-extract score: me.png: no face found in this reference"
+        in generate("validate", *base).error
+    )
     assert not (tmp_path / "out" / "pictures").exists()
 
 
@@ -180,7 +225,10 @@ def test_a_reference_is_not_overwritten(generate, base, fake, tmp_path):
     (tmp_path / "out" / "pictures").mkdir(parents=True)
     mine = tmp_path / "out" / "pictures" / "line-1_1_person.png"
     mine.write_bytes((tmp_path / "me & you.png").read_bytes())
-    assert "line-1_1_person.png: is read as an input" in generate("validate", *base, "--reference", mine).error
+    assert (
+        "line-1_1_person.png: is read as an input"
+        in generate("validate", *base, "--reference", mine).error
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +265,10 @@ def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
 
 
 def test_a_stranger_is_somebody_else(generate, base, person):
-    assert "is the person; a control wants somebody else" in generate("validate", *base, "--stranger-embedding", person).error
+    assert (
+        "is the person; a control wants somebody else"
+        in generate("validate", *base, "--stranger-embedding", person).error
+    )
 
 
 def test_pictures_that_vanish_are_no_crash(generate, drawn, fake, tmp_path):
@@ -264,12 +315,15 @@ def test_the_real_program_judges_real_faces(generate, models, person, tmp_path, 
         "one.txt",
     )
     start = ("--steps", 4, "--seeds", "3", "-i", "me.png", "--strength", "0.5")
-    kept = generate("validate", *flags, *start, "--mask", "mask.png", "--min-similarity", "0.9", "--json")
+    kept = generate(
+        "validate", *flags, *start, "--mask", "mask.png", "--min-similarity", "0.9", "--json"
+    )
     assert kept.code == 0, kept.err
     report = json.loads(kept.out)
     assert report["similarity"] > 0.99
     assert report["runs"]["person"]["moved"] > 0  # beside the face
-    assert "Only in 0 of 1" in " ".join(report["notes"])  # and nothing of it is the identity's doing
+    # and nothing of it is the identity's doing
+    assert "Only in 0 of 1" in " ".join(report["notes"])
     lost = generate("validate", *flags, *start, "--min-similarity", "0.9", "--json")
     assert "similarity 0.000, below --min-similarity 0.9" in lost.error
     assert json.loads(lost.out)["runs"]["person"]["without_face"] == 1

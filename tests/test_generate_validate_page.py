@@ -15,7 +15,7 @@ from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
 from pulid_generate.validation.report import PERSON, STRANGER, WITHOUT, Report, Shot, mean, number
 
-# ------------------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 A, B = Trial("a", "pose", "a cat"), Trial("b", "light", "a <dog>")
 SHOTS = (
@@ -46,33 +46,57 @@ def test_a_picture_without_a_face_counts_0_and_one_that_failed_does_not_count():
     found = report(*SHOTS)
     assert found.similarity == pytest.approx((0.8 + 0.2 + 0) / 3)
     assert found.share_above(PERSON, 0.2) == pytest.approx(2 / 3)
-    assert found.share_above(PERSON, 0.0) == pytest.approx(2 / 3)  # no face is never alike, not even by 0
+    # no face is never alike, not even by 0
+    assert found.share_above(PERSON, 0.0) == pytest.approx(2 / 3)
     assert found.share_above(STRANGER, 0.5) is None
-    assert found.as_dict()["closer_than_weight_0"] == {"pairs": 3, "closer": 1}  # no face is not closer, whatever weight 0 has
+    # no face is not closer, whatever weight 0 has
+    assert found.as_dict()["closer_than_weight_0"] == {"pairs": 3, "closer": 1}
     assert mean(shot.moved for shot in found.of(PERSON)) == pytest.approx(40 / 3)
     summary = found.as_dict()["runs"]["person"]
-    assert (summary["pictures"], summary["with_face"], summary["without_face"], summary["failed"]) == (4, 2, 1, 1)
+    assert (
+        summary["pictures"],
+        summary["with_face"],
+        summary["without_face"],
+        summary["failed"],
+    ) == (4, 2, 1, 1)
     assert [shot.counted for shot in SHOTS] == [0.8, 0.1, 0.2, 0.3, 0.0, -0.2, None, None]
 
 
 def test_numbers_for_people():
-    assert [number(value) for value in (0.12345, -0.0001, -0.25, None)] == ["0.123", "0.000", "-0.250", "-"]
+    assert [number(value) for value in (0.12345, -0.0001, -0.25, None)] == [
+        "0.123",
+        "0.000",
+        "-0.250",
+        "-",
+    ]
 
 
 def test_passing_is_at_least_the_minimum_and_nothing_passes_without_pictures():
     good = report(SHOTS[0], minimum=0.8)
-    assert (good.passed, replace(good, minimum=0.81).passed, replace(good, minimum=None).passed) == (True, False, None)
+    assert (
+        good.passed,
+        replace(good, minimum=0.81).passed,
+        replace(good, minimum=None).passed,
+    ) == (True, False, None)
     assert report(SHOTS[6], minimum=-1.0).passed is False
 
 
 @pytest.mark.parametrize(
     ("shots", "more", "note"),
     [
-        (SHOTS[:2], {"recognizer": {"name": "g", "sha256": "j", "own": True}}, "g is the network that PuLID is conditioned on"),
+        (
+            SHOTS[:2],
+            {"recognizer": {"name": "g", "sha256": "j", "own": True}},
+            "g is the network that PuLID is conditioned on",
+        ),
         (SHOTS[4:5], {}, "No face was found in pictures: 1 of 1 of the person; each counts as 0."),
         (SHOTS[6:], {}, "2 of 2 pictures could not be drawn or scored"),
         (SHOTS[:2], {}, "No stranger was given"),
-        (SHOTS[2:3], {"strangers": [{"name": "you"}]}, "In 1 of 1 picture the face is as like the stranger as the person"),
+        (
+            SHOTS[2:3],
+            {"strangers": [{"name": "you"}]},
+            "In 1 of 1 picture the face is as like the stranger as the person",
+        ),
         (SHOTS[2:4], {}, "Only in 0 of 1 pairs"),
         (SHOTS[2:3], {}, "1 picture of the person with several faces"),
         (
@@ -89,13 +113,27 @@ def test_what_a_reader_must_know_is_said_when_it_is_so(shots, more, note):
 
 
 def test_our_prompts_are_a_dozen_of_every_aspect():
-    assert len({trial.name for trial in TRIALS}) == len({trial.text for trial in TRIALS}) == len(TRIALS) == 12
-    assert {trial.aspect for trial in TRIALS} == {"pose", "light", "age", "style", "occlusion", "crowd"}
-    assert all(re.fullmatch(r"[a-z-]+", trial.name) and "a person" in trial.text for trial in TRIALS)
+    assert (
+        len({trial.name for trial in TRIALS})
+        == len({trial.text for trial in TRIALS})
+        == len(TRIALS)
+        == 12
+    )
+    assert {trial.aspect for trial in TRIALS} == {
+        "pose",
+        "light",
+        "age",
+        "style",
+        "occlusion",
+        "crowd",
+    }
+    assert all(
+        re.fullmatch(r"[a-z-]+", trial.name) and "a person" in trial.text for trial in TRIALS
+    )
     assert own_trials([(3, "a cat")]) == (Trial("line-3", "own", "a cat"),)
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- page
+# --------------------------------------------------------------------------------------------- page
 
 
 VOID = {"meta", "img", "link", "br"}
@@ -127,7 +165,9 @@ class Tags(HTMLParser):
 def page() -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-    return as_page(report(*SHOTS), {"1.png": buffer.getvalue()}.get, [("reference <me>", buffer.getvalue())])
+    return as_page(
+        report(*SHOTS), {"1.png": buffer.getvalue()}.get, [("reference <me>", buffer.getvalue())]
+    )
 
 
 def test_the_page_needs_nothing_but_itself(page):
@@ -135,7 +175,9 @@ def test_the_page_needs_nothing_but_itself(page):
     assert "default-src 'none'" in page
     for tag, attributes in Tags(page).found:
         assert tag not in ("script", "link", "iframe", "object")
-        assert (attributes.get("src") or "data:").startswith("data:image/jpeg;base64,") or tag != "img"
+        assert (attributes.get("src") or "data:").startswith(
+            "data:image/jpeg;base64,"
+        ) or tag != "img"
         assert not any(name.startswith("on") for name in attributes)
     assert "url(" not in page
     assert "@import" not in page
@@ -145,9 +187,14 @@ def test_the_page_is_for_everyone(page):
     tags = Tags(page).found
     images = [attributes for tag, attributes in tags if tag == "img"]
     assert [image["alt"] for image in images] == ["reference <me>", "a, the person, seed 1: 0.800"]
-    drawings = [attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes]
+    drawings = [
+        attributes for tag, attributes in tags if tag == "svg" and "aria-hidden" not in attributes
+    ]
     assert len(drawings) == 3
-    assert all(attributes["role"] == "img" and len(attributes["aria-label"] or "") > 40 for attributes in drawings)
+    assert all(
+        attributes["role"] == "img" and len(attributes["aria-label"] or "") > 40
+        for attributes in drawings
+    )
     assert ("html", {"lang": "en"}) in tags
     assert any(attributes.get("name") == "viewport" for tag, attributes in tags if tag == "meta")
     assert "prefers-color-scheme:dark" in page
@@ -155,13 +202,27 @@ def test_the_page_is_for_everyone(page):
 
 
 def test_the_page_says_what_made_it():
-    settings = {"models": {"flux": "schnell", "vae": "ae"}, "loras": [{"name": "a", "weight": 1}], "steps": 4}
+    settings = {
+        "models": {"flux": "schnell", "vae": "ae"},
+        "loras": [{"name": "a", "weight": 1}],
+        "steps": 4,
+    }
     page = as_page(
-        report(SHOTS[0], settings=settings, identity={"sha256": "id", "weight": 0.8, "stranger_sha256": "you"}),
+        report(
+            SHOTS[0],
+            settings=settings,
+            identity={"sha256": "id", "weight": 0.8, "stranger_sha256": "you"},
+        ),
         lambda _: None,
         [],
     )
-    for text in ("flux schnell, vae ae", "name a, weight 1", "SHA-256 id, weight 0.8", "SHA-256 you", "own.onnx, SHA-256 j"):
+    for text in (
+        "flux schnell, vae ae",
+        "name a, weight 1",
+        "SHA-256 id, weight 0.8",
+        "SHA-256 you",
+        "own.onnx, SHA-256 j",
+    ):
         assert f">{text}<" in page
     assert "stranger" not in as_page(report(SHOTS[0]), lambda _: None, []).split("What made it")[1]
 

@@ -1,4 +1,6 @@
-"""The scripts that write seeded files: the micro set is accepted by the real libraries, and the seeded values never change."""
+"""The scripts that write seeded files: the micro set is accepted by the real libraries, and the
+seeded values never change.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ def faceless() -> dict[str, np.ndarray]:
     return {"flat": np.full((512, 512, 3), 128, np.uint8), "noise": noise, "suit": erased}
 
 
-# ------------------------------------------------------------------------------------------------------------- the whole set
+# ------------------------------------------------------------------------------------ the whole set
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -84,7 +86,11 @@ def test_the_set_is_small_and_complete(micro):
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(micro, tmp_path):
-    small = [part for part in make_micro_models.parts() if part.name in ("clip_l.safetensors", "tokenizer.json")]
+    small = [
+        part
+        for part in make_micro_models.parts()
+        if part.name in ("clip_l.safetensors", "tokenizer.json")
+    ]
     for part in small:
         part.write(tmp_path / part.name, 0)
         assert (tmp_path / part.name).read_bytes() == (micro / part.name).read_bytes()
@@ -106,11 +112,15 @@ def test_dev_has_guidance_and_schnell_has_not(micro):
     assert dev.name == "flux1-dev.safetensors"
     schnell = read_header(micro / "flux1-schnell.safetensors").names
     extra = set(layouts.flux(128, context=64, vector=64, guidance=True)) - schnell
-    assert extra == {f"guidance_in.{layer}_layer.{kind}" for layer in ("in", "out") for kind in ("weight", "bias")}
+    assert extra == {
+        f"guidance_in.{layer}_layer.{kind}"
+        for layer in ("in", "out")
+        for kind in ("weight", "bias")
+    }
     assert len(schnell) == 776
 
 
-# -------------------------------------------------------------------------------------------------------- the face detectors
+# ------------------------------------------------------------------------------- the face detectors
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +154,13 @@ def test_insightface_boxes_the_astronauts_face_once(insightface_app, bgr):
     assert iou(face.bbox, LBP_BOX) > 0.8
     assert face.det_score > 0.9
     assert np.abs(face.kps - astronaut.LANDMARKS).max() < 2
-    assert set(insightface_app.models) == {"detection", "recognition", "landmark_3d_68", "landmark_2d_106", "genderage"}
+    assert set(insightface_app.models) == {
+        "detection",
+        "recognition",
+        "landmark_3d_68",
+        "landmark_2d_106",
+        "genderage",
+    }
 
 
 @pytest.mark.parametrize("place", [(37, -9, 512), (-60, 20, 512), (50, 40, 600), (150, 100, 800)])
@@ -167,7 +183,9 @@ def test_the_recogniser_tells_faces_apart_and_ignores_brightness(insightface_app
     one, darker, other = (net.get_feat(image)[0] for image in (face, face // 2 + 20, suit))
     assert one.shape == (512,)
     assert np.linalg.norm(one) > 2  # not normalised
-    cosine = [one @ vector / np.linalg.norm(one) / np.linalg.norm(vector) for vector in (darker, other)]
+    cosine = [
+        one @ vector / np.linalg.norm(one) / np.linalg.norm(vector) for vector in (darker, other)
+    ]
     assert cosine[0] > 0.99
     assert cosine[1] < 0.7
 
@@ -188,7 +206,11 @@ def test_the_parser_sees_a_face_on_a_background(micro):
     net.load_state_dict(torch.load(micro / "parsing_bisenet.pth", weights_only=True), strict=True)
     aligned = torch.from_numpy(np.array(micro_facexlib.aligned_portrait())).float() / 255
     with torch.no_grad():
-        labels = net(((aligned - micro_facexlib.PARSE_MEAN) / micro_facexlib.PARSE_STD).permute(2, 0, 1)[None])[0].argmax(1)[0]
+        labels = net(
+            ((aligned - micro_facexlib.PARSE_MEAN) / micro_facexlib.PARSE_STD).permute(2, 0, 1)[
+                None
+            ]
+        )[0].argmax(1)[0]
     share = torch.bincount(labels.flatten(), minlength=19) / labels.numel()
     assert share[0] > 0.15
     assert share[1] > 0.2
@@ -199,7 +221,7 @@ def test_the_parser_sees_a_face_on_a_background(micro):
     assert not kept[:40, :40].any()
 
 
-# ----------------------------------------------------------------------------------------------------------- the other loaders
+# -------------------------------------------------------------------------------- the other loaders
 
 
 def test_timm_accepts_the_eva_tower(micro):
@@ -208,7 +230,11 @@ def test_timm_accepts_the_eva_tower(micro):
 
     state = torch.load(micro / "EVA02_CLIP_L_336_psz14_s6B.pt", weights_only=True)
     assert not [name for name in state if "rope" in name]
-    state = {name.removeprefix("visual."): tensor.float() for name, tensor in state.items() if name.startswith("visual.")}
+    state = {
+        name.removeprefix("visual."): tensor.float()
+        for name, tensor in state.items()
+        if name.startswith("visual.")
+    }
     tower = timm.create_model(
         "eva02_large_patch14_clip_336",
         embed_dim=make_micro_models.EVA_WIDTH,
@@ -227,19 +253,37 @@ def test_transformers_accepts_the_text_encoders(micro):
     state = load_file(micro / "t5xxl_fp16.safetensors")
     assert torch.equal(state["shared.weight"], state["encoder.embed_tokens.weight"])
     width = make_micro_models.T5_WIDTH
-    config = T5Config(d_model=width, d_ff=2 * width, num_layers=2, num_heads=1, d_kv=64, feed_forward_proj="gated-gelu")
+    config = T5Config(
+        d_model=width,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=1,
+        d_kv=64,
+        feed_forward_proj="gated-gelu",
+    )
     t5 = T5EncoderModel(config)
     t5.load_state_dict(state, strict=True)
 
     state = load_file(micro / "clip_l.safetensors")
     width = make_micro_models.CLIP_WIDTH
-    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 2, "num_attention_heads": 1}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 1,
+    }
     clip = CLIPTextModel(CLIPTextConfig(vocab_size=49408, **sizes))
-    prefix = "" if any(name.startswith("text_model.") for name in clip.state_dict()) else "text_model."
-    clip.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in state.items()}, strict=True)
+    prefix = (
+        "" if any(name.startswith("text_model.") for name in clip.state_dict()) else "text_model."
+    )
+    clip.load_state_dict(
+        {name.removeprefix(prefix): tensor for name, tensor in state.items()}, strict=True
+    )
 
 
-@pytest.mark.parametrize("prompt", ["a photo of a cat", "", "naïve 北京 🙂", "  two  spaces ", "x" * 300])
+@pytest.mark.parametrize(
+    "prompt", ["a photo of a cat", "", "naïve 北京 🙂", "  two  spaces ", "x" * 300]
+)
 def test_the_tokenizer_takes_any_prompt(micro, prompt):
     from tokenizers import Tokenizer
 
@@ -262,7 +306,7 @@ def test_layouts_have_the_published_tensor_counts():
     assert sum(int(np.prod(shape)) for shape, _ in numbers.values()) == 571_033_600
 
 
-# ------------------------------------------------------------------------------------------- values that must never change
+# -------------------------------------------------------------------- values that must never change
 
 
 def test_seeded_numbers_are_those_of_the_golden_files():
@@ -271,7 +315,9 @@ def test_seeded_numbers_are_those_of_the_golden_files():
 
 
 def test_seeded_checkpoints_are_those_that_sd_cli_drew_from(tmp_path):
-    make_seeded_checkpoints.write_checkpoints(tmp_path, seed=21, depth=1, single=2, guidance=True, only=("flux", "pulid"))
+    make_seeded_checkpoints.write_checkpoints(
+        tmp_path, seed=21, depth=1, single=2, guidance=True, only=("flux", "pulid")
+    )
     for name, expected in GOLDEN_FILES.items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == expected, name
     weight = load_file(tmp_path / "flux.safetensors")["img_in.weight"]
@@ -279,7 +325,9 @@ def test_seeded_checkpoints_are_those_that_sd_cli_drew_from(tmp_path):
 
 
 def test_seeded_embedding_is_the_one_that_sd_cli_drew_from(tmp_path):
-    tokens = read_embedding(make_seeded_checkpoints.write_embedding(tmp_path / "me.pulidembd", 5)).tokens
+    tokens = read_embedding(
+        make_seeded_checkpoints.write_embedding(tmp_path / "me.pulidembd", 5)
+    ).tokens
     assert tokens.shape == (32, 2048)
     assert hashlib.sha256(tokens.astype("<f2").tobytes()).hexdigest() == GOLDEN_TOKENS
 

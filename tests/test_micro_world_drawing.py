@@ -1,4 +1,6 @@
-"""The small world before any network: people, scenes, the truth beside a drawing, prompts; and the analysis that the autoencoder starts from."""
+"""The small world before any network: people, scenes, the truth beside a drawing, prompts; and the
+analysis that the autoencoder starts from.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,15 @@ def test_every_attribute_can_be_seen(name):
     person = dataclasses.replace(Person.of(0), hair_style=1, freckles=0, beard=0)
     value = getattr(person, name)
     low, high = people.RANGES.get(name, (0, 1))
-    other = (value + 1) % people.KINDS[name] if name in people.KINDS else (low if value > (low + high) / 2 else high)
-    assert (draw(person, Scene()).pixels != draw(dataclasses.replace(person, **{name: other}), Scene()).pixels).any()
+    other = (
+        (value + 1) % people.KINDS[name]
+        if name in people.KINDS
+        else (low if value > (low + high) / 2 else high)
+    )
+    assert (
+        draw(person, Scene()).pixels
+        != draw(dataclasses.replace(person, **{name: other}), Scene()).pixels
+    ).any()
 
 
 def test_siblings_differ_in_a_few_attributes():
@@ -56,7 +65,8 @@ def test_the_truth_is_where_the_head_is(side):
             assert y1 < y < y2
         for x, y in portrait.landmarks[:2]:
             pupil = portrait.pixels[round(float(y)), round(float(x))]
-            assert np.abs(pupil.astype(int) - (20, 18, 18)).max() < 130  # dark, or of the iris where it is small
+            # dark, or of the iris where it is small
+            assert np.abs(pupil.astype(int) - (20, 18, 18)).max() < 130
         assert portrait.landmarks[0, 0] < portrait.landmarks[1, 0]
         assert portrait.landmarks[3, 0] < portrait.landmarks[4, 0]
 
@@ -73,10 +83,14 @@ def test_people_to_train_on_are_not_people_to_test_on():
     used = [range(autoencoder.PEOPLE)]
     from micro_world import detector, recognisers
 
-    used += [range(kind.first, kind.first + kind.people) for kind in (recognisers.GLINT, recognisers.JUDGE)]
+    used += [
+        range(kind.first, kind.first + kind.people)
+        for kind in (recognisers.GLINT, recognisers.JUDGE)
+    ]
     used.append(range(detector.PEOPLE, detector.PEOPLE + 50_000))
     assert all(one.stop <= FIRST_TEST_PERSON for one in used)
-    assert not set(used[1]) & set(used[2])  # nor does the judge know those that the other recogniser learnt from
+    # nor does the judge know those that the other recogniser learnt from
+    assert not set(used[1]) & set(used[2])
 
 
 def test_prompts_say_what_the_scene_is():
@@ -85,7 +99,10 @@ def test_prompts_say_what_the_scene_is():
         scene = Scene.of(rng)
         prompt = prompts.prompt_of(scene, rng)
         told = [word for word in scenes.COLOUR_NAMES if word in prompt.replace(",", "").split()]
-        assert set(told) <= {scenes.COLOUR_NAMES[scene.background], scenes.COLOUR_NAMES[scene.clothes]}
+        assert set(told) <= {
+            scenes.COLOUR_NAMES[scene.background],
+            scenes.COLOUR_NAMES[scene.clothes],
+        }
         assert (scenes.HATS[scene.hat] in prompt) == (scene.hat > 0)
 
 
@@ -110,7 +127,9 @@ def test_a_crop_has_its_landmarks_in_the_template():
     """Aligned, the eyes are where ArcFace wants them, whatever the scene."""
     eyes = []
     for seed in TEST_PEOPLE:
-        portrait = draw(Person.of(seed), Scene.of(np.random.default_rng(seed), glasses=0, hat=0), 192)
+        portrait = draw(
+            Person.of(seed), Scene.of(np.random.default_rng(seed), glasses=0, hat=0), 192
+        )
         crop = dataset.aligned(portrait, dataset.ARCFACE, dataset.ARCFACE_SIDE)
         eyes.append(crop[50:54, 36:41].mean((0, 1)))
         assert crop.shape == (112, 112, 3)

@@ -1,7 +1,8 @@
-"""Whether the face is preserved: tests about people, with the small world's trained models and people they were never trained on.
+"""Whether the face is preserved: tests about people, with the small world's trained models and
+people they were never trained on.
 
-A second recogniser, which never conditioned anything, picks who is in a picture out of a gallery of other portraits. What breaks the
-injection breaks the faces: the second half breaks it on purpose.
+A second recogniser, which never conditioned anything, picks who is in a picture out of a gallery of
+other portraits. What breaks the injection breaks the faces: the second half breaks it on purpose.
 """
 
 from __future__ import annotations
@@ -24,18 +25,25 @@ def eyes():
 @pytest.fixture(scope="module")
 def gallery(eyes, tmp_path_factory):
     """Other portraits of the same people than those the identities come from."""
-    return measure.Gallery(eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), PEOPLE, series=1))
+    return measure.Gallery(
+        eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), PEOPLE, series=1)
+    )
 
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
-    """identities[person]: the file of one portrait, unconditional tokens included; of two portraits under "two"."""
+    """identities[person]: the file of one portrait, unconditional tokens included; of two portraits
+    under "two".
+    """
     folder = tmp_path_factory.mktemp("identities")
     portraits = measure.write_portraits(folder / "portraits", PEOPLE, views=2)
     lines = []
     for person in range(PEOPLE):
         both = [str(path) for path in portraits[2 * person : 2 * person + 2]]
-        lines += [{"portrait": both[0], "out": f"{person}.pulidembd"}, {"portraits": both, "out": f"{person}-two.pulidembd"}]
+        lines += [
+            {"portrait": both[0], "out": f"{person}.pulidembd"},
+            {"portraits": both, "out": f"{person}-two.pulidembd"},
+        ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     measure.extract(measure.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
     one = [folder / f"{person}.pulidembd" for person in range(PEOPLE)]
@@ -50,7 +58,9 @@ def known():
 
 @pytest.fixture
 def likeness(generate, eyes, gallery, known, tmp_path):
-    """likeness(identities, flag, ..) -> (share of pictures in which the right one of 8 is picked, mean cosine)."""
+    """likeness(identities, flag, ..) -> (share of pictures in which the right one of 8 is picked,
+    mean cosine).
+    """
 
     def draw(files, *flags, row=None, afresh=False):
         key = (tuple(files or ()), flags)
@@ -65,13 +75,30 @@ def likeness(generate, eyes, gallery, known, tmp_path):
         for person in range(PEOPLE):
             for number, scene in enumerate(measure.scenes(SCENES)):
                 own = {"pulid-id-embedding": str(files[person])} if row is None else row(person)
-                rows.append({"prompt": measure.plain_prompt(scene), "seed": number, "output": f"{len(rows)}.png"} | own)
+                rows.append(
+                    {
+                        "prompt": measure.plain_prompt(scene),
+                        "seed": number,
+                        "output": f"{len(rows)}.png",
+                    }
+                    | own
+                )
                 keys.append(person)
         manifest = tmp_path / "rows.jsonl"
         manifest.write_text("".join(json.dumps(one) + "\n" for one in rows))
         folder = tmp_path / "pictures"
         run = generate(
-            *("batch", manifest, "--output-dir", folder, "--models-dir", measure.MODELS, "--batch-size", 9, *measure.GENERATE),
+            *(
+                "batch",
+                manifest,
+                "--output-dir",
+                folder,
+                "--models-dir",
+                measure.MODELS,
+                "--batch-size",
+                9,
+                *measure.GENERATE,
+            ),
             *flags,
         )
         assert run.code == 0, run.err
@@ -79,19 +106,22 @@ def likeness(generate, eyes, gallery, known, tmp_path):
             measure.Seen(person, 0, 1.0, eyes.who(measure.read(folder / f"{number}.png")), {})
             for number, person in enumerate(keys)
         ]
-        return float(np.mean([gallery.picked(one) for one in seen])), float(np.mean([gallery.cosine(one) for one in seen]))
+        return float(np.mean([gallery.picked(one) for one in seen])), float(
+            np.mean([gallery.cosine(one) for one in seen])
+        )
 
     return draw
 
 
-# Of 24 pictures a sound injection picks the right one of 8 people in 24, mean cosine 0.880; docs/micro_world.md has what broken ones do, of
-# which the best has 24 and 0.844. Whatever an option does to a likeness, nearly all are picked, and 0.7 is the goal of the small world.
+# Of 24 pictures a sound injection picks the right one of 8 people in 24, mean cosine 0.880;
+# docs/micro_world.md has what broken ones do, of which the best has 24 and 0.844. Whatever an
+# option does to a likeness, nearly all are picked, and 0.7 is the goal of the small world.
 SOUND = 0.862
 PICKED, LIKE = 22 / 24, 0.7
 CHANCE, UNLIKE = 0.25, 0.2
 
 
-# ---------------------------------------------------------------------------------------------------------------------- likeness
+# ----------------------------------------------------------------------------------------- likeness
 
 
 def test_the_right_person_is_drawn(likeness, identities):
@@ -107,7 +137,9 @@ def test_at_weight_0_it_is_anybody(likeness, identities):
 
 
 def test_the_more_weight_the_more_alike(likeness, identities):
-    cosines = [likeness(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)]
+    cosines = [
+        likeness(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)
+    ]
     assert cosines == sorted(cosines)
 
 
@@ -124,7 +156,7 @@ def test_somebody_else_is_somebody_else(likeness, identities):
     assert cosine <= UNLIKE
 
 
-# ---------------------------------------------------------------------------------------------------------------------- features
+# ----------------------------------------------------------------------------------------- features
 
 
 def test_the_later_it_begins_the_less_alike(likeness, identities):
@@ -150,7 +182,9 @@ def test_a_schedule_of_weights(likeness, identities):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_whose_region_has_the_face_is_seen(likeness, identities, first):
-    """Two people in one picture: the middle, where the face is, belongs to one, the upper rim to the other."""
+    """Two people in one picture: the middle, where the face is, belongs to one, the upper rim to
+    the other.
+    """
     face, rim = "box=0,16,96,96", "box=0,0,96,16"
 
     def row(person):
@@ -159,18 +193,24 @@ def test_whose_region_has_the_face_is_seen(likeness, identities, first):
         return {"identity": [f"{mine},{places[0]}", f"{other},{places[1]}"]}
 
     picked, cosine = likeness(None, row=row)
-    assert (picked >= PICKED and cosine >= LIKE) if first else (picked <= CHANCE and cosine <= UNLIKE)
+    assert (
+        (picked >= PICKED and cosine >= LIKE) if first else (picked <= CHANCE and cosine <= UNLIKE)
+    )
 
 
 def test_weights_of_two_people(likeness, identities):
-    """Two people who share one box have half of it each; the one with all the weight is seen, at half his strength."""
+    """Two people who share one box have half of it each; the one with all the weight is seen, at
+    half his strength.
+    """
 
     def row(person, mine, others):
         pair = (identities["one"][person], identities["one"][(person + 3) % PEOPLE])
         weights = zip(pair, (mine, others), strict=True)
         return {"identity": [f"{file},weight={weight},box=0,0,96,96" for file, weight in weights]}
 
-    mine, others = (likeness(None, row=partial(row, mine=weight, others=1 - weight))[1] for weight in (1, 0))
+    mine, others = (
+        likeness(None, row=partial(row, mine=weight, others=1 - weight))[1] for weight in (1, 0)
+    )
     assert others <= UNLIKE < mine
     assert mine > others + 0.15
 
@@ -182,19 +222,25 @@ def test_under_true_cfg_the_person_stays(likeness, identities):
 
 
 def test_beside_skip_layer_guidance_the_person_stays(likeness, identities):
-    picked, cosine = likeness(identities["one"], "--slg-scale", 1, "--skip-layers", 1, "--skip-layer-end", 0.5)
+    picked, cosine = likeness(
+        identities["one"], "--slg-scale", 1, "--skip-layers", 1, "--skip-layer-end", 0.5
+    )
     assert picked >= PICKED
     assert cosine >= LIKE
 
 
-# ------------------------------------------------------------------------------------------------------------ the two of them
+# ---------------------------------------------------------------------------------- the two of them
 
 
 def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_path):
-    """pulid-generate draws, pulid-extract scores; the judge is not the network that conditioned the identity."""
+    """pulid-generate draws, pulid-extract scores; the judge is not the network that conditioned the
+    identity.
+    """
     me, stranger = measure.write_portraits(tmp_path / "portraits", 2, series=1)
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("".join(measure.plain_prompt(scene) + "\n" for scene in measure.scenes(SCENES)))
+    prompts.write_text(
+        "".join(measure.plain_prompt(scene) + "\n" for scene in measure.scenes(SCENES))
+    )
     done = generate(
         *(
             "validate",
@@ -205,8 +251,24 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
             *measure.GENERATE,
             "--json",
         ),
-        *("--pulid-id-embedding", identities["one"][0], "--reference", me, "--seeds", "1-2", "--prompts", prompts),
-        *("--stranger", stranger, "--stranger-embedding", identities["one"][1], "--output-dir", tmp_path / "out"),
+        *(
+            "--pulid-id-embedding",
+            identities["one"][0],
+            "--reference",
+            me,
+            "--seeds",
+            "1-2",
+            "--prompts",
+            prompts,
+        ),
+        *(
+            "--stranger",
+            stranger,
+            "--stranger-embedding",
+            identities["one"][1],
+            "--output-dir",
+            tmp_path / "out",
+        ),
         *("--batch-size", 6, "--min-similarity", LIKE),
     )
     assert done.code == 0, done.err
@@ -219,7 +281,7 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
     assert report["closer_than_weight_0"]["closer"] >= 5
 
 
-# ------------------------------------------------------------------------------------------------------------- broken on purpose
+# -------------------------------------------------------------------------------- broken on purpose
 
 
 def _other_blocks(monkeypatch):
@@ -278,7 +340,12 @@ def _keys_for_values(monkeypatch):
         usual(
             self,
             pulid_attention.PerceiverAttentionCA.from_state(
-                state | {"to_kv.weight": value.new_tensor(np.concatenate([value.float().numpy(), key.float().numpy()]))}
+                state
+                | {
+                    "to_kv.weight": value.new_tensor(
+                        np.concatenate([value.float().numpy(), key.float().numpy()])
+                    )
+                }
             ),
             *arguments,
         )
@@ -286,7 +353,9 @@ def _keys_for_values(monkeypatch):
     monkeypatch.setattr(pulid_attention.FoldedAttention, "__init__", init)
 
 
-@pytest.mark.parametrize("broken", [_other_blocks, _layers_reversed, _tokens_reversed, _no_scale, _keys_for_values])
+@pytest.mark.parametrize(
+    "broken", [_other_blocks, _layers_reversed, _tokens_reversed, _no_scale, _keys_for_values]
+)
 def test_a_broken_injection_draws_somebody_less_alike(likeness, identities, monkeypatch, broken):
     """Whatever is asserted of the sound one above, each of these would fail."""
     broken(monkeypatch)

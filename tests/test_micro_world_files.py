@@ -1,4 +1,6 @@
-"""What the small world writes is what the programs' ordinary loaders read: every network, with untrained weights, before and after a file."""
+"""What the small world writes is what the programs' ordinary loaders read: every network, with
+untrained weights, before and after a file.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,14 @@ def painter(tmp_path):
     """An untrained painter, with the words of two prompts."""
     from micro_world import painter, reader
 
-    prompts = np.array([["a portrait of a person, smiling, in a red shirt, on a blue background", "a sad person with a cap"]])
+    prompts = np.array(
+        [
+            [
+                "a portrait of a person, smiling, in a red shirt, on a blue background",
+                "a sad person with a cap",
+            ]
+        ]
+    )
     words = reader.Words(tmp_path, prompts)
     return painter.Painter(reader.Lessons(words)).eval(), words
 
@@ -70,14 +79,17 @@ def test_text(tmp_path, painter):
     model, words = painter
     export.write_t5(model.reader.t5, tmp_path / "t5.safetensors")
     export.write_clip(model.reader.clip, model.reader.clip_ids, tmp_path / "clip.safetensors")
-    t5 = T5Text.load(read_header(tmp_path / "t5.safetensors"), tmp_path / "tokenizer.json", torch.float32)
+    t5 = T5Text.load(
+        read_header(tmp_path / "t5.safetensors"), tmp_path / "tokenizer.json", torch.float32
+    )
     clip = ClipText.load(read_header(tmp_path / "clip.safetensors"), torch.float32)
     prompt = "a sad person with a cap"
     with torch.no_grad():
         states, pooled = model.reader(*words.of(torch.tensor([1]), torch.tensor([False])))
         assert relative(t5.encode(t5.tokens(prompt, 32)), states) < 1e-2
         assert relative(clip.encode(prompt), pooled) < 1e-2
-        assert relative(clip.encode("a sad person with a shirt"), pooled) > 1e-2  # other words, another vector
+        # other words, another vector
+        assert relative(clip.encode("a sad person with a shirt"), pooled) > 1e-2
 
 
 def test_identity(tmp_path):
@@ -91,10 +103,17 @@ def test_identity(tmp_path):
     for layer in model.layers:
         torch.nn.init.normal_(layer.to_out.weight, std=0.05)
     export.write_pulid(model, tmp_path / "pulid.safetensors")
-    condition, hidden = torch.randn(1, ARCFACE + tower.POOLED), [torch.randn(1, 65, tower.WIDTH) for _ in range(5)]
+    condition, hidden = (
+        torch.randn(1, ARCFACE + tower.POOLED),
+        [torch.randn(1, 65, tower.WIDTH) for _ in range(5)],
+    )
     with torch.no_grad():
         tokens = model.encoder(condition, hidden)
-        assert relative(load_idformer(tmp_path / "pulid.safetensors")(condition, hidden), tokens) < 2e-2  # bfloat16
+        # bfloat16
+        assert (
+            relative(load_idformer(tmp_path / "pulid.safetensors")(condition, hidden), tokens)
+            < 2e-2
+        )
     adapter = PulidAdapter.load(tmp_path / "pulid.safetensors")
     assert len(adapter) == len(model.layers)
     assert model.layers[0].to_q.weight.shape[0] == HEADS * 128
@@ -125,13 +144,17 @@ def test_recognisers(tmp_path, kind):
     network(torch.randn(8, 3, 112, 112))  # running statistics that are not those of a new network
     recognisers.export(network.eval(), tmp_path / "net.onnx")
     picture = torch.rand(1, 3, 112, 112) * 2 - 1
-    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
     with torch.no_grad():
         assert relative(session.run(None, {"input.1": picture.numpy()})[0], network(picture)) < 1e-2
 
 
 def test_the_detector_as_insightface_decodes_it(tmp_path):
-    """Scores, boxes and landmarks arrive where the network puts them: one cell is made to answer."""
+    """Scores, boxes and landmarks arrive where the network puts them: one cell is made to
+    answer.
+    """
     from micro_world import detector
 
     from pulid_extract.faces.antelopev2 import Antelope
@@ -144,10 +167,13 @@ def test_the_detector_as_insightface_decodes_it(tmp_path):
         torch.nn.init.zeros_(head.score.weight)
         torch.nn.init.zeros_(head.box.weight)
         torch.nn.init.zeros_(head.marks.weight)
-    answering = model.heads[1]  # stride 16, second anchor, everywhere: every cell says a box of 0.5 sizes each way
+    # stride 16, second anchor, everywhere: every cell says a box of 0.5 sizes each way
+    answering = model.heads[1]
     answering.score.bias.data[1] = 9.0
     answering.box.bias.data[4:] = 0.5
-    answering.marks.bias.data[10:] = torch.tensor([-0.2, -0.1, 0.2, -0.1, 0.0, 0.0, -0.1, 0.2, 0.1, 0.2])
+    answering.marks.bias.data[10:] = torch.tensor(
+        [-0.2, -0.1, 0.2, -0.1, 0.0, 0.0, -0.1, 0.2, 0.1, 0.2]
+    )
     detector.export(model, tmp_path / "scrfd_10g_bnkps.onnx")
     found = Antelope(tmp_path).detect(np.zeros((640, 640, 3), np.uint8))
     low, high = detector.RANGES[1][1]

@@ -1,4 +1,6 @@
-"""What the small world learns with: checkpoints to go on from, and the critic's pictures and verdicts."""
+"""What the small world learns with: checkpoints to go on from, and the critic's pictures and
+verdicts.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ def test_the_critic_sees_what_flux_packs():
 
 def test_a_straight_path_is_drawn_to_its_end_and_tells_what_to_change():
     goal = torch.ones(1, 36, 64, requires_grad=True)
-    end = critic.drawn(lambda x, t: (x - goal) / t[:, None, None], torch.randn(1, 36, 64), torch.Generator().manual_seed(0))
+    end = critic.drawn(
+        lambda x, t: (x - goal) / t[:, None, None],
+        torch.randn(1, 36, 64),
+        torch.Generator().manual_seed(0),
+    )
     assert torch.allclose(end, goal, atol=1e-5)
     end.sum().backward()
     assert bool((goal.grad > 0.99).all())
@@ -49,21 +55,38 @@ def test_a_straight_path_is_drawn_to_its_end_and_tells_what_to_change():
 
 def test_the_critic_minds_the_wrong_person_and_the_wrong_scene():
     everybody = nn.functional.normalize(torch.randn(5, 192), dim=1)
-    right, wrong = (critic.unlike([(everybody, everybody)], torch.arange(5).roll(turn), [everybody]) for turn in (0, 1))
+    right, wrong = (
+        critic.unlike([(everybody, everybody)], torch.arange(5).roll(turn), [everybody])
+        for turn in (0, 1)
+    )
     assert bool((right < wrong).all())
     truth = torch.tensor([[index % count for index, count in enumerate(CHOICES.values())]])
-    logits = torch.cat([nn.functional.one_hot(truth[:, i], count) for i, count in enumerate(CHOICES.values())], 1) * 9.0
-    assert float(critic.disobeyed([(logits, logits)], truth)) < 0.1 < float(critic.disobeyed([(logits, -logits)], truth))
+    logits = (
+        torch.cat(
+            [nn.functional.one_hot(truth[:, i], count) for i, count in enumerate(CHOICES.values())],
+            1,
+        )
+        * 9.0
+    )
+    assert (
+        float(critic.disobeyed([(logits, logits)], truth))
+        < 0.1
+        < float(critic.disobeyed([(logits, -logits)], truth))
+    )
 
 
 def test_a_face_counts_more_but_no_picture_does():
     weights = importance(torch.device("cpu")).view(6, 6)
     assert float(weights.mean()) == 1.0
-    assert float(weights[4, 2]) == float(weights.max()) > float(weights[2, 2]) > float(weights[0, 0])
+    assert (
+        float(weights[4, 2]) == float(weights.max()) > float(weights[2, 2]) > float(weights[0, 0])
+    )
 
 
 def test_some_pictures_are_learnt_from_the_very_first_moment():
-    """Where every drawing begins. Without it critics alone decide what Flux does there, and it paints what only they take for a background."""
+    """Where every drawing begins. Without it critics alone decide what Flux does there, and it
+    paints what only they take for a background.
+    """
     times = []
 
     class Still:
@@ -80,7 +103,11 @@ def test_some_pictures_are_learnt_from_the_very_first_moment():
 def test_a_cpu_may_have_fewer_steps_and_a_gpu_takes_more_at_once(monkeypatch):
     assert (Plan(10, on_cpu=3).length(), Plan(10).length(), at_once(5)) == (3, 10, 5)
     monkeypatch.setattr(training, "place", lambda: torch.device("cuda"))
-    assert (Plan(10, on_cpu=3).length(), Plan(10).length(), at_once(5)) == (10, 10, 5 * training.CROWD)
+    assert (Plan(10, on_cpu=3).length(), Plan(10).length(), at_once(5)) == (
+        10,
+        10,
+        5 * training.CROWD,
+    )
 
 
 def test_some_of_them_are_different_ones():

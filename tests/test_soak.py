@@ -17,7 +17,16 @@ from pulid_generate.pictures.picture import encode_pixels
 @pytest.mark.slow
 def test_rows_survive_kills_at_random_moments():
     """In a process of its own: it forks."""
-    command = [sys.executable, ROOT / "scripts" / "soak.py", "--rows", "30", "--kills", "3", "--seed", "1"]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "soak.py",
+        "--rows",
+        "30",
+        "--kills",
+        "3",
+        "--seed",
+        "1",
+    ]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "| rows | 30 |" in done.stdout
@@ -34,9 +43,16 @@ def ended(tmp_path):
     first, last = [], []
     for number, row in enumerate(rows, 1):
         facts = json.dumps({"pulid_generate": "x", "seed": row["seed"], "prompt": "a cat"})
-        data = encode_pixels(np.zeros((soak.SIDE, soak.SIDE, 3), np.uint8), "PNG", f"a cat\n{facts}")
+        data = encode_pixels(
+            np.zeros((soak.SIDE, soak.SIDE, 3), np.uint8), "PNG", f"a cat\n{facts}"
+        )
         (tmp_path / "out" / row["output"]).write_bytes(data)
-        line = {"row": number, "status": "done", "sha256": soak.hashlib.sha256(data).hexdigest(), "error": None}
+        line = {
+            "row": number,
+            "status": "done",
+            "sha256": soak.hashlib.sha256(data).hexdigest(),
+            "error": None,
+        }
         (first if number == 1 else last).append(line)
     return tmp_path, [first, [{**first[0], "status": "skipped"}, *last]]
 
@@ -50,7 +66,9 @@ def test_a_row_that_is_missing_drawn_twice_or_not_told(ended):
     assert soak.check(folder, [runs[0], runs[1][:1]]) != []
     assert soak.check(folder, [runs[0], [*runs[1], runs[1][1]]]) != []
     assert soak.check(folder, [runs[0] * 2, runs[1]]) == ["row 1: drawn 2 times"]
-    assert soak.check(folder, [runs[0], [{**runs[1][0], "status": "failed", "error": "NaN"}, runs[1][1]]]) == ["row 1: NaN"]
+    assert soak.check(
+        folder, [runs[0], [{**runs[1][0], "status": "failed", "error": "NaN"}, runs[1][1]]]
+    ) == ["row 1: NaN"]
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "half", "other", "hash"])

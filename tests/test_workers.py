@@ -1,4 +1,6 @@
-"""Tasks shared out to workers that die, with a crew of fakes: everybody pulls, everything is answered once, nothing is tried for ever."""
+"""Tasks shared out to workers that die, with a crew of fakes: everybody pulls, everything is
+answered once, nothing is tried for ever.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,20 @@ from pulid_extract.shared.errors import WorkerError
 
 
 class FakeCrew:
-    """Does one thing at each call of `events`. what(worker, task) -> an answer, or "dies" or "unfit"."""
+    """Does one thing at each call of `events`. what(worker, task) -> an answer, or "dies" or
+    "unfit".
+    """
 
     def __init__(
-        self, places: Sequence[str], what: Callable[[Worker, int], object], opens: Callable[[str], str] = lambda place: "ready"
+        self,
+        places: Sequence[str],
+        what: Callable[[Worker, int], object],
+        opens: Callable[[str], str] = lambda place: "ready",
     ):
         self.named, self.what, self.opens = list(places), what, opens
         self.todo: list[tuple[Worker, tuple[int, ...] | None]] = []
-        self.given: list[tuple[str, tuple[int, ...], int]] = []  # place, tasks, how many packets it has then
+        # place, tasks, how many packets it has then
+        self.given: list[tuple[str, tuple[int, ...], int]] = []
         self.started: list[str] = []
 
     def places(self) -> list[str]:
@@ -48,7 +56,13 @@ class FakeCrew:
         if not bad:
             return [Event("done", worker, numbers, done=answers)]
         self.todo = [(other, held) for other, held in self.todo if other is not worker]
-        return [Event("died" if bad[0] == "dies" else "unfit", worker, text="signal 9" if bad[0] == "dies" else "damaged")]
+        return [
+            Event(
+                "died" if bad[0] == "dies" else "unfit",
+                worker,
+                text="signal 9" if bad[0] == "dies" else "damaged",
+            )
+        ]
 
 
 def task(number: int) -> str:
@@ -69,7 +83,8 @@ def test_everything_is_answered_once_and_everybody_pulls():
     assert said == []
     assert Counter(place for place, _, _ in crew.given).keys() == set("abc")
     assert max(held for _, _, held in crew.given) == workers.IN_HAND
-    assert [numbers for _, numbers, _ in crew.given] == [(number,) for number in range(20)]  # in their order
+    # in their order
+    assert [numbers for _, numbers, _ in crew.given] == [(number,) for number in range(20)]
 
 
 def test_what_a_dead_worker_held_is_done_by_others():
@@ -113,13 +128,19 @@ def test_a_task_that_kills_its_workers_is_given_up_and_takes_nobody_with_it():
 
 def test_where_every_task_kills_its_worker_it_ends():
     crew = FakeCrew("ab", lambda worker, number: "dies")
-    with pytest.raises(WorkerError, match=r"workers die whatever they work on; the last one on \w: signal 9"):
+    with pytest.raises(
+        WorkerError, match=r"workers die whatever they work on; the last one on \w: signal 9"
+    ):
         run(1000, crew)
     assert len(crew.started) < 30
 
 
 def test_a_place_whose_workers_cannot_start_is_left_out_and_named():
-    crew = FakeCrew("ab", lambda worker, number: worker.place, opens=lambda place: "unfit" if place == "a" else "ready")
+    crew = FakeCrew(
+        "ab",
+        lambda worker, number: worker.place,
+        opens=lambda place: "unfit" if place == "a" else "ready",
+    )
     found, said = run(4, crew)
     assert set(found.values()) == {"b"}
     assert said == ["a is left out: no models"]
@@ -151,7 +172,9 @@ def test_stopping_finishes_what_is_in_hand_and_no_more():
     for answer in share(100, task, crew, stopping=lambda: len(found) >= 3):
         found.append(answer)
     assert len(found) == 3 + 2 * workers.IN_HAND - 1
-    assert sorted(number for number, _ in found) == sorted(number for _, numbers, _ in crew.given for number in numbers)
+    assert sorted(number for number, _ in found) == sorted(
+        number for _, numbers, _ in crew.given for number in numbers
+    )
 
 
 def test_a_death_while_stopping_ends_as_well():

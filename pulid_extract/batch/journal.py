@@ -1,7 +1,9 @@
-"""What a batch has finished, so that the next one can skip it: one line for each output, by content and never by time or name alone.
+"""What a batch has finished, so that the next one can skip it: one line for each output, by content
+and never by time or name alone.
 
-A line is written only after its output is whole and on disk; a line that a killed process left torn counts for nothing, and costs that one
-row. Holds hashes and output names, none of a portrait's. Knows nothing of pictures or networks.
+A line is written only after its output is whole and on disk; a line that a killed process left torn
+counts for nothing, and costs that one row. Holds hashes and output names, none of a portrait's.
+Knows nothing of pictures or networks.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ NAME = ".pulid-batch.jsonl"
 
 
 class Journal:
-    """The journal of one output folder. key: hash of everything that decides an output's bytes (`embedding_cache.Key.name`)."""
+    """The journal of one output folder. key: hash of everything that decides an output's bytes
+    (`embedding_cache.Key.name`).
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -48,7 +52,9 @@ class Journal:
                 file.write(line.encode())
                 os.fsync(handle)
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror or error})"
+            ) from None
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
@@ -61,7 +67,10 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     for line in lines:
         try:
             record = json.loads(line)
-            found[str(record["output"])] = {"key": str(record["key"]), "sha256": str(record["sha256"])}
+            found[str(record["output"])] = {
+                "key": str(record["key"]),
+                "sha256": str(record["sha256"]),
+            }
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found

@@ -1,7 +1,9 @@
-"""Manifests of `pulid-extract batch`: JSON Lines or CSV, one extraction in a row, columns named like the flags of a single one.
+"""Manifests of `pulid-extract batch`: JSON Lines or CSV, one extraction in a row, columns named
+like the flags of a single one.
 
-Bytes in; rows and problems out, each with its line number. Every row is read before any is judged, so that one look shows all that is to
-be mended. Values come out as the command line would give them; what they mean is for its reader. Knows nothing of pictures or networks.
+Bytes in; rows and problems out, each with its line number. Every row is read before any is judged,
+so that one look shows all that is to be mended. Values come out as the command line would give
+them; what they mean is for its reader. Knows nothing of pictures or networks.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ EXAMPLE = '{"portrait": "me.jpg"}'
 
 @dataclass(frozen=True)
 class Row:
-    """One extraction. line: where it starts, from 1. values: column -> str, int, float, bool or list of str; what was not given is not
-    there. "portrait" is a list of at least one name; "portraits" has become it."""
+    """One extraction. line: where it starts, from 1. values: column -> str, int, float, bool or
+    list of str; what was not given is not there. "portrait" is a list of at least one name;
+    "portraits" has become it.
+    """
 
     line: int
     values: Mapping[str, Any]
@@ -37,8 +41,14 @@ def _pixels(value: object) -> str:
     """ "1,2" or [1, 2], or a list of points."""
     if isinstance(value, str):
         return value
-    flat = [part for item in value for part in (item if isinstance(item, list) else [item])] if isinstance(value, list) else []
-    if not flat or not all(isinstance(part, int | float) and not isinstance(part, bool) for part in flat):
+    flat = (
+        [part for item in value for part in (item if isinstance(item, list) else [item])]
+        if isinstance(value, list)
+        else []
+    )
+    if not flat or not all(
+        isinstance(part, int | float) and not isinstance(part, bool) for part in flat
+    ):
         raise ValueError("numbers of pixels")
     return ",".join(f"{part:.12g}" if isinstance(part, float) else str(part) for part in flat)
 
@@ -78,23 +88,31 @@ COLUMNS: dict[str, tuple[Callable[[object], Any], str]] = {
 
 
 def read_manifest(data: bytes, where: str, form: str) -> tuple[list[Row], list[str]]:
-    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". A problem is one line with the number of the line it is about.
+    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". A problem is one line with the
+    number of the line it is about.
 
-    Raises InputError for what is no such text at all: another encoding, NUL bytes, a header that cannot be, more than 256 MiB.
+    Raises InputError for what is no such text at all: another encoding, NUL bytes, a header that
+    cannot be, more than 256 MiB.
     """
     text = records.read_text(data, where)
     problems: list[str] = []
     rows = []
     if form == ".csv":
-        found = records.csv_records(text, problems, lambda head, line: _check_head(head, where, line))
+        found = records.csv_records(
+            text, problems, lambda head, line: _check_head(head, where, line)
+        )
     else:
         found = records.json_lines(text, problems, EXAMPLE)
     for line, record in found:
-        row = _row(line, {name: value for name, value in record.items() if value is not None}, problems)
+        row = _row(
+            line, {name: value for name, value in record.items() if value is not None}, problems
+        )
         if row is not None:
             rows.append(row)
     if not rows and not problems:
-        raise InputError(f"{where}: holds no row; expected one extraction in each, with a column 'portrait' or 'portraits'")
+        raise InputError(
+            f"{where}: holds no row; expected one extraction in each, with a column 'portrait' or 'portraits'"
+        )
     return rows, problems
 
 
@@ -104,7 +122,9 @@ def _check_head(head: list[str], where: str, line: int) -> None:
         raise InputError(f"{where}: line {line}: the column {twice[0][:40]!r} is there twice")
     unknown = [name for name in head if name not in COLUMNS]
     if unknown:
-        raise InputError(f"{where}: line {line}: unknown column {unknown[0][:40]!r}; expected some of {', '.join(COLUMNS)}")
+        raise InputError(
+            f"{where}: line {line}: unknown column {unknown[0][:40]!r}; expected some of {', '.join(COLUMNS)}"
+        )
 
 
 def _row(line: int, record: dict[str, object], problems: list[str]) -> Row | None:
@@ -112,7 +132,9 @@ def _row(line: int, record: dict[str, object], problems: list[str]) -> Row | Non
     before = len(problems)
     for name, value in record.items():
         if name not in COLUMNS:
-            problems.append(f"line {line}: unknown column {name[:40]!r}; expected some of {', '.join(COLUMNS)}")
+            problems.append(
+                f"line {line}: unknown column {name[:40]!r}; expected some of {', '.join(COLUMNS)}"
+            )
             continue
         read, form = COLUMNS[name]
         try:
@@ -122,7 +144,9 @@ def _row(line: int, record: dict[str, object], problems: list[str]) -> Row | Non
     if "portrait" in record and "portraits" in record:
         problems.append(f"line {line}: has both portrait and portraits; give one of them")
     elif "portrait" not in record and "portraits" not in record:
-        problems.append(f"line {line}: names no portrait; expected a column 'portrait' or 'portraits'")
+        problems.append(
+            f"line {line}: names no portrait; expected a column 'portrait' or 'portraits'"
+        )
     elif record.get("portrait", True) == "":
         problems.append(f"line {line}: portrait is empty; expected the name of a picture")
     if len(problems) > before:

@@ -1,4 +1,6 @@
-"""`pulid-extract batch --ray`: this process reads portraits, shares the rows out, and writes what comes back. Imports no torch."""
+"""`pulid-extract batch --ray`: this process reads portraits, shares the rows out, and writes what
+comes back. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from pulid_extract.shared.errors import InputError
 
 
 def reports(batch: Batch) -> Iterator[dict[str, Any]]:
-    """One for each row, as they are done; fewer if it was interrupted. Raises WorkerError, and OutputError for the journal."""
+    """One for each row, as they are done; fewer if it was interrupted. Raises WorkerError, and
+    OutputError for the journal.
+    """
     batch.networks.worked = True  # a worker whose networks do not work says so itself
     prepared: dict[int, Prepared] = {}  # rows in the hands of workers
 
@@ -33,9 +37,15 @@ def reports(batch: Batch) -> Iterator[dict[str, Any]]:
     opener = partial(open_extraction, Errand(flags, os.getcwd(), frozenset(batch.networks.found)))
     crews = cluster.joined(flags, flags.device == "cpu", opener, _note, lambda line: None)
     with Interrupts(_note) as interrupts, interrupts.working(), crews as crew:
-        for number, answer in workers.share(len(batch.planned), order, crew, stopping=lambda: interrupts.asked, say=_note):
+        for number, answer in workers.share(
+            len(batch.planned), order, crew, stopping=lambda: interrupts.asked, say=_note
+        ):
             one = prepared.pop(number)
-            one.outcome = InputError(f"{one.planned.name}: {answer.reason}") if isinstance(answer, workers.Lost) else answer
+            one.outcome = (
+                InputError(f"{one.planned.name}: {answer.reason}")
+                if isinstance(answer, workers.Lost)
+                else answer
+            )
             yield batch.finish(one)
 
 

@@ -1,4 +1,5 @@
-"""One worker of `pulid-extract batch --ray`: makes what it is given, and hands back bytes. Writes no file and prints nothing.
+"""One worker of `pulid-extract batch --ray`: makes what it is given, and hands back bytes. Writes
+no file and prints nothing.
 
 Portraits come with their rows; model files it finds by their paths on its own machine.
 """
@@ -21,7 +22,9 @@ from pulid_extract.shared.errors import PulidError, WeightsError
 
 @dataclass(frozen=True)
 class Errand:
-    """What every worker is told when it starts. folder: that relative names of files start from, where it is there. roles: of model files."""
+    """What every worker is told when it starts. folder: that relative names of files start from,
+    where it is there. roles: of model files.
+    """
 
     flags: BatchFlags
     folder: str
@@ -30,7 +33,9 @@ class Errand:
 
 @dataclass(frozen=True)
 class Order:
-    """One row. name: for messages. key: the job's, by the model files and libraries of the machine that gives the order. roles: it needs."""
+    """One row. name: for messages. key: the job's, by the model files and libraries of the machine
+    that gives the order. roles: it needs.
+    """
 
     name: str
     job: Job
@@ -39,7 +44,9 @@ class Order:
 
 
 class Extraction:
-    """See `cluster.Actor`. Two threads call `work`: one finds and cuts out a face while the other runs EVA-CLIP and IDFormer."""
+    """See `cluster.Actor`. Two threads call `work`: one finds and cuts out a face while the other
+    runs EVA-CLIP and IDFormer.
+    """
 
     notes: tuple[str, ...] = ()
     meal = 1

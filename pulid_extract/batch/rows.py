@@ -1,4 +1,6 @@
-"""The rows of a batch: its flags, and every row judged before a file is looked for. Imports no torch, loads nothing."""
+"""The rows of a batch: its flags, and every row judged before a file is looked for. Imports no
+torch, loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,19 @@ class Planned:
 
     @property
     def name(self) -> str:
-        return f"line {self.line}" if self.line is not None else str((self.flags.portrait or [""])[0])
+        return (
+            f"line {self.line}" if self.line is not None else str((self.flags.portrait or [""])[0])
+        )
 
 
 def plan(flags: BatchFlags) -> tuple[list[Planned], list[str]]:
-    """(rows, problems), a line for each problem. Raises InputError for what is neither a folder nor a manifest."""
+    """(rows, problems), a line for each problem. Raises InputError for what is neither a folder nor
+    a manifest.
+    """
     rows, problems, base = _read_rows(flags.rows)
-    common = {item.name: getattr(flags, item.name) for item in fields(Flags) if hasattr(flags, item.name)}
+    common = {
+        item.name: getattr(flags, item.name) for item in fields(Flags) if hasattr(flags, item.name)
+    }
     planned, taken = [], dict[str, str]()
     for number, row in enumerate(rows, 1):
         try:
@@ -54,9 +62,12 @@ def plan(flags: BatchFlags) -> tuple[list[Planned], list[str]]:
         except InputError as error:
             problems.append(f"line {row.line}: {error}" if row.line else str(error))
             continue
-        first = taken.setdefault(one.output.casefold(), one.name)  # some file systems take A and a for one name
+        # some file systems take A and a for one name
+        first = taken.setdefault(one.output.casefold(), one.name)
         if first != one.name:
-            problems.append(f"{one.name}: would be written to {one.output}, as {first} is; give each its own 'out'")
+            problems.append(
+                f"{one.name}: would be written to {one.output}, as {first} is; give each its own 'out'"
+            )
         planned.append(one)
     problems.sort(key=lambda line: int(line.split(":")[0][5:]) if line.startswith("line ") else 0)
     return planned, problems
@@ -73,7 +84,9 @@ def _read_rows(given: str) -> tuple[list[Row], list[str], Path]:
         return [Row(0, {"portrait": [str(picture)]}) for picture in pictures], [], Path()
     form = ".jsonl" if given == "-" else Path(given).suffix.lower()
     if form not in FORMS:
-        raise InputError(f"{given}: expected a folder of pictures, or a manifest that ends in {' or '.join(FORMS)}")
+        raise InputError(
+            f"{given}: expected a folder of pictures, or a manifest that ends in {' or '.join(FORMS)}"
+        )
     try:
         if given == "-":
             data = sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin is not None else b""
@@ -81,7 +94,9 @@ def _read_rows(given: str) -> tuple[list[Row], list[str], Path]:
             with open(given, "rb") as file:
                 data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise InputError(f"{given}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(
+            f"{given}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
     where = "standard input" if given == "-" else given
     return *read_manifest(data, where, form), Path() if given == "-" else Path(given).parent
 
@@ -94,7 +109,9 @@ def _planned(number: int, row: Row, given: str, common: Mapping[str, Any], base:
     if row.line and len(values["portrait"]) > 1:
         for name in ONE_PICTURE:
             if name in values:
-                raise InputError(f"{name} is about the pixels of one portrait; {len(values['portrait'])} are named")
+                raise InputError(
+                    f"{name} is about the pixels of one portrait; {len(values['portrait'])} are named"
+                )
     for name in ("portrait", "mask"):
         if isinstance(values.get(name), list):
             values[name] = [str(base / path) for path in values[name]]
@@ -103,11 +120,14 @@ def _planned(number: int, row: Row, given: str, common: Mapping[str, Any], base:
     values = {name: _one_of(name, value) for name, value in values.items()}
     kept = dict(common)
     for group, idle in ((WITHOUT_ORDER, ("face_order",)), (BY_HAND, ("det_threshold", "aligner"))):
-        if any(name in values for name in group):  # a row's own choice takes the place of the command line's
+        # a row's own choice takes the place of the command line's
+        if any(name in values for name in group):
             kept |= {name: getattr(Flags, name) for name in idle}
     flags = Flags(**{**kept, **values, "out": output})
     if flags.det_threshold is not None and not 0 < flags.det_threshold < 1:
-        raise InputError(f"det_threshold {flags.det_threshold:g}: expected a number above 0 and below 1")
+        raise InputError(
+            f"det_threshold {flags.det_threshold:g}: expected a number above 0 and below 1"
+        )
     if flags.face_index is not None and flags.face_index < 0:
         raise InputError(f"face_index {flags.face_index}: faces are counted from 0")
     try:
@@ -125,8 +145,16 @@ def _fail(message: str) -> None:
 def _output(given: str | None, portrait: str) -> str:
     """The file's name inside --out-dir: what the row says, or the first portrait's."""
     name = Path(portrait).stem if given is None else given.strip()
-    if not name or name != Path(name).name or name in (".", "..") or name.startswith(".") or "\\" in name:
-        raise InputError(f"out {name[:60]!r}: expected a file name, without folders, that does not start with a dot")
+    if (
+        not name
+        or name != Path(name).name
+        or name in (".", "..")
+        or name.startswith(".")
+        or "\\" in name
+    ):
+        raise InputError(
+            f"out {name[:60]!r}: expected a file name, without folders, that does not start with a dot"
+        )
     return name if name.endswith(ENDING) else f"{name}{ENDING}"
 
 

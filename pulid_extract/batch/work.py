@@ -15,7 +15,17 @@ from pulid_extract.batch.journal import Journal
 from pulid_extract.batch.rows import Planned
 from pulid_extract.extraction.ahead import ahead
 from pulid_extract.extraction.embedding_cache import Key
-from pulid_extract.extraction.job import Cut, Job, Made, cut, decoded, make, portraits_of, read_job, together_of
+from pulid_extract.extraction.job import (
+    Cut,
+    Job,
+    Made,
+    cut,
+    decoded,
+    make,
+    portraits_of,
+    read_job,
+    together_of,
+)
 from pulid_extract.extraction.memory import Memory
 from pulid_extract.extraction.opening import find_models
 from pulid_extract.extraction.sources import expand
@@ -40,7 +50,9 @@ class Elsewhere:
 
 @dataclass
 class Prepared:
-    """A row after its first half. outcome: what the second half goes on with; a str: the SHA-256 of what is there already."""
+    """A row after its first half. outcome: what the second half goes on with; a str: the SHA-256 of
+    what is there already.
+    """
 
     planned: Planned
     outcome: Cut | Made | str | PulidError | Elsewhere
@@ -50,7 +62,9 @@ class Prepared:
 
 
 class Networks:
-    """What is loaded once for all rows; torch with the first that needs it. worked: whether they ever did."""
+    """What is loaded once for all rows; torch with the first that needs it. worked: whether they
+    ever did.
+    """
 
     def __init__(self, found: dict[str, Found], device: str):
         self.found, self.device, self.worked = found, device, False
@@ -62,8 +76,13 @@ class Networks:
 
         from pulid_extract.extraction.extractor import Extractor
 
-        # The Extractor sets and restores these for each stage; here around both threads, so that neither restores what the other needs.
-        self.stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False))
+        # The Extractor sets and restores these for each stage; here around both threads, so that
+        # neither restores what the other needs.
+        self.stack.enter_context(
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
+        )
         return Extractor(self.found, self.device)
 
     def cut(self, job: Job) -> Cut:
@@ -71,7 +90,9 @@ class Networks:
         from pulid_extract.extraction.identity import Options
 
         flags = job.flags
-        self.extractor.options = Options(flags.aligner, flags.parser, flags.det_threshold or Options.det_threshold)
+        self.extractor.options = Options(
+            flags.aligner, flags.parser, flags.det_threshold or Options.det_threshold
+        )
         return cut(job, decoded(job), self.extractor, _say_nothing)
 
     def make(self, outcome: Cut, memory: Memory) -> Made:
@@ -82,7 +103,9 @@ class Networks:
 
 
 class Batch:
-    """The rows, and where their results go. Raises WeightsError for a model file that is missing."""
+    """The rows, and where their results go. Raises WeightsError for a model file that is
+    missing.
+    """
 
     def __init__(self, flags: BatchFlags, planned: Sequence[Planned], out_dir: Path):
         self.flags, self.planned, self.out_dir = flags, planned, out_dir
@@ -94,13 +117,19 @@ class Batch:
         self.journal = Journal(out_dir)
 
     def reports(self) -> Iterator[dict[str, Any]]:
-        """One for each row, in their order. Raises WeightsError for networks that never worked, OutputError for the journal."""
+        """One for each row, in their order. Raises WeightsError for networks that never worked,
+        OutputError for the journal.
+        """
         with self.networks.stack:
-            for prepared in ahead(lambda planned: self.prepare(planned, self.networks.cut), self.planned, AHEAD):
+            for prepared in ahead(
+                lambda planned: self.prepare(planned, self.networks.cut), self.planned, AHEAD
+            ):
                 yield self.finish(prepared)
 
     def prepare(self, planned: Planned, first: Callable[[Job], Cut | Elsewhere]) -> Prepared:
-        """The first half: read, look whether it is there already, find the face (`first`). In the second thread."""
+        """The first half: read, look whether it is there already, find the face (`first`). In the
+        second thread.
+        """
         prepared = Prepared(planned, "")
         start = time.perf_counter()
         try:
@@ -122,7 +151,9 @@ class Batch:
         """As rows.py does for what a row names; only now folders among it are counted."""
         for name in ONE_PICTURE if count > 1 else ():
             if getattr(planned.flags, name):
-                raise InputError(f"{planned.name}: {name} is about the pixels of one portrait; {count} are named")
+                raise InputError(
+                    f"{planned.name}: {name} is about the pixels of one portrait; {count} are named"
+                )
 
     def finish(self, prepared: Prepared) -> dict[str, Any]:
         """The second half: encode, write, and only then say so."""
@@ -149,13 +180,32 @@ class Batch:
             sha256 = hashlib.sha256(made.data).hexdigest()
             self.journal.add(planned.output, prepared.key.name, sha256)
         seconds = round(prepared.seconds + time.perf_counter() - start, 3)
-        return self._report(prepared, made if error is None else None, sha256 if error is None else None, error, seconds)
+        return self._report(
+            prepared,
+            made if error is None else None,
+            sha256 if error is None else None,
+            error,
+            seconds,
+        )
 
     def _report(
-        self, prepared: Prepared, made: Made | None, sha256: str | None, error: PulidError | None, seconds: float
+        self,
+        prepared: Prepared,
+        made: Made | None,
+        sha256: str | None,
+        error: PulidError | None,
+        seconds: float,
     ) -> dict[str, Any]:
         planned = prepared.planned
-        status = "failed" if error else "skipped" if made is None else "cached" if made.cached else "done"
+        status = (
+            "failed"
+            if error
+            else "skipped"
+            if made is None
+            else "cached"
+            if made.cached
+            else "done"
+        )
         report: dict[str, Any] = {
             "row": planned.number,
             "line": planned.line,
@@ -169,13 +219,25 @@ class Batch:
         if made is None or prepared.job is None:
             return report
         portraits = portraits_of(prepared.job, made)
-        one = {name: portraits[0][name] for name in ("face", "box", "score", "faces", "quality")} if len(portraits) == 1 else {}
-        return {**report, **one, "portraits": portraits, **together_of(prepared.job, made), "tokens": made.facts["tokens"]}
+        one = (
+            {name: portraits[0][name] for name in ("face", "box", "score", "faces", "quality")}
+            if len(portraits) == 1
+            else {}
+        )
+        return {
+            **report,
+            **one,
+            "portraits": portraits,
+            **together_of(prepared.job, made),
+            "tokens": made.facts["tokens"],
+        }
 
 
 def unexpected(name: str, error: Exception) -> PulidError:
     """One bad photo never stops the rest, not even by a mistake of ours or for want of memory."""
-    return InputError(f"{name}: {type(error).__name__}: {error}; if this is no lack of memory, please report it")
+    return InputError(
+        f"{name}: {type(error).__name__}: {error}; if this is no lack of memory, please report it"
+    )
 
 
 def roles_of(planned: Planned) -> set[str]:

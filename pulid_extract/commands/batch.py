@@ -1,7 +1,9 @@
-"""`pulid-extract batch FOLDER|MANIFEST --out-dir DIR`: many extractions with one loaded set of models. Torch only once there is work.
+"""`pulid-extract batch FOLDER|MANIFEST --out-dir DIR`: many extractions with one loaded set of
+models. Torch only once there is work.
 
-Every row is judged before a file is looked for. Then one thread reads, decodes and cuts out the face of the next rows while this one runs
-EVA-CLIP and IDFormer. A row's file is the same, byte for byte, as the single command's: both are made by job.py.
+Every row is judged before a file is looked for. Then one thread reads, decodes and cuts out the
+face of the next rows while this one runs EVA-CLIP and IDFormer. A row's file is the same, byte for
+byte, as the single command's: both are made by job.py.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ from pulid_extract.batch.work import Batch
 
 
 def run(flags: BatchFlags) -> None:
-    """Make what every row describes. Raises PulidError: before the start for rows that cannot be, at the end if any failed."""
+    """Make what every row describes. Raises PulidError: before the start for rows that cannot be,
+    at the end if any failed.
+    """
     require_packages(PACKAGES, "extract")
     planned, problems = plan(flags)
     if problems:
         for line in listed(problems):
             console.log(line)
-        raise InputError(f"{flags.rows}: {len(problems)} problem{'s' * (len(problems) != 1)}, listed above; nothing was started")
+        raise InputError(
+            f"{flags.rows}: {len(problems)} problem{'s' * (len(problems) != 1)}, listed above; nothing was started"
+        )
     out_dir = _make_folder(flags.out_dir)
     _sweep(out_dir, planned)
     with ResultLines() as lines, quiet():
@@ -49,10 +55,14 @@ def run(flags: BatchFlags) -> None:
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     console.log(f"{len(planned)} row{'s' * (len(planned) != 1)}: {summary or 'none done'}")
     if sum(counts.values()) < len(planned):
-        console.log(f"stopped, {len(planned) - sum(counts.values())} not done; run it again with --resume")
+        console.log(
+            f"stopped, {len(planned) - sum(counts.values())} not done; run it again with --resume"
+        )
         raise KeyboardInterrupt
     if counts.get("failed"):
-        raise InputError(f"{counts['failed']} of {len(planned)} rows failed, the others are in {out_dir}")
+        raise InputError(
+            f"{counts['failed']} of {len(planned)} rows failed, the others are in {out_dir}"
+        )
 
 
 def _on_cluster(batch: Batch) -> Iterator[dict[str, Any]]:
@@ -66,7 +76,9 @@ def _make_folder(given: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"--out-dir {given}: cannot be made ({error.strerror or error})") from None
+        raise OutputError(
+            f"--out-dir {given}: cannot be made ({error.strerror or error})"
+        ) from None
     return folder
 
 
@@ -78,17 +90,25 @@ def _sweep(folder: Path, planned: Sequence[Planned]) -> None:
             path.unlink(missing_ok=True)
 
 
-# ------------------------------------------------------------------------------------------------------------------------- work
+# --------------------------------------------------------------------------------------------- work
 
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error if that is a terminal and the results are not printed there as well; else nothing."""
+    """A bar on standard error if that is a terminal and the results are not printed there as well;
+    else nothing.
+    """
     if not sys.stderr.isatty() or (sys.__stdout__ is not None and sys.__stdout__.isatty()):
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("extracting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -1,7 +1,8 @@
-"""`pulid-extract --portrait ... --out ...`: parse, check, call the Extractor, write, print. Imports torch only once it has work to do.
+"""`pulid-extract --portrait ... --out ...`: parse, check, call the Extractor, write, print. Imports
+torch only once it has work to do.
 
-Standard output carries the result (the file's path, one JSON line, or the file itself), standard error everything else. Everything is
-computed before the first output is written.
+Standard output carries the result (the file's path, one JSON line, or the file itself), standard
+error everything else. Everything is computed before the first output is written.
 """
 
 from __future__ import annotations
@@ -15,9 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pulid_extract.extraction.job import Job, Made, cut, decide, decoded, kept_of, make, portraits_of, read_job, together_of
+from pulid_extract.extraction.job import (
+    Job,
+    Made,
+    cut,
+    decide,
+    decoded,
+    kept_of,
+    make,
+    portraits_of,
+    read_job,
+    together_of,
+)
 from pulid_extract.extraction.memory import Memory
-from pulid_extract.extraction.opening import PACKAGES, STDOUT, check_outputs, find_models, open_extractor, quiet
+from pulid_extract.extraction.opening import (
+    PACKAGES,
+    STDOUT,
+    check_outputs,
+    find_models,
+    open_extractor,
+    quiet,
+)
 from pulid_extract.extraction.sources import Source, expand
 from pulid_extract.files.model_set import needed_roles
 from pulid_extract.shared.cli import console
@@ -36,14 +55,18 @@ from pulid_extract.flags.extract import ONE_PICTURE, SEVERAL, Flags
 
 @dataclass(frozen=True)
 class _Shown:
-    """What the pictures of one portrait are made of. preview: its row of the sheet, if one was asked for."""
+    """What the pictures of one portrait are made of. preview: its row of the sheet, if one was
+    asked for.
+    """
 
     crop: FaceCrop
     preview: Shown | None
 
 
 def run(context: typer.Context, flags: Flags) -> None:
-    """Make the identity that the flags describe. Raises PulidError; wrong usage ends in exit code 2."""
+    """Make the identity that the flags describe. Raises PulidError; wrong usage ends in exit code
+    2.
+    """
     if not flags.portrait or flags.out is None:
         context.fail(f"Missing option '{'--out' if flags.portrait else '--portrait'}'.")
     out = "-" if flags.out in STDOUT else flags.out
@@ -53,9 +76,20 @@ def run(context: typer.Context, flags: Flags) -> None:
 
     paths = expand(flags.portrait, console.log)
     _check_count(context, flags, len(paths))
-    images = {"--face-image": flags.face_image, "--crop-image": flags.crop_image, "--preview": flags.preview}
+    images = {
+        "--face-image": flags.face_image,
+        "--crop-image": flags.crop_image,
+        "--preview": flags.preview,
+    }
     pictures = {name: path for name, path in images.items() if path is not None}
-    given = [*paths, flags.mask, flags.pulid_weights, flags.eva_clip, flags.retinaface, flags.bisenet]
+    given = [
+        *paths,
+        flags.mask,
+        flags.pulid_weights,
+        flags.eva_clip,
+        flags.retinaface,
+        flags.bisenet,
+    ]
     check_outputs({"--out": out, **pictures}, [path for path in given if path and path != "-"])
     job = read_job(paths, flags, choice, boxes, console.log)
     for source in job.sources:  # what is no picture is said before gigabytes are looked for
@@ -70,15 +104,27 @@ def run(context: typer.Context, flags: Flags) -> None:
             check_not_input(output, [file.path for file in found.values()])
         memory = Memory(found, flags.device, flags.no_cache)
         shown: list[_Shown] = []
-        # A cached result has no pictures; and gigabytes that are not hashed yet are hashed beside the work, not before it.
-        made = memory.recall(job, memory.key(job, roles), console.log) if memory.is_ready and not pictures else None
+        # A cached result has no pictures; and gigabytes that are not hashed yet are hashed beside
+        # the work, not before it.
+        made = (
+            memory.recall(job, memory.key(job, roles), console.log)
+            if memory.is_ready and not pictures
+            else None
+        )
         if made is None:
-            made = _make(job, itertools.chain([first], portraits), open_extractor(flags, found=found), memory, shown)
+            made = _make(
+                job,
+                itertools.chain([first], portraits),
+                open_extractor(flags, found=found),
+                memory,
+                shown,
+            )
             memory.keep(memory.key(job, roles), made)
         else:
             console.log("made before: taken from the embedding cache; --no-cache makes it anew")
     for path, picture in _pictures(flags, shown).items():
-        write_atomically(path, picture, mode=0o600)  # a face and its fingerprint are their owner's business
+        # a face and its fingerprint are their owner's business
+        write_atomically(path, picture, mode=0o600)
     if out != "-":
         write_atomically(out, made.data, mode=0o600)
     report = json.dumps(_report(out, job, made, found)) if flags.as_json else out
@@ -90,16 +136,26 @@ def run(context: typer.Context, flags: Flags) -> None:
             typer.echo(report, err=True)
 
 
-def _make(job: Job, images: Iterable[np.ndarray], extractor: Extractor, memory: Memory, shown: list[_Shown]) -> Made:
+def _make(
+    job: Job,
+    images: Iterable[np.ndarray],
+    extractor: Extractor,
+    memory: Memory,
+    shown: list[_Shown],
+) -> Made:
     """Both halves of the work; into `shown` goes what pictures are made of."""
     if job.flags.aligner != "retinaface":
-        console.log("aligned by antelopev2's landmarks, without RetinaFace: not quite the reference's crop, nor its tokens")
+        console.log(
+            "aligned by antelopev2's landmarks, without RetinaFace: not quite the reference's crop, nor its tokens"
+        )
 
     def seen(source: Source, image: np.ndarray, crop: FaceCrop) -> None:
         shown.append(
             _Shown(
                 crop,
-                _preview_of(source.where, image, crop, job.flags.parser != "none") if job.flags.preview is not None else None,
+                _preview_of(source.where, image, crop, job.flags.parser != "none")
+                if job.flags.preview is not None
+                else None,
             )
         )
 
@@ -110,7 +166,9 @@ def _check_count(context: typer.Context, flags: Flags, count: int) -> None:
     if count > 1:
         for name in ONE_PICTURE:
             if getattr(flags, name):
-                context.fail(f"--{name.replace('_', '-')} is about the pixels of one portrait; {count} were given.")
+                context.fail(
+                    f"--{name.replace('_', '-')} is about the pixels of one portrait; {count} were given."
+                )
         return
     for name in SEVERAL:
         if console.was_given(context, name):
@@ -131,7 +189,14 @@ def _preview_of(where: str, image: np.ndarray, crop: FaceCrop, is_parsed: bool) 
         chosen=True,
     )
     lines = [where, crop.quality.line(), *(warning.advice for warning in crop.quality.warnings)]
-    return Shown("\n".join(lines), photo.rgb, mark, crop.crop, crop.labels if is_parsed else None, crop.grey_face)
+    return Shown(
+        "\n".join(lines),
+        photo.rgb,
+        mark,
+        crop.crop,
+        crop.labels if is_parsed else None,
+        crop.grey_face,
+    )
 
 
 def _pictures(flags: Flags, shown: Sequence[_Shown]) -> dict[str, bytes]:
@@ -145,13 +210,19 @@ def _pictures(flags: Flags, shown: Sequence[_Shown]) -> dict[str, bytes]:
     if flags.crop_image is not None:
         written[flags.crop_image] = encode_png(shown[0].crop.crop)
     if flags.preview is not None:
-        written[flags.preview] = encode_png(preview_sheet([one.preview for one in shown if one.preview is not None]))
+        written[flags.preview] = encode_png(
+            preview_sheet([one.preview for one in shown if one.preview is not None])
+        )
     return written
 
 
 def _report(out: str, job: Job, made: Made, found: Mapping[str, Found]) -> dict[str, Any]:
     portraits = portraits_of(job, made)
-    one = {name: portraits[0][name] for name in ("face", "box", "score", "faces", "quality")} if len(portraits) == 1 else {}
+    one = (
+        {name: portraits[0][name] for name in ("face", "box", "score", "faces", "quality")}
+        if len(portraits) == 1
+        else {}
+    )
     return {
         "output": out,
         "sha256": hashlib.sha256(made.data).hexdigest(),
@@ -162,5 +233,7 @@ def _report(out: str, job: Job, made: Made, found: Mapping[str, Found]) -> dict[
         "dtype": job.flags.dtype,
         "device": made.facts["device"],
         "cached": made.cached,
-        "files": {name: {"path": str(file.path), "rule": file.rule} for name, file in found.items()},
+        "files": {
+            name: {"path": str(file.path), "rule": file.rule} for name, file in found.items()
+        },
     }

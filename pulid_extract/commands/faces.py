@@ -1,4 +1,6 @@
-"""`pulid-extract faces PHOTO`: every face of a photograph, as a table, as JSON, or drawn. Imports torch only once it has work to do."""
+"""`pulid-extract faces PHOTO`: every face of a photograph, as a table, as JSON, or drawn. Imports
+torch only once it has work to do.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def run(flags: FacesFlags) -> None:
     require_packages(PACKAGES, "extract")
     draw = "-" if flags.draw in STDOUT else flags.draw
     if draw is not None:
-        check_outputs({"--draw": draw}, [flags.photo] if flags.photo != "-" else [], pipes=("--draw",))
+        check_outputs(
+            {"--draw": draw}, [flags.photo] if flags.photo != "-" else [], pipes=("--draw",)
+        )
     data, where = read_portrait_bytes(flags.photo)
     image = decode_portrait(data, where)
     with quiet():
@@ -41,13 +45,21 @@ def run(flags: FacesFlags) -> None:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         if not found:
-            raise FaceError(f"{where}: no face found; a lower --det-threshold than 0.5 finds less clear ones")
+            raise FaceError(
+                f"{where}: no face found; a lower --det-threshold than 0.5 finds less clear ones"
+            )
         found = _sorted(found, flags, image)
         facts = [_facts(place, face, image) for place, face in enumerate(found)]
     picture = encode_png(_drawn(image, found, facts)) if draw is not None else b""
     if draw is not None and draw != "-":
         write_atomically(draw, picture, mode=0o600)
-    report = {"portrait": flags.photo, "width": image.shape[1], "height": image.shape[0], "faces": facts, "drawn": draw}
+    report = {
+        "portrait": flags.photo,
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "faces": facts,
+        "drawn": draw,
+    }
     lines = [json.dumps(report)] if flags.as_json else _table(facts)
     if draw == "-":
         console.write_result(picture)
@@ -60,7 +72,10 @@ def _sorted(found: Sequence[Face], flags: FacesFlags, image: np.ndarray) -> list
     from pulid_extract.faces.choice import in_order
 
     size = (image.shape[1], image.shape[0])
-    return [found[place] for place in in_order([face.box for face in found], flags.face_order or "largest", size)]
+    return [
+        found[place]
+        for place in in_order([face.box for face in found], flags.face_order or "largest", size)
+    ]
 
 
 def _facts(index: int, face: Face, image: np.ndarray) -> dict[str, Any]:
@@ -83,7 +98,9 @@ def _facts(index: int, face: Face, image: np.ndarray) -> dict[str, Any]:
         "landmarks": [[round(float(x), 1), round(float(y), 1)] for x, y in face.landmarks],
         "score": round(face.score, 4),
         "size": round(min(face.box[2] - face.box[0], face.box[3] - face.box[1]), 1),
-        "pose": None if pose is None else {name: round(angle, 1) for name, angle in asdict(pose).items()},
+        "pose": None
+        if pose is None
+        else {name: round(angle, 1) for name, angle in asdict(pose).items()},
         "sharpness": round(sharpness, 4),
     }
 
@@ -92,7 +109,13 @@ def _drawn(image: np.ndarray, found: Sequence[Face], facts: Sequence[dict[str, A
     from pulid_extract.pictures.drawing import Mark, draw_faces
 
     marks = [
-        Mark(face.box, face.landmarks, f"{fact['index']}  {face.score:.2f}", fact["index"] == 0, _details(fact))
+        Mark(
+            face.box,
+            face.landmarks,
+            f"{fact['index']}  {face.score:.2f}",
+            fact["index"] == 0,
+            _details(fact),
+        )
         for face, fact in zip(found, facts, strict=True)
     ]
     return draw_faces(image, marks)
@@ -100,7 +123,11 @@ def _drawn(image: np.ndarray, found: Sequence[Face], facts: Sequence[dict[str, A
 
 def _details(fact: dict[str, Any]) -> str:
     pose = fact["pose"]
-    turned = f"\nyaw {pose['yaw']:.0f}  pitch {pose['pitch']:.0f}  roll {pose['roll']:.0f}" if pose else ""
+    turned = (
+        f"\nyaw {pose['yaw']:.0f}  pitch {pose['pitch']:.0f}  roll {pose['roll']:.0f}"
+        if pose
+        else ""
+    )
     return f"{fact['size']:.0f} px  sharp {fact['sharpness']:.3f}{turned}"
 
 
@@ -117,8 +144,12 @@ def _table(facts: Sequence[dict[str, Any]]) -> list[str]:
                 f"{fact['score']:.2f}",
                 *(f"{pose[angle]:.0f}" if pose else "-" for angle in ("yaw", "pitch", "roll")),
                 f"{fact['sharpness']:.3f}",
-                ",".join(f"{value:.0f}" for point in fact["landmarks"] for value in point),  # as --landmarks takes them
+                # as --landmarks takes them
+                ",".join(f"{value:.0f}" for point in fact["landmarks"] for value in point),
             )
         )
     wide = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(f"{text:<{width}}" for text, width in zip(row, wide, strict=True)).rstrip()
+        for row in rows
+    ]

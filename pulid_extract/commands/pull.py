@@ -12,32 +12,60 @@ import typer
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
-from pulid_extract.shared.model_files.pulling import Outcome, Status, carry_out, plan, unpack_antelopev2
+from pulid_extract.shared.model_files.pulling import (
+    Outcome,
+    Status,
+    carry_out,
+    plan,
+    unpack_antelopev2,
+)
 
 
 def pull(
     context: typer.Context,
-    parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help=f"Which: {', '.join(KITS)}. Default: all.")] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PART", help=f"Which: {', '.join(KITS)}. Default: all."),
+    ] = None,
     models_dir: Annotated[
         str,
-        typer.Option("--models-dir", metavar="FOLDER", envvar=MODELS_DIR_VARIABLE, help="Where the files go; made if need be."),
+        typer.Option(
+            "--models-dir",
+            metavar="FOLDER",
+            envvar=MODELS_DIR_VARIABLE,
+            help="Where the files go; made if need be.",
+        ),
     ] = "models",
     antelopev2_zip: Annotated[
         str | None,
-        typer.Option("--antelopev2-zip", metavar="FILE.zip", help="Take antelopev2 out of InsightFace's own archive instead."),
+        typer.Option(
+            "--antelopev2-zip",
+            metavar="FILE.zip",
+            help="Take antelopev2 out of InsightFace's own archive instead.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only say what is there, what is missing and how much space there is; no network call."),
+        typer.Option(
+            "--dry-run",
+            help="Only say what is there, what is missing and how much space there is; no network call.",
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Fetch also what another file of the folder already fills, and replace damaged files.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Fetch also what another file of the folder already fills, and replace damaged files.",
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each file.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON for each file.")
+    ] = False,
 ) -> None:
     """Fetch the model files of an extraction into one folder. What is there already stays.
 
-    A download that broke off goes on where it ended; SHA-256 hashes are checked. antelopev2 is for non-commercial research only.
+    A download that broke off goes on where it ended; SHA-256 hashes are checked. antelopev2 is for
+    non-commercial research only.
     """
     chosen = list(dict.fromkeys(parts or KITS))
     unknown = [part for part in chosen if part not in KITS]
@@ -50,12 +78,18 @@ def pull(
     if antelopev2_zip is not None:
         outcomes = _from_zip(outcomes, Path(antelopev2_zip).expanduser(), folder, dry_run)
     carry_out(
-        outcomes, folder, dry_run, console.log, lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line())
+        outcomes,
+        folder,
+        dry_run,
+        console.log,
+        lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line()),
     )
 
 
 def _from_zip(outcomes: list[Outcome], archive: Path, folder: Path, dry_run: bool) -> list[Outcome]:
-    """The outcomes, with what was missing of antelopev2 unpacked instead of left to be fetched. Raises WeightsError."""
+    """The outcomes, with what was missing of antelopev2 unpacked instead of left to be fetched.
+    Raises WeightsError.
+    """
     lacking = {item.path_in(folder) for item in KITS["antelopev2"]}
     lacking &= {outcome.path for outcome in outcomes if outcome.status == "missing"}
     if not lacking:
@@ -64,5 +98,8 @@ def _from_zip(outcomes: list[Outcome], archive: Path, folder: Path, dry_run: boo
         unpack_antelopev2(archive, folder)
     status: Status = "missing" if dry_run else "fetched"
     return [
-        replace(outcome, status=status, why=f"from {archive}") if outcome.path in lacking else outcome for outcome in outcomes
+        replace(outcome, status=status, why=f"from {archive}")
+        if outcome.path in lacking
+        else outcome
+        for outcome in outcomes
     ]

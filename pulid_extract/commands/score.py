@@ -1,6 +1,8 @@
-"""`pulid-extract score --reference PICTURE IMAGES..`: how like a person the faces of pictures are. Reads antelopev2 and no other network.
+"""`pulid-extract score --reference PICTURE IMAGES..`: how like a person the faces of pictures are.
+Reads antelopev2 and no other network.
 
-Results leave as they are found, so that a list may be as long as one likes. Imports torch only once there is work.
+Results leave as they are found, so that a list may be as long as one likes. Imports torch only once
+there is work.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from pulid_extract.extraction.opening import PACKAGES, check_outputs, open_extra
 from pulid_extract.extraction.result_lines import ResultLines
 from pulid_extract.extraction.sources import expand
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.errors import FaceError, InputError, PulidError, WeightsError, require_packages
+from pulid_extract.shared.errors import (
+    FaceError,
+    InputError,
+    PulidError,
+    WeightsError,
+    require_packages,
+)
 from pulid_extract.shared.writing import check_not_input, write_atomically
 
 if TYPE_CHECKING:
@@ -34,13 +42,16 @@ from pulid_extract.flags.score import ScoreFlags
 COLUMNS = f"{'cosine':>7}{'best':>8}{'stranger':>10}{'faces':>7}  picture"
 ON_A_SHEET = 500  # pictures; beyond it nobody looks, and memory ends
 TILE, PER_ROW = 224, 6  # pixels, tiles
-SAME_PERSON = 0.25  # cosine of a stranger to the reference from which he may be none; as fusion.STRANGER
+# cosine of a stranger to the reference from which he may be none; as fusion.STRANGER
+SAME_PERSON = 0.25
 SHORT = 12  # digits of a SHA-256 for people
 
 
 @dataclass(frozen=True)
 class Looked:
-    """One picture's score, and what the sheet shows of it. box: of the face, X,Y,W,H; index: its place, largest first."""
+    """One picture's score, and what the sheet shows of it. box: of the face, X,Y,W,H; index: its
+    place, largest first.
+    """
 
     score: Score
     box: tuple[int, ...] | None = None
@@ -60,7 +71,12 @@ class FaceJudge:
 
         found = self.extractor.detect(image)
         size = (image.shape[1], image.shape[0])
-        return [found[place] for place in in_order([face.box for face in found], self.flags.face_order or "largest", size)]
+        return [
+            found[place]
+            for place in in_order(
+                [face.box for face in found], self.flags.face_order or "largest", size
+            )
+        ]
 
     def vector(self, image: np.ndarray, face: Face) -> np.ndarray:
         """Of the picture as the extraction sees it, its long side limited."""
@@ -70,7 +86,9 @@ class FaceJudge:
         return self.recognizer.embed(photo.bgr, face.landmarks / photo.scale)
 
     def known(self, path: str, what: str) -> tuple[np.ndarray, np.ndarray]:
-        """(picture, vector of its largest face) of a reference or a stranger. Raises InputError, FaceError."""
+        """(picture, vector of its largest face) of a reference or a stranger. Raises InputError,
+        FaceError.
+        """
         from pulid_extract.faces.choice import in_order
         from pulid_extract.pictures.portrait import decode_portrait
 
@@ -81,12 +99,16 @@ class FaceJudge:
             raise FaceError(f"{where}: no face found in this {what}; give another picture")
         if len(found) > 1:
             console.log(f"{where}: {len(found)} faces, the largest is the {what}")
-        largest = in_order([face.box for face in found], "largest", (image.shape[1], image.shape[0]))[0]
+        largest = in_order(
+            [face.box for face in found], "largest", (image.shape[1], image.shape[0])
+        )[0]
         return image, self.vector(image, found[largest])
 
 
 def run(context: typer.Context, flags: ScoreFlags) -> None:
-    """Score every picture. Raises PulidError at once for a reference without a face, at the end for pictures that do not pass."""
+    """Score every picture. Raises PulidError at once for a reference without a face, at the end for
+    pictures that do not pass.
+    """
     from pulid_extract.faces.scoring import Tally
 
     require_packages(PACKAGES, "extract")
@@ -95,8 +117,15 @@ def run(context: typer.Context, flags: ScoreFlags) -> None:
     paths = expand(flags.images, console.log)
     if flags.sheet is not None:
         if len(paths) > ON_A_SHEET:
-            raise InputError(f"--sheet: {len(paths)} pictures, a sheet holds {ON_A_SHEET}; give fewer, or leave --sheet out")
-        given = [*paths, *flags.reference, *(flags.stranger or []), *([flags.recognizer] if flags.recognizer else [])]
+            raise InputError(
+                f"--sheet: {len(paths)} pictures, a sheet holds {ON_A_SHEET}; give fewer, or leave --sheet out"
+            )
+        given = [
+            *paths,
+            *flags.reference,
+            *(flags.stranger or []),
+            *([flags.recognizer] if flags.recognizer else []),
+        ]
         check_outputs({"--sheet": flags.sheet}, [path for path in given if path != "-"])
     tally, shown = Tally(limit=flags.minimum), list[Looked]()
     with ResultLines() as lines, quiet():
@@ -108,14 +137,20 @@ def run(context: typer.Context, flags: ScoreFlags) -> None:
         _check_strangers(references, strangers)
         for line in [] if flags.as_json else _head(judge.recognizer, len(references)):
             lines.write(line)
-        for looked in _look(judge, paths, [vector for _, vector in references], [vector for _, vector in strangers]):
+        for looked in _look(
+            judge, paths, [vector for _, vector in references], [vector for _, vector in strangers]
+        ):
             tally.add(looked.score)
             lines.write(_json(looked, judge.recognizer) if flags.as_json else _row(looked))
             shown += [looked] if flags.sheet is not None else []
         console.log(tally.line())
         if flags.sheet is not None:
             write_atomically(
-                flags.sheet, _sheet(flags.reference, [image for image, _ in references], shown, judge.recognizer), mode=0o600
+                flags.sheet,
+                _sheet(
+                    flags.reference, [image for image, _ in references], shown, judge.recognizer
+                ),
+                mode=0o600,
             )
     if tally.fooled:
         console.log(
@@ -124,7 +159,9 @@ def run(context: typer.Context, flags: ScoreFlags) -> None:
         )
     problems = [f"{tally.failed} of {tally.count} pictures cannot be read"] if tally.failed else []
     if tally.below:
-        problems.append(f"{tally.below} of {tally.count} pictures below --min {flags.minimum:g}, or without a face")
+        problems.append(
+            f"{tally.below} of {tally.count} pictures below --min {flags.minimum:g}, or without a face"
+        )
     if flags.min_mean is not None and (tally.mean is None or tally.mean < flags.min_mean):
         problems.append(
             f"the mean is {'not there' if tally.mean is None else f'{tally.mean:.3f}'}, below --min-mean {flags.min_mean:g}"
@@ -142,7 +179,9 @@ def _judge(flags: ScoreFlags) -> FaceJudge:
     if flags.recognizer is not None:
         return FaceJudge(extractor, Recognizer(Path(flags.recognizer).expanduser()), flags)
     recognizer = Recognizer.of_pack(_folder(extractor))
-    console.log(f"{recognizer.name} is the network that PuLID is conditioned on; --recognizer takes an independent one")
+    console.log(
+        f"{recognizer.name} is the network that PuLID is conditioned on; --recognizer takes an independent one"
+    )
     return FaceJudge(extractor, recognizer, flags)
 
 
@@ -161,17 +200,24 @@ def _read(path: str) -> tuple[bytes, str]:
     return data, where
 
 
-def _check_strangers(references: Sequence[tuple[Any, np.ndarray]], strangers: Sequence[tuple[Any, np.ndarray]]) -> None:
+def _check_strangers(
+    references: Sequence[tuple[Any, np.ndarray]], strangers: Sequence[tuple[Any, np.ndarray]]
+) -> None:
     from pulid_extract.faces.scoring import cosines_to
 
     for _, vector in strangers:
         highest = max(cosines_to(vector, [reference for _, reference in references]))
         if highest >= SAME_PERSON:
-            console.log(f"warning: the stranger is like the reference (cosine {highest:.2f}): a control wants somebody else")
+            console.log(
+                f"warning: the stranger is like the reference (cosine {highest:.2f}): a control wants somebody else"
+            )
 
 
 def _look(
-    judge: FaceJudge, paths: Sequence[str], references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
+    judge: FaceJudge,
+    paths: Sequence[str],
+    references: Sequence[np.ndarray],
+    strangers: Sequence[np.ndarray],
 ) -> Iterator[Looked]:
     """Each picture in its turn; the next one is read and decoded meanwhile. Raises WeightsError."""
     from pulid_extract.faces.scoring import Score
@@ -196,7 +242,11 @@ def _look(
 
 
 def _score(
-    judge: FaceJudge, path: str, image: np.ndarray, references: Sequence[np.ndarray], strangers: Sequence[np.ndarray]
+    judge: FaceJudge,
+    path: str,
+    image: np.ndarray,
+    references: Sequence[np.ndarray],
+    strangers: Sequence[np.ndarray],
 ) -> Looked:
     from pulid_extract.faces.scoring import Score, cosines_to, most_alike
 
@@ -205,26 +255,39 @@ def _score(
     by_hand = flags.face_index is not None or flags.face_order is not None
     index = flags.face_index or 0
     if not found or (by_hand and index >= len(found)):
-        why = f"{path}: no face found" if not found else f"{path}: has {len(found)} faces, none is number {index}"
+        why = (
+            f"{path}: no face found"
+            if not found
+            else f"{path}: has {len(found)} faces, none is number {index}"
+        )
         return Looked(Score(path, "no face", faces=len(found), error=why), tile=tile)
-    vectors = [judge.vector(image, face) for face in (found[index : index + 1] if by_hand else found)]
+    vectors = [
+        judge.vector(image, face) for face in (found[index : index + 1] if by_hand else found)
+    ]
     place = 0 if by_hand else most_alike(vectors, references)
     index = index if by_hand else place
     face, vector = found[index], vectors[place]
     score = Score(
-        path, "ok", cosines_to(vector, references), max(cosines_to(vector, strangers)) if strangers else None, faces=len(found)
+        path,
+        "ok",
+        cosines_to(vector, references),
+        max(cosines_to(vector, strangers)) if strangers else None,
+        faces=len(found),
     )
     left, top, right, bottom = (round(value) for value in face.box)
     tile = _tile(image, face) if flags.sheet is not None else None
     return Looked(score, (left, top, right - left, bottom - top), index, tile)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- showing
+# ------------------------------------------------------------------------------------------ showing
 
 
 def _head(recognizer: Recognizer, references: int) -> list[str]:
     whose = "the reference" if references == 1 else f"{references} references (mean, best)"
-    return [f"ArcFace cosine to {whose} by {recognizer.name} (sha256 {recognizer.sha256[:SHORT]})", COLUMNS]
+    return [
+        f"ArcFace cosine to {whose} by {recognizer.name} (sha256 {recognizer.sha256[:SHORT]})",
+        COLUMNS,
+    ]
 
 
 def _row(looked: Looked) -> str:
@@ -275,18 +338,32 @@ def _tile(image: np.ndarray, face: Face | None) -> np.ndarray:
     return draw_faces(small, [Mark(face.mapped(scale).box, chosen=True)])
 
 
-def _sheet(names: Sequence[str], references: Sequence[np.ndarray], shown: Sequence[Looked], recognizer: Recognizer) -> bytes:
+def _sheet(
+    names: Sequence[str],
+    references: Sequence[np.ndarray],
+    shown: Sequence[Looked],
+    recognizer: Recognizer,
+) -> bytes:
     """PNG: the references, then the pictures, the most alike first; those without a face last."""
     from pulid_extract.pictures.drawing import encode_png, sheet
 
-    first = [(f"reference\n{_short(name)}", _tile(image, None)) for name, image in zip(names, references, strict=True)]
+    first = [
+        (f"reference\n{_short(name)}", _tile(image, None))
+        for name, image in zip(names, references, strict=True)
+    ]
     first[0] = (f"{first[0][0]}\nby {recognizer.name} {recognizer.sha256[:SHORT]}", first[0][1])
     return encode_png(sheet([*_rows(first), *_rows(tiles_of(shown))], TILE))
 
 
 def tiles_of(shown: Sequence[Looked]) -> list[tuple[str, np.ndarray]]:
-    """(caption, picture): the most alike first, those without a face last; what cannot be read has no picture."""
-    ordered = sorted(shown, key=lambda looked: (looked.score.mean is not None, looked.score.mean or 0.0), reverse=True)
+    """(caption, picture): the most alike first, those without a face last; what cannot be read has
+    no picture.
+    """
+    ordered = sorted(
+        shown,
+        key=lambda looked: (looked.score.mean is not None, looked.score.mean or 0.0),
+        reverse=True,
+    )
     return [(_caption(looked.score), looked.tile) for looked in ordered if looked.tile is not None]
 
 

@@ -1,4 +1,6 @@
-"""Work that is done in one other thread before it is wanted, so that decoding and finding faces overlap with what follows."""
+"""Work that is done in one other thread before it is wanted, so that decoding and finding faces
+overlap with what follows.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""Embeddings that were made before: an encrypted, bounded folder of small files, so that the same portrait again is instant.
+"""Embeddings that were made before: an encrypted, bounded folder of small files, so that the same
+portrait again is instant.
 
-An embedding is biometric data, so an entry can be opened only by who holds the portraits it was made from: its name and its key are
-hashes of their bytes together with every option and weight that shaped it (convergent encryption, Douceur et al., ICDCS 2002; here SHAKE-256
-as the stream and keyed BLAKE2b as the seal). The SHA-256 of a portrait, which a .pulidembd holds, opens nothing. Deleting the folder
-loses nothing but time. Safe between processes: files are written beside and renamed, and what does not open is not there.
-Knows nothing of portraits, networks or command lines beyond the bytes it is given.
+An embedding is biometric data, so an entry can be opened only by who holds the portraits it was
+made from: its name and its key are hashes of their bytes together with every option and weight that
+shaped it (convergent encryption, Douceur et al., ICDCS 2002; here SHAKE-256 as the stream and keyed
+BLAKE2b as the seal). The SHA-256 of a portrait, which a .pulidembd holds, opens nothing. Deleting
+the folder loses nothing but time. Safe between processes: files are written beside and renamed, and
+what does not open is not there. Knows nothing of portraits, networks or command lines beyond the
+bytes it is given.
 """
 
 from __future__ import annotations
@@ -50,15 +53,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stored:
-    """What was put in: the bytes of a .pulidembd, and what was found out on the way (plain JSON values)."""
+    """What was put in: the bytes of a .pulidembd, and what was found out on the way (plain JSON
+    values).
+    """
 
     data: bytes
     facts: dict[str, Any]
 
 
 def key_of(portraits: Iterable[bytes], settings: Mapping[str, Any]) -> Key:
-    """The key of one extraction. portraits: the bytes of each picture, in any order. settings: whatever else decides the result, as
-    JSON values. The secret cannot be told from the settings and the portraits' SHA-256."""
+    """The key of one extraction. portraits: the bytes of each picture, in any order. settings:
+    whatever else decides the result, as JSON values. The secret cannot be told from the settings
+    and the portraits' SHA-256.
+    """
     parts = sorted(hashlib.blake2b(data, person=b"pulid portrait").digest() for data in portraits)
     told = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
     secret = hashlib.blake2b(b"".join(parts) + told, person=b"pulid secret").digest()
@@ -85,13 +92,17 @@ class EmbeddingCache:
         return stored
 
     def put(self, key: Key, stored: Stored) -> None:
-        """Keep it, and forget what was not used for longest. Raises OutputError if the folder cannot be written."""
+        """Keep it, and forget what was not used for longest. Raises OutputError if the folder
+        cannot be written.
+        """
         sealed = _seal(stored, key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.chmod(0o700)
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be written ({error.strerror or error})") from None
+            raise OutputError(
+                f"{self.folder}: cannot be written ({error.strerror or error})"
+            ) from None
         write_atomically(self.folder / key.name, sealed, mode=0o600)
         self._trim(key.name)
 
@@ -106,18 +117,23 @@ class EmbeddingCache:
         return sorted(found, key=lambda entry: (-entry.used, entry.name))
 
     def clear(self) -> int:
-        """Delete every entry and whatever a killed process left; returns how many entries there were. Raises OutputError."""
+        """Delete every entry and whatever a killed process left; returns how many entries there
+        were. Raises OutputError.
+        """
         count = len(self.entries())
         try:
             if self.folder.is_dir():
                 shutil.rmtree(self.folder)
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be deleted ({error.strerror or error})") from None
+            raise OutputError(
+                f"{self.folder}: cannot be deleted ({error.strerror or error})"
+            ) from None
         return count
 
     def _trim(self, keep: str) -> None:
         total = 0
-        for entry in sorted(self.entries(), key=lambda entry: entry.name != keep):  # stable: then the last used first
+        # stable: then the last used first
+        for entry in sorted(self.entries(), key=lambda entry: entry.name != keep):
             total += entry.size
             if total > self.limit and entry.name != keep:
                 (self.folder / entry.name).unlink(missing_ok=True)

@@ -1,8 +1,10 @@
-"""Portrait -> face -> crop -> EVA-CLIP -> IDFormer -> tokens. The only file that knows the order, and the devices.
+"""Portrait -> face -> crop -> EVA-CLIP -> IDFormer -> tokens. The only file that knows the order,
+and the devices.
 
-Reference: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py, get_id_embedding; with one repair. There insightface takes
-the largest face and facexlib the most central one, so a group photograph can mix two people. Here one face is chosen,
-and both networks see it, or the extraction fails. Knows nothing of files being written or of command lines.
+Reference: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py, get_id_embedding; with one repair.
+There insightface takes the largest face and facexlib the most central one, so a group photograph
+can mix two people. Here one face is chosen, and both networks see it, or the extraction fails.
+Knows nothing of files being written or of command lines.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pulid_extract.extraction.identity import Aligner, FaceCrop, Features, Identity, Options, Parser, RecognisedFace
+from pulid_extract.extraction.identity import (
+    Aligner,
+    FaceCrop,
+    Features,
+    Identity,
+    Options,
+    Parser,
+    RecognisedFace,
+)
 from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces import quality
@@ -41,7 +51,9 @@ LARGEST = FaceChoice()
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The one face, in pixels of the limited picture. points align the crop, None for a box by hand; face: insightface's, if it saw it."""
+    """The one face, in pixels of the limited picture. points align the crop, None for a box by
+    hand; face: insightface's, if it saw it.
+    """
 
     box: tuple[float, float, float, float]
     points: np.ndarray | None
@@ -51,9 +63,11 @@ class _Chosen:
 
 
 class Extractor:
-    """The identity stack. Files are found and recognised at once, each network is loaded when it is first needed.
+    """The identity stack. Files are found and recognised at once, each network is loaded when it is
+    first needed.
 
-    device: "auto", "cpu", "cuda" or "mps". Arithmetic is float32 everywhere. On mps the face networks stay on the CPU.
+    device: "auto", "cpu", "cuda" or "mps". Arithmetic is float32 everywhere. On mps the face
+    networks stay on the CPU.
     """
 
     def __init__(
@@ -89,9 +103,10 @@ class Extractor:
     ) -> Extractor:
         """Find every file (flag, models folder, Hugging Face cache, download) and check what it is.
 
-        detect: False leaves out what only finding faces needs; every choice then has a box or landmarks. aligner, parser,
-        det_threshold: see Options; what they make superfluous is not looked for. roles: only these files, for what needs no more.
-        Raises WeightsError for a file that is missing or of the wrong kind, InputError for a device that is not there.
+        detect: False leaves out what only finding faces needs; every choice then has a box or
+        landmarks. aligner, parser, det_threshold: see Options; what they make superfluous is not
+        looked for. roles: only these files, for what needs no more. Raises WeightsError for a file
+        that is missing or of the wrong kind, InputError for a device that is not there.
         """
         explicit = {
             "pulid_weights": pulid_weights,
@@ -103,13 +118,20 @@ class Extractor:
         choose_device(device)
         options = Options(aligner, parser, det_threshold)
         needed = needed_roles(detect, aligner, parser)
-        return cls(find_files(explicit, models_dir, needed if roles is None else needed & set(roles), log), device, options, log)
+        return cls(
+            find_files(explicit, models_dir, needed if roles is None else needed & set(roles), log),
+            device,
+            options,
+            log,
+        )
 
-    # ------------------------------------------------------------------------------------------------------------ networks
+    # ------------------------------------------------------------------------------------- networks
 
     def _path(self, role: str) -> Path:
         if role not in self.found:
-            raise InputError(f"this Extractor was loaded without {weights.ROLES[role].name}: load it with all that is needed")
+            raise InputError(
+                f"this Extractor was loaded without {weights.ROLES[role].name}: load it with all that is needed"
+            )
         return self.found[role].path
 
     @cached_property
@@ -139,32 +161,44 @@ class Extractor:
             )
         return model.to(self.device)
 
-    # --------------------------------------------------------------------------------------------------------------- order
+    # ---------------------------------------------------------------------------------------- order
 
     def extract(
-        self, image: np.ndarray, choice: FaceChoice = LARGEST, with_uncond: bool = False, keep: np.ndarray | None = None
+        self,
+        image: np.ndarray,
+        choice: FaceChoice = LARGEST,
+        with_uncond: bool = False,
+        keep: np.ndarray | None = None,
     ) -> Identity:
         """One portrait to one identity. The same picture gives the same numbers, run after run.
 
-        image: uint8 RGB (H, W, 3), upright, any size (`read_portrait`). choice: the face. with_uncond: also the tokens of an
-        all-zero condition. keep: bool (H, W), False where EVA-CLIP shall see white.
-        Raises FaceError if there is no such face or the detectors disagree, InputError for a bad picture or box, WeightsError.
+        image: uint8 RGB (H, W, 3), upright, any size (`read_portrait`). choice: the face.
+        with_uncond: also the tokens of an all-zero condition. keep: bool (H, W), False where
+        EVA-CLIP shall see white. Raises FaceError if there is no such face or the detectors
+        disagree, InputError for a bad picture or box, WeightsError.
         """
         return self.fuse([self.crop(image, choice, keep)], with_uncond=with_uncond)
 
-    def fuse(self, crops: Sequence[FaceCrop], fuse: Fuse = "encoder", with_uncond: bool = False) -> Identity:
-        """One identity from one or several portraits of a person, in the order given; see `tokens`."""
+    def fuse(
+        self, crops: Sequence[FaceCrop], fuse: Fuse = "encoder", with_uncond: bool = False
+    ) -> Identity:
+        """One identity from one or several portraits of a person, in the order given; see
+        `tokens`.
+        """
         features = [self.features(crop) for crop in crops]
         tokens = self.tokens(features, fuse, [crop.quality.value for crop in crops])
         return Identity(tokens, self.uncond(features, fuse) if with_uncond else None, tuple(crops))
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Every face, best score first, in pixels of the portrait; uint8 RGB (H, W, 3). Needs antelopev2 only."""
+        """Every face, best score first, in pixels of the portrait; uint8 RGB (H, W, 3). Needs
+        antelopev2 only.
+        """
         photo = Photo.of(image)
         return [face.mapped(photo.scale) for face in self._detect(photo)]
 
     def recognise(self, image: np.ndarray, choice: FaceChoice = LARGEST) -> RecognisedFace:
-        """The ArcFace vector of the chosen face, as insightface's own FaceAnalysis makes it. Needs antelopev2 only.
+        """The ArcFace vector of the chosen face, as insightface's own FaceAnalysis makes it. Needs
+        antelopev2 only.
 
         Raises FaceError if there is no such face.
         """
@@ -172,22 +206,35 @@ class Extractor:
         if choice.detects:
             found = self._detect(photo)
             if not found:
-                raise FaceError("no face found; give a clearer picture, or the region with --face-box")
+                raise FaceError(
+                    "no face found; give a clearer picture, or the region with --face-box"
+                )
             face = found[self._pick(photo, found, choice)]
             chosen = _Chosen(face.box, face.landmarks, face, face.score, len(found))
         else:
             chosen = self._by_hand(photo, choice)
         vector = self._vector(photo, chosen, None)
         return RecognisedFace(
-            vector, photo.in_portrait(chosen.box), chosen.face.mapped(photo.scale) if chosen.face else None, chosen.faces_found
+            vector,
+            photo.in_portrait(chosen.box),
+            chosen.face.mapped(photo.scale) if chosen.face else None,
+            chosen.faces_found,
         )
 
     @torch.no_grad()
-    def crop(self, image: np.ndarray, choice: FaceChoice = LARGEST, keep: np.ndarray | None = None) -> FaceCrop:
-        """Find, choose, align, parse and measure the face; see `extract`. Runs neither EVA-CLIP nor IDFormer."""
+    def crop(
+        self, image: np.ndarray, choice: FaceChoice = LARGEST, keep: np.ndarray | None = None
+    ) -> FaceCrop:
+        """Find, choose, align, parse and measure the face; see `extract`. Runs neither EVA-CLIP nor
+        IDFormer.
+        """
         photo = Photo.of(image)
         with _deterministic():
-            chosen = self._by_detectors(photo, choice) if choice.detects else self._by_hand(photo, choice)
+            chosen = (
+                self._by_detectors(photo, choice)
+                if choice.detects
+                else self._by_hand(photo, choice)
+            )
             crop, kept = self._cut(photo, chosen, keep)
             vector = self._vector(photo, chosen, crop)
             face = face_crop.to_tensor(crop)
@@ -212,7 +259,9 @@ class Extractor:
             vector=vector,
             face=choice.name,
             box=photo.in_portrait(box),
-            landmarks=None if chosen.points is None else np.asarray(chosen.points * photo.scale, np.float32),
+            landmarks=None
+            if chosen.points is None
+            else np.asarray(chosen.points * photo.scale, np.float32),
             score=chosen.score,
             faces_found=chosen.faces_found,
             quality=quality.judge(
@@ -229,30 +278,46 @@ class Extractor:
 
     @torch.no_grad()
     def features(self, crop: FaceCrop) -> Features:
-        """EVA-CLIP's view of a face, beside its ArcFace vector. Raises WeightsError for features that are not finite."""
+        """EVA-CLIP's view of a face, beside its ArcFace vector. Raises WeightsError for features
+        that are not finite.
+        """
         with _deterministic():
-            pixels = eva_clip.preprocess(crop.grey, eva_clip.image_size(self._tower)).to(self.device)
+            pixels = eva_clip.preprocess(crop.grey, eva_clip.image_size(self._tower)).to(
+                self.device
+            )
             pooled, hidden_states = eva_clip.encode_face(self._tower, pixels)
             pooled = pooled / pooled.norm(p=2, dim=1, keepdim=True)
-            condition = torch.cat([torch.from_numpy(crop.vector)[None].to(self.device), pooled], dim=-1)
+            condition = torch.cat(
+                [torch.from_numpy(crop.vector)[None].to(self.device), pooled], dim=-1
+            )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (condition, *hidden_states)):
-            raise WeightsError(f"{self.found['eva_clip'].path}: gives NaN or infinite features; download it again")
+            raise WeightsError(
+                f"{self.found['eva_clip'].path}: gives NaN or infinite features; download it again"
+            )
         return Features(condition, hidden_states)
 
-    def tokens(self, features: Sequence[Features], fuse: Fuse = "encoder", values: Sequence[float] | None = None) -> np.ndarray:
+    def tokens(
+        self,
+        features: Sequence[Features],
+        fuse: Fuse = "encoder",
+        values: Sequence[float] | None = None,
+    ) -> np.ndarray:
         """Identity tokens (N, C) float32 of one or several portraits.
 
-        "encoder": all of them in one pass of IDFormer, the reference's own form. The others run it for each portrait and join
-        the tokens, see `fusion.fuse_tokens`; values: a quality for each, for "weighted".
+        "encoder": all of them in one pass of IDFormer, the reference's own form. The others run it
+        for each portrait and join the tokens, see `fusion.fuse_tokens`; values: a quality for each,
+        for "weighted".
         """
         if fuse == "encoder" or len(features) == 1:
             return self._encode(features)
         return fusion.fuse_tokens([self._encode([one]) for one in features], fuse, values)
 
     def uncond(self, features: Sequence[Features], fuse: Fuse = "encoder") -> np.ndarray:
-        """The tokens (N, C) of an all-zero condition: of as many portraits as IDFormer saw at once, as the reference has it.
+        """The tokens (N, C) of an all-zero condition: of as many portraits as IDFormer saw at once,
+        as the reference has it.
 
-        One set stands for "concat" as well: attention to the same tokens several times is attention to them once.
+        One set stands for "concat" as well: attention to the same tokens several times is attention
+        to them once.
         """
         together = features if fuse == "encoder" else features[:1]
         return self._encode([one.zeros() for one in together])
@@ -262,21 +327,35 @@ class Extractor:
         condition = torch.stack([one.condition for one in features], dim=1)  # (1, I, 512 + P)
         scales = zip(*(one.hidden_states for one in features), strict=True)
         with _deterministic():
-            tokens = self._idformer(condition, [torch.cat(images, dim=1) for images in scales])[0].float().cpu().numpy()
+            tokens = (
+                self._idformer(condition, [torch.cat(images, dim=1) for images in scales])[0]
+                .float()
+                .cpu()
+                .numpy()
+            )
         if not np.isfinite(tokens).all():
-            raise WeightsError(f"{self.found['pulid_weights'].path}: gives tokens that are NaN or infinite; download it again")
+            raise WeightsError(
+                f"{self.found['pulid_weights'].path}: gives tokens that are NaN or infinite; download it again"
+            )
         return tokens
 
-    # ------------------------------------------------------------------------------------------------------- which face it is
+    # ----------------------------------------------------------------------------- which face it is
 
     def _detect(self, photo: Photo) -> list[Face]:
-        """insightface's faces in the limited picture; if there are none, in the same picture with a margin around it."""
+        """insightface's faces in the limited picture; if there are none, in the same picture with a
+        margin around it.
+        """
         found = self._antelope.detect(photo.bgr, self.options.det_threshold, self.log)
         if not found:
             padded, scale, shift = portrait.with_margin(photo.bgr)
-            found = [face.mapped(scale, shift) for face in self._antelope.detect(padded, self.options.det_threshold)]
+            found = [
+                face.mapped(scale, shift)
+                for face in self._antelope.detect(padded, self.options.det_threshold)
+            ]
             if found:
-                self.log("the face is found only with a margin around the portrait: it fills the frame")
+                self.log(
+                    "the face is found only with a margin around the portrait: it fills the frame"
+                )
         return found
 
     def _find_landmarks(self, photo: Photo) -> list[Landmarks]:
@@ -285,7 +364,10 @@ class Extractor:
         marks = face_crop.find_landmarks(self._retinaface, photo.bgr, confidence)
         if not marks:
             padded, scale, shift = portrait.with_margin(photo.bgr)
-            marks = [mark.mapped(scale, shift) for mark in face_crop.find_landmarks(self._retinaface, padded, confidence)]
+            marks = [
+                mark.mapped(scale, shift)
+                for mark in face_crop.find_landmarks(self._retinaface, padded, confidence)
+            ]
         return marks
 
     def _pick(self, photo: Photo, found: Sequence[Face | Landmarks], choice: FaceChoice) -> int:
@@ -294,25 +376,44 @@ class Extractor:
     def _by_hand(self, photo: Photo, choice: FaceChoice) -> _Chosen:
         if choice.landmarks is not None:
             points = np.asarray(np.array(choice.landmarks) / photo.scale, np.float32)
-            middle, half = (points.min(axis=0) + points.max(axis=0)) / 2, np.ptp(points, axis=0).max()
+            middle, half = (
+                (points.min(axis=0) + points.max(axis=0)) / 2,
+                np.ptp(points, axis=0).max(),
+            )
             if not (0 <= middle[0] <= photo.bgr.shape[1] and 0 <= middle[1] <= photo.bgr.shape[0]):
-                raise InputError(f"--landmarks: lie outside the portrait, which is {photo.size[0]}x{photo.size[1]} pixels")
-            left, top, right, bottom = (float(value) for value in (*(middle - half), *(middle + half)))  # about a detector's box
+                raise InputError(
+                    f"--landmarks: lie outside the portrait, which is {photo.size[0]}x{photo.size[1]} pixels"
+                )
+            # about a detector's box
+            left, top, right, bottom = (
+                float(value) for value in (*(middle - half), *(middle + half))
+            )
             box = (left, top, right, bottom)
             return _Chosen(box, points, Face(box, points, 1.0))
         assert choice.box is not None  # `detects` says so
         (sx, sy), by_hand = photo.scale, choice.box
         portrait.check_box("--face-box", by_hand, photo.size)
         return _Chosen(
-            (by_hand.x / sx, by_hand.y / sy, (by_hand.x + by_hand.width) / sx, (by_hand.y + by_hand.height) / sy), None, None
+            (
+                by_hand.x / sx,
+                by_hand.y / sy,
+                (by_hand.x + by_hand.width) / sx,
+                (by_hand.y + by_hand.height) / sy,
+            ),
+            None,
+            None,
         )
 
     def _by_detectors(self, photo: Photo, choice: FaceChoice) -> _Chosen:
-        """The chosen one of the faces that insightface finds, aligned by RetinaFace's landmarks of that same face, or by its own."""
+        """The chosen one of the faces that insightface finds, aligned by RetinaFace's landmarks of
+        that same face, or by its own.
+        """
         found = self._detect(photo)
         if self.options.aligner == "antelopev2":
             if not found:
-                raise FaceError("no face found by antelopev2; give a clearer portrait, or the region with --face-box")
+                raise FaceError(
+                    "no face found by antelopev2; give a clearer portrait, or the region with --face-box"
+                )
             face = found[self._pick(photo, found, choice)]
             self._say(found, choice, face.score)
             return _Chosen(face.box, face.landmarks, face, face.score, len(found))
@@ -343,10 +444,16 @@ class Extractor:
         return _Chosen(face.box, mark.points, face, face.score, len(found))
 
     def _say(self, found: Sequence[Face], choice: FaceChoice, score: float) -> None:
-        self.log(f"{len(found)} face{'s' * (len(found) != 1)} found, taking {choice.words()} (score {score:.2f})")
+        self.log(
+            f"{len(found)} face{'s' * (len(found) != 1)} found, taking {choice.words()} (score {score:.2f})"
+        )
 
-    def _cut(self, photo: Photo, chosen: _Chosen, keep: np.ndarray | None) -> tuple[np.ndarray, torch.Tensor | None]:
-        """The aligned crop, uint8 BGR (512, 512, 3), and what is kept of it, bool (1, 1, 512, 512)."""
+    def _cut(
+        self, photo: Photo, chosen: _Chosen, keep: np.ndarray | None
+    ) -> tuple[np.ndarray, torch.Tensor | None]:
+        """The aligned crop, uint8 BGR (512, 512, 3), and what is kept of it, bool (1, 1, 512,
+        512).
+        """
         mask = None if keep is None else portrait.limit_mask(keep, photo.bgr.shape[1::-1])
         if chosen.points is not None:
             matrix = face_crop.alignment(chosen.points)
@@ -362,19 +469,31 @@ class Extractor:
     def _vector(self, photo: Photo, chosen: _Chosen, crop: np.ndarray | None) -> np.ndarray:
         if chosen.face is not None:
             return self._antelope.embed(photo.bgr, chosen.face)
-        return self._antelope.embed_crop(crop if crop is not None else self._cut(photo, chosen, None)[0])
+        return self._antelope.embed_crop(
+            crop if crop is not None else self._cut(photo, chosen, None)[0]
+        )
 
 
 def choose_device(name: str) -> str:
-    """ "auto" -> "cuda", "mps" or "cpu" by what is there. Raises InputError for a device that is not."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """ "auto" -> "cuda", "mps" or "cpu" by what is there. Raises InputError for a device that is
+    not.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         return next(device for device, available in there.items() if available)
     if not there.get(name):
         have = ", ".join(device for device, available in there.items() if available)
-        raise InputError(f"--device {name}: not on this machine (here: {have}); leave --device out to take what is there")
+        raise InputError(
+            f"--device {name}: not on this machine (here: {have}); leave --device out to take what is there"
+        )
     return name
 
 
 def _deterministic() -> Any:
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )

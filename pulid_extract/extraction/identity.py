@@ -1,4 +1,5 @@
-"""What stage one works with on its way from a portrait to an identity: options, a face crop, features, the identity. Values only.
+"""What stage one works with on its way from a portrait to an identity: options, a face crop,
+features, the identity. Values only.
 
 Knows nothing of how they are made; see extractor.py.
 """
@@ -26,9 +27,10 @@ Parser = Literal["bisenet", "none"]
 class Options:
     """What changes the numbers beside the choice of face; the defaults are the reference's.
 
-    aligner: whose five landmarks align the crop. parser: what paints the background white; "none" leaves the whole crop grey.
-    det_threshold: score, above 0 and below 1, from which antelopev2 takes something for a face. RetinaFace, which only supplies
-    landmarks of that same face, follows it below antelopev2's own threshold.
+    aligner: whose five landmarks align the crop. parser: what paints the background white; "none"
+    leaves the whole crop grey. det_threshold: score, above 0 and below 1, from which antelopev2
+    takes something for a face. RetinaFace, which only supplies landmarks of that same face, follows
+    it below antelopev2's own threshold.
     """
 
     aligner: Aligner = "retinaface"
@@ -37,7 +39,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 0 < self.det_threshold < 1:
-            raise InputError(f"--det-threshold {self.det_threshold:g}: expected a number above 0 and below 1")
+            raise InputError(
+                f"--det-threshold {self.det_threshold:g}: expected a number above 0 and below 1"
+            )
 
     @property
     def retinaface_confidence(self) -> float:
@@ -46,8 +50,9 @@ class Options:
 
 @dataclass(frozen=True)
 class RecognisedFace:
-    """One face by its ArcFace vector alone. vector: (512,) float32, not normalised. box: in pixels of the portrait.
-    face: as detected, in pixels of the portrait; None for a region by hand."""
+    """One face by its ArcFace vector alone. vector: (512,) float32, not normalised. box: in pixels
+    of the portrait. face: as detected, in pixels of the portrait; None for a region by hand.
+    """
 
     vector: np.ndarray
     box: FaceBox
@@ -60,9 +65,10 @@ class FaceCrop:
     """The chosen face of one portrait, ready for EVA-CLIP, and how good it is.
 
     crop: uint8 RGB (512, 512, 3), the aligned face. labels: uint8 (512, 512), BiSeNet's 0..18.
-    grey: float32 (1, 3, 512, 512) in [0, 1], grey on white. vector: (512,) float32, ArcFace, not normalised.
-    face: how it was chosen (`FaceChoice.name`). box, landmarks: where it is, in pixels of the portrait; no landmarks for a box by
-    hand. score: the detector's, None by hand. faces_found: how many faces that detector saw, 0 by hand.
+    grey: float32 (1, 3, 512, 512) in [0, 1], grey on white. vector: (512,) float32, ArcFace, not
+    normalised. face: how it was chosen (`FaceChoice.name`). box, landmarks: where it is, in pixels
+    of the portrait; no landmarks for a box by hand. score: the detector's, None by hand.
+    faces_found: how many faces that detector saw, 0 by hand.
     """
 
     crop: np.ndarray
@@ -84,20 +90,25 @@ class FaceCrop:
 
 @dataclass(frozen=True)
 class Features:
-    """What IDFormer wants of one portrait. condition: (1, 512 + P): ArcFace as it is, pooled vector L2-normalised.
-    hidden_states: five of (1, L, W)."""
+    """What IDFormer wants of one portrait. condition: (1, 512 + P): ArcFace as it is, pooled vector
+    L2-normalised. hidden_states: five of (1, L, W).
+    """
 
     condition: torch.Tensor
     hidden_states: list[torch.Tensor]
 
     def zeros(self) -> Features:
-        return Features(torch.zeros_like(self.condition), [torch.zeros_like(hidden) for hidden in self.hidden_states])
+        return Features(
+            torch.zeros_like(self.condition),
+            [torch.zeros_like(hidden) for hidden in self.hidden_states],
+        )
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One identity. tokens: (N, C) float32, finite; (32, 2048) with the public PuLID file. uncond: the same for an all-zero
-    condition, or None. crops: the portraits it was made from."""
+    """One identity. tokens: (N, C) float32, finite; (32, 2048) with the public PuLID file. uncond:
+    the same for an all-zero condition, or None. crops: the portraits it was made from.
+    """
 
     tokens: np.ndarray
     uncond: np.ndarray | None

@@ -1,7 +1,9 @@
-"""One extraction, from portraits that were read to the bytes of a file: what the single command and `batch` do alike.
+"""One extraction, from portraits that were read to the bytes of a file: what the single command and
+`batch` do alike.
 
-A job is decided before a network is loaded; `cut` and `make` are its two halves, so that a batch can overlap them; `recall` finds what was
-made before. Writes no file. Torch comes with the Extractor that is handed in, never from here.
+A job is decided before a network is loaded; `cut` and `make` are its two halves, so that a batch
+can overlap them; `recall` finds what was made before. Writes no file. Torch comes with the
+Extractor that is handed in, never from here.
 """
 
 from __future__ import annotations
@@ -39,14 +41,19 @@ LIBRARIES = (
     "torch",
     "torchvision",
 )
-CHANGING = ("aligner", "parser", "det_threshold", "with_uncond", "dtype")  # flags that decide the bytes
-ARITHMETIC = 2  # raised by hand when the last bits change: 1 was torch's own float32 products on a CPU, 2 are oneDNN's
+# flags that decide the bytes
+CHANGING = ("aligner", "parser", "det_threshold", "with_uncond", "dtype")
+# raised by hand when the last bits change: 1 was torch's own float32 products on a CPU, 2 are
+# oneDNN's
+ARITHMETIC = 2
 SEVERAL = ("fuse", "drop_outliers", "mix_people")  # and these, of several portraits
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made. sources: the portraits, each once. mask, boxes: what EVA-CLIP may see of the one portrait."""
+    """What is to be made. sources: the portraits, each once. mask, boxes: what EVA-CLIP may see of
+    the one portrait.
+    """
 
     sources: tuple[Source, ...]
     choice: FaceChoice
@@ -55,7 +62,9 @@ class Job:
     flags: Flags
 
     def settings(self, hashes: Mapping[str, Sequence[str]], device: str) -> dict[str, Any]:
-        """Everything but the portraits that decides the bytes, as JSON values. hashes: role -> SHA-256 of its files."""
+        """Everything but the portraits that decides the bytes, as JSON values. hashes: role ->
+        SHA-256 of its files.
+        """
         several = SEVERAL if len(self.sources) > 1 else ()
         return {
             "tool": __version__,
@@ -75,7 +84,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """The file's bytes, and what was found out: `report` makes JSON of it. cached: it was made before."""
+    """The file's bytes, and what was found out: `report` makes JSON of it. cached: it was made
+    before.
+    """
 
     data: bytes
     facts: dict[str, Any]
@@ -96,7 +107,9 @@ class Cut:
 
 
 def decide(flags: Flags, fail: Callable[[str], None]) -> tuple[FaceChoice, tuple[FaceBox, ...]]:
-    """The choice of face and the boxes that the flags mean. `fail` is called for flags that exclude each other, and must raise."""
+    """The choice of face and the boxes that the flags mean. `fail` is called for flags that exclude
+    each other, and must raise.
+    """
     from pulid_extract.pictures.portrait import FaceBox
 
     choice = face_choice(_Context(fail), flags)  # type: ignore[arg-type]
@@ -112,8 +125,12 @@ class _Context:
     fail: Callable[[str], None]
 
 
-def read_job(paths: Sequence[str], flags: Flags, choice: FaceChoice, boxes: tuple[FaceBox, ...], log: Log) -> Job:
-    """Read the portraits, each once. paths: what `flags.portrait` comes to, folders expanded. Raises InputError."""
+def read_job(
+    paths: Sequence[str], flags: Flags, choice: FaceChoice, boxes: tuple[FaceBox, ...], log: Log
+) -> Job:
+    """Read the portraits, each once. paths: what `flags.portrait` comes to, folders expanded.
+    Raises InputError.
+    """
     if flags.mask == "-" and "-" in paths:
         raise InputError("--mask -: standard input is the portrait; it holds one picture")
     sources = read_sources(paths, log)
@@ -122,7 +139,9 @@ def read_job(paths: Sequence[str], flags: Flags, choice: FaceChoice, boxes: tupl
 
 
 def decoded(job: Job) -> Iterator[np.ndarray]:
-    """The portraits, one after the other: thirty photographs of a phone would not fit into memory. Raises InputError."""
+    """The portraits, one after the other: thirty photographs of a phone would not fit into memory.
+    Raises InputError.
+    """
     from pulid_extract.pictures.portrait import decode_portrait
 
     for source in job.sources:
@@ -130,9 +149,14 @@ def decoded(job: Job) -> Iterator[np.ndarray]:
 
 
 def cut(
-    job: Job, images: Iterable[np.ndarray], extractor: Extractor, log: Log, seen: Seen = lambda source, image, crop: None
+    job: Job,
+    images: Iterable[np.ndarray],
+    extractor: Extractor,
+    log: Log,
+    seen: Seen = lambda source, image, crop: None,
 ) -> Cut:
-    """Find, choose and cut out the face of every portrait, and see whether they are one person. Raises InputError, WeightsError.
+    """Find, choose and cut out the face of every portrait, and see whether they are one person.
+    Raises InputError, WeightsError.
 
     images: the portraits, `decoded`. seen: is called with each portrait and its face.
     """
@@ -142,15 +166,23 @@ def cut(
     for source, image in zip(job.sources, images, strict=True):
         crops.append(_crop(job, source, image, extractor))
         quality = crops[-1].quality
-        say_quality(source.where, quality.line(), [warning.advice for warning in quality.warnings], log)
+        say_quality(
+            source.where, quality.line(), [warning.advice for warning in quality.warnings], log
+        )
         seen(source, image, crops[-1])
     pairs = fusion.cosines([crop.vector for crop in crops]) if len(crops) > 1 else None
     advice = [[warning.advice for warning in crop.quality.warnings] for crop in crops]
-    return Cut(job, tuple(crops), compare([source.where for source in job.sources], pairs, advice, job.flags, log))
+    return Cut(
+        job,
+        tuple(crops),
+        compare([source.where for source in job.sources], pairs, advice, job.flags, log),
+    )
 
 
 def kept_of(job: Job, source: Source, image: np.ndarray) -> np.ndarray | None:
-    """What --mask and --box leave of a portrait, see `portrait.keep_of`; checks a --face-box as well. Raises InputError."""
+    """What --mask and --box leave of a portrait, see `portrait.keep_of`; checks a --face-box as
+    well. Raises InputError.
+    """
     from pulid_extract.pictures.portrait import check_box, decode_portrait, keep_of
 
     size = (image.shape[1], image.shape[0])
@@ -178,15 +210,23 @@ def say_quality(where: str, line: str, advice: Sequence[str], log: Log) -> None:
 
 
 def compare(
-    names: Sequence[str], pairs: np.ndarray | None, advice: Sequence[Sequence[str]], flags: Flags, log: Log
+    names: Sequence[str],
+    pairs: np.ndarray | None,
+    advice: Sequence[Sequence[str]],
+    flags: Flags,
+    log: Log,
 ) -> dict[str, Any]:
-    """Whether the portraits are one person: {"cosines": (I, I) lists or None, "outliers": places, "dropped": places}.
+    """Whether the portraits are one person: {"cosines": (I, I) lists or None, "outliers": places,
+    "dropped": places}.
 
-    pairs: cosines of every pair, None for one portrait. advice: each portrait's warnings, an error with --strict. Raises FaceError.
+    pairs: cosines of every pair, None for one portrait. advice: each portrait's warnings, an error
+    with --strict. Raises FaceError.
     """
     from pulid_extract.networks import fusion
 
-    warned = [f"{name}: {line}" for name, lines in zip(names, advice, strict=True) for line in lines]
+    warned = [
+        f"{name}: {line}" for name, lines in zip(names, advice, strict=True) for line in lines
+    ]
     together: dict[str, Any] = {"cosines": None, "outliers": [], "dropped": []}
     if pairs is not None:
         for line in fusion.cosine_table(names, pairs):
@@ -194,7 +234,11 @@ def compare(
         places, means = fusion.outliers(pairs), fusion.mean_to_others(pairs)
         for place in places:
             what = f"{names[place]}: unlike the other portraits (mean ArcFace cosine {means[place]:.2f}, below {fusion.OUTLIER})"
-            log(f"{what}: dropped" if flags.drop_outliers else f"{what}: warning: leave it out, or give --drop-outliers")
+            log(
+                f"{what}: dropped"
+                if flags.drop_outliers
+                else f"{what}: warning: leave it out, or give --drop-outliers"
+            )
             warned += [] if flags.drop_outliers else [what]
         dropped = places if flags.drop_outliers else []
         together = {"cosines": pairs.tolist(), "outliers": places, "dropped": dropped}
@@ -204,28 +248,45 @@ def compare(
             one, other = names[left[pair[0]]], names[left[pair[1]]]
             what = f"{one} and {other} are two people by ArcFace (cosine {pair[2]:.2f}, below {fusion.STRANGER})"
             if not flags.mix_people:
-                better = "leave one out" if len(left) < 3 else "leave one out, or give --drop-outliers"
+                better = (
+                    "leave one out" if len(left) < 3 else "leave one out, or give --drop-outliers"
+                )
                 raise FaceError(f"{what}; {better}; --mix-people fuses them all the same")
             log(f"{what}: fused all the same, as --mix-people says")
     if flags.strict and warned:
-        raise FaceError(f"--strict: {len(warned)} warning{'s' * (len(warned) != 1)}, nothing was written: {'; '.join(warned)}")
+        raise FaceError(
+            f"--strict: {len(warned)} warning{'s' * (len(warned) != 1)}, nothing was written: {'; '.join(warned)}"
+        )
     return together
 
 
 def make(cut: Cut, extractor: Extractor, hashes: Callable[[], Mapping[str, str]]) -> Made:
-    """The file of faces that were cut. hashes: gives the weights', as keys of a .pulidembd, at the end. Raises WeightsError.
+    """The file of faces that were cut. hashes: gives the weights', as keys of a .pulidembd, at the
+    end. Raises WeightsError.
 
-    Provenance is hashes, choices and version, and no time, path or name, so that the same input gives the same bytes.
+    Provenance is hashes, choices and version, and no time, path or name, so that the same input
+    gives the same bytes.
     """
     from pulid_extract.shared.embedding_file import encode_embedding
 
     job, flags = cut.job, cut.job.flags
-    parts = [part for place, part in enumerate(zip(job.sources, cut.crops, strict=True)) if place not in cut.together["dropped"]]
-    # In the order of their hashes, so that the same portraits give the same bytes whatever order they come in.
+    parts = [
+        part
+        for place, part in enumerate(zip(job.sources, cut.crops, strict=True))
+        if place not in cut.together["dropped"]
+    ]
+    # In the order of their hashes, so that the same portraits give the same bytes whatever order
+    # they come in.
     kept = sorted(parts, key=lambda part: part[0].sha256)
     identity = extractor.fuse([crop for _, crop in kept], flags.fuse, flags.with_uncond)
-    changed = {name: getattr(flags, name) for name in ("aligner", "parser") if getattr(flags, name) != getattr(type(flags), name)}
-    region = "+".join(([f"mask {job.mask.sha256}"] if job.mask else []) + (["box"] if job.boxes else []))
+    changed = {
+        name: getattr(flags, name)
+        for name in ("aligner", "parser")
+        if getattr(flags, name) != getattr(type(flags), name)
+    }
+    region = "+".join(
+        ([f"mask {job.mask.sha256}"] if job.mask else []) + (["box"] if job.boxes else [])
+    )
     provenance = {
         "portrait.sha256": ",".join(source.sha256 for source, _ in kept),
         **hashes(),
@@ -236,13 +297,20 @@ def make(cut: Cut, extractor: Extractor, hashes: Callable[[], Mapping[str, str]]
         **({"fuse": flags.fuse} if len(kept) > 1 else {}),
     }
     facts = {
-        "portraits": [_facts(source, crop) for source, crop in zip(job.sources, cut.crops, strict=True)],
+        "portraits": [
+            _facts(source, crop) for source, crop in zip(job.sources, cut.crops, strict=True)
+        ],
         "cosines": cut.together["cosines"],
         "tokens": list(identity.tokens.shape),
         "uncond": identity.uncond is not None,
         "device": extractor.device,
     }
-    return Made(encode_embedding(identity.tokens, identity.uncond, dtype=flags.dtype, provenance=provenance), facts)
+    return Made(
+        encode_embedding(
+            identity.tokens, identity.uncond, dtype=flags.dtype, provenance=provenance
+        ),
+        facts,
+    )
 
 
 def _facts(source: Source, crop: FaceCrop) -> dict[str, Any]:
@@ -252,7 +320,9 @@ def _facts(source: Source, crop: FaceCrop) -> dict[str, Any]:
         "sha256": source.sha256,
         "face": crop.face,
         "box": [box.x, box.y, box.width, box.height],
-        "landmarks": None if crop.landmarks is None else [[round(float(x), 2) for x in point] for point in crop.landmarks],
+        "landmarks": None
+        if crop.landmarks is None
+        else [[round(float(x), 2) for x in point] for point in crop.landmarks],
         "score": crop.score,
         "faces": crop.faces_found,
         "quality": crop.quality.as_dict(),
@@ -261,7 +331,8 @@ def _facts(source: Source, crop: FaceCrop) -> dict[str, Any]:
 
 
 def recall(job: Job, cache: EmbeddingCache, key: Key, log: Log) -> Made | None:
-    """What was made of these portraits with these options and weights before, judged again: it says what the first time said.
+    """What was made of these portraits with these options and weights before, judged again: it says
+    what the first time said.
 
     Raises FaceError as `cut` does for what --strict refuses.
     """
@@ -279,7 +350,11 @@ def recall(job: Job, cache: EmbeddingCache, key: Key, log: Log) -> Made | None:
         say_quality(source.where, one["line"], list(one["quality"]["warnings"].values()), log)
     advice = [list(one["quality"]["warnings"].values()) for one in portraits]
     compare([source.where for source in job.sources], pairs, advice, job.flags, log)
-    facts = {**stored.facts, "portraits": portraits, "cosines": None if pairs is None else pairs.tolist()}
+    facts = {
+        **stored.facts,
+        "portraits": portraits,
+        "cosines": None if pairs is None else pairs.tolist(),
+    }
     return Made(stored.data, facts, cached=True)
 
 

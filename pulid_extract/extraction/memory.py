@@ -1,4 +1,6 @@
-"""What earlier extractions left: hashes of the model files and the embedding cache, for one set of files that was found. No torch."""
+"""What earlier extractions left: hashes of the model files and the embedding cache, for one set of
+files that was found. No torch.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +15,40 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import OutputError
 from pulid_extract.shared.model_files import Found
 
-PROVENANCE = {"weights.sha256": "pulid_weights", "eva_clip.sha256": "eva_clip"}  # key of a .pulidembd -> role
+# key of a .pulidembd -> role
+PROVENANCE = {"weights.sha256": "pulid_weights", "eva_clip.sha256": "eva_clip"}
 
 
 class Memory:
-    """Hashes are computed beside the work, from the start; what is known already is known at once. off: keep and read nothing."""
+    """Hashes are computed beside the work, from the start; what is known already is known at once.
+    off: keep and read nothing.
+    """
 
     def __init__(self, found: Mapping[str, Found], device: str, off: bool):
         folder = None if off else default_folder()
         files, known = files_of(found), FileHashes(folder)
         self.device = device
-        self.is_ready = all(known.known(path) is not None for paths in files.values() for path in paths)
+        self.is_ready = all(
+            known.known(path) is not None for paths in files.values() for path in paths
+        )
         self._cache = None if folder is None else EmbeddingCache(folder)
-        self._hashes = Beside(lambda: {name: [known.of(path) for path in paths] for name, paths in files.items()})
+        self._hashes = Beside(
+            lambda: {name: [known.of(path) for path in paths] for name, paths in files.items()}
+        )
 
     def provenance(self) -> dict[str, str]:
-        """SHA-256 of the files that shape the tokens most, as keys of a .pulidembd. Waits for the hashes. Raises InputError."""
+        """SHA-256 of the files that shape the tokens most, as keys of a .pulidembd. Waits for the
+        hashes. Raises InputError.
+        """
         hashes = self._hashes.result()
         return {key: hashes[role][0] for key, role in PROVENANCE.items()}
 
     def key(self, job: Job, roles: Collection[str]) -> Key:
         """The job's key, by the files of these roles. Waits for the hashes. Raises InputError."""
-        return job.key({name: found for name, found in self._hashes.result().items() if name in roles}, self.device)
+        return job.key(
+            {name: found for name, found in self._hashes.result().items() if name in roles},
+            self.device,
+        )
 
     def recall(self, job: Job, key: Key, log: Log) -> Made | None:
         """See `job.recall`; None as well if the cache is off."""

@@ -1,4 +1,6 @@
-"""Lines of results that leave while the work goes on, past `session.quiet`, which turns standard output away from the libraries."""
+"""Lines of results that leave while the work goes on, past `session.quiet`, which turns standard
+output away from the libraries.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from pulid_extract.shared.errors import OutputError
 
 
 class ResultLines:
-    """Standard output, held by a descriptor of its own. Open it before `quiet`; every line arrives or raises."""
+    """Standard output, held by a descriptor of its own. Open it before `quiet`; every line arrives
+    or raises.
+    """
 
     def __init__(self) -> None:
         if sys.stdout is None:
@@ -24,7 +28,12 @@ class ResultLines:
         self._file = os.fdopen(os.dup(1), "wb", buffering=0)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -38,4 +47,6 @@ class ResultLines:
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from None
+            raise OutputError(
+                f"standard output: cannot be written ({error.strerror or error})"
+            ) from None

@@ -1,4 +1,5 @@
-"""The portraits of one command line: files, folders and standard input, each picture once. Reads bytes, decodes nothing.
+"""The portraits of one command line: files, folders and standard input, each picture once. Reads
+bytes, decodes nothing.
 
 numpy is imported only once there is work to do.
 """
@@ -29,7 +30,8 @@ class Source:
 
 
 def expand(given: Sequence[str], log: Callable[[str], None]) -> list[str]:
-    """The files that --portrait names: a folder stands for the pictures in it, in the order of their names.
+    """The files that --portrait names: a folder stands for the pictures in it, in the order of
+    their names.
 
     Says what of a folder is skipped. Raises InputError for a folder without a picture.
     """
@@ -42,14 +44,22 @@ def expand(given: Sequence[str], log: Callable[[str], None]) -> list[str]:
             continue
         pictures, skipped = pictures_in(path)
         if skipped:
-            names = ", ".join(item.name for item in skipped[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
-            log(f"{path}: {len(skipped)} of {len(pictures) + len(skipped)} skipped, no pictures by their names: {names}")
+            names = ", ".join(item.name for item in skipped[:SHOWN]) + (
+                ", ..." if len(skipped) > SHOWN else ""
+            )
+            log(
+                f"{path}: {len(skipped)} of {len(pictures) + len(skipped)} skipped, no pictures by their names: {names}"
+            )
         paths += [str(picture) for picture in pictures]
     return paths
 
 
-def read_sources(paths: Sequence[str], log: Callable[[str], None], flag: str = "--portrait") -> list[Source]:
-    """Every picture's bytes; the same picture twice counts once, and is said. flag: what named them. Raises InputError."""
+def read_sources(
+    paths: Sequence[str], log: Callable[[str], None], flag: str = "--portrait"
+) -> list[Source]:
+    """Every picture's bytes; the same picture twice counts once, and is said. flag: what named
+    them. Raises InputError.
+    """
     from pulid_extract.pictures.portrait import read_portrait_bytes
 
     if list(paths).count("-") > 1:

@@ -1,9 +1,10 @@
 """antelopev2 through insightface: face boxes with landmarks, and the ArcFace vector of one face.
 
-Detection and recognition only; the pack's other networks are not opened. Pictures here are uint8 BGR (H, W, 3), as
-insightface wants them. Knows nothing of alignment to 512x512 or of PuLID.
+Detection and recognition only; the pack's other networks are not opened. Pictures here are uint8
+BGR (H, W, 3), as insightface wants them. Knows nothing of alignment to 512x512 or of PuLID.
 
-Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; insightface 2.1, model_zoo and app/face_analysis.py.
+Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; insightface 2.1, model_zoo and
+app/face_analysis.py.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 from pulid_extract.shared.errors import WeightsError
 
 DETECTOR_FILE, RECOGNISER_FILE = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
-# Said out loud: insightface 2.1 would otherwise look at two scales. The smaller ones are tried only when nothing was found: SCRFD misses
-# faces that are larger than most of its input, and finds them in a smaller one.
+# Said out loud: insightface 2.1 would otherwise look at two scales. The smaller ones are tried only
+# when nothing was found: SCRFD misses faces that are larger than most of its input, and finds them
+# in a smaller one.
 DETECTION_SIZES = (640, 480, 320, 160)
 THRESHOLD = 0.5
 VECTOR_WIDTH = 512
@@ -28,7 +30,9 @@ VECTOR_WIDTH = 512
 
 @dataclass(frozen=True)
 class Face:
-    """One detected face in pixels of the picture. box: (x1, y1, x2, y2). landmarks: (5, 2) eyes, nose, mouth corners."""
+    """One detected face in pixels of the picture. box: (x1, y1, x2, y2). landmarks: (5, 2) eyes,
+    nose, mouth corners.
+    """
 
     box: tuple[float, float, float, float]
     landmarks: np.ndarray
@@ -45,8 +49,8 @@ class Face:
 class Antelope:
     """The two networks of an antelopev2 folder; each is opened when it is first needed.
 
-    They always run on the CPU: both are small, and onnxruntime's CUDA provider chooses its convolutions by timing them, so that the same
-    portrait would not give the same bytes.
+    They always run on the CPU: both are small, and onnxruntime's CUDA provider chooses its
+    convolutions by timing them, so that the same portrait would not give the same bytes.
     """
 
     def __init__(self, folder: Path):
@@ -54,11 +58,16 @@ class Antelope:
         self._models: dict[str, Any] = {}
 
     def detect(
-        self, image: np.ndarray, threshold: float = THRESHOLD, log: Callable[[str], None] = lambda line: None
+        self,
+        image: np.ndarray,
+        threshold: float = THRESHOLD,
+        log: Callable[[str], None] = lambda line: None,
     ) -> list[Face]:
-        """All faces in a uint8 BGR (H, W, 3) picture, best score first; the largest detection size that shows any is taken.
+        """All faces in a uint8 BGR (H, W, 3) picture, best score first; the largest detection size
+        that shows any is taken.
 
-        threshold: score from which something is a face. Raises WeightsError for a detector that cannot run.
+        threshold: score from which something is a face. Raises WeightsError for a detector that
+        cannot run.
         """
         for size in DETECTION_SIZES:
             found = self._detect_at(image, size, threshold)
@@ -72,29 +81,43 @@ class Antelope:
         detector = self._model("detection", DETECTOR_FILE)
         try:
             boxes, landmarks = detector.detect(image, input_size=(size, size), det_thresh=threshold)
-        except Exception as error:  # insightface and onnxruntime raise anything for a network of another shape
-            raise WeightsError(f"{detector.model_file}: the face detector fails ({_first_line(error)})") from None
+        # insightface and onnxruntime raise anything for a network of another shape
+        except Exception as error:
+            raise WeightsError(
+                f"{detector.model_file}: the face detector fails ({_first_line(error)})"
+            ) from None
         if landmarks is None:
-            raise WeightsError(f"{detector.model_file}: gives no landmarks; expected an SCRFD with keypoints ({DETECTOR_FILE})")
+            raise WeightsError(
+                f"{detector.model_file}: gives no landmarks; expected an SCRFD with keypoints ({DETECTOR_FILE})"
+            )
         if not (np.isfinite(boxes).all() and np.isfinite(landmarks).all()):
-            raise WeightsError(f"{detector.model_file}: gives boxes that are NaN or infinite; download it again")
+            raise WeightsError(
+                f"{detector.model_file}: gives boxes that are NaN or infinite; download it again"
+            )
         return [
             Face(tuple(float(x) for x in box[:4]), points.astype(np.float32), float(box[4]))  # type: ignore[arg-type]
             for box, points in zip(boxes, landmarks, strict=True)
         ]
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """ArcFace vector of a detected face: (512,) float32, not normalised, from the picture warped by its landmarks."""
+        """ArcFace vector of a detected face: (512,) float32, not normalised, from the picture
+        warped by its landmarks.
+        """
         from insightface.app.common import Face as InsightFace
 
         recogniser = self._model("recognition", RECOGNISER_FILE)
-        known = InsightFace(bbox=np.array(face.box, np.float32), kps=face.landmarks, det_score=face.score)
+        known = InsightFace(
+            bbox=np.array(face.box, np.float32), kps=face.landmarks, det_score=face.score
+        )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-image: SimilarityTransform.estimate is deprecated
+            # scikit-image: SimilarityTransform.estimate is deprecated
+            warnings.simplefilter("ignore")
             return self._vector(recogniser, lambda: recogniser.get(image, known))
 
     def embed_crop(self, crop: np.ndarray) -> np.ndarray:
-        """ArcFace vector of a whole uint8 BGR (512, 512, 3) crop, squashed to the network's input: (512,) float32."""
+        """ArcFace vector of a whole uint8 BGR (512, 512, 3) crop, squashed to the network's input:
+        (512,) float32.
+        """
         recogniser = self._model("recognition", RECOGNISER_FILE)
         return self._vector(recogniser, lambda: recogniser.get_feat(crop))
 
@@ -102,18 +125,25 @@ class Antelope:
         try:
             vector = np.asarray(compute(), np.float32).reshape(-1)
         except Exception as error:  # as in detect
-            raise WeightsError(f"{recogniser.model_file}: the ArcFace network fails ({_first_line(error)})") from None
+            raise WeightsError(
+                f"{recogniser.model_file}: the ArcFace network fails ({_first_line(error)})"
+            ) from None
         if vector.shape != (VECTOR_WIDTH,):
-            raise WeightsError(f"{recogniser.model_file}: gives {vector.size} numbers, an ArcFace network gives {VECTOR_WIDTH}")
+            raise WeightsError(
+                f"{recogniser.model_file}: gives {vector.size} numbers, an ArcFace network gives {VECTOR_WIDTH}"
+            )
         if not np.isfinite(vector).all():
-            raise WeightsError(f"{recogniser.model_file}: gives NaN or infinite values; download it again")
+            raise WeightsError(
+                f"{recogniser.model_file}: gives NaN or infinite values; download it again"
+            )
         return vector
 
     def _model(self, task: str, file: str) -> Any:
         if task not in self._models:
             published = self.folder / file
             candidates = [published] if published.is_file() else sorted(self.folder.glob("*.onnx"))
-            for path in candidates:  # the first of its task in name order, as insightface's own FaceAnalysis takes it
+            # the first of its task in name order, as insightface's own FaceAnalysis takes it
+            for path in candidates:
                 model = self._open(path)
                 if model is not None and model.taskname == task:
                     model.prepare(0, input_size=(DETECTION_SIZES[0],) * 2, det_thresh=THRESHOLD)
@@ -121,22 +151,28 @@ class Antelope:
                     break
             else:
                 names = ", ".join(path.name for path in candidates) or "nothing"
-                raise WeightsError(f"{self.folder}: no {task} network among its .onnx files ({names}); expected {file}")
+                raise WeightsError(
+                    f"{self.folder}: no {task} network among its .onnx files ({names}); expected {file}"
+                )
         return self._models[task]
 
     def _open(self, path: Path) -> Any:
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)  # errors only: its warnings go straight to the terminal
+        # errors only: its warnings go straight to the terminal
+        onnxruntime.set_default_logger_severity(3)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from insightface.model_zoo import get_model
 
             try:
-                # absolute, not resolved: the Hugging Face cache links to files without the .onnx ending that insightface goes by
+                # absolute, not resolved: the Hugging Face cache links to files without the .onnx
+                # ending that insightface goes by
                 return get_model(str(path.absolute()), providers=["CPUExecutionProvider"])
             except Exception as error:  # onnx, protobuf and onnxruntime each have their own
-                raise WeightsError(f"{path}: insightface cannot open it ({_first_line(error)}); download it again") from None
+                raise WeightsError(
+                    f"{path}: insightface cannot open it ({_first_line(error)}); download it again"
+                ) from None
 
 
 def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

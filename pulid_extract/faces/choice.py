@@ -1,8 +1,10 @@
 """Which face of a photograph is meant: one choice, made once, that every network follows.
 
-Boxes in, an index out; pure geometry. Knows nothing of detectors, networks or command lines beyond the flag names it puts into messages.
+Boxes in, an index out; pure geometry. Knows nothing of detectors, networks or command lines beyond
+the flag names it puts into messages.
 
-Source of the default: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py, takes insightface's largest face, of equals the last.
+Source of the default: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py, takes insightface's
+largest face, of equals the last.
 """
 
 from __future__ import annotations
@@ -46,11 +48,12 @@ _KEYS: dict[Order, Callable[[Box, Size], float]] = {
 
 @dataclass(frozen=True)
 class FaceChoice:
-    """The face that is meant; by default the largest. Coordinates are pixels of the upright portrait.
+    """The face that is meant; by default the largest. Coordinates are pixels of the upright
+    portrait.
 
-    index: counts from 0 in `order`. at: a point inside the face's box. box: a region by hand, no detector runs.
-    landmarks: five points by hand, no detector runs. At most one of `at`, `box` and `landmarks`, and then no index or order.
-    Raises InputError for what is none of these.
+    index: counts from 0 in `order`. at: a point inside the face's box. box: a region by hand, no
+    detector runs. landmarks: five points by hand, no detector runs. At most one of `at`, `box` and
+    `landmarks`, and then no index or order. Raises InputError for what is none of these.
     """
 
     index: int = 0
@@ -61,21 +64,37 @@ class FaceChoice:
 
     def __post_init__(self) -> None:
         if self.order not in _KEYS:
-            raise InputError(f"--face-order {self.order}: expected one of {', '.join(get_args(Order))}")
+            raise InputError(
+                f"--face-order {self.order}: expected one of {', '.join(get_args(Order))}"
+            )
         if self.index < 0:
             raise InputError(f"--face-index {self.index}: faces are counted from 0")
-        if sum(way is not None for way in (self.at, self.box, self.landmarks)) + (self.index != 0 or self.order != "largest") > 1:
-            raise InputError("a face is chosen in one way: by index and order, by a point, by a box, or by landmarks")
+        if (
+            sum(way is not None for way in (self.at, self.box, self.landmarks))
+            + (self.index != 0 or self.order != "largest")
+            > 1
+        ):
+            raise InputError(
+                "a face is chosen in one way: by index and order, by a point, by a box, or by landmarks"
+            )
         if self.landmarks is not None and len(self.landmarks) != LANDMARKS:
-            raise InputError(f"--landmarks: {len(self.landmarks)} points, expected {LANDMARKS}: eyes, nose tip, mouth corners")
+            raise InputError(
+                f"--landmarks: {len(self.landmarks)} points, expected {LANDMARKS}: eyes, nose tip, mouth corners"
+            )
 
     @property
     def name(self) -> str:
-        """The word for it in a .pulidembd: "largest", "largest 2", "left 0", "at", "box" or "landmarks"."""
+        """The word for it in a .pulidembd: "largest", "largest 2", "left 0", "at", "box" or
+        "landmarks".
+        """
         for word in ("at", "box", "landmarks"):
             if getattr(self, word) is not None:
                 return word
-        return "largest" if (self.order, self.index) == ("largest", 0) else f"{self.order} {self.index}"
+        return (
+            "largest"
+            if (self.order, self.index) == ("largest", 0)
+            else f"{self.order} {self.index}"
+        )
 
     @property
     def detects(self) -> bool:
@@ -83,7 +102,9 @@ class FaceChoice:
         return self.box is None and self.landmarks is None
 
     def words(self, whose: str = "") -> str:
-        """ "the largest", "insightface's largest face", "the face at 10,20", for messages about a face that a detector found."""
+        """ "the largest", "insightface's largest face", "the face at 10,20", for messages about a
+        face that a detector found.
+        """
         if self.at is not None:
             which = f"face at {self.at[0]:g},{self.at[1]:g}"
         elif self.name == "largest":
@@ -94,14 +115,17 @@ class FaceChoice:
 
 
 def in_order(boxes: Sequence[Box], order: Order, size: Size) -> list[int]:
-    """The places of the boxes, first to last in this order; of equals the last one found comes first."""
+    """The places of the boxes, first to last in this order; of equals the last one found comes
+    first.
+    """
     return sorted(range(len(boxes) - 1, -1, -1), key=lambda place: _KEYS[order](boxes[place], size))
 
 
 def pick(boxes: Sequence[Box], choice: FaceChoice, size: Size) -> int:
     """The place of the chosen face among `boxes`, of which there is at least one.
 
-    size: (width, height) of the picture that the boxes count in. Raises FaceError if the choice is not among them.
+    size: (width, height) of the picture that the boxes count in. Raises FaceError if the choice is
+    not among them.
     """
     if choice.at is not None:
         return _at(boxes, choice.at)
@@ -119,7 +143,9 @@ def _at(boxes: Sequence[Box], point: tuple[float, float]) -> int:
         middle = centre(boxes[place])
         return (middle[0] - x) ** 2 + (middle[1] - y) ** 2
 
-    around = [place for place, box in enumerate(boxes) if box[0] <= x <= box[2] and box[1] <= y <= box[3]]
+    around = [
+        place for place, box in enumerate(boxes) if box[0] <= x <= box[2] and box[1] <= y <= box[3]
+    ]
     if around:
         return min(around, key=away)
     near = tuple(round(value) for value in centre(boxes[min(range(len(boxes)), key=away)]))

@@ -1,9 +1,11 @@
-"""facexlib: landmarks by RetinaFace, alignment to 512x512, face parsing by BiSeNet, grey face on white.
+"""facexlib: landmarks by RetinaFace, alignment to 512x512, face parsing by BiSeNet, grey face on
+white.
 
-The networks are built here and loaded from the files given: facexlib's FaceRestoreHelper would fetch a third one
-(parsenet) that PuLID never uses. Knows nothing of insightface or of EVA-CLIP.
+The networks are built here and loaded from the files given: facexlib's FaceRestoreHelper would
+fetch a third one (parsenet) that PuLID never uses. Knows nothing of insightface or of EVA-CLIP.
 
-Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; facexlib 0.3.0, utils/face_restoration_helper.py.
+Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; facexlib 0.3.0,
+utils/face_restoration_helper.py.
 """
 
 from __future__ import annotations
@@ -24,29 +26,42 @@ CONFIDENCE = 0.97
 BORDER_BGR = (135, 133, 132)
 # Eyes, nose tip, mouth corners of an FFHQ face at 512x512.
 TEMPLATE = np.array(
-    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118]]
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
 )
 PARSER_CLASSES = 19
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Background, cloth, hat, left and right ear, ear ring, neck, necklace (CelebAMask-HQ order): all that is neither face nor hair.
+# Background, cloth, hat, left and right ear, ear ring, neck, necklace (CelebAMask-HQ order): all
+# that is neither face nor hair.
 BACKGROUND_LABELS = (0, 16, 18, 7, 8, 9, 14, 15)
 GREY = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One face as RetinaFace sees it, in pixels. box: (x1, y1, x2, y2). points: (5, 2) eyes, nose, mouth corners."""
+    """One face as RetinaFace sees it, in pixels. box: (x1, y1, x2, y2). points: (5, 2) eyes, nose,
+    mouth corners.
+    """
 
     box: tuple[float, float, float, float]
     points: np.ndarray
     score: float
 
-    def mapped(self, scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Landmarks:
+    def mapped(
+        self, scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)
+    ) -> Landmarks:
         """The same face where x becomes x * scale + shift, and y alike."""
         (sx, sy), (dx, dy) = scale, shift
         left, top, right, bottom = self.box
         return Landmarks(
-            (left * sx + dx, top * sy + dy, right * sx + dx, bottom * sy + dy), self.points * scale + shift, self.score
+            (left * sx + dx, top * sy + dy, right * sx + dx, bottom * sy + dy),
+            self.points * scale + shift,
+            self.score,
         )
 
 
@@ -74,11 +89,15 @@ def load_bisenet(path: Path, device: str = "cpu") -> nn.Module:
 
 
 @torch.no_grad()
-def find_landmarks(detector: nn.Module, image: np.ndarray, confidence: float = CONFIDENCE) -> list[Landmarks]:
+def find_landmarks(
+    detector: nn.Module, image: np.ndarray, confidence: float = CONFIDENCE
+) -> list[Landmarks]:
     """All faces in a uint8 BGR (H, W, 3) picture, at its own size, best score first."""
     found = detector.detect_faces(image, confidence)  # type: ignore[operator]  # (faces, 15): box, score, five points
     if not np.isfinite(found).all():
-        raise WeightsError("RetinaFace gives boxes that are NaN or infinite; download detection_Resnet50_Final.pth again")
+        raise WeightsError(
+            "RetinaFace gives boxes that are NaN or infinite; download detection_Resnet50_Final.pth again"
+        )
     return [
         Landmarks(tuple(float(x) for x in row[:4]), row[5:15].reshape(5, 2), float(row[4]))  # type: ignore[arg-type]
         for row in found
@@ -86,58 +105,85 @@ def find_landmarks(detector: nn.Module, image: np.ndarray, confidence: float = C
 
 
 def align(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Turn, scale and shift the picture so that the landmarks meet the template: uint8 BGR (512, 512, 3).
+    """Turn, scale and shift the picture so that the landmarks meet the template: uint8 BGR (512,
+    512, 3).
 
-    image: uint8 BGR (H, W, 3). points: (5, 2) pixels. Raises FaceError if the landmarks lie on top of each other.
+    image: uint8 BGR (H, W, 3). points: (5, 2) pixels. Raises FaceError if the landmarks lie on top
+    of each other.
     """
     return warp(image, alignment(points))
 
 
 def alignment(points: np.ndarray) -> np.ndarray:
-    """The (2, 3) matrix that takes pixels of a picture to pixels of the aligned crop. points: (5, 2). Raises FaceError as `align`."""
+    """The (2, 3) matrix that takes pixels of a picture to pixels of the aligned crop. points: (5,
+    2). Raises FaceError as `align`.
+    """
     import cv2
 
     matrix = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.LMEDS)[0]
     if matrix is None or not np.isfinite(matrix).all():
-        raise FaceError("the face's landmarks lie on top of each other; give another portrait, or the region with --face-box")
+        raise FaceError(
+            "the face's landmarks lie on top of each other; give another portrait, or the region with --face-box"
+        )
     return matrix
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, border: tuple[int, int, int] | None = BORDER_BGR) -> np.ndarray:
-    """uint8 (H, W, 3) as the aligned crop sees it: (512, 512, 3). border: the colour where there is no picture; None repeats its rim."""
+def warp(
+    image: np.ndarray, matrix: np.ndarray, border: tuple[int, int, int] | None = BORDER_BGR
+) -> np.ndarray:
+    """uint8 (H, W, 3) as the aligned crop sees it: (512, 512, 3). border: the colour where there is
+    no picture; None repeats its rim.
+    """
     import cv2
 
     if border is None:
-        return cv2.warpAffine(image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
-    return cv2.warpAffine(image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+        return cv2.warpAffine(
+            image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE
+        )
+    return cv2.warpAffine(
+        image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:
     """uint8 BGR (H, W, 3) -> float32 RGB (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(crop[..., ::-1].transpose(2, 0, 1))).float()[None] / 255.0
+    return (
+        torch.from_numpy(np.ascontiguousarray(crop[..., ::-1].transpose(2, 0, 1))).float()[None]
+        / 255.0
+    )
 
 
 @torch.no_grad()
 def parse_face(parser: nn.Module, face: torch.Tensor) -> torch.Tensor:
-    """The label (0..18) of every pixel: (B, 1, H, W) int64. face: float32 RGB (B, 3, H, W) in [0, 1]."""
+    """The label (0..18) of every pixel: (B, 1, H, W) int64. face: float32 RGB (B, 3, H, W) in [0,
+    1].
+    """
     from torchvision.transforms.functional import normalize
 
-    scores = parser(normalize(face, list(IMAGENET_MEAN), list(IMAGENET_STD)))[0]  # the other two outputs are for training
+    # the other two outputs are for training
+    scores = parser(normalize(face, list(IMAGENET_MEAN), list(IMAGENET_STD)))[0]
     if not torch.isfinite(scores).all():
-        raise WeightsError("BiSeNet gives scores that are NaN or infinite; download parsing_bisenet.pth again")
+        raise WeightsError(
+            "BiSeNet gives scores that are NaN or infinite; download parsing_bisenet.pth again"
+        )
     return scores.argmax(dim=1, keepdim=True)
 
 
 def face_share(labels: torch.Tensor, keep: torch.Tensor | None = None) -> float:
-    """The share of a crop, 0 to 1, that is face or hair by its labels (B, 1, H, W) and is kept; see `grey_on_white`."""
+    """The share of a crop, 0 to 1, that is face or hair by its labels (B, 1, H, W) and is kept; see
+    `grey_on_white`.
+    """
     return 1.0 - float(_hidden(labels, keep).float().mean())
 
 
-def grey_on_white(face: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
-    """The face in grey on three equal channels, white wherever the labels say background: (B, 3, H, W) in [0, 1].
+def grey_on_white(
+    face: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The face in grey on three equal channels, white wherever the labels say background: (B, 3, H,
+    W) in [0, 1].
 
-    face: float32 RGB (B, 3, H, W) in [0, 1]. labels: (B, 1, H, W) integers 0..18. keep: (B, 1, H, W) bool, white also where it is
-    False; None keeps all, as the reference.
+    face: float32 RGB (B, 3, H, W) in [0, 1]. labels: (B, 1, H, W) integers 0..18. keep: (B, 1, H,
+    W) bool, white also where it is False; None keeps all, as the reference.
     """
     red, green, blue = face[:, 0:1], face[:, 1:2], face[:, 2:3]
     grey = GREY[0] * red + GREY[1] * green + GREY[2] * blue

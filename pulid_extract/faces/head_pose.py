@@ -1,10 +1,12 @@
 """Where a head points, estimated from five landmarks: yaw, pitch and roll in degrees.
 
-A rigid generic face is turned and shifted until it meets the landmarks (perspective-n-point). It is an estimate: a face that is not
-the average one, or a mouth wide open, moves it by some degrees. Knows nothing of pictures or networks.
+A rigid generic face is turned and shifted until it meets the landmarks (perspective-n-point). It is
+an estimate: a face that is not the average one, or a mouth wide open, moves it by some degrees.
+Knows nothing of pictures or networks.
 
-Sources: google/mediapipe, modules/face_geometry/data/canonical_face_model.obj (the generic face); Terzakis and Lourakis, A Consistently
-Fast and Globally Optimal Solution to the Perspective-n-Point Problem, ECCV 2020 (cv2.SOLVEPNP_SQPNP).
+Sources: google/mediapipe, modules/face_geometry/data/canonical_face_model.obj (the generic face);
+Terzakis and Lourakis, A Consistently Fast and Globally Optimal Solution to the Perspective-n-Point
+Problem, ECCV 2020 (cv2.SOLVEPNP_SQPNP).
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Centimetres; x right, y down, z away from the camera. Eyes: midway between their corners (vertices 33 and 133, 362 and 263); nose tip:
-# vertex 1; mouth corners: 61 and 291. The file's y points up and its z at the camera.
+# Centimetres; x right, y down, z away from the camera. Eyes: midway between their corners (vertices
+# 33 and 133, 362 and 263); nose tip: vertex 1; mouth corners: 61 and 291. The file's y points up
+# and its z at the camera.
 GENERIC_FACE = np.array(
     [
         [-3.151145, -2.624638, -3.465663],
@@ -24,15 +27,17 @@ GENERIC_FACE = np.array(
         [2.456206, 4.342621, -4.283884],
     ]
 )
-# The focal length is not known, and a crop has no optical centre: the face is taken to be in the middle of a picture that was taken from
-# a metre away, where perspective is weak. The angles are those under which the camera saw the face.
+# The focal length is not known, and a crop has no optical centre: the face is taken to be in the
+# middle of a picture that was taken from a metre away, where perspective is weak. The angles are
+# those under which the camera saw the face.
 DISTANCE = 100.0
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Degrees. yaw: above 0 the face turns to the right edge of the picture. pitch: above 0 it looks up.
-    roll: above 0 the head leans clockwise, as seen in the picture."""
+    """Degrees. yaw: above 0 the face turns to the right edge of the picture. pitch: above 0 it
+    looks up. roll: above 0 the head leans clockwise, as seen in the picture.
+    """
 
     yaw: float
     pitch: float
@@ -40,7 +45,9 @@ class Pose:
 
 
 def head_pose(landmarks: np.ndarray) -> Pose | None:
-    """landmarks: (5, 2) pixels: eyes, nose tip, mouth corners. None if they are no face: all on one line, or not finite."""
+    """landmarks: (5, 2) pixels: eyes, nose tip, mouth corners. None if they are no face: all on one
+    line, or not finite.
+    """
     import cv2
 
     points = np.asarray(landmarks, np.float64)

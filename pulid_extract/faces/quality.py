@@ -1,10 +1,12 @@
-"""How good a portrait is for PuLID: what can be measured on one face, what to advise, and one number from 0 to 1.
+"""How good a portrait is for PuLID: what can be measured on one face, what to advise, and one
+number from 0 to 1.
 
-Every limit is one row of the table LIMITS. The measures describe the picture, not the person, and no network runs here. Knows nothing of
-detectors, files or command lines.
+Every limit is one row of the table LIMITS. The measures describe the picture, not the person, and
+no network runs here. Knows nothing of detectors, files or command lines.
 
-Sources: sharpness is the variance of the Laplacian (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000) on
-the aligned face, scaled to unit contrast; labels are facexlib 0.3.0's BiSeNet (CelebAMask-HQ order).
+Sources: sharpness is the variance of the Laplacian (Pech-Pacheco et al., Diatom autofocusing in
+brightfield microscopy, ICPR 2000) on the aligned face, scaled to unit contrast; labels are facexlib
+0.3.0's BiSeNet (CelebAMask-HQ order).
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ import numpy as np
 
 from pulid_extract.faces.head_pose import Pose
 
-# Of the aligned 512x512 crop: the ellipse from the brows to the chin that an uncovered face fills (landmarks of FFHQ's template inside).
+# Of the aligned 512x512 crop: the ellipse from the brows to the chin that an uncovered face fills
+# (landmarks of FFHQ's template inside).
 ELLIPSE_CENTRE, ELLIPSE_AXES = (256.0, 315.0), (112.0, 140.0)
 FACE_LABELS = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13)  # skin, brows, eyes, glasses, nose, mouth, lips
 GLASSES, HAT = 6, 18
-SHARPNESS_SIDE = 256  # pixels of the face crop when it is measured: about what EVA-CLIP's 336 can still tell apart
-NO_PITCH_BEYOND = 60.0  # degrees of yaw: in a profile both eyes lie on one line of sight, and pitch cannot be told from roll
+# pixels of the face crop when it is measured: about what EVA-CLIP's 336 can still tell apart
+SHARPNESS_SIDE = 256
+# degrees of yaw: in a profile both eyes lie on one line of sight, and pitch cannot be told from
+# roll
+NO_PITCH_BEYOND = 60.0
 
 
 @dataclass(frozen=True)
 class Limit:
-    """From `good` on a measure costs nothing, at `bad` it makes the value 0 times `floor`; beyond `warn` it is said.
+    """From `good` on a measure costs nothing, at `bad` it makes the value 0 times `floor`; beyond
+    `warn` it is said.
 
     floor: what is left of the value at the worst; 0 only for what leaves no face to speak of.
     """
@@ -46,27 +53,78 @@ class Limit:
 
 
 LIMITS = {
-    # Pixels of the shorter side of the face's box. EVA-CLIP sees the face at about 200 pixels, ArcFace at 112: below 112 both see
-    # enlarged pixels, and from 200 on more pixels change nothing.
-    "face_size": Limit(200, 112, 24, 0.1, "a face of {0:.0f} pixels is enlarged: take a larger picture, or come closer"),
-    # Unitless. NASA's photograph of Eileen Collins (a face of 93 pixels) gives 0.089 and, blurred by a Gaussian of 1, 1.5 and 2 hundredths
-    # of the face's width, 0.011, 0.0047 and 0.0025: from there on lashes and lips run into each other.
-    "sharpness": Limit(0.02, 0.005, 0.0, 0.2, "blurred (sharpness {0:.4f}): fine features will be lost; take a sharper picture"),
-    # Degrees. FFHQ and ArcFace are trained on faces up to about 45 degrees; from 60 on one eye is hidden.
-    "yaw": Limit(25, 40, 90, 0.1, "profile of {0:.0f} degrees: likeness will suffer; take one that looks at the camera"),
-    "pitch": Limit(20, 30, 70, 0.2, "head tilted {0:.0f} degrees up or down: likeness will suffer; hold the camera at eye level"),
+    # Pixels of the shorter side of the face's box. EVA-CLIP sees the face at about 200 pixels,
+    # ArcFace at 112: below 112 both see enlarged pixels, and from 200 on more pixels change
+    # nothing.
+    "face_size": Limit(
+        200,
+        112,
+        24,
+        0.1,
+        "a face of {0:.0f} pixels is enlarged: take a larger picture, or come closer",
+    ),
+    # Unitless. NASA's photograph of Eileen Collins (a face of 93 pixels) gives 0.089 and, blurred
+    # by a Gaussian of 1, 1.5 and 2 hundredths of the face's width, 0.011, 0.0047 and 0.0025: from
+    # there on lashes and lips run into each other.
+    "sharpness": Limit(
+        0.02,
+        0.005,
+        0.0,
+        0.2,
+        "blurred (sharpness {0:.4f}): fine features will be lost; take a sharper picture",
+    ),
+    # Degrees. FFHQ and ArcFace are trained on faces up to about 45 degrees; from 60 on one eye is
+    # hidden.
+    "yaw": Limit(
+        25,
+        40,
+        90,
+        0.1,
+        "profile of {0:.0f} degrees: likeness will suffer; take one that looks at the camera",
+    ),
+    "pitch": Limit(
+        20,
+        30,
+        70,
+        0.2,
+        "head tilted {0:.0f} degrees up or down: likeness will suffer; hold the camera at eye level",
+    ),
     # Shares from 0 to 1 of the ellipse where an uncovered face would be.
-    "covered": Limit(0.1, 0.25, 0.9, 0.0, "{0:.0%} of the face is covered: hands, hair or a mask become part of the identity"),
-    # Thin frames cover a hundredth of the ellipse; PuLID keeps them in every picture, so they are said but cost little.
-    "glasses": Limit(0.01, 0.01, 0.5, 0.5, "glasses: they will be in every picture; take them off for a neutral identity"),
+    "covered": Limit(
+        0.1,
+        0.25,
+        0.9,
+        0.0,
+        "{0:.0%} of the face is covered: hands, hair or a mask become part of the identity",
+    ),
+    # Thin frames cover a hundredth of the ellipse; PuLID keeps them in every picture, so they are
+    # said but cost little.
+    "glasses": Limit(
+        0.01,
+        0.01,
+        0.5,
+        0.5,
+        "glasses: they will be in every picture; take them off for a neutral identity",
+    ),
     # Share of the whole crop. The parser cuts hats out, and with them the hair.
     "hat": Limit(0.02, 0.02, 0.5, 0.7, "a hat: it is cut out, and the hair under it is not seen"),
     # Share of the face's box outside the picture. Detectors' boxes are a few hundredths loose.
-    "outside": Limit(0.02, 0.05, 0.6, 0.0, "the face is cut off: {0:.0%} of it is outside the picture"),
-    # The detector's own certainty. Its threshold is 0.5, and clear faces of any size score above 0.7.
-    "score": Limit(0.75, 0.65, 0.2, 0.3, "the detector is unsure (score {0:.2f}): is this a face, and a clear one?"),
+    "outside": Limit(
+        0.02, 0.05, 0.6, 0.0, "the face is cut off: {0:.0%} of it is outside the picture"
+    ),
+    # The detector's own certainty. Its threshold is 0.5, and clear faces of any size score above
+    # 0.7.
+    "score": Limit(
+        0.75,
+        0.65,
+        0.2,
+        0.3,
+        "the detector is unsure (score {0:.2f}): is this a face, and a clear one?",
+    ),
 }
-SEVERAL_FACES = "{0} faces: {1} was taken; say which with --face-index, and look with `pulid-extract faces`"
+SEVERAL_FACES = (
+    "{0} faces: {1} was taken; say which with --face-index, and look with `pulid-extract faces`"
+)
 
 
 @dataclass(frozen=True)
@@ -79,9 +137,11 @@ class Warning:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured, in the units of LIMITS; None: cannot be measured for a face that was chosen this way.
+    """What was measured, in the units of LIMITS; None: cannot be measured for a face that was
+    chosen this way.
 
-    value: 0 (useless) to 1 (nothing to improve): the product of all factors. yaw, pitch, roll: degrees, see head_pose.
+    value: 0 (useless) to 1 (nothing to improve): the product of all factors. yaw, pitch, roll:
+    degrees, see head_pose.
     """
 
     value: float
@@ -100,13 +160,18 @@ class Quality:
 
     def as_dict(self) -> dict[str, object]:
         """For JSON: rounded numbers, and warnings as {name: advice}."""
-        plain = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        plain = {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
         return {**plain, "warnings": {warning.name: warning.advice for warning in self.warnings}}
 
     def line(self) -> str:
         """One line for people, without the warnings."""
         pose = (
-            "pose not known" if self.yaw is None else f"yaw {self.yaw:.0f}, pitch {self.pitch:.0f}, roll {self.roll:.0f} degrees"
+            "pose not known"
+            if self.yaw is None
+            else f"yaw {self.yaw:.0f}, pitch {self.pitch:.0f}, roll {self.roll:.0f} degrees"
         )
         parts = [f"face {self.face_size:.0f} px", f"sharpness {self.sharpness:.3f}", pose]
         parts += [f"covered {self.covered:.0%}"] if self.covered is not None else []
@@ -127,8 +192,9 @@ def judge(
 ) -> Quality:
     """Measure one face and weigh it.
 
-    crop: uint8 (512, 512, 3), the aligned face. labels: (512, 512) of BiSeNet, None without a parser. box: (x1, y1, x2, y2), not cut at
-    the border, in the pixels of a portrait of `size` (width, height). taken: which of several faces, if that was not said by hand.
+    crop: uint8 (512, 512, 3), the aligned face. labels: (512, 512) of BiSeNet, None without a
+    parser. box: (x1, y1, x2, y2), not cut at the border, in the pixels of a portrait of `size`
+    (width, height). taken: which of several faces, if that was not said by hand.
     """
     yaw, pitch = (abs(pose.yaw), abs(pose.pitch)) if pose is not None else (None, None)
     measures: dict[str, float | None] = {
@@ -142,7 +208,11 @@ def judge(
         "score": score,
     }
     known = {name: value for name, value in measures.items() if value is not None}
-    warnings = [Warning(name, LIMITS[name].advice.format(value)) for name, value in known.items() if LIMITS[name].exceeded(value)]
+    warnings = [
+        Warning(name, LIMITS[name].advice.format(value))
+        for name, value in known.items()
+        if LIMITS[name].exceeded(value)
+    ]
     if faces > 1 and taken is not None:
         warnings.append(Warning("faces", SEVERAL_FACES.format(faces, taken)))
     measures |= {"yaw": pose.yaw, "pitch": pose.pitch} if pose is not None else {}
@@ -156,13 +226,18 @@ def judge(
 
 
 def sharpness(crop: np.ndarray) -> float:
-    """Variance of the Laplacian over the face of a uint8 (512, 512, 3) crop, after scaling it to zero mean and unit variance.
+    """Variance of the Laplacian over the face of a uint8 (512, 512, 3) crop, after scaling it to
+    zero mean and unit variance.
 
     Contrast and exposure cancel; noise counts as detail. 0 for a face without any contrast.
     """
     import cv2
 
-    grey = cv2.resize(crop.mean(axis=2).astype(np.float32), (SHARPNESS_SIDE, SHARPNESS_SIDE), interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(
+        crop.mean(axis=2).astype(np.float32),
+        (SHARPNESS_SIDE, SHARPNESS_SIDE),
+        interpolation=cv2.INTER_AREA,
+    )
     inside = face_ellipse(SHARPNESS_SIDE)
     contrast = float(grey[inside].std())
     if contrast < 1:
@@ -171,7 +246,9 @@ def sharpness(crop: np.ndarray) -> float:
 
 
 def parsed_shares(labels: np.ndarray) -> dict[str, float]:
-    """From (512, 512) labels: `covered` and `glasses`, shares of the face's ellipse; `hat`, a share of the crop."""
+    """From (512, 512) labels: `covered` and `glasses`, shares of the face's ellipse; `hat`, a share
+    of the crop.
+    """
     inside = labels[face_ellipse(labels.shape[0])]
     return {
         "covered": 1.0 - float(np.isin(inside, FACE_LABELS).mean()),

@@ -1,10 +1,12 @@
-"""One ArcFace-shaped network by itself: an aligned face in, a vector out. antelopev2's own, or any other, as an independent judge.
+"""One ArcFace-shaped network by itself: an aligned face in, a vector out. antelopev2's own, or any
+other, as an independent judge.
 
-Expects 112x112 pixels, channels first, RGB, (x - 127.5) / 127.5; or 0..255 as they are for a network whose graph begins by subtracting and
-multiplying (nodes named Sub or _minus, Mul or _mul), as those of MXNet do. Pictures here are uint8 BGR (H, W, 3). Knows nothing of
-detectors or of PuLID.
+Expects 112x112 pixels, channels first, RGB, (x - 127.5) / 127.5; or 0..255 as they are for a
+network whose graph begins by subtracting and multiplying (nodes named Sub or _minus, Mul or _mul),
+as those of MXNet do. Pictures here are uint8 BGR (H, W, 3). Knows nothing of detectors or of PuLID.
 
-Sources: insightface 2.1, model_zoo/arcface_onnx.py (the rule for mean and scale) and utils/face_align.py (the alignment).
+Sources: insightface 2.1, model_zoo/arcface_onnx.py (the rule for mean and scale) and
+utils/face_align.py (the alignment).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Recognizer:
 
     @classmethod
     def of_pack(cls, folder: Path) -> Recognizer:
-        """antelopev2's recogniser: its published name, else the first of its shape in the folder, as insightface chooses."""
+        """antelopev2's recogniser: its published name, else the first of its shape in the folder,
+        as insightface chooses.
+        """
         if (folder / PUBLISHED).is_file():
             return cls(folder / PUBLISHED)
         for path in sorted(folder.glob("*.onnx")):
@@ -42,25 +46,34 @@ class Recognizer:
                 return cls(path)
             except WeightsError:
                 continue
-        raise WeightsError(f"{folder}: no ArcFace network among its .onnx files; expected {PUBLISHED}")
+        raise WeightsError(
+            f"{folder}: no ArcFace network among its .onnx files; expected {PUBLISHED}"
+        )
 
     def embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        """The face's vector, (D,) float32, not normalised. image: uint8 BGR (H, W, 3). landmarks: (5, 2) pixels of it.
+        """The face's vector, (D,) float32, not normalised. image: uint8 BGR (H, W, 3). landmarks:
+        (5, 2) pixels of it.
 
-        Raises FaceError for landmarks that lie on top of each other, WeightsError for a network that cannot run.
+        Raises FaceError for landmarks that lie on top of each other, WeightsError for a network
+        that cannot run.
         """
         from insightface.utils.face_align import norm_crop
 
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # scikit-image: SimilarityTransform.estimate is deprecated
+                # scikit-image: SimilarityTransform.estimate is deprecated
+                warnings.simplefilter("ignore")
                 crop = norm_crop(image, landmark=landmarks, image_size=SIDE)
         except Exception:  # a transform that cannot be: numpy and OpenCV each have their own
-            raise FaceError("the face's landmarks lie on top of each other; it cannot be aligned") from None
+            raise FaceError(
+                "the face's landmarks lie on top of each other; it cannot be aligned"
+            ) from None
         try:
             vector = np.asarray(self._model.get_feat(crop), np.float32).reshape(-1)
         except Exception as error:  # onnxruntime raises anything for a network of another shape
-            raise WeightsError(f"{self.path}: the recogniser fails ({_first_line(error)})") from None
+            raise WeightsError(
+                f"{self.path}: the recogniser fails ({_first_line(error)})"
+            ) from None
         if not np.isfinite(vector).all():
             raise WeightsError(f"{self.path}: gives NaN or infinite values; download it again")
         return vector
@@ -69,7 +82,8 @@ class Recognizer:
 def _open(path: Path) -> Any:
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)  # errors only: its warnings go straight to the terminal
+    # errors only: its warnings go straight to the terminal
+    onnxruntime.set_default_logger_severity(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from insightface.model_zoo.arcface_onnx import ArcFaceONNX
@@ -80,7 +94,8 @@ def _open(path: Path) -> Any:
         shape = inputs[0].shape
         given = ["?" if not isinstance(side, int) else side for side in shape]
         fits = len(shape) == 4 and all(
-            want in (have, "?") or have == "?" for have, want in zip(given[1:], (3, SIDE, SIDE), strict=True)
+            want in (have, "?") or have == "?"
+            for have, want in zip(given[1:], (3, SIDE, SIDE), strict=True)
         )
         if len(inputs) != 1 or len(outputs) != 1 or not fits:
             raise WeightsError(
@@ -91,7 +106,9 @@ def _open(path: Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # onnx, protobuf and onnxruntime each have their own
-        raise WeightsError(f"{path}: onnxruntime cannot open it ({_first_line(error)}); expected an .onnx recogniser") from None
+        raise WeightsError(
+            f"{path}: onnxruntime cannot open it ({_first_line(error)}); expected an .onnx recogniser"
+        ) from None
     model.input_size = (SIDE, SIDE)  # which a file may leave open
     return model
 
@@ -101,7 +118,9 @@ def _sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); expected an .onnx recogniser") from None
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror or error}); expected an .onnx recogniser"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

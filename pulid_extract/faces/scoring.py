@@ -1,6 +1,8 @@
-"""How like a person the faces of pictures are: cosines of face vectors, and what they add up to. Knows nothing of networks or pictures.
+"""How like a person the faces of pictures are: cosines of face vectors, and what they add up to.
+Knows nothing of networks or pictures.
 
-Source: Deng et al., ArcFace (arXiv 1801.07698): the cosine of two vectors says whether they are one person.
+Source: Deng et al., ArcFace (arXiv 1801.07698): the cosine of two vectors says whether they are one
+person.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ Status = Literal["ok", "no face", "failed"]
 
 @dataclass(frozen=True)
 class Score:
-    """One picture. cosines: of the face that was taken, to each reference; empty unless status is "ok". stranger: the highest of its
-    cosines to the strangers, None without any. faces: how many there are. error: why it failed."""
+    """One picture. cosines: of the face that was taken, to each reference; empty unless status is
+    "ok". stranger: the highest of its cosines to the strangers, None without any. faces: how many
+    there are. error: why it failed.
+    """
 
     picture: str
     status: Status
@@ -37,7 +41,9 @@ class Score:
 
 
 def cosines_to(vector: np.ndarray, others: Sequence[np.ndarray]) -> tuple[float, ...]:
-    """The cosine of a (D,) vector to each of the others, float64. A vector of length 0 has cosine 0 to all."""
+    """The cosine of a (D,) vector to each of the others, float64. A vector of length 0 has cosine 0
+    to all.
+    """
     found = []
     for other in others:
         a, b = vector.astype(np.float64), other.astype(np.float64)

@@ -1,1 +1,3 @@
-"""Which model files an extraction needs, where they come from, and their hashes. Imports no torch."""
+"""Which model files an extraction needs, where they come from, and their hashes. Imports no
+torch.
+"""

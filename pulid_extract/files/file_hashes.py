@@ -1,7 +1,10 @@
-"""SHA-256 of model files, remembered: gigabytes are read once and again only when the file changes. Knows no model.
+"""SHA-256 of model files, remembered: gigabytes are read once and again only when the file changes.
+Knows no model.
 
-A file counts as unchanged while its size, its times of change (ctime cannot be set by hand), its inode and its device are the same: what git
-goes by as well (git's Documentation/technical/racy-git.txt, with its rule for files younger than the clock can tell apart).
+A file counts as unchanged while its size, its times of change (ctime cannot be set by hand), its
+inode and its device are the same: what git goes by as well (git's
+Documentation/technical/racy-git.txt, with its rule for files younger than the clock can tell
+apart).
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from pulid_extract.shared.model_files import Found
 from pulid_extract.shared.writing import write_atomically
 
 MEMORY = "weights.json"
-YOUNG = 2.0  # seconds: a file that changed this recently may change again within one tick of its clock
+# seconds: a file that changed this recently may change again within one tick of its clock
+YOUNG = 2.0
 USED = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # of an antelopev2 folder, if they are there
 
 
@@ -34,7 +38,11 @@ class FileHashes:
     def known(self, path: Path) -> str | None:
         """The hash, if the file is as it was when it was last read."""
         remembered = self._known.get(_name(path))
-        return remembered["sha256"] if remembered is not None and remembered["mark"] == _mark(path) else None
+        return (
+            remembered["sha256"]
+            if remembered is not None and remembered["mark"] == _mark(path)
+            else None
+        )
 
     def of(self, path: Path) -> str:
         """The hash, lower-case hex; reads the file unless it is known. Raises InputError."""
@@ -56,7 +64,11 @@ class FileHashes:
         """Best effort: what another process wrote meanwhile is read again later, at worst."""
         if self.path is None:
             return
-        there = {name: entry for name, entry in {**_read(self.path), **self._known}.items() if os.path.exists(name)}
+        there = {
+            name: entry
+            for name, entry in {**_read(self.path), **self._known}.items()
+            if os.path.exists(name)
+        }
         with contextlib.suppress(OutputError, OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(self.path, json.dumps(there, indent=1).encode(), mode=0o600)
@@ -64,7 +76,10 @@ class FileHashes:
 
 def files_of(found: Mapping[str, Found]) -> dict[str, list[Path]]:
     """role -> the files that are read for it; of an antelopev2 folder the two that are used."""
-    return {name: _inside(one.path) if one.path.is_dir() else [one.path] for name, one in sorted(found.items())}
+    return {
+        name: _inside(one.path) if one.path.is_dir() else [one.path]
+        for name, one in sorted(found.items())
+    }
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -92,4 +107,8 @@ def _read(path: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(known, dict):
         return {}
-    return {name: entry for name, entry in known.items() if isinstance(entry, dict) and {"mark", "sha256"} <= entry.keys()}
+    return {
+        name: entry
+        for name, entry in known.items()
+        if isinstance(entry, dict) and {"mark", "sha256"} <= entry.keys()
+    }

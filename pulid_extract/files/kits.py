@@ -1,6 +1,7 @@
 """What `pulid-extract pull` fetches: a table. Fetching is model_files.pulling.
 
-Sizes: of the public files as of 2024-2026, for the plan that is shown; the server's own number is what counts.
+Sizes: of the public files as of 2024-2026, for the plan that is shown; the server's own number is
+what counts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from pulid_extract.shared.model_files.pulling import Item
 KITS: dict[str, tuple[Item, ...]] = {
     # of the pack's five networks the two that are used
     "antelopev2": tuple(
-        Item(ANTELOPEV2.name, replace(ANTELOPEV2.source, files=(file,)), size, folder="antelopev2", role=ANTELOPEV2)
+        Item(
+            ANTELOPEV2.name,
+            replace(ANTELOPEV2.source, files=(file,)),
+            size,
+            folder="antelopev2",
+            role=ANTELOPEV2,
+        )
         for file, size in (("scrfd_10g_bnkps.onnx", 16_923_827), ("glintr100.onnx", 260_665_334))
     ),
     # and not parsing_parsenet.pth, which facexlib loads unasked: nothing here uses it

@@ -1,4 +1,6 @@
-"""The files of one extraction, found and recognised. Imports no torch, so that a cached result needs none."""
+"""The files of one extraction, found and recognised. Imports no torch, so that a cached result
+needs none.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,12 @@ from pulid_extract.files import roles as weights
 from pulid_extract.shared.model_files import Found, find
 
 
-def needed_roles(detect: bool = True, aligner: str = "retinaface", parser: str = "bisenet") -> set[str]:
-    """Names of the roles that an extraction with these options reads. detect: whether a face is to be found."""
+def needed_roles(
+    detect: bool = True, aligner: str = "retinaface", parser: str = "bisenet"
+) -> set[str]:
+    """Names of the roles that an extraction with these options reads. detect: whether a face is to
+    be found.
+    """
     idle = {"retinaface": not detect or aligner != "retinaface", "bisenet": parser != "bisenet"}
     return {name for name in weights.ROLES if not idle.get(name, False)}
 
@@ -21,11 +27,16 @@ def find_files(
     roles: Collection[str],
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Found]:
-    """The file of every named role, by the rules of `model_files.find`; says where each is. explicit: role -> what a flag named.
+    """The file of every named role, by the rules of `model_files.find`; says where each is.
+    explicit: role -> what a flag named.
 
     Raises WeightsError for a file that is missing or of the wrong kind.
     """
-    found = {name: find(role, explicit.get(name), models_dir) for name, role in weights.ROLES.items() if name in roles}
+    found = {
+        name: find(role, explicit.get(name), models_dir)
+        for name, role in weights.ROLES.items()
+        if name in roles
+    }
     for name, file in found.items():
         log(f"{weights.ROLES[name].name}: {file.path} ({file.rule})")
     return found

@@ -1,5 +1,5 @@
-"""The parts of this stage that come from files: a table, nothing else. Finding and checking them is model_files,
-which also holds the one role that both stages have (PuLID).
+"""The parts of this stage that come from files: a table, nothing else. Finding and checking them is
+model_files, which also holds the one role that both stages have (PuLID).
 
 Sizes and licences: facts of the public files as of 2024-2026. Every source is public and ungated.
 """
@@ -47,4 +47,10 @@ EVA_CLIP = Role(
     fetch=True,
 )
 
-ROLES = {"antelopev2": ANTELOPEV2, "retinaface": RETINAFACE, "bisenet": BISENET, "eva_clip": EVA_CLIP, "pulid_weights": PULID}
+ROLES = {
+    "antelopev2": ANTELOPEV2,
+    "retinaface": RETINAFACE,
+    "bisenet": BISENET,
+    "eva_clip": EVA_CLIP,
+    "pulid_weights": PULID,
+}

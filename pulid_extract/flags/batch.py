@@ -30,17 +30,29 @@ class RowFlags:
     ]
     out_dir: Annotated[
         str,
-        typer.Option("--out-dir", metavar="FOLDER", help="Where the .pulidembd files go; made if need be.", show_default=False),
+        typer.Option(
+            "--out-dir",
+            metavar="FOLDER",
+            help="Where the .pulidembd files go; made if need be.",
+            show_default=False,
+        ),
     ]
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Skip what an earlier run into this folder made of the same portraits, options and weights."
+            "--resume",
+            help="Skip what an earlier run into this folder made of the same portraits, options and weights.",
         ),
     ] = False
-    strict: Annotated[bool, typer.Option("--strict", help="A row with any warning about a portrait fails.")] = False
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A row with any warning about a portrait fails.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags):
-    """Every flag of `batch`; those of an extraction hold for every row that does not say otherwise."""
+class BatchFlags(
+    CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags
+):
+    """Every flag of `batch`; those of an extraction hold for every row that does not say
+    otherwise.
+    """

@@ -34,22 +34,40 @@ class PictureFlags:
     preview: Annotated[
         str | None,
         typer.Option(
-            "--preview", metavar="FILE.png", help="Also write a sheet: photo with the chosen face, crop, parse map, grey face."
+            "--preview",
+            metavar="FILE.png",
+            help="Also write a sheet: photo with the chosen face, crop, parse map, grey face.",
         ),
     ] = None
     face_image: Annotated[
         str | None,
-        typer.Option("--face-image", metavar="FILE.png", help="Also write the grey face on white that EVA-CLIP sees."),
+        typer.Option(
+            "--face-image",
+            metavar="FILE.png",
+            help="Also write the grey face on white that EVA-CLIP sees.",
+        ),
     ] = None
     crop_image: Annotated[
-        str | None, typer.Option("--crop-image", metavar="FILE.png", help="Also write the aligned 512x512 crop.")
+        str | None,
+        typer.Option(
+            "--crop-image", metavar="FILE.png", help="Also write the aligned 512x512 crop."
+        ),
     ] = None
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail (exit 1) on any warning about a portrait, before anything is written.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Fail (exit 1) on any warning about a portrait, before anything is written.",
+        ),
     ] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the output's path.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON instead of the output's path.")
+    ] = False
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False
 
 
@@ -60,12 +78,18 @@ class RegionFlags:
     mask: Annotated[
         str | None,
         typer.Option(
-            "--mask", metavar="FILE", help="Picture as large as the upright portrait: EVA-CLIP sees only what is white in it."
+            "--mask",
+            metavar="FILE",
+            help="Picture as large as the upright portrait: EVA-CLIP sees only what is white in it.",
         ),
     ] = None
     box: Annotated[
         list[str] | None,
-        typer.Option("--box", metavar="X,Y,W,H", help="EVA-CLIP sees only this region of the portrait; repeat for more."),
+        typer.Option(
+            "--box",
+            metavar="X,Y,W,H",
+            help="EVA-CLIP sees only this region of the portrait; repeat for more.",
+        ),
     ] = None
 
 
@@ -83,11 +107,17 @@ class FuseFlags:
     ] = "encoder"
     drop_outliers: Annotated[
         bool,
-        typer.Option("--drop-outliers", help="Leave out portraits that are unlike the others (mean ArcFace cosine below 0.35)."),
+        typer.Option(
+            "--drop-outliers",
+            help="Leave out portraits that are unlike the others (mean ArcFace cosine below 0.35).",
+        ),
     ] = False
     mix_people: Annotated[
         bool,
-        typer.Option("--mix-people", help="Fuse portraits even if two of them are different people (ArcFace cosine below 0.25)."),
+        typer.Option(
+            "--mix-people",
+            help="Fuse portraits even if two of them are different people (ArcFace cosine below 0.25).",
+        ),
     ] = False
 
 
@@ -96,7 +126,9 @@ class CacheFlags:
     no_cache: Annotated[
         bool,
         typer.Option(
-            "--no-cache", envvar="PULID_NO_CACHE", help="Neither read nor write the embedding cache; see `pulid-extract cache`."
+            "--no-cache",
+            envvar="PULID_NO_CACHE",
+            help="Neither read nor write the embedding cache; see `pulid-extract cache`.",
         ),
     ] = False
 
@@ -113,10 +145,26 @@ class PortraitFlags:
         ),
     ] = None
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="FILE|-", help="The .pulidembd to write; - writes standard output.")
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE|-",
+            help="The .pulidembd to write; - writes standard output.",
+        ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(PictureFlags, CacheFlags, ModelFlags, CropFlags, RegionFlags, FaceFlags, EncodeFlags, FuseFlags, PortraitFlags):
+class Flags(
+    PictureFlags,
+    CacheFlags,
+    ModelFlags,
+    CropFlags,
+    RegionFlags,
+    FaceFlags,
+    EncodeFlags,
+    FuseFlags,
+    PortraitFlags,
+):
     """Every flag of one extraction. Dataclasses list the fields of the last base first."""

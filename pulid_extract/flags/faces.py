@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class PhotoFlags:
     photo: Annotated[
-        str, typer.Argument(metavar="PHOTO|-", help="JPEG, PNG or WebP; - reads standard input.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PHOTO|-", help="JPEG, PNG or WebP; - reads standard input.", show_default=False
+        ),
     ]
     draw: Annotated[
         str | None,
         typer.Option(
-            "--draw", metavar="FILE.png|-", help="Also write the photo with its faces marked; - writes standard output."
+            "--draw",
+            metavar="FILE.png|-",
+            help="Also write the photo with its faces marked; - writes standard output.",
         ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of a table.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON instead of a table.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

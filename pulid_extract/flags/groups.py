@@ -1,7 +1,8 @@
-"""Every flag that the commands of pulid-extract share, as frozen dataclasses: the fields are the table. Imports no torch.
+"""Every flag that the commands of pulid-extract share, as frozen dataclasses: the fields are the
+table. Imports no torch.
 
-A command's flags are a dataclass that inherits the groups it takes; `takes_flags` makes the command line of it. Knows nothing of what
-the flags do.
+A command's flags are a dataclass that inherits the groups it takes; `takes_flags` makes the command
+line of it. Knows nothing of what the flags do.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ class AntelopeFlags:
 
     antelopev2: Annotated[
         str | None,
-        typer.Option("--antelopev2", metavar="FOLDER", help="InsightFace's antelopev2 pack (non-commercial licence)."),
+        typer.Option(
+            "--antelopev2",
+            metavar="FOLDER",
+            help="InsightFace's antelopev2 pack (non-commercial licence).",
+        ),
     ] = None
     models_dir: Annotated[
         str | None,
@@ -61,17 +66,31 @@ class ModelFlags(AntelopeFlags):
     """Where all the networks come from and where they run."""
 
     pulid_weights: Annotated[
-        str | None, typer.Option("--pulid-weights", metavar="FILE", help="pulid_flux_v0.9.1.safetensors.")
+        str | None,
+        typer.Option("--pulid-weights", metavar="FILE", help="pulid_flux_v0.9.1.safetensors."),
     ] = None
     eva_clip: Annotated[
         str | None,
-        typer.Option("--eva-clip", metavar="FILE", help="EVA02_CLIP_L_336_psz14_s6B.pt, or timm's or open_clip's safetensors."),
+        typer.Option(
+            "--eva-clip",
+            metavar="FILE",
+            help="EVA02_CLIP_L_336_psz14_s6B.pt, or timm's or open_clip's safetensors.",
+        ),
     ] = None
     retinaface: Annotated[
-        str | None, typer.Option("--retinaface", metavar="FILE", help="detection_Resnet50_Final.pth (facexlib).")
+        str | None,
+        typer.Option(
+            "--retinaface", metavar="FILE", help="detection_Resnet50_Final.pth (facexlib)."
+        ),
     ] = None
-    bisenet: Annotated[str | None, typer.Option("--bisenet", metavar="FILE", help="parsing_bisenet.pth (facexlib).")] = None
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where the networks run.")] = "auto"
+    bisenet: Annotated[
+        str | None,
+        typer.Option("--bisenet", metavar="FILE", help="parsing_bisenet.pth (facexlib)."),
+    ] = None
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option("--device", help="Where the networks run."),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +99,9 @@ class DetectFlags:
 
     face_order: Annotated[
         Literal["largest", "left", "right", "top", "bottom", "center"] | None,
-        typer.Option("--face-order", help="How faces are counted; the first is taken. Default: largest."),
+        typer.Option(
+            "--face-order", help="How faces are counted; the first is taken. Default: largest."
+        ),
     ] = None
     det_threshold: Annotated[
         float | None,
@@ -100,17 +121,26 @@ class FaceFlags(DetectFlags):
     face_index: Annotated[
         int | None,
         typer.Option(
-            "--face-index", metavar="N", callback=_index, help="Take face N, counted from 0 in --face-order; `faces` lists them."
+            "--face-index",
+            metavar="N",
+            callback=_index,
+            help="Take face N, counted from 0 in --face-order; `faces` lists them.",
         ),
     ] = None
     face_at: Annotated[
         str | None,
-        typer.Option("--face-at", metavar="X,Y", help="Take the face at this point of the upright portrait (pixels)."),
+        typer.Option(
+            "--face-at",
+            metavar="X,Y",
+            help="Take the face at this point of the upright portrait (pixels).",
+        ),
     ] = None
     face_box: Annotated[
         str | None,
         typer.Option(
-            "--face-box", metavar="X,Y,W,H", help="Use this region of the upright portrait (pixels) and no face detector."
+            "--face-box",
+            metavar="X,Y,W,H",
+            help="Use this region of the upright portrait (pixels) and no face detector.",
         ),
     ] = None
     landmarks: Annotated[
@@ -138,7 +168,8 @@ class CropFlags:
     parser: Annotated[
         Literal["bisenet", "none"],
         typer.Option(
-            "--parser", help="What removes the background. none: EVA-CLIP sees the whole crop in grey, unlike the reference."
+            "--parser",
+            help="What removes the background. none: EVA-CLIP sees the whole crop in grey, unlike the reference.",
         ),
     ] = "bisenet"
 
@@ -148,6 +179,12 @@ class EncodeFlags:
     """What goes into the file."""
 
     with_uncond: Annotated[
-        bool, typer.Option("--with-uncond", help="Also store the zero-condition tokens; --cfg-scale above 1 needs them.")
+        bool,
+        typer.Option(
+            "--with-uncond",
+            help="Also store the zero-condition tokens; --cfg-scale above 1 needs them.",
+        ),
     ] = False
-    dtype: Annotated[Literal["f16", "bf16", "f32"], typer.Option("--dtype", help="How the tokens are stored.")] = "f16"
+    dtype: Annotated[
+        Literal["f16", "bf16", "f32"], typer.Option("--dtype", help="How the tokens are stored.")
+    ] = "f16"

@@ -35,7 +35,9 @@ class ScoreOnlyFlags:
     stranger: Annotated[
         list[str] | None,
         typer.Option(
-            "--stranger", metavar="PICTURE", help="Picture of somebody else, as a control: the pictures must be less like it."
+            "--stranger",
+            metavar="PICTURE",
+            help="Picture of somebody else, as a control: the pictures must be less like it.",
         ),
     ] = None
     recognizer: Annotated[
@@ -58,17 +60,36 @@ class ScoreOnlyFlags:
     ] = None
     minimum: Annotated[
         float | None,
-        typer.Option("--min", metavar="C", min=-1, max=1, help="Exit 1 if any picture's cosine is below, or has no face."),
+        typer.Option(
+            "--min",
+            metavar="C",
+            min=-1,
+            max=1,
+            help="Exit 1 if any picture's cosine is below, or has no face.",
+        ),
     ] = None
     min_mean: Annotated[
         float | None,
-        typer.Option("--min-mean", metavar="C", min=-1, max=1, help="Exit 1 if the mean over all pictures is below."),
+        typer.Option(
+            "--min-mean",
+            metavar="C",
+            min=-1,
+            max=1,
+            help="Exit 1 if the mean over all pictures is below.",
+        ),
     ] = None
     sheet: Annotated[
         str | None,
-        typer.Option("--sheet", metavar="FILE.png", help="Also write a contact sheet: references, then pictures, best first."),
+        typer.Option(
+            "--sheet",
+            metavar="FILE.png",
+            help="Also write a contact sheet: references, then pictures, best first.",
+        ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each picture instead of a table.")] = False
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one line of JSON for each picture instead of a table."),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

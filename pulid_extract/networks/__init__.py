@@ -1,1 +1,3 @@
-"""The networks of the identity stack: EVA-CLIP, IDFormer, how several results become one, and the files they load from."""
+"""The networks of the identity stack: EVA-CLIP, IDFormer, how several results become one, and the
+files they load from.
+"""

@@ -1,4 +1,5 @@
-"""Tensors out of a checkpoint file, and into a module, strictly. Knows files and state dicts, nothing of any one model.
+"""Tensors out of a checkpoint file, and into a module, strictly. Knows files and state dicts,
+nothing of any one model.
 
 Code in a pickle is never run: `.pt` and `.pth` files load with `weights_only=True`.
 """
@@ -14,14 +15,19 @@ from torch.overrides import TorchFunctionMode
 
 from pulid_extract.shared.errors import WeightsError
 
-# Wrappers that training scripts put around a state dict (timm's checkpoint_filter_fn knows the same ones).
+# Wrappers that training scripts put around a state dict (timm's checkpoint_filter_fn knows the same
+# ones).
 WRAPPERS = ("state_dict", "model", "module")
 
 
-def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors or torch file whose names are wanted, on the CPU, in the file's dtypes.
+def read_tensors(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors or torch file whose names are wanted, on the CPU, in the file's
+    dtypes.
 
-    A `module.` prefix (DataParallel) is taken off before `wanted` is asked. Raises WeightsError for a damaged file.
+    A `module.` prefix (DataParallel) is taken off before `wanted` is asked. Raises WeightsError for
+    a damaged file.
     """
     with open(path, "rb") as file:
         is_pickle = file.read(2)[:1] in (b"P", b"\x80")
@@ -36,14 +42,20 @@ def _read_safetensors(path: Path, wanted: Callable[[str], bool]) -> dict[str, to
             names = file.keys()  # the file itself cannot be iterated
             return {_plain(name): file.get_tensor(name) for name in names if wanted(_plain(name))}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged safetensors file ({error}); download it again") from None
+        raise WeightsError(
+            f"{path}: damaged safetensors file ({error}); download it again"
+        ) from None
 
 
 def _read_pickle(path: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
     try:
-        # mmap: of EVA-CLIP's file only the image tower is then ever read from disk. Legacy pickles cannot be mapped.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch's readers raise whatever a damaged byte leads to, and UnpicklingError for code
+        # mmap: of EVA-CLIP's file only the image tower is then ever read from disk. Legacy pickles
+        # cannot be mapped.
+        loaded = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    # torch's readers raise whatever a damaged byte leads to, and UnpicklingError for code
+    except Exception as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path}: torch cannot load it as plain tensors ({reason}); download it again, or convert it to safetensors"
@@ -53,21 +65,31 @@ def _read_pickle(path: Path, wanted: Callable[[str], bool]) -> dict[str, torch.T
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path}: holds a {type(loaded).__name__}, expected a dict of tensors")
-    return {_plain(name): value for name, value in loaded.items() if wanted(_plain(name)) and isinstance(value, torch.Tensor)}
+    return {
+        _plain(name): value
+        for name, value in loaded.items()
+        if wanted(_plain(name)) and isinstance(value, torch.Tensor)
+    }
 
 
 def _plain(name: object) -> str:
     return str(name).removeprefix("module.")
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, what: str) -> None:
-    """Copy `tensors` into `module` in the module's own dtype. Raises WeightsError that names what does not fit.
+def load_strictly(
+    module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, what: str
+) -> None:
+    """Copy `tensors` into `module` in the module's own dtype. Raises WeightsError that names what
+    does not fit.
 
     Every parameter and persistent buffer must be there, with its shape, and nothing else.
     """
     want = module.state_dict()
-    # counters of batch norms, of no use in eval mode: torch itself lets files from before they existed leave them out
-    counters = {name: tensor for name, tensor in want.items() if name.endswith("num_batches_tracked")}
+    # counters of batch norms, of no use in eval mode: torch itself lets files from before they
+    # existed leave them out
+    counters = {
+        name: tensor for name, tensor in want.items() if name.endswith("num_batches_tracked")
+    }
     tensors = counters | dict(tensors)
     problems = [
         *_listed("missing", want.keys() - tensors.keys()),
@@ -87,8 +109,12 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
     module.eval().requires_grad_(False)
 
 
-def size_of(tensors: Mapping[str, torch.Tensor], name: str, axis: int, path: Path, what: str) -> int:
-    """Length of one axis of a tensor that the sizes of `what` are read from. Raises WeightsError if it is not there."""
+def size_of(
+    tensors: Mapping[str, torch.Tensor], name: str, axis: int, path: Path, what: str
+) -> int:
+    """Length of one axis of a tensor that the sizes of `what` are read from. Raises WeightsError if
+    it is not there.
+    """
     if name not in tensors or tensors[name].ndim <= axis:
         raise WeightsError(f"{path}: does not fit {what}: missing {name}")
     return int(tensors[name].shape[axis])
@@ -107,14 +133,21 @@ def _listed(problem: str, names: Iterable[str]) -> list[str]:
 
 
 class without_init(TorchFunctionMode):
-    """Leave new parameters unset while a module is built: a strict load follows. Buffers are computed as ever.
+    """Leave new parameters unset while a module is built: a strict load follows. Buffers are
+    computed as ever.
 
-    Filling 300 million parameters with random numbers that are then thrown away takes 6 of 7 seconds. Building on the
-    meta device would be shorter still, but leaves non-persistent buffers (the towers' rope tables) empty without a word.
+    Filling 300 million parameters with random numbers that are then thrown away takes 6 of 7
+    seconds. Building on the meta device would be shorter still, but leaves non-persistent buffers
+    (the towers' rope tables) empty without a word.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", "")
-        if args and isinstance(args[0], torch.nn.Parameter) and name.endswith("_") and not name.startswith("_"):
+        if (
+            args
+            and isinstance(args[0], torch.nn.Parameter)
+            and name.endswith("_")
+            and not name.startswith("_")
+        ):
             return args[0] if name != "requires_grad_" else func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -2,9 +2,9 @@
 
 Any width, depth, patch and picture size, read from the tensors. Knows nothing of faces or of PuLID.
 
-Sources: ToTheBeginning/PuLID 1aa2fc7, eva_clip/eva_vit_model.py (taps, rope); timm 1.0 models/eva.py (the tower);
-QuanSun/EVA-CLIP (the original file); open_clip (`visual.trunk.*`). Shapes: B batch, S picture side, L = 1 + (S / patch)^2
-tokens with the class token first, W width.
+Sources: ToTheBeginning/PuLID 1aa2fc7, eva_clip/eva_vit_model.py (taps, rope); timm 1.0
+models/eva.py (the tower); QuanSun/EVA-CLIP (the original file); open_clip (`visual.trunk.*`).
+Shapes: B batch, S picture side, L = 1 + (S / patch)^2 tokens with the class token first, W width.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pulid_extract.networks.checkpoint import count_of, load_strictly, read_tensors, size_of, without_init
+from pulid_extract.networks.checkpoint import (
+    count_of,
+    load_strictly,
+    read_tensors,
+    size_of,
+    without_init,
+)
 from pulid_extract.shared.cpu_linear import use_cpu_linear
 from pulid_extract.shared.errors import WeightsError
 
 WHAT = "an EVA02-CLIP image tower"
 HEAD_WIDTH = 64
-ROPE_GRID = (16, 16)  # pt_hw_seq_len of the reference's config: rope was trained at 224 / 14 and is interpolated (intp_freq)
+# pt_hw_seq_len of the reference's config: rope was trained at 224 / 14 and is interpolated
+# (intp_freq)
+ROPE_GRID = (16, 16)
 TAPS = (3, 7, 11, 15, 19)  # the reference keeps x *before* blocks 4, 8, 12, 16 and 20
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OPENAI_DATASET_MEAN and _STD, eva_clip/constants.py
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -43,29 +51,39 @@ RENAMES = {
     "mlp.w3.weight": "mlp.fc2.weight",
     "mlp.w3.bias": "mlp.fc2.bias",
 }
-# Dropped on purpose: rope tables follow from the sizes. The public file has none, other savings of the tower do.
+# Dropped on purpose: rope tables follow from the sizes. The public file has none, other savings of
+# the tower do.
 ROPE = re.compile(r"(blocks\.\d+\.attn\.)?rope\.(freqs_cos|freqs_sin|bands|pos_embed)")
 
 
 def load_eva_clip(path: Path) -> nn.Module:
     """timm's tower with the file's weights, float32 on the CPU, in eval mode.
 
-    Reads the original `.pt`, timm's and open_clip's files; the text tower, if there is one, is not read.
-    Raises WeightsError, naming the tensors, if they are not exactly those of a tower deep enough for PuLID.
+    Reads the original `.pt`, timm's and open_clip's files; the text tower, if there is one, is not
+    read. Raises WeightsError, naming the tensors, if they are not exactly those of a tower deep
+    enough for PuLID.
     """
-    tensors = tower_tensors(read_tensors(path, lambda name: not name.startswith(("text.", "logit_"))), path)
+    tensors = tower_tensors(
+        read_tensors(path, lambda name: not name.startswith(("text.", "logit_"))), path
+    )
 
     def size(name: str, axis: int = 0) -> int:
         return size_of(tensors, name, axis, path, WHAT)
 
-    width, patch, depth = size("pos_embed", 2), size("patch_embed.proj.weight", 3), count_of(tensors, "blocks.")
+    width, patch, depth = (
+        size("pos_embed", 2),
+        size("patch_embed.proj.weight", 3),
+        count_of(tensors, "blocks."),
+    )
     side = round((size("pos_embed", 1) - 1) ** 0.5)
     if depth <= TAPS[-1]:
         raise WeightsError(
             f"{path}: the tower has {depth} blocks, PuLID reads the output of block {TAPS[-1]}: at least {TAPS[-1] + 1}"
         )
     if width % HEAD_WIDTH or side * side != size("pos_embed", 1) - 1:
-        raise WeightsError(f"{path}: does not fit {WHAT}: width {width}, {size('pos_embed', 1)} positions")
+        raise WeightsError(
+            f"{path}: does not fit {WHAT}: width {width}, {size('pos_embed', 1)} positions"
+        )
 
     from timm.models.eva import Eva
 
@@ -76,7 +94,8 @@ def load_eva_clip(path: Path) -> nn.Module:
             embed_dim=width,
             depth=depth,
             num_heads=width // HEAD_WIDTH,
-            mlp_ratio=(size("blocks.0.mlp.fc1_g.weight") + 0.5) / width,  # timm truncates: the half keeps the product above
+            # timm truncates: the half keeps the product above
+            mlp_ratio=(size("blocks.0.mlp.fc1_g.weight") + 0.5) / width,
             qkv_fused=False,
             swiglu_mlp=True,
             scale_mlp=True,
@@ -91,7 +110,9 @@ def load_eva_clip(path: Path) -> nn.Module:
 
 
 def tower_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The tower's tensors under timm's names, from any of the three layouts. Raises WeightsError if there is no tower."""
+    """The tower's tensors under timm's names, from any of the three layouts. Raises WeightsError if
+    there is no tower.
+    """
     prefix = next((prefix for prefix in PREFIXES if prefix + "pos_embed" in tensors), None)
     if prefix is None:
         raise WeightsError(f"{path}: does not fit {WHAT}: missing pos_embed")
@@ -113,8 +134,9 @@ def image_size(tower: nn.Module) -> int:
 def preprocess(face: torch.Tensor, side: int) -> torch.Tensor:
     """Resize and normalise a face for the tower.
 
-    face: (B, 3, H, W) float32 RGB in [0, 1]. Returns (B, 3, side, side) float32. As the reference: bicubic may leave
-    [0, 1] at edges and is not clamped. Antialias is said out loud, since its default changed between torchvision versions.
+    face: (B, 3, H, W) float32 RGB in [0, 1]. Returns (B, 3, side, side) float32. As the reference:
+    bicubic may leave [0, 1] at edges and is not clamped. Antialias is said out loud, since its
+    default changed between torchvision versions.
     """
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import normalize, resize
@@ -125,9 +147,12 @@ def preprocess(face: torch.Tensor, side: int) -> torch.Tensor:
 
 @torch.no_grad()
 def encode_face(tower: nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """pixels: (B, 3, S, S) from `preprocess`. Returns the pooled vector (B, P), not normalised, and five (B, L, W)."""
+    """pixels: (B, 3, S, S) from `preprocess`. Returns the pooled vector (B, P), not normalised, and
+    five (B, L, W).
+    """
     normed, taps = tower.forward_intermediates(  # type: ignore[operator]
         pixels, indices=list(TAPS), return_prefix_tokens=True, norm=False, output_fmt="NLC"
     )
-    hidden_states = [torch.cat([prefix, spatial], dim=1) for spatial, prefix in taps]  # timm's tuple is (spatial, prefix)
+    # timm's tuple is (spatial, prefix)
+    hidden_states = [torch.cat([prefix, spatial], dim=1) for spatial, prefix in taps]
     return tower.forward_head(normed), hidden_states  # type: ignore[operator]

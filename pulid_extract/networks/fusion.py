@@ -1,10 +1,11 @@
 """Several portraits of one person: are they one person, and how their tokens become one identity.
 
-Cosines of ArcFace vectors, and averages of tokens; pure numpy. The form inside IDFormer ("encoder") is the encoder's own and stands in
-idformer.py. Knows nothing of pictures or files.
+Cosines of ArcFace vectors, and averages of tokens; pure numpy. The form inside IDFormer ("encoder")
+is the encoder's own and stands in idformer.py. Knows nothing of pictures or files.
 
-Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/encoders_transformer.py (several images in one pass) and app.py (tokens of several portraits
-one after another); Deng et al., ArcFace (arXiv 1801.07698): the cosine of two vectors says whether they are one person.
+Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/encoders_transformer.py (several images in one pass)
+and app.py (tokens of several portraits one after another); Deng et al., ArcFace (arXiv 1801.07698):
+the cosine of two vectors says whether they are one person.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ from pulid_extract.shared.errors import FaceError, InputError
 Fuse = Literal["encoder", "mean", "concat", "weighted"]
 FUSE: tuple[Fuse, ...] = get_args(Fuse)
 
-# Cosines of un-normalised ArcFace vectors (antelopev2's glintr100). Two photographs of one person are usually above 0.4, two strangers
-# around 0; both limits leave room for age, profile and poor light.
+# Cosines of un-normalised ArcFace vectors (antelopev2's glintr100). Two photographs of one person
+# are usually above 0.4, two strangers around 0; both limits leave room for age, profile and poor
+# light.
 OUTLIER = 0.35  # mean cosine to the other portraits below which one is named
 STRANGER = 0.25  # cosine of two portraits below which they are two people
 
 MAX_TOKENS = 1024  # of a .pulidembd; the format's own number, compared by a test
-SMALLEST_WEIGHT = 0.01  # of the best portrait's: a useless portrait still counts, so that weights never sum to nothing
+# of the best portrait's: a useless portrait still counts, so that weights never sum to nothing
+SMALLEST_WEIGHT = 0.01
 
 
 def cosines(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """(I, I) float64: the cosine of every pair of (512,) vectors. A vector of length 0 has cosine 0 to all."""
+    """(I, I) float64: the cosine of every pair of (512,) vectors. A vector of length 0 has cosine 0
+    to all.
+    """
     stack = np.stack(vectors).astype(np.float64)
     lengths = np.linalg.norm(stack, axis=1, keepdims=True)
     unit = np.divide(stack, lengths, out=np.zeros_like(stack), where=lengths > 0)
@@ -44,8 +49,8 @@ def mean_to_others(pairs: np.ndarray) -> np.ndarray:
 def outliers(pairs: np.ndarray) -> list[int]:
     """Places of the portraits that are unlike the rest, the worst first.
 
-    The worst is taken out before the next is judged, so that one stranger does not pull the others down. Of two portraits neither is
-    the outlier, since nothing says which.
+    The worst is taken out before the next is judged, so that one stranger does not pull the others
+    down. Of two portraits neither is the outlier, since nothing says which.
     """
     left, found = list(range(len(pairs))), []
     while len(left) > 2:
@@ -58,8 +63,12 @@ def outliers(pairs: np.ndarray) -> list[int]:
 
 
 def strangers(pairs: np.ndarray) -> tuple[int, int, float] | None:
-    """The two portraits least like each other and their cosine, if it says that they are two people."""
-    upper = [(float(pairs[i, j]), i, j) for i in range(len(pairs)) for j in range(i + 1, len(pairs))]
+    """The two portraits least like each other and their cosine, if it says that they are two
+    people.
+    """
+    upper = [
+        (float(pairs[i, j]), i, j) for i in range(len(pairs)) for j in range(i + 1, len(pairs))
+    ]
     if not upper or min(upper)[0] >= STRANGER:
         return None
     cosine, first, second = min(upper)
@@ -72,17 +81,23 @@ def cosine_table(names: Sequence[str], pairs: np.ndarray) -> list[str]:
     heads = "".join(f"{number:>7}" for number in range(1, len(names) + 1))
     lines = [f"{'ArcFace cosines':<{wide + 4}}{heads}   mean"]
     for place, (name, mean) in enumerate(zip(names, mean_to_others(pairs), strict=True)):
-        row = "".join(f"{'-':>7}" if other == place else f"{pairs[place, other]:>7.2f}" for other in range(len(names)))
+        row = "".join(
+            f"{'-':>7}" if other == place else f"{pairs[place, other]:>7.2f}"
+            for other in range(len(names))
+        )
         lines.append(f"{place + 1:>3} {name:<{wide}}{row}{mean:>7.2f}")
     return lines
 
 
-def fuse_tokens(tokens: Sequence[np.ndarray], fuse: Fuse, values: Sequence[float] | None = None) -> np.ndarray:
+def fuse_tokens(
+    tokens: Sequence[np.ndarray], fuse: Fuse, values: Sequence[float] | None = None
+) -> np.ndarray:
     """One identity of several: I arrays (N, C) float32 -> (N, C), or (I * N, C) for "concat".
 
-    "mean": their average. "weighted": their average by `values`, each 0..1 and counted as at least a hundredth of the best one.
-    "concat": one after another; attention weighs them for each image token. Raises InputError for "encoder", which fuses before there
-    are tokens, and FaceError for more than 1,024 tokens.
+    "mean": their average. "weighted": their average by `values`, each 0..1 and counted as at least
+    a hundredth of the best one. "concat": one after another; attention weighs them for each image
+    token. Raises InputError for "encoder", which fuses before there are tokens, and FaceError for
+    more than 1,024 tokens.
     """
     if fuse == "mean":
         return np.asarray(np.mean(np.stack(tokens), axis=0, dtype=np.float64), np.float32)

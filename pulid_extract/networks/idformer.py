@@ -1,9 +1,11 @@
 """IDFormer: ArcFace and EVA-CLIP features of one or several portraits -> identity tokens.
 
-The attribute names are the checkpoint's (`pulid_encoder.*` of pulid_flux_v0.9.1.safetensors). Knows nothing of pictures.
+The attribute names are the checkpoint's (`pulid_encoder.*` of pulid_flux_v0.9.1.safetensors). Knows
+nothing of pictures.
 
-Source: ToTheBeginning/PuLID 1aa2fc7, pulid/encoders_transformer.py (arXiv 2404.16022).
-Shapes: B batch, I images, N id tokens (32), L tokens of a hidden state, D inner width (1024), C output width (2048).
+Source: ToTheBeginning/PuLID 1aa2fc7, pulid/encoders_transformer.py (arXiv 2404.16022). Shapes: B
+batch, I images, N id tokens (32), L tokens of a hidden state, D inner width (1024), C output width
+(2048).
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pulid_extract.networks.checkpoint import count_of, load_strictly, read_tensors, size_of, without_init
+from pulid_extract.networks.checkpoint import (
+    count_of,
+    load_strictly,
+    read_tensors,
+    size_of,
+    without_init,
+)
 from pulid_extract.shared.cpu_linear import use_cpu_linear
 from pulid_extract.shared.errors import WeightsError
 
@@ -40,7 +48,8 @@ class PerceiverAttention(nn.Module):
         keys_from = torch.cat([self.norm1(context), latents], dim=1)
         query = self._heads(self.to_q(latents))
         key, value = (self._heads(half) for half in self.to_kv(keys_from).chunk(2, dim=-1))
-        scale = HEAD_WIDTH**-0.25  # on q and on k, as the reference does: the product stays in range in half precision
+        # on q and on k, as the reference does: the product stays in range in half precision
+        scale = HEAD_WIDTH**-0.25
         weights = (query * scale) @ (key * scale).transpose(-2, -1)
         out = weights.float().softmax(dim=-1).to(value.dtype) @ value
         return self.to_out(out.transpose(1, 2).flatten(2))
@@ -73,25 +82,34 @@ class IDFormer(nn.Module):
     ):
         super().__init__()
         self.latents = nn.Parameter(torch.randn(1, num_latents, dim) * dim**-0.5)
-        self.proj_out = nn.Parameter(torch.randn(dim, output_dim) * dim**-0.5)  # used as latents @ proj_out, no Linear
+        # used as latents @ proj_out, no Linear
+        self.proj_out = nn.Parameter(torch.randn(dim, output_dim) * dim**-0.5)
         self.layers = nn.ModuleList(
-            nn.ModuleList([PerceiverAttention(dim, inner, dim), _feed_forward(dim, ff_dim)]) for _ in range(depth)
+            nn.ModuleList([PerceiverAttention(dim, inner, dim), _feed_forward(dim, ff_dim)])
+            for _ in range(depth)
         )
         for i, vit_dim in enumerate(vit_dims):
             self.add_module(f"mapping_{i}", _mapping(vit_dim, mapping_dim, dim))
         self.id_embedding_mapping = _mapping(cond_dim, mapping_dim, dim * num_cond_tokens)
-        self.num_latents, self.dim, self.cond_dim, self.vit_dims = num_latents, dim, cond_dim, vit_dims
+        self.num_latents, self.dim, self.cond_dim, self.vit_dims = (
+            num_latents,
+            dim,
+            cond_dim,
+            vit_dims,
+        )
 
     def forward(self, id_cond: torch.Tensor, hidden_states: list[torch.Tensor]) -> torch.Tensor:
         """Identity tokens (B, N, C) in the module's dtype.
 
-        id_cond: (B, cond_dim), or (B, I, cond_dim) for I images: un-normalised ArcFace, then L2-normalised pooled vector.
-        hidden_states: five of (B, I * L, vit_dim), images one after another along the tokens.
+        id_cond: (B, cond_dim), or (B, I, cond_dim) for I images: un-normalised ArcFace, then
+        L2-normalised pooled vector. hidden_states: five of (B, I * L, vit_dim), images one after
+        another along the tokens.
         """
         if id_cond.ndim == 2:
             id_cond = id_cond[:, None]
         batch = id_cond.shape[0]
-        cond = self.id_embedding_mapping(id_cond).reshape(batch, -1, self.dim)  # 5 tokens for each image
+        # 5 tokens for each image
+        cond = self.id_embedding_mapping(id_cond).reshape(batch, -1, self.dim)
         latents = torch.cat([self.latents.expand(batch, -1, -1), cond], dim=1)
         per_scale = len(self.layers) // SCALES
         for i, hidden in enumerate(hidden_states):
@@ -104,7 +122,12 @@ class IDFormer(nn.Module):
 
 
 def _feed_forward(dim: int, inner: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, inner, bias=False), nn.GELU(), nn.Linear(inner, dim, bias=False))
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, inner, bias=False),
+        nn.GELU(),
+        nn.Linear(inner, dim, bias=False),
+    )
 
 
 def _mapping(inputs: int, middle: int, outputs: int) -> nn.Sequential:
@@ -120,19 +143,27 @@ def _mapping(inputs: int, middle: int, outputs: int) -> nn.Sequential:
 
 
 def load_idformer(path: Path) -> IDFormer:
-    """The encoder of a PuLID-FLUX file, float32 on the CPU, sizes read from its tensors. `pulid_ca.*` is not read.
+    """The encoder of a PuLID-FLUX file, float32 on the CPU, sizes read from its tensors.
+    `pulid_ca.*` is not read.
 
-    Raises WeightsError, naming the tensors, if the file's `pulid_encoder.*` is not exactly an IDFormer.
+    Raises WeightsError, naming the tensors, if the file's `pulid_encoder.*` is not exactly an
+    IDFormer.
     """
     tensors = read_tensors(path, lambda name: name.startswith(PREFIX))
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     if not tensors:
-        raise WeightsError(f"{path}: holds no {PREFIX}* tensors; {WHAT} needs them: use pulid_flux_v0.9.1.safetensors")
+        raise WeightsError(
+            f"{path}: holds no {PREFIX}* tensors; {WHAT} needs them: use pulid_flux_v0.9.1.safetensors"
+        )
 
     def size(name: str, axis: int = 0) -> int:
         return size_of(tensors, name, axis, path, WHAT)
 
-    dim, depth, inner = size("latents", 2), count_of(tensors, "layers."), size("layers.0.0.to_q.weight")
+    dim, depth, inner = (
+        size("latents", 2),
+        count_of(tensors, "layers."),
+        size("layers.0.0.to_q.weight"),
+    )
     if inner % HEAD_WIDTH or depth % SCALES or size("id_embedding_mapping.6.weight") % dim:
         raise WeightsError(
             f"{path}: does not fit {WHAT}: {depth} layers (a multiple of {SCALES} expected), "

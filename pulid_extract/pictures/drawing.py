@@ -1,7 +1,8 @@
-"""Pictures for people who would rather look: faces marked on a photograph, captioned tiles on a sheet, PNG bytes.
+"""Pictures for people who would rather look: faces marked on a photograph, captioned tiles on a
+sheet, PNG bytes.
 
-Pictures are uint8 RGB (H, W, 3). Nothing here depends on fonts of the machine, so the same input gives the same pixels. Knows nothing of
-faces beyond boxes and points.
+Pictures are uint8 RGB (H, W, 3). Nothing here depends on fonts of the machine, so the same input
+gives the same pixels. Knows nothing of faces beyond boxes and points.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ LINES_PER_SIDE = 320  # a line is one pixel wide for each of these on the longer
 
 @dataclass(frozen=True)
 class Mark:
-    """One face to draw. box: (x1, y1, x2, y2). points: (5, 2), or None. caption: on the box. chosen: in the other colour.
-    details: further lines, where the face is large enough for them not to hide its neighbours."""
+    """One face to draw. box: (x1, y1, x2, y2). points: (5, 2), or None. caption: on the box.
+    chosen: in the other colour. details: further lines, where the face is large enough for them not
+    to hide its neighbours.
+    """
 
     box: tuple[float, float, float, float]
     points: np.ndarray | None = None
@@ -34,11 +37,14 @@ class Mark:
 
 
 def draw_faces(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
-    """The picture with every face's box, landmarks and caption. image: uint8 RGB (H, W, 3); it is not changed."""
+    """The picture with every face's box, landmarks and caption. image: uint8 RGB (H, W, 3); it is
+    not changed.
+    """
     canvas = Image.fromarray(image).convert("RGB")
     draw = ImageDraw.Draw(canvas)
     width = max(1, round(max(canvas.size) / LINES_PER_SIDE))
-    for mark in sorted(marks, key=lambda mark: mark.chosen):  # the chosen one last, above the others
+    # the chosen one last, above the others
+    for mark in sorted(marks, key=lambda mark: mark.chosen):
         colour = CHOSEN if mark.chosen else BOX
         draw.rectangle(mark.box, outline=colour, width=width)
         for x, y in mark.points if mark.points is not None else ():
@@ -48,10 +54,14 @@ def draw_faces(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _caption(draw: ImageDraw.ImageDraw, mark: Mark, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
+def _caption(
+    draw: ImageDraw.ImageDraw, mark: Mark, colour: tuple[int, int, int], size: tuple[int, int]
+) -> None:
     """On a patch of the box's colour at its upper left corner, moved inside the picture."""
     font = font_of(max(12, round(max(size) / 45)))
-    has_room = draw.textbbox((0, 0), mark.details, font=font)[2] <= DETAILS_WIDTH * (mark.box[2] - mark.box[0])
+    has_room = draw.textbbox((0, 0), mark.details, font=font)[2] <= DETAILS_WIDTH * (
+        mark.box[2] - mark.box[0]
+    )
     text = f"{mark.caption}\n{mark.details}" if mark.details and has_room else mark.caption
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 6, bottom - top + 6
@@ -62,7 +72,8 @@ def _caption(draw: ImageDraw.ImageDraw, mark: Mark, colour: tuple[int, int, int]
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -> np.ndarray:
-    """Rows of captioned tiles on white, each scaled to `height` pixels: uint8 RGB. A row is (caption, uint8 RGB picture) tiles.
+    """Rows of captioned tiles on white, each scaled to `height` pixels: uint8 RGB. A row is
+    (caption, uint8 RGB picture) tiles.
 
     A caption may hold several lines; one that is wider than its tile is broken at spaces.
     """
@@ -79,7 +90,8 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -
         left = MARGIN
         for (_, tile), lines in zip(row, captions, strict=True):
             canvas.paste(tile, (left, top))
-            draw.rectangle((left - 1, top - 1, left + tile.width, top + height), outline=RIM)  # or white would run into white
+            # or white would run into white
+            draw.rectangle((left - 1, top - 1, left + tile.width, top + height), outline=RIM)
             for number, text in enumerate(lines):
                 draw.text((left, top + height + 2 + number * line), text, fill=INK, font=font)
             left += tile.width + MARGIN
@@ -88,7 +100,9 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -
 
 
 def _scaled(picture: np.ndarray, height: int) -> Image.Image:
-    """To this height; a panorama is fitted into three heights of width, so that one tile does not fill the sheet."""
+    """To this height; a panorama is fitted into three heights of width, so that one tile does not
+    fill the sheet.
+    """
     image = Image.fromarray(picture).convert("RGB")
     width = max(1, round(image.width * height / image.height))
     if width > 3 * height:

@@ -1,4 +1,5 @@
-"""The sheet that shows how an identity came about: photograph, aligned crop, parse map in colours, what EVA-CLIP sees.
+"""The sheet that shows how an identity came about: photograph, aligned crop, parse map in colours,
+what EVA-CLIP sees.
 
 Knows nothing of networks, files or command lines.
 """
@@ -12,7 +13,8 @@ import numpy as np
 
 from pulid_extract.pictures.drawing import Mark, draw_faces, sheet
 
-# BiSeNet's labels of facexlib 0.3.0 (CelebAMask-HQ order) -> name and colour. Left and right share a colour.
+# BiSeNet's labels of facexlib 0.3.0 (CelebAMask-HQ order) -> name and colour. Left and right share
+# a colour.
 LABELS = {
     0: ("background", (40, 40, 40)),
     1: ("skin", (240, 190, 160)),
@@ -46,7 +48,9 @@ NAMED = 0.005  # share of the crop from which a label is named in the caption
 
 @dataclass(frozen=True)
 class Shown:
-    """One portrait's row. photo, crop, grey_face: uint8 RGB. labels: (512, 512), None without a parser. mark: the chosen face."""
+    """One portrait's row. photo, crop, grey_face: uint8 RGB. labels: (512, 512), None without a
+    parser. mark: the chosen face.
+    """
 
     caption: str
     photo: np.ndarray
@@ -58,11 +62,17 @@ class Shown:
 
 def preview_sheet(shown: Sequence[Shown]) -> np.ndarray:
     """uint8 RGB: one row for each portrait; rows are lower where there are many."""
-    return sheet([_row(one) for one in shown], max(LEAST_HEIGHT, min(HEIGHT, ALL_HEIGHTS // len(shown))))
+    return sheet(
+        [_row(one) for one in shown], max(LEAST_HEIGHT, min(HEIGHT, ALL_HEIGHTS // len(shown)))
+    )
 
 
 def _row(one: Shown) -> list[tuple[str, np.ndarray]]:
-    parsed = [] if one.labels is None else [(f"parse map: {named_labels(one.labels)}", colour_labels(one.labels, one.crop))]
+    parsed = (
+        []
+        if one.labels is None
+        else [(f"parse map: {named_labels(one.labels)}", colour_labels(one.labels, one.crop))]
+    )
     return [
         (one.caption, draw_faces(one.photo, [one.mark])),
         ("aligned crop", one.crop),
@@ -72,13 +82,17 @@ def _row(one: Shown) -> list[tuple[str, np.ndarray]]:
 
 
 def colour_labels(labels: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """uint8 RGB (H, W, 3): every label in its colour over the crop in grey. labels: (H, W) of 0..18. crop: uint8 RGB (H, W, 3)."""
+    """uint8 RGB (H, W, 3): every label in its colour over the crop in grey. labels: (H, W) of
+    0..18. crop: uint8 RGB (H, W, 3).
+    """
     grey = crop.mean(axis=2, keepdims=True)
     return (BLEND * _COLOURS[labels] + (1 - BLEND) * grey).round().astype(np.uint8)
 
 
 def named_labels(labels: np.ndarray) -> str:
-    """The names of the labels that cover more than a trace, the largest first: "skin 45%, hair 30%, ..."."""
+    """The names of the labels that cover more than a trace, the largest first: "skin 45%, hair 30%,
+    ...".
+    """
     shares: dict[str, float] = {}
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         name = LABELS[int(label)][0]

@@ -9,7 +9,9 @@ FOLDER_VARIABLE = "PULID_CACHE_DIR"
 
 
 def default_folder() -> Path:
-    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
+    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or
+    ~/.cache).
+    """
     named = os.environ.get(FOLDER_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(named).expanduser() if named else Path(base).expanduser() / "pulid-flux-toolkit"

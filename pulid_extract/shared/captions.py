@@ -1,4 +1,5 @@
-"""Text on sheets of pictures, for both programs: one font, the same on every machine, and lines no wider than their tile.
+"""Text on sheets of pictures, for both programs: one font, the same on every machine, and lines no
+wider than their tile.
 
 Knows no picture. Imports no torch.
 """
@@ -26,7 +27,9 @@ def line_height(font: Font) -> int:
 
 
 def wrap(caption: str, width: int, font: Font, most: int | None = None) -> list[str]:
-    """The lines of a caption, broken at spaces; [""] of an empty one. most: of them; what is left out ends in dots."""
+    """The lines of a caption, broken at spaces; [""] of an empty one. most: of them; what is left
+    out ends in dots.
+    """
     lines: list[str] = []
     for paragraph in caption.splitlines() or [""]:
         lines.append("")
@@ -51,7 +54,13 @@ def short_words(paragraph: str, width: int, font: Font) -> Iterator[str]:
     """Words, those that are wider than the tile (a path) in pieces that are not."""
     for word in paragraph.split():
         while font.getlength(word) > width and len(word) > 1:
-            end = next((end for end in range(2, len(word)) if font.getlength(word[:end]) > width), len(word)) - 1
+            end = (
+                next(
+                    (end for end in range(2, len(word)) if font.getlength(word[:end]) > width),
+                    len(word),
+                )
+                - 1
+            )
             yield word[:end]
             word = word[end:]
         yield word

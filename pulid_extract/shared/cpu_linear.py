@@ -1,7 +1,9 @@
-"""Linear layers in float32 on a CPU, by the fastest library that torch has. For both stages: knows torch, and no model.
+"""Linear layers in float32 on a CPU, by the fastest library that torch has. For both stages: knows
+torch, and no model.
 
-torch multiplies plain float32 matrices with MKL, which on AMD processors uses half of the vector width; oneDNN, which torch carries as well,
-uses all of it: 2.3 times faster there (docs/performance.md), and as fast elsewhere. Both compute in float32; sums are ordered differently.
+torch multiplies plain float32 matrices with MKL, which on AMD processors uses half of the vector
+width; oneDNN, which torch carries as well, uses all of it: 2.3 times faster there
+(docs/performance.md), and as fast elsewhere. Both compute in float32; sums are ordered differently.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (.., C), weight (R, C), bias (R,), all of one dtype -> (.., R)."""
     # the operator has no gradient, and torch.compile chooses for itself
     plain = x.requires_grad or torch.compiler.is_compiling() or not x.numel()
-    if plain or not (x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and _has_onednn()):
+    if plain or not (
+        x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and _has_onednn()
+    ):
         return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
@@ -37,7 +41,9 @@ class CpuLinear(nn.Linear):
 
 
 def use_cpu_linear(model: Model) -> Model:
-    """Turn every plain nn.Linear of a model that computes in float32 on a CPU into a CpuLinear; hooks and names stay. Returns `model`."""
+    """Turn every plain nn.Linear of a model that computes in float32 on a CPU into a CpuLinear;
+    hooks and names stay. Returns `model`.
+    """
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = CpuLinear

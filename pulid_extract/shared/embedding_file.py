@@ -1,10 +1,12 @@
 """The .pulidembd format: encode, decode, check. The normative text is docs/pulidembd.md.
 
-The file is a gguf v3, little-endian. The reader below is our own because the file may come from anywhere: it checks every
-count and size of the header against the bytes that are there before it allocates anything, which gguf-py's reader does not.
-Knows nothing of torch, models or command lines.
+The file is a gguf v3, little-endian. The reader below is our own because the file may come from
+anywhere: it checks every count and size of the header against the bytes that are there before it
+allocates anything, which gguf-py's reader does not. Knows nothing of torch, models or command
+lines.
 
-Layout source: ggml docs/gguf.md (ggml-org/ggml); key and tensor names: stable-diffusion.cpp 97d29908, docs/pulid.md.
+Layout source: ggml docs/gguf.md (ggml-org/ggml); key and tensor names: stable-diffusion.cpp
+97d29908, docs/pulid.md.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from pulid_extract.shared.errors import EmbeddingError
 ARCHITECTURE = "pulid"
 VERSION = 1
 MAX_TOKENS = 1024
-MAX_FILE_BYTES = 256 << 20  # 1,024 float32 tokens of width 2048 with an unconditional twin are 16 MiB; this is generous
+# 1,024 float32 tokens of width 2048 with an unconditional twin are 16 MiB; this is generous
+MAX_FILE_BYTES = 256 << 20
 MAX_KEYS = 1024
 ALIGNMENT = 32
 
@@ -36,7 +39,19 @@ DTYPES = {"f32": (0, 4), "f16": (1, 2), "bf16": (30, 2)}
 _DTYPE_NAMES = {number: name for name, (number, _) in DTYPES.items()}
 
 # gguf value types that have a fixed width: number -> struct code
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 
 
@@ -44,12 +59,12 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 class Embedding:
     """One identity.
 
-    tokens: (N, C) float32, 1 <= N <= 1024, finite. N is 32 and C 2048 for one portrait and the public PuLID file.
-    uncond: (M, C) float32, or None: the tokens of an all-zero condition, for the negative branch of true CFG.
-    dtype: how the tensors were stored: "f16", "bf16" or "f32".
-    provenance: string values of the optional `pulid.*` keys.
-    sha256: hash of the whole file as it was read or written, lower-case hex: what `sha256sum` prints for it.
-    source: where it was read from, for messages.
+    tokens: (N, C) float32, 1 <= N <= 1024, finite. N is 32 and C 2048 for one portrait and the
+    public PuLID file. uncond: (M, C) float32, or None: the tokens of an all-zero condition, for the
+    negative branch of true CFG. dtype: how the tensors were stored: "f16", "bf16" or "f32".
+    provenance: string values of the optional `pulid.*` keys. sha256: hash of the whole file as it
+    was read or written, lower-case hex: what `sha256sum` prints for it. source: where it was read
+    from, for messages.
     """
 
     tokens: np.ndarray
@@ -70,8 +85,8 @@ def encode_embedding(
     """The bytes of a .pulidembd. The same arguments give the same bytes.
 
     tokens, uncond: (N, C) and (M, C), any float dtype, stored as `dtype` ("f16", "bf16" or "f32").
-    provenance: names without the `pulid.` prefix -> strings; written in sorted order.
-    Raises EmbeddingError for a wrong rank or token count, and for values that are not finite once stored.
+    provenance: names without the `pulid.` prefix -> strings; written in sorted order. Raises
+    EmbeddingError for a wrong rank or token count, and for values that are not finite once stored.
     """
     if dtype not in DTYPES:
         raise EmbeddingError(f"embedding dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -87,12 +102,19 @@ def encode_embedding(
     if uncond is not None:
         _check_widths("embedding", arrays)
 
-    keys: list[tuple[str, str | int]] = [("general.architecture", ARCHITECTURE), ("pulid.version", VERSION)]
+    keys: list[tuple[str, str | int]] = [
+        ("general.architecture", ARCHITECTURE),
+        ("pulid.version", VERSION),
+    ]
     keys += [(f"pulid.{name}", value) for name, value in sorted((provenance or {}).items())]
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(arrays), len(keys)))
     for key, value in keys:
         header += _string(key)
-        header += struct.pack("<II", _UINT32, value) if isinstance(value, int) else struct.pack("<I", _STRING) + _string(value)
+        header += (
+            struct.pack("<II", _UINT32, value)
+            if isinstance(value, int)
+            else struct.pack("<I", _STRING) + _string(value)
+        )
     offset = 0
     for name, array in arrays.items():
         columns, rows = array.shape[1], array.shape[0]
@@ -103,7 +125,9 @@ def encode_embedding(
 
 
 def read_embedding(path: str | Path) -> Embedding:
-    """Read a .pulidembd; "-" reads standard input. Raises EmbeddingError, naming the file, for anything that breaks the format."""
+    """Read a .pulidembd; "-" reads standard input. Raises EmbeddingError, naming the file, for
+    anything that breaks the format.
+    """
     where = "standard input" if str(path) == "-" else str(path)
     try:
         if str(path) == "-":
@@ -112,33 +136,51 @@ def read_embedding(path: str | Path) -> Embedding:
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         else:
             with open(path, "rb") as file:
-                data = file.read(min(MAX_FILE_BYTES, os.fstat(file.fileno()).st_size or MAX_FILE_BYTES) + 1)
+                data = file.read(
+                    min(MAX_FILE_BYTES, os.fstat(file.fileno()).st_size or MAX_FILE_BYTES) + 1
+                )
     except FileNotFoundError:
-        raise EmbeddingError(f"{where}: no such file; make it with: pulid-extract --portrait me.jpg --out {where}") from None
+        raise EmbeddingError(
+            f"{where}: no such file; make it with: pulid-extract --portrait me.jpg --out {where}"
+        ) from None
     except OSError as error:
         raise EmbeddingError(f"{where}: cannot be read ({error.strerror or error})") from None
     return decode_embedding(data, where)
 
 
 def decode_embedding(data: bytes, where: str = "embedding") -> Embedding:
-    """Check and decode the bytes of a .pulidembd. `where` names the source in messages. Raises EmbeddingError."""
+    """Check and decode the bytes of a .pulidembd. `where` names the source in messages. Raises
+    EmbeddingError.
+    """
     if len(data) > MAX_FILE_BYTES:
-        raise EmbeddingError(f"{where}: larger than {MAX_FILE_BYTES >> 20} MiB; a .pulidembd is about 131 KB")
+        raise EmbeddingError(
+            f"{where}: larger than {MAX_FILE_BYTES >> 20} MiB; a .pulidembd is about 131 KB"
+        )
     if not data:
-        raise EmbeddingError(f"{where}: is empty; did the command that writes it fail? Make it with pulid-extract")
+        raise EmbeddingError(
+            f"{where}: is empty; did the command that writes it fail? Make it with pulid-extract"
+        )
     if data.lstrip()[:1] == b"<":
-        raise EmbeddingError(f"{where}: is an HTML page, not a .pulidembd; download the file itself")
+        raise EmbeddingError(
+            f"{where}: is an HTML page, not a .pulidembd; download the file itself"
+        )
     if data[:4] != b"GGUF":
-        raise EmbeddingError(f"{where}: not a gguf file (it does not start with 'GGUF'); make it with pulid-extract")
+        raise EmbeddingError(
+            f"{where}: not a gguf file (it does not start with 'GGUF'); make it with pulid-extract"
+        )
     cursor = _Cursor(data, where)
     cursor.take(4)
     (gguf_version,) = cursor.unpack("<I")
     if gguf_version != 3:
         big = " (big-endian?)" if gguf_version == 3 << 24 else ""
-        raise EmbeddingError(f"{where}: gguf version {gguf_version}{big}, expected 3, little-endian")
+        raise EmbeddingError(
+            f"{where}: gguf version {gguf_version}{big}, expected 3, little-endian"
+        )
     tensor_count, key_count = cursor.unpack("<QQ")
     if key_count > MAX_KEYS or tensor_count > MAX_KEYS:
-        raise EmbeddingError(f"{where}: header claims {key_count} keys and {tensor_count} tensors; not a .pulidembd")
+        raise EmbeddingError(
+            f"{where}: header claims {key_count} keys and {tensor_count} tensors; not a .pulidembd"
+        )
 
     keys: dict[str, Any] = {}
     for _ in range(key_count):
@@ -161,19 +203,34 @@ def decode_embedding(data: bytes, where: str = "embedding") -> Embedding:
         infos[name] = (shape, number, offset)
     if TOKENS not in infos:
         have = ", ".join(sorted(infos)) or "none"
-        raise EmbeddingError(f"{where}: tensor '{TOKENS}' is missing (tensors: {have}); make it with pulid-extract")
+        raise EmbeddingError(
+            f"{where}: tensor '{TOKENS}' is missing (tensors: {have}); make it with pulid-extract"
+        )
 
     alignment = keys.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment < 1 or alignment & (alignment - 1):
-        raise EmbeddingError(f"{where}: general.alignment is {alignment!r}, expected a power of two")
+    if (
+        not isinstance(alignment, int)
+        or isinstance(alignment, bool)
+        or alignment < 1
+        or alignment & (alignment - 1)
+    ):
+        raise EmbeddingError(
+            f"{where}: general.alignment is {alignment!r}, expected a power of two"
+        )
     start = _padded(cursor.position, alignment)
-    arrays = {name: _tensor(data, where, name, start, *infos[name]) for name in (TOKENS, UNCOND) if name in infos}
+    arrays = {
+        name: _tensor(data, where, name, start, *infos[name])
+        for name in (TOKENS, UNCOND)
+        if name in infos
+    }
     _check_widths(where, arrays)
     return Embedding(
         tokens=arrays[TOKENS],
         uncond=arrays.get(UNCOND),
         dtype=_DTYPE_NAMES[infos[TOKENS][1]],
-        provenance={k[6:]: v for k, v in keys.items() if k.startswith("pulid.") and isinstance(v, str)},
+        provenance={
+            k[6:]: v for k, v in keys.items() if k.startswith("pulid.") and isinstance(v, str)
+        },
         sha256=hashlib.sha256(data).hexdigest(),
         source=where,
     )
@@ -187,15 +244,23 @@ def _check_keys(where: str, keys: Mapping[str, Any]) -> None:
         )
     version = keys.get("pulid.version")
     if isinstance(version, bool) or version != VERSION:
-        raise EmbeddingError(f"{where}: pulid.version is {version!r}, this program reads {VERSION}; extract it again or update")
+        raise EmbeddingError(
+            f"{where}: pulid.version is {version!r}, this program reads {VERSION}; extract it again or update"
+        )
 
 
-def _tensor(data: bytes, where: str, name: str, start: int, shape: tuple[int, ...], number: int, offset: int) -> np.ndarray:
-    """The (rows, columns) float32 array of one tensor; `shape` is in ggml order, fastest axis first."""
+def _tensor(
+    data: bytes, where: str, name: str, start: int, shape: tuple[int, ...], number: int, offset: int
+) -> np.ndarray:
+    """The (rows, columns) float32 array of one tensor; `shape` is in ggml order, fastest axis
+    first.
+    """
     _check_shape(where, name, shape)
     dtype = _DTYPE_NAMES.get(number)
     if dtype is None:
-        raise EmbeddingError(f"{where}: tensor '{name}' has ggml type {number}, expected F16, BF16 or F32")
+        raise EmbeddingError(
+            f"{where}: tensor '{name}' has ggml type {number}, expected F16, BF16 or F32"
+        )
     columns, rows = shape
     size = rows * columns * DTYPES[dtype][1]
     begin = start + offset
@@ -210,10 +275,14 @@ def _tensor(data: bytes, where: str, name: str, start: int, shape: tuple[int, ..
 
 def _check_shape(where: str, name: str, shape: tuple[int, ...]) -> None:
     if len(shape) != 2:
-        raise EmbeddingError(f"{where}: tensor '{name}' has rank {len(shape)}, expected 2 (tokens x width)")
+        raise EmbeddingError(
+            f"{where}: tensor '{name}' has rank {len(shape)}, expected 2 (tokens x width)"
+        )
     columns, rows = shape
     if not 1 <= rows <= MAX_TOKENS:
-        raise EmbeddingError(f"{where}: tensor '{name}' has {rows} tokens, expected 1 to {MAX_TOKENS}")
+        raise EmbeddingError(
+            f"{where}: tensor '{name}' has {rows} tokens, expected 1 to {MAX_TOKENS}"
+        )
     if columns < 1:
         raise EmbeddingError(f"{where}: tensor '{name}' has width {columns}, expected at least 1")
 
@@ -228,7 +297,9 @@ def _check_widths(where: str, arrays: Mapping[str, np.ndarray]) -> None:
 def _check_finite(where: str, name: str, array: np.ndarray) -> None:
     bad = array.size - int(np.isfinite(array).sum())
     if bad:
-        raise EmbeddingError(f"{where}: tensor '{name}' has {bad} values that are NaN or infinite; extract it again")
+        raise EmbeddingError(
+            f"{where}: tensor '{name}' has {bad} values that are NaN or infinite; extract it again"
+        )
 
 
 def _narrow(array: np.ndarray, dtype: str) -> bytes:
@@ -265,7 +336,9 @@ class _Cursor:
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.position:
-            raise EmbeddingError(f"{self.where}: ends inside the gguf header; it is truncated or damaged")
+            raise EmbeddingError(
+                f"{self.where}: ends inside the gguf header; it is truncated or damaged"
+            )
         self.position += count
         return self.data[self.position - count : self.position]
 
@@ -277,10 +350,14 @@ class _Cursor:
         try:
             return self.take(length).decode()
         except UnicodeDecodeError:
-            raise EmbeddingError(f"{self.where}: a string of the gguf header is not UTF-8") from None
+            raise EmbeddingError(
+                f"{self.where}: a string of the gguf header is not UTF-8"
+            ) from None
 
     def value(self, kind: int | None = None, depth: int = 0) -> Any:
-        """One value of any gguf type. Arrays are walked, so that what follows is found, and returned as None."""
+        """One value of any gguf type. Arrays are walked, so that what follows is found, and
+        returned as None.
+        """
         if kind is None:
             (kind,) = self.unpack("<I")
         if kind in _SCALARS:
@@ -292,7 +369,8 @@ class _Cursor:
             if item in _SCALARS:
                 self.take(struct.calcsize(_SCALARS[item]) * count)
                 return None
-            for _ in range(count):  # each turn takes at least eight bytes, so a false count ends at the end of the file
+            # each turn takes at least eight bytes, so a false count ends at the end of the file
+            for _ in range(count):
                 self.value(item, depth + 1)
             return None
         raise EmbeddingError(f"{self.where}: gguf value type {kind} is unknown or nested too deep")

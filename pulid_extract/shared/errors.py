@@ -1,4 +1,5 @@
-"""Every error a user can cause, one class per kind of trouble. Knows nothing of printing or exit codes.
+"""Every error a user can cause, one class per kind of trouble. Knows nothing of printing or exit
+codes.
 
     PulidError              anything that ends in one line and exit code 1
       InputError            a picture or an option that cannot be used
@@ -22,11 +23,16 @@ MAX_LINE = 1200
 
 
 class PulidError(Exception):
-    """Base of every error that is the input's fault, not a bug. `str()` is the one line shown to the user."""
+    """Base of every error that is the input's fault, not a bug. `str()` is the one line shown to
+    the user.
+    """
 
     def __init__(self, message: str):
-        # names inside files may hold anything: no escape codes into a terminal, and no page-long lines
-        line = "".join(character if character.isprintable() else "?" for character in " ".join(message.split()))
+        # names inside files may hold anything: no escape codes into a terminal, and no page-long
+        # lines
+        line = "".join(
+            character if character.isprintable() else "?" for character in " ".join(message.split())
+        )
         super().__init__(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 4]} ...")
 
 
@@ -59,7 +65,11 @@ class WorkerError(PulidError):
 
 
 def require_packages(names: Iterable[str], extra: str) -> None:
-    """Raise PackageError, saying what to install, if a package of an extra is missing. Imports none of them."""
+    """Raise PackageError, saying what to install, if a package of an extra is missing. Imports none
+    of them.
+    """
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise PackageError(f"the packages {', '.join(missing)} are not installed; run: pip install 'pulid-flux-toolkit[{extra}]'")
+        raise PackageError(
+            f"the packages {', '.join(missing)} are not installed; run: pip install 'pulid-flux-toolkit[{extra}]'"
+        )

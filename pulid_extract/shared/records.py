@@ -1,7 +1,8 @@
-"""Records out of JSON Lines and CSV, and the values in their cells: what the manifests of both stages are made of. Imports no torch.
+"""Records out of JSON Lines and CSV, and the values in their cells: what the manifests of both
+stages are made of. Imports no torch.
 
-Bytes in; records out, and problems, each one line with the number of the line that it is about, so that one look shows all that is to be
-mended. Knows no column.
+Bytes in; records out, and problems, each one line with the number of the line that it is about, so
+that one look shows all that is to be mended. Knows no column.
 
 Sources: RFC 4180 (CSV), jsonlines.org.
 """
@@ -28,17 +29,23 @@ Record = dict[str, object]
 
 
 def read_text(data: bytes, where: str) -> str:
-    """The text of a manifest. Raises InputError for another encoding, NUL bytes, or more than 256 MiB."""
+    """The text of a manifest. Raises InputError for another encoding, NUL bytes, or more than 256
+    MiB.
+    """
     if len(data) > MAX_BYTES:
         raise InputError(f"{where}: is larger than {MAX_BYTES >> 20} MiB; split it")
     if data[:2] in WIDE:
         raise InputError(f"{where}: is {WIDE[data[:2]]}; save it as UTF-8")
     if (nul := data.find(b"\0")) >= 0:
-        raise InputError(f"{where}: line {_line_of(data, nul)} holds a NUL byte; a manifest is UTF-8 text")
+        raise InputError(
+            f"{where}: line {_line_of(data, nul)} holds a NUL byte; a manifest is UTF-8 text"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: line {_line_of(data, error.start)} is not UTF-8; save the manifest as UTF-8") from None
+        raise InputError(
+            f"{where}: line {_line_of(data, error.start)} is not UTF-8; save the manifest as UTF-8"
+        ) from None
 
 
 def _line_of(data: bytes, place: int) -> int:
@@ -53,7 +60,8 @@ def listed(problems: list[str]) -> list[str]:
 
 def json_lines(text: str, problems: list[str], example: str) -> Iterator[tuple[int, Record]]:
     """(line, record) of every line that holds one. example: of a record, for messages."""
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a text
+    # splitlines would also split at U+2028 inside a text
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -70,8 +78,11 @@ def json_record(line: str, example: str) -> Record:
         record = json.loads(line, object_pairs_hook=_once)
     except RecursionError:
         raise InputError("is nested too deeply; expected one JSON object of plain values") from None
-    except ValueError as error:  # JSONDecodeError; a number of too many digits; a name that is there twice
-        raise InputError(f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line") from None
+    # JSONDecodeError; a number of too many digits; a name that is there twice
+    except ValueError as error:
+        raise InputError(
+            f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line"
+        ) from None
     if not isinstance(record, dict):
         raise InputError(f"expected a JSON object, such as {example}")
     return record
@@ -85,9 +96,13 @@ def _once(pairs: list[tuple[str, object]]) -> Record:
 
 
 def csv_records(
-    text: str, problems: list[str], check_head: Callable[[list[str], int], None] = lambda head, line: None
+    text: str,
+    problems: list[str],
+    check_head: Callable[[list[str], int], None] = lambda head, line: None,
 ) -> Iterator[tuple[int, Record]]:
-    """(line, record) of every row. Cells that are empty are not given. check_head: may raise, for a header and its line."""
+    """(line, record) of every row. Cells that are empty are not given. check_head: may raise, for a
+    header and its line.
+    """
     csv.field_size_limit(MAX_LINE)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     head: list[str] | None = None
@@ -110,16 +125,25 @@ def csv_records(
                 problems.append(f"line {start}: the column {twice[0][:40]!r} is there twice")
                 return
         elif len(cells) > len(head):
-            problems.append(f"line {start}: has {len(cells)} cells, the header has {len(head)}; texts with a comma want quotes")
+            problems.append(
+                f"line {start}: has {len(cells)} cells, the header has {len(head)}; texts with a comma want quotes"
+            )
         else:
-            yield start, {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()}
+            yield (
+                start,
+                {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()},
+            )
 
 
-# ----------------------------------------------------------------------------- one value, of JSON or of a cell; ValueError if it is no such
+# ------------------------------------- one value, of JSON or of a cell; ValueError if it is no such
 
 
 def text(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value or any(0xD800 <= ord(character) < 0xE000 for character in value):
+    if (
+        not isinstance(value, str)
+        or "\0" in value
+        or any(0xD800 <= ord(character) < 0xE000 for character in value)
+    ):
         raise ValueError("a text")
     return value
 

@@ -1,4 +1,6 @@
-"""Results, written beside and renamed: whole or not at all, and never over an input. Knows nothing of what is written."""
+"""Results, written beside and renamed: whole or not at all, and never over an input. Knows nothing
+of what is written.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from pulid_extract.shared.errors import OutputError
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise OutputError now if a later `write_atomically(path)` cannot work, before minutes of work are spent."""
+    """Raise OutputError now if a later `write_atomically(path)` cannot work, before minutes of work
+    are spent.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -19,11 +23,15 @@ def check_writable(path: str | Path) -> None:
         if not _is_special(path):
             _make_beside(path).unlink()
     except OSError as error:  # a name that is too long
-        raise OutputError(f"{str(path)[:80]}: cannot be written ({error.strerror or error}); give another name") from None
+        raise OutputError(
+            f"{str(path)[:80]}: cannot be written ({error.strerror or error}); give another name"
+        ) from None
 
 
 def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Raise OutputError if writing `output` would replace one of the files that are read. Folders among them stand for their files."""
+    """Raise OutputError if writing `output` would replace one of the files that are read. Folders
+    among them stand for their files.
+    """
     output = Path(output)
     if not output.is_file():
         return
@@ -33,7 +41,9 @@ def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
             raise OutputError(f"{output}: is read as an input; give another name")
 
 
-def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int | None = None) -> None:
+def write_atomically(
+    path: str | Path, data: bytes | Iterable[bytes], mode: int | None = None
+) -> None:
     """Write beside `path`, flush to disk, rename: an existing file is replaced whole or not at all.
 
     mode: permission bits of the new file; None leaves what the umask gives. Raises OutputError.
@@ -64,7 +74,9 @@ def write_atomically(path: str | Path, data: bytes | Iterable[bytes], mode: int 
 
 
 def _is_special(path: Path) -> bool:
-    """A device or a pipe (/dev/null, /dev/stdout, <(...)): renaming over it would replace the device itself."""
+    """A device or a pipe (/dev/null, /dev/stdout, <(...)): renaming over it would replace the
+    device itself.
+    """
     return path.exists() and not path.is_file()
 
 

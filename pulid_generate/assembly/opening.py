@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.pipeline.session import Session
 
-PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")  # what the extra [generate] brings
+# what the extra [generate] brings
+PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")
 
 
 def scorer_of(flags: LikenessFlags, models_dir: str | None, say: Callable[[str], None]) -> Scorer:
@@ -47,11 +48,17 @@ def scorer_of(flags: LikenessFlags, models_dir: str | None, say: Callable[[str],
 
 
 def open_pipeline(
-    flags: Flags, *, with_pulid: bool, note: Callable[[str], None], log: Callable[[str], None], on_step: OnStep
+    flags: Flags,
+    *,
+    with_pulid: bool,
+    note: Callable[[str], None],
+    log: Callable[[str], None],
+    on_step: OnStep,
 ) -> Pipeline:
     """The pipeline of the flags' files: headers read, everything placed, no model loaded.
 
-    with_pulid: whether somebody is to be drawn. note: for what the user should know; log: for what happens. Raises PulidError.
+    with_pulid: whether somebody is to be drawn. note: for what the user should know; log: for what
+    happens. Raises PulidError.
     """
     require_packages(PACKAGES, "generate")
     warnings.simplefilter("ignore")  # the libraries' advice to their own developers
@@ -124,9 +131,13 @@ def find_files(flags: Flags, *, with_pulid: bool = True) -> ModelFiles:
     )
 
 
-def open_session(flags: BatchFlags, with_pulid: bool, progress: Progress, serving: bool = False) -> tuple[Pipeline, Session]:
+def open_session(
+    flags: BatchFlags, with_pulid: bool, progress: Progress, serving: bool = False
+) -> tuple[Pipeline, Session]:
     """Headers read, nothing loaded. Raises PulidError."""
-    pipeline = opening.open_pipeline(flags, with_pulid=with_pulid, note=progress.note, log=progress.log, on_step=progress.step)
+    pipeline = opening.open_pipeline(
+        flags, with_pulid=with_pulid, note=progress.note, log=progress.log, on_step=progress.step
+    )
     from pulid_generate.pipeline.session import Session
 
     cache = TextCache(None if flags.no_cache else default_folder())

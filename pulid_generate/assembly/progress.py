@@ -1,6 +1,8 @@
-"""What a person at the terminal sees while pictures are drawn: stages, a counter of steps, seconds per step, peak memory.
+"""What a person at the terminal sees while pictures are drawn: stages, a counter of steps, seconds
+per step, peak memory.
 
-Nothing of it where standard error is a file or a pipe, unless it is asked for. Knows no model. Imports no torch by itself.
+Nothing of it where standard error is a file or a pipe, unless it is asked for. Knows no model.
+Imports no torch by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from pulid_extract.shared.cli import console
 
 
 class Progress:
-    """verbose: say it all line by line, also where standard error is no terminal. quiet: say nothing, not even notes."""
+    """verbose: say it all line by line, also where standard error is no terminal. quiet: say
+    nothing, not even notes.
+    """
 
     def __init__(self, verbose: bool = False, quiet: bool = False):
         self.lively = sys.stderr is not None and sys.stderr.isatty() and not quiet
@@ -30,7 +34,9 @@ class Progress:
             console.log(text)
 
     def step(self, label: str, done: int, total: int) -> None:
-        """Step `done` of `total` is over. The first one starts the clock: it pays for what is set up on first use."""
+        """Step `done` of `total` is over. The first one starts the clock: it pays for what is set
+        up on first use.
+        """
         now = time.monotonic()
         if done == 1:
             self._started = now

@@ -1,6 +1,8 @@
-"""From flags to what the pipeline takes: the request, the people, the picture to start from, the LoRAs, the files. Loads no model.
+"""From flags to what the pipeline takes: the request, the people, the picture to start from, the
+LoRAs, the files. Loads no model.
 
-The one place that turns what was typed into objects, for every command that draws. Imports torch only to make the pipeline.
+The one place that turns what was typed into objects, for every command that draws. Imports torch
+only to make the pipeline.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from pulid_generate.assembly.usage import Given
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """What is to be drawn, read and checked as far as that is possible without the model's header."""
+    """What is to be drawn, read and checked as far as that is possible without the model's
+    header.
+    """
 
     request: GenerationRequest
     subjects: tuple[Subject, ...] = ()
@@ -47,7 +51,9 @@ class Readers:
 def read_drawing(flags: Flags, given: Given, readers: Readers = Readers()) -> Drawing:
     """The request, the people and the pictures that the flags name. Raises PulidError."""
     folder = Path(flags.lora_model_dir).expanduser() if flags.lora_model_dir is not None else None
-    prompt = read_prompt_file(flags.prompt_file) if flags.prompt_file is not None else flags.prompt or ""
+    prompt = (
+        read_prompt_file(flags.prompt_file) if flags.prompt_file is not None else flags.prompt or ""
+    )
     prompt, tags = take_lora_tags(prompt)
     loras = choose_loras([parse_lora_flag(text) for text in flags.lora or ()], tags, folder)
     request = replace(read_request(flags, given), prompt=prompt)
@@ -62,7 +68,9 @@ def read_drawing(flags: Flags, given: Given, readers: Readers = Readers()) -> Dr
 
 
 def read_request(flags: Flags, given: Given) -> GenerationRequest:
-    """The checked numbers and words of the flags; reads no file but a negative prompt's. Raises RequestError."""
+    """The checked numbers and words of the flags; reads no file but a negative prompt's. Raises
+    RequestError.
+    """
     negative = flags.negative_prompt
     if flags.negative_prompt_file is not None:
         negative = read_prompt_file(flags.negative_prompt_file, may_be_empty=True)
@@ -80,7 +88,10 @@ def read_request(flags: Flags, given: Given) -> GenerationRequest:
         cfg_scale=flags.cfg_scale,
         cfg_start_step=flags.cfg_start_step,
         skip_guidance=SkipGuidance(
-            parse_layers(flags.skip_layers), flags.slg_scale, flags.skip_layer_start, flags.skip_layer_end
+            parse_layers(flags.skip_layers),
+            flags.slg_scale,
+            flags.skip_layer_start,
+            flags.skip_layer_end,
         ),
         id_weight=flags.pulid_id_weight,
         id_schedule=_read_schedule(flags),
@@ -88,8 +99,12 @@ def read_request(flags: Flags, given: Given) -> GenerationRequest:
         sampling_method=flags.sampling_method,
         eta=flags.eta,
         scheduler=flags.scheduler,
-        flow_shift=flags.flow_shift if flags.flow_shift in ("auto", "none") else float(flags.flow_shift),  # type: ignore[arg-type]
-        sigmas=tuple(float(part) for part in flags.sigmas.split(",")) if flags.sigmas is not None else None,
+        flow_shift=flags.flow_shift
+        if flags.flow_shift in ("auto", "none")
+        else float(flags.flow_shift),  # type: ignore[arg-type]
+        sigmas=tuple(float(part) for part in flags.sigmas.split(","))
+        if flags.sigmas is not None
+        else None,
         t5_max_length=flags.t5_max_length,
         strength=flags.strength,
         vae_tiling=flags.vae_tiling,
@@ -101,29 +116,48 @@ def read_request(flags: Flags, given: Given) -> GenerationRequest:
 def _read_schedule(flags: Flags) -> IdSchedule:
     return IdSchedule(
         start=parse_moment(flags.id_start_step, "id-start-step"),
-        end=parse_moment(flags.id_end_step, "id-end-step") if flags.id_end_step is not None else None,
-        points=parse_points(flags.id_weight_schedule) if flags.id_weight_schedule is not None else IdSchedule().points,
+        end=parse_moment(flags.id_end_step, "id-end-step")
+        if flags.id_end_step is not None
+        else None,
+        points=parse_points(flags.id_weight_schedule)
+        if flags.id_weight_schedule is not None
+        else IdSchedule().points,
         double=flags.id_weight_double,
         single=flags.id_weight_single,
     )
 
 
-def _read_start(flags: Flags, given: Given, request: GenerationRequest) -> tuple[GenerationRequest, StartPicture | None]:
-    """The picture to start from, and the request in its size where none was asked for, as sd-cli does."""
+def _read_start(
+    flags: Flags, given: Given, request: GenerationRequest
+) -> tuple[GenerationRequest, StartPicture | None]:
+    """The picture to start from, and the request in its size where none was asked for, as sd-cli
+    does.
+    """
     if flags.init_img is None:
         return request, None
-    from pulid_generate.request.start_picture import init_image_size, read_init_image, read_mask, read_source
+    from pulid_generate.request.start_picture import (
+        init_image_size,
+        read_init_image,
+        read_mask,
+        read_source,
+    )
 
     source = read_source(flags.init_img)  # once: it may be standard input
     if not given("width") and not given("height"):
         width, height = init_image_size(source)
         request = replace(request, width=width, height=height)
     pixels = read_init_image(source, request.width, request.height)
-    mask = read_mask(flags.mask, request.width, request.height, source) if flags.mask is not None else None
+    mask = (
+        read_mask(flags.mask, request.width, request.height, source)
+        if flags.mask is not None
+        else None
+    )
     return request, StartPicture(pixels, mask)
 
 
-def _read_subjects(flags: Flags, request: GenerationRequest, read: Callable[[str], Embedding]) -> tuple[Subject, ...]:
+def _read_subjects(
+    flags: Flags, request: GenerationRequest, read: Callable[[str], Embedding]
+) -> tuple[Subject, ...]:
     from pulid_generate.request.regions import box_region, mask_region, share_overlaps
 
     specs = [PersonSpec(flags.pulid_id_embedding)] if flags.pulid_id_embedding is not None else []
@@ -144,7 +178,9 @@ def _read_subjects(flags: Flags, request: GenerationRequest, read: Callable[[str
     if len(people) > 1:
         regions = share_overlaps(regions)  # type: ignore[assignment]
     return tuple(
-        Subject(person.embedding, person.spec.weight, person.spec.schedule(request.id_schedule), region)
+        Subject(
+            person.embedding, person.spec.weight, person.spec.schedule(request.id_schedule), region
+        )
         for person, region in zip(people, regions, strict=True)
     )
 

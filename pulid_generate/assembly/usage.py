@@ -20,16 +20,25 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.flags.commands import BatchFlags
 
-Given = Callable[[str], bool]  # whether a flag (by its field's name) stood on the command line or in the manifest's row
+# whether a flag (by its field's name) stood on the command line or in the manifest's row
+Given = Callable[[str], bool]
 
 
-# Flags that mean nothing without another: field -> (the fields of which one must be there, how to say it)
+# Flags that mean nothing without another: field -> (the fields of which one must be there, how to
+# say it)
 IDENTITY = ("pulid_id_embedding", "identity")
 
 
 NEEDS = {
     **dict.fromkeys(
-        ("pulid_id_weight", "id_start_step", "id_end_step", "id_weight_schedule", "id_weight_double", "id_weight_single"),
+        (
+            "pulid_id_weight",
+            "id_start_step",
+            "id_end_step",
+            "id_weight_schedule",
+            "id_weight_double",
+            "id_weight_single",
+        ),
         IDENTITY,
     ),
     "strength": ("init_img",),
@@ -37,11 +46,14 @@ NEEDS = {
 }
 
 
-READERS = ("pulid_id_embedding", "prompt_file", "negative_prompt_file", "init_img", "mask")  # flags that take "-"
+# flags that take "-"
+READERS = ("pulid_id_embedding", "prompt_file", "negative_prompt_file", "init_img", "mask")
 
 
 def usage_error(flags: Flags, given: Given) -> str | None:
-    """What is wrong with the usage, whatever the values: a missing flag, or one that means nothing without another."""
+    """What is wrong with the usage, whatever the values: a missing flag, or one that means nothing
+    without another.
+    """
     if flags.prompt is None and flags.prompt_file is None:
         return "Missing option '--prompt' / '-p'."
     for text, file in (("prompt", "prompt_file"), ("negative_prompt", "negative_prompt_file")):
@@ -60,7 +72,13 @@ def usage_error(flags: Flags, given: Given) -> str | None:
 def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
     """Every file that is read and must not be replaced by a picture."""
     yield from (found.path for _, found in pipeline.files.by_role())
-    named = [flags.pulid_id_embedding, flags.init_img, flags.mask, flags.prompt_file, flags.negative_prompt_file]
+    named = [
+        flags.pulid_id_embedding,
+        flags.init_img,
+        flags.mask,
+        flags.prompt_file,
+        flags.negative_prompt_file,
+    ]
     for text in flags.identity or ():
         spec = parse_person(text)
         named += [spec.file, spec.mask]
@@ -69,7 +87,9 @@ def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
 
 
 def idle_flags(flags: Flags, given: Given, dev: bool) -> Iterator[str]:
-    """A line for every flag that was given and has no effect here; commands are copied from one model to another."""
+    """A line for every flag that was given and has no effect here; commands are copied from one
+    model to another.
+    """
     from pulid_generate.sampling.names import DEFAULT_ETA
 
     no_cfg = "" if flags.cfg_scale != 1 else "--cfg-scale is 1"
@@ -82,15 +102,23 @@ def idle_flags(flags: Flags, given: Given, dev: bool) -> Iterator[str]:
         "negative_prompt": no_cfg,
         "negative_prompt_file": no_cfg,
         "cfg_start_step": no_cfg,
-        "negative_id": "" if flags.cfg_scale != 1 and someone else "there is no negative branch with an identity",
+        "negative_id": ""
+        if flags.cfg_scale != 1 and someone
+        else "there is no negative branch with an identity",
         "identity_fusion": "" if several else "there is one embedding",
         "slg_scale": "" if flags.skip_layers.strip(" []") else "--skip-layers names no block",
         "skip_layers": no_slg,
         "skip_layer_start": no_slg,
         "skip_layer_end": no_slg,
-        "eta": "" if flags.sampling_method in DEFAULT_ETA else f"{flags.sampling_method} adds no noise",
-        "t5_max_length": "--prompt-weights takes pieces of 256 tokens" if flags.prompt_weights else "",
-        "output_begin_idx": "" if flags.batch_count > 1 or "%" in flags.output else "one picture with a plain name is written",
+        "eta": ""
+        if flags.sampling_method in DEFAULT_ETA
+        else f"{flags.sampling_method} adds no noise",
+        "t5_max_length": "--prompt-weights takes pieces of 256 tokens"
+        if flags.prompt_weights
+        else "",
+        "output_begin_idx": ""
+        if flags.batch_count > 1 or "%" in flags.output
+        else "one picture with a plain name is written",
         "vae_tile_size": no_tiles,
         "vae_tile_overlap": no_tiles,
     }
@@ -101,7 +129,9 @@ def idle_flags(flags: Flags, given: Given, dev: bool) -> Iterator[str]:
 
 def flag_name(name: str) -> str:
     """The flag of a field of Flags."""
-    return {"as_json": "--json", "compile_blocks": "--compile"}.get(name, f"--{name.replace('_', '-')}")
+    return {"as_json": "--json", "compile_blocks": "--compile"}.get(
+        name, f"--{name.replace('_', '-')}"
+    )
 
 
 def wants_standard_input(flags: Flags) -> str | None:

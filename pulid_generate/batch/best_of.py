@@ -1,4 +1,6 @@
-"""`pulid-generate --best-of N`: draw N seeds, keep the picture that is most like the reference, list the others."""
+"""`pulid-generate --best-of N`: draw N seeds, keep the picture that is most like the reference,
+list the others.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
 def usage_error(flags: DrawFlags, given: usage.Given) -> str | None:
     """What is wrong with these flags, whatever their values."""
     if flags.best_of is None:
-        for name in ("reference", "stranger", "recognizer", "antelopev2", "det_threshold", "keep_others"):
+        for name in (
+            "reference",
+            "stranger",
+            "recognizer",
+            "antelopev2",
+            "det_threshold",
+            "keep_others",
+        ):
             if given(name):
                 return f"{usage.flag_name(name)} needs '--best-of'."
         return None
@@ -47,19 +56,31 @@ class BestOf:
         """Raises InputError, OutputError."""
         self.flags, self.path, self.progress = flags, path, progress
         self.scorer: Scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
-        self.others = Path(flags.keep_others).expanduser() if flags.keep_others is not None else None
+        self.others = (
+            Path(flags.keep_others).expanduser() if flags.keep_others is not None else None
+        )
         if self.others is not None:
             try:
                 self.others.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise OutputError(f"--keep-others {self.others}: cannot be made ({error.strerror or error})") from None
+                raise OutputError(
+                    f"--keep-others {self.others}: cannot be made ({error.strerror or error})"
+                ) from None
             check_writable(self.others / "0.png")
 
     def jobs(self, pipeline: Pipeline, drawing: assembly.Drawing) -> list[Job]:
-        """One for each seed, each as a command of its own would draw it. Raises as `Pipeline.jobs`, and OutputError."""
+        """One for each seed, each as a command of its own would draw it. Raises as `Pipeline.jobs`,
+        and OutputError.
+        """
         first = drawing.request
-        requests = [replace(first, seed=first.seed + number) for number in range(self.flags.best_of or 0)]
-        jobs = [job for request in requests for job in assembly.jobs_of(pipeline, replace(drawing, request=request))]
+        requests = [
+            replace(first, seed=first.seed + number) for number in range(self.flags.best_of or 0)
+        ]
+        jobs = [
+            job
+            for request in requests
+            for job in assembly.jobs_of(pipeline, replace(drawing, request=request))
+        ]
         if self.others is not None:
             for job in jobs:
                 check_not_input(self.others / self._name(job), self.inputs())
@@ -70,13 +91,17 @@ class BestOf:
         return [*self.scorer.references, *self.scorer.strangers]
 
     def draw(self, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
-        """Draw, score, write, tell. Raises PackageError and ScoringError before anything is drawn, ScoringError if no picture has a face."""
+        """Draw, score, write, tell. Raises PackageError and ScoringError before anything is drawn,
+        ScoringError if no picture has a face.
+        """
         self.scorer.check()
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="pulid-best-of-") as folder:  # 0700
             files = [Path(folder) / self._name(job) for job in jobs]
             for file, picture in zip(files, pipeline.draw(jobs), strict=True):
-                data = picture.encode(format_of(file), metadata=not self.flags.disable_image_metadata)
+                data = picture.encode(
+                    format_of(file), metadata=not self.flags.disable_image_metadata
+                )
                 write_atomically(file, data)
             # what the program would say of all of them (a mean, strangers) is no word about one
             scores = list(replace(self.scorer, say=lambda line: None).scores(files))
@@ -110,7 +135,10 @@ class BestOf:
         """A line on standard error for each seed, the most alike first."""
         if self.flags.quiet:
             return
-        order = sorted(range(len(jobs)), key=lambda place: (scores[place].cosine is None, -(scores[place].cosine or 0.0)))
+        order = sorted(
+            range(len(jobs)),
+            key=lambda place: (scores[place].cosine is None, -(scores[place].cosine or 0.0)),
+        )
         for place in order:
             score = scores[place]
             text = f"{score.cosine:.3f}" if score.cosine is not None else score.status
@@ -124,4 +152,9 @@ def best_of(scores: Sequence[Score]) -> int | None:
 
 
 def _told(score: Score) -> dict[str, Any]:
-    return {"status": score.status, "cosine": score.cosine, "stranger": score.stranger, "faces": score.faces}
+    return {
+        "status": score.status,
+        "cosine": score.cosine,
+        "stranger": score.stranger,
+        "faces": score.faces,
+    }

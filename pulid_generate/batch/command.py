@@ -1,6 +1,8 @@
-"""`pulid-generate batch`: many rows with models that are loaded once. Judge all rows, encode all prompts, draw, decode beside the next picture.
+"""`pulid-generate batch`: many rows with models that are loaded once. Judge all rows, encode all
+prompts, draw, decode beside the next picture.
 
-A row that is drawn by itself takes the single command's path through the pipeline, so its file is the same, byte for byte.
+A row that is drawn by itself takes the single command's path through the pipeline, so its file is
+the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -50,13 +52,21 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
     if flags.manifest is None and not axes:
         return "Missing argument 'MANIFEST|-', or --prompts, --identities and --seeds."
     if flags.manifest is not None and axes:
-        return f"{' and '.join(axes)} make rows, and so does {flags.manifest}; leave one of them out."
+        return (
+            f"{' and '.join(axes)} make rows, and so does {flags.manifest}; leave one of them out."
+        )
     if "output" in given or "output_begin_idx" in given:
         return "--output is one file; pictures of a batch are named by --name PATTERN in --output-dir, or by a row's own output."
-    known = {"--batch-size": flags.batch_size > 1, "--sheet": flags.sheet is not None, "--ray": flags.ray is not None}
+    known = {
+        "--batch-size": flags.batch_size > 1,
+        "--sheet": flags.sheet is not None,
+        "--ray": flags.ray is not None,
+    }
     if flags.manifest == "-" and any(known.values()):
         name = next(name for name, wanted in known.items() if wanted)
-        return f"{name} needs rows that are known beforehand; standard input is answered line by line."
+        return (
+            f"{name} needs rows that are known beforehand; standard input is answered line by line."
+        )
     if flags.manifest == "-" and flags.reference:
         return "--reference scores pictures once all are drawn; standard input is answered line by line."
     if flags.sheet == "-":
@@ -64,16 +74,21 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
     return wants_standard_input(flags) or cluster_usage_error(flags, flags.device)
 
 
-# -------------------------------------------------------------------------------------------------------------------- all rows
+# ----------------------------------------------------------------------------------------- all rows
 
 
 def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     found, problems = read_rows(flags)
     look = Look(rows, found, flags.sheet, progress, print_line)
     look.check()
-    tally = look.around(sheet_of, lambda: draw_rows(rows, found, progress, flags.manifest or "the grid", problems, look.tell))
+    tally = look.around(
+        sheet_of,
+        lambda: draw_rows(rows, found, progress, flags.manifest or "the grid", problems, look.tell),
+    )
     if tally.counts.get("failed"):
-        raise PulidError(f"{tally.counts['failed']} of {count(tally.total, 'picture')} failed, the others are in {rows.folder}")
+        raise PulidError(
+            f"{tally.counts['failed']} of {count(tally.total, 'picture')} failed, the others are in {rows.folder}"
+        )
 
 
 def draw_rows(
@@ -86,19 +101,26 @@ def draw_rows(
 ) -> Tally:
     """Judge all rows, draw them all, and say what came of each.
 
-    whose: what the rows are of, for messages. problems: those that reading the rows found. tell: gets each picture's `batch.result`, perhaps
-    from another thread. A picture that fails is told and counted; raises PulidError for what stops all of them, and before any is drawn if
-    there are problems.
+    whose: what the rows are of, for messages. problems: those that reading the rows found. tell:
+    gets each picture's `batch.result`, perhaps from another thread. A picture that fails is told
+    and counted; raises PulidError for what stops all of them, and before any is drawn if there are
+    problems.
     """
     problems, flags = list(problems), rows.flags
     judge = RowChecker(flags, rows, progress, problems)
     asked = judge.ask(found)
     pipeline, session = judge.open(asked)
-    items = judge.items(asked, pipeline, session) if pipeline is not None and session is not None else []
+    items = (
+        judge.items(asked, pipeline, session)
+        if pipeline is not None and session is not None
+        else []
+    )
     if problems or pipeline is None or session is None:
         for line in listed(sorted(problems, key=line_number)):
             console.log(line)
-        raise InputError(f"{whose}: {count(problems, 'problem')}, listed above; nothing was started")
+        raise InputError(
+            f"{whose}: {count(problems, 'problem')}, listed above; nothing was started"
+        )
     make_folders(items)
     tally = Tally(len(items), progress, tell)
     outlet = Outlet(tally)
@@ -108,17 +130,24 @@ def draw_rows(
 
             batch_ray.draw(rows, asked, items, pipeline, outlet, interrupts, progress)
         else:
-            run = BatchRun(rows.finder(asked, pipeline, session), pipeline, session, outlet, interrupts)
-            run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
+            run = BatchRun(
+                rows.finder(asked, pipeline, session), pipeline, session, outlet, interrupts
+            )
+            run.draw(
+                [item for item in items if item.done is None],
+                [item for item in items if item.done is not None],
+            )
     session.cache.trim()
     console.log(tally.summary()) if not flags.quiet else None
     left = len(items) - tally.total
     if outlet.full is not None:
-        raise OutputError(f"{outlet.full}; {count(left, 'picture')} not drawn, make room and run it again with --resume")
+        raise OutputError(
+            f"{outlet.full}; {count(left, 'picture')} not drawn, make room and run it again with --resume"
+        )
     if interrupts.asked and left:
         progress.note(f"stopped, {count(left, 'picture')} not drawn; run it again with --resume")
         raise KeyboardInterrupt
     return tally
 
 
-# ---------------------------------------------------------------------------------------------------------------------- worker
+# ------------------------------------------------------------------------------------------- worker

@@ -1,4 +1,6 @@
-"""Rows judged before anything loads: each becomes pictures with a name, or a problem with its line number. Reads headers and small files."""
+"""Rows judged before anything loads: each becomes pictures with a name, or a problem with its line
+number. Reads headers and small files.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ Value = TypeVar("Value")
 
 
 class Remembered:
-    """What was read of a file, until the file changes. At most `REMEMBERED` of them; the longest unused go first."""
+    """What was read of a file, until the file changes. At most `REMEMBERED` of them; the longest
+    unused go first.
+    """
 
     def __init__(self, read: Callable[[Any], Value]):
         self._read = read
@@ -70,7 +74,9 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Asked:
-    """A row with the command's flags below its own, its seed fixed. given: the fields that were given."""
+    """A row with the command's flags below its own, its seed fixed. given: the fields that were
+    given.
+    """
 
     row: Row
     flags: BatchFlags
@@ -81,7 +87,9 @@ class Asked:
 
 
 class Rows:
-    """Turns rows into what can be drawn. flags: the command's; given: which of them stood on the command line."""
+    """Turns rows into what can be drawn. flags: the command's; given: which of them stood on the
+    command line.
+    """
 
     def __init__(self, flags: BatchFlags, given: frozenset[str]):
         """Raises RequestError or OutputError for a name pattern that cannot be."""
@@ -101,7 +109,9 @@ class Rows:
         if flags.seed < 0:  # now: the row is read more than once
             flags = replace(flags, seed=secrets.randbelow(2**31))
         if self.flags.resume and flags.disable_image_metadata:
-            raise RequestError("--resume reads the pictures' metadata; leave --disable-image-metadata out")
+            raise RequestError(
+                "--resume reads the pictures' metadata; leave --disable-image-metadata out"
+            )
         if flags.reference and self.flags.manifest == "-":
             raise RequestError(
                 "reference: a line is answered when its picture is drawn; score pictures with 'pulid-extract score'"
@@ -118,7 +128,9 @@ class Rows:
         """The row's pictures, as the pipeline draws them. Raises PulidError."""
         return [session.expect(job) for job in assembly.jobs_of(pipeline, self.read(asked))]
 
-    def finder(self, asked: Mapping[int, Asked], pipeline: Pipeline, session: Session) -> Callable[[Item], Job]:
+    def finder(
+        self, asked: Mapping[int, Asked], pipeline: Pipeline, session: Session
+    ) -> Callable[[Item], Job]:
         """Gives the job of an item of these rows, from what its files hold now."""
         return lambda item: self.jobs(asked[item.number], pipeline, session)[item.index]
 
@@ -144,7 +156,9 @@ class Rows:
                     key=batch_key(job, lengths),
                     prompts=tuple(prompts_of(job)),
                     metadata=not asked.flags.disable_image_metadata,
-                    done=_there(path, pipeline.describe(job, lengths)) if self.flags.resume and not self.on_cluster else None,
+                    done=_there(path, pipeline.describe(job, lengths))
+                    if self.flags.resume and not self.on_cluster
+                    else None,
                 )
             )
         self._take(asked.row, items)
@@ -160,7 +174,9 @@ class Rows:
 
         if "output" in asked.row.values:
             flags = asked.flags
-            names = [str(name) for name in output_paths(flags.output, len(jobs), flags.output_begin_idx)]
+            names = [
+                str(name) for name in output_paths(flags.output, len(jobs), flags.output_begin_idx)
+            ]
         else:
             files = [asked.flags.pulid_id_embedding] if asked.flags.pulid_id_embedding else []
             files += [parse_person(text).file for text in asked.flags.identity or ()]
@@ -186,19 +202,28 @@ class Rows:
     def _take(self, row: Row, items: Sequence[Item]) -> None:
         """Raise OutputError for a name that another picture has, or that cannot be written."""
         for item in items:
-            name = str(item.path.relative_to(self.folder)).casefold()  # some file systems take A and a for one name
+            # some file systems take A and a for one name
+            name = str(item.path.relative_to(self.folder)).casefold()
             label = row.where if len(items) == 1 else f"{row.where}, picture {item.index}"
             first = self._taken.setdefault(name, label)
             if first != label:
-                raise OutputError(f"would be written to {item.path}, as {first} is; give each an output of its own, or --name")
+                raise OutputError(
+                    f"would be written to {item.path}, as {first} is; give each an output of its own, or --name"
+                )
             if item.path.is_dir():
                 raise OutputError(f"{item.path}: is a folder; give a file name")
-            if self.flags.sheet is not None and is_page(item.path, Path(self.flags.sheet).expanduser()):
-                raise OutputError(f"{item.path}: is where the sheet goes; give --sheet another name")
+            if self.flags.sheet is not None and is_page(
+                item.path, Path(self.flags.sheet).expanduser()
+            ):
+                raise OutputError(
+                    f"{item.path}: is where the sheet goes; give --sheet another name"
+                )
 
 
 class Inputs:
-    """Files that rows read, so that no picture takes the place of one. By inode: links and spellings of a name are one file."""
+    """Files that rows read, so that no picture takes the place of one. By inode: links and
+    spellings of a name are one file.
+    """
 
     def __init__(self) -> None:
         self._files: set[tuple[int, int]] = set()
@@ -209,7 +234,11 @@ class Inputs:
             if path in self._seen:
                 continue
             self._seen.add(path)
-            self._files.update(mark for file in (path.iterdir() if path.is_dir() else [path]) if (mark := _mark(file)))
+            self._files.update(
+                mark
+                for file in (path.iterdir() if path.is_dir() else [path])
+                if (mark := _mark(file))
+            )
 
     def check(self, output: Path) -> None:
         """Raise OutputError for an output that is one of them."""
@@ -237,7 +266,9 @@ def parameters_of(path: Path) -> tuple[str, str] | None:
 
 
 def _there(path: Path, parameters: str) -> str | None:
-    """The SHA-256 of a picture that carries exactly these parameters; None for another, a damaged one, or none."""
+    """The SHA-256 of a picture that carries exactly these parameters; None for another, a damaged
+    one, or none.
+    """
     found = parameters_of(path)
     return found[1] if found is not None and found[0] == parameters else None
 
@@ -258,7 +289,9 @@ class RowChecker:
         return asked
 
     def open(self, asked: dict[int, Asked]) -> tuple[Pipeline | None, Session | None]:
-        """The pipeline, with no model loaded; None, with problems, if files are missing and rows are wrong as well."""
+        """The pipeline, with no model loaded; None, with problems, if files are missing and rows
+        are wrong as well.
+        """
         someone = any(one.flags.pulid_id_embedding or one.flags.identity for one in asked.values())
         try:
             if self.rows.on_cluster:
@@ -299,9 +332,9 @@ class RowChecker:
 
 
 # Placement is each worker's own affair: this process draws nothing, and may have no GPU.
-ELSEWHERE: dict[str, Any] = {item.name: item.default for item in fields(PlacementFlags) if item.name not in BY_ROW} | {
-    "device": "cpu"
-}
+ELSEWHERE: dict[str, Any] = {
+    item.name: item.default for item in fields(PlacementFlags) if item.name not in BY_ROW
+} | {"device": "cpu"}
 
 
 class UnplacedSession(Session):

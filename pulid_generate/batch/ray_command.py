@@ -1,4 +1,6 @@
-"""`pulid-generate batch --ray`: this process judges the rows, shares them out, and writes what comes back. Loads no model."""
+"""`pulid-generate batch --ray`: this process judges the rows, shares them out, and writes what
+comes back. Loads no model.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def draw(
     interrupts: Interrupts,
     progress: Progress,
 ) -> None:
-    """Draw the items on the cluster until done, interrupted or out of room; what is in hand is finished. Raises PulidError."""
+    """Draw the items on the cluster until done, interrupted or out of room; what is in hand is
+    finished. Raises PulidError.
+    """
     flags = rows.flags
     batches = in_batches(items, flags.batch_size)
     answered: set[Item] = set()
@@ -72,8 +76,13 @@ def draw(
         return interrupts.asked or outlet.full is not None
 
     opener = partial(open_drawer, errand)
-    with interrupts.working(), cluster.joined(flags, flags.device == "cpu", opener, progress.note, progress.log) as crew:
-        for number, answers in workers.share(len(batches), orders, crew, stopping=stopping, say=progress.note):
+    with (
+        interrupts.working(),
+        cluster.joined(flags, flags.device == "cpu", opener, progress.note, progress.log) as crew,
+    ):
+        for number, answers in workers.share(
+            len(batches), orders, crew, stopping=stopping, say=progress.note
+        ):
             left = [item for item in batches[number] if item not in answered]
             if isinstance(answers, workers.Lost):
                 answers = [Answer("failed", error=answers.reason)] * len(left)
@@ -82,7 +91,9 @@ def draw(
 
 
 def _examples(rows: Rows, asked: Mapping[int, Asked], items: Sequence[Item]) -> tuple[Drawing, ...]:
-    """Rows that between them need all the memory: one of each kind and person, a few of many. Raises PulidError."""
+    """Rows that between them need all the memory: one of each kind and person, a few of many.
+    Raises PulidError.
+    """
     chosen: dict[int, None] = {}
     kinds: set[Any] = set()
     for item in items:

@@ -1,6 +1,8 @@
-"""One worker of `batch --ray`: draws what it is given, with models that stay, and hands back bytes. Writes no picture and prints nothing.
+"""One worker of `batch --ray`: draws what it is given, with models that stay, and hands back bytes.
+Writes no picture and prints nothing.
 
-The rows' own files (identities, pictures to start from) come with them; model files and LoRAs it finds by their paths on its own machine.
+The rows' own files (identities, pictures to start from) come with them; model files and LoRAs it
+finds by their paths on its own machine.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from pulid_generate.version import __version__
 class Errand:
     """What every worker is told when it starts.
 
-    folder: that relative names of files start from, where it is there. someone: whether anybody is drawn. examples: rows of every kind, to
-    plan memory for. prompts: of all rows. facts: what must be the same on every machine, or pictures would differ without a word.
+    folder: that relative names of files start from, where it is there. someone: whether anybody is
+    drawn. examples: rows of every kind, to plan memory for. prompts: of all rows. facts: what must
+    be the same on every machine, or pictures would differ without a word.
     """
 
     flags: BatchFlags
@@ -48,7 +51,9 @@ class Errand:
 
 @dataclass(frozen=True)
 class Order:
-    """One picture to draw. there: (metadata, SHA-256) of a whole picture that has its name already, if the run is resumed."""
+    """One picture to draw. there: (metadata, SHA-256) of a whole picture that has its name already,
+    if the run is resumed.
+    """
 
     item: Item
     drawing: Drawing
@@ -69,13 +74,16 @@ class Answer:
 def facts_of(pipeline: Pipeline) -> dict[str, str]:
     """What decides the pixels and is not in a row: versions, and which file has which role."""
     files = {
-        f"the {role.name} file": file_identity(found.header, found.path, times=False) for role, found in pipeline.files.by_role()
+        f"the {role.name} file": file_identity(found.header, found.path, times=False)
+        for role, found in pipeline.files.by_role()
     }
     return {"pulid-flux-toolkit": __version__, "torch": torch.__version__, **files}
 
 
 class Drawer:
-    """See `cluster.Actor`. Two threads call `work`: while one denoises, the other decodes and compresses."""
+    """See `cluster.Actor`. Two threads call `work`: while one denoises, the other decodes and
+    compresses.
+    """
 
     def __init__(self, errand: Errand, place: Place):
         """Reads headers, loads nothing. Raises PulidError."""
@@ -105,8 +113,17 @@ class Drawer:
             torch.set_num_threads(self.threads)  # OpenMP counts by thread
         answers = _Answers()
         orders = {order.item: order for _, batch in tasks for order in batch}
-        run = BatchRun(lambda item: self._job(orders[item]), self.pipeline, self.session, answers, Interrupts(self.notes.append))
-        batches = [[order.item for order in batch if not self._is_there(order, answers)] for _, batch in tasks]
+        run = BatchRun(
+            lambda item: self._job(orders[item]),
+            self.pipeline,
+            self.session,
+            answers,
+            Interrupts(self.notes.append),
+        )
+        batches = [
+            [order.item for order in batch if not self._is_there(order, answers)]
+            for _, batch in tasks
+        ]
         with self._denoising:
             drawn = self._denoise(run, [batch for batch in batches if batch])
             vae = self.session.load_autoencoder() if drawn else None
@@ -118,10 +135,15 @@ class Drawer:
         return [(number, [answers.of[order.item] for order in batch]) for number, batch in tasks]
 
     def _denoise(self, run: BatchRun, batches: Sequence[Sequence[Item]]) -> list[Denoised]:
-        prompts = list(dict.fromkeys(prompt for batch in batches for item in batch for prompt in item.prompts))
+        prompts = list(
+            dict.fromkeys(prompt for batch in batches for item in batch for prompt in item.prompts)
+        )
         try:
-            if self.session.lacks(prompts):  # where encoders cannot stay beside Flux, they come once, for all
-                self.session.encode_prompts(prompts if self.session.keeps_encoders else self.errand.prompts)
+            # where encoders cannot stay beside Flux, they come once, for all
+            if self.session.lacks(prompts):
+                self.session.encode_prompts(
+                    prompts if self.session.keeps_encoders else self.errand.prompts
+                )
         except PulidError as error:
             raise UnfitError(str(error)) from None
         return list(run.denoise(batches))
@@ -130,7 +152,9 @@ class Drawer:
         return self.session.expect(assembly.jobs_of(self.pipeline, order.drawing)[order.item.index])
 
     def _is_there(self, order: Order, answers: _Answers) -> bool:
-        """Whether an earlier run has drawn it with the same effective inputs. Only a worker knows them all: its device is one."""
+        """Whether an earlier run has drawn it with the same effective inputs. Only a worker knows
+        them all: its device is one.
+        """
         if order.there is None:
             return False
         text, sha256 = order.there

@@ -1,6 +1,8 @@
-"""What a batch gives beside its pictures: how like a person each is, and a sheet of all. Both from the lines of results, whoever drew them.
+"""What a batch gives beside its pictures: how like a person each is, and a sheet of all. Both from
+the lines of results, whoever drew them.
 
-Pictures are scored once all are drawn, because the program that does it has models of its own to load; the scores are lines of their own.
+Pictures are scored once all are drawn, because the program that does it has models of its own to
+load; the scores are lines of their own.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ NOT_DRAWN = "not drawn"
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture that was to be drawn, and what came of it. seed: None where it was to be random and nothing came."""
+    """One picture that was to be drawn, and what came of it. seed: None where it was to be random
+    and nothing came.
+    """
 
     asked: Asked
     references: tuple[Path, ...]
@@ -42,7 +46,11 @@ class Shown:
 
     @property
     def path(self) -> Path | None:
-        return Path(self.line["output"]) if self.line is not None and self.line["output"] is not None else None
+        return (
+            Path(self.line["output"])
+            if self.line is not None and self.line["output"] is not None
+            else None
+        )
 
     def tile(self, *facts: str, with_seed: bool = True) -> Tile:
         """facts: further lines of its caption."""
@@ -55,17 +63,27 @@ class Shown:
             return []
         if self.score.cosine is None:
             return [self.score.status if self.score.status == "no face" else "not scored"]
-        stranger = f", stranger {self.score.stranger:.2f}" if self.score.stranger is not None else ""
+        stranger = (
+            f", stranger {self.score.stranger:.2f}" if self.score.stranger is not None else ""
+        )
         return [f"likeness {self.score.cosine:.2f}{stranger}"]
 
 
 class Look:
-    """Passes lines of results on, and finishes with scores and a sheet of them. Raises PulidError when made of what cannot be.
+    """Passes lines of results on, and finishes with scores and a sheet of them. Raises PulidError
+    when made of what cannot be.
 
     found: the rows. tell: gets every line.
     """
 
-    def __init__(self, rows: Rows, found: Sequence[Row], sheet: str | None, progress: Progress, tell: Callable[[Line], None]):
+    def __init__(
+        self,
+        rows: Rows,
+        found: Sequence[Row],
+        sheet: str | None,
+        progress: Progress,
+        tell: Callable[[Line], None],
+    ):
         self.rows, self.progress, self._tell = rows, progress, tell
         self.asked = [Asked(row, *row.merged(rows.flags, rows.given)) for row in found]
         self.sheet = Path(sheet).expanduser() if sheet is not None else None
@@ -75,7 +93,9 @@ class Look:
             if self.sheet.parent.is_dir():  # else the pictures' folder, which is not made yet
                 check_writable(self.sheet)
             elif not self.sheet.parent.resolve().is_relative_to(rows.folder.resolve()):
-                raise OutputError(f"{self.sheet}: its folder is not there; make it, or name a file in --output-dir")
+                raise OutputError(
+                    f"{self.sheet}: its folder is not there; make it, or name a file in --output-dir"
+                )
 
     def tell(self, line: Line) -> None:
         """A line of results, one at a time."""
@@ -90,7 +110,9 @@ class Look:
         scorer = self._scorer(references[:1])
         for path, score in zip(references, scorer.scores(references), strict=True):
             if score.cosine is None:
-                raise InputError(f"reference {path}: {score.error or score.status}; give another picture")
+                raise InputError(
+                    f"reference {path}: {score.error or score.status}; give another picture"
+                )
 
     def around(self, layout: Callable[[Sequence[Shown]], Grid], draw: Callable[[], Tally]) -> Tally:
         """Draw, then finish; an interrupted run has its sheet, of what is there, without scores."""
@@ -103,7 +125,9 @@ class Look:
         return tally
 
     def finish(self, layout: Callable[[Sequence[Shown]], Grid], scored: bool = True) -> None:
-        """Score what was drawn, tell the scores, write the sheet. scored: False leaves the scores out. Raises PulidError."""
+        """Score what was drawn, tell the scores, write the sheet. scored: False leaves the scores
+        out. Raises PulidError.
+        """
         shown = [one for each in self.asked for one in self._shown(each)]
         wrong = None
         if scored:
@@ -118,13 +142,22 @@ class Look:
 
     def _shown(self, asked: Asked) -> list[Shown]:
         references, flags = references_of(asked), asked.flags
-        drawn = sorted(self._lines[asked.row.number], key=lambda line: line["seed"] if line["seed"] is not None else -1)
+        drawn = sorted(
+            self._lines[asked.row.number],
+            key=lambda line: line["seed"] if line["seed"] is not None else -1,
+        )
         if flags.seed < 0:
             missing: list[int | None] = [None] * max(0, flags.batch_count - len(drawn))
         else:
-            missing = list(set(range(flags.seed, flags.seed + flags.batch_count)) - {line["seed"] for line in drawn})
+            missing = list(
+                set(range(flags.seed, flags.seed + flags.batch_count))
+                - {line["seed"] for line in drawn}
+            )
         there = [Shown(asked, references, line["seed"], line) for line in drawn]
-        return sorted([*there, *(Shown(asked, references, seed) for seed in missing)], key=lambda one: one.seed or 0)
+        return sorted(
+            [*there, *(Shown(asked, references, seed) for seed in missing)],
+            key=lambda one: one.seed or 0,
+        )
 
     def _score(self, shown: Sequence[Shown]) -> list[Shown]:
         found = list(shown)
@@ -156,22 +189,40 @@ class Look:
         try:
             self.sheet.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.sheet.parent}: cannot be made ({error.strerror or error})") from None
+            raise OutputError(
+                f"{self.sheet.parent}: cannot be made ({error.strerror or error})"
+            ) from None
         for path in write_sheet(self.sheet, grid, console.log, 0o600 if with_faces else None):
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            self._tell({"row": None, "line": None, "status": "sheet", "output": str(path), "sha256": sha256, "error": None})
+            self._tell(
+                {
+                    "row": None,
+                    "line": None,
+                    "status": "sheet",
+                    "output": str(path),
+                    "sha256": sha256,
+                    "error": None,
+                }
+            )
 
 
 def _scored(line: Line, score: Score) -> Line:
     """The second line of a picture. error: why there is no cosine."""
     known = {name: line[name] for name in ("row", "line", "output", "sha256", "seed")}
-    facts = {"cosine": score.cosine, "stranger": score.stranger, "faces": score.faces, "error": score.error}
+    facts = {
+        "cosine": score.cosine,
+        "stranger": score.stranger,
+        "faces": score.faces,
+        "error": score.error,
+    }
     return {**known, "status": "scored", **facts}
 
 
 def references_of(asked: Asked) -> tuple[Path, ...]:
-    """Whom a row's pictures are compared with. Of a folder, the picture that is called as the person's file is; nothing for nobody, and for
-    several people, who would be taken for one. Raises InputError."""
+    """Whom a row's pictures are compared with. Of a folder, the picture that is called as the
+    person's file is; nothing for nobody, and for several people, who would be taken for one. Raises
+    InputError.
+    """
     found: list[Path] = []
     for name in asked.flags.reference or ():
         path = Path(name).expanduser()
@@ -185,7 +236,11 @@ def references_of(asked: Asked) -> tuple[Path, ...]:
 
 
 def _portrait(folder: Path, stem: str, name: str) -> Path:
-    there = sorted(path for path in folder.iterdir() if path.stem == stem and path.suffix.lower() in PORTRAITS)
+    there = sorted(
+        path for path in folder.iterdir() if path.stem == stem and path.suffix.lower() in PORTRAITS
+    )
     if not there:
-        raise RequestError(f"--reference {name}: holds no picture {stem}.png, .jpg or the like; add it, or name a picture")
+        raise RequestError(
+            f"--reference {name}: holds no picture {stem}.png, .jpg or the like; add it, or name a picture"
+        )
     return there[0]

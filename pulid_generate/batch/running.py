@@ -1,4 +1,6 @@
-"""Drawing the judged rows of a batch: denoise, decode and write beside the next denoise, report. Loads nothing by itself."""
+"""Drawing the judged rows of a batch: denoise, decode and write beside the next denoise, report.
+Loads nothing by itself.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,16 @@ def print_line(line: Mapping[str, Any]) -> None:
 
 
 class Tally:
-    """The lines of results, and how many there are of each kind. Lines may come from several threads; `tell` gets them one by one."""
+    """The lines of results, and how many there are of each kind. Lines may come from several
+    threads; `tell` gets them one by one.
+    """
 
-    def __init__(self, expected: int | None, progress: Progress, tell: Callable[[Mapping[str, Any]], None] = print_line):
+    def __init__(
+        self,
+        expected: int | None,
+        progress: Progress,
+        tell: Callable[[Mapping[str, Any]], None] = print_line,
+    ):
         self.expected, self.progress, self.tell = expected, progress, tell
         self.counts: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -68,12 +77,17 @@ class Tally:
         return f" ({self.total} of {self.expected}, about {left / 60:.0f} min left)"
 
     def summary(self) -> str:
-        kinds = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items())) or "none drawn"
+        kinds = (
+            ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
+            or "none drawn"
+        )
         return f"{self.expected if self.expected is not None else self.total} pictures: {kinds}"
 
 
 class Outlet:
-    """What becomes of pictures: a file and a line of results. full: the error that stopped it because there is no room left to write."""
+    """What becomes of pictures: a file and a line of results. full: the error that stopped it
+    because there is no room left to write.
+    """
 
     def __init__(self, tally: Tally):
         self.tally = tally
@@ -97,30 +111,55 @@ class Outlet:
                 self.full = error
             return
         seconds += time.perf_counter() - started
-        self.tally.report(_line("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds))
+        self.tally.report(
+            _line("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds)
+        )
 
     def failed(self, item: Item, error: object) -> None:
         self.tally.report(_line("failed", item, error=str(error)))
 
 
 class BatchRun:
-    """Draws items, and hands each to an outlet. Everything but `finish` belongs to one thread at a time.
+    """Draws items, and hands each to an outlet. Everything but `finish` belongs to one thread at a
+    time.
 
-    find: gives an item's job; raises PulidError for one whose files are not any more what they were.
+    find: gives an item's job; raises PulidError for one whose files are not any more what they
+    were.
     """
 
-    def __init__(self, find: Callable[[Item], Job], pipeline: Pipeline, session: Session, outlet: Outlet, interrupts: Interrupts):
-        self.find, self.pipeline, self.session, self.outlet, self.interrupts = find, pipeline, session, outlet, interrupts
+    def __init__(
+        self,
+        find: Callable[[Item], Job],
+        pipeline: Pipeline,
+        session: Session,
+        outlet: Outlet,
+        interrupts: Interrupts,
+    ):
+        self.find, self.pipeline, self.session, self.outlet, self.interrupts = (
+            find,
+            pipeline,
+            session,
+            outlet,
+            interrupts,
+        )
         self._waiting: deque[Future[None]] = deque()
 
     def draw(self, items: Sequence[Item], skipped: Sequence[Item] = ()) -> None:
-        """Draw `items` until done, interrupted or out of room; every one that was begun is finished. Raises PulidError for what stops all."""
+        """Draw `items` until done, interrupted or out of room; every one that was begun is
+        finished. Raises PulidError for what stops all.
+        """
         for item in skipped:
             self.outlet.skipped(item, item.done)
         if not items:
             return
         batches = in_batches(items, self.session.batch)
-        self.session.encode_prompts(list(dict.fromkeys(prompt for batch in batches for item in batch for prompt in item.prompts)))
+        self.session.encode_prompts(
+            list(
+                dict.fromkeys(
+                    prompt for batch in batches for item in batch for prompt in item.prompts
+                )
+            )
+        )
         beside = self.session.keeps_autoencoder
         with ThreadPoolExecutor(1, thread_name_prefix="decode") as decoder:
             for chunk in in_groups(iter(batches), 1 if beside else CHUNK):
@@ -135,13 +174,17 @@ class BatchRun:
         return self.interrupts.asked or self.outlet.full is not None
 
     def _chunk(self, chunk: Sequence[Sequence[Item]], decoder: ThreadPoolExecutor | None) -> None:
-        """Batches after which Flux may leave. decoder: where pictures are finished beside the next batch; None: here, at the end."""
+        """Batches after which Flux may leave. decoder: where pictures are finished beside the next
+        batch; None: here, at the end.
+        """
         held = []
         for drawn in self.denoise(chunk):
             if decoder is None:
                 held.append(drawn)
             else:
-                self._waiting.append(decoder.submit(self.finish, self.session.load_autoencoder(), *drawn))
+                self._waiting.append(
+                    decoder.submit(self.finish, self.session.load_autoencoder(), *drawn)
+                )
                 self._wait(2 * self.session.batch)
         if held:
             vae = self.session.load_autoencoder()
@@ -184,7 +227,9 @@ class BatchRun:
         return [pairs for pairs in loaded if pairs]
 
     def _denoise(self, pairs: Sequence[Pair]) -> list[Denoised]:
-        """(item, job, latent, T5 tokens, seconds) of those that could be drawn; where a batch fails, each of it is tried alone."""
+        """(item, job, latent, T5 tokens, seconds) of those that could be drawn; where a batch
+        fails, each of it is tried alone.
+        """
         if len(pairs) > 1 and self._differ(pairs):
             return [one for pair in pairs for one in self._denoise([pair])]
         started = time.perf_counter()
@@ -197,23 +242,40 @@ class BatchRun:
                 return []
             return [one for pair in pairs for one in self._denoise([pair])]
         seconds = (time.perf_counter() - started) / len(pairs)
-        return [(item, job, latent, lengths, seconds) for (item, job), (latent, lengths) in zip(pairs, drawn, strict=True)]
+        return [
+            (item, job, latent, lengths, seconds)
+            for (item, job), (latent, lengths) in zip(pairs, drawn, strict=True)
+        ]
 
     def _differ(self, pairs: Sequence[Pair]) -> bool:
-        """Whether these cannot share a batch any more: a file that a row reads has changed since it was judged."""
+        """Whether these cannot share a batch any more: a file that a row reads has changed since it
+        was judged.
+        """
         from pulid_generate.request.job import batch_key
 
         return len({batch_key(job, self.pipeline.t5_lengths(job)) for _, job in pairs}) > 1
 
-    def finish(self, vae: Any, item: Item, job: Job, latent: Tensor, t5_lengths: tuple[int, ...], seconds: float) -> None:
-        """Decode, and give it to the outlet; in another thread where there is one. vae: the session's."""
+    def finish(
+        self,
+        vae: Any,
+        item: Item,
+        job: Job,
+        latent: Tensor,
+        t5_lengths: tuple[int, ...],
+        seconds: float,
+    ) -> None:
+        """Decode, and give it to the outlet; in another thread where there is one. vae: the
+        session's.
+        """
         from pulid_generate.pictures.saving import encoded
 
         if self.outlet.full is not None:
             return
         started = time.perf_counter()
         try:
-            data = encoded(self.session.decode(vae, latent, job, t5_lengths), item.path, item.metadata)
+            data = encoded(
+                self.session.decode(vae, latent, job, t5_lengths), item.path, item.metadata
+            )
         except PulidError as error:
             self.outlet.failed(item, error)
         else:
@@ -221,5 +283,10 @@ class BatchRun:
 
 
 def _line(status: Status, item: Item, **more: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = {"number": item.number, "line": item.line, "seed": item.seed, "identities": item.identities}
+    facts: dict[str, Any] = {
+        "number": item.number,
+        "line": item.line,
+        "seed": item.seed,
+        "identities": item.identities,
+    }
     return result(status, output=None if status == "failed" else item.path, **facts, **more)

@@ -31,9 +31,14 @@ def serve(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     try:
         pipeline, session = open_session(flags, True, progress, serving=True)
     except WeightsError:
-        if flags.pulid_weights is not None or flags.pulid_id_embedding is not None or flags.identity:
+        if (
+            flags.pulid_weights is not None
+            or flags.pulid_id_embedding is not None
+            or flags.identity
+        ):
             raise
-        pipeline, session = open_session(flags, False, progress, serving=True)  # which may do without PuLID's file
+        # which may do without PuLID's file
+        pipeline, session = open_session(flags, False, progress, serving=True)
     tally, number = Tally(None, progress), 0
     with Interrupts(progress.note) as interrupts, session:
         while data := sys.stdin.buffer.readline(MAX_LINE + 1):
@@ -48,7 +53,13 @@ def serve(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
 
 
 def answer(
-    data: bytes, number: int, rows: Rows, pipeline: Pipeline, session: Session, tally: Tally, interrupts: Interrupts
+    data: bytes,
+    number: int,
+    rows: Rows,
+    pipeline: Pipeline,
+    session: Session,
+    tally: Tally,
+    interrupts: Interrupts,
 ) -> None:
     """Draw what a line says, or say what is wrong with it."""
     whole = data.endswith(b"\n") or len(data) <= MAX_LINE
@@ -65,7 +76,9 @@ def answer(
         rows.forget_names()  # a line may draw a picture again
         items = rows.items(asked, pipeline, session)
         if len(items) != 1:
-            raise RequestError(f"batch-count {len(items)}: a line draws one picture; send one for each seed")
+            raise RequestError(
+                f"batch-count {len(items)}: a line draws one picture; send one for each seed"
+            )
         inputs = Inputs()
         inputs.add(usage.input_files(asked.flags, pipeline))
         inputs.check(items[0].path)
@@ -73,8 +86,20 @@ def answer(
     except PulidError as error:
         tally.report(result("failed", number=number, line=number, error=str(error)))
         return
-    run = BatchRun(rows.finder({number: asked}, pipeline, session), pipeline, session, Outlet(tally), interrupts)
+    run = BatchRun(
+        rows.finder({number: asked}, pipeline, session),
+        pipeline,
+        session,
+        Outlet(tally),
+        interrupts,
+    )
     try:
-        run.draw([item for item in items if item.done is None], [item for item in items if item.done is not None])
-    except PulidError as error:  # such as a prompt's encoder that does not fit; standard output that is closed raises again
-        tally.report(result("failed", number=number, line=number, seed=items[0].seed, error=str(error)))
+        run.draw(
+            [item for item in items if item.done is None],
+            [item for item in items if item.done is not None],
+        )
+    # such as a prompt's encoder that does not fit; standard output that is closed raises again
+    except PulidError as error:
+        tally.report(
+            result("failed", number=number, line=number, seed=items[0].seed, error=str(error))
+        )

@@ -1,5 +1,6 @@
-"""The sheet of a batch: identities down, prompts across, and what else differs under the pictures. Where most of such a grid would be empty, the
-pictures stand in the order of their rows."""
+"""The sheet of a batch: identities down, prompts across, and what else differs under the pictures.
+Where most of such a grid would be empty, the pictures stand in the order of their rows.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,15 @@ from pulid_generate.rows.manifest import BY_ROW
 from pulid_generate.rows.names import identity_word
 
 # What is not said under a picture: it is its place, it is said in any case, or it is not seen
-PLACED = ("prompt", "prompt_file", "pulid_id_embedding", "identity", "reference", "seed", "batch_count")
+PLACED = (
+    "prompt",
+    "prompt_file",
+    "pulid_id_embedding",
+    "identity",
+    "reference",
+    "seed",
+    "batch_count",
+)
 UNSEEN = ("output", "output_begin_idx", "disable_image_metadata", "lora_model_dir")
 TOLD = tuple(name for name in BY_ROW if name not in PLACED + UNSEEN)
 FULL_ENOUGH = 0.5  # share of the cells that must hold something
@@ -29,26 +38,49 @@ def sheet_of(shown: Sequence[Shown]) -> Grid:
     """The grid of all pictures of a batch."""
     people = {one.asked.row.number: tuple(people_of(one.asked.flags)) for one in shown}
     prompts = {one.asked.row.number: _prompt(one.asked.flags) for one in shown}
-    names, differing = names_of(list(people.values())), differing_of([one.asked.flags for one in shown])
+    names, differing = (
+        names_of(list(people.values())),
+        differing_of([one.asked.flags for one in shown]),
+    )
     rows, columns = list(dict.fromkeys(people.values())), list(dict.fromkeys(prompts.values()))
     cells: dict[tuple[Hashable, str], list[Shown]] = defaultdict(list)
     for one in shown:
         number = one.asked.row.number
         cells[people[number], prompts[number]].append(one)
     if len(cells) < FULL_ENOUGH * len(rows) * len(columns):
-        return flow([_tile(one, differing, names[people[one.asked.row.number]], prompts[one.asked.row.number]) for one in shown])
-    portraits = [_portrait([one for column in columns for one in cells[row, column]]) for row in rows]
+        return flow(
+            [
+                _tile(
+                    one,
+                    differing,
+                    names[people[one.asked.row.number]],
+                    prompts[one.asked.row.number],
+                )
+                for one in shown
+            ]
+        )
+    portraits = [
+        _portrait([one for column in columns for one in cells[row, column]]) for row in rows
+    ]
     if len(rows) > 1 and len(set(portraits)) == 1:
         portraits = [None] * len(rows)  # of one of them, or of nobody here
     return Grid(
-        [[[_tile(one, differing) for one in cells[row, column]] for column in columns] for row in rows],
+        [
+            [[_tile(one, differing) for one in cells[row, column]] for column in columns]
+            for row in rows
+        ],
         [Head(column) for column in columns],
-        [Head(names[row], portrait) for row, portrait in zip(rows, portraits, strict=True)] if rows != [()] else (),
+        [Head(names[row], portrait) for row, portrait in zip(rows, portraits, strict=True)]
+        if rows != [()]
+        else (),
     )
 
 
 def _tile(one: Shown, differing: Sequence[str], *facts: str) -> Tile:
-    return one.tile(*facts, ", ".join(filter(None, (told(name, getattr(one.asked.flags, name)) for name in differing))))
+    return one.tile(
+        *facts,
+        ", ".join(filter(None, (told(name, getattr(one.asked.flags, name)) for name in differing))),
+    )
 
 
 def _portrait(shown: Sequence[Shown]) -> Path | None:
@@ -67,14 +99,21 @@ def _prompt(flags: BatchFlags) -> str:
 
 
 def names_of(people: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
-    """What the people of a picture are called: their files' names, with the folders where two would be called the same."""
+    """What the people of a picture are called: their files' names, with the folders where two would
+    be called the same.
+    """
     short = {one: identity_word(list(one)) for one in people}
     called = list(short.values())
-    return {one: name if called.count(name) == 1 else " + ".join(one) or name for one, name in short.items()}
+    return {
+        one: name if called.count(name) == 1 else " + ".join(one) or name
+        for one, name in short.items()
+    }
 
 
 def differing_of(flags: Sequence[BatchFlags]) -> list[str]:
-    """The options, beside those that make the grid, of which not all pictures have the same value."""
+    """The options, beside those that make the grid, of which not all pictures have the same
+    value.
+    """
     return [name for name in TOLD if len({_key(getattr(one, name)) for one in flags}) > 1]
 
 

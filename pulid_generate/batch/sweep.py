@@ -42,16 +42,29 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
     if "as_json" in given:
         progress.note("--json has no effect: results are lines of JSON in any case")
     with ExitStack() as stack:
-        folder = flags.output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="pulid-sweep-"))
+        folder = flags.output_dir or stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="pulid-sweep-")
+        )
         batch = as_batch(flags, sheet=flags.output, output_dir=folder)
         rows, found = Rows(batch, given - {"output"}), rows_of(axes)
         if wrong := _row_error(rows, found[0]):
             context.fail(wrong)
-        look = Look(rows, found, batch.sheet, progress, print_line if flags.output_dir else _print_without_file)
+        look = Look(
+            rows,
+            found,
+            batch.sheet,
+            progress,
+            print_line if flags.output_dir else _print_without_file,
+        )
         look.check()
-        tally = look.around(lambda shown: grid_of(axes, shown), lambda: draw_rows(rows, found, progress, "sweep", tell=look.tell))
+        tally = look.around(
+            lambda shown: grid_of(axes, shown),
+            lambda: draw_rows(rows, found, progress, "sweep", tell=look.tell),
+        )
     if failed := tally.counts.get("failed"):
-        raise PulidError(f"{failed} of {tally.total} pictures failed, the sheet {flags.output} says why")
+        raise PulidError(
+            f"{failed} of {tally.total} pictures failed, the sheet {flags.output} says why"
+        )
 
 
 def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
@@ -71,7 +84,9 @@ def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
 def _axes_error(axes: Sequence[Axis], given: frozenset[str]) -> str | None:
     twice = [axis for axis in axes if axis.name in given]
     return (
-        f"{usage.flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out." if twice else None
+        f"{usage.flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out."
+        if twice
+        else None
     )
 
 
@@ -91,14 +106,23 @@ def grid_of(axes: Sequence[Axis], shown: Sequence[Shown]) -> Grid:
     several = len({one.seed for one in shown}) > 1
     columns = axes[0].labels()
     if len(axes) == 1 and len(columns) > MOST_IN_A_ROW:
-        return flow([one.tile(columns[one.asked.row.number - 1], with_seed=several) for one in shown], _title(shown))
+        return flow(
+            [one.tile(columns[one.asked.row.number - 1], with_seed=several) for one in shown],
+            _title(shown),
+        )
     rows = axes[1].labels() if len(axes) > 1 else [""]
     cells: list[list[list[Any]]] = [[[] for _ in columns] for _ in rows]
     for one in shown:
         row, column = divmod(one.asked.row.number - 1, len(columns))
         cells[row][column].append(one.tile(with_seed=several))
     portraits = list(dict.fromkeys(path for one in shown for path in one.references))
-    heads = [Head(text) for text in rows] if len(axes) > 1 else [Head("reference", portraits[0])] if portraits else []
+    heads = (
+        [Head(text) for text in rows]
+        if len(axes) > 1
+        else [Head("reference", portraits[0])]
+        if portraits
+        else []
+    )
     return Grid(cells, [Head(text) for text in columns], heads, _title(shown))
 
 

@@ -11,10 +11,12 @@ from pulid_generate.flags.commands import BatchFlags, takes_flags
 
 @partial(takes_flags, kind=BatchFlags)
 def batch(context: typer.Context, flags: BatchFlags) -> None:
-    """Draw many rows with models that are loaded once; print one line of JSON for each picture, as it is finished.
+    """Draw many rows with models that are loaded once; print one line of JSON for each picture, as
+    it is finished.
 
-    The options of a generation are defaults for every row. Every row is judged before anything loads. One that fails does not stop the
-    rest; the exit code is 1 then. Nothing is half-written, whenever it is stopped; --resume goes on. Ctrl-C finishes the picture in work.
+    The options of a generation are defaults for every row. Every row is judged before anything
+    loads. One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written,
+    whenever it is stopped; --resume goes on. Ctrl-C finishes the picture in work.
     """
     from pulid_generate.batch.command import run
 

@@ -1,4 +1,6 @@
-"""`pulid-generate doctor`, as --help shows it; `doctor_report` does the work and is imported for it."""
+"""`pulid-generate doctor`, as --help shows it; `doctor_report` does the work and is imported for
+it.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from pulid_generate.flags.commands import Flags, takes_flags
 
 @takes_flags
 def doctor(context: typer.Context, flags: Flags) -> None:
-    """Say whether a generation with these flags would work here: libraries, devices, memory, each model file and the rule that finds it.
+    """Say whether a generation with these flags would work here: libraries, devices, memory, each
+    model file and the rule that finds it.
 
-    Exit code 0 if all is there, 1 if not; the report names the command that fetches what is missing. Takes the flags of a generation.
+    Exit code 0 if all is there, 1 if not; the report names the command that fetches what is
+    missing. Takes the flags of a generation.
     """
     from pulid_generate.inspection.readiness import run
 

@@ -1,4 +1,6 @@
-"""`pulid-generate`: draw pictures and write them. What the command does when no sub-command is named."""
+"""`pulid-generate`: draw pictures and write them. What the command does when no sub-command is
+named.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     best = best_of.BestOf(flags, paths[0], progress) if flags.best_of is not None else None
     drawing = assembly.read_drawing(flags, given)
     pipeline = opening.open_pipeline(
-        flags, with_pulid=bool(drawing.subjects), note=progress.note, log=progress.log, on_step=progress.step
+        flags,
+        with_pulid=bool(drawing.subjects),
+        note=progress.note,
+        log=progress.log,
+        on_step=progress.step,
     )
     inputs = [*usage.input_files(flags, pipeline), *(best.inputs() if best is not None else ())]
     for path in paths:

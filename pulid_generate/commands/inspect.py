@@ -18,14 +18,21 @@ from pulid_generate.inspection.report import Inspection
 
 def inspect(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Model files or folders, identities (.pulidembd), pictures (PNG).")
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="Model files or folders, identities (.pulidembd), pictures (PNG)."
+        ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each file.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON for each file.")
+    ] = False,
 ) -> None:
-    """Say what each file is, from its header alone: kind, layout, types of its numbers, parameters, memory when loaded.
+    """Say what each file is, from its header alone: kind, layout, types of its numbers, parameters,
+    memory when loaded.
 
-    Reads any model file, all-in-one checkpoints and diffusers folders, identities and pictures of pulid-generate. A folder of models is
-    shown file by file. A file that is damaged or of no known kind is one line, and exit code 1 once all the others are shown.
+    Reads any model file, all-in-one checkpoints and diffusers folders, identities and pictures of
+    pulid-generate. A folder of models is shown file by file. A file that is damaged or of no known
+    kind is one line, and exit code 1 once all the others are shown.
     """
     failed: list[PulidError] = []
     for path, found in _each(files):

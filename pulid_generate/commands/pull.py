@@ -18,24 +18,44 @@ def pull(
     kit: Annotated[Kit, typer.Argument(metavar="KIT", help=f"Which files: {', '.join(KITS)}.")],
     models_dir: Annotated[
         str,
-        typer.Option("--models-dir", metavar="FOLDER", envvar=MODELS_DIR_VARIABLE, help="Where the files go; made if need be."),
+        typer.Option(
+            "--models-dir",
+            metavar="FOLDER",
+            envvar=MODELS_DIR_VARIABLE,
+            help="Where the files go; made if need be.",
+        ),
     ] = "models",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only say what is there, what is missing and how much space there is; no network call."),
+        typer.Option(
+            "--dry-run",
+            help="Only say what is there, what is missing and how much space there is; no network call.",
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Fetch also what another file of the folder already fills, and replace damaged files.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Fetch also what another file of the folder already fills, and replace damaged files.",
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each file.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON for each file.")
+    ] = False,
 ) -> None:
-    """Fetch the model files of a kit into one folder: Flux, autoencoder, text encoders, PuLID. What is there already stays.
+    """Fetch the model files of a kit into one folder: Flux, autoencoder, text encoders, PuLID. What
+    is there already stays.
 
-    A download that broke off goes on where it ended; SHA-256 hashes are checked. schnell-q4 and dev-q8 need no account. schnell, dev
-    and krea-dev are gated: accept the terms on their page, then run 'hf auth login'. dev, dev-q8 and krea-dev are for non-commercial use.
+    A download that broke off goes on where it ended; SHA-256 hashes are checked. schnell-q4 and
+    dev-q8 need no account. schnell, dev and krea-dev are gated: accept the terms on their page,
+    then run 'hf auth login'. dev, dev-q8 and krea-dev are for non-commercial use.
     """
     folder = Path(models_dir).expanduser()
     outcomes = plan(KITS[kit], folder, force)
     carry_out(
-        outcomes, folder, dry_run, console.log, lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line())
+        outcomes,
+        folder,
+        dry_run,
+        console.log,
+        lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line()),
     )

@@ -1,4 +1,6 @@
-"""`pulid-generate validate`, as --help shows it; `validate_run` does the work and is imported for it."""
+"""`pulid-generate validate`, as --help shows it; `validate_run` does the work and is imported for
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,17 @@ from pulid_generate.flags.commands import ValidateFlags, takes_flags
 
 @partial(takes_flags, kind=ValidateFlags)
 def validate(context: typer.Context, flags: ValidateFlags) -> None:
-    """Try an identity with many prompts and seeds, and measure how like the person the pictures are.
+    """Try an identity with many prompts and seeds, and measure how like the person the pictures
+    are.
 
-    Each prompt and seed is drawn with the identity and, as a control, at weight 0; with --stranger-embedding by a stranger, too.
-    'pulid-extract score' compares the faces with --reference (and --stranger). Writes a page, a report in JSON and a sheet; prints a table, or
-    the report with --json. Similarity is the mean cosine over all pictures of the person; a picture without a face counts 0.
+    Each prompt and seed is drawn with the identity and, as a control, at weight 0; with
+    --stranger-embedding by a stranger, too. 'pulid-extract score' compares the faces with
+    --reference (and --stranger). Writes a page, a report in JSON and a sheet; prints a table, or
+    the report with --json. Similarity is the mean cosine over all pictures of the person; a picture
+    without a face counts 0.
 
-    Example: pulid-generate validate --pulid-id-embedding me.pulidembd --reference me.jpg --stranger you.jpg --steps 4
+    Example: pulid-generate validate --pulid-id-embedding me.pulidembd --reference me.jpg --stranger
+    you.jpg --steps 4
     """
     from pulid_generate.validation.run import run
 

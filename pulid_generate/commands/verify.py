@@ -15,10 +15,11 @@ from pulid_generate.flags.commands import Flags, takes_flags
 
 @takes_flags
 def verify(context: typer.Context, flags: Flags) -> None:
-    """Prove the injection: draw without PuLID (A), with weight 0 (B) and with the weight given (C), compare SHA-256.
+    """Prove the injection: draw without PuLID (A), with weight 0 (B) and with the weight given (C),
+    compare SHA-256.
 
-    Exit 0 only if A and B are the same file, byte for byte, and C is another picture. With --output FILE.png the pictures are kept as
-    FILE_A.png, FILE_B.png and FILE_C.png.
+    Exit 0 only if A and B are the same file, byte for byte, and C is another picture. With --output
+    FILE.png the pictures are kept as FILE_A.png, FILE_B.png and FILE_C.png.
     """
     from pulid_generate.assembly import opening, usage
     from pulid_generate.assembly import requests as assembly
@@ -46,7 +47,9 @@ def verify(context: typer.Context, flags: Flags) -> None:
         check_writable(path)
     progress = Progress(flags.verbose, flags.quiet)
     drawing = assembly.read_drawing(flags, given)
-    pipeline = opening.open_pipeline(flags, with_pulid=True, note=progress.note, log=progress.log, on_step=progress.step)
+    pipeline = opening.open_pipeline(
+        flags, with_pulid=True, note=progress.note, log=progress.log, on_step=progress.step
+    )
     inputs = list(usage.input_files(flags, pipeline))
     for path in paths.values():
         check_not_input(path, inputs)
@@ -55,11 +58,15 @@ def verify(context: typer.Context, flags: Flags) -> None:
     jobs = [
         job
         for request, with_identity in three_requests(drawing.request)
-        for job in pipeline.jobs(request, drawing.subjects if with_identity else (), drawing.start, drawing.loras)
+        for job in pipeline.jobs(
+            request, drawing.subjects if with_identity else (), drawing.start, drawing.loras
+        )
     ]
     files, pixels = {}, {}
     for run, picture in zip("ABC", pipeline.draw(jobs), strict=True):
-        files[run] = picture.encode(format_of(flags.output), metadata=not flags.disable_image_metadata)
+        files[run] = picture.encode(
+            format_of(flags.output), metadata=not flags.disable_image_metadata
+        )
         pixels[run] = picture.pixels
         if run in paths:
             write_atomically(paths[run], files[run])

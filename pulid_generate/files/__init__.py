@@ -1,1 +1,3 @@
-"""Model files from their headers: roles, kits, the set of one generation, and Flux's names and numbers. Imports no torch."""
+"""Model files from their headers: roles, kits, the set of one generation, and Flux's names and
+numbers. Imports no torch.
+"""

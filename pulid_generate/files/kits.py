@@ -1,6 +1,8 @@
-"""What `pulid-generate pull KIT` fetches: a table. Fetching is pulid_extract.shared.model_files.pulling.
+"""What `pulid-generate pull KIT` fetches: a table. Fetching is
+pulid_extract.shared.model_files.pulling.
 
-Sizes: of the public files as of 2024-2026, for the plan that is shown; the server's own number is what counts.
+Sizes: of the public files as of 2024-2026, for the plan that is shown; the server's own number is
+what counts.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def _flux(repo: str, file: str, size: int, licence: str, gated: bool = False) ->
     return Item(FLUX.name, source, size, role=FLUX, gated=gated, own=True)
 
 
-# byte for byte the ae.safetensors of FLUX.1-schnell and -dev, which are behind gates; the hash says so
+# byte for byte the ae.safetensors of FLUX.1-schnell and -dev, which are behind gates; the hash says
+# so
 AUTOENCODER = Item(
     VAE.name,
     Source(
@@ -38,13 +41,17 @@ AUTOENCODER = Item(
 )
 CLIP = Item(
     CLIP_L.name,
-    replace(CLIP_L.source, sha256="660c6f5b1abae9dc498ac2d21e1347d2abdb0cf6c0c0c8576cd796491d9a6cdd"),
+    replace(
+        CLIP_L.source, sha256="660c6f5b1abae9dc498ac2d21e1347d2abdb0cf6c0c0c8576cd796491d9a6cdd"
+    ),
     246_144_152,
     role=CLIP_L,
 )
 T5_FP16 = Item(
     T5XXL.name,
-    replace(T5XXL.source, sha256="6e480b09fae049a72d2a8c5fbccb8d3e92febeb233bbe9dfe7256958a9167635"),
+    replace(
+        T5XXL.source, sha256="6e480b09fae049a72d2a8c5fbccb8d3e92febeb233bbe9dfe7256958a9167635"
+    ),
     9_787_841_024,
     role=T5XXL,
 )
@@ -63,7 +70,8 @@ IDENTITY = Item(PULID.name, PULID.source, 1_142_099_520, role=PULID)
 
 TEXT, TEXT_SMALL = (CLIP, T5_FP16, T5_VOCABULARY), (CLIP, T5_FP8, T5_VOCABULARY)
 
-# Each holds everything that a generation needs; "encoders" all but Flux, for whoever has that; "pulid" the one file.
+# Each holds everything that a generation needs; "encoders" all but Flux, for whoever has that;
+# "pulid" the one file.
 KITS: dict[str, tuple[Item, ...]] = {
     "schnell-q4": (
         _flux("city96/FLUX.1-schnell-gguf", "flux1-schnell-Q4_K_S.gguf", 6_780_000_000, APACHE),
@@ -72,7 +80,13 @@ KITS: dict[str, tuple[Item, ...]] = {
         IDENTITY,
     ),
     "schnell": (
-        _flux("black-forest-labs/FLUX.1-schnell", "flux1-schnell.safetensors", 23_780_000_000, APACHE, gated=True),
+        _flux(
+            "black-forest-labs/FLUX.1-schnell",
+            "flux1-schnell.safetensors",
+            23_780_000_000,
+            APACHE,
+            gated=True,
+        ),
         AUTOENCODER,
         *TEXT,
         IDENTITY,
@@ -84,13 +98,25 @@ KITS: dict[str, tuple[Item, ...]] = {
         IDENTITY,
     ),
     "dev": (
-        _flux("black-forest-labs/FLUX.1-dev", "flux1-dev.safetensors", 23_802_932_552, NONCOMMERCIAL, gated=True),
+        _flux(
+            "black-forest-labs/FLUX.1-dev",
+            "flux1-dev.safetensors",
+            23_802_932_552,
+            NONCOMMERCIAL,
+            gated=True,
+        ),
         AUTOENCODER,
         *TEXT,
         IDENTITY,
     ),
     "krea-dev": (
-        _flux("black-forest-labs/FLUX.1-Krea-dev", "flux1-krea-dev.safetensors", 23_802_932_552, NONCOMMERCIAL, gated=True),
+        _flux(
+            "black-forest-labs/FLUX.1-Krea-dev",
+            "flux1-krea-dev.safetensors",
+            23_802_932_552,
+            NONCOMMERCIAL,
+            gated=True,
+        ),
         AUTOENCODER,
         *TEXT,
         IDENTITY,

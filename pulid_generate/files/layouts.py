@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# tensors that only these models have; Flux in BFL's spelling and in diffusers', the autoencoder's is the same in both
+# tensors that only these models have; Flux in BFL's spelling and in diffusers', the autoencoder's
+# is the same in both
 FLUX_MARKER, VAE_MARKER = ("img_in.weight", "x_embedder.weight"), "decoder.conv_in.weight"
 
 
@@ -17,10 +18,12 @@ LATENT_CHANNELS = 16
 LATENT_WIDTH = 64  # 16 channels x 2 x 2
 
 
-VARIANTS = {384: "Flux Fill", 128: "Flux Canny or Depth"}  # by input width: they read a second picture
+# by input width: they read a second picture
+VARIANTS = {384: "Flux Fill", 128: "Flux Canny or Depth"}
 
 
-# BFL name -> diffusers names; several names: the rows are q, k, v (and the MLP's) one after the other.
+# BFL name -> diffusers names; several names: the rows are q, k, v (and the MLP's) one after the
+# other.
 FLUX_TOP = {
     "img_in": ("x_embedder",),
     "txt_in": ("context_embedder",),
@@ -70,7 +73,9 @@ FLUX_BLOCKS = {
 
 @dataclass(frozen=True)
 class FluxNames:
-    """The tensors of a layout that tell the model's sizes: input, text, pooled and guidance projections, a first block; the block lists."""
+    """The tensors of a layout that tell the model's sizes: input, text, pooled and guidance
+    projections, a first block; the block lists.
+    """
 
     latent: str
     context: str
@@ -107,11 +112,23 @@ DIFFUSERS_NAMES = FluxNames(
 VAE_NAMES = (
     (r"(encoder|decoder)\.(conv_in|conv_out)", r"\1.\2"),
     (r"(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
-    (r"encoder\.down\.(\d+)\.block\.(\d+)\.(norm1|conv1|norm2|conv2)", r"encoder.down_blocks.\1.resnets.\2.\3"),
-    (r"encoder\.down\.(\d+)\.block\.(\d+)\.nin_shortcut", r"encoder.down_blocks.\1.resnets.\2.conv_shortcut"),
+    (
+        r"encoder\.down\.(\d+)\.block\.(\d+)\.(norm1|conv1|norm2|conv2)",
+        r"encoder.down_blocks.\1.resnets.\2.\3",
+    ),
+    (
+        r"encoder\.down\.(\d+)\.block\.(\d+)\.nin_shortcut",
+        r"encoder.down_blocks.\1.resnets.\2.conv_shortcut",
+    ),
     (r"encoder\.down\.(\d+)\.downsample\.conv", r"encoder.down_blocks.\1.downsamplers.0.conv"),
-    (r"decoder\.up\.(\d+)\.block\.(\d+)\.(norm1|conv1|norm2|conv2)", r"decoder.up_blocks.\1.resnets.\2.\3"),
-    (r"decoder\.up\.(\d+)\.block\.(\d+)\.nin_shortcut", r"decoder.up_blocks.\1.resnets.\2.conv_shortcut"),
+    (
+        r"decoder\.up\.(\d+)\.block\.(\d+)\.(norm1|conv1|norm2|conv2)",
+        r"decoder.up_blocks.\1.resnets.\2.\3",
+    ),
+    (
+        r"decoder\.up\.(\d+)\.block\.(\d+)\.nin_shortcut",
+        r"decoder.up_blocks.\1.resnets.\2.conv_shortcut",
+    ),
     (r"decoder\.up\.(\d+)\.upsample\.conv", r"decoder.up_blocks.\1.upsamplers.0.conv"),
     (r"(encoder|decoder)\.mid\.block_1\.(norm1|conv1|norm2|conv2)", r"\1.mid_block.resnets.0.\2"),
     (r"(encoder|decoder)\.mid\.block_2\.(norm1|conv1|norm2|conv2)", r"\1.mid_block.resnets.1.\2"),
@@ -143,7 +160,8 @@ CLIP_MARKER = "embeddings.token_embedding.weight"
 T5_MARKER = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")
 
 
-# Tensors that only this model has, in each spelling; the same as the markers of checkpoints and text_encoders.
+# Tensors that only this model has, in each spelling; the same as the markers of checkpoints and
+# text_encoders.
 MARKERS = {
     "Flux": ("img_in.weight", "x_embedder.weight"),
     "autoencoder": ("decoder.conv_in.weight",),

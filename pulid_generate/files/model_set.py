@@ -1,11 +1,21 @@
-"""The files of one generation: found, recognised, and told by role. Reads headers only. Knows no model and no request."""
+"""The files of one generation: found, recognised, and told by role. Reads headers only. Knows no
+model and no request.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pulid_extract.shared.model_files import Found, Role, check_role, fills, find, kinds_of, open_given
+from pulid_extract.shared.model_files import (
+    Found,
+    Role,
+    check_role,
+    fills,
+    find,
+    kinds_of,
+    open_given,
+)
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
@@ -13,7 +23,9 @@ from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of one generation, found and recognised. pulid is None when no identity is asked for."""
+    """The files of one generation, found and recognised. pulid is None when no identity is asked
+    for.
+    """
 
     flux: Found
     vae: Found
@@ -41,30 +53,44 @@ class ModelFiles:
         models_dir: str | Path | None = None,
         with_pulid: bool = True,
     ) -> ModelFiles:
-        """Each explicit path, else `model`, else the models folder, else the Hugging Face cache; T5's vocabulary else the hub.
+        """Each explicit path, else `model`, else the models folder, else the Hugging Face cache;
+        T5's vocabulary else the hub.
 
-        A path is a file, a diffusers folder or the id of a cached repository. model: an all-in-one checkpoint or a whole diffusers
-        pipeline; it must hold a Flux transformer unless `flux` is given. Raises WeightsError.
+        A path is a file, a diffusers folder or the id of a cached repository. model: an all-in-one
+        checkpoint or a whole diffusers pipeline; it must hold a Flux transformer unless `flux` is
+        given. Raises WeightsError.
         """
         whole = open_given(ALL_IN_ONE, model) if model is not None else None
         if whole is not None and flux is None:
             check_role(whole.header, replace(FLUX, flag=ALL_IN_ONE.flag))
         folder = Path(models_dir).expanduser() if models_dir else None
-        transformer = _part(FLUX, flux, whole, folder)  # first: of several faults, this is the one to hear of
+        # first: of several faults, this is the one to hear of
+        transformer = _part(FLUX, flux, whole, folder)
         t5 = _part(T5XXL, t5xxl, whole, folder)
-        beside = [t5.path.parent, t5.path, t5.path / "tokenizer_2", t5.path.parent / "tokenizer_2", *([folder] if folder else [])]
+        beside = [
+            t5.path.parent,
+            t5.path,
+            t5.path / "tokenizer_2",
+            t5.path.parent / "tokenizer_2",
+            *([folder] if folder else []),
+        ]
         return cls(
             flux=transformer,
             vae=_part(VAE, vae, whole, folder),
             clip_l=_part(CLIP_L, clip_l, whole, folder),
             t5xxl=t5,
             pulid=find(PULID, pulid, models_dir) if with_pulid else None,
-            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside, t5.header),  # last: it may be a download
+            # last: it may be a download
+            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside, t5.header),
         )
 
 
-def _part(role: Role, given: str | Path | None, whole: Found | None, models_dir: Path | None) -> Found:
-    """The file for one role: what was given, else the all-in-one if it holds the part, else as `find`."""
+def _part(
+    role: Role, given: str | Path | None, whole: Found | None, models_dir: Path | None
+) -> Found:
+    """The file for one role: what was given, else the all-in-one if it holds the part, else as
+    `find`.
+    """
     if given is None and whole is not None:
         if fills(whole.header, role):
             return Found(whole.path, "all-in-one", whole.header)
@@ -72,5 +98,7 @@ def _part(role: Role, given: str | Path | None, whole: Found | None, models_dir:
             return find(role, None, models_dir)
         except WeightsError as error:
             held = ", ".join(kind.name for kind in kinds_of(whole.header).values())
-            raise WeightsError(f"{whole.path}: holds no {role.name} (only {held}); {error}") from None
+            raise WeightsError(
+                f"{whole.path}: holds no {role.name} (only {held}); {error}"
+            ) from None
     return find(role, given, models_dir)

@@ -1,4 +1,5 @@
-"""The parts of this stage and the files that can fill them: a table. `pulid_extract.shared.model_files.find` looks them up.
+"""The parts of this stage and the files that can fill them: a table.
+`pulid_extract.shared.model_files.find` looks them up.
 
 Sizes and licences: the model cards of the repositories named here.
 """
@@ -24,7 +25,9 @@ VAE = Role(
     "autoencoder",
     "--vae",
     ("Flux autoencoder", "diffusers Flux autoencoder"),
-    Source(repo="black-forest-labs/FLUX.1-schnell", files=("ae.safetensors",), licence="Apache-2.0"),
+    Source(
+        repo="black-forest-labs/FLUX.1-schnell", files=("ae.safetensors",), licence="Apache-2.0"
+    ),
 )
 CLIP_L = Role(
     "CLIP-L text encoder",
@@ -36,7 +39,11 @@ T5XXL = Role(
     "T5 text encoder",
     "--t5xxl",
     ("T5 encoder", "T5 encoder in GGUF"),
-    Source(repo="comfyanonymous/flux_text_encoders", files=("t5xxl_fp16.safetensors",), licence="Apache-2.0"),
+    Source(
+        repo="comfyanonymous/flux_text_encoders",
+        files=("t5xxl_fp16.safetensors",),
+        licence="Apache-2.0",
+    ),
 )
 
 # several of the above in one file, or a whole diffusers pipeline
@@ -44,7 +51,12 @@ ALL_IN_ONE = Role(
     "all-in-one checkpoint",
     "--model",
     FLUX.kinds + VAE.kinds + CLIP_L.kinds + T5XXL.kinds,
-    Source(repo="Comfy-Org/flux1-schnell", files=("flux1-schnell-fp8.safetensors",), licence="Apache-2.0"),
+    Source(
+        repo="Comfy-Org/flux1-schnell",
+        files=("flux1-schnell-fp8.safetensors",),
+        licence="Apache-2.0",
+    ),
 )
 
-PULID = replace(model_files.PULID, fetch=False)  # this stage downloads no model that was not asked for
+# this stage downloads no model that was not asked for
+PULID = replace(model_files.PULID, fetch=False)

@@ -23,12 +23,18 @@ class ManyFlags:
         ),
     ] = 1
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip rows whose picture is there and was made with the same effective inputs.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Skip rows whose picture is there and was made with the same effective inputs.",
+        ),
     ] = False
     no_cache: Annotated[
         bool,
         typer.Option(
-            "--no-cache", envvar="PULID_NO_CACHE", help="Keep encoded prompts in memory only, not in the user's cache folder."
+            "--no-cache",
+            envvar="PULID_NO_CACHE",
+            help="Keep encoded prompts in memory only, not in the user's cache folder.",
         ),
     ] = False
 
@@ -61,19 +67,33 @@ class RowFlags(ManyFlags):
         ),
     ] = None
     prompts: Annotated[
-        str | None, typer.Option("--prompts", metavar="FILE", help="Instead of a manifest: one prompt in each line.")
+        str | None,
+        typer.Option(
+            "--prompts", metavar="FILE", help="Instead of a manifest: one prompt in each line."
+        ),
     ] = None
     identities: Annotated[
         str | None,
-        typer.Option("--identities", metavar="FOLDER", help="Instead of a manifest: every .pulidembd of it, with every prompt."),
+        typer.Option(
+            "--identities",
+            metavar="FOLDER",
+            help="Instead of a manifest: every .pulidembd of it, with every prompt.",
+        ),
     ] = None
     seeds: Annotated[
         str | None,
-        typer.Option("--seeds", metavar="N-M,..", help="Instead of a manifest: each of them, with every prompt and identity."),
+        typer.Option(
+            "--seeds",
+            metavar="N-M,..",
+            help="Instead of a manifest: each of them, with every prompt and identity.",
+        ),
     ] = None
-    output_dir: Annotated[str, typer.Option("--output-dir", metavar="FOLDER", help="Where the pictures go; made if need be.")] = (
-        "."
-    )
+    output_dir: Annotated[
+        str,
+        typer.Option(
+            "--output-dir", metavar="FOLDER", help="Where the pictures go; made if need be."
+        ),
+    ] = "."
     name: Annotated[
         str,
         typer.Option(
@@ -98,5 +118,9 @@ class SweepOwnFlags:
     ] = None
     output_dir: Annotated[
         str | None,
-        typer.Option("--output-dir", metavar="FOLDER", help="Where the single pictures are kept. Default: they are not."),
+        typer.Option(
+            "--output-dir",
+            metavar="FOLDER",
+            help="Where the single pictures are kept. Default: they are not.",
+        ),
     ] = None

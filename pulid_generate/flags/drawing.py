@@ -17,7 +17,9 @@ def _sigmas(text: str | None) -> str | None:
     try:
         [float(part) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 1.0,0.75,0.5,0.25,0") from None
+        raise typer.BadParameter(
+            f"{text!r} is not a list of numbers such as 1.0,0.75,0.5,0.25,0"
+        ) from None
     return text
 
 
@@ -34,15 +36,29 @@ def _flow_shift(text: str) -> str:
 class DrawingFlags:
     """Flags as typed."""
 
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw.")] = None
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw.")
+    ] = None
     prompt_file: Annotated[
-        str | None, typer.Option("--prompt-file", metavar="FILE|-", help="Read the prompt from a UTF-8 file.")
+        str | None,
+        typer.Option("--prompt-file", metavar="FILE|-", help="Read the prompt from a UTF-8 file."),
     ] = None
     negative_prompt: Annotated[
-        str, typer.Option("--negative-prompt", "-n", metavar="TEXT", help="What to avoid; used when --cfg-scale is not 1.")
+        str,
+        typer.Option(
+            "--negative-prompt",
+            "-n",
+            metavar="TEXT",
+            help="What to avoid; used when --cfg-scale is not 1.",
+        ),
     ] = ""
     negative_prompt_file: Annotated[
-        str | None, typer.Option("--negative-prompt-file", metavar="FILE|-", help="Read the negative prompt from a UTF-8 file.")
+        str | None,
+        typer.Option(
+            "--negative-prompt-file",
+            metavar="FILE|-",
+            help="Read the negative prompt from a UTF-8 file.",
+        ),
     ] = None
     prompt_weights: Annotated[
         bool,
@@ -61,24 +77,49 @@ class DrawingFlags:
         ),
     ] = 256
     width: Annotated[
-        int, typer.Option("--width", "-W", metavar="PIXELS", help="Multiple of 16 (sd-cli rounds, the app: 896).")
+        int,
+        typer.Option(
+            "--width", "-W", metavar="PIXELS", help="Multiple of 16 (sd-cli rounds, the app: 896)."
+        ),
     ] = 512
-    height: Annotated[int, typer.Option("--height", "-H", metavar="PIXELS", help="Multiple of 16 (the app: 1152).")] = 512
+    height: Annotated[
+        int,
+        typer.Option("--height", "-H", metavar="PIXELS", help="Multiple of 16 (the app: 1152)."),
+    ] = 512
     steps: Annotated[
         int | None,
-        typer.Option("--steps", metavar="N", help="Denoising steps. Default: 20 for dev (sd-cli's for all), 4 for schnell."),
+        typer.Option(
+            "--steps",
+            metavar="N",
+            help="Denoising steps. Default: 20 for dev (sd-cli's for all), 4 for schnell.",
+        ),
     ] = None
-    seed: Annotated[int, typer.Option("--seed", "-s", metavar="N", help="Seed of the noise; negative takes a random one.")] = 42
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", "-s", metavar="N", help="Seed of the noise; negative takes a random one."
+        ),
+    ] = 42
     batch_count: Annotated[
         int,
-        typer.Option("--batch-count", "-b", metavar="N", help="Pictures, with seeds seed, seed+1, ..; named _0, _1 or by %03d."),
+        typer.Option(
+            "--batch-count",
+            "-b",
+            metavar="N",
+            help="Pictures, with seeds seed, seed+1, ..; named _0, _1 or by %03d.",
+        ),
     ] = 1
     rng: Annotated[
         Literal["cuda", "cpu"],
-        typer.Option("--rng", help="Noise: sd-cli's Philox (cuda) or torch's CPU generator (the reference)."),
+        typer.Option(
+            "--rng", help="Noise: sd-cli's Philox (cuda) or torch's CPU generator (the reference)."
+        ),
     ] = "cuda"
     guidance: Annotated[
-        float, typer.Option("--guidance", metavar="G", help="Distilled guidance of dev (the reference's app: 4).")
+        float,
+        typer.Option(
+            "--guidance", metavar="G", help="Distilled guidance of dev (the reference's app: 4)."
+        ),
     ] = 3.5
     cfg_scale: Annotated[
         float,
@@ -90,28 +131,54 @@ class DrawingFlags:
         ),
     ] = 1.0
     cfg_start_step: Annotated[
-        int, typer.Option("--cfg-start-step", metavar="N", help="First step with true CFG, from 0 (the reference: 1).")
+        int,
+        typer.Option(
+            "--cfg-start-step",
+            metavar="N",
+            help="First step with true CFG, from 0 (the reference: 1).",
+        ),
     ] = 0
     slg_scale: Annotated[
         float,
-        typer.Option("--slg-scale", metavar="S", help="Skip-layer guidance; 0 is off, one more forward per step in its window."),
+        typer.Option(
+            "--slg-scale",
+            metavar="S",
+            help="Skip-layer guidance; 0 is off, one more forward per step in its window.",
+        ),
     ] = 0.0
     skip_layers: Annotated[
-        str, typer.Option("--skip-layers", metavar="N,N,..", help="Blocks that skip-layer guidance leaves out.")
+        str,
+        typer.Option(
+            "--skip-layers", metavar="N,N,..", help="Blocks that skip-layer guidance leaves out."
+        ),
     ] = "7,8,9"
     skip_layer_start: Annotated[
         float,
-        typer.Option("--skip-layer-start", metavar="SHARE", help="Skip-layer guidance begins after this share of the steps."),
+        typer.Option(
+            "--skip-layer-start",
+            metavar="SHARE",
+            help="Skip-layer guidance begins after this share of the steps.",
+        ),
     ] = 0.01
     skip_layer_end: Annotated[
-        float, typer.Option("--skip-layer-end", metavar="SHARE", help="Skip-layer guidance ends before this share of the steps.")
+        float,
+        typer.Option(
+            "--skip-layer-end",
+            metavar="SHARE",
+            help="Skip-layer guidance ends before this share of the steps.",
+        ),
     ] = 0.2
-    sampling_method: Annotated[str, typer.Option("--sampling-method", metavar="NAME", help=f"Sampler: {', '.join(METHODS)}.")] = (
-        "euler"
-    )
+    sampling_method: Annotated[
+        str,
+        typer.Option("--sampling-method", metavar="NAME", help=f"Sampler: {', '.join(METHODS)}."),
+    ] = "euler"
     eta: Annotated[
         float | None,
-        typer.Option("--eta", metavar="N", help="Share of fresh noise of the ancestral methods. Default: the method's own."),
+        typer.Option(
+            "--eta",
+            metavar="N",
+            help="Share of fresh noise of the ancestral methods. Default: the method's own.",
+        ),
     ] = None
     scheduler: Annotated[
         str | None,
@@ -144,14 +211,25 @@ class DrawingFlags:
     init_img: Annotated[
         str | None,
         typer.Option(
-            "--init-img", "-i", metavar="FILE|-", help="Start from this picture instead of noise alone (image to image)."
+            "--init-img",
+            "-i",
+            metavar="FILE|-",
+            help="Start from this picture instead of noise alone (image to image).",
         ),
     ] = None
     strength: Annotated[
         float,
-        typer.Option("--strength", metavar="0..1", help="How much of --init-img is redrawn: 0 hardly anything, 1 everything."),
+        typer.Option(
+            "--strength",
+            metavar="0..1",
+            help="How much of --init-img is redrawn: 0 hardly anything, 1 everything.",
+        ),
     ] = 0.75
     mask: Annotated[
         str | None,
-        typer.Option("--mask", metavar="PNG", help="Redraw only where this picture is white (inpainting); needs --init-img."),
+        typer.Option(
+            "--mask",
+            metavar="PNG",
+            help="Redraw only where this picture is white (inpainting); needs --init-img.",
+        ),
     ] = None

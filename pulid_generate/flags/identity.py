@@ -14,10 +14,19 @@ class IdentityFlags:
 
     pulid_id_embedding: Annotated[
         str | None,
-        typer.Option("--pulid-id-embedding", metavar="FILE|-", help="The person: a .pulidembd; - reads standard input."),
+        typer.Option(
+            "--pulid-id-embedding",
+            metavar="FILE|-",
+            help="The person: a .pulidembd; - reads standard input.",
+        ),
     ] = None
     pulid_id_weight: Annotated[
-        float, typer.Option("--pulid-id-weight", metavar="W", help="Strength of the identity; 0 draws as without one.")
+        float,
+        typer.Option(
+            "--pulid-id-weight",
+            metavar="W",
+            help="Strength of the identity; 0 draws as without one.",
+        ),
     ] = 1.0
     identity: Annotated[
         list[str] | None,
@@ -30,7 +39,10 @@ class IdentityFlags:
     ] = None
     identity_fusion: Annotated[
         Literal["concat", "mean"],
-        typer.Option("--identity-fusion", help="How several embeddings of one person become one: all their tokens, or the mean."),
+        typer.Option(
+            "--identity-fusion",
+            help="How several embeddings of one person become one: all their tokens, or the mean.",
+        ),
     ] = "concat"
     id_start_step: Annotated[
         str,
@@ -43,7 +55,11 @@ class IdentityFlags:
     ] = "0"
     id_end_step: Annotated[
         str | None,
-        typer.Option("--id-end-step", metavar="N|SHARE", help="First step that no longer sees the identity. Default: none."),
+        typer.Option(
+            "--id-end-step",
+            metavar="N|SHARE",
+            help="First step that no longer sees the identity. Default: none.",
+        ),
     ] = None
     id_weight_schedule: Annotated[
         str | None,
@@ -54,10 +70,16 @@ class IdentityFlags:
         ),
     ] = None
     id_weight_double: Annotated[
-        float, typer.Option("--id-weight-double", metavar="W", help="Factor on the weight in the double blocks.")
+        float,
+        typer.Option(
+            "--id-weight-double", metavar="W", help="Factor on the weight in the double blocks."
+        ),
     ] = 1.0
     id_weight_single: Annotated[
-        float, typer.Option("--id-weight-single", metavar="W", help="Factor on the weight in the single blocks.")
+        float,
+        typer.Option(
+            "--id-weight-single", metavar="W", help="Factor on the weight in the single blocks."
+        ),
     ] = 1.0
     negative_id: Annotated[
         Literal["uncond", "same", "none"],

@@ -1,4 +1,6 @@
-"""Who pictures are compared with, and by what: what `pulid-extract score` is asked. Imports no torch."""
+"""Who pictures are compared with, and by what: what `pulid-extract score` is asked. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ class LikenessFlags:
     ] = None
     stranger: Annotated[
         list[str] | None,
-        typer.Option("--stranger", metavar="PICTURE", help="Picture of somebody else, as a control; repeat for more."),
+        typer.Option(
+            "--stranger",
+            metavar="PICTURE",
+            help="Picture of somebody else, as a control; repeat for more.",
+        ),
     ] = None
     recognizer: Annotated[
         str | None,
@@ -36,9 +42,17 @@ class LikenessFlags:
     ] = None
     antelopev2: Annotated[
         str | None,
-        typer.Option("--antelopev2", metavar="FOLDER", help="InsightFace's antelopev2 pack, which finds and recognises faces."),
+        typer.Option(
+            "--antelopev2",
+            metavar="FOLDER",
+            help="InsightFace's antelopev2 pack, which finds and recognises faces.",
+        ),
     ] = None
     det_threshold: Annotated[
         float | None,
-        typer.Option("--det-threshold", metavar="S", help="Score from which something is a face, 0 to 1. Default: 0.5."),
+        typer.Option(
+            "--det-threshold",
+            metavar="S",
+            help="Score from which something is a face, 0 to 1. Default: 0.5.",
+        ),
     ] = None

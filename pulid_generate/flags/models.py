@@ -32,11 +32,19 @@ class ModelFlags:
             help="Flux.1 dev, schnell, Krea-dev or Kontext-dev: safetensors (also fp8), GGUF, a diffusers folder or repository id.",
         ),
     ] = None
-    vae: Annotated[str | None, typer.Option("--vae", metavar="FILE|FOLDER", help="ae.safetensors.")] = None
-    clip_l: Annotated[str | None, typer.Option("--clip_l", metavar="FILE|FOLDER", help="clip_l.safetensors.")] = None
+    vae: Annotated[
+        str | None, typer.Option("--vae", metavar="FILE|FOLDER", help="ae.safetensors.")
+    ] = None
+    clip_l: Annotated[
+        str | None, typer.Option("--clip_l", metavar="FILE|FOLDER", help="clip_l.safetensors.")
+    ] = None
     t5xxl: Annotated[
         str | None,
-        typer.Option("--t5xxl", metavar="FILE|FOLDER", help="t5xxl_fp16.safetensors, an fp8 one, or a T5 encoder in GGUF."),
+        typer.Option(
+            "--t5xxl",
+            metavar="FILE|FOLDER",
+            help="t5xxl_fp16.safetensors, an fp8 one, or a T5 encoder in GGUF.",
+        ),
     ] = None
     t5_tokenizer: Annotated[
         str | None,
@@ -47,7 +55,8 @@ class ModelFlags:
         ),
     ] = None
     pulid_weights: Annotated[
-        str | None, typer.Option("--pulid-weights", metavar="FILE", help="pulid_flux_v0.9.1.safetensors.")
+        str | None,
+        typer.Option("--pulid-weights", metavar="FILE", help="pulid_flux_v0.9.1.safetensors."),
     ] = None
     models_dir: Annotated[
         str | None,
@@ -60,9 +69,17 @@ class ModelFlags:
     ] = None
     lora: Annotated[
         list[str] | None,
-        typer.Option("--lora", metavar="FILE[:W]", help="A LoRA and its weight (1); may be given several times."),
+        typer.Option(
+            "--lora",
+            metavar="FILE[:W]",
+            help="A LoRA and its weight (1); may be given several times.",
+        ),
     ] = None
     lora_model_dir: Annotated[
         str | None,
-        typer.Option("--lora-model-dir", metavar="FOLDER", help="Where the prompt's <lora:NAME:WEIGHT> are looked for."),
+        typer.Option(
+            "--lora-model-dir",
+            metavar="FOLDER",
+            help="Where the prompt's <lora:NAME:WEIGHT> are looked for.",
+        ),
     ] = None

@@ -21,19 +21,41 @@ class OutputFlags:
     """Flags as typed."""
 
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="The PNG to write; - writes standard output.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE|-", help="The PNG to write; - writes standard output."
+        ),
     ] = "output.png"
     output_begin_idx: Annotated[
-        int | None, typer.Option("--output-begin-idx", metavar="N", help="Number of the first picture of several. Default: 0.")
+        int | None,
+        typer.Option(
+            "--output-begin-idx",
+            metavar="N",
+            help="Number of the first picture of several. Default: 0.",
+        ),
     ] = None
     disable_image_metadata: Annotated[
-        bool, typer.Option("--disable-image-metadata", help="Leave out the PNG's `parameters` chunk.")
+        bool,
+        typer.Option("--disable-image-metadata", help="Leave out the PNG's `parameters` chunk."),
     ] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each picture instead of its path.")] = False
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one line of JSON for each picture instead of its path."),
+    ] = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what is loaded and every step, also where standard error is no terminal.")
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Say what is loaded and every step, also where standard error is no terminal.",
+        ),
     ] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no log, only errors.")] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no log, only errors.")
+    ] = False
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False

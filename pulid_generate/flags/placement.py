@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 DTYPES = {"auto": "auto"} | {
-    name: full for full, short in (("float32", "f32"), ("bfloat16", "bf16"), ("float16", "f16")) for name in (full, short)
+    name: full
+    for full, short in (("float32", "f32"), ("bfloat16", "bf16"), ("float16", "f16"))
+    for name in (full, short)
 }
 
 
@@ -25,7 +27,9 @@ def _show_devices(asked: bool) -> None:
 class PlacementFlags:
     """Flags as typed."""
 
-    device: Annotated[str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="Where Flux runs.")] = "auto"
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="Where Flux runs.")
+    ] = "auto"
     dtype: Annotated[
         Literal[tuple(DTYPES)],  # type: ignore[valid-type]
         typer.Option(
@@ -57,7 +61,10 @@ class PlacementFlags:
         ),
     ] = 0.0
     compile_blocks: Annotated[
-        bool, typer.Option("--compile", help="torch.compile Flux's blocks: minutes at the start, faster steps.")
+        bool,
+        typer.Option(
+            "--compile", help="torch.compile Flux's blocks: minutes at the start, faster steps."
+        ),
     ] = False
     backend: Annotated[
         str | None,
@@ -75,11 +82,18 @@ class PlacementFlags:
             help="Which models' weights wait in main memory, as sd-cli; --offload-to-cpu is all of them.",
         ),
     ] = None
-    clip_on_cpu: Annotated[bool, typer.Option("--clip-on-cpu", help="Run CLIP and T5 on the CPU.")] = False
-    vae_on_cpu: Annotated[bool, typer.Option("--vae-on-cpu", help="Run the autoencoder on the CPU.")] = False
+    clip_on_cpu: Annotated[
+        bool, typer.Option("--clip-on-cpu", help="Run CLIP and T5 on the CPU.")
+    ] = False
+    vae_on_cpu: Annotated[
+        bool, typer.Option("--vae-on-cpu", help="Run the autoencoder on the CPU.")
+    ] = False
     offload_to_cpu: Annotated[
         bool,
-        typer.Option("--offload-to-cpu", help="Keep weights in main memory, each layer on the device only while it runs."),
+        typer.Option(
+            "--offload-to-cpu",
+            help="Keep weights in main memory, each layer on the device only while it runs.",
+        ),
     ] = False
     max_vram: Annotated[
         str | None,
@@ -90,18 +104,38 @@ class PlacementFlags:
         ),
     ] = None
     threads: Annotated[
-        int | None, typer.Option("--threads", "-t", metavar="N", help="Processor threads. Default: one per core.")
+        int | None,
+        typer.Option(
+            "--threads", "-t", metavar="N", help="Processor threads. Default: one per core."
+        ),
     ] = None
     list_devices: Annotated[
-        bool, typer.Option("--list-devices", callback=_show_devices, is_eager=True, help="Print the devices and exit.")
+        bool,
+        typer.Option(
+            "--list-devices",
+            callback=_show_devices,
+            is_eager=True,
+            help="Print the devices and exit.",
+        ),
     ] = False
     vae_tiling: Annotated[
         bool,
-        typer.Option("--vae-tiling", help="Decode in overlapping tiles of 256 pixels: less memory, slightly other pixels."),
+        typer.Option(
+            "--vae-tiling",
+            help="Decode in overlapping tiles of 256 pixels: less memory, slightly other pixels.",
+        ),
     ] = False
     vae_tile_size: Annotated[
-        str, typer.Option("--vae-tile-size", metavar="WxH", help="Tile of --vae-tiling, in latent cells of 8 pixels.")
+        str,
+        typer.Option(
+            "--vae-tile-size",
+            metavar="WxH",
+            help="Tile of --vae-tiling, in latent cells of 8 pixels.",
+        ),
     ] = "32x32"
     vae_tile_overlap: Annotated[
-        float, typer.Option("--vae-tile-overlap", metavar="SHARE", help="Overlap of tiles, as a share of a tile.")
+        float,
+        typer.Option(
+            "--vae-tile-overlap", metavar="SHARE", help="Overlap of tiles, as a share of a tile."
+        ),
     ] = 0.5

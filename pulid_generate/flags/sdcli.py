@@ -1,10 +1,12 @@
-"""Every flag of sd-cli and what becomes of it here: a table, and the step of the command line that applies it.
+"""Every flag of sd-cli and what becomes of it here: a table, and the step of the command line that
+applies it.
 
-A flag is implemented (our own option, in `flags`), noted (accepted; it has nothing to change, and a line on standard error says so) or
-refused (one line says why and what to do instead). Imports no torch; knows no other module of this package but `errors`.
+A flag is implemented (our own option, in `flags`), noted (accepted; it has nothing to change, and a
+line on standard error says so) or refused (one line says why and what to do instead). Imports no
+torch; knows no other module of this package but `errors`.
 
-Source: stable-diffusion.cpp 97d29908, `sd-cli --help` and examples/common/common.cpp (which flags take a value, and how it is written).
-docs/sd-cli.md is made from this table.
+Source: stable-diffusion.cpp 97d29908, `sd-cli --help` and examples/common/common.cpp (which flags
+take a value, and how it is written). docs/sd-cli.md is made from this table.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ Status = Literal["implemented", "noted", "refused"]
 class SdFlag:
     """One flag of sd-cli.
 
-    text: of an implemented flag how it differs from sd-cli ("": it does not), of a noted one why it changes nothing, of a refused one the
+    text: of an implemented flag how it differs from sd-cli ("": it does not), of a noted one why it
+    changes nothing, of a refused one the
         reason and the next step.
-    default: sd-cli's, as its help writes it. value: whether a value follows. accepts: the only values that can be taken; others are
-        refused with `otherwise`. optional: words that are taken as its value if one of them follows (flags that newer versions changed).
+    default: sd-cli's, as its help writes it. value: whether a value follows. accepts: the only
+    values that can be taken; others are
+        refused with `otherwise`. optional: words that are taken as its value if one of them follows
+        (flags that newer versions changed).
     """
 
     name: str
@@ -47,13 +52,17 @@ class SdFlag:
 
 
 def take_sd_flags(
-    arguments: Sequence[str], own: Mapping[str, bool], note: Callable[[str], None] = lambda line: None
+    arguments: Sequence[str],
+    own: Mapping[str, bool],
+    note: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
-    """The arguments without sd-cli's flags that are not our own options; those that change nothing are reported to `note`.
+    """The arguments without sd-cli's flags that are not our own options; those that change nothing
+    are reported to `note`.
 
-    own: our options, each with whether it takes a value, so that the value of one is never read as a flag. As in sd-cli, a value is the
-    next word; `--flag=value` is understood too. Everything from the first word that is neither option nor value (a sub-command), or from
-    `--`, is left alone. Raises RequestError for a flag that is refused, and for one whose value is missing.
+    own: our options, each with whether it takes a value, so that the value of one is never read as
+    a flag. As in sd-cli, a value is the next word; `--flag=value` is understood too. Everything
+    from the first word that is neither option nor value (a sub-command), or from `--`, is left
+    alone. Raises RequestError for a flag that is refused, and for one whose value is missing.
     """
     kept: list[str] = []
     words = list(arguments)
@@ -78,7 +87,9 @@ def take_sd_flags(
 
 
 def _value(flag: SdFlag, name: str, words: list[str], given: str | None) -> str:
-    """The value of a flag, taken off `words` unless it was `given` after an equals sign; "" for a flag without one."""
+    """The value of a flag, taken off `words` unless it was `given` after an equals sign; "" for a
+    flag without one.
+    """
     if given is not None:
         return given
     if flag.value:
@@ -92,7 +103,9 @@ def _refuse(flag: SdFlag, name: str, value: str) -> None:
     if flag.status == "refused":
         raise RequestError(f"{name}: {flag.text}")
     if flag.accepts and value not in flag.accepts:
-        raise RequestError(f"{name} {value}: {flag.otherwise}; here it can only be {' or '.join(flag.accepts)}")
+        raise RequestError(
+            f"{name} {value}: {flag.otherwise}; here it can only be {' or '.join(flag.accepts)}"
+        )
 
 
 class _TakesSdFlags:
@@ -123,18 +136,24 @@ class SdGroup(_TakesSdFlags, TyperGroup):
     """For `@app.callback(cls=SdGroup)`."""
 
 
-# ----------------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
-def _same(name: str, *aliases: str, default: str | None = None, value: bool = True, text: str = "") -> SdFlag:
+def _same(
+    name: str, *aliases: str, default: str | None = None, value: bool = True, text: str = ""
+) -> SdFlag:
     return SdFlag(name, "implemented", text, aliases, default, value)
 
 
-def _note(name: str, text: str, *aliases: str, default: str | None = None, value: bool = True, **more: Any) -> SdFlag:
+def _note(
+    name: str, text: str, *aliases: str, default: str | None = None, value: bool = True, **more: Any
+) -> SdFlag:
     return SdFlag(name, "noted", text, aliases, default, value, **more)
 
 
-def _no(name: str, text: str, *aliases: str, default: str | None = None, value: bool = True) -> SdFlag:
+def _no(
+    name: str, text: str, *aliases: str, default: str | None = None, value: bool = True
+) -> SdFlag:
     return SdFlag(name, "refused", text, aliases, default, value)
 
 
@@ -144,8 +163,12 @@ IMATRIX = "importance matrices serve quantisation; make the GGUF with sd-cli, it
 OTHER_FAMILY = "it belongs to another model family, Flux has no such part; leave it out"
 CONTROL = "ControlNet is not supported; leave it out, or draw with sd-cli"
 VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
-PHOTOMAKER = "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
-DETAILER = "ADetailer is not supported; leave it out, or put the face back with --init-img and --mask"
+PHOTOMAKER = (
+    "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
+)
+DETAILER = (
+    "ADetailer is not supported; leave it out, or put the face back with --init-img and --mask"
+)
 REFERENCE = "reference pictures (Flux Kontext's editing) are not supported; to start from a picture use --init-img and --strength"
 WITH_REFERENCE = "it only serves --ref-image"
 WITH_HIRES = "it only serves --hires"
@@ -164,9 +187,18 @@ NORMAL = "the memory plan is made in any case, before anything loads"
 GROUPS: dict[str, tuple[SdFlag, ...]] = {
     "Program and output": (
         _same("--output", "-o", default="./output.png", text="default output.png, the same file"),
-        _same("--output-begin-idx", default="0 if specified %d in output path, 1 otherwise", text="default 0 in both cases"),
+        _same(
+            "--output-begin-idx",
+            default="0 if specified %d in output path, 1 otherwise",
+            text="default 0 in both cases",
+        ),
         _note(
-            "--mode", "drawing is all this command does", "-M", default="img_gen", accepts=("img_gen",), otherwise="no such mode"
+            "--mode",
+            "drawing is all this command does",
+            "-M",
+            default="img_gen",
+            accepts=("img_gen",),
+            otherwise="no such mode",
         ),
         _same("--verbose", "-v", value=False),
         _note("--color", "the log has no colours", value=False),
@@ -195,7 +227,10 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _same("--vae"),
         _same("--pulid-weights"),
         _same("--lora-model-dir"),
-        _note("--lora-apply-mode", "LoRA runs beside the weights, quantised or not, and can be taken off again"),
+        _note(
+            "--lora-apply-mode",
+            "LoRA runs beside the weights, quantised or not, and can be taken off again",
+        ),
         _note(
             "--vae-format",
             "Flux's latents are the only ones",
@@ -203,7 +238,10 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
             accepts=("auto", "flux"),
             otherwise="of another family",
         ),
-        _note("--embd-dir", "textual inversions change the tokens of Stable Diffusion's encoders, Flux reads none of them"),
+        _note(
+            "--embd-dir",
+            "textual inversions change the tokens of Stable Diffusion's encoders, Flux reads none of them",
+        ),
         _no("--clip_g", OTHER_FAMILY),
         _no("--clip_vision", OTHER_FAMILY),
         _no("--llm", OTHER_FAMILY),
@@ -216,18 +254,37 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--motion-module", OTHER_FAMILY),
         _no("--model-args", OTHER_FAMILY),
         _no("--audio-vae", VIDEO),
-        _no("--taesd", "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling"),
-        _no("--tae", "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling"),
+        _no(
+            "--taesd",
+            "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling",
+        ),
+        _no(
+            "--tae",
+            "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling",
+        ),
         _no("--control-net", CONTROL),
-        _no("--ip-adapter", "IP-Adapter is not supported; a person comes from --pulid-id-embedding"),
+        _no(
+            "--ip-adapter", "IP-Adapter is not supported; a person comes from --pulid-id-embedding"
+        ),
         _no("--photo-maker", PHOTOMAKER),
-        _no("--upscale-model", "upscaling is not supported; leave it out and upscale the picture afterwards"),
-        _no("--type", "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf"),
+        _no(
+            "--upscale-model",
+            "upscaling is not supported; leave it out and upscale the picture afterwards",
+        ),
+        _no(
+            "--type",
+            "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf",
+        ),
         _no(
             "--tensor-type-rules",
             "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf",
         ),
-        _note("--prediction", "every Flux predicts a flow", accepts=("flux_flow",), otherwise="Flux does not predict that"),
+        _note(
+            "--prediction",
+            "every Flux predicts a flow",
+            accepts=("flux_flow",),
+            otherwise="Flux does not predict that",
+        ),
         _note("--force-sdxl-vae-conv-scale", "it belongs to SDXL's autoencoder", value=False),
     ),
     "Devices and memory": (
@@ -237,18 +294,28 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _same("--clip-on-cpu", value=False),
         _same("--vae-on-cpu", value=False),
         _same("--max-vram", text="also what the memory plan counts with"),
-        _same("--threads", "-t", default="-1", text="default: one thread per core, as torch has it"),
-        _same("--vae-tiling", value=False, text="also chosen by the memory plan, when the whole picture would not fit"),
+        _same(
+            "--threads", "-t", default="-1", text="default: one thread per core, as torch has it"
+        ),
+        _same(
+            "--vae-tiling",
+            value=False,
+            text="also chosen by the memory plan, when the whole picture would not fit",
+        ),
         _same("--vae-tile-size", default="32x32"),
         _same("--vae-tile-overlap", default="0.5"),
-        _no("--vae-relative-tile-size", "only sizes in latents are understood; use --vae-tile-size"),
+        _no(
+            "--vae-relative-tile-size", "only sizes in latents are understood; use --vae-tile-size"
+        ),
         _note("--extra-tiling-args", "it belongs to a video autoencoder", default="4"),
         _note("--temporal-tiling", "it belongs to a video autoencoder", value=False),
         _note("--control-net-cpu", "there is no ControlNet here", value=False),
         _note("--split-mode", "no model is split over several devices"),
         _no("--rpc-servers", "devices of other machines are not supported; leave it out"),
         _note("--stream-layers", STREAMING, value=False),
-        _note("--eager-load", "each model is loaded for its own stage and freed after it", value=False),
+        _note(
+            "--eager-load", "each model is loaded for its own stage and freed after it", value=False
+        ),
         _note("--auto-fit", NORMAL, value=False, optional=("on", "off")),
         _note("--mmap", "weights are memory-mapped in any case", value=False),
         _note("--fa", ATTENTION, value=False),
@@ -267,13 +334,21 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _same("--seed", "-s", default="42, use random seed for < 0"),
         _same("--batch-count", "-b"),
         _same(
-            "--cfg-scale", default="7.0", text="default 1: Flux is distilled, and 7 draws every step twice and burns the picture"
+            "--cfg-scale",
+            default="7.0",
+            text="default 1: Flux is distilled, and 7 draws every step twice and burns the picture",
         ),
         _same("--guidance", default="3.5"),
         _same("--sampling-method", default="euler", text="those of flow matching"),
-        _same("--scheduler", default="model-specific", text="the default is BFL's schedule; `sdcpp` repeats sd-cli's"),
+        _same(
+            "--scheduler",
+            default="model-specific",
+            text="the default is BFL's schedule; `sdcpp` repeats sd-cli's",
+        ),
         _same("--sigmas"),
-        _same("--flow-shift", default="auto", text="changes the schedule; sd-cli ignores it for Flux"),
+        _same(
+            "--flow-shift", default="auto", text="changes the schedule; sd-cli ignores it for Flux"
+        ),
         _same("--rng", default="cuda", text="cuda and cpu; std_default belongs to one C++ library"),
         _note("--sampler-rng", SAMPLER_NOISE),
         _same(
@@ -281,8 +356,16 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
             default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
             text="the default is the method's own",
         ),
-        _note("--clip-skip", "Flux reads CLIP's pooled vector, which comes after the last layer", default="-1"),
-        _note("--img-cfg-scale", "it belongs to models that read a second picture", default="same as --cfg-scale"),
+        _note(
+            "--clip-skip",
+            "Flux reads CLIP's pooled vector, which comes after the last layer",
+            default="-1",
+        ),
+        _note(
+            "--img-cfg-scale",
+            "it belongs to models that read a second picture",
+            default="same as --cfg-scale",
+        ),
         _note(
             "--timestep-shift",
             "0 is no shift",
@@ -326,7 +409,10 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--control-image", CONTROL),
         _no("--canny", CONTROL, value=False),
         _note("--control-strength", WITH_CONTROL, default="0.9"),
-        _no("--ip-adapter-image", "IP-Adapter is not supported; a person comes from --pulid-id-embedding"),
+        _no(
+            "--ip-adapter-image",
+            "IP-Adapter is not supported; a person comes from --pulid-id-embedding",
+        ),
         _note("--ip-adapter-strength", "it only serves --ip-adapter", default="1.0"),
     ),
     "Larger, and repaired": (
@@ -352,7 +438,13 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--extra-ad-args", DETAILER),
     ),
     "Other families": (
-        _note("--video-frames", "one picture is drawn", default="1", accepts=("1",), otherwise="video is not supported"),
+        _note(
+            "--video-frames",
+            "one picture is drawn",
+            default="1",
+            accepts=("1",),
+            otherwise="video is not supported",
+        ),
         _note("--fps", "one picture is drawn", default="24"),
         _no("--control-video", VIDEO),
         _no("--ref-video", VIDEO),

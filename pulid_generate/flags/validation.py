@@ -22,7 +22,9 @@ class ValidationFlags(ManyFlags):
             help="Your own, one in each line. Default: twelve of ours, of pose, light, age, style, occlusion and crowd.",
         ),
     ] = None
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N-M,..", help="Each of them, with every prompt.")] = "1-2"
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N-M,..", help="Each of them, with every prompt.")
+    ] = "1-2"
     stranger_embedding: Annotated[
         str | None,
         typer.Option(
@@ -44,6 +46,8 @@ class ValidationFlags(ManyFlags):
     output_dir: Annotated[
         str,
         typer.Option(
-            "--output-dir", metavar="FOLDER", help="Where report.html, report.json, sheet.png and pictures/ go; made if need be."
+            "--output-dir",
+            metavar="FOLDER",
+            help="Where report.html, report.json, sheet.png and pictures/ go; made if need be.",
         ),
     ] = "validation"

@@ -21,7 +21,9 @@ EPS = 1e-5  # nn.LayerNorm's default, which both norms of the layer use
 
 
 class PerceiverAttentionCA(nn.Module):
-    """Cross-attention from image tokens (queries) to identity tokens (keys, values). Attribute names are checkpoint keys."""
+    """Cross-attention from image tokens (queries) to identity tokens (keys, values). Attribute
+    names are checkpoint keys.
+    """
 
     def __init__(self, dim: int, kv_dim: int, heads: int):
         super().__init__()
@@ -35,9 +37,11 @@ class PerceiverAttentionCA(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> PerceiverAttentionCA:
-        """The layer whose seven tensors are `state`, sizes read from them, in their dtype and on their device.
+        """The layer whose seven tensors are `state`, sizes read from them, in their dtype and on
+        their device.
 
-        Raises RuntimeError (torch's strict loading) if a tensor is missing, unknown or of another shape.
+        Raises RuntimeError (torch's strict loading) if a tensor is missing, unknown or of another
+        shape.
         """
         inner, dim = state["to_q.weight"].shape
         with torch.device("meta"):
@@ -46,12 +50,19 @@ class PerceiverAttentionCA(nn.Module):
         return layer.eval().requires_grad_(False)
 
     def forward(self, id_tokens: Tensor, img_tokens: Tensor) -> Tensor:
-        """id_tokens (B, N, C), img_tokens (B, L, D), same float dtype -> (B, L, D), to be added to img_tokens."""
+        """id_tokens (B, N, C), img_tokens (B, L, D), same float dtype -> (B, L, D), to be added to
+        img_tokens.
+        """
         q = self._split(self.to_q(self.norm2(img_tokens)))
         k, v = (self._split(half) for half in self.to_kv(self.norm1(id_tokens)).chunk(2, dim=-1))
-        scale = HEAD_WIDTH**-0.25  # on q and on k: steadier in 16 bits than 128^-1/2 on the product, and the reference's form
+        # on q and on k: steadier in 16 bits than 128^-1/2 on the product, and the reference's form
+        scale = HEAD_WIDTH**-0.25
         weights = (q * scale) @ (k * scale).transpose(-2, -1)
-        weights = weights.float().softmax(dim=-1).to(weights.dtype) if weights.dtype != torch.float64 else weights.softmax(-1)
+        weights = (
+            weights.float().softmax(dim=-1).to(weights.dtype)
+            if weights.dtype != torch.float64
+            else weights.softmax(-1)
+        )
         return self.to_out((weights @ v).transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -74,9 +85,11 @@ class PlainAttention(nn.Module):
 
 
 class FoldedAttention(nn.Module):
-    """A layer folded for one identity: two matrices of H * N rows in place of the layer's 21 million weights.
+    """A layer folded for one identity: two matrices of H * N rows in place of the layer's 21
+    million weights.
 
-    The identity is constant while denoising, so k Wq, the affine part of norm2, and Wo v fold ahead of time:
+    The identity is constant while denoising, so k Wq, the affine part of norm2, and Wo v fold ahead
+    of time:
 
         a[h, n] = (k[h, n] Wq[h]) / sqrt(128) * norm2.weight, minus its own mean over channels      (H * N, D)
         c[h, n] = (k[h, n] Wq[h]) / sqrt(128) . norm2.bias                                           (H * N,), float32
@@ -84,17 +97,33 @@ class FoldedAttention(nn.Module):
 
         CA(img) = softmax_n(rstd(img) * (img a^T) + c) b^T
 
-    Because every row of `a` sums to zero over channels, the mean that norm2 takes from img drops out of img a^T.
-    Exact: the same function in exact arithmetic. It wins while H * N is less than the inner width H * 128.
+    Because every row of `a` sums to zero over channels, the mean that norm2 takes from img drops
+    out of img a^T. Exact: the same function in exact arithmetic. It wins while H * N is less than
+    the inner width H * 128.
     """
 
-    def __init__(self, layer: PerceiverAttentionCA, id_tokens: Tensor, dtype: torch.dtype, device: torch.device | str):
-        """id_tokens: (N, C) of any float dtype. The folding runs in float64 on the CPU, then `a`, `b` are rounded once to `dtype`."""
+    def __init__(
+        self,
+        layer: PerceiverAttentionCA,
+        id_tokens: Tensor,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ):
+        """id_tokens: (N, C) of any float dtype. The folding runs in float64 on the CPU, then `a`,
+        `b` are rounded once to `dtype`.
+        """
         super().__init__()
-        exact = {name: tensor.to("cpu", torch.float64) for name, tensor in layer.state_dict().items()}
+        exact = {
+            name: tensor.to("cpu", torch.float64) for name, tensor in layer.state_dict().items()
+        }
         tokens = id_tokens.to("cpu", torch.float64)
-        normed = nn.functional.layer_norm(tokens, tokens.shape[-1:], exact["norm1.weight"], exact["norm1.bias"], EPS)
-        k, v = (half.unflatten(-1, (layer.heads, HEAD_WIDTH)) for half in (normed @ exact["to_kv.weight"].T).chunk(2, dim=-1))
+        normed = nn.functional.layer_norm(
+            tokens, tokens.shape[-1:], exact["norm1.weight"], exact["norm1.bias"], EPS
+        )
+        k, v = (
+            half.unflatten(-1, (layer.heads, HEAD_WIDTH))
+            for half in (normed @ exact["to_kv.weight"].T).chunk(2, dim=-1)
+        )
         wq = exact["to_q.weight"].unflatten(0, (layer.heads, HEAD_WIDTH))
         wo = exact["to_out.weight"].unflatten(1, (layer.heads, HEAD_WIDTH))
         kq = torch.einsum("nhd,hdc->hnc", k, wq).flatten(0, 1) * HEAD_WIDTH**-0.5
@@ -111,23 +140,29 @@ class FoldedAttention(nn.Module):
     def forward(self, img_tokens: Tensor) -> Tensor:
         """(B, L, D) in the folded dtype -> (B, L, D)."""
         logits = linear(img_tokens, self.a).float()
-        # rstd multiplies the logits, not the tokens: rounding img * rstd to 16 bits costs more than folding saves
+        # rstd multiplies the logits, not the tokens: rounding img * rstd to 16 bits costs more than
+        # folding saves
         logits = torch.addcmul(self.c, logits, _rstd(img_tokens))
-        weights = logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2).to(img_tokens.dtype)
+        weights = (
+            logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2).to(img_tokens.dtype)
+        )
         return linear(weights, self.b)
 
 
 def _rstd(x: Tensor) -> Tensor:
     """1 / sqrt(variance over channels + eps) of (B, L, D), float32, (B, L, 1).
 
-    From the 2-norm and the mean: Tensor.var is so slow on a CPU that it would eat a third of what folding wins. By slices, because a
-    reduction of 16-bit numbers makes a float32 copy, and fresh memory of that size costs more than both matrix products.
+    From the 2-norm and the mean: Tensor.var is so slow on a CPU that it would eat a third of what
+    folding wins. By slices, because a reduction of 16-bit numbers makes a float32 copy, and fresh
+    memory of that size costs more than both matrix products.
     """
     return torch.cat([_rstd_of_slice(part) for part in x.split(ROWS_AT_ONCE, dim=1)], dim=1)
 
 
 def _rstd_of_slice(x: Tensor) -> Tensor:
     width = x.shape[-1]
-    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / width
+    mean_square = (
+        torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / width
+    )
     mean = x.mean(dim=-1, keepdim=True, dtype=torch.float32)
     return (mean_square - mean.square()).clamp_min_(0).add_(EPS).rsqrt_()

@@ -1,10 +1,13 @@
-"""Where PuLID's layers meet Flux: hook points by block number, and the context manager that attaches them.
+"""Where PuLID's layers meet Flux: hook points by block number, and the context manager that
+attaches them.
 
-Works on any diffusers FluxTransformer2DModel, this toolkit's or a stock pipeline's. Behaviour is added by forward hooks, so leaving
-the context gives back the very same model. Knows nothing of prompts, schedules or steps, nor of how a region was drawn.
-Shapes: B batch, b batch elements that show a person, L image tokens, K tokens of a region, N identity tokens, D Flux width, C token width.
+Works on any diffusers FluxTransformer2DModel, this toolkit's or a stock pipeline's. Behaviour is
+added by forward hooks, so leaving the context gives back the very same model. Knows nothing of
+prompts, schedules or steps, nor of how a region was drawn. Shapes: B batch, b batch elements that
+show a person, L image tokens, K tokens of a region, N identity tokens, D Flux width, C token width.
 
-Source of the hook points: ToTheBeginning/PuLID 1aa2fc7, flux/model.py (pulid_double_interval, pulid_single_interval).
+Source of the hook points: ToTheBeginning/PuLID 1aa2fc7, flux/model.py (pulid_double_interval,
+pulid_single_interval).
 """
 
 from __future__ import annotations
@@ -28,12 +31,21 @@ from pulid_generate.injection.terms import Injection, Term
 
 
 def hook_points(transformer: Any) -> list[nn.Module]:
-    """The blocks that PuLID's layers follow, in layer order: double blocks 0, 2, .. then single blocks 0, 4, .. by block number."""
-    return [*transformer.transformer_blocks[::DOUBLE_INTERVAL], *transformer.single_transformer_blocks[::SINGLE_INTERVAL]]
+    """The blocks that PuLID's layers follow, in layer order: double blocks 0, 2, .. then single
+    blocks 0, 4, .. by block number.
+    """
+    return [
+        *transformer.transformer_blocks[::DOUBLE_INTERVAL],
+        *transformer.single_transformer_blocks[::SINGLE_INTERVAL],
+    ]
 
 
-def check_fit(adapter: PulidAdapter, dim: int, double: int, single: int, where: str = "the Flux model") -> None:
-    """Raise IdentityError if the PuLID layers do not belong to a Flux of this width and these depths."""
+def check_fit(
+    adapter: PulidAdapter, dim: int, double: int, single: int, where: str = "the Flux model"
+) -> None:
+    """Raise IdentityError if the PuLID layers do not belong to a Flux of this width and these
+    depths.
+    """
     if adapter.dim != dim:
         raise IdentityError(
             f"{adapter.source}: made for a Flux of width {adapter.dim}, {where} has {dim}; they do not belong together"
@@ -48,12 +60,16 @@ def check_fit(adapter: PulidAdapter, dim: int, double: int, single: int, where: 
 
 @contextlib.contextmanager
 def attach(transformer: Any) -> Iterator[Injection]:
-    """Attach idle hooks to a diffusers Flux transformer and yield their state; on leaving, the model is as it was."""
+    """Attach idle hooks to a diffusers Flux transformer and yield their state; on leaving, the
+    model is as it was.
+    """
     injection = Injection()
     doubles = len(transformer.transformer_blocks[::DOUBLE_INTERVAL])
 
     def hook_for(index: int):
-        @torch.compiler.disable  # traced, every hook and every weight would be a graph of its own, past the compiler's limit of 8
+        # traced, every hook and every weight would be a graph of its own, past the compiler's limit
+        # of 8
+        @torch.compiler.disable
         def hook(_block, _arguments, output):
             if not injection.terms:
                 return None
@@ -81,11 +97,13 @@ def inject(
     *,
     region: np.ndarray | Tensor | None = None,
 ) -> Iterator[Injection]:
-    """Draw this person: `with inject(pipe.transformer, adapter, identity, id_weight=1.0): pipe(...)`.
+    """Draw this person: `with inject(pipe.transformer, adapter, identity, id_weight=1.0):
+    pipe(...)`.
 
-    transformer: a diffusers FluxTransformer2DModel, of any width. identity: an Embedding, or tokens (N, C).
-    region: None for the whole picture, or (L,) from 0 to 1, row by row of the token grid: `pulid_generate.request.regions` makes them.
-    Yields the Injection, whose `weight` and `terms` may be changed between calls. Raises IdentityError if the parts do not fit together.
+    transformer: a diffusers FluxTransformer2DModel, of any width. identity: an Embedding, or tokens
+    (N, C). region: None for the whole picture, or (L,) from 0 to 1, row by row of the token grid:
+    `pulid_generate.request.regions` makes them. Yields the Injection, whose `weight` and `terms`
+    may be changed between calls. Raises IdentityError if the parts do not fit together.
     """
     if not math.isfinite(id_weight):
         raise IdentityError(f"id_weight {id_weight}: expected a finite number")
@@ -93,9 +111,12 @@ def inject(
     width = config.num_attention_heads * config.attention_head_dim
     check_fit(adapter, width, config.num_layers, config.num_single_layers)
     tokens: Any = getattr(identity, "tokens", identity)
-    # under sequential offload the weights are on meta between forwards; the layers follow the tokens' device in any case
+    # under sequential offload the weights are on meta between forwards; the layers follow the
+    # tokens' device in any case
     device = "cpu" if transformer.device.type == "meta" else transformer.device
     with attach(transformer) as injection:
-        layers = adapter.bind(tokens, transformer.dtype, device, where=getattr(identity, "source", "identity"))
+        layers = adapter.bind(
+            tokens, transformer.dtype, device, where=getattr(identity, "source", "identity")
+        )
         injection.terms, injection.weight = (Term(layers, region=region),), id_weight
         yield injection

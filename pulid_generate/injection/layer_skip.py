@@ -1,10 +1,13 @@
-"""Blocks of Flux that are left out of a forward, for skip-layer guidance: taken out of the model's lists and put back, hooks and all.
+"""Blocks of Flux that are left out of a forward, for skip-layer guidance: taken out of the model's
+lists and put back, hooks and all.
 
-A block that is out is not called, so what hangs on it is not called either: PuLID's layer of a skipped block adds nothing, and every other
-layer stays with its own block, because the hooks belong to blocks and not to a count of blocks that ran. (sd-cli counts the layers as it
-goes; with layers to skip it warns and draws without the identity.) Knows nothing of PuLID, steps or scales.
+A block that is out is not called, so what hangs on it is not called either: PuLID's layer of a
+skipped block adds nothing, and every other layer stays with its own block, because the hooks belong
+to blocks and not to a count of blocks that ran. (sd-cli counts the layers as it goes; with layers
+to skip it warns and draws without the identity.) Knows nothing of PuLID, steps or scales.
 
-Source of the numbering: leejet/stable-diffusion.cpp, flux.hpp, forward_orig: double blocks from 0, single blocks go on from there.
+Source of the numbering: leejet/stable-diffusion.cpp, flux.hpp, forward_orig: double blocks from 0,
+single blocks go on from there.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from pulid_generate.errors import RequestError
 
 
 class LayerSkip:
-    """The switch. `active` may be set between forwards at will: the branches of a guided step alternate."""
+    """The switch. `active` may be set between forwards at will: the branches of a guided step
+    alternate.
+    """
 
     def __init__(self, places: Sequence[tuple[nn.ModuleList, int]]):
         """places: list and position of every block to leave out."""
@@ -42,27 +47,36 @@ class LayerSkip:
 class PassThrough(nn.Module):
     """What stands in a skipped block's place: hands the tokens on."""
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Image tokens (B, L, D) and text tokens (B, T, D) -> (text, image), as both Flux block kinds return them."""
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Image tokens (B, L, D) and text tokens (B, T, D) -> (text, image), as both Flux block
+        kinds return them.
+        """
         return encoder_hidden_states, hidden_states
 
     def register_forward_hook(self, *_: Any, **__: Any) -> NoReturn:
         """A hook meant for the block would be lost when the block comes back."""
-        raise RuntimeError("a skipped block takes no hook; attach hooks while the LayerSkip is not active")
+        raise RuntimeError(
+            "a skipped block takes no hook; attach hooks while the LayerSkip is not active"
+        )
 
 
 @contextlib.contextmanager
 def skip_layers(transformer: Any, layers: Sequence[int]) -> Iterator[LayerSkip]:
-    """Make blocks of a diffusers Flux transformer skippable, and yield the switch, which is off. On leaving, the model is as it was.
+    """Make blocks of a diffusers Flux transformer skippable, and yield the switch, which is off. On
+    leaving, the model is as it was.
 
-    layers: block numbers: with 19 double and 38 single blocks, 0 to 18 are double and 19 to 56 are single. Raises RequestError, naming
-    the range, for another number.
+    layers: block numbers: with 19 double and 38 single blocks, 0 to 18 are double and 19 to 56 are
+    single. Raises RequestError, naming the range, for another number.
     """
     double = len(transformer.transformer_blocks)
     count = double + len(transformer.single_transformer_blocks)
     check_layers(layers, count)
     lists = transformer.transformer_blocks, transformer.single_transformer_blocks
-    skip = LayerSkip([(lists[0], layer) if layer < double else (lists[1], layer - double) for layer in layers])
+    skip = LayerSkip(
+        [(lists[0], layer) if layer < double else (lists[1], layer - double) for layer in layers]
+    )
     try:
         yield skip
     finally:
@@ -70,7 +84,9 @@ def skip_layers(transformer: Any, layers: Sequence[int]) -> Iterator[LayerSkip]:
 
 
 def check_layers(layers: Sequence[int], count: int) -> None:
-    """Raise RequestError unless `layers` are some, not all, of the numbers 0 to count - 1, each once."""
+    """Raise RequestError unless `layers` are some, not all, of the numbers 0 to count - 1, each
+    once.
+    """
     listed = f"skip-layers [{','.join(map(str, layers))}]"
     outside = [layer for layer in layers if not 0 <= layer < count]
     if outside:
@@ -80,4 +96,6 @@ def check_layers(layers: Sequence[int], count: int) -> None:
     if len(set(layers)) < len(layers):
         raise RequestError(f"{listed}: names a layer twice; name each once")
     if not layers or len(layers) == count:
-        raise RequestError(f"{listed}: expected some of the layers 0 to {count - 1}, not {'all' if layers else 'none'} of them")
+        raise RequestError(
+            f"{listed}: expected some of the layers 0 to {count - 1}, not {'all' if layers else 'none'} of them"
+        )

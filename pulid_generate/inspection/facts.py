@@ -9,7 +9,8 @@ from typing import Any
 
 from pulid_generate.files.layouts import DOUBLE_INTERVAL, LATENT_WIDTH, SINGLE_INTERVAL, VARIANTS
 
-EMBEDDING_TWICE = ("shared.weight", "encoder.embed_tokens.weight")  # T5's one table, which t5xxl_fp16 holds under both names
+# T5's one table, which t5xxl_fp16 holds under both names
+EMBEDDING_TWICE = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,14 +28,25 @@ def _axis(shapes: Shapes, name: str, axis: int) -> int | None:
 
 
 def _flux(names: tuple[str, str, str, str, str]) -> Callable[[Shapes], dict[str, Any]]:
-    """names: of the image input, the text input, the double and single blocks, and what only dev has."""
+    """names: of the image input, the text input, the double and single blocks, and what only dev
+    has.
+    """
 
     def facts(shapes: Shapes) -> dict[str, Any]:
         image, text, doubles, singles, guidance = names
-        double, single, inputs = _depth(shapes, doubles), _depth(shapes, singles), _axis(shapes, image, 1)
+        double, single, inputs = (
+            _depth(shapes, doubles),
+            _depth(shapes, singles),
+            _axis(shapes, image, 1),
+        )
         variant = VARIANTS.get(inputs or 0)
         found = {
-            "model": variant or ("dev (or Krea, Kontext)" if any(name.startswith(guidance) for name in shapes) else "schnell"),
+            "model": variant
+            or (
+                "dev (or Krea, Kontext)"
+                if any(name.startswith(guidance) for name in shapes)
+                else "schnell"
+            ),
             "double_blocks": double,
             "single_blocks": single,
             "width": _axis(shapes, image, 0),
@@ -42,7 +54,9 @@ def _flux(names: tuple[str, str, str, str, str]) -> Callable[[Shapes], dict[str,
             "hook_places": ceil(double / DOUBLE_INTERVAL) + ceil(single / SINGLE_INTERVAL),
         }
         if inputs is not None and inputs != LATENT_WIDTH:
-            found["refusal"] = f"its input is {inputs} wide, expected {LATENT_WIDTH}; use FLUX.1 dev or schnell"
+            found["refusal"] = (
+                f"its input is {inputs} wide, expected {LATENT_WIDTH}; use FLUX.1 dev or schnell"
+            )
         return found
 
     return facts
@@ -76,11 +90,16 @@ def _t5(shapes: Shapes) -> dict[str, Any]:
 
 
 def _vae(shapes: Shapes) -> dict[str, Any]:
-    return {"latent_channels": _axis(shapes, "decoder.conv_in.weight", 1), "encoder": "encoder.conv_in.weight" in shapes}
+    return {
+        "latent_channels": _axis(shapes, "decoder.conv_in.weight", 1),
+        "encoder": "encoder.conv_in.weight" in shapes,
+    }
 
 
 FACTS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
-    "Flux transformer": _flux(("img_in.weight", "txt_in.weight", "double_blocks", "single_blocks", "guidance_in.")),
+    "Flux transformer": _flux(
+        ("img_in.weight", "txt_in.weight", "double_blocks", "single_blocks", "guidance_in.")
+    ),
     "diffusers Flux transformer": _flux(
         (
             "x_embedder.weight",

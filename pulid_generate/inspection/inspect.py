@@ -1,9 +1,11 @@
-"""What a file is, from its header alone: kind, layout, numbers by type, parameters, memory. For `inspect`; imports no torch, loads nothing.
+"""What a file is, from its header alone: kind, layout, numbers by type, parameters, memory. For
+`inspect`; imports no torch, loads nothing.
 
-Knows how to describe every kind of model_files.kinds, an identity file and a picture of this program. Which file fills which role, and
-whether two fit each other, is decided elsewhere.
+Knows how to describe every kind of model_files.kinds, an identity file and a picture of this
+program. Which file fills which role, and whether two fit each other, is decided elsewhere.
 
-Sources: safetensors README (dtype names); ggml's block sizes by gguf-py; the fp8 names of ComfyUI as in tensor_files.
+Sources: safetensors README (dtype names); ggml's block sizes by gguf-py; the fp8 names of ComfyUI
+as in tensor_files.
 """
 
 from __future__ import annotations
@@ -42,21 +44,26 @@ DESCRIBING = (
     "position_ids",
 )  # of other tensors; no parameters
 LORA_ENDINGS = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
-GGUF_MAKERS = {"": "sd.cpp", "flux": "city96", "t5encoder": "llama.cpp", "t5": "llama.cpp"}  # by general.architecture
+# by general.architecture
+GGUF_MAKERS = {"": "sd.cpp", "flux": "city96", "t5encoder": "llama.cpp", "t5": "llama.cpp"}
 MODEL_FILES = (".safetensors", ".gguf", ".pt", ".pth", ".pulidembd")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-# --------------------------------------------------------------------------------------------------------------- any file
+# ----------------------------------------------------------------------------------------- any file
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file, or a folder that is one model, as it is; any other folder as the models below it. Raises WeightsError if there are none."""
+    """A file, or a folder that is one model, as it is; any other folder as the models below it.
+    Raises WeightsError if there are none.
+    """
     if not path.is_dir() or read_header(path).tensors:
         return [path]
     files = [file for ending in MODEL_FILES for file in path.rglob(f"*{ending}")]
     if not files:
-        raise WeightsError(f"{path}: a folder without model files (expected {', '.join(MODEL_FILES)} or .onnx)")
+        raise WeightsError(
+            f"{path}: a folder without model files (expected {', '.join(MODEL_FILES)} or .onnx)"
+        )
     return sorted({*files, *(file.parent for file in path.rglob("*.onnx"))})
 
 
@@ -73,9 +80,15 @@ def inspect(path: Path) -> Inspection:
     if (
         header.format == "gguf" and whole.refusal and "" in kinds and len(kinds) == 1
     ):  # of another architecture: nothing more is known
-        return Inspection(path, whole.name, "GGUF", _size(header), [_part(header, whole.name, whole.refusal)])
+        return Inspection(
+            path, whole.name, "GGUF", _size(header), [_part(header, whole.name, whole.refusal)]
+        )
     parts = parts_of(header)
-    described = [_part(parts[prefix], kind.name, kind.refusal) for prefix, kind in kinds.items() if prefix in parts]
+    described = [
+        _part(parts[prefix], kind.name, kind.refusal)
+        for prefix, kind in kinds.items()
+        if prefix in parts
+    ]
     return Inspection(path, whole.name, _layout(header, list(kinds)), _size(header), described)
 
 
@@ -91,12 +104,18 @@ def _size(header: Header) -> int:
     """Bytes on disk: of a folder, of the files that belong to the model."""
     if header.path.is_file():
         return header.path.stat().st_size
-    files = {place for place, _ in header.shards.values()} or {header.path / name for name in header.tensors}
+    files = {place for place, _ in header.shards.values()} or {
+        header.path / name for name in header.tensors
+    }
     return sum(file.stat().st_size for file in files)
 
 
 def _layout(header: Header, prefixes: list[str]) -> str:
-    front = f", names behind {prefixes[0]!r}" if prefixes and prefixes[0] and header.format != "diffusers folder" else ""
+    front = (
+        f", names behind {prefixes[0]!r}"
+        if prefixes and prefixes[0] and header.format != "diffusers folder"
+        else ""
+    )
     if header.format == "gguf":
         architecture = str(header.metadata.get("general.architecture", ""))
         named = f"architecture {architecture}" if architecture else "no architecture"
@@ -108,17 +127,23 @@ def _layout(header: Header, prefixes: list[str]) -> str:
     if header.format in ("onnx folder", "diffusers folder"):
         return header.format
     diffusers = any(
-        name.startswith(("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")) for name in header.tensors
+        name.startswith(("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks."))
+        for name in header.tensors
     )
     bfl = any(
-        part.startswith(("double_blocks.", "decoder.up.")) for part in (name.removeprefix(prefixes[0]) for name in header.tensors)
+        part.startswith(("double_blocks.", "decoder.up."))
+        for part in (name.removeprefix(prefixes[0]) for name in header.tensors)
     )
     return f"safetensors{', diffusers names' if diffusers else ', BFL names' if bfl else ''}{front}"
 
 
 def _part(header: Header, kind: str, refusal: str) -> Part:
     shapes = {name: shape for name, (_, shape) in header.tensors.items()}
-    facts = FACTS.get(kind, lambda shapes: {})(shapes) if not refusal and header.format != "torch" else {}
+    facts = (
+        FACTS.get(kind, lambda shapes: {})(shapes)
+        if not refusal and header.format != "torch"
+        else {}
+    )
     if header.format != "torch":
         facts |= _fp8(header)
     if "refusal" in facts:
@@ -151,19 +176,25 @@ def _bytes(dtype: str, count: int) -> int:
 
 def _fp8(header: Header) -> dict[str, str]:
     """How a file that holds 8-bit floats is scaled."""
-    flavours = sorted({dtype[3:].lower() for dtype, _ in header.tensors.values() if dtype.startswith("F8_")})
+    flavours = sorted(
+        {dtype[3:].lower() for dtype, _ in header.tensors.values() if dtype.startswith("F8_")}
+    )
     if not flavours:
         return {}
     scales = [prod(shape) for name, (_, shape) in header.tensors.items() if name.endswith(SCALES)]
     how = "plain" if not scales else "a scale per row" if max(scales) > 1 else "a scale per matrix"
-    named = ", named by comfy_quant" if any(name.endswith(".comfy_quant") for name in header.tensors) else ""
+    named = (
+        ", named by comfy_quant"
+        if any(name.endswith(".comfy_quant") for name in header.tensors)
+        else ""
+    )
     return {"fp8": f"{' and '.join(flavours)}, {how}{named}"}
 
 
-# ------------------------------------------------------------------------------------------------------------ by kind of model
+# --------------------------------------------------------------------------------- by kind of model
 
 
-# --------------------------------------------------------------------------------------------------------- files that are no models
+# ------------------------------------------------------------------------- files that are no models
 
 
 def _identity(path: Path) -> Inspection:
@@ -177,7 +208,13 @@ def _identity(path: Path) -> Inspection:
         "sha256": found.sha256,
         "provenance": dict(found.provenance),
     }
-    return Inspection(path, "identity file (.pulidembd)", "docs/pulidembd.md, version 1", path.stat().st_size, facts=facts)
+    return Inspection(
+        path,
+        "identity file (.pulidembd)",
+        "docs/pulidembd.md, version 1",
+        path.stat().st_size,
+        facts=facts,
+    )
 
 
 def _picture(path: Path) -> Inspection:
@@ -191,14 +228,28 @@ def _picture(path: Path) -> Inspection:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise WeightsError(f"{path}: damaged PNG ({error})") from None
     if "pulid_generate" not in text:
-        return Inspection(path, "picture", "PNG, not written by pulid-generate", path.stat().st_size, facts={"size": list(size)})
+        return Inspection(
+            path,
+            "picture",
+            "PNG, not written by pulid-generate",
+            path.stat().st_size,
+            facts={"size": list(size)},
+        )
     return Inspection(
-        path, "picture", "PNG of pulid-generate", path.stat().st_size, facts={"size": list(size), **parse_description(text)}
+        path,
+        "picture",
+        "PNG of pulid-generate",
+        path.stat().st_size,
+        facts={"size": list(size), **parse_description(text)},
     )
 
 
 def _lora(header: Header) -> Inspection:
-    downs = {name: shape for name, (_, shape) in header.tensors.items() if name.endswith(LORA_ENDINGS)}
+    downs = {
+        name: shape for name, (_, shape) in header.tensors.items() if name.endswith(LORA_ENDINGS)
+    }
     ranks = sorted({shape[0] for shape in downs.values() if shape})
     facts = {"layers": len(downs), "rank": ranks[0] if len(ranks) == 1 else ranks}
-    return Inspection(header.path, "LoRA", f"{header.format}", _size(header), [_part(header, "LoRA", "")], facts)
+    return Inspection(
+        header.path, "LoRA", f"{header.format}", _size(header), [_part(header, "LoRA", "")], facts
+    )

@@ -1,4 +1,6 @@
-"""`pulid-generate doctor`: whether a generation with these flags would work here, and what to do if not. Loads no model, makes no call."""
+"""`pulid-generate doctor`: whether a generation with these flags would work here, and what to do if
+not. Loads no model, makes no call.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_extract.shared.model_files import Found, Role, check_role, fills, find, open_given, read_header
+from pulid_extract.shared.model_files import (
+    Found,
+    Role,
+    check_role,
+    fills,
+    find,
+    open_given,
+    read_header,
+)
 from pulid_extract.shared.model_files.checkup import (
     FILES,
     Check,
@@ -39,7 +49,14 @@ from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.memory.plan import GIB, Plan, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
 
-ROLES = {"diffusion_model": FLUX, "vae": VAE, "clip_l": CLIP_L, "t5xxl": T5XXL, "pulid_weights": PULID}  # by flag
+# by flag
+ROLES = {
+    "diffusion_model": FLUX,
+    "vae": VAE,
+    "clip_l": CLIP_L,
+    "t5xxl": T5XXL,
+    "pulid_weights": PULID,
+}
 SMALLEST = "schnell-q4"
 PLAN = "memory plan"  # the section
 ID_TOKENS = 32  # of one portrait
@@ -51,9 +68,19 @@ def run(context: typer.Context, flags: Flags) -> None:
     looked = {name: _look(name, role, flags, folder) for name, role in ROLES.items()}
     absent = {name for name, role in looked.items() if role.absent}
     # a kit leaves alone what is there; without Flux the smallest one is the way to begin
-    kit = SMALLEST if "diffusion_model" in absent else "pulid" if absent == {"pulid_weights"} else "encoders"
+    kit = (
+        SMALLEST
+        if "diffusion_model" in absent
+        else "pulid"
+        if absent == {"pulid_weights"}
+        else "encoders"
+    )
     fetch = f"pulid-generate pull {kit} --models-dir {folder or 'models'}"
-    checks = [*libraries("generate"), *machine(flags.device), *(role.with_remedy(fetch) for role in looked.values())]
+    checks = [
+        *libraries("generate"),
+        *machine(flags.device),
+        *(role.with_remedy(fetch) for role in looked.values()),
+    ]
     plan = None
     if not any(check.stops for check in checks):
         found, files = _all_files(flags, folder)
@@ -65,7 +92,11 @@ def run(context: typer.Context, flags: Flags) -> None:
     checks += surroundings(folder, gated)
     if flags.as_json:
         ready = not any(check.stops for check in checks)
-        told = {"ready": ready, "checks": [check.as_dict() for check in checks], "plan": as_dict(plan) if plan else None}
+        told = {
+            "ready": ready,
+            "checks": [check.as_dict() for check in checks],
+            "plan": as_dict(plan) if plan else None,
+        }
         console.write_line(json.dumps(told))
     else:
         table = f"\n{PLAN}, stage by stage\n{indent(as_table(plan), '  ')}" if plan else ""
@@ -74,7 +105,9 @@ def run(context: typer.Context, flags: Flags) -> None:
 
 
 def _look(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
-    """By the role's own flag, else in --model, else the models folder and the cache: as ModelFiles.find does for all of them."""
+    """By the role's own flag, else in --model, else the models folder and the cache: as
+    ModelFiles.find does for all of them.
+    """
     given = getattr(flags, name)
     whole = flags.model if given is None and role is not PULID else None
 
@@ -90,26 +123,38 @@ def _look(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
 
 
 def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | None]:
-    """The files together, with T5's vocabulary: looked for last, since it may be in the T5 file or beside it."""
+    """The files together, with T5's vocabulary: looked for last, since it may be in the T5 file or
+    beside it.
+    """
     try:
         with no_network():
             files = find_files(flags)
     except PulidError as error:
-        remedy = "" if flags.t5_tokenizer else f"run: pulid-generate pull encoders --models-dir {folder or 'models'}"
+        remedy = (
+            ""
+            if flags.t5_tokenizer
+            else f"run: pulid-generate pull encoders --models-dir {folder or 'models'}"
+        )
         text = str(error).removeprefix(f"{T5_TOKENIZER.name}: ")
         return Check(FILES, T5_TOKENIZER.name, "missing" if remedy else "wrong", text, remedy), None
     return Check(FILES, T5_TOKENIZER.name, "ok", str(files.t5_tokenizer)), files
 
 
-def _memory(flags: Flags, files: ModelFiles, given: Callable[[str], bool]) -> tuple[Check, Plan | None]:
-    """Whether it would fit, for the size and the placement that the flags ask for. Loads no model."""
+def _memory(
+    flags: Flags, files: ModelFiles, given: Callable[[str], bool]
+) -> tuple[Check, Plan | None]:
+    """Whether it would fit, for the size and the placement that the flags ask for. Loads no
+    model.
+    """
     from pulid_generate.memory.devices import available_on
     from pulid_generate.request.tiling import Tiling
 
     try:
         request = read_request(flags, given)
         placement = placement_of(flags)
-        tiling = Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap) if flags.vae_tiling else None
+        tiling = (
+            Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap) if flags.vae_tiling else None
+        )
         work = Work(
             request.width,
             request.height,
@@ -126,18 +171,28 @@ def _memory(flags: Flags, files: ModelFiles, given: Callable[[str], bool]) -> tu
         return Check(PLAN, "flags", "wrong", str(error)), None
     status: Status = "wrong" if plan.problem else "note" if plan.notes() else "ok"
     size = f"{work.width}x{work.height}"
-    return Check(PLAN, size, status, plan.verdict + (f": {plan.problem}" if plan.problem else "")), plan
+    return Check(
+        PLAN, size, status, plan.verdict + (f": {plan.problem}" if plan.problem else "")
+    ), plan
 
 
 def _lora_bytes(flags: Flags, width: int) -> int:
-    """Of the LoRAs named by flags, at so many bytes per number. Raises RequestError, WeightsError."""
+    """Of the LoRAs named by flags, at so many bytes per number. Raises RequestError,
+    WeightsError.
+    """
     headers = [read_header(parse_lora_flag(text).path) for text in flags.lora or ()]
-    return width * sum(math.prod(shape) for header in headers for _, shape in header.tensors.values())
+    return width * sum(
+        math.prod(shape) for header in headers for _, shape in header.tensors.values()
+    )
 
 
 def _id_tokens(flags: Flags) -> tuple[int, ...]:
-    """Tokens of everybody who is to be drawn; one person where nobody is named. With true CFG the negative branch has its own."""
+    """Tokens of everybody who is to be drawn; one person where nobody is named. With true CFG the
+    negative branch has its own.
+    """
     named = [text.split(",")[0] for text in flags.identity or ()]
     named += [flags.pulid_id_embedding] if flags.pulid_id_embedding else []
-    tokens = [len(read_embedding(name).tokens) if name != "-" else ID_TOKENS for name in named] or [ID_TOKENS]
+    tokens = [len(read_embedding(name).tokens) if name != "-" else ID_TOKENS for name in named] or [
+        ID_TOKENS
+    ]
     return tuple(tokens * (2 if flags.cfg_scale != 1 else 1))

@@ -15,8 +15,9 @@ from pulid_extract.shared.model_files.transfer import size_text
 class Part:
     """One model of a file.
 
-    refusal: why it cannot be used here, "" if it can. facts: what its shapes say. dtypes: parameters by type, as the file spells it; empty
-    where only the names are known (a pickle). stored: bytes of its tensors. parameters: None where they are not known.
+    refusal: why it cannot be used here, "" if it can. facts: what its shapes say. dtypes:
+    parameters by type, as the file spells it; empty where only the names are known (a pickle).
+    stored: bytes of its tensors. parameters: None where they are not known.
     """
 
     kind: str
@@ -83,7 +84,12 @@ class Inspection:
             rows.append(("together", _memory(_sum(part.memory or {} for part in self.parts))))
         rows.append(("on disk", size_text(self.size)))
         width = max(len(name) for name, _ in rows)
-        return "\n".join([str(self.path), *(f"  {name.replace('_', ' '):<{width}}  {value}" for name, value in rows)])
+        return "\n".join(
+            [
+                str(self.path),
+                *(f"  {name.replace('_', ' '):<{width}}  {value}" for name, value in rows),
+            ]
+        )
 
 
 def _fact(value: Any) -> str:
@@ -96,7 +102,11 @@ def _fact(value: Any) -> str:
 
 def _numbers(part: Part) -> list[tuple[str, str]]:
     if part.parameters is None or part.memory is None:
-        return [] if part.stored is None else [("parameters", "not known: a pickle is not opened here")]
+        return (
+            []
+            if part.stored is None
+            else [("parameters", "not known: a pickle is not opened here")]
+        )
     shares = sorted(part.dtypes.items(), key=lambda entry: -entry[1])
     mix = ", ".join(f"{100 * count / part.parameters:.1f} % {name}" for name, count in shares)
     return [("parameters", f"{part.parameters:,}: {mix}"), ("in memory", _memory(part.memory))]

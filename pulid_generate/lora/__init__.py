@@ -1,4 +1,5 @@
-"""LoRA: low-rank products added to the outputs of linear layers while a model runs, and gone afterwards.
+"""LoRA: low-rank products added to the outputs of linear layers while a model runs, and gone
+afterwards.
 
     choice.py   which files, and how strongly: flags, tags, names. Imports no torch
     names.py    whose layer a tensor's name means: the spellings of the field

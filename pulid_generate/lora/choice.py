@@ -1,10 +1,12 @@
-"""Which LoRA files a picture uses, and how strongly: `--lora FILE[:WEIGHT]` and the names of a prompt's tags. Imports no torch.
+"""Which LoRA files a picture uses, and how strongly: `--lora FILE[:WEIGHT]` and the names of a
+prompt's tags. Imports no torch.
 
 Knows nothing of what is in the files.
 
-Source of the lookup: leejet/stable-diffusion.cpp 97d29908 examples/common/common.cpp (extract_and_remove_lora): the name as it is, then
-with an extension; weights of one file are summed. Here only safetensors files are read, and a name stays inside the folder, for prompts
-are passed on and pasted.
+Source of the lookup: leejet/stable-diffusion.cpp 97d29908 examples/common/common.cpp
+(extract_and_remove_lora): the name as it is, then with an extension; weights of one file are
+summed. Here only safetensors files are read, and a name stays inside the folder, for prompts are
+passed on and pasted.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class LoraChoice:
 
 
 def parse_lora_flag(text: str) -> LoraChoice:
-    """FILE or FILE:WEIGHT. Raises RequestError for a file that is not there, or a weight that is no number."""
+    """FILE or FILE:WEIGHT. Raises RequestError for a file that is not there, or a weight that is no
+    number.
+    """
     whole = Path(text).expanduser()
     name, colon, weight = text.rpartition(":")
     if whole.is_file() or not colon:
@@ -45,32 +49,44 @@ def parse_lora_flag(text: str) -> LoraChoice:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise RequestError(f"--lora {path}: {'is a folder' if path.is_dir() else 'no such file'}; expected FILE or FILE:WEIGHT")
+        raise RequestError(
+            f"--lora {path}: {'is a folder' if path.is_dir() else 'no such file'}; expected FILE or FILE:WEIGHT"
+        )
     return path
 
 
 def find_lora(name: str, folder: Path | None) -> Path:
-    """The file that a tag's name means: in `folder`, as it is or with .safetensors after it. Raises RequestError."""
+    """The file that a tag's name means: in `folder`, as it is or with .safetensors after it. Raises
+    RequestError.
+    """
     where = f"prompt: <lora:{name}:..>"
     if folder is None:
-        raise RequestError(f"{where}: no folder to look in; give --lora-model-dir FOLDER, or --lora FILE")
+        raise RequestError(
+            f"{where}: no folder to look in; give --lora-model-dir FOLDER, or --lora FILE"
+        )
     if not folder.is_dir():
         raise RequestError(f"--lora-model-dir {folder}: no such folder")
     relative = PurePath(name)
     if relative.is_absolute() or ".." in relative.parts:
-        raise RequestError(f"{where}: a name may not lead out of {folder}; give the file with --lora FILE")
+        raise RequestError(
+            f"{where}: a name may not lead out of {folder}; give the file with --lora FILE"
+        )
     plain, extended = folder / relative, folder / f"{name}{EXTENSION}"
     for path in (plain, extended):
         if path.is_file():
             return path
     for extension in UNREAD:
         if (folder / f"{name}{extension}").is_file():
-            raise RequestError(f"{where}: {folder / f'{name}{extension}'} is no {EXTENSION} file; only those are read here")
+            raise RequestError(
+                f"{where}: {folder / f'{name}{extension}'} is no {EXTENSION} file; only those are read here"
+            )
     raise RequestError(f"{where}: {extended} is not there; {_known(name, folder)}")
 
 
 def _known(name: str, folder: Path) -> str:
-    names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob(f"*{EXTENSION}"))
+    names = sorted(
+        str(path.relative_to(folder).with_suffix("")) for path in folder.rglob(f"*{EXTENSION}")
+    )
     if not names:
         return f"{folder} holds no {EXTENSION} file"
     near = difflib.get_close_matches(name, names, SHOWN) or names[:SHOWN]

@@ -1,9 +1,12 @@
-"""A LoRA file -> its low-rank products, by the layer names that the file uses. What is not a plain LoRA for Flux is refused by name.
+"""A LoRA file -> its low-rank products, by the layer names that the file uses. What is not a plain
+LoRA for Flux is refused by name.
 
-Every tensor is accounted for: a product, its alpha, or zeros that add nothing. Knows no model until `resolve` is given its layers.
+Every tensor is accounted for: a product, its alpha, or zeros that add nothing. Knows no model until
+`resolve` is given its layers.
 
-Sources: kohya-ss/sd-scripts networks/lora_flux.py (alpha); huggingface/peft src/peft/tuners/lora (alpha, rslora, patterns);
-diffusers 0.42.1 loaders/lora_base.py (lora_adapter_metadata); KohakuBlueleaf/LyCORIS (what is refused).
+Sources: kohya-ss/sd-scripts networks/lora_flux.py (alpha); huggingface/peft src/peft/tuners/lora
+(alpha, rslora, patterns); diffusers 0.42.1 loaders/lora_base.py (lora_adapter_metadata);
+KohakuBlueleaf/LyCORIS (what is refused).
 """
 
 from __future__ import annotations
@@ -31,12 +34,22 @@ DOWN = (
     "lora_linear_layer.down.weight",
     "down.weight",
 )
-UP = ("lora_up.weight", "lora_B.weight", "lora_B.default.weight", "lora.up.weight", "lora_linear_layer.up.weight", "up.weight")
+UP = (
+    "lora_up.weight",
+    "lora_B.weight",
+    "lora_B.default.weight",
+    "lora.up.weight",
+    "lora_linear_layer.up.weight",
+    "up.weight",
+)
 ALPHA = ("alpha",)
-LEAVES = {leaf: kind for kind, leaves in (("down", DOWN), ("up", UP), ("alpha", ALPHA)) for leaf in leaves}
+LEAVES = {
+    leaf: kind for kind, leaves in (("down", DOWN), ("up", UP), ("alpha", ALPHA)) for leaf in leaves
+}
 LEAF = re.compile(rf"(?P<layer>.+?)\.(?P<leaf>{'|'.join(re.escape(leaf) for leaf in LEAVES)})")
 
-# What cannot be added as a low-rank product of a linear layer of Flux: pattern in a tensor's name -> what the file is
+# What cannot be added as a low-rank product of a linear layer of Flux: pattern in a tensor's name
+# -> what the file is
 REFUSED = (
     (r"\.hada_", "a LoHa"),
     (r"\.lokr_", "a LoKr"),
@@ -48,13 +61,18 @@ REFUSED = (
         r"(^|unet[._])(input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block)[._].*lora",
         "a LoRA for SD 1.5 or SDXL",
     ),
-    (r"^lora_unet_(input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block)_", "a LoRA for SD 1.5 or SDXL"),
+    (
+        r"^lora_unet_(input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block)_",
+        "a LoRA for SD 1.5 or SDXL",
+    ),
     (r"joint_blocks[._].*lora", "a LoRA for SD 3"),
     (r"^lora_unet_joint_blocks_", "a LoRA for SD 3"),
 )
-CONTROL = re.compile(r"norm\.(query|key)_norm\.scale$")  # beside its matrices, such a file has norms, and a wider img_in
+# beside its matrices, such a file has norms, and a wider img_in
+CONTROL = re.compile(r"norm\.(query|key)_norm\.scale$")
 METADATA = "lora_adapter_metadata"
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's save_pretrained writes both
+# peft's save_pretrained writes both
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -79,24 +97,32 @@ class LoraFile:
 
 
 def read_lora(path: str | Path) -> LoraFile:
-    """Read a LoRA. Its matrices stay memory-mapped. Raises WeightsError for whatever cannot be applied whole."""
+    """Read a LoRA. Its matrices stay memory-mapped. Raises WeightsError for whatever cannot be
+    applied whole.
+    """
     from safetensors import SafetensorError, safe_open
 
     header = read_header(path)
     if header.format != "safetensors":
-        raise WeightsError(f"{path}: is a {header.format} file; only LoRA files in safetensors are read, convert it")
+        raise WeightsError(
+            f"{path}: is a {header.format} file; only LoRA files in safetensors are read, convert it"
+        )
     for pattern, what in REFUSED:
         found = next((name for name in header.tensors if re.search(pattern, name)), None)
         if found:
             raise WeightsError(f"{path}: is {what} ({found}); use a plain LoRA for FLUX.1")
     groups, others = _grouped(header.tensors)
     if not any({"down", "up"} & set(group) for group in groups.values()):
-        raise WeightsError(f"{path}: holds no lora_A or lora_down{_kind(header)}; give a LoRA for FLUX.1")
+        raise WeightsError(
+            f"{path}: holds no lora_A or lora_down{_kind(header)}; give a LoRA for FLUX.1"
+        )
     try:
         with safe_open(header.path, framework="pt") as file:
             for name in others:
                 if CONTROL.search(name):
-                    raise WeightsError(f"{path}: is a control LoRA, FLUX.1 Canny or Depth ({name}); use a plain LoRA for FLUX.1")
+                    raise WeightsError(
+                        f"{path}: is a control LoRA, FLUX.1 Canny or Depth ({name}); use a plain LoRA for FLUX.1"
+                    )
                 if file.get_tensor(name).float().any():
                     raise WeightsError(
                         f"{path}: {name} is no part of a plain LoRA, which cannot be applied; use a plain LoRA for FLUX.1"
@@ -109,7 +135,9 @@ def read_lora(path: str | Path) -> LoraFile:
                 product = _product(f"{path}: {name}", name, tensors, settings)
                 products.setdefault(model, {})[layer] = product
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged safetensors file ({error}); download it again") from None
+        raise WeightsError(
+            f"{path}: damaged safetensors file ({error}); download it again"
+        ) from None
     return LoraFile(Path(path), products)
 
 
@@ -133,16 +161,26 @@ def _grouped(names: Mapping[str, Any]) -> tuple[dict[str, dict[str, str]], list[
     return groups, others
 
 
-def _product(where: str, name: str, tensors: dict[str, Tensor], settings: dict[str, Any]) -> Product:
+def _product(
+    where: str, name: str, tensors: dict[str, Tensor], settings: dict[str, Any]
+) -> Product:
     if "down" not in tensors or "up" not in tensors:
         missing = "up" if "down" in tensors else "down"
-        raise WeightsError(f"{where}: lacks its {missing} matrix; the file is incomplete, download it again")
+        raise WeightsError(
+            f"{where}: lacks its {missing} matrix; the file is incomplete, download it again"
+        )
     down, up = tensors["down"], tensors["up"]
     if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0] or not down.shape[0]:
-        raise WeightsError(f"{where}: its matrices are {_size(up)} and {_size(down)}, which do not multiply; the file is damaged")
+        raise WeightsError(
+            f"{where}: its matrices are {_size(up)} and {_size(down)}, which do not multiply; the file is damaged"
+        )
     alpha = tensors["alpha"].float().reshape(-1).tolist() if "alpha" in tensors else []
-    if len(alpha) > 1 or not all(torch.isfinite(tensor.float()).all() for tensor in tensors.values()):
-        raise WeightsError(f"{where}: holds NaN or infinite numbers, or several alphas; the file is damaged, download it again")
+    if len(alpha) > 1 or not all(
+        torch.isfinite(tensor.float()).all() for tensor in tensors.values()
+    ):
+        raise WeightsError(
+            f"{where}: holds NaN or infinite numbers, or several alphas; the file is damaged, download it again"
+        )
     return Product(down, up, _scale(name, down.shape[0], alpha[0] if alpha else None, settings))
 
 
@@ -152,7 +190,9 @@ def _scale(name: str, rank: int, alpha: float | None, settings: dict[str, Any]) 
     if alpha is None:
         patterns = own.get("alpha_pattern") or {}
         layer = split_prefix(name)[1]
-        found = (value for pattern, value in patterns.items() if re.match(_peft_pattern(pattern), layer))
+        found = (
+            value for pattern, value in patterns.items() if re.match(_peft_pattern(pattern), layer)
+        )
         alpha = float(next(found, own.get("lora_alpha", rank)))
     return alpha / (math.sqrt(rank) if own.get("use_rslora") else rank)
 
@@ -162,7 +202,9 @@ def _peft_pattern(pattern: str) -> str:
 
 
 def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """model -> peft's configuration of it: from the file's metadata, or from the file that peft writes beside."""
+    """model -> peft's configuration of it: from the file's metadata, or from the file that peft
+    writes beside.
+    """
     beside = path.with_name(PEFT_CONFIG)
     try:
         if METADATA in metadata:
@@ -181,17 +223,24 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, An
                 float(value)
                 re.compile(_peft_pattern(pattern))
     except (ValueError, TypeError, AttributeError, OSError, re.error) as error:
-        raise WeightsError(f"{path}: the description of its alphas cannot be read ({error}); download it again") from None
+        raise WeightsError(
+            f"{path}: the description of its alphas cannot be read ({error}); download it again"
+        ) from None
     if any(own.get("use_dora") for own in settings.values()):
-        raise WeightsError(f"{path}: is a DoRA (use_dora in its description); use a plain LoRA for FLUX.1")
+        raise WeightsError(
+            f"{path}: is a DoRA (use_dora in its description); use a plain LoRA for FLUX.1"
+        )
     return settings
 
 
-def resolve(lora: LoraFile, model: str, layers: Mapping[str, tuple[int, int]]) -> dict[str, Product]:
+def resolve(
+    lora: LoraFile, model: str, layers: Mapping[str, tuple[int, int]]
+) -> dict[str, Product]:
     """The file's products of one model by the layers' own names; fused ones split by rows.
 
-    layers: name -> (outputs, inputs) of every linear layer, as `hooks.linear_shapes` gives them. Raises WeightsError, which names the first
-    product that belongs to no layer, or is of another size: a LoRA is applied whole or not at all.
+    layers: name -> (outputs, inputs) of every linear layer, as `hooks.linear_shapes` gives them.
+    Raises WeightsError, which names the first product that belongs to no layer, or is of another
+    size: a LoRA is applied whole or not at all.
     """
     table = targets(model, layers)
     resolved: dict[str, Product] = {}
@@ -201,7 +250,9 @@ def resolve(lora: LoraFile, model: str, layers: Mapping[str, tuple[int, int]]) -
         if name not in table:
             if not product.up.float().any() or not product.scale:
                 continue  # adds exactly nothing; ComfyUI's extracts have such
-            raise WeightsError(f"{lora.path}: {name} is no layer of this {model}; the LoRA was made for another model")
+            raise WeightsError(
+                f"{lora.path}: {name} is no layer of this {model}; the LoRA was made for another model"
+            )
         target = table[name]
         rows = [layers[layer][0] for layer in target.layers]
         inputs = layers[target.layers[0]][1]
@@ -213,7 +264,9 @@ def resolve(lora: LoraFile, model: str, layers: Mapping[str, tuple[int, int]]) -
         up = torch.cat(product.up.chunk(2)[::-1]) if target.swapped else product.up
         for layer, part in zip(target.layers, up.split(rows), strict=True):
             if layer in resolved:
-                raise WeightsError(f"{lora.path}: holds {layer} twice, under two names; use a file in one format")
+                raise WeightsError(
+                    f"{lora.path}: holds {layer} twice, under two names; use a file in one format"
+                )
             resolved[layer] = Product(product.down, part, product.scale)
     return resolved
 

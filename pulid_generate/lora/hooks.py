@@ -1,7 +1,8 @@
 """Low-rank products on a model's linear layers, while it runs: y += weight * scale * (x A^T) B^T.
 
-Forward hooks and not merged weights: most weights here are quantised, fp8, or widened per layer, and merging would change their bits for
-good. Off again, the model is the same object with the same bits. Knows any module with in_features and out_features; no file, no Flux.
+Forward hooks and not merged weights: most weights here are quantised, fp8, or widened per layer,
+and merging would change their bits for good. Off again, the model is the same object with the same
+bits. Knows any module with in_features and out_features; no file, no Flux.
 
 Shapes: C inputs, R outputs, r the sum of the products' ranks.
 """
@@ -32,25 +33,37 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 @contextlib.contextmanager
 def attach_lora_files(
-    model: nn.Module, kind: str, loras: Iterable[tuple[LoraFile, float]], dtype: torch.dtype, device: torch.device | str
+    model: nn.Module,
+    kind: str,
+    loras: Iterable[tuple[LoraFile, float]],
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> Iterator[None]:
-    """As `attach_loras`, with whole files: each file's part for this kind of model ("Flux", "CLIP-L", "T5"), which may be none.
+    """As `attach_loras`, with whole files: each file's part for this kind of model ("Flux",
+    "CLIP-L", "T5"), which may be none.
 
     Raises WeightsError for a file that does not fit the model, before anything is attached.
     """
     shapes = linear_shapes(model)
-    with attach_loras(model, [(resolve(lora, kind, shapes), weight) for lora, weight in loras], dtype, device):
+    with attach_loras(
+        model, [(resolve(lora, kind, shapes), weight) for lora, weight in loras], dtype, device
+    ):
         yield
 
 
 @contextlib.contextmanager
 def attach_loras(
-    model: nn.Module, loras: Sequence[tuple[Mapping[str, Product], float]], dtype: torch.dtype, device: torch.device | str
+    model: nn.Module,
+    loras: Sequence[tuple[Mapping[str, Product], float]],
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> Iterator[None]:
-    """Add the weighted sum of LoRAs to every forward of `model`; on leaving, the model is as it was.
+    """Add the weighted sum of LoRAs to every forward of `model`; on leaving, the model is as it
+    was.
 
-    loras: (what `files.resolve` gives for this model, weight). A weight of 0 attaches nothing. dtype, device: of the model's activations,
-    where the matrices are put at once. Works with the hooks of PuLID, of widening and of group offloading, in any order.
+    loras: (what `files.resolve` gives for this model, weight). A weight of 0 attaches nothing.
+    dtype, device: of the model's activations, where the matrices are put at once. Works with the
+    hooks of PuLID, of widening and of group offloading, in any order.
     """
     layers: dict[str, list[tuple[Product, float]]] = {}
     for products, weight in loras:
@@ -78,15 +91,23 @@ def attach_loras(
         _forget_compiled(bool(attached))
 
 
-def low_rank(products: Sequence[tuple[Product, float]], dtype: torch.dtype, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """The weighted sum of one layer's products: down (r, C) and up (R, r). Weights and scales go into up, in float32, rounded once."""
+def low_rank(
+    products: Sequence[tuple[Product, float]], dtype: torch.dtype, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of one layer's products: down (r, C) and up (R, r). Weights and scales go
+    into up, in float32, rounded once.
+    """
     down = torch.cat([product.down.to(device, dtype) for product, _ in products])
-    up = torch.cat([product.up.to(device).float() * (product.scale * weight) for product, weight in products], dim=1)
+    up = torch.cat(
+        [product.up.to(device).float() * (product.scale * weight) for product, weight in products],
+        dim=1,
+    )
     return down, up.to(dtype)
 
 
 def _add(layer, arguments, output):
-    # one function for all layers, the matrices on the layer: so torch.compile has one graph for all blocks of a kind
+    # one function for all layers, the matrices on the layer: so torch.compile has one graph for all
+    # blocks of a kind
     down, up = getattr(layer, ATTRIBUTE)
     # the layer ran where its output is; under offloading its input may have come from elsewhere
     x = arguments[0].to(output.device)
@@ -96,6 +117,8 @@ def _add(layer, arguments, output):
 
 
 def _forget_compiled(changed: bool) -> None:
-    """Drop compiled code: torch.compile does not notice that an inner layer has got or lost a hook, and would draw without the LoRA."""
+    """Drop compiled code: torch.compile does not notice that an inner layer has got or lost a hook,
+    and would draw without the LoRA.
+    """
     if changed and "torch._dynamo" in sys.modules:
         torch._dynamo.reset()

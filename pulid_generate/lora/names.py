@@ -1,11 +1,14 @@
-"""Whose layer a LoRA's name means: the spellings of kohya, peft, diffusers, ComfyUI, XLabs and OneTrainer, as tables.
+"""Whose layer a LoRA's name means: the spellings of kohya, peft, diffusers, ComfyUI, XLabs and
+OneTrainer, as tables.
 
-Knows no file and no tensor. diffusers' own converters (loaders/lora_conversion_utils.py) are not used: they have Flux's width and depths
-written into them, and drop what they do not know with a log line. Theirs and these agree on a Flux of the public width (a test).
+Knows no file and no tensor. diffusers' own converters (loaders/lora_conversion_utils.py) are not
+used: they have Flux's width and depths written into them, and drop what they do not know with a log
+line. Theirs and these agree on a Flux of the public width (a test).
 
-Sources: kohya-ss/sd-scripts networks/lora_flux.py (lora_unet_, lora_te1_ CLIP, lora_te3_ T5; BFL's names with underscores);
-diffusers 0.42.1 loaders/lora_pipeline.py (transformer., text_encoder.) and lora_conversion_utils.py (XLabs' processors, lora_transformer_ of
-OneTrainer, the swapped halves of the last modulation); ComfyUI comfy/lora.py (diffusion_model., text_encoders.).
+Sources: kohya-ss/sd-scripts networks/lora_flux.py (lora_unet_, lora_te1_ CLIP, lora_te3_ T5; BFL's
+names with underscores); diffusers 0.42.1 loaders/lora_pipeline.py (transformer., text_encoder.) and
+lora_conversion_utils.py (XLabs' processors, lora_transformer_ of OneTrainer, the swapped halves of
+the last modulation); ComfyUI comfy/lora.py (diffusion_model., text_encoders.).
 """
 
 from __future__ import annotations
@@ -49,18 +52,23 @@ XLABS = {
     },
     "single_blocks": {"processor.qkv_lora": IMAGE_QKV, "processor.proj_lora": ("proj_out",)},
 }
-SWAPPED = "final_layer.adaLN_modulation.1"  # BFL: shift, scale; diffusers: scale, shift (as in checkpoints.py)
+# BFL: shift, scale; diffusers: scale, shift (as in checkpoints.py)
+SWAPPED = "final_layer.adaLN_modulation.1"
 # the projection comes after the pooled vector that Flux reads, so a LoRA of it changes nothing
-UNUSED = {CLIP: frozenset(("text_projection", "text_model.text_projection", "text_model_text_projection"))}
+UNUSED = {
+    CLIP: frozenset(("text_projection", "text_model.text_projection", "text_model_text_projection"))
+}
 
 
-# (outputs, inputs) of Flux's linear layers, in multiples of the width; what is no multiple stands in `flux_layers`.
-# Source: diffusers 0.42.1 models/transformers/transformer_flux.py
+# (outputs, inputs) of Flux's linear layers, in multiples of the width; what is no multiple stands
+# in `flux_layers`. Source: diffusers 0.42.1 models/transformers/transformer_flux.py
 SQUARE = (1, 1)
 DOUBLE_LAYERS = {
     **dict.fromkeys(("norm1.linear", "norm1_context.linear"), (6, 1)),
     **dict.fromkeys(("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"), SQUARE),
-    **dict.fromkeys(("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"), SQUARE),
+    **dict.fromkeys(
+        ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"), SQUARE
+    ),
     **dict.fromkeys(("ff.net.0.proj", "ff_context.net.0.proj"), (4, 1)),
     **dict.fromkeys(("ff.net.2", "ff_context.net.2"), (1, 4)),
 }
@@ -74,7 +82,9 @@ TIMESTEP_CHANNELS = 256
 
 
 def flux_layers(shape: FluxShape) -> dict[str, tuple[int, int]]:
-    """name -> (outputs, inputs) of every linear layer of a Flux, from its header's sizes: to check a LoRA before any weight is read."""
+    """name -> (outputs, inputs) of every linear layer of a Flux, from its header's sizes: to check
+    a LoRA before any weight is read.
+    """
     width, embedding = shape.width, "time_text_embed"
     layers = {"x_embedder": (width, LATENT_WIDTH), "context_embedder": (width, shape.context)}
     for name, inputs, there in (
@@ -90,13 +100,18 @@ def flux_layers(shape: FluxShape) -> dict[str, tuple[int, int]]:
         ("single_transformer_blocks", shape.single, SINGLE_LAYERS),
     ):
         for index in range(count):
-            layers |= {f"{blocks}.{index}.{name}": (outs * width, ins * width) for name, (outs, ins) in table.items()}
+            layers |= {
+                f"{blocks}.{index}.{name}": (outs * width, ins * width)
+                for name, (outs, ins) in table.items()
+            }
     return layers | {"norm_out.linear": (2 * width, width), "proj_out": (LATENT_WIDTH, width)}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The layers that one pair of matrices belongs to: their output rows one after the other. swapped: in halves, exchanged."""
+    """The layers that one pair of matrices belongs to: their output rows one after the other.
+    swapped: in halves, exchanged.
+    """
 
     layers: tuple[str, ...]
     swapped: bool = False
@@ -129,7 +144,11 @@ def _spellings(model: str, layers: list[str]) -> Iterator[tuple[str, Target]]:
     for layer in layers:
         yield layer, Target((layer,))
     if model == CLIP:  # transformers 5 dropped the prefix that every file has
-        yield from ((f"{BARE_CLIP}{layer}", Target((layer,))) for layer in layers if not layer.startswith(BARE_CLIP))
+        yield from (
+            (f"{BARE_CLIP}{layer}", Target((layer,)))
+            for layer in layers
+            if not layer.startswith(BARE_CLIP)
+        )
     elif model == FLUX:
         yield from _bfl_spellings(layers)
 

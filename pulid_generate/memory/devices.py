@@ -39,7 +39,9 @@ NOT_IN_TORCH = ("vulkan", "opencl", "sycl", "cann", "musa", "webgpu", "rpc")
 
 
 def find_device(name: str, flag: str = "device") -> torch.device:
-    """The device of that name, torch's or sd-cli's (cuda0, metal, gpu), or the best one for "auto". Raises RequestError if it is not usable."""
+    """The device of that name, torch's or sd-cli's (cuda0, metal, gpu), or the best one for "auto".
+    Raises RequestError if it is not usable.
+    """
     usable = [kind for kind in ("cuda", "mps", "cpu") if _is_there(kind)]
     text = name.strip().lower()
     if text in ("auto", "default"):
@@ -48,7 +50,9 @@ def find_device(name: str, flag: str = "device") -> torch.device:
         return torch.device(usable[0])
     there = f"usable: {', '.join(device_names())}"
     if text == "disk":
-        raise RequestError(f"{flag} {name}: weights can wait there (--params-backend), a model cannot run there; {there}")
+        raise RequestError(
+            f"{flag} {name}: weights can wait there (--params-backend), a model cannot run there; {there}"
+        )
     match = re.fullmatch(r"([a-z]+?):?(\d*)", text)
     if match is None:
         raise RequestError(f"{flag} {name}: expected auto, cuda, cuda:N, mps or cpu; {there}")
@@ -59,7 +63,9 @@ def find_device(name: str, flag: str = "device") -> torch.device:
     index = int(match[2] or 0)
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if index >= count:
-        raise RequestError(f"{flag} {name}: there are {count} {kind} devices, counted from 0; {there}")
+        raise RequestError(
+            f"{flag} {name}: there are {count} {kind} devices, counted from 0; {there}"
+        )
     return torch.device(kind, index) if kind == "cuda" and match[2] else torch.device(kind)
 
 
@@ -70,7 +76,9 @@ def device_name(device: torch.device) -> str:
 
 def device_names() -> list[str]:
     """sd-cli's names of the devices that are usable here: cuda0, cuda1, metal, cpu."""
-    cards = [f"cuda{index}" for index in range(torch.cuda.device_count())] if _is_there("cuda") else []
+    cards = (
+        [f"cuda{index}" for index in range(torch.cuda.device_count())] if _is_there("cuda") else []
+    )
     return [*cards, *(["metal"] if _is_there("mps") else []), "cpu"]
 
 
@@ -78,12 +86,15 @@ def list_devices() -> list[str]:
     """A line for each device: its name, tabulator, what it is. As sd-cli's --list-devices."""
     described = {"cpu": "processor", "metal": "Apple GPU"}
     return [
-        f"{name}\t{described.get(name) or torch.cuda.get_device_name(int(name.removeprefix('cuda')))}" for name in device_names()
+        f"{name}\t{described.get(name) or torch.cuda.get_device_name(int(name.removeprefix('cuda')))}"
+        for name in device_names()
     ]
 
 
 def _is_there(kind: str) -> bool:
-    return kind == "cpu" or (torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available())
+    return kind == "cpu" or (
+        torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
+    )
 
 
 def available_on(devices: Iterable[torch.device]) -> dict[str, int]:
@@ -93,12 +104,16 @@ def available_on(devices: Iterable[torch.device]) -> dict[str, int]:
         if device.type == "cuda":
             free[device_name(device)] = torch.cuda.mem_get_info(device)[0]
         elif device.type == "mps":  # it shares main memory, of which Metal recommends a part
-            free["mps"] = max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+            free["mps"] = max(
+                0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+            )
     return free
 
 
 def give_back_memory() -> None:
-    """Return what was freed to the system, or to the other models of a device: one stage's leavings are not the next one's peak."""
+    """Return what was freed to the system, or to the other models of a device: one stage's leavings
+    are not the next one's peak.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -115,8 +130,11 @@ def available_memory() -> int:
     free = psutil.virtual_memory().available
     try:
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
+        cached = dict(
+            line.split() for line in (CGROUP / "memory.stat").read_text().splitlines()
+        ).get("inactive_file", 0)
     except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
         return free
-    # pages of files that were read, such as memory-mapped weights, count as used and are given back when they are needed
+    # pages of files that were read, such as memory-mapped weights, count as used and are given back
+    # when they are needed
     return min(free, limit - used + int(cached))

@@ -1,7 +1,9 @@
-"""Where models run, where their weights wait, and in what arithmetic; and how much memory there is. Knows devices, and no model or file.
+"""Where models run, where their weights wait, and in what arithmetic; and how much memory there is.
+Knows devices, and no model or file.
 
-The assignments are sd-cli's: "diffusion=cuda0,te=cpu,vae=cpu", with its names of modules and devices and its precedence.
-Source: stable-diffusion.cpp docs/backend.md and ggml_extend_backend.cpp (sd_parse_backend_assignment), near 97d29908.
+The assignments are sd-cli's: "diffusion=cuda0,te=cpu,vae=cpu", with its names of modules and
+devices and its precedence. Source: stable-diffusion.cpp docs/backend.md and ggml_extend_backend.cpp
+(sd_parse_backend_assignment), near 97d29908.
 """
 
 from __future__ import annotations
@@ -15,14 +17,27 @@ import torch
 from pulid_generate.errors import RequestError
 from pulid_generate.memory.devices import CPU, GIB, device_name, find_device
 
-# What sd-cli calls the parts of a generation, hyphens and underscores aside. "te" is CLIP and T5 together: it has no name for one of them.
+# What sd-cli calls the parts of a generation, hyphens and underscores aside. "te" is CLIP and T5
+# together: it has no name for one of them.
 MODULES = {
     "diffusion": ("diffusion", "model", "unet", "dit"),
-    "te": ("te", "clip", "text", "textencoder", "textencoders", "conditioner", "cond", "llm", "t5", "t5xxl"),
+    "te": (
+        "te",
+        "clip",
+        "text",
+        "textencoder",
+        "textencoders",
+        "conditioner",
+        "cond",
+        "llm",
+        "t5",
+        "t5xxl",
+    ),
     "vae": ("vae", "firststage", "autoencoder", "tae"),
 }
 EVERY = ("all", "default", "*")
-# sd-cli's modules that Flux with PuLID does not have: an assignment to them is accepted, and has nothing to place
+# sd-cli's modules that Flux with PuLID does not have: an assignment to them is accepted, and has
+# nothing to place
 ABSENT = re.compile(
     "clipvision|vision|controlnet|control|photomaker|photomakerid|pmid|photo|upscaler|esrgan|hires|detector|adetailer|yolo"
 )
@@ -32,8 +47,9 @@ ABSENT = re.compile(
 class Placement:
     """Where the models run, and in what arithmetic.
 
-    offload: the modules ("diffusion", "te") whose weights stay in main memory, a block on the device only while it runs.
-    max_vram: GiB that may be used, by device name ("cuda:0") or "" for every device; negative: GiB to leave free.
+    offload: the modules ("diffusion", "te") whose weights stay in main memory, a block on the
+    device only while it runs. max_vram: GiB that may be used, by device name ("cuda:0") or "" for
+    every device; negative: GiB to leave free.
     """
 
     device: torch.device
@@ -56,40 +72,58 @@ class Placement:
         offload: bool = False,
         max_vram: str | float | None = None,
     ) -> Placement:
-        """device: "auto", "cuda", "cuda:1", "mps" or "cpu". dtype: "auto" or a torch dtype's name. The rest as sd-cli's flags.
+        """device: "auto", "cuda", "cuda:1", "mps" or "cpu". dtype: "auto" or a torch dtype's name.
+        The rest as sd-cli's flags.
 
-        As there, clip_on_cpu, vae_on_cpu and offload stand for te=cpu, vae=cpu and params *=cpu, and the other assignments of a module win
-        over them. Raises RequestError for a module or device that there is not.
+        As there, clip_on_cpu, vae_on_cpu and offload stand for te=cpu, vae=cpu and params *=cpu,
+        and the other assignments of a module win over them. Raises RequestError for a module or
+        device that there is not.
         """
         runs = {"te": "cpu"} if clip_on_cpu else {}
         runs |= {"vae": "cpu"} if vae_on_cpu else {}
         runs |= parse_assignment("backend", backend)
         fallback = runs.get("") or device
         where = {
-            module: find_device(runs.get(module, fallback), "backend" if {module, ""} & set(runs) else "device")
+            module: find_device(
+                runs.get(module, fallback), "backend" if {module, ""} & set(runs) else "device"
+            )
             for module in MODULES
         }
-        waits = ({"": "cpu"} if offload else {}) | parse_assignment("params-backend", params_backend)
+        waits = ({"": "cpu"} if offload else {}) | parse_assignment(
+            "params-backend", params_backend
+        )
         for name in waits.values():
             _check_waiting(name)
         main = where["diffusion"]
-        # bfloat16 matrix products are several times slower than float32 ones on most CPUs, and less exact
+        # bfloat16 matrix products are several times slower than float32 ones on most CPUs, and less
+        # exact
         kind = dtype if dtype != "auto" else "float32" if main.type == "cpu" else "bfloat16"
         offloaded = frozenset(
             module
             for module in ("diffusion", "te")
             if _in_main_memory(waits.get(module, waits.get("", ""))) and where[module] != CPU
         )
-        return cls(main, where["te"], where["vae"], getattr(torch, kind), offloaded, parse_budgets(max_vram))
+        return cls(
+            main,
+            where["te"],
+            where["vae"],
+            getattr(torch, kind),
+            offloaded,
+            parse_budgets(max_vram),
+        )
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
-        """The arithmetic of a model that runs on `device`: a CPU beside a GPU computes in float32, a GPU beside a CPU in bfloat16."""
+        """The arithmetic of a model that runs on `device`: a CPU beside a GPU computes in float32,
+        a GPU beside a CPU in bfloat16.
+        """
         if device.type == self.device.type or self.device.type != "cpu" != device.type:
             return self.dtype
         return torch.float32 if device.type == "cpu" else torch.bfloat16
 
     def streams(self, module: str) -> bool:
-        """Whether the weights of "diffusion" or "te" may wait in main memory: they were sent there, or their device has a limit."""
+        """Whether the weights of "diffusion" or "te" may wait in main memory: they were sent there,
+        or their device has a limit.
+        """
         device = self.device if module == "diffusion" else self.text_device
         return module in self.offload or (device != CPU and self._limit(device) is not None)
 
@@ -112,7 +146,8 @@ class Placement:
 
 
 def parse_assignment(flag: str, text: str | None) -> dict[str, str]:
-    """{"diffusion": "cuda0", ..} of "diffusion=cuda0,te=cpu"; a device alone, or of all, default or *, stands under "". Raises RequestError.
+    """{"diffusion": "cuda0", ..} of "diffusion=cuda0,te=cpu"; a device alone, or of all, default or
+    *, stands under "". Raises RequestError.
 
     Modules that do not exist here are left out.
     """
@@ -130,13 +165,17 @@ def parse_assignment(flag: str, text: str | None) -> dict[str, str]:
         elif not ABSENT.fullmatch(plain):
             module = next((module for module, names in MODULES.items() if plain in names), None)
             if module is None:
-                raise RequestError(f"{flag} {part}: there is no module {name!r}; known: {', '.join(MODULES)}, all")
+                raise RequestError(
+                    f"{flag} {part}: there is no module {name!r}; known: {', '.join(MODULES)}, all"
+                )
             found[module] = value
     return found
 
 
 def parse_budgets(text: str | float | None) -> dict[str, float]:
-    """GiB by device of sd-cli's --max-vram: "6", "cuda0=6,cuda1=2", or a number; "" is every device. Raises RequestError."""
+    """GiB by device of sd-cli's --max-vram: "6", "cuda0=6,cuda1=2", or a number; "" is every
+    device. Raises RequestError.
+    """
     if text is None or text == "":
         return {}
     found: dict[str, float] = {}
@@ -157,6 +196,8 @@ def _in_main_memory(name: str) -> bool:
 
 
 def _check_waiting(name: str) -> None:
-    """Raise RequestError for a place where weights cannot wait. sd-cli's disk is main memory: weights are mapped from their file."""
+    """Raise RequestError for a place where weights cannot wait. sd-cli's disk is main memory:
+    weights are mapped from their file.
+    """
     if name.lower() != "disk":
         find_device(name, "params-backend")

@@ -17,9 +17,11 @@ from pulid_generate.memory.stages import DEFAULT_TILE, ROLES, Case, fits, missin
 
 
 def make_plan(files: Any, work: Work, placement: Placement, available: Mapping[str, int]) -> Plan:
-    """files: flux, vae, clip_l, t5xxl and pulid (or None), each with a `header`, as ModelFiles. available: as placement.available_on.
+    """files: flux, vae, clip_l, t5xxl and pulid (or None), each with a `header`, as ModelFiles.
+    available: as placement.available_on.
 
-    The plan's `problem` names the first stage that does not fit and the flags that, by the same arithmetic, would change that.
+    The plan's `problem` names the first stage that does not fit and the flags that, by the same
+    arithmetic, would change that.
     """
     models = {name: Footprint.of(getattr(files, role).header, name) for name, role in ROLES.items()}
     pulid = Footprint.of(files.pulid.header, "PuLID") if files.pulid else None
@@ -28,11 +30,15 @@ def make_plan(files: Any, work: Work, placement: Placement, available: Mapping[s
 
 
 def _problem(case: Case, plan: Plan) -> str:
-    """One line about the first stage that does not fit: need, have, and what would help; "" if all fit."""
+    """One line about the first stage that does not fit: need, have, and what would help; "" if all
+    fit.
+    """
     for stage in plan.stages:
         for device, (need, have) in missing(case, stage).items():
             where = "main memory" if device == "cpu" else device
-            helps = [name for name, change in _REMEDIES[stage.name] if _helps(case, stage.name, change)]
+            helps = [
+                name for name, change in _REMEDIES[stage.name] if _helps(case, stage.name, change)
+            ]
             advice = f"it would fit with {' or '.join(helps)}" if helps else _NOTHING[stage.name]
             return f"{stage.name}: needs {gib(need)} of {where}, {gib(have)} can be used; {advice}"
     return ""
@@ -51,7 +57,9 @@ def _offloaded(module: str) -> Callable[[Case], Case | None]:
         device = place.device if module == "diffusion" else place.text_device
         if device.type == "cpu" or module in place.offload:
             return None
-        return replace(case, placement=replace(place, offload=place.offload | {module}, max_vram={}))
+        return replace(
+            case, placement=replace(place, offload=place.offload | {module}, max_vram={})
+        )
 
     return change
 
@@ -59,13 +67,21 @@ def _offloaded(module: str) -> Callable[[Case], Case | None]:
 def _on_cpu(field: str) -> Callable[[Case], Case | None]:
     def change(case: Case) -> Case | None:
         device = getattr(case.placement, field)
-        return None if device.type == "cpu" else replace(case, placement=replace(case.placement, **{field: type(device)("cpu")}))
+        return (
+            None
+            if device.type == "cpu"
+            else replace(case, placement=replace(case.placement, **{field: type(device)("cpu")}))
+        )
 
     return change
 
 
 def _unlimited(case: Case) -> Case | None:
-    return replace(case, placement=replace(case.placement, max_vram={})) if case.placement.max_vram else None
+    return (
+        replace(case, placement=replace(case.placement, max_vram={}))
+        if case.placement.max_vram
+        else None
+    )
 
 
 def _packed(name: str, bytes_per_number: float) -> Callable[[Case], Case | None]:
@@ -81,17 +97,25 @@ def _packed(name: str, bytes_per_number: float) -> Callable[[Case], Case | None]
         smaller = Footprint(tensors)
         if smaller.bytes(None) >= model.bytes(None, case.work.dequantize):
             return None
-        return replace(case, models={**case.models, name: smaller}, work=replace(case.work, dequantize=False))
+        return replace(
+            case, models={**case.models, name: smaller}, work=replace(case.work, dequantize=False)
+        )
 
     return change
 
 
 def _kept_packed(case: Case) -> Case | None:
-    return replace(case, work=replace(case.work, dequantize=False)) if case.work.dequantize else None
+    return (
+        replace(case, work=replace(case.work, dequantize=False)) if case.work.dequantize else None
+    )
 
 
 def _tiled(case: Case) -> Case | None:
-    return replace(case, work=replace(case.work, tile=DEFAULT_TILE)) if case.work.tile is None else None
+    return (
+        replace(case, work=replace(case.work, tile=DEFAULT_TILE))
+        if case.work.tile is None
+        else None
+    )
 
 
 def _smaller(case: Case) -> Case | None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import CLIP, FLUX, MARGIN, T5, VAE, Plan, Stage, Work, gib
 
-PROCESS = 400 * 2**20  # the libraries that are imported after the plan: 310 MB of resident memory measured, on a CPU
+# the libraries that are imported after the plan: 310 MB of resident memory measured, on a CPU
+PROCESS = 400 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,22 @@ ROLES = {CLIP: "clip_l", T5: "t5xxl", FLUX: "flux", VAE: "vae"}
 
 
 def plan_stages(case: Case) -> Plan:
-    (t5, t5_resident), (flux, flux_resident), (vae, tile) = t5_stage(case), flux_stage(case), vae_stage(case)
+    (t5, t5_resident), (flux, flux_resident), (vae, tile) = (
+        t5_stage(case),
+        flux_stage(case),
+        vae_stage(case),
+    )
     stages = (clip_stage(case), t5, flux, vae)
-    narrow = frozenset(stage.name for stage in stages if any(measure.startswith("16-bit") for measure in stage.measures))
-    resident = {name: chosen for name, chosen in ((T5, t5_resident), (FLUX, flux_resident)) if chosen is not None}
+    narrow = frozenset(
+        stage.name
+        for stage in stages
+        if any(measure.startswith("16-bit") for measure in stage.measures)
+    )
+    resident = {
+        name: chosen
+        for name, chosen in ((T5, t5_resident), (FLUX, flux_resident))
+        if chosen is not None
+    }
     return Plan(stages, case.available, narrow, resident, tile)
 
 
@@ -78,13 +91,17 @@ def vae_stage(case: Case) -> tuple[Stage, tuple[int, int] | None]:
     def stage(tile: tuple[int, int] | None, *measures: str) -> Stage:
         working = decode_bytes(vae, work.width, work.height, width, tile)
         if work.init_image:
-            working = max(working, encode_bytes(vae, work.width, work.height, width) if tile is None else 0)
+            working = max(
+                working, encode_bytes(vae, work.width, work.height, width) if tile is None else 0
+            )
         return Stage(VAE, _name(device), vae.bytes(width), working, _beside(0), measures)
 
     whole = stage(work.tile)
     if work.tile is not None or fits(case, whole):
         return whole, work.tile
-    tiled = stage(DEFAULT_TILE, f"decoded in tiles, the whole picture would take {gib(whole.working)}")
+    tiled = stage(
+        DEFAULT_TILE, f"decoded in tiles, the whole picture would take {gib(whole.working)}"
+    )
     return (tiled, DEFAULT_TILE) if fits(case, tiled) else (whole, None)
 
 
@@ -94,29 +111,47 @@ DEFAULT_TILE = (32, 32)  # sd-cli's --vae-tile-size
 def _model(
     case: Case, name: str, module: str, device: Any, working: int, folding: int = 0
 ) -> tuple[Stage, frozenset[int] | None]:
-    """A transformer on its device: whole, in float32 or the file's 16 bits on a CPU, or streamed block by block."""
-    model, dequantize = case.models[name], case.work.dequantize and name == FLUX  # T5 stays packed: it runs once a prompt
+    """A transformer on its device: whole, in float32 or the file's 16 bits on a CPU, or streamed
+    block by block.
+    """
+    # T5 stays packed: it runs once a prompt
+    model, dequantize = case.models[name], case.work.dequantize and name == FLUX
     width = _width(case, device)
     whole = model.bytes(width, dequantize)
-    widened = model.largest * width if model.has_packed() and not dequantize else 0  # one matrix at a time
+    # one matrix at a time
+    widened = model.largest * width if model.has_packed() and not dequantize else 0
     stage = Stage(name, _name(device), whole, working + widened, _beside(folding))
     if not case.placement.streams(module):
         kept = model.bytes(None, dequantize)
-        exact = not (dequantize and model.has_packed())  # 16 bits of a packed matrix, once widened, would be rounded
+        # 16 bits of a packed matrix, once widened, would be rounded
+        exact = not (dequantize and model.has_packed())
         if exact and device.type == "cpu" and width == 4 and kept < whole and not fits(case, stage):
-            measure = f"16-bit weights kept and widened layer by layer, float32 would take {gib(whole)}"
-            return replace(stage, weights=kept, working=working + model.largest * 4, measures=(measure,)), None
+            measure = (
+                f"16-bit weights kept and widened layer by layer, float32 would take {gib(whole)}"
+            )
+            return replace(
+                stage, weights=kept, working=working + model.largest * 4, measures=(measure,)
+            ), None
         return stage, None
     blocks = model.block_bytes(width, dequantize)
     rest = whole - sum(blocks) + stage.working
-    budget = 0 if module in case.placement.offload and not case.placement.max_vram else _free(case, stage) - int(rest * MARGIN)
+    budget = (
+        0
+        if module in case.placement.offload and not case.placement.max_vram
+        else _free(case, stage) - int(rest * MARGIN)
+    )
     chosen = choose_resident(blocks, int(budget / MARGIN))
     streamed = len(blocks) - len(chosen)
     here = device_bytes(blocks, chosen)
     # what waits: the streamed blocks, and pinned buffers as large as those on the device
     waiting = sum(blocks) + here - 2 * sum(blocks[index] for index in chosen)
     measures = (f"{streamed} of {len(blocks)} blocks stream from main memory",) if streamed else ()
-    return replace(stage, weights=whole - sum(blocks) + here, waiting=stage.waiting + waiting, measures=measures), chosen
+    return replace(
+        stage,
+        weights=whole - sum(blocks) + here,
+        waiting=stage.waiting + waiting,
+        measures=measures,
+    ), chosen
 
 
 def _width(case: Case, device: Any) -> int:
@@ -149,5 +184,10 @@ def fits(case: Case, stage: Stage) -> bool:
 
 def missing(case: Case, stage: Stage) -> dict[str, tuple[int, int]]:
     """Device -> (bytes needed, bytes that may be taken) where they are not enough."""
-    have = {device: _free(case, stage) if device == stage.device else case.available[device] for device in stage.needs}
-    return {device: (need, have[device]) for device, need in stage.needs.items() if need > have[device]}
+    have = {
+        device: _free(case, stage) if device == stage.device else case.available[device]
+        for device in stage.needs
+    }
+    return {
+        device: (need, have[device]) for device, need in stage.needs.items() if need > have[device]
+    }

@@ -1,12 +1,16 @@
-"""Blocks of a model that wait in main memory and pass through the device one after the other, while the blocks that fit stay there.
+"""Blocks of a model that wait in main memory and pass through the device one after the other, while
+the blocks that fit stay there.
 
-A forward pre-hook of each streamed block waits for its weights, a forward hook starts the copy of the next one, which runs beside the
-computation that was queued before it. Two buffers on the device and two pinned ones in main memory serve all blocks, so the cost in memory is
-known beforehand. Knows parameters and buffers, and no model; a hook that reads only a block's output (PuLID's) is not affected.
+A forward pre-hook of each streamed block waits for its weights, a forward hook starts the copy of
+the next one, which runs beside the computation that was queued before it. Two buffers on the device
+and two pinned ones in main memory serve all blocks, so the cost in memory is known beforehand.
+Knows parameters and buffers, and no model; a hook that reads only a block's output (PuLID's) is not
+affected.
 
-Why not diffusers' apply_group_offloading (0.42.1, hooks/group_offloading.py): with a stream it never moves the buffers of a group's modules
-back (_offload_to_memory restores parameters only), so quantised weights, which are buffers here, would pile up on the device; it pins a second
-copy of every weight, mapped files included; and it cannot keep some blocks on the device.
+Why not diffusers' apply_group_offloading (0.42.1, hooks/group_offloading.py): with a stream it
+never moves the buffers of a group's modules back (_offload_to_memory restores parameters only), so
+quantised weights, which are buffers here, would pile up on the device; it pins a second copy of
+every weight, mapped files included; and it cannot keep some blocks on the device.
 """
 
 from __future__ import annotations
@@ -24,12 +28,17 @@ SLOTS = 2  # one block computes while the next one arrives
 
 
 def stream_blocks(
-    model: nn.Module, blocks: Sequence[nn.Module], device: torch.device, resident: Collection[int] = ()
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    device: torch.device,
+    resident: Collection[int] = (),
 ) -> nn.Module:
-    """Run `model` on `device`, with all blocks but those numbered in `resident` left where they are between their forwards.
+    """Run `model` on `device`, with all blocks but those numbered in `resident` left where they are
+    between their forwards.
 
-    blocks: modules of `model` in the order they run, none inside another, no tensor shared with anything outside its block. Everything else
-    of the model moves to the device. Their weights must not be replaced afterwards; hooks may be added. Returns `model`.
+    blocks: modules of `model` in the order they run, none inside another, no tensor shared with
+    anything outside its block. Everything else of the model moves to the device. Their weights must
+    not be replaced afterwards; hooks may be added. Returns `model`.
     """
     streamed = [block for index, block in enumerate(blocks) if index not in resident]
     waiting = {id(tensor) for block in streamed for tensor in _tensors(block)}
@@ -42,7 +51,9 @@ def stream_blocks(
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a transformer in the order they are defined: the members of its outermost lists of modules."""
+    """The repeated blocks of a transformer in the order they are defined: the members of its
+    outermost lists of modules.
+    """
 
     def walk(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
@@ -97,7 +108,9 @@ class CudaCopies:
 
 
 class Stream:
-    """The blocks that pass through the device, and where each stands. copies: None copies in place, where a device has no streams."""
+    """The blocks that pass through the device, and where each stands. copies: None copies in place,
+    where a device has no streams.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, copies: Any = None):
         self.copies = copies
@@ -106,7 +119,10 @@ class Stream:
         self.stored = [[tensor.data for tensor in tensors] for tensors in self.tensors]
         largest = max(sum(map(_room, stored)) for stored in self.stored)
         self.slots = [
-            _Slot(torch.empty(largest, dtype=torch.uint8, device=device), copies.pinned(largest) if copies else None)
+            _Slot(
+                torch.empty(largest, dtype=torch.uint8, device=device),
+                copies.pinned(largest) if copies else None,
+            )
             for _ in range(min(SLOTS, len(blocks)))
         ]
         if copies:  # the places may be memory that queued computations still read
@@ -114,15 +130,21 @@ class Stream:
                 slot.done = copies.computed()
         self.loaded: dict[int, _Slot] = {}  # block number -> where its weights are, or are arriving
         for index, block in enumerate(blocks):
-            block.register_forward_pre_hook(lambda _block, _arguments, index=index: self.enter(index))
-            block.register_forward_hook(lambda _block, _arguments, _output, index=index: self.leave(index), always_call=True)
+            block.register_forward_pre_hook(
+                lambda _block, _arguments, index=index: self.enter(index)
+            )
+            block.register_forward_hook(
+                lambda _block, _arguments, _output, index=index: self.leave(index), always_call=True
+            )
 
     def enter(self, index: int) -> None:
         """Put the block's weights in place. They are normally on their way already."""
         slot = self.loaded.get(index) or self.fetch(index)
         if self.copies:
             self.copies.hold_computation(slot.arrived)
-        for tensor, view in zip(self.tensors[index], _views(slot.place, self.stored[index]), strict=True):
+        for tensor, view in zip(
+            self.tensors[index], _views(slot.place, self.stored[index]), strict=True
+        ):
             tensor.data = view
 
     def leave(self, index: int) -> None:
@@ -137,7 +159,9 @@ class Stream:
             self.fetch(following)
 
     def fetch(self, index: int) -> _Slot:
-        """Start copying a block's weights into a slot that no other block stands in, the one longest unused."""
+        """Start copying a block's weights into a slot that no other block stands in, the one
+        longest unused.
+        """
         taken = [id(slot) for slot in self.loaded.values()]
         slot = next((slot for slot in self.slots if id(slot) not in taken), None)
         if slot is None:  # a block whose forward was left out never gave its slot back
@@ -168,7 +192,11 @@ def _views(place: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Tensors of the shapes and dtypes of `like`, one after the other in the bytes of `place`."""
     views, start = [], 0
     for data in like:
-        view = place[start : start + data.numel() * data.element_size()].view(data.dtype).view(data.shape)
+        view = (
+            place[start : start + data.numel() * data.element_size()]
+            .view(data.dtype)
+            .view(data.shape)
+        )
         views.append(view)
         start += _room(data)
     return views

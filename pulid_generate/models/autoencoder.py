@@ -1,9 +1,11 @@
-"""The autoencoder's two ways: latents -> uint8 pictures, and back. Whole, or in tiles that fit the memory.
+"""The autoencoder's two ways: latents -> uint8 pictures, and back. Whole, or in tiles that fit the
+memory.
 
 Knows nothing of where latents come from or where pictures go.
 
-Sources: black-forest-labs/flux src/flux/modules/autoencoder.py (scale and shift); leejet/stable-diffusion.cpp, whose pictures are goldens:
-the rounding, src/runtime/tiling.cpp (where tiles lie and how they are blended), src/model/vae/auto_encoder_kl.hpp (the encoder's noise).
+Sources: black-forest-labs/flux src/flux/modules/autoencoder.py (scale and shift);
+leejet/stable-diffusion.cpp, whose pictures are goldens: the rounding, src/runtime/tiling.cpp (where
+tiles lie and how they are blended), src/model/vae/auto_encoder_kl.hpp (the encoder's noise).
 """
 
 from __future__ import annotations
@@ -25,13 +27,20 @@ from pulid_generate.files.layouts import (
     VAE_MARKER,
     VAE_NAMES,
 )
-from pulid_generate.models.tensor_files import depth_of, load_strictly, part_of, read_tensors, reject_unknown
+from pulid_generate.models.tensor_files import (
+    depth_of,
+    load_strictly,
+    part_of,
+    read_tensors,
+    reject_unknown,
+)
 from pulid_generate.models.tiles import tiled
 from pulid_generate.request.tiling import SCALE, Tiling
 
 
 def decode(vae: Any, latents: Tensor, *, tiling: Tiling | None = None) -> np.ndarray:
-    """vae: a diffusers AutoencoderKL. latents (1, 16, H/8, W/8), as the denoise loop leaves them -> (H, W, 3) uint8 RGB.
+    """vae: a diffusers AutoencoderKL. latents (1, 16, H/8, W/8), as the denoise loop leaves them ->
+    (H, W, 3) uint8 RGB.
 
     tiling: decode overlapping tiles, blended: a fraction of the memory, and slightly other pixels.
     Raises CheckpointError if the picture is not finite.
@@ -47,27 +56,42 @@ def decode(vae: Any, latents: Tensor, *, tiling: Tiling | None = None) -> np.nda
         raise CheckpointError(
             "the autoencoder gave NaN or infinite pixels; a damaged file, or float16 where --dtype bfloat16 is needed"
         )
-    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return (
+        ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    )
 
 
-def encode(vae: Any, image: np.ndarray, *, noise: Tensor | None = None, tiling: Tiling | None = None) -> Tensor:
-    """vae: a diffusers AutoencoderKL. image (H, W, 3) uint8 RGB, sides multiples of 8 -> latents (1, 16, H/8, W/8), float32, on the CPU.
+def encode(
+    vae: Any, image: np.ndarray, *, noise: Tensor | None = None, tiling: Tiling | None = None
+) -> Tensor:
+    """vae: a diffusers AutoencoderKL. image (H, W, 3) uint8 RGB, sides multiples of 8 -> latents
+    (1, 16, H/8, W/8), float32, on the CPU.
 
-    noise: standard normal latents that choose a sample of what the encoder allows, as sd-cli draws one; None takes the mean.
-    The inverse of `decode`, as far as the autoencoder is one. Raises InputError for other sides, CheckpointError if not finite.
+    noise: standard normal latents that choose a sample of what the encoder allows, as sd-cli draws
+    one; None takes the mean. The inverse of `decode`, as far as the autoencoder is one. Raises
+    InputError for other sides, CheckpointError if not finite.
     """
     height, width = image.shape[:2]
     if height % SCALE or width % SCALE:
-        raise InputError(f"the picture to start from is {width}x{height} pixels; the autoencoder takes multiples of {SCALE}")
-    pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1).to(vae.device, vae.dtype)
+        raise InputError(
+            f"the picture to start from is {width}x{height} pixels; the autoencoder takes multiples of {SCALE}"
+        )
+    pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1).to(
+        vae.device, vae.dtype
+    )
 
     def apply(tile: Tensor) -> Tensor:
-        return vae.encode(tile, return_dict=False)[0].parameters.float()  # mean and log variance, (1, 32, h, w)
+        # mean and log variance, (1, 32, h, w)
+        return vae.encode(tile, return_dict=False)[0].parameters.float()
 
     with torch.inference_mode():
-        moments = (apply(pixels) if tiling is None else tiled(apply, pixels, tiling, 1, SCALE)).cpu()
+        moments = (
+            apply(pixels) if tiling is None else tiled(apply, pixels, tiling, 1, SCALE)
+        ).cpu()
         mean, log_variance = moments.chunk(2, dim=1)
-        latents = mean if noise is None else mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
+        latents = (
+            mean if noise is None else mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
+        )
     if not torch.isfinite(latents).all():
         raise CheckpointError(
             "the autoencoder gave NaN or infinite latents; a damaged file, or float16 where --dtype bfloat16 is needed"
@@ -75,7 +99,7 @@ def encode(vae: Any, image: np.ndarray, *, noise: Tensor | None = None, tiling: 
     return (latents - vae.config.shift_factor) * vae.config.scaling_factor
 
 
-# -------------------------------------------------------------------------------------------------------------------- tiles
+# -------------------------------------------------------------------------------------------- tiles
 
 
 SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159  # flux src/flux/util.py, AutoEncoderParams
@@ -85,7 +109,9 @@ NORM_GROUPS = 32  # flux src/flux/modules/autoencoder.py
 
 
 def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-    """The autoencoder of a file or a diffusers folder as a diffusers AutoencoderKL in eval mode. Raises CheckpointError."""
+    """The autoencoder of a file or a diffusers folder as a diffusers AutoencoderKL in eval mode.
+    Raises CheckpointError.
+    """
     from diffusers import AutoencoderKL
 
     part = part_of(header, VAE_MARKER)
@@ -101,8 +127,14 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
         channels = [shapes[first.format(level)][0] for level in range(levels)]
         latent = shapes[VAE_MARKER][1]
     except KeyError as error:
-        raise CheckpointError(f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again") from None
-    scaling = part.metadata.get("scaling_factor", SCALING_FACTOR) if header.format == "diffusers folder" else SCALING_FACTOR
+        raise CheckpointError(
+            f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
+        ) from None
+    scaling = (
+        part.metadata.get("scaling_factor", SCALING_FACTOR)
+        if header.format == "diffusers folder"
+        else SCALING_FACTOR
+    )
     if latent != LATENT_CHANNELS or scaling != SCALING_FACTOR:
         raise CheckpointError(
             f"{header.path}: is the autoencoder of another model (latents of {latent} channels, scaled by {scaling}; Flux has "
@@ -130,7 +162,9 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
             unknown.append(name)
             continue
         # BFL writes the attention's projections as 1x1 convolutions
-        state[target] = tensor.flatten(1) if ".attentions." in target and tensor.ndim == 4 else tensor
+        state[target] = (
+            tensor.flatten(1) if ".attentions." in target and tensor.ndim == 4 else tensor
+        )
     reject_unknown(header, unknown)
     return load_strictly(model, state, header)
 
@@ -142,5 +176,8 @@ def vae_name(name: str, levels: int) -> str | None:
         if match:
             found = match.expand(target)
             # BFL numbers the decoder's levels from the finest, diffusers in the order they run
-            return re.sub(r"up_blocks\.(\d+)", lambda m: f"up_blocks.{levels - 1 - int(m[1])}", found) + f".{leaf}"
+            return (
+                re.sub(r"up_blocks\.(\d+)", lambda m: f"up_blocks.{levels - 1 - int(m[1])}", found)
+                + f".{leaf}"
+            )
     return None

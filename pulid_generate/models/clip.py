@@ -27,12 +27,19 @@ class ClipText:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def load(cls, header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> ClipText:
+    def load(
+        cls, header: Header, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> ClipText:
         """From clip_l.safetensors or what else holds the tower. Raises CheckpointError."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         # not part of the tower: a buffer of old exports, and the projection heads of other ones
-        extras = ("embeddings.position_ids", "logit_scale", "text_projection", "text_projection.weight")
+        extras = (
+            "embeddings.position_ids",
+            "logit_scale",
+            "text_projection",
+            "text_projection.weight",
+        )
         state = dict(read_tensors(header, CLIP_MARKER, device, dtype, skip=extras))
         try:
             rows, width = state[CLIP_MARKER].shape
@@ -47,17 +54,26 @@ class ClipText:
                 layer_norm_eps=1e-5,
                 projection_dim=width,
                 bos_token_id=0,
-                eos_token_id=2,  # 2 makes transformers pool at the largest id, the end token, as the original does
+                # 2 makes transformers pool at the largest id, the end token, as the original does
+                eos_token_id=2,
                 pad_token_id=1,
             )
         except KeyError as error:
-            raise CheckpointError(f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again") from None
+            raise CheckpointError(
+                f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
+            ) from None
         with torch.device("meta"):
             model = CLIPTextModel(config)
-        # transformers 5 dropped the `text_model.` prefix of this class; follow the class that is installed
-        prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
+        # transformers 5 dropped the `text_model.` prefix of this class; follow the class that is
+        # installed
+        prefix = (
+            "text_model."
+            if any(name.startswith("text_model.") for name in model.state_dict())
+            else ""
+        )
         load_strictly(model, {prefix + name: tensor for name, tensor in state.items()}, header)
-        # a buffer built on meta stays there, and indexing with it gives wrong states without an error
+        # a buffer built on meta stays there, and indexing with it gives wrong states without an
+        # error
         for module in model.modules():
             if "position_ids" in dict(module.named_buffers(recurse=False)):
                 positions = torch.arange(config.max_position_embeddings, device=device)[None]
@@ -68,12 +84,18 @@ class ClipText:
         """The pooled vector (1, width) of a prompt, cut to 77 tokens as the reference does."""
         ids = self.tokenizer(prompt, truncation=False)["input_ids"]
         if len(ids) > CLIP_LENGTH:
-            note(f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(ids) - 2} tokens; T5 reads all")
-        padded = self.tokenizer(prompt, padding="max_length", max_length=CLIP_LENGTH, truncation=True)["input_ids"]
+            note(
+                f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(ids) - 2} tokens; T5 reads all"
+            )
+        padded = self.tokenizer(
+            prompt, padding="max_length", max_length=CLIP_LENGTH, truncation=True
+        )["input_ids"]
         return self._pool(padded)
 
     def encode_weighted(self, prompt: str) -> Tensor:
-        """The pooled vector (1, width) of a prompt whose (word:1.3) are read as sd-cli does: CLIP sees the words, not their weights."""
+        """The pooled vector (1, width) of a prompt whose (word:1.3) are read as sd-cli does: CLIP
+        sees the words, not their weights.
+        """
         return self._pool(clip_ids(self.tokenizer, parse_weights(prompt)))
 
     def _pool(self, ids: Sequence[int]) -> Tensor:

@@ -1,9 +1,12 @@
-"""Flux and autoencoder files, in Black Forest Labs' layout or in diffusers' -> diffusers models. Every size is read from the tensors.
+"""Flux and autoencoder files, in Black Forest Labs' layout or in diffusers' -> diffusers models.
+Every size is read from the tensors.
 
-Name maps are tables, loading is strict. Knows nothing of prompts, identities or where a model will run next.
+Name maps are tables, loading is strict. Knows nothing of prompts, identities or where a model will
+run next.
 
-Sources: black-forest-labs/flux src/flux/{model,modules/layers,modules/autoencoder}.py (names and order of fused rows);
-diffusers 0.42.1 transformer_flux.py and autoencoder_kl.py (target names, and what their config.json says).
+Sources: black-forest-labs/flux src/flux/{model,modules/layers,modules/autoencoder}.py (names and
+order of fused rows); diffusers 0.42.1 transformer_flux.py and autoencoder_kl.py (target names, and
+what their config.json says).
 """
 
 from __future__ import annotations
@@ -27,14 +30,23 @@ from pulid_generate.files.layouts import (
     FluxNames,
     FluxShape,
 )
-from pulid_generate.models.tensor_files import check_storage, depth_of, load_strictly, part_of, read_tensors, reject_unknown
+from pulid_generate.models.tensor_files import (
+    check_storage,
+    depth_of,
+    load_strictly,
+    part_of,
+    read_tensors,
+    reject_unknown,
+)
 from pulid_generate.packed.layers import PACKED, keep_packed, swap_halves
 
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
 
 
 def flux_shape(header: Header) -> FluxShape:
-    """Read a Flux file's sizes from its header. Raises CheckpointError for a variant that cannot be used, by name."""
+    """Read a Flux file's sizes from its header. Raises CheckpointError for a variant that cannot be
+    used, by name.
+    """
     part = part_of(header, FLUX_MARKER)
     check_storage(part)
     shapes = {name: shape for name, (_, shape) in part.tensors.items()}
@@ -42,18 +54,29 @@ def flux_shape(header: Header) -> FluxShape:
     needed = (names.latent, names.context, names.pooled, names.first)
     missing = [name for name in needed if name not in shapes]
     if missing:
-        raise CheckpointError(f"{header.path}: missing {', '.join(missing)}; the file is incomplete, download it again")
+        raise CheckpointError(
+            f"{header.path}: missing {', '.join(missing)}; the file is incomplete, download it again"
+        )
     if any(len(shapes[name]) != 2 for name in needed):
-        raise CheckpointError(f"{header.path}: its matrices are not two-dimensional; the file is damaged, download it again")
+        raise CheckpointError(
+            f"{header.path}: its matrices are not two-dimensional; the file is damaged, download it again"
+        )
     width, latent = shapes[names.latent]
-    for found in (latent, part.metadata.get("in_channels", LATENT_WIDTH) if header.format == "diffusers folder" else latent):
+    for found in (
+        latent,
+        part.metadata.get("in_channels", LATENT_WIDTH)
+        if header.format == "diffusers folder"
+        else latent,
+    ):
         if found != LATENT_WIDTH:
             raise CheckpointError(
                 f"{header.path}: is {VARIANTS.get(found, 'no Flux text-to-image model')} (input width {found}, "
                 f"expected {LATENT_WIDTH}); use FLUX.1 dev or schnell"
             )
     if width % HEAD_WIDTH:
-        raise CheckpointError(f"{header.path}: width {width} is no multiple of the head width {HEAD_WIDTH}")
+        raise CheckpointError(
+            f"{header.path}: width {width} is no multiple of the head width {HEAD_WIDTH}"
+        )
     shape = FluxShape(
         width=width,
         double=depth_of(shapes, names.double),
@@ -72,7 +95,9 @@ def _names_of(part: Header) -> FluxNames:
 
 
 def _check_config(part: Header, shape: FluxShape) -> None:
-    """Raise CheckpointError if a folder's config.json describes another model than its tensors do."""
+    """Raise CheckpointError if a folder's config.json describes another model than its tensors
+    do.
+    """
     for key, found in (
         ("num_layers", shape.double),
         ("num_single_layers", shape.single),
@@ -87,18 +112,26 @@ def _check_config(part: Header, shape: FluxShape) -> None:
             )
 
 
-def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | str = "cpu", *, dequantize: bool = False) -> Any:
-    """The transformer of a safetensors or GGUF file or a diffusers folder as a diffusers FluxTransformer2DModel in eval mode, on `device`.
+def load_flux(
+    header: Header,
+    dtype: torch.dtype | None,
+    device: torch.device | str = "cpu",
+    *,
+    dequantize: bool = False,
+) -> Any:
+    """The transformer of a safetensors or GGUF file or a diffusers folder as a diffusers
+    FluxTransformer2DModel in eval mode, on `device`.
 
-    dtype: of every plain weight; None keeps what the file has. Matrices in fp8 and in ggml's quantised types stay as stored and are
-    widened once per forward. dequantize: turn them into `dtype` now (for None: fp8 into bfloat16, ggml's into float16).
-    Raises CheckpointError.
+    dtype: of every plain weight; None keeps what the file has. Matrices in fp8 and in ggml's
+    quantised types stay as stored and are widened once per forward. dequantize: turn them into
+    `dtype` now (for None: fp8 into bfloat16, ggml's into float16). Raises CheckpointError.
     """
     from diffusers import FluxTransformer2DModel
 
     shape = flux_shape(header)
     model: Any
-    with torch.device("meta"):  # this model has no buffers, so nothing stays on meta after a strict load
+    # this model has no buffers, so nothing stays on meta after a strict load
+    with torch.device("meta"):
         model = FluxTransformer2DModel(
             patch_size=1,
             in_channels=LATENT_WIDTH,
@@ -131,7 +164,9 @@ def load_flux(header: Header, dtype: torch.dtype | None, device: torch.device | 
 
 
 def flux_targets(name: str) -> list[str] | None:
-    """diffusers parameter names for one BFL name (without prefix), in row order; None if the name is unknown."""
+    """diffusers parameter names for one BFL name (without prefix), in row order; None if the name
+    is unknown.
+    """
     layer, _, leaf = name.rpartition(".")
     leaf = {"scale": "weight"}.get(leaf, leaf)
     match = re.fullmatch(r"(double_blocks|single_blocks)\.(\d+)\.(.+)", layer)
@@ -145,8 +180,11 @@ def flux_targets(name: str) -> list[str] | None:
 
 def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
     """tensor: a Tensor or a packed weight; both split by rows."""
-    if name.startswith("final_layer.adaLN_modulation"):  # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
-        return [swap_halves(tensor) if isinstance(tensor, PACKED) else torch.cat(tensor.chunk(2)[::-1])]
+    # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
+    if name.startswith("final_layer.adaLN_modulation"):
+        return [
+            swap_halves(tensor) if isinstance(tensor, PACKED) else torch.cat(tensor.chunk(2)[::-1])
+        ]
     rest = tensor.shape[0] - 3 * width  # of the MLP, where there are four parts
     if parts == 1 or rest < 0 or (rest == 0) != (parts == 3):
         return [tensor] * parts  # a wrong shape is reported with the others, by load_strictly

@@ -16,8 +16,9 @@ from pulid_generate.request.tiling import Tiling
 def tile_starts(length: int, tile: int, overlap: float) -> tuple[list[tuple[int, int]], int]:
     """Where tiles begin along one axis of `length` latent cells, and how many cells they share.
 
-    Returns [(start, cells of its front that its neighbour keeps), ..] and the width of a blend. sd-cli's rule: the tiles are spread so that
-    they end at the border, with the overlap nearest to the one asked for; the last is moved back, and its front is left out.
+    Returns [(start, cells of its front that its neighbour keeps), ..] and the width of a blend.
+    sd-cli's rule: the tiles are spread so that they end at the border, with the overlap nearest to
+    the one asked for; the last is moved back, and its front is left out.
     """
     if length <= tile:
         return [(0, 0)], 0
@@ -27,7 +28,9 @@ def tile_starts(length: int, tile: int, overlap: float) -> tuple[list[tuple[int,
     overshoot = ((count + 1) * stride + shared) % length
     if overshoot != stride and overshoot <= count * (tile // 2 - shared):
         count += 1  # room for one more tile with less than half of it shared
-    factor = (2 * tile - length) / tile if count <= 2 else (tile * count - length) / (tile * (count - 1))
+    factor = (
+        (2 * tile - length) / tile if count <= 2 else (tile * count - length) / (tile * (count - 1))
+    )
     shared = int(tile * factor)
     starts = []
     for start in range(0, length, tile - shared):
@@ -38,30 +41,51 @@ def tile_starts(length: int, tile: int, overlap: float) -> tuple[list[tuple[int,
     return starts, shared
 
 
-def tiled(apply: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, grow: int, shrink: int) -> Tensor:
-    """`apply` over tiles of x (1, C, h, w), blended, float32. grow, shrink: pixels per latent cell, out of `apply` and into it."""
+def tiled(
+    apply: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, grow: int, shrink: int
+) -> Tensor:
+    """`apply` over tiles of x (1, C, h, w), blended, float32. grow, shrink: pixels per latent cell,
+    out of `apply` and into it.
+    """
     rows, columns = x.shape[2] // shrink, x.shape[3] // shrink
     tops, shared_rows = tile_starts(rows, tiling.height, tiling.overlap)
     lefts, shared_columns = tile_starts(columns, tiling.width, tiling.overlap)
     height, width = min(tiling.height, rows), min(tiling.width, columns)
     whole = None
     for top, skip_rows in tops:
-        down = _ramp(height * grow, skip_rows * grow, shared_rows * grow, top > 0, top + height < rows).to(x.device)
+        down = _ramp(
+            height * grow, skip_rows * grow, shared_rows * grow, top > 0, top + height < rows
+        ).to(x.device)
         for left, skip_columns in lefts:
-            across = _ramp(width * grow, skip_columns * grow, shared_columns * grow, left > 0, left + width < columns).to(
-                x.device
+            across = _ramp(
+                width * grow,
+                skip_columns * grow,
+                shared_columns * grow,
+                left > 0,
+                left + width < columns,
+            ).to(x.device)
+            tile = apply(
+                x[
+                    :,
+                    :,
+                    top * shrink : (top + height) * shrink,
+                    left * shrink : (left + width) * shrink,
+                ]
             )
-            tile = apply(x[:, :, top * shrink : (top + height) * shrink, left * shrink : (left + width) * shrink])
             if whole is None:
                 whole = tile.new_zeros(1, tile.shape[1], rows * grow, columns * grow)
             y, z = top * grow, left * grow
-            whole[:, :, y : y + height * grow, z : z + width * grow] += tile * down[:, None] * across
+            whole[:, :, y : y + height * grow, z : z + width * grow] += (
+                tile * down[:, None] * across
+            )
     assert whole is not None  # there is at least one tile
     return whole
 
 
 def _ramp(length: int, skip: int, shared: int, before: bool, after: bool) -> Tensor:
-    """Weights of one tile along an axis, (length,): smoothly from 0 to 1 where it meets a neighbour, and the two always add up to 1."""
+    """Weights of one tile along an axis, (length,): smoothly from 0 to 1 where it meets a
+    neighbour, and the two always add up to 1.
+    """
     index = torch.arange(length, dtype=torch.float32)
     weight = torch.ones(length)
     if shared and before:

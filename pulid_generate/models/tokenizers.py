@@ -1,7 +1,8 @@
-"""Tokenizers of CLIP-L and T5: where their vocabularies are, and what reads them. Knows nothing of the encoders themselves.
+"""Tokenizers of CLIP-L and T5: where their vocabularies are, and what reads them. Knows nothing of
+the encoders themselves.
 
-Sources: openai/clip-vit-large-patch14 through open_clip; google/t5-v1_1-xxl spiece.model; llama.cpp convert_hf_to_gguf.py
-(T5Model.set_vocab: how a vocabulary stands in a GGUF).
+Sources: openai/clip-vit-large-patch14 through open_clip; google/t5-v1_1-xxl spiece.model; llama.cpp
+convert_hf_to_gguf.py (T5Model.set_vocab: how a vocabulary stands in a GGUF).
 """
 
 from __future__ import annotations
@@ -17,31 +18,44 @@ from pulid_extract.shared.model_files import read_gguf
 from pulid_generate.errors import CheckpointError
 
 PROBE = "a photo of a cat"
-PIECE_UNUSED = 5  # sentencepiece's types: llama.cpp fills the vocabulary up to the embedding's rows with these
+# sentencepiece's types: llama.cpp fills the vocabulary up to the embedding's rows with these
+PIECE_UNUSED = 5
 EXTRA_PIECE = "<extra_id_"  # T5's sentinels: not in spiece.model, transformers adds them itself
 
 
 def clip_tokenizer() -> Any:
-    """OpenAI's CLIP tokenizer, from the vocabulary inside the open_clip package. Raises CheckpointError if that is missing."""
+    """OpenAI's CLIP tokenizer, from the vocabulary inside the open_clip package. Raises
+    CheckpointError if that is missing.
+    """
     from transformers import CLIPTokenizer
 
     # find_spec does not import open_clip, which takes seconds
     spec = importlib.util.find_spec("open_clip")
-    path = Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.origin else None
+    path = (
+        Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz"
+        if spec and spec.origin
+        else None
+    )
     if path is None or not path.is_file():
-        raise CheckpointError("CLIP vocabulary: the open_clip package is missing; pip install 'pulid-flux-toolkit[generate]'")
+        raise CheckpointError(
+            "CLIP vocabulary: the open_clip package is missing; pip install 'pulid-flux-toolkit[generate]'"
+        )
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # open_clip/tokenizer.py, SimpleTokenizer
+    # open_clip/tokenizer.py, SimpleTokenizer
+    merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     letters = list(_byte_letters())
     words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    vocabulary = {
+        word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])
+    }
     return CLIPTokenizer(vocab=vocabulary, merges=merges)
 
 
 def read_t5_tokenizer(path: Path) -> Any:
     """A `tokenizers.Tokenizer` that ends every prompt with </s>.
 
-    path: a tokenizer.json, a spiece.model, or a GGUF that carries its vocabulary. Raises CheckpointError for a damaged one.
+    path: a tokenizer.json, a spiece.model, or a GGUF that carries its vocabulary. Raises
+    CheckpointError for a damaged one.
     """
     from tokenizers import Tokenizer
 
@@ -60,13 +74,15 @@ def read_t5_tokenizer(path: Path) -> Any:
             pieces = SentencePieceProcessor(
                 model_file=str(path)
             )  # refuses damaged files; transformers makes something of an empty one
-            # T5Tokenizer(vocab_file=...) gives a tokenizer of 104 words without a word of warning; a folder loads correctly
+            # T5Tokenizer(vocab_file=...) gives a tokenizer of 104 words without a word of warning;
+            # a folder loads correctly
             with tempfile.TemporaryDirectory() as folder:
                 shutil.copy(path, Path(folder) / "spiece.model")
                 tokenizer = T5Tokenizer.from_pretrained(folder).backend_tokenizer
             if tokenizer.encode(PROBE).ids[:-1] != pieces.encode(PROBE):
                 raise ValueError("transformers and sentencepiece read it differently")
-    except Exception as error:  # the libraries raise bare Exceptions and protobuf errors of many kinds
+    # the libraries raise bare Exceptions and protobuf errors of many kinds
+    except Exception as error:
         raise CheckpointError(
             f"{path}: not a T5 tokenizer, or damaged ({str(error).splitlines()[0]}); download it again"
         ) from None
@@ -80,7 +96,9 @@ def read_t5_tokenizer(path: Path) -> Any:
 
 
 def sentencepiece_of(path: Path) -> bytes:
-    """The spiece.model that a GGUF's `tokenizer.ggml.*` was made from, as far as ids depend on it. Raises ValueError without a vocabulary."""
+    """The spiece.model that a GGUF's `tokenizer.ggml.*` was made from, as far as ids depend on it.
+    Raises ValueError without a vocabulary.
+    """
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = sentencepiece_model_pb2  # protobuf makes its classes at import
@@ -96,7 +114,9 @@ def sentencepiece_of(path: Path) -> bytes:
     if value("model") != "t5":
         raise ValueError(f"its vocabulary is for {value('model')!r}")
     model = proto.ModelProto()
-    for text, score, kind in zip(value("tokens"), value("scores"), value("token_type"), strict=True):
+    for text, score, kind in zip(
+        value("tokens"), value("scores"), value("token_type"), strict=True
+    ):
         if kind == PIECE_UNUSED or text.startswith(EXTRA_PIECE):
             continue
         model.pieces.add(piece=text, score=score, type=kind)
@@ -113,6 +133,14 @@ def sentencepiece_of(path: Path) -> bytes:
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte, in the order of CLIP's vocabulary. Source: openai/gpt-2 encoder.py."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+    """The printable letter that stands for each byte, in the order of CLIP's vocabulary. Source:
+    openai/gpt-2 encoder.py.
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    return [chr(byte) for byte in printable] + [
+        chr(256 + index) for index in range(256 - len(printable))
+    ]

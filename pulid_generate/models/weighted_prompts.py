@@ -1,12 +1,15 @@
-"""`(word:1.3)`: a prompt's weights as sd-cli applies them to T5's states, and its chunks of a long prompt.
+"""`(word:1.3)`: a prompt's weights as sd-cli applies them to T5's states, and its chunks of a long
+prompt.
 
-Behind a flag, for the reference takes the text raw. Repeats sd-cli to the letter, oddities included, so that its pictures can be repeated:
-each part is tokenised by itself, unnormalised; of the escapes only `\\(` loses its backslash; BREAK is the word, with weight -1; CLIP reads
-the parts without their weights, the first 75 tokens of them. Knows nothing of models: encoders come as functions. Imports torch only to
-encode.
+Behind a flag, for the reference takes the text raw. Repeats sd-cli to the letter, oddities
+included, so that its pictures can be repeated: each part is tokenised by itself, unnormalised; of
+the escapes only `\\(` loses its backslash; BREAK is the word, with weight -1; CLIP reads the parts
+without their weights, the first 75 tokens of them. Knows nothing of models: encoders come as
+functions. Imports torch only to encode.
 
-Source: leejet/stable-diffusion.cpp near 97d29908: src/core/util.cpp (parse_prompt_attention), src/conditioning/conditioner.hpp
-(FluxCLIPEmbedder, apply_token_weights), src/tokenizers/{tokenizer,t5_unigram_tokenizer}.cpp (pad_tokens, encode). The syntax is
+Source: leejet/stable-diffusion.cpp near 97d29908: src/core/util.cpp (parse_prompt_attention),
+src/conditioning/conditioner.hpp (FluxCLIPEmbedder, apply_token_weights),
+src/tokenizers/{tokenizer,t5_unigram_tokenizer}.cpp (pad_tokens, encode). The syntax is
 AUTOMATIC1111/stable-diffusion-webui modules/prompt_parser.py.
 
 Shapes: T tokens of a chunk, C channels of T5.
@@ -42,8 +45,9 @@ class Chunk:
 def t5_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of one part, without the end token, as sd-cli's own tokenizer gives them.
 
-    tokenizer: a `tokenizers.Tokenizer` of T5, of which only the model is used. sd-cli knows none of T5's normalisation: it keeps a leading
-    space (as a piece of its own), drops a trailing one, joins runs of them, and reads a line break as unknown.
+    tokenizer: a `tokenizers.Tokenizer` of T5, of which only the model is used. sd-cli knows none of
+    T5's normalisation: it keeps a leading space (as a piece of its own), drops a trailing one,
+    joins runs of them, and reads a line break as unknown.
     """
     ids: list[int] = []
     for piece in re.split("(<pad>|</s>|<unk>)", re.sub(" {2,}", " ", text)):
@@ -51,7 +55,8 @@ def t5_ids(tokenizer: Any, text: str) -> list[int]:
             ids.append(T5_SPECIAL[piece])
         elif piece:
             for token in tokenizer.model.tokenize("▁" + piece.removesuffix(" ").replace(" ", "▁")):
-                # the library joins unknown characters that stand together; sd-cli gives one id for each
+                # the library joins unknown characters that stand together; sd-cli gives one id for
+                # each
                 ids += [token.id] * (len(token.value) if token.id == T5_SPECIAL["<unk>"] else 1)
     return ids
 
@@ -62,10 +67,13 @@ def t5_weighted(tokenizer: Any, parts: Sequence[Part]) -> tuple[list[int], list[
     return [i for ids, _ in encoded for i in ids], [weight for ids, weight in encoded for _ in ids]
 
 
-def t5_chunks(ids: Sequence[int], weights: Sequence[float] | None = None, length: int = T5_CHUNK) -> list[Chunk]:
+def t5_chunks(
+    ids: Sequence[int], weights: Sequence[float] | None = None, length: int = T5_CHUNK
+) -> list[Chunk]:
     """The prompt in chunks of `length` ids, each ended by the end token and padded. At least one.
 
-    ids, weights: of the whole prompt, without the end token; None weighs nothing. End and padding have weight 1.
+    ids, weights: of the whole prompt, without the end token; None weighs nothing. End and padding
+    have weight 1.
     """
     weights = [1.0] * len(ids) if weights is None else weights
     room = length - 1
@@ -78,18 +86,23 @@ def t5_chunks(ids: Sequence[int], weights: Sequence[float] | None = None, length
 
 
 def clip_ids(tokenizer: Any, parts: Sequence[Part]) -> list[int]:
-    """The 77 ids that CLIP reads: the first 75 of the parts' tokens. Their weights change nothing, as the pooled vector has none.
+    """The 77 ids that CLIP reads: the first 75 of the parts' tokens. Their weights change nothing,
+    as the pooled vector has none.
 
     tokenizer: transformers' CLIPTokenizer.
     """
-    ids = [i for part in parts for i in tokenizer(part.text, add_special_tokens=False)["input_ids"]][: CLIP_LENGTH - 2]
+    ids = [
+        i for part in parts for i in tokenizer(part.text, add_special_tokens=False)["input_ids"]
+    ][: CLIP_LENGTH - 2]
     return [CLIP_START, *ids, *[CLIP_END] * (CLIP_LENGTH - 1 - len(ids))]
 
 
 def weigh_states(states: Tensor, weights: Sequence[float]) -> Tensor:
-    """States (1, T, C) times their tokens' weights, scaled back to the mean they had. float32; as it came where every weight is 1.
+    """States (1, T, C) times their tokens' weights, scaled back to the mean they had. float32; as
+    it came where every weight is 1.
 
-    The mean is of all T * C numbers, which are of both signs and nearly cancel: a strong weight can scale every token, and by a lot.
+    The mean is of all T * C numbers, which are of both signs and nearly cancel: a strong weight can
+    scale every token, and by a lot.
     """
     if all(weight == 1 for weight in weights):
         return states
@@ -109,4 +122,6 @@ def encode_chunks(encode: Callable[[Tensor], Tensor], chunks: Sequence[Chunk]) -
     """
     import torch
 
-    return torch.cat([weigh_states(encode(torch.tensor([chunk.ids])), chunk.weights) for chunk in chunks], dim=1)
+    return torch.cat(
+        [weigh_states(encode(torch.tensor([chunk.ids])), chunk.weights) for chunk in chunks], dim=1
+    )

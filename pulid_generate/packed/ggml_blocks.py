@@ -1,13 +1,16 @@
 """Blocks of ggml's quantised types -> float32 numbers, written into a buffer that the caller owns.
 
-Knows bytes and numbers; nothing of weights, layers or files. Layouts: ggml/src/ggml-common.h (block_q4_0 .. block_q6_K) and the
-dequantize_row functions of ggml-quants.c, which gguf-py repeats and the tests compare with.
+Knows bytes and numbers; nothing of weights, layers or files. Layouts: ggml/src/ggml-common.h
+(block_q4_0 .. block_q6_K) and the dequantize_row functions of ggml-quants.c, which gguf-py repeats
+and the tests compare with.
 
-A denoise step spends its time here as well as in matrix products, so the passes are few and wide: bits are taken apart in words of eight
-packed bytes, then one pass turns bytes into float32 and one or two scale them in place. Types that are missing from FILL are computed by
-diffusers' port or by gguf-py, correctly and slowly.
+A denoise step spends its time here as well as in matrix products, so the passes are few and wide:
+bits are taken apart in words of eight packed bytes, then one pass turns bytes into float32 and one
+or two scale them in place. Types that are missing from FILL are computed by diffusers' port or by
+gguf-py, correctly and slowly.
 
-Shapes: n blocks of `size` bytes holding `block` numbers each. Machines are little-endian, as ggml's files are.
+Shapes: n blocks of `size` bytes holding `block` numbers each. Machines are little-endian, as ggml's
+files are.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
-# a slice's float32 numbers (8 MB) stay in a shared cache; smaller slices lose more to the cost of starting operations
+# a slice's float32 numbers (8 MB) stay in a shared cache; smaller slices lose more to the cost of
+# starting operations
 CPU_NUMBERS_AT_ONCE, OTHER_NUMBERS_AT_ONCE = 1 << 21, 1 << 25
 
 
@@ -30,11 +34,15 @@ def bytewise(value: int) -> int:
 
 def rows_at_once(columns: int, device: torch.device) -> int:
     """How many rows of a weight to dequantise in one go."""
-    return max(1, (CPU_NUMBERS_AT_ONCE if device.type == "cpu" else OTHER_NUMBERS_AT_ONCE) // columns)
+    return max(
+        1, (CPU_NUMBERS_AT_ONCE if device.type == "cpu" else OTHER_NUMBERS_AT_ONCE) // columns
+    )
 
 
 def fill(data: Tensor, kind: Kind, out: Tensor) -> None:
-    """Dequantise rows. data: uint8 (R, bytes of a row). out: float32 (R, C), contiguous, on the same device; every number is overwritten."""
+    """Dequantise rows. data: uint8 (R, bytes of a row). out: float32 (R, C), contiguous, on the
+    same device; every number is overwritten.
+    """
     block, size = gguf.GGML_QUANT_SIZES[kind]
     blocks, numbers = data.reshape(-1, size), out.view(-1, block)
     if kind in FILL:
@@ -52,7 +60,7 @@ def _slowly(blocks: Tensor, kind: Kind) -> Tensor:
     return torch.from_numpy(gguf.dequantize(blocks.cpu().numpy(), kind)).to(blocks.device)
 
 
-# ------------------------------------------------------------------------------------------------------------- legacy types
+# ------------------------------------------------------------------------------------- legacy types
 
 
 def _q8_0(blocks: Tensor, out: Tensor) -> None:
@@ -88,15 +96,22 @@ def _q5_1(blocks: Tensor, out: Tensor) -> None:
 
 
 def _with_fifth_bits(blocks: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Numbers 0..15 and 16..31 of Q5_0 and Q5_1 as words: 32 fifth bits from byte `start` on, then 32 nibbles."""
+    """Numbers 0..15 and 16..31 of Q5_0 and Q5_1 as words: 32 fifth bits from byte `start` on, then
+    32 nibbles.
+    """
     # every byte of fifth bits becomes eight bytes that are 0 or 16
-    spread = (torch.arange(256)[:, None] >> torch.arange(8) & 1).to(torch.uint8).mul_(16).view(torch.int64)
+    spread = (
+        (torch.arange(256)[:, None] >> torch.arange(8) & 1)
+        .to(torch.uint8)
+        .mul_(16)
+        .view(torch.int64)
+    )
     fifth = spread.to(blocks.device)[blocks[:, start : start + 4].int(), 0]
     low, high = _nibbles(_words(blocks, start + 4, 16))
     return low.bitwise_or_(fifth[:, :2]), high.bitwise_or_(fifth[:, 2:])
 
 
-# ------------------------------------------------------------------------------------------------------------------ K types
+# ------------------------------------------------------------------------------------------ K types
 
 
 def _q2_k(blocks: Tensor, out: Tensor) -> None:
@@ -110,7 +125,9 @@ def _q2_k(blocks: Tensor, out: Tensor) -> None:
 
 
 def _q3_k(blocks: Tensor, out: Tensor) -> None:
-    """32 bytes of third bits, 64 of quants, 12 of scales, d. A third bit that is *not* set takes 4 away."""
+    """32 bytes of third bits, 64 of quants, 12 of scales, d. A third bit that is *not* set takes 4
+    away.
+    """
     numbers = out.view(-1, 2, 4, 32)
     third = ~_words(blocks, 0, 32)
     words = _words(blocks, 32, 64).view(-1, 2, 4)
@@ -118,10 +135,14 @@ def _q3_k(blocks: Tensor, out: Tensor) -> None:
         for part in range(4):
             taken = (third >> 4 * half + part & bytewise(1)) << 2
             quants = words[:, half] >> 2 * part & bytewise(3)
-            numbers[:, half, part] = _bytes(quants).view(torch.int8).sub_(_bytes(taken).view(torch.int8))
+            numbers[:, half, part] = (
+                _bytes(quants).view(torch.int8).sub_(_bytes(taken).view(torch.int8))
+            )
     a, b, high = blocks[:, 96:108].contiguous().view(torch.int32).unbind(1)
     low = (a, b, a >> 4, b >> 4)
-    scales = torch.stack([low[i] & 0x0F0F0F0F | (high >> 2 * i & 0x03030303) << 4 for i in range(4)], 1)
+    scales = torch.stack(
+        [low[i] & 0x0F0F0F0F | (high >> 2 * i & 0x03030303) << 4 for i in range(4)], 1
+    )
     out.view(-1, 16, 16).mul_(_spread(_bytes(scales).view(torch.int8).sub_(32), blocks, 108))
 
 
@@ -156,14 +177,18 @@ def _q6_k(blocks: Tensor, out: Tensor) -> None:
 
 
 def _scale_k(blocks: Tensor, out: Tensor) -> None:
-    """Q4_K and Q5_K: eight scales and eight minima of six bits in 12 bytes, as ggml's get_scale_min_k4."""
+    """Q4_K and Q5_K: eight scales and eight minima of six bits in 12 bytes, as ggml's
+    get_scale_min_k4.
+    """
     a, b, c = blocks[:, 4:16].contiguous().view(torch.int32).unbind(1)
     scales = torch.stack([a & 0x3F3F3F3F, c & 0x0F0F0F0F | a >> 2 & 0x30303030], 1)
     minima = torch.stack([b & 0x3F3F3F3F, c >> 4 & 0x0F0F0F0F | b >> 2 & 0x30303030], 1)
-    out.view(-1, 8, 32).mul_(_spread(_bytes(scales), blocks, 0)).sub_(_spread(_bytes(minima), blocks, 2))
+    out.view(-1, 8, 32).mul_(_spread(_bytes(scales), blocks, 0)).sub_(
+        _spread(_bytes(minima), blocks, 2)
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- parts
+# -------------------------------------------------------------------------------------------- parts
 
 
 def _half(blocks: Tensor, start: int) -> Tensor:

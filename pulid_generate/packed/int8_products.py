@@ -1,14 +1,18 @@
-"""Matrix products through 8-bit integers that keep about 12 bits of their inputs: every row is rounded twice, the other way the second time.
+"""Matrix products through 8-bit integers that keep about 12 bits of their inputs: every row is
+rounded twice, the other way the second time.
 
-Knows matrices; nothing of layers or files. For processors whose 8-bit products (VNNI) are several times faster than float32 ones.
+Knows matrices; nothing of layers or files. For processors whose 8-bit products (VNNI) are several
+times faster than float32 ones.
 
-A row x is scaled to at most LIMIT and written as x1 + a, x1 its nearest integers. One product of such integers, x1 . w1, has an error of
-first order, a . w1 + x1 . b. The second rounding is x2 = x1 + round(SPREAD * a), which moves the same error SPREAD times as far. So
+A row x is scaled to at most LIMIT and written as x1 + a, x1 its nearest integers. One product of
+such integers, x1 . w1, has an error of first order, a . w1 + x1 . b. The second rounding is x2 = x1
++ round(SPREAD * a), which moves the same error SPREAD times as far. So
 
     x . w  ~  ((SPREAD - 1) x1 . w1  +  x2 . w2) / SPREAD
 
-takes the first order out (as Richardson's extrapolation does): what is left is SPREAD * a . b and the rounding of SPREAD * a, both small. Two
-integer products do what splitting both sides into high and low bytes needs three for. Integers are exact: their order changes nothing.
+takes the first order out (as Richardson's extrapolation does): what is left is SPREAD * a . b and
+the rounding of SPREAD * a, both small. Two integer products do what splitting both sides into high
+and low bytes needs three for. Integers are exact: their order changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from torch import Tensor
 
 from pulid_generate.packed.workspace import Workspace
 
-SPREAD = 16  # a power of two. 8: 1.3 times the error on Gaussian numbers; 32: 1.8 times (SPREAD * a . b grows)
+# a power of two. 8: 1.3 times the error on Gaussian numbers; 32: 1.8 times (SPREAD * a . b grows)
+SPREAD = 16
 LIMIT = 127 - SPREAD // 2  # |x1| <= LIMIT, |x2 - x1| <= SPREAD / 2
 COLUMNS = 1024  # at most, that share a scale: 16 * 1024 * 127 * 127 fits int32
 TINY = 1e-30  # of a row of zeros: no division by 0
@@ -28,7 +33,9 @@ TINY = 1e-30  # of a row of zeros: no division by 0
 
 @dataclass(frozen=True)
 class Twins:
-    """Rows rounded twice, by groups of columns. first, second: int8 (G, R, C / G). scale: float32 (G, R), of (SPREAD - 1) first + second."""
+    """Rows rounded twice, by groups of columns. first, second: int8 (G, R, C / G). scale: float32
+    (G, R), of (SPREAD - 1) first + second.
+    """
 
     first: Tensor
     second: Tensor
@@ -43,13 +50,19 @@ class Twins:
         return Twins(self.first.clone(), self.second.clone(), self.scale.clone())
 
 
-def round_twice(numbers: Tensor, name: str, workspace: Workspace, columns_at_most: int = COLUMNS) -> Twins:
-    """Float32 (R, C), which is overwritten -> Twins in the workspace's memory, valid until the same name is rounded again.
+def round_twice(
+    numbers: Tensor, name: str, workspace: Workspace, columns_at_most: int = COLUMNS
+) -> Twins:
+    """Float32 (R, C), which is overwritten -> Twins in the workspace's memory, valid until the same
+    name is rounded again.
 
-    columns_at_most: that share a scale; an outlier coarsens only its own. Both sides of a product must agree on it.
+    columns_at_most: that share a scale; an outlier coarsens only its own. Both sides of a product
+    must agree on it.
     """
     rows, columns = numbers.shape
-    width = next(width for width in range(min(columns, columns_at_most), 0, -1) if columns % width == 0)
+    width = next(
+        width for width in range(min(columns, columns_at_most), 0, -1) if columns % width == 0
+    )
     groups = columns // width
     parts = numbers.view(rows, groups, width)
     largest = torch.maximum(parts.amax(2), parts.amin(2).neg_()).clamp_min_(TINY)
@@ -72,7 +85,8 @@ def product(weight: Twins, x: Twins, out: Tensor, workspace: Workspace) -> None:
         torch._int_mm(weight.second[group], x.second[group].t(), out=fine)
         fine.add_(sums, alpha=SPREAD - 1)
         numbers = sums.view(torch.float32).copy_(fine) if group else out.copy_(fine)
-        # the result is sums / SPREAD in units of the two scales, each of which is SPREAD times too fine
+        # the result is sums / SPREAD in units of the two scales, each of which is SPREAD times too
+        # fine
         numbers.mul_(weight.scale[group, :, None] * SPREAD).mul_(x.scale[group])
         if group:
             out.add_(numbers)

@@ -1,4 +1,5 @@
-"""Weights that stay in memory as their file stores them, ggml's quantised types and fp8 alike: layers for them in a model.
+"""Weights that stay in memory as their file stores them, ggml's quantised types and fp8 alike:
+layers for them in a model.
 
 Knows neither format's arithmetic, and no model.
 """
@@ -25,7 +26,8 @@ class PackedEmbedding(nn.Module):
     def __init__(self, weight: PackedWeight, dtype: torch.dtype):
         super().__init__()
         self.dtype = dtype
-        self.table = _linear(weight, bias=False)  # holds the buffers, so that they move with the model
+        # holds the buffers, so that they move with the model
+        self.table = _linear(weight, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(..) int64 -> (.., C)."""
@@ -33,7 +35,8 @@ class PackedEmbedding(nn.Module):
 
 
 def keep_packed(model: nn.Module, weights: Mapping[str, PackedWeight]) -> None:
-    """Put a layer that widens its weight while it runs in place of every linear layer that `weights` ("path.to.layer.weight") names.
+    """Put a layer that widens its weight while it runs in place of every linear layer that
+    `weights` ("path.to.layer.weight") names.
 
     Raises KeyError for a name that is no linear layer of the model, ValueError for another shape.
     """
@@ -45,7 +48,9 @@ def keep_packed(model: nn.Module, weights: Mapping[str, PackedWeight]) -> None:
         if leaf != "weight" or not isinstance(layer, nn.Linear):
             raise KeyError(name)
         if layer.weight.shape != weight.shape:
-            raise ValueError(f"{name} is {tuple(weight.shape)}, expected {tuple(layer.weight.shape)}")
+            raise ValueError(
+                f"{name} is {tuple(weight.shape)}, expected {tuple(layer.weight.shape)}"
+            )
         setattr(layers[parent], child, _linear(weight, layer.bias is not None, workspace))
 
 
@@ -55,10 +60,20 @@ def swap_halves(weight: PackedWeight) -> PackedWeight:
     return _rows(weight, first.roll(weight.shape[0] // 2))
 
 
-def _linear(weight: PackedWeight, bias: bool, workspace: Workspace | None = None) -> QuantizedLinear | Fp8Linear:
+def _linear(
+    weight: PackedWeight, bias: bool, workspace: Workspace | None = None
+) -> QuantizedLinear | Fp8Linear:
     # a QuantizedLinear gets its memory from compute_quantized
-    return QuantizedLinear(weight, bias) if isinstance(weight, QuantizedWeight) else Fp8Linear(weight, bias, workspace)
+    return (
+        QuantizedLinear(weight, bias)
+        if isinstance(weight, QuantizedWeight)
+        else Fp8Linear(weight, bias, workspace)
+    )
 
 
 def _rows(weight: PackedWeight, indices: Tensor) -> PackedWeight:
-    return weight.rows(indices) if isinstance(weight, Fp8Weight) else replace(weight, data=weight.data[indices])
+    return (
+        weight.rows(indices)
+        if isinstance(weight, Fp8Weight)
+        else replace(weight, data=weight.data[indices])
+    )

@@ -1,8 +1,9 @@
-"""Weights kept in the 16 bits of their file, widened to float32 only while the layer that owns them runs.
+"""Weights kept in the 16 bits of their file, widened to float32 only while the layer that owns them
+runs.
 
-For CPUs: bfloat16 matrix products are several times slower there and less exact, while float32 copies of Flux need 48 GB.
-The arithmetic is bit for bit that of a float32 model, since every 16-bit number is a float32 number.
-Knows nothing of Flux or T5.
+For CPUs: bfloat16 matrix products are several times slower there and less exact, while float32
+copies of Flux need 48 GB. The arithmetic is bit for bit that of a float32 model, since every 16-bit
+number is a float32 number. Knows nothing of Flux or T5.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ NARROW = (torch.bfloat16, torch.float16)
 
 
 def widen_while_running(model: nn.Module, whole: tuple[type[nn.Module], ...] = ()) -> nn.Module:
-    """Give every unit of `model` float32 weights during its own forward, through one buffer that all units share.
+    """Give every unit of `model` float32 weights during its own forward, through one buffer that
+    all units share.
 
-    A unit is a module with parameters of its own, or a module of a class in `whole` with all that is below it: for classes that look at
-    a child's weight dtype before they call it. Units must not run inside one another. Returns `model`.
+    A unit is a module with parameters of its own, or a module of a class in `whole` with all that
+    is below it: for classes that look at a child's weight dtype before they call it. Units must not
+    run inside one another. Returns `model`.
     """
     # a tied weight (T5's embedding) belongs to several units; each widens it for itself
     units = list(_units(model, whole))
@@ -27,9 +30,14 @@ def widen_while_running(model: nn.Module, whole: tuple[type[nn.Module], ...] = (
     if not any(narrow):
         return model
     device = next(p.device for parameters in narrow for p in parameters)
-    # float32 numbers of the largest unit; embeddings are excluded, only a few of their rows are ever read
+    # float32 numbers of the largest unit; embeddings are excluded, only a few of their rows are
+    # ever read
     largest = max(
-        (sum(p.numel() for p in parameters) for unit, parameters in zip(units, narrow, strict=True) if not _is_table(unit)),
+        (
+            sum(p.numel() for p in parameters)
+            for unit, parameters in zip(units, narrow, strict=True)
+            if not _is_table(unit)
+        ),
         default=0,
     )
     buffer = torch.empty(largest, dtype=torch.float32, device=device)

@@ -1,7 +1,7 @@
 """Memory that is written again and again, so that the operating system hands its pages out once.
 
-A fresh tensor of some megabytes costs more to obtain (a page fault per 4 KB) than a pass of arithmetic over it. Knows bytes; nothing of what
-they mean.
+A fresh tensor of some megabytes costs more to obtain (a page fault per 4 KB) than a pass of
+arithmetic over it. Knows bytes; nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.device], Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    def take(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
         """An uninitialised tensor. It is valid until the same name is taken again."""
         key, size = (name, torch.device(device)), prod(shape) * dtype.itemsize
         if key not in self._buffers or self._buffers[key].numel() < size:

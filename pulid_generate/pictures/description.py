@@ -1,7 +1,8 @@
 """The `parameters` text of a picture: what made it, effective inputs only. Imports no torch.
 
-AUTOMATIC1111's text (stable-diffusion-webui modules/processing.py, create_infotext) and one JSON line after it. What has no effect is left
-out, so weight 0 and no identity at all give the same text, and so do two guidances of a model that has no guidance input.
+AUTOMATIC1111's text (stable-diffusion-webui modules/processing.py, create_infotext) and one JSON
+line after it. What has no effect is left out, so weight 0 and no identity at all give the same
+text, and so do two guidances of a model that has no guidance input.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from pulid_generate.request.id_schedule import IdSchedule, format_points, step_o
 from pulid_generate.request.job import Job, Subject
 from pulid_generate.sampling.names import DEFAULT_ETA
 
-SAMPLER_NAMES = {"euler": "Euler", "heun": "Heun", "euler_a": "Euler a", "dpm++2m": "DPM++ 2M", "dpm2": "DPM2", "unipc": "UniPC"}
+SAMPLER_NAMES = {
+    "euler": "Euler",
+    "heun": "Heun",
+    "euler_a": "Euler a",
+    "dpm++2m": "DPM++ 2M",
+    "dpm2": "DPM2",
+    "unipc": "UniPC",
+}
 
 
 def describe(
@@ -31,8 +39,9 @@ def describe(
 ) -> str:
     """The text of one picture.
 
-    job: its request resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative prompt where there is one.
-    arithmetic: the compute dtype, and what else decides the numbers. pulid: the PuLID file's name, told only of a picture with somebody in it.
+    job: its request resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative
+    prompt where there is one. arithmetic: the compute dtype, and what else decides the numbers.
+    pulid: the PuLID file's name, told only of a picture with somebody in it.
     """
     request = job.request
     facts: dict[str, Any] = {
@@ -76,9 +85,19 @@ def describe(
             facts["init_image"]["mask_sha256"] = job.start.mask_sha256
     if request.vae_tiling:
         facts["vae_tiling"] = True
-        if (request.vae_tile_size, request.vae_tile_overlap) != (DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP):
-            facts["vae_tiling"] = {"size": request.vae_tile_size, "overlap": request.vae_tile_overlap}
-    loras = [{"name": lora.name, "sha256": lora.sha256, "weight": lora.weight} for lora in job.loras if lora.weight]
+        if (request.vae_tile_size, request.vae_tile_overlap) != (
+            DEFAULT_TILE_SIZE,
+            DEFAULT_TILE_OVERLAP,
+        ):
+            facts["vae_tiling"] = {
+                "size": request.vae_tile_size,
+                "overlap": request.vae_tile_overlap,
+            }
+    loras = [
+        {"name": lora.name, "sha256": lora.sha256, "weight": lora.weight}
+        for lora in job.loras
+        if lora.weight
+    ]
     if loras:
         facts["loras"] = loras
     people = [_person(job, subject) for subject in job.subjects if _is_seen(job, subject)]
@@ -89,7 +108,9 @@ def describe(
     elif people:
         facts["identities"] = people
 
-    lines = [request.prompt + "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in loras)]
+    lines = [
+        request.prompt + "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in loras)
+    ]
     if request.cfg_scale != 1:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     settings = {
@@ -104,8 +125,12 @@ def describe(
         "PuLID": _short(people),
         "Version": f"pulid-generate {version}",
     }
-    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None))
-    lines.append(json.dumps({"pulid_generate": version, **facts}, ensure_ascii=False, sort_keys=True))
+    lines.append(
+        ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
+    )
+    lines.append(
+        json.dumps({"pulid_generate": version, **facts}, ensure_ascii=False, sort_keys=True)
+    )
     return "\n".join(lines)
 
 
@@ -125,7 +150,9 @@ def _person(job: Job, subject: Subject) -> dict[str, Any]:
     if schedule.end is not None and step_of(schedule.end, job.steps) < job.steps:
         facts["end_step"] = step_of(schedule.end, job.steps)
     if schedule.points != usual.points:
-        facts["schedule"] = format_points(tuple((step_of(moment, job.steps), weight) for moment, weight in schedule.points))
+        facts["schedule"] = format_points(
+            tuple((step_of(moment, job.steps), weight) for moment, weight in schedule.points)
+        )
     if (schedule.double, schedule.single) != (1.0, 1.0):
         facts |= {"weight_double": schedule.double, "weight_single": schedule.single}
     if subject.region_sha256:
@@ -136,11 +163,16 @@ def _person(job: Job, subject: Subject) -> dict[str, Any]:
 
 
 def _short(people: Sequence[dict[str, Any]]) -> str | None:
-    return " + ".join(f"{person['sha256'][:10]} weight {person['weight']:g}" for person in people) or None
+    return (
+        " + ".join(f"{person['sha256'][:10]} weight {person['weight']:g}" for person in people)
+        or None
+    )
 
 
 def parse_description(text: str) -> dict[str, Any]:
-    """The JSON line of a `parameters` text, as a dictionary. Raises RequestError if there is none."""
+    """The JSON line of a `parameters` text, as a dictionary. Raises RequestError if there is
+    none.
+    """
     try:
         facts = json.loads(text.rstrip("\n").rsplit("\n", 1)[-1])
     except ValueError:

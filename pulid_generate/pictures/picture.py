@@ -1,7 +1,7 @@
 """What came of a job: a picture, as a file's bytes. Knows no model.
 
-The `parameters` text lies where AUTOMATIC1111's stable-diffusion-webui puts it (modules/images.py): a PNG text chunk, or the EXIF
-UserComment of a JPEG or WebP.
+The `parameters` text lies where AUTOMATIC1111's stable-diffusion-webui puts it (modules/images.py):
+a PNG text chunk, or the EXIF UserComment of a JPEG or WebP.
 """
 
 from __future__ import annotations
@@ -19,15 +19,23 @@ if TYPE_CHECKING:
 
 Format = Literal["PNG", "JPEG", "WEBP"]
 
-SUFFIXES: dict[str, Format] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".webp": "WEBP"}
-# JPEG loses the least that is still worth its size: quality 95 with whole colour planes. WebP is lossless, the PNG's own pixels.
+SUFFIXES: dict[str, Format] = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".webp": "WEBP",
+}
+# JPEG loses the least that is still worth its size: quality 95 with whole colour planes. WebP is
+# lossless, the PNG's own pixels.
 SAVE_OPTIONS: dict[Format, dict[str, object]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "quality": 100, "method": 4, "exact": True},
 }
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.3
-UNICODE = b"UNICODE\0"  # the comment's character code; what follows is UTF-16, big-endian as piexif writes it
+# the comment's character code; what follows is UTF-16, big-endian as piexif writes it
+UNICODE = b"UNICODE\0"
 
 
 @dataclass(frozen=True)
@@ -45,31 +53,40 @@ class Picture:
     def encode(self, format: Format, metadata: bool = True) -> bytes:
         """The file in that format. The same picture gives the same bytes.
 
-        metadata: carry the `parameters` text. Raises OutputError if the text does not fit a JPEG (64 KiB).
+        metadata: carry the `parameters` text. Raises OutputError if the text does not fit a JPEG
+        (64 KiB).
         """
         return encode_pixels(self.pixels, format, self.parameters if metadata else None)
 
 
 def format_of(path: str | PurePath) -> Format:
-    """The format that an output's suffix names; PNG for "-", standard output. Raises OutputError for another suffix, or none."""
+    """The format that an output's suffix names; PNG for "-", standard output. Raises OutputError
+    for another suffix, or none.
+    """
     if str(path) == "-":
         return "PNG"
     suffix = PurePath(path).suffix.lower()
     if suffix not in SUFFIXES:
         known = ", ".join(SUFFIXES)
-        raise OutputError(f"{path}: the suffix {suffix or '(none)'} names no picture format; end the name in one of {known}")
+        raise OutputError(
+            f"{path}: the suffix {suffix or '(none)'} names no picture format; end the name in one of {known}"
+        )
     return SUFFIXES[suffix]
 
 
 def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) -> bytes:
-    """(H, W, 3) uint8 RGB -> a file's bytes, carrying the text, or none. Raises as `Picture.encode`."""
+    """(H, W, 3) uint8 RGB -> a file's bytes, carrying the text, or none. Raises as
+    `Picture.encode`.
+    """
     from PIL import Image, PngImagePlugin
 
     options = dict(SAVE_OPTIONS[format])
     if parameters is not None:
         if format == "PNG":
             info = PngImagePlugin.PngInfo()
-            info.add_text("parameters", parameters) if parameters.isascii() else info.add_itxt("parameters", parameters)
+            info.add_text("parameters", parameters) if parameters.isascii() else info.add_itxt(
+                "parameters", parameters
+            )
             options["pnginfo"] = info
         else:
             exif = Image.Exif()
@@ -88,7 +105,9 @@ def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) ->
 
 
 def read_parameters(data: bytes) -> str:
-    """The `parameters` text of a PNG, JPEG or WebP file's bytes. Raises RequestError if there is none."""
+    """The `parameters` text of a PNG, JPEG or WebP file's bytes. Raises RequestError if there is
+    none.
+    """
     from PIL import Image
 
     try:
@@ -98,7 +117,11 @@ def read_parameters(data: bytes) -> str:
                 text = image.info.get("parameters")
             else:
                 comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-                text = comment[len(UNICODE) :].decode("utf-16-be") if comment.startswith(UNICODE) else None
+                text = (
+                    comment[len(UNICODE) :].decode("utf-16-be")
+                    if comment.startswith(UNICODE)
+                    else None
+                )
     except Exception:  # Pillow's plugins raise whatever a damaged byte leads to
         raise RequestError("this file is no readable PNG, JPEG or WebP picture") from None
     if text is None:

@@ -1,4 +1,6 @@
-"""Where pictures go: the names of several, one line of facts about each. Knows no model. Imports no torch."""
+"""Where pictures go: the names of several, one line of facts about each. Knows no model. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,22 @@ NUMBER = re.compile(r"%%|%(\d{0,3})d")  # as sd-cli: out_%03d.png, and %% is a p
 
 
 def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[Path | None]:
-    """Where each picture goes; None is standard output. As sd-cli: %03d is a number, else several get _0, _1, .. before the suffix.
+    """Where each picture goes; None is standard output. As sd-cli: %03d is a number, else several
+    get _0, _1, .. before the suffix.
 
-    begin: the first number, None or less than 0 for 0 (sd-cli's default is -1). Raises RequestError or OutputError.
+    begin: the first number, None or less than 0 for 0 (sd-cli's default is -1). Raises RequestError
+    or OutputError.
     """
     check_batch_count(count)  # before there are so many names
     if output == "-":
         if count > 1:
-            raise RequestError("output -: standard output takes one picture; leave --batch-count out or name a file")
+            raise RequestError(
+                "output -: standard output takes one picture; leave --batch-count out or name a file"
+            )
         if sys.stdout is not None and sys.stdout.isatty():
-            raise OutputError("output -: standard output is a terminal; redirect it to a file or a pipe")
+            raise OutputError(
+                "output -: standard output is a terminal; redirect it to a file or a pipe"
+            )
         return [None]
     format_of(output)
     first = max(begin or 0, 0)
@@ -56,7 +64,9 @@ def store(path: Path, data: bytes) -> None:
 
 
 def save(picture: Picture, path: Path | None, metadata: bool) -> bytes:
-    """Write the picture's file, complete or not at all, and return its bytes. None: standard output, as PNG. Raises OutputError."""
+    """Write the picture's file, complete or not at all, and return its bytes. None: standard
+    output, as PNG. Raises OutputError.
+    """
     data = encoded(picture, path, metadata)
     if path is None:
         console.write_result(data)
@@ -85,4 +95,6 @@ def facts(job: Job, path: Path, data: bytes, seconds: float) -> dict[str, Any]:
 
 def report(picture: Picture, path: Path, data: bytes, seconds: float, as_json: bool) -> None:
     """The line that a picture gets on standard output."""
-    console.write_line(json.dumps(facts(picture.job, path, data, seconds)) if as_json else str(path))
+    console.write_line(
+        json.dumps(facts(picture.job, path, data, seconds)) if as_json else str(path)
+    )

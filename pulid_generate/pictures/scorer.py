@@ -1,7 +1,9 @@
-"""How like a person pictures are: asks `pulid-extract score --json`, as a program. Imports no torch.
+"""How like a person pictures are: asks `pulid-extract score --json`, as a program. Imports no
+torch.
 
-The stages share files, not code: what finds and recognises faces belongs to the other stage and may live in another environment. Knows no
-model, no prompt and no sheet; a picture is a file, a number is what the program said.
+The stages share files, not code: what finds and recognises faces belongs to the other stage and may
+live in another environment. Knows no model, no prompt and no sheet; a picture is a file, a number
+is what the program said.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from typing import Any, Literal
 from pulid_generate.errors import InputError, PackageError, ScoringError
 
 PROGRAM = "pulid-extract"
-LIBRARIES = ("cv2", "insightface", "onnxruntime")  # without which our own environment's program could not score
+# without which our own environment's program could not score
+LIBRARIES = ("cv2", "insightface", "onnxruntime")
 AT_ONCE = 500  # pictures of one call: command lines have an end
 ERROR = f"{PROGRAM}: error: "
 
@@ -33,9 +36,10 @@ Status = Literal["ok", "no face", "failed"]
 class Score:
     """One picture, as `score --json` says it; numbers are rounded to four places.
 
-    cosines: of the picture's face to each reference, of the face that is most like them; cosine: their mean, which is what counts; both
-    empty or None unless status is "ok". stranger: the highest cosine of that face to the strangers, None without any. faces: how many the
-    picture has. box: X, Y, width, height in its pixels. error: why there is no cosine.
+    cosines: of the picture's face to each reference, of the face that is most like them; cosine:
+    their mean, which is what counts; both empty or None unless status is "ok". stranger: the
+    highest cosine of that face to the strangers, None without any. faces: how many the picture has.
+    box: X, Y, width, height in its pixels. error: why there is no cosine.
     """
 
     status: Status
@@ -49,7 +53,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Recognizer:
-    """Whose numbers they are: the network's file name and SHA-256. own: it is the one that PuLID is conditioned on, which flatters itself."""
+    """Whose numbers they are: the network's file name and SHA-256. own: it is the one that PuLID is
+    conditioned on, which flatters itself.
+    """
 
     name: str
     sha256: str
@@ -58,11 +64,13 @@ class Recognizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Who is looked for, and by what: the options of `pulid-extract score`, None or empty for its defaults.
+    """Who is looked for, and by what: the options of `pulid-extract score`, None or empty for its
+    defaults.
 
-    references: pictures of the person. strangers: pictures of somebody else, as a control. models_dir: where antelopev2 is (antelopev2: its
-    folder itself). recognizer: another ArcFace-shaped .onnx. det_threshold: the score from which something is a face.
-    say: gets each line that the program says on standard error, as it says it.
+    references: pictures of the person. strangers: pictures of somebody else, as a control.
+    models_dir: where antelopev2 is (antelopev2: its folder itself). recognizer: another
+    ArcFace-shaped .onnx. det_threshold: the score from which something is a face. say: gets each
+    line that the program says on standard error, as it says it.
 
         scorer = Scorer(references=("me.jpg",), models_dir="models")
         scorer.check()                               # raises before anything is drawn
@@ -86,30 +94,41 @@ class Scorer:
             raise InputError("reference -: faces are compared with files; name one")
 
     def check(self) -> tuple[Recognizer, list[Score]]:
-        """The network that judges, and what the references score themselves: 1 where there is one, and how like the strangers are to it.
+        """The network that judges, and what the references score themselves: 1 where there is one,
+        and how like the strangers are to it.
 
-        Raises PackageError if there is no program, ScoringError with the program's own line for a picture that cannot be read or has no
-        face, a network that is missing, and so on.
+        Raises PackageError if there is no program, ScoringError with the program's own line for a
+        picture that cannot be read or has no face, a network that is missing, and so on.
         """
         lines = list(self._ask(self.references))
         judge = lines[0]["recognizer"]
-        return Recognizer(str(judge["name"]), str(judge["sha256"]), self.recognizer is None), [_score(line) for line in lines]
+        return Recognizer(str(judge["name"]), str(judge["sha256"]), self.recognizer is None), [
+            _score(line) for line in lines
+        ]
 
     def scores(self, pictures: Sequence[str | Path]) -> Iterator[Score]:
         """One for each picture file, in their order, as they are found.
 
-        A picture without a face, or one that cannot be read, has a score that says so. Raises PackageError and ScoringError as `check`.
+        A picture without a face, or one that cannot be read, has a score that says so. Raises
+        PackageError and ScoringError as `check`.
         """
         for start in range(0, len(pictures), AT_ONCE):
             for line in self._ask(pictures[start : start + AT_ONCE]):
                 yield _score(line)
 
     def _ask(self, pictures: Sequence[str | Path]) -> Iterator[dict[str, Any]]:
-        """The program's line for each picture. Its exit code is 1 as well when a picture cannot be read: then all lines are there."""
+        """The program's line for each picture. Its exit code is 1 as well when a picture cannot be
+        read: then all lines are there.
+        """
         said: deque[str] = deque(maxlen=1)
         try:
             child = subprocess.Popen(
-                [*program(), *self._arguments(), "--", *(os.path.abspath(picture) for picture in pictures)],
+                [
+                    *program(),
+                    *self._arguments(),
+                    "--",
+                    *(os.path.abspath(picture) for picture in pictures),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -117,7 +136,9 @@ class Scorer:
                 errors="replace",
             )
         except OSError as error:  # it is no program after all; too many words
-            raise ScoringError(f"{PROGRAM} score: cannot be run ({error.strerror or error})") from None
+            raise ScoringError(
+                f"{PROGRAM} score: cannot be run ({error.strerror or error})"
+            ) from None
         assert child.stdout is not None
         listener = threading.Thread(target=self._listen, args=(child.stderr, said), daemon=True)
         listener.start()
@@ -154,15 +175,20 @@ class Scorer:
                 self.say(line)
 
 
-def scores(pictures: Sequence[str | Path], references: Sequence[str | Path], **options: Any) -> list[Score]:
+def scores(
+    pictures: Sequence[str | Path], references: Sequence[str | Path], **options: Any
+) -> list[Score]:
     """One score for each picture. options: as of `Scorer`. Raises as `Scorer.scores`."""
     return list(Scorer(references=references, **options).scores(pictures))
 
 
 def program() -> list[str]:
-    """How to start it: by this very Python if its libraries are here, else what the PATH has. Raises PackageError."""
+    """How to start it: by this very Python if its libraries are here, else what the PATH has.
+    Raises PackageError.
+    """
     if all(importlib.util.find_spec(name) is not None for name in LIBRARIES):
-        return [sys.executable, "-P", "-m", "pulid_extract"]  # -P: never a module of the folder that one happens to stand in
+        # -P: never a module of the folder that one happens to stand in
+        return [sys.executable, "-P", "-m", "pulid_extract"]
     found = shutil.which(PROGRAM)
     if found is None:
         raise PackageError(

@@ -1,4 +1,5 @@
-"""Labelled grids of pictures on sheets: heads over columns and before rows, tiles with captions, more pages where one would be too large.
+"""Labelled grids of pictures on sheets: heads over columns and before rows, tiles with captions,
+more pages where one would be too large.
 
     grid = Grid(
         cells=[                                                             # cells[row][column] is a list of tiles
@@ -11,9 +12,10 @@
     )
     written = write_sheet(Path("grid.png"), grid, say=console.log)          # grid.png, and grid-2.png, .. if there are more pages
 
-`flow(tiles)` is a grid without heads. A picture is a file, read when its page is drawn, or uint8 RGB (H, W, 3); one that cannot be read is an
-empty tile that says so. All tiles of a grid have one size; small pictures are scaled up. Heads are repeated on every page.
-The same input gives the same pixels on every machine. Knows no model, no flag and no row of a batch. Imports no torch.
+`flow(tiles)` is a grid without heads. A picture is a file, read when its page is drawn, or uint8
+RGB (H, W, 3); one that cannot be read is an empty tile that says so. All tiles of a grid have one
+size; small pictures are scaled up. Heads are repeated on every page. The same input gives the same
+pixels on every machine. Knows no model, no flag and no row of a batch. Imports no torch.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ from pulid_generate.pictures.sheet_layout import (
 from pulid_generate.pictures.sheet_page import Page
 
 
-def write_sheet(path: Path, grid: Grid, say: Callable[[str], None] = lambda line: None, mode: int | None = None) -> list[Path]:
-    """Write the grid's pages and give their names. say: gets a line if there are several. mode: permission bits. Raises OutputError."""
+def write_sheet(
+    path: Path, grid: Grid, say: Callable[[str], None] = lambda line: None, mode: int | None = None
+) -> list[Path]:
+    """Write the grid's pages and give their names. say: gets a line if there are several. mode:
+    permission bits. Raises OutputError.
+    """
     written = []
     for number, page in enumerate(pages(grid), 1):
         written.append(page_path(path, number))
@@ -55,21 +61,33 @@ def page_path(path: Path, number: int) -> Path:
 def is_page(name: Path, path: Path) -> bool:
     """Whether the sheet at `path` may come to be written to `name`."""
     stem = re.fullmatch(rf"{re.escape(path.stem)}(-\d+)?", name.stem, re.IGNORECASE)
-    return stem is not None and name.suffix.lower() == path.suffix.lower() and name.parent.resolve() == path.parent.resolve()
+    return (
+        stem is not None
+        and name.suffix.lower() == path.suffix.lower()
+        and name.parent.resolve() == path.parent.resolve()
+    )
 
 
 def pages(grid: Grid) -> Iterator[np.ndarray]:
-    """The pages, uint8 RGB (H, W, 3), each at most PAGE pixels wide, and as high but for a tile that is higher."""
-    shapes = {found for row in grid.cells for cell in row for tile in cell if (found := size(tile.picture))} or {
-        (PAGED_SIDE, PAGED_SIDE)
-    }
+    """The pages, uint8 RGB (H, W, 3), each at most PAGE pixels wide, and as high but for a tile
+    that is higher.
+    """
+    shapes = {
+        found
+        for row in grid.cells
+        for cell in row
+        for tile in cell
+        if (found := size(tile.picture))
+    } or {(PAGED_SIDE, PAGED_SIDE)}
     layouts = [Layout(grid, shapes, side) for side in sides(shapes)]
-    layout = next((one for one in layouts if one.count == 1), None) or Layout(grid, shapes, min(PAGED_SIDE, layouts[0].side))
+    layout = next((one for one in layouts if one.count == 1), None) or Layout(
+        grid, shapes, min(PAGED_SIDE, layouts[0].side)
+    )
     for number, (lines, columns) in enumerate(layout.pages(), 1):
         yield np.asarray(Page(layout, lines, columns, number).draw())
 
 
-# ---------------------------------------------------------------------------------------------------------------------- measures
+# ----------------------------------------------------------------------------------------- measures
 
 
-# ----------------------------------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------------------------ drawing

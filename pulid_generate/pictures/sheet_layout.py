@@ -18,7 +18,8 @@ from pulid_extract.shared.captions import SIZE, font_of, line_height, wrap
 Picture: TypeAlias = "str | Path | np.ndarray"
 
 
-SIDES = (384, 256, 160)  # longer side of a tile, in pixels: the first with which all fits on one page
+# longer side of a tile, in pixels: the first with which all fits on one page
+SIDES = (384, 256, 160)
 
 
 PAGED_SIDE = 256  # where nothing does
@@ -53,7 +54,9 @@ NARROWEST_HEAD = 60
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One picture, and what is said under it, in lines. picture: None for one that is missing; reason: why, told in its place."""
+    """One picture, and what is said under it, in lines. picture: None for one that is missing;
+    reason: why, told in its place.
+    """
 
     picture: Picture | None
     caption: str = ""
@@ -70,7 +73,9 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """cells[row][column]: tiles, shown beside and below each other. columns, rows: a head for each, or none at all."""
+    """cells[row][column]: tiles, shown beside and below each other. columns, rows: a head for each,
+    or none at all.
+    """
 
     cells: Sequence[Sequence[Sequence[Tile]]]
     columns: Sequence[Head] = ()
@@ -116,11 +121,17 @@ class Line:
 
 
 class Layout:
-    """Where things go if a tile's longer side is `side`. box: (width, height) of every tile's picture."""
+    """Where things go if a tile's longer side is `side`. box: (width, height) of every tile's
+    picture.
+    """
 
     def __init__(self, grid: Grid, shapes: Collection[tuple[int, int]], side: int):
         self.grid, self.side = grid, side
-        self.caption_font, self.head_font, self.title_font = font_of(SIZE), font_of(HEAD_SIZE), font_of(TITLE_SIZE)
+        self.caption_font, self.head_font, self.title_font = (
+            font_of(SIZE),
+            font_of(HEAD_SIZE),
+            font_of(TITLE_SIZE),
+        )
         fitted = [fit(shape, (side, side)) for shape in shapes]
         self.box = max(width for width, _ in fitted), max(height for _, height in fitted)
         self.head_width = self._head_width()
@@ -145,7 +156,9 @@ class Layout:
     @cached_property
     def columns(self) -> list[range]:
         """The columns of each page across."""
-        fitting = max(1, (self.body[1] - self.body[0] + self.apart) // (self.column_width + self.apart))
+        fitting = max(
+            1, (self.body[1] - self.body[0] + self.apart) // (self.column_width + self.apart)
+        )
         every = len(self.grid.cells[0])
         return [range(start, min(start + fitting, every)) for start in range(0, every, fitting)]
 
@@ -154,12 +167,21 @@ class Layout:
         """Of every page, so that they can be laid side by side."""
         most = max(len(columns) for columns in self.columns)
         tiles = self.body[0] + most * (self.column_width + self.apart) - self.apart + MARGIN
-        title = math.ceil(max((self.title_font.getlength(line) for line in self.grid.title.splitlines()), default=0))
+        title = math.ceil(
+            max(
+                (self.title_font.getlength(line) for line in self.grid.title.splitlines()),
+                default=0,
+            )
+        )
         return min(PAGE, max(tiles, min(title + 2 * MARGIN, 2 * self.side + 2 * MARGIN)))
 
     @cached_property
     def title(self) -> list[str]:
-        return wrap(self.grid.title, self.width - 2 * MARGIN, self.title_font, MOST_LINES) if self.grid.title else []
+        return (
+            wrap(self.grid.title, self.width - 2 * MARGIN, self.title_font, MOST_LINES)
+            if self.grid.title
+            else []
+        )
 
     @cached_property
     def top(self) -> int:
@@ -169,7 +191,9 @@ class Layout:
 
     @cached_property
     def heads_height(self) -> int:
-        highest = max((self.head_height(head, self.column_width) for head in self.grid.columns), default=0)
+        highest = max(
+            (self.head_height(head, self.column_width) for head in self.grid.columns), default=0
+        )
         return highest + GAP if highest else 0
 
     def head_lines(self, head: Head, width: int) -> list[str]:
@@ -180,7 +204,9 @@ class Layout:
         return picture + len(self.head_lines(head, width)) * line_height(self.head_font)
 
     def caption_lines(self, tile: Tile) -> list[str]:
-        return wrap(tile.caption, self.box[0], self.caption_font, MOST_LINES) if tile.caption else []
+        return (
+            wrap(tile.caption, self.box[0], self.caption_font, MOST_LINES) if tile.caption else []
+        )
 
     def _line_heights(self, row: int) -> list[int]:
         cells = self.grid.cells[row]
@@ -200,7 +226,9 @@ class Layout:
         for row in range(len(self.grid.cells)):
             heights = self._line_heights(row)
             if self.grid.rows:  # the last line makes room for a head that is higher
-                heights[-1] += max(0, self.head_height(self.grid.rows[row], self.head_width) + GAP - sum(heights))
+                heights[-1] += max(
+                    0, self.head_height(self.grid.rows[row], self.head_width) + GAP - sum(heights)
+                )
             if found[-1] and used + sum(heights) > room:
                 found.append([])
                 used = 0

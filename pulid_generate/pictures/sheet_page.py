@@ -29,16 +29,24 @@ class Page:
 
     def __init__(self, layout: Layout, lines: Sequence[Line], columns: range, number: int):
         self.layout, self.lines, self.columns, self.number = layout, lines, columns, number
-        bottom = sum(line.height for line in lines) + (len({line.row for line in lines}) - 1) * (layout.apart - 2 * GAP)
+        bottom = sum(line.height for line in lines) + (len({line.row for line in lines}) - 1) * (
+            layout.apart - 2 * GAP
+        )
         foot = FOOT if layout.count > 1 else 0
-        self.canvas = Image.new("RGB", (layout.width, layout.top + bottom + MARGIN - GAP + foot), PAPER)
+        self.canvas = Image.new(
+            "RGB", (layout.width, layout.top + bottom + MARGIN - GAP + foot), PAPER
+        )
         self.pen = ImageDraw.Draw(self.canvas)
 
     def draw(self) -> Image.Image:
         layout, grid = self.layout, self.layout.grid
         self._lines(layout.title, (MARGIN, MARGIN), layout.title_font)
         if layout.count > 1:
-            self._lines([f"page {self.number} of {layout.count}"], (MARGIN, self.canvas.height - FOOT), layout.caption_font)
+            self._lines(
+                [f"page {self.number} of {layout.count}"],
+                (MARGIN, self.canvas.height - FOOT),
+                layout.caption_font,
+            )
         if grid.columns:
             for place, column in enumerate(self.columns):
                 head = grid.columns[column]
@@ -70,12 +78,23 @@ class Page:
 
     def _tile(self, tile: Tile, left: int, top: int) -> None:
         self._paste(tile.picture, (left, top), self.layout.box, tile.reason)
-        self._lines(self.layout.caption_lines(tile), (left, top + self.layout.box[1] + 3), self.layout.caption_font)
+        self._lines(
+            self.layout.caption_lines(tile),
+            (left, top + self.layout.box[1] + 3),
+            self.layout.caption_font,
+        )
 
     def _paste(
-        self, picture: Picture | None, place: tuple[int, int], box: tuple[int, int], reason: str = "", at_top: bool = False
+        self,
+        picture: Picture | None,
+        place: tuple[int, int],
+        box: tuple[int, int],
+        reason: str = "",
+        at_top: bool = False,
     ) -> None:
-        """The picture at the bottom of its box, above its caption, or at the top; an empty box with the reason where there is none."""
+        """The picture at the bottom of its box, above its caption, or at the top; an empty box with
+        the reason where there is none.
+        """
         left, top = place
         image = None
         if picture is not None:
@@ -88,16 +107,28 @@ class Page:
             self.canvas.paste(image, (left, top))
             box = image.size
         self.pen.rectangle(
-            (left - 1, top - 1, left + box[0], top + box[1]), outline=RIM, fill=None if image is not None else EMPTY
+            (left - 1, top - 1, left + box[0], top + box[1]),
+            outline=RIM,
+            fill=None if image is not None else EMPTY,
         )
         if image is None:
             font = self.layout.caption_font
             most = max(1, (box[1] - 2 * GAP) // line_height(font))
-            self._lines(wrap(reason, box[0] - 2 * GAP, font, most), (left + GAP, top + GAP), font, ALARM)
+            self._lines(
+                wrap(reason, box[0] - 2 * GAP, font, most), (left + GAP, top + GAP), font, ALARM
+            )
 
-    def _lines(self, lines: Sequence[str], place: tuple[int, int], font: object, ink: tuple[int, int, int] = INK) -> None:
+    def _lines(
+        self,
+        lines: Sequence[str],
+        place: tuple[int, int],
+        font: object,
+        ink: tuple[int, int, int] = INK,
+    ) -> None:
         for number, text in enumerate(lines):
-            self.pen.text((place[0], place[1] + number * line_height(font)), text, fill=ink, font=font)  # type: ignore[arg-type]
+            self.pen.text(
+                (place[0], place[1] + number * line_height(font)), text, fill=ink, font=font
+            )  # type: ignore[arg-type]
 
 
 def _scaled(picture: Picture, box: tuple[int, int]) -> Image.Image:

@@ -1,7 +1,8 @@
-"""The three-way check: A without PuLID = B with weight 0, byte for byte, and C with the weight asked for is another picture.
+"""The three-way check: A without PuLID = B with weight 0, byte for byte, and C with the weight
+asked for is another picture.
 
-Run B passes through every hook and adds 0 * CA, so A = B proves that nothing but the identity is added, C that it is.
-Knows nothing of models: it makes the requests and judges the results.
+Run B passes through every hook and adds 0 * CA, so A = B proves that nothing but the identity is
+added, C that it is. Knows nothing of models: it makes the requests and judges the results.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """files, pixels: SHA-256 by run, of the PNG's bytes and of the bare pixels. moved: mean absolute change of C from A, of 255."""
+    """files, pixels: SHA-256 by run, of the PNG's bytes and of the bare pixels. moved: mean
+    absolute change of C from A, of 255.
+    """
 
     files: Mapping[str, str]
     pixels: Mapping[str, str]
@@ -42,7 +45,8 @@ def three_requests(request: GenerationRequest) -> list[tuple[GenerationRequest, 
 def compare(files: Mapping[str, bytes], pixels: Mapping[str, np.ndarray]) -> Verdict:
     """Judge three PNG files and their pixels (H, W, 3) uint8.
 
-    C is judged by its pixels: its file differs from A's in any case, since the metadata names the identity.
+    C is judged by its pixels: its file differs from A's in any case, since the metadata names the
+    identity.
     """
     hashes = {run: hashlib.sha256(data).hexdigest() for run, data in files.items()}
     drawn = {run: hashlib.sha256(array.tobytes()).hexdigest() for run, array in pixels.items()}
@@ -68,5 +72,7 @@ def as_table(verdict: Verdict) -> str:
     lines = [f"{run:<4} {file:<64} {drawn}" for run, file, drawn in rows]
     same = "=" if verdict.files["A"] == verdict.files["B"] else "!="
     other = "!=" if verdict.pixels["A"] != verdict.pixels["C"] else "="
-    lines.append(f"A {same} B, A {other} C (mean change {verdict.moved:.2f} of 255): {'PASSED' if verdict.passed else 'FAILED'}")
+    lines.append(
+        f"A {same} B, A {other} C (mean change {verdict.moved:.2f} of 255): {'PASSED' if verdict.passed else 'FAILED'}"
+    )
     return "\n".join(lines)

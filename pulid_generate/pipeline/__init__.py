@@ -1,1 +1,3 @@
-"""The order of the stages: requests fitted to files, models loaded, texts encoded, latents denoised, pictures decoded."""
+"""The order of the stages: requests fitted to files, models loaded, texts encoded, latents
+denoised, pictures decoded.
+"""

@@ -1,7 +1,8 @@
-"""Latents of jobs, with one loaded Flux: where text, identities, guidance, starting pictures and the sampler meet.
+"""Latents of jobs, with one loaded Flux: where text, identities, guidance, starting pictures and
+the sampler meet.
 
-Several jobs of one `batch_key` go through the model together; a job alone takes the same path. Knows no file and no flag, and neither loads
-nor frees the model.
+Several jobs of one `batch_key` go through the model together; a job alone takes the same path.
+Knows no file and no flag, and neither loads nor frees the model.
 
 Shapes: B jobs, L image tokens, T text tokens.
 """
@@ -35,7 +36,8 @@ IDENTITIES_KEPT = 8  # folded; 126 MB each in bfloat16 with the public file
 class Denoiser:
     """Denoises with one Flux model, and keeps the identities that were folded last.
 
-    flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a subject. dev: whether it has a guidance input.
+    flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a subject.
+    dev: whether it has a guidance input.
     """
 
     def __init__(
@@ -48,7 +50,14 @@ class Denoiser:
         kept: int = 2 * IDENTITIES_KEPT,
     ):
         """kept: folded identities, both branches counted, that stay for the next job."""
-        self.flux, self.adapter, self.device, self.dtype, self.dev, self.kept = flux, adapter, device, dtype, dev, kept
+        self.flux, self.adapter, self.device, self.dtype, self.dev, self.kept = (
+            flux,
+            adapter,
+            device,
+            dtype,
+            dev,
+            kept,
+        )
         self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
 
     def latents(
@@ -60,11 +69,15 @@ class Denoiser:
     ) -> Tensor:
         """(B, 16, H/8, W/8) float32, of jobs with one `batch_key`.
 
-        starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. The numbers may be NaN if the model's are.
+        starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. The numbers
+        may be NaN if the model's are.
         """
         request, times = jobs[0].request, jobs[0].request.sigmas or ()
         noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
-        first = [add_noise(start, noise.draw(), times[0]) for start, noise in zip(starts, noises, strict=True)]
+        first = [
+            add_noise(start, noise.draw(), times[0])
+            for start, noise in zip(starts, noises, strict=True)
+        ]
         with ExitStack() as stack:
             predict = self._predict(jobs, texts, stack)
             packed = denoise(
@@ -75,18 +88,24 @@ class Denoiser:
                 eta=request.eta,
                 guidance=_guidance(jobs[0]),
                 inpaint=self._inpaint(jobs, starts),
-                fresh_noise=lambda: pack(torch.cat([noise.draw() for noise in noises])).to(self.device),
+                fresh_noise=lambda: pack(torch.cat([noise.draw() for noise in noises])).to(
+                    self.device
+                ),
                 on_step=on_step,
             )
         return unpack(packed, request.width, request.height)
 
-    # -------------------------------------------------------------------------------------------------------------- predict
+    # -------------------------------------------------------------------------------------- predict
 
     def _predict(self, jobs: Sequence[Job], texts: Sequence[Texts], stack: ExitStack) -> Predict:
         """The model as the denoise loop wants it. What it hangs on the model goes with `stack`."""
         request, device = jobs[0].request, self.device
         img_ids = position_ids(request.width, request.height).to(device)
-        guidance = torch.tensor([job.request.guidance for job in jobs], device=device) if self.dev else None
+        guidance = (
+            torch.tensor([job.request.guidance for job in jobs], device=device)
+            if self.dev
+            else None
+        )
         read = {False: _joined([text.positive for text in texts])}
         if request.cfg_scale != 1:
             read[True] = _joined([text.negative for text in texts if text.negative])
@@ -94,57 +113,86 @@ class Denoiser:
         seen = any(job.subjects for job in jobs)
         injection = stack.enter_context(attach(self.flux)) if seen else None
         shares = {negative: self._shares(jobs, negative) for negative in read} if seen else {}
-        skip = stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers)) if request.skip_guidance.scale else None
+        skip = (
+            stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers))
+            if request.skip_guidance.scale
+            else None
+        )
 
         def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
             text = read[branch == "negative"]
             if injection is not None:
-                injection.terms = [share.term_at(step) for share in shares[branch == "negative"] if share.active(step)]
+                injection.terms = [
+                    share.term_at(step)
+                    for share in shares[branch == "negative"]
+                    if share.active(step)
+                ]
             if skip is not None:
                 skip.active = branch == "skip"
-            return (
-                self.flux(
-                    hidden_states=latent.to(self.dtype),
-                    encoder_hidden_states=text.t5,
-                    pooled_projections=text.pooled,
-                    timestep=torch.full((len(jobs),), t, device=device),
-                    guidance=guidance,
-                    img_ids=img_ids,
-                    txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
-                    return_dict=False,
-                )[0].float()
-            )  # the latent stays float32: adding 28 small steps in bfloat16, as the reference does, loses them to rounding
+            return self.flux(
+                hidden_states=latent.to(self.dtype),
+                encoder_hidden_states=text.t5,
+                pooled_projections=text.pooled,
+                timestep=torch.full((len(jobs),), t, device=device),
+                guidance=guidance,
+                img_ids=img_ids,
+                txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
+                return_dict=False,
+            )[
+                0
+                # the latent stays float32: adding 28 small steps in bfloat16, as the reference does,
+                # loses them to rounding
+            ].float()
 
         return predict
 
     def _inpaint(self, jobs: Sequence[Job], starts: Sequence[Tensor | None]) -> Inpaint | None:
-        masks = [job.start.mask for job in jobs if job.start is not None and job.start.mask is not None]
+        masks = [
+            job.start.mask for job in jobs if job.start is not None and job.start.mask is not None
+        ]
         images = [pack(start) for start in starts if start is not None]
         if not masks:
             return None
         mask = torch.cat([latent_mask(mask) for mask in masks])
         return Inpaint(mask.to(self.device), torch.cat(images).to(self.device))
 
-    # ------------------------------------------------------------------------------------------------------------ identities
+    # ----------------------------------------------------------------------------------- identities
 
     def _shares(self, jobs: Sequence[Job], negative: bool) -> list[_Share]:
-        """What each person adds in one branch. Rows that show the same person in the same way share one; a person who is named twice in
-        one picture counts twice."""
+        """What each person adds in one branch. Rows that show the same person in the same way share
+        one; a person who is named twice in one picture counts twice.
+        """
         found: dict[Hashable, tuple[Job, Subject, list[int]]] = {}
         for row, job in enumerate(jobs):
             for index, subject in enumerate(job.subjects):
                 weight = job.request.id_weight * subject.weight
-                key = index, subject.embedding.sha256, subject.region_sha256, weight, job.schedule(subject)
+                key = (
+                    index,
+                    subject.embedding.sha256,
+                    subject.region_sha256,
+                    weight,
+                    job.schedule(subject),
+                )
                 found.setdefault(key, (job, subject, []))[2].append(row)
         shares = []
         for job, subject, rows in found.values():
             layers = self._layers(subject.embedding, negative, job.request.negative_id)
             if layers is not None:
-                shares.append(_Share(job, subject, Term(layers, region=subject.region, rows=rows if len(jobs) > 1 else None)))
+                shares.append(
+                    _Share(
+                        job,
+                        subject,
+                        Term(layers, region=subject.region, rows=rows if len(jobs) > 1 else None),
+                    )
+                )
         return shares
 
-    def _layers(self, embedding: Embedding, negative: bool, negative_id: str) -> tuple[nn.Module, ...] | None:
-        """The identity's layers for one branch, folded now or kept from before. None where the branch gets no identity."""
+    def _layers(
+        self, embedding: Embedding, negative: bool, negative_id: str
+    ) -> tuple[nn.Module, ...] | None:
+        """The identity's layers for one branch, folded now or kept from before. None where the
+        branch gets no identity.
+        """
         if negative and negative_id == "none":
             return None
         unconditional = negative and negative_id == "uncond"
@@ -153,7 +201,9 @@ class Denoiser:
             tokens = embedding.uncond if unconditional else embedding.tokens
             assert self.adapter is not None  # the pipeline has checked both
             assert tokens is not None
-            self._bound[key] = self.adapter.bind(tokens, self.dtype, self.device, where=embedding.source)
+            self._bound[key] = self.adapter.bind(
+                tokens, self.dtype, self.device, where=embedding.source
+            )
         self._bound.move_to_end(key)
         while len(self._bound) > self.kept:
             self._bound.popitem(last=False)
@@ -186,4 +236,6 @@ def _guidance(job: Job) -> Guidance:
 def _joined(states: Sequence[TextStates]) -> TextStates:
     if len(states) == 1:
         return states[0]
-    return TextStates(torch.cat([state.t5 for state in states]), torch.cat([state.pooled for state in states]))
+    return TextStates(
+        torch.cat([state.t5 for state in states]), torch.cat([state.pooled for state in states])
+    )

@@ -1,4 +1,5 @@
-"""Requests fitted to one set of model files: jobs, or the reason why there can be none. From headers alone, before the first weight.
+"""Requests fitted to one set of model files: jobs, or the reason why there can be none. From
+headers alone, before the first weight.
 
 Knows no device, no flag and loads no model.
 """
@@ -30,17 +31,26 @@ DEFAULT_STEPS = {True: 20, False: 4}  # dev, schnell
 class Fitting:
     """What the files say about the model, and what can be drawn with it.
 
-    shape: Flux's. adapter: PuLID's layers, None without that file. loras: those that jobs have asked for, their matrices memory-mapped.
+    shape: Flux's. adapter: PuLID's layers, None without that file. loras: those that jobs have
+    asked for, their matrices memory-mapped.
     """
 
     def __init__(self, files: ModelFiles):
-        """Checks that the files belong together. Raises CheckpointError, IdentityError or WeightsError."""
+        """Checks that the files belong together. Raises CheckpointError, IdentityError or
+        WeightsError.
+        """
         self.files = files
         self.shape: FluxShape = flux_shape(files.flux.header)
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         self.loras: dict[Path, LoraFile] = {}
         if self.adapter:
-            check_fit(self.adapter, self.shape.width, self.shape.double, self.shape.single, str(files.flux.path))
+            check_fit(
+                self.adapter,
+                self.shape.width,
+                self.shape.double,
+                self.shape.single,
+                str(files.flux.path),
+            )
         self._check_widths()
 
     @property
@@ -57,8 +67,9 @@ class Fitting:
     ) -> list[Job]:
         """The request's pictures, seeds seed, seed + 1, ..; its schedule filled in.
 
-        subjects: who is in them; an embedding alone is one person over the whole picture. start: what they start from.
-        Raises RequestError for a part that would silently do nothing, IdentityError, WeightsError for a LoRA that does not fit.
+        subjects: who is in them; an embedding alone is one person over the whole picture. start:
+        what they start from. Raises RequestError for a part that would silently do nothing,
+        IdentityError, WeightsError for a LoRA that does not fit.
         """
         if isinstance(subjects, Embedding):
             subjects = (Subject(subjects),)
@@ -95,8 +106,11 @@ class Fitting:
 
     def _check_identity(self, request: GenerationRequest, embedding: Embedding) -> None:
         if self.adapter is None:
-            raise IdentityError("an identity needs PuLID's weights; give --pulid-weights pulid_flux_v0.9.1.safetensors")
-        self.adapter.check_tokens(embedding.tokens.shape, embedding.source)  # uncond has the same width, the format sees to it
+            raise IdentityError(
+                "an identity needs PuLID's weights; give --pulid-weights pulid_flux_v0.9.1.safetensors"
+            )
+        # uncond has the same width, the format sees to it
+        self.adapter.check_tokens(embedding.tokens.shape, embedding.source)
         if request.cfg_scale != 1 and request.negative_id == "uncond" and embedding.uncond is None:
             raise IdentityError(
                 f"cfg-scale {request.cfg_scale:g}: {embedding.source} holds no unconditional identity; extract it again with "
@@ -104,18 +118,28 @@ class Fitting:
             )
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:
-        """Every LoRA belongs to this Flux, before anything loads. Parts for CLIP and T5 are checked when those load, before Flux."""
+        """Every LoRA belongs to this Flux, before anything loads. Parts for CLIP and T5 are checked
+        when those load, before Flux.
+        """
         layers = flux_layers(self.shape) if loras else {}
         for lora in loras:
             if lora.path not in self.loras:
                 self.loras[lora.path] = read_lora(lora.path)
             resolve(self.loras[lora.path], FLUX, layers)
 
-    def _cut(self, times: tuple[float, ...], request: GenerationRequest, start: StartPicture) -> tuple[float, ...]:
-        """The end of the schedule that strength leaves. Raises RequestError if the picture to start from would not be used."""
+    def _cut(
+        self, times: tuple[float, ...], request: GenerationRequest, start: StartPicture
+    ) -> tuple[float, ...]:
+        """The end of the schedule that strength leaves. Raises RequestError if the picture to start
+        from would not be used.
+        """
         steps, kept = len(times) - 1, tuple(cut_schedule(times, request.strength))
         if start.mask is None and kept[0] >= 1:  # with a mask, what is kept still holds the rest
-            remedy = f"give a strength below {(steps - 1) / steps:g}, or more steps" if steps > 1 else "give at least 2 steps"
+            remedy = (
+                f"give a strength below {(steps - 1) / steps:g}, or more steps"
+                if steps > 1
+                else "give at least 2 steps"
+            )
             raise RequestError(
                 f"strength {request.strength:g}: of {steps} steps it leaves all, which start from nothing but noise; --init-img would "
                 f"not be used; {remedy}"
@@ -134,4 +158,8 @@ class Fitting:
 
 def tiling_of(request: GenerationRequest) -> Tiling | None:
     """The tiles of the autoencoder that a request asks for. Raises RequestError."""
-    return Tiling.parse(request.vae_tile_size, request.vae_tile_overlap) if request.vae_tiling else None
+    return (
+        Tiling.parse(request.vae_tile_size, request.vae_tile_overlap)
+        if request.vae_tiling
+        else None
+    )

@@ -1,4 +1,5 @@
-"""The models of one generation, each loaded where it will run and in the form that the memory plan gives it.
+"""The models of one generation, each loaded where it will run and in the form that the memory plan
+gives it.
 
 Knows no order, no prompt and no picture.
 """
@@ -28,9 +29,10 @@ from pulid_generate.packed.widening import widen_while_running
 class Models:
     """Loads one model per call; whoever calls keeps it or lets it go.
 
-    plan: what keeps its 16 bits and which blocks stay on a device; the pipeline sets it before the first load.
-    dequantize: widen Flux's packed matrices (GGUF, fp8) once, when they load. compute: "int8" multiplies a GGUF's matrices in 8-bit
-    integers. weight_cache: bytes of widened weights of a GGUF that may be kept. Both are for the CPU.
+    plan: what keeps its 16 bits and which blocks stay on a device; the pipeline sets it before the
+    first load. dequantize: widen Flux's packed matrices (GGUF, fp8) once, when they load. compute:
+    "int8" multiplies a GGUF's matrices in 8-bit integers. weight_cache: bytes of widened weights of
+    a GGUF that may be kept. Both are for the CPU.
     """
 
     plan: Plan
@@ -46,15 +48,23 @@ class Models:
     ):
         """Raises RequestError for a way of computing that this device or file does not have."""
         self.files, self.placement, self.dequantize = files, placement, dequantize
-        useful = placement.device.type == "cpu" and files.flux.header.format == "gguf" and not dequantize
+        useful = (
+            placement.device.type == "cpu" and files.flux.header.format == "gguf" and not dequantize
+        )
         self.compute, self.weight_cache = compute, weight_cache if useful else 0
         if compute == "int8":
             if placement.device.type != "cpu":
-                raise RequestError(f"compute int8: is for a CPU; leave it out on {placement.device}")
+                raise RequestError(
+                    f"compute int8: is for a CPU; leave it out on {placement.device}"
+                )
             if files.flux.header.format != "gguf":
-                raise RequestError(f"compute int8: {files.flux.path} holds no ggml matrices; give a GGUF file")
+                raise RequestError(
+                    f"compute int8: {files.flux.path} holds no ggml matrices; give a GGUF file"
+                )
             if dequantize:
-                raise RequestError("compute int8: works on the file's own matrices; leave --dequantize out")
+                raise RequestError(
+                    "compute int8: works on the file's own matrices; leave --dequantize out"
+                )
 
     def clip(self) -> ClipText:
         """CLIP-L. Raises CheckpointError."""
@@ -71,14 +81,18 @@ class Models:
 
     @cached_property
     def t5_words(self) -> Any:
-        """T5's tokenizer: read once, for lengths before anything loads and for the encoder. Raises CheckpointError."""
+        """T5's tokenizer: read once, for lengths before anything loads and for the encoder. Raises
+        CheckpointError.
+        """
         return read_t5_tokenizer(self.files.t5_tokenizer)
 
     def t5(self) -> T5Text:
         """T5 and its tokenizer. Raises CheckpointError."""
         device, keep = self.placement.text_device, "T5" in self.plan.narrow
         storage = self.placement.storage(device, "te")
-        t5 = T5Text.load(self.files.t5xxl.header, self.t5_words, None if keep else self.t5_dtype, storage)
+        t5 = T5Text.load(
+            self.files.t5xxl.header, self.t5_words, None if keep else self.t5_dtype, storage
+        )
         _tune(t5.model, device, self.t5_dtype)
         if keep:
             widen_while_running(t5.model, whole=t5.whole)
@@ -89,7 +103,12 @@ class Models:
         """Flux's transformer. Raises CheckpointError."""
         device, keep = self.placement.device, "Flux" in self.plan.narrow
         dtype = None if keep else self.placement.dtype
-        flux = load_flux(self.files.flux.header, dtype, self.placement.storage(device), dequantize=self.dequantize)
+        flux = load_flux(
+            self.files.flux.header,
+            dtype,
+            self.placement.storage(device),
+            dequantize=self.dequantize,
+        )
         _tune(flux, device, self.placement.dtype)
         if device.type == "cpu":
             compute_quantized(flux, self.compute, self.weight_cache)
@@ -104,13 +123,17 @@ class Models:
         return load_vae(self.files.vae.header, self.placement.dtype_on(device), device)
 
     def _stream(self, name: str, model: Any, device: torch.device) -> None:
-        """Weights that wait in main memory: all blocks but those that the plan keeps on the device."""
+        """Weights that wait in main memory: all blocks but those that the plan keeps on the
+        device.
+        """
         resident = self.plan.resident.get(name)
         if resident is not None:
             stream_blocks(model, blocks_of(model), device, resident)
 
 
 def _tune(model: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """On a CPU, float32 products through oneDNN: the same for plain and for packed weights, and faster than torch's own on AMD."""
+    """On a CPU, float32 products through oneDNN: the same for plain and for packed weights, and
+    faster than torch's own on AMD.
+    """
     if device.type == "cpu" and dtype == torch.float32:
         use_cpu_linear(model)

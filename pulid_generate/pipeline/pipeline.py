@@ -1,8 +1,11 @@
-"""From requests to pictures: the only file that knows the order of the stages and which device each model runs on.
+"""From requests to pictures: the only file that knows the order of the stages and which device each
+model runs on.
 
-    prompts -> CLIP-L, T5 -> (freed) -> Flux with PuLID's hooks, denoise every job -> (freed) -> autoencoder -> pictures
+    prompts -> CLIP-L, T5 -> (freed) -> Flux with PuLID's hooks, denoise every job -> (freed) ->
+    autoencoder -> pictures
 
-Whether the files belong together is read from their headers, before the first weight. Knows nothing of flags, exit codes or output files.
+Whether the files belong together is read from their headers, before the first weight. Knows nothing
+of flags, exit codes or output files.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ from pulid_generate.pipeline.denoiser import IDENTITIES_KEPT, Denoiser
 from pulid_generate.pipeline.fitting import Fitting, tiling_of
 from pulid_generate.pipeline.loading import Models
 from pulid_generate.pipeline.texts import Texts, TextStates
-from pulid_generate.request.generation import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, GenerationRequest
+from pulid_generate.request.generation import (
+    DEFAULT_TILE_OVERLAP,
+    DEFAULT_TILE_SIZE,
+    GenerationRequest,
+)
 from pulid_generate.request.job import Job, LoraUse, StartPicture, Subject
 from pulid_generate.request.start_picture import paste
 from pulid_generate.sampling.noise import make_noise
@@ -56,7 +63,9 @@ OnStep = Callable[[str, int, int], None]  # label of the picture, steps done, st
 
 
 class Pipeline:
-    """Draws jobs with one set of model files. Nothing is loaded until `draw`, and each model only while it is needed."""
+    """Draws jobs with one set of model files. Nothing is loaded until `draw`, and each model only
+    while it is needed.
+    """
 
     def __init__(
         self,
@@ -71,10 +80,11 @@ class Pipeline:
         compute: Compute = "float",
         weight_cache: int = 0,
     ):
-        """Checks from headers alone that the files belong together. Raises CheckpointError, IdentityError or WeightsError.
+        """Checks from headers alone that the files belong together. Raises CheckpointError,
+        IdentityError or WeightsError.
 
-        dequantize: widen packed matrices (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks.
-        compute, weight_cache: see `loading.Models`.
+        dequantize: widen packed matrices (GGUF, fp8) once, when they load. compile: torch.compile
+        Flux's blocks. compute, weight_cache: see `loading.Models`.
         """
         self.files, self.placement, self.log, self.on_step = files, placement, log, on_step
         self.note = note or log
@@ -86,9 +96,13 @@ class Pipeline:
                     "compute int8: compiled blocks multiply in floating point; leave out --compile or --compute int8"
                 )
             if weight_cache:
-                raise RequestError("weight-cache: compiled blocks keep no widened weights; leave out --compile or --weight-cache")
+                raise RequestError(
+                    "weight-cache: compiled blocks keep no widened weights; leave out --compile or --weight-cache"
+                )
         self.fitting = Fitting(files)
-        self.models = Models(files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache)
+        self.models = Models(
+            files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache
+        )
         for found, marker in ((files.flux, FLUX_MARKER), (files.t5xxl, T5_MARKER)):
             for line in quality_notes(found.header, marker):
                 self.note(line)
@@ -109,8 +123,13 @@ class Pipeline:
         return self.fitting.jobs(request, subjects, start, loras)
 
     def t5_lengths(self, job: Job) -> tuple[int, ...]:
-        """As `Texts.lengths`, known before anything is encoded. Raises RequestError for a prompt that is too long."""
-        return tuple(t5_length(self.models.t5_words, prompt.text, prompt.length, prompt.weighted) for prompt in prompts_of(job))
+        """As `Texts.lengths`, known before anything is encoded. Raises RequestError for a prompt
+        that is too long.
+        """
+        return tuple(
+            t5_length(self.models.t5_words, prompt.text, prompt.length, prompt.weighted)
+            for prompt in prompts_of(job)
+        )
 
     def plan(
         self,
@@ -123,14 +142,22 @@ class Pipeline:
     ) -> Plan:
         """What these jobs need where, from headers alone.
 
-        batch: that go through Flux together. extra: bytes of what else is on its device. kept: identities that stay folded at most.
-        available: by device; None looks now.
+        batch: that go through Flux together. extra: bytes of what else is on its device. kept:
+        identities that stay folded at most. available: by device; None looks now.
         """
-        largest = max((job.request for job in jobs), key=lambda request: request.width * request.height)
-        people = {subject.embedding.sha256: subject.embedding for job in jobs for subject in job.subjects}.values()
-        negative = any(job.request.cfg_scale != 1 and job.request.negative_id == "uncond" for job in jobs)
+        largest = max(
+            (job.request for job in jobs), key=lambda request: request.width * request.height
+        )
+        people = {
+            subject.embedding.sha256: subject.embedding for job in jobs for subject in job.subjects
+        }.values()
+        negative = any(
+            job.request.cfg_scale != 1 and job.request.negative_id == "uncond" for job in jobs
+        )
         tokens = [len(person.tokens) for person in people]
-        tokens += [len(person.uncond) for person in people if negative and person.uncond is not None]
+        tokens += [
+            len(person.uncond) for person in people if negative and person.uncond is not None
+        ]
         tile = tiling_of(largest) if all(job.request.vae_tiling for job in jobs) else None
         work = Work(
             largest.width,
@@ -152,17 +179,25 @@ class Pipeline:
         self.models.plan = plan
         for line in plan.notes():
             self.note(line)
-        if self.compile and any(stage.name == "Flux" and stage.measures for stage in plan.stages if plan.resident):
+        if self.compile and any(
+            stage.name == "Flux" and stage.measures for stage in plan.stages if plan.resident
+        ):
             raise PlacementError(
                 "compile: blocks that stream through the device cannot be compiled; leave out --compile, or --offload-to-cpu and --max-vram"
             )
 
     @staticmethod
     def tiled(job: Job, plan: Plan) -> Job:
-        """The job with the tiles that its plan chose: they change pixels slightly, so the picture's metadata must tell of them."""
+        """The job with the tiles that its plan chose: they change pixels slightly, so the picture's
+        metadata must tell of them.
+        """
         if plan.tile is None or job.request.vae_tiling:
             return job
-        tiles: dict[str, Any] = {"vae_tiling": True, "vae_tile_size": DEFAULT_TILE_SIZE, "vae_tile_overlap": DEFAULT_TILE_OVERLAP}
+        tiles: dict[str, Any] = {
+            "vae_tiling": True,
+            "vae_tile_size": DEFAULT_TILE_SIZE,
+            "vae_tile_overlap": DEFAULT_TILE_OVERLAP,
+        }
         return replace(job, request=replace(job.request, **tiles))
 
     def _lora_bytes(self, jobs: Sequence[Job]) -> int:
@@ -179,14 +214,20 @@ class Pipeline:
         return width * max(numbers)
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
-        """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that is too long."""
+        """Every job's picture, in order. Raises CheckpointError, and RequestError for a prompt that
+        is too long.
+        """
         for job in jobs:
             self.t5_lengths(job)  # a prompt that is too long is said before anything loads
         plan = self.plan(jobs)
         self.adopt(plan)
         jobs = [self.tiled(job, plan) for job in jobs]
         texts = self._encode_texts(jobs)
-        starts = self.stage("autoencoder", self.encode_starts, jobs) if any(job.start for job in jobs) else {}
+        starts = (
+            self.stage("autoencoder", self.encode_starts, jobs)
+            if any(job.start for job in jobs)
+            else {}
+        )
         latents = self.stage("Flux", self._denoise, jobs, texts, starts)
         lengths = [text.lengths for text in texts]
         texts.clear()
@@ -194,10 +235,12 @@ class Pipeline:
         for job, latent, t5_lengths in zip(jobs, latents, lengths, strict=True):
             yield self.decode(vae, latent, job, t5_lengths)
 
-    # ------------------------------------------------------------------------------------------------------------- stages
+    # --------------------------------------------------------------------------------------- stages
 
     def stage(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Run one stage. `work` loads its own model, so that its return drops the last reference: memory is free before the next load."""
+        """Run one stage. `work` loads its own model, so that its return drops the last reference:
+        memory is free before the next load.
+        """
         self.log(f"loading {name}")
         try:
             with torch.inference_mode():
@@ -218,9 +261,16 @@ class Pipeline:
 
     def _out_of_memory(self, name: str) -> PlacementError:
         where, helps, only_beside_a_cpu = {
-            "autoencoder": (self.placement.vae_device, "--vae-tiling, a smaller picture", "--vae-on-cpu"),
+            "autoencoder": (
+                self.placement.vae_device,
+                "--vae-tiling, a smaller picture",
+                "--vae-on-cpu",
+            ),
             "Flux": (self.placement.device, "a GGUF file, a smaller picture", "--offload-to-cpu"),
-        }.get(name, (self.placement.text_device, "a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"))
+        }.get(
+            name,
+            (self.placement.text_device, "a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"),
+        )
         if where.type != "cpu":
             helps = f"{only_beside_a_cpu}, {helps}"
         return PlacementError(f"{name}: out of memory on {where}; try {helps}")
@@ -228,7 +278,10 @@ class Pipeline:
     def _encode_texts(self, jobs: Sequence[Job]) -> list[Texts]:
         """What Flux reads of every job's prompts. CLIP comes and goes, then T5."""
         read: dict[Prompt, TextStates] = {}
-        self.encode(list(dict.fromkeys(prompt for job in jobs for prompt in prompts_of(job))), read.__setitem__)
+        self.encode(
+            list(dict.fromkeys(prompt for job in jobs for prompt in prompts_of(job))),
+            read.__setitem__,
+        )
         return [Texts(*(read[prompt] for prompt in prompts_of(job))) for job in jobs]
 
     def encode(
@@ -238,7 +291,8 @@ class Pipeline:
         clip: ClipText | None = None,
         t5: T5Text | None = None,
     ) -> None:
-        """What Flux reads of each prompt goes to `keep` as soon as it is there. An encoder that is not given comes and goes.
+        """What Flux reads of each prompt goes to `keep` as soon as it is there. An encoder that is
+        not given comes and goes.
 
         Raises CheckpointError, and RequestError for a prompt that is too long.
         """
@@ -253,7 +307,11 @@ class Pipeline:
         for loras, group in groupby(prompts, lambda prompt: prompt.loras):
             with self._attached(clip.model, CLIP, loras, self.placement.dtype_on(device), device):
                 for prompt in group:
-                    vector = clip.encode_weighted(prompt.text) if prompt.weighted else clip.encode(prompt.text, self.note)
+                    vector = (
+                        clip.encode_weighted(prompt.text)
+                        if prompt.weighted
+                        else clip.encode(prompt.text, self.note)
+                    )
                     _check_finite(vector, self.files.clip_l)
                     pooled[prompt] = vector.to(self.placement.device, self.placement.dtype)
         return pooled
@@ -268,25 +326,43 @@ class Pipeline:
         """T5's states (1, T, C) of every prompt, in the compute dtype on the main device."""
         t5 = t5 or self.models.t5()
         for loras, group in groupby(prompts, lambda prompt: prompt.loras):
-            with self._attached(t5.model, T5, loras, self.models.t5_dtype, self.placement.text_device):
+            with self._attached(
+                t5.model, T5, loras, self.models.t5_dtype, self.placement.text_device
+            ):
                 for prompt in group:
-                    ids = None if prompt.weighted else t5.tokens(prompt.text, prompt.length, self.note)
+                    ids = (
+                        None
+                        if prompt.weighted
+                        else t5.tokens(prompt.text, prompt.length, self.note)
+                    )
                     tokens = t5.encode_weighted(prompt.text) if ids is None else t5.encode(ids)
                     _check_finite(tokens, self.files.t5xxl)
-                    keep(prompt, TextStates(tokens.to(self.placement.device, self.placement.dtype), pooled[prompt]))
+                    keep(
+                        prompt,
+                        TextStates(
+                            tokens.to(self.placement.device, self.placement.dtype), pooled[prompt]
+                        ),
+                    )
 
     def encode_starts(self, jobs: Sequence[Job], vae: Any = None) -> dict[Hashable, Tensor]:
-        """The latents (1, 16, H/8, W/8) of every picture to start from, by `start_key`. Call it in a `stage`."""
+        """The latents (1, 16, H/8, W/8) of every picture to start from, by `start_key`. Call it in
+        a `stage`.
+        """
         vae = vae or self.models.vae()
         latents = {}
         for job in jobs:
             if job.start is not None and start_key(job) not in latents:
-                request = job.request  # of a batch, sd-cli's: the sample is the first seed's for every picture
+                # of a batch, sd-cli's: the sample is the first seed's for every picture
+                request = job.request
                 noise = make_noise(request.seed, request.width, request.height, request.rng)
-                latents[start_key(job)] = encode(vae, job.start.pixels, noise=noise, tiling=tiling_of(job.request))
+                latents[start_key(job)] = encode(
+                    vae, job.start.pixels, noise=noise, tiling=tiling_of(job.request)
+                )
         return latents
 
-    def _denoise(self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]) -> list[Tensor]:
+    def _denoise(
+        self, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor]
+    ) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8), float32, of every job."""
         denoiser = self.load_denoiser()
         latents: list[Tensor] = []
@@ -294,26 +370,48 @@ class Pipeline:
             for loras, group in groupby(zip(jobs, texts, strict=True), lambda pair: pair[0].loras):
                 with self.with_loras(denoiser, loras):
                     for job, text in group:
-                        label = f"picture {len(latents) + 1} of {len(jobs)}" if len(jobs) > 1 else "denoise"
+                        label = (
+                            f"picture {len(latents) + 1} of {len(jobs)}"
+                            if len(jobs) > 1
+                            else "denoise"
+                        )
                         latents += self.latents(denoiser, [job], [text], starts, label)
         return latents
 
     def load_denoiser(self, kept: int = 2 * IDENTITIES_KEPT) -> Denoiser:
         """Flux, loaded. Call it in a `stage`. kept: folded identities that stay."""
-        return Denoiser(self.models.flux(), self.fitting.adapter, self.placement.device, self.placement.dtype, self.dev, kept)
+        return Denoiser(
+            self.models.flux(),
+            self.fitting.adapter,
+            self.placement.device,
+            self.placement.dtype,
+            self.dev,
+            kept,
+        )
 
     def compiled(self, denoiser: Denoiser) -> AbstractContextManager[None]:
         """Flux's blocks compiled, if that was asked for."""
         return compile_blocks(denoiser.flux) if self.compile else nullcontext()
 
-    def with_loras(self, denoiser: Denoiser, loras: Sequence[LoraUse]) -> AbstractContextManager[None]:
+    def with_loras(
+        self, denoiser: Denoiser, loras: Sequence[LoraUse]
+    ) -> AbstractContextManager[None]:
         """The LoRAs on Flux."""
-        return self._attached(denoiser.flux, FLUX, loras, self.placement.dtype, self.placement.device)
+        return self._attached(
+            denoiser.flux, FLUX, loras, self.placement.dtype, self.placement.device
+        )
 
     def latents(
-        self, denoiser: Denoiser, jobs: Sequence[Job], texts: Sequence[Texts], starts: dict[Hashable, Tensor], label: str
+        self,
+        denoiser: Denoiser,
+        jobs: Sequence[Job],
+        texts: Sequence[Texts],
+        starts: dict[Hashable, Tensor],
+        label: str,
     ) -> list[Tensor]:
-        """Latents (1, 16, H/8, W/8), float32, of jobs of one `batch_key`, which go through Flux together. Raises CheckpointError."""
+        """Latents (1, 16, H/8, W/8), float32, of jobs of one `batch_key`, which go through Flux
+        together. Raises CheckpointError.
+        """
         start = [starts[start_key(job)] if job.start is not None else None for job in jobs]
         latents = denoiser.latents(jobs, texts, start, partial(self.on_step, label))
         if not torch.isfinite(latents).all():
@@ -325,11 +423,28 @@ class Pipeline:
 
     def decode(self, vae: Any, latent: Tensor, job: Job, t5_lengths: tuple[int, ...]) -> Picture:
         """The picture of a job's latent. t5_lengths: as `Texts.lengths`."""
-        return Picture(job, self.guarded("autoencoder", _decode, vae, latent, job), self.describe(job, t5_lengths))
+        return Picture(
+            job,
+            self.guarded("autoencoder", _decode, vae, latent, job),
+            self.describe(job, t5_lengths),
+        )
 
-    def _attached(self, model: Any, kind: str, loras: Sequence[LoraUse], dtype: torch.dtype, device: torch.device):
+    def _attached(
+        self,
+        model: Any,
+        kind: str,
+        loras: Sequence[LoraUse],
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
         """The part of the LoRAs that is for this model, while it runs."""
-        return attach_lora_files(model, kind, [(self.fitting.loras[lora.path], lora.weight) for lora in loras], dtype, device)
+        return attach_lora_files(
+            model,
+            kind,
+            [(self.fitting.loras[lora.path], lora.weight) for lora in loras],
+            dtype,
+            device,
+        )
 
     def describe(self, job: Job, t5_lengths: tuple[int, ...]) -> str:
         """The text that a job's picture carries, known before it is drawn."""
@@ -337,7 +452,9 @@ class Pipeline:
             job,
             t5_lengths=t5_lengths,
             dev=self.dev,
-            models={name: getattr(self.files, name).name for name in ("flux", "vae", "clip_l", "t5xxl")},
+            models={
+                name: getattr(self.files, name).name for name in ("flux", "vae", "clip_l", "t5xxl")
+            },
             arithmetic=_arithmetic(self.placement, self.models.compute),
             pulid=self.files.pulid.name if self.files.pulid else None,
             version=__version__,
@@ -351,12 +468,20 @@ def _arithmetic(placement: Placement, compute: Compute) -> str:
         " text ": placement.dtype_on(placement.text_device),
         " vae ": placement.dtype_on(placement.vae_device),
     }
-    told = "".join(name + str(kind).removeprefix("torch.") for name, kind in kinds.items() if not name or kind != placement.dtype)
+    told = "".join(
+        name + str(kind).removeprefix("torch.")
+        for name, kind in kinds.items()
+        if not name or kind != placement.dtype
+    )
     return told + (" int8" if compute == "int8" else "")
 
 
 def start_key(job: Job) -> Hashable:
-    return (job.start.sha256, job.request.seed, job.request.rng, tiling_of(job.request)) if job.start is not None else None
+    return (
+        (job.start.sha256, job.request.seed, job.request.rng, tiling_of(job.request))
+        if job.start is not None
+        else None
+    )
 
 
 def _decode(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
@@ -368,4 +493,6 @@ def _decode(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
 
 def _check_finite(states: Tensor, found: Found) -> None:
     if not torch.isfinite(states).all():
-        raise CheckpointError(f"{found.path}: gives NaN or infinite states; the file is damaged, download it again")
+        raise CheckpointError(
+            f"{found.path}: gives NaN or infinite states; the file is damaged, download it again"
+        )

@@ -1,8 +1,11 @@
-"""Models that stay while many jobs are drawn: as many of them side by side as the memory plan allows.
+"""Models that stay while many jobs are drawn: as many of them side by side as the memory plan
+allows.
 
-The stages and their order within a picture are the pipeline's. Here stands what stays between pictures: text states in a cache, Flux with
-its LoRAs and folded identities, the autoencoder; in a worker (serving) the text encoders as well, if all fit together. Where the autoencoder
-does not fit beside Flux, whoever draws decodes a whole chunk after Flux has left. Knows no row, no flag and no output file.
+The stages and their order within a picture are the pipeline's. Here stands what stays between
+pictures: text states in a cache, Flux with its LoRAs and folded identities, the autoencoder; in a
+worker (serving) the text encoders as well, if all fit together. Where the autoencoder does not fit
+beside Flux, whoever draws decodes a whole chunk after Flux has left. Knows no row, no flag and no
+output file.
 """
 
 from __future__ import annotations
@@ -28,21 +31,27 @@ from pulid_generate.pipeline.texts import Prompt, Texts, TextStates, prompts_of
 from pulid_generate.request.job import Job, LoraUse
 from pulid_generate.version import __version__
 
-PEOPLE_COUNTED = 16  # of whom the plan makes room: no more folded identities are kept (denoiser.IDENTITIES_KEPT, both branches)
+# of whom the plan makes room: no more folded identities are kept (denoiser.IDENTITIES_KEPT, both
+# branches)
+PEOPLE_COUNTED = 16
 SIDE_BY_SIDE = ((CLIP, T5, VAE), (VAE,), ())  # what may stay beside Flux, the best first
 
 
 class Session:
-    """Draws jobs of one pipeline. Announce them with `expect`, encode their prompts with `encode`, then `latents` and `decode`.
+    """Draws jobs of one pipeline. Announce them with `expect`, encode their prompts with `encode`,
+    then `latents` and `decode`.
 
-    batch: the most jobs that go through Flux together. serving: prompts come one by one, so that text encoders should stay.
-    `decode` may run in another thread than the rest.
+    batch: the most jobs that go through Flux together. serving: prompts come one by one, so that
+    text encoders should stay. `decode` may run in another thread than the rest.
     """
 
-    def __init__(self, pipeline: Pipeline, cache: TextCache, *, batch: int = 1, serving: bool = False):
+    def __init__(
+        self, pipeline: Pipeline, cache: TextCache, *, batch: int = 1, serving: bool = False
+    ):
         self.pipeline, self.cache, self.batch, self.serving = pipeline, cache, batch, serving
         place = pipeline.placement
-        self.available = available_on((place.device, place.text_device, place.vae_device))  # before anything of ours is loaded
+        # before anything of ours is loaded
+        self.available = available_on((place.device, place.text_device, place.vae_device))
         self.beside: frozenset[str] = frozenset()
         self._kinds: dict[Hashable, tuple[Job, Plan]] = {}
         self._people: dict[str, Job] = {}
@@ -65,10 +74,12 @@ class Session:
         self.release()
         self._clip = self._t5 = None
 
-    # --------------------------------------------------------------------------------------------------------------- planning
+    # ------------------------------------------------------------------------------------- planning
 
     def expect(self, job: Job) -> Job:
-        """Make room for such a job, and give it back with the tiles that it alone would get. Raises PlacementError if it cannot fit."""
+        """Make room for such a job, and give it back with the tiles that it alone would get. Raises
+        PlacementError if it cannot fit.
+        """
         kind = _kind(job)
         if kind not in self._kinds:
             plan = self.pipeline.plan([job], available=self.available)
@@ -96,28 +107,40 @@ class Session:
         return T5 in self.beside
 
     def _replan(self) -> None:
-        """Decide what stays beside Flux. What is loaded stays, unless it would have to be loaded otherwise."""
+        """Decide what stays beside Flux. What is loaded stays, unless it would have to be loaded
+        otherwise.
+        """
         if not self._stale:
             return
         jobs = [*(job for job, _ in self._kinds.values()), *self._people.values()]
         self.kept = max(PEOPLE_COUNTED, self._fewest)
         base = self.pipeline.plan(jobs, batch=self.batch, kept=self.kept, available=self.available)
-        while base.problem and self.kept > self._fewest:  # identities that do not fit are folded anew when their turn comes
+        # identities that do not fit are folded anew when their turn comes
+        while base.problem and self.kept > self._fewest:
             self.kept = max(self.kept // 2, self._fewest)
-            base = self.pipeline.plan(jobs, batch=self.batch, kept=self.kept, available=self.available)
+            base = self.pipeline.plan(
+                jobs, batch=self.batch, kept=self.kept, available=self.available
+            )
         if base.problem and self.batch > 1:
             raise PlacementError(f"--batch-size {self.batch}: {base.problem}")
         plan, beside = base, frozenset[str]()
         for names in SIDE_BY_SIDE if self.serving else SIDE_BY_SIDE[1:]:
             extra = _bytes_beside(base, names)
-            plan = self.pipeline.plan(jobs, batch=self.batch, extra=extra, kept=self.kept, available=self.available)
-            # text encoders are not worth a slower Flux; the autoencoder is worth it, else Flux would have to leave and come back
+            plan = self.pipeline.plan(
+                jobs, batch=self.batch, extra=extra, kept=self.kept, available=self.available
+            )
+            # text encoders are not worth a slower Flux; the autoencoder is worth it, else Flux
+            # would have to leave and come back
             slower = T5 in names and (plan.narrow, plan.resident) != (base.narrow, base.resident)
             if not plan.problem and not slower and _fits_elsewhere(plan, names):
                 beside = frozenset(names)
                 break
         before = self._plan
-        if before is not None and (before.narrow, before.resident, self.beside) == (plan.narrow, plan.resident, beside):
+        if before is not None and (before.narrow, before.resident, self.beside) == (
+            plan.narrow,
+            plan.resident,
+            beside,
+        ):
             self._stale = False
             return
         self.release()
@@ -125,14 +148,17 @@ class Session:
         self.pipeline.adopt(plan)
         self._plan, self.beside, self._stale = plan, beside, False
 
-    # ------------------------------------------------------------------------------------------------------------------- text
+    # ----------------------------------------------------------------------------------------- text
 
     def encode(self, jobs: Sequence[Job]) -> None:
-        """Encode the prompts that the cache does not hold. T5 loads once for all of them; where it cannot stay beside Flux, Flux leaves.
+        """Encode the prompts that the cache does not hold. T5 loads once for all of them; where it
+        cannot stay beside Flux, Flux leaves.
 
         Raises CheckpointError, and OutputError for a cache that cannot be written.
         """
-        self.encode_prompts(list(dict.fromkeys(prompt for job in jobs for prompt in prompts_of(job))))
+        self.encode_prompts(
+            list(dict.fromkeys(prompt for job in jobs for prompt in prompts_of(job)))
+        )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> None:
         """As `encode`."""
@@ -153,7 +179,10 @@ class Session:
 
     def _keep(self, prompt: Prompt, states: TextStates) -> None:
         tensors = {"t5": states.t5, "pooled": states.pooled}
-        self.cache.put(self._key(prompt), save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+        self.cache.put(
+            self._key(prompt),
+            save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}),
+        )
 
     def _texts(self, job: Job) -> Texts:
         found = []
@@ -163,52 +192,86 @@ class Session:
                 self.encode_prompts([prompt])
                 data = self.cache.get(self._key(prompt))
             if data is None:
-                raise CheckpointError("an encoded prompt was taken out of the cache while it was needed; run it again")
-            tensors = {name: tensor.to(self.pipeline.placement.device) for name, tensor in load(data).items()}
+                raise CheckpointError(
+                    "an encoded prompt was taken out of the cache while it was needed; run it again"
+                )
+            tensors = {
+                name: tensor.to(self.pipeline.placement.device)
+                for name, tensor in load(data).items()
+            }
             found.append(TextStates(tensors["t5"], tensors["pooled"]))
         return Texts(*found)
 
     def _key(self, prompt: Prompt) -> str:
         loras = [(lora.sha256, lora.weight) for lora in prompt.loras]
         return key_of(
-            {**self._encoders, "text": prompt.text, "length": prompt.length, "weighted": prompt.weighted, "loras": loras}
+            {
+                **self._encoders,
+                "text": prompt.text,
+                "length": prompt.length,
+                "weighted": prompt.weighted,
+                "loras": loras,
+            }
         )
 
     @cached_property
     def _encoders(self) -> dict[str, Any]:
-        """What all states depend on beside their prompt; rounding differs between machines and versions."""
+        """What all states depend on beside their prompt; rounding differs between machines and
+        versions.
+        """
         files, place = self.pipeline.files, self.pipeline.placement
         device = place.text_device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {platform.processor()}"
+        name = (
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{platform.machine()} {platform.processor()}"
+        )
         return {
             "clip_l": file_identity(files.clip_l.header, files.clip_l.path),
             "t5xxl": file_identity(files.t5xxl.header, files.t5xxl.path),
-            "tokenizer": [files.t5_tokenizer.name, files.t5_tokenizer.stat().st_size, files.t5_tokenizer.stat().st_mtime_ns],
+            "tokenizer": [
+                files.t5_tokenizer.name,
+                files.t5_tokenizer.stat().st_size,
+                files.t5_tokenizer.stat().st_mtime_ns,
+            ],
             "dtypes": [str(place.dtype), str(place.dtype_on(device))],
-            "machine": [device.type, name, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+            "machine": [
+                device.type,
+                name,
+                torch.backends.cpu.get_cpu_capability(),
+                torch.get_num_threads(),
+            ],
             "versions": [__version__, torch.__version__],
         }
 
-    # ---------------------------------------------------------------------------------------------------------------- pictures
+    # ------------------------------------------------------------------------------------- pictures
 
     def encode_starts(self, jobs: Sequence[Job]) -> None:
-        """Encode the pictures that these jobs start from, and forget earlier ones. Where the autoencoder cannot stay, before Flux loads."""
+        """Encode the pictures that these jobs start from, and forget earlier ones. Where the
+        autoencoder cannot stay, before Flux loads.
+        """
         started = [job for job in jobs if job.start is not None]
         self._starts = {}
         if not started:
             return
         if not self.keeps_autoencoder:
             self.release()
-        self._starts = self.pipeline.stage("autoencoder", self.pipeline.encode_starts, started, self.load_autoencoder())
+        self._starts = self.pipeline.stage(
+            "autoencoder", self.pipeline.encode_starts, started, self.load_autoencoder()
+        )
         if not self.keeps_autoencoder:
             self.release()
 
     def latents(self, jobs: Sequence[Job], label: str) -> list[tuple[Tensor, tuple[int, ...]]]:
-        """(latent, T5 tokens) of jobs of one `batch_key`, whose starts are encoded. Raises PulidError."""
+        """(latent, T5 tokens) of jobs of one `batch_key`, whose starts are encoded. Raises
+        PulidError.
+        """
         texts = [self._texts(job) for job in jobs]
         with torch.inference_mode():
             denoiser = self._with(jobs[0].loras)
-            latents = self.pipeline.guarded("Flux", self.pipeline.latents, denoiser, jobs, texts, self._starts, label)
+            latents = self.pipeline.guarded(
+                "Flux", self.pipeline.latents, denoiser, jobs, texts, self._starts, label
+            )
         return [(latent, text.lengths) for latent, text in zip(latents, texts, strict=True)]
 
     def _with(self, loras: tuple[LoraUse, ...]) -> Denoiser:
@@ -234,7 +297,9 @@ class Session:
         return self._vae
 
     def decode(self, vae: Any, latent: Tensor, job: Job, t5_lengths: tuple[int, ...]) -> Picture:
-        """The picture. vae: what `load_autoencoder` gave when the latent was made: it may have left the session since. Raises PlacementError."""
+        """The picture. vae: what `load_autoencoder` gave when the latent was made: it may have left
+        the session since. Raises PlacementError.
+        """
         with torch.inference_mode():
             return self.pipeline.decode(vae, latent, job, t5_lengths)
 
@@ -251,7 +316,15 @@ def _kind(job: Job) -> Hashable:
     request = job.request
     tiles = (request.vae_tile_size, request.vae_tile_overlap) if request.vae_tiling else None
     negative = request.cfg_scale != 1 and request.negative_id == "uncond"
-    return request.width, request.height, request.t5_max_length, tiles, negative, job.start is not None, job.loras
+    return (
+        request.width,
+        request.height,
+        request.t5_max_length,
+        tiles,
+        negative,
+        job.start is not None,
+        job.loras,
+    )
 
 
 def _bytes_beside(plan: Plan, names: Sequence[str]) -> int:
@@ -261,7 +334,9 @@ def _bytes_beside(plan: Plan, names: Sequence[str]) -> int:
 
 
 def _fits_elsewhere(plan: Plan, names: Sequence[str]) -> bool:
-    """Whether Flux and these stages fit together on the other devices; on Flux's own, the plan has seen to it."""
+    """Whether Flux and these stages fit together on the other devices; on Flux's own, the plan has
+    seen to it.
+    """
     [flux] = [stage for stage in plan.stages if stage.name == FLUX]
     together = [stage for stage in plan.stages if stage.name in (*names, FLUX)]
     return all(

@@ -1,7 +1,9 @@
-"""Encoded prompts on disk: bytes by a key that holds everything they depend on. Knows no model and no tensor. Imports no torch.
+"""Encoded prompts on disk: bytes by a key that holds everything they depend on. Knows no model and
+no tensor. Imports no torch.
 
-In the user's cache folder beside pulid-extract's, readable by the user alone: prompts are private, and states can be read back. A kill at any
-moment leaves whole entries; one that is damaged counts as missing.
+In the user's cache folder beside pulid-extract's, readable by the user alone: prompts are private,
+and states can be read back. A kill at any moment leaves whole entries; one that is damaged counts
+as missing.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ STALE = 3600  # seconds after which a half-written file has no writer any more
 
 
 def default_folder() -> Path:
-    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
+    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or
+    ~/.cache).
+    """
     named = os.environ.get(FOLDER_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(named).expanduser() if named else Path(base).expanduser() / "pulid-flux-toolkit"
@@ -39,7 +43,8 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 
 def file_identity(header: Header, path: Path, times: bool = True) -> str:
-    """Which file this is, without reading gigabytes: names and shapes, its first MiB, size and time of every file it is made of.
+    """Which file this is, without reading gigabytes: names and shapes, its first MiB, size and time
+    of every file it is made of.
 
     times: False for what a copy on another machine has as well.
     """
@@ -55,7 +60,8 @@ def file_identity(header: Header, path: Path, times: bool = True) -> str:
 
 
 class TextCache:
-    """The entries of one folder, at most `limit` bytes of them once `trim` has run; the longest unused go first.
+    """The entries of one folder, at most `limit` bytes of them once `trim` has run; the longest
+    unused go first.
 
     folder: None keeps them in memory, for as long as this object lives.
     """
@@ -98,7 +104,9 @@ class TextCache:
         write_atomically(self.folder / key, [hashlib.sha256(data).digest(), data], mode=0o600)
 
     def trim(self) -> None:
-        """Delete the longest unused entries beyond the limit, and what killed processes left half-written."""
+        """Delete the longest unused entries beyond the limit, and what killed processes left
+        half-written.
+        """
         if self.folder is None:
             return
         found = []

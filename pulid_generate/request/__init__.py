@@ -1,1 +1,3 @@
-"""What to draw, as values: prompt, size, schedule, people, regions, the picture to start from. Imports no torch."""
+"""What to draw, as values: prompt, size, schedule, people, regions, the picture to start from.
+Imports no torch.
+"""

@@ -1,4 +1,5 @@
-"""What to draw: one frozen object, checked once, that goes into the pipeline and into the picture's metadata.
+"""What to draw: one frozen object, checked once, that goes into the pipeline and into the picture's
+metadata.
 
 Knows nothing of files, models or devices, and imports no torch.
 """
@@ -31,16 +32,19 @@ NO_SKIP, ALWAYS = SkipGuidance(), IdSchedule()
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One picture (or `batch_count` of them, with seeds seed, seed + 1, ..). Raises RequestError when built from impossible values.
+    """One picture (or `batch_count` of them, with seeds seed, seed + 1, ..). Raises RequestError
+    when built from impossible values.
 
-    width, height: pixels, multiples of 16. steps: None takes the model's default (schnell 4, dev 20).
-    prompt_weights: read (word:1.3) as sd-cli does, and encode long prompts in pieces; else the text is taken as it stands.
-    id_weight: strength of everybody's identity, ignored without one; id_schedule: at which steps. negative_id: what the negative branch
+    width, height: pixels, multiples of 16. steps: None takes the model's default (schnell 4, dev
+    20). prompt_weights: read (word:1.3) as sd-cli does, and encode long prompts in pieces; else the
+    text is taken as it stands. id_weight: strength of everybody's identity, ignored without one;
+    id_schedule: at which steps. negative_id: what the negative branch
         of true CFG gets.
-    sampling_method, scheduler: names of `sampling_names`; scheduler None is the method's own. eta: None is the method's own.
-    flow_shift: "auto" (as the scheduler has it), "none", or mu. sigmas: the whole schedule, ends in 0.
-    strength: how much of a picture to start from is redrawn; ignored without one.
-    vae_tile_size: latent cells, "WxH". vae_tile_overlap: share of a tile. Both ignored without vae_tiling.
+    sampling_method, scheduler: names of `sampling_names`; scheduler None is the method's own. eta:
+    None is the method's own. flow_shift: "auto" (as the scheduler has it), "none", or mu. sigmas:
+    the whole schedule, ends in 0. strength: how much of a picture to start from is redrawn; ignored
+    without one. vae_tile_size: latent cells, "WxH". vae_tile_overlap: share of a tile. Both ignored
+    without vae_tiling.
     """
 
     prompt: str
@@ -80,8 +84,11 @@ class GenerationRequest:
                     f"{name} {value}: expected a multiple of {SIZE_UNIT} from {SIZE_UNIT} to {MAX_SIDE}; try {near}"
                 )
         for text in (self.prompt, self.negative_prompt):
-            if any(0xD800 <= ord(character) < 0xE000 for character in text):  # how Python shows bytes that are not UTF-8
-                raise RequestError("prompt: is not valid UTF-8; set the terminal or the script to UTF-8")
+            # how Python shows bytes that are not UTF-8
+            if any(0xD800 <= ord(character) < 0xE000 for character in text):
+                raise RequestError(
+                    "prompt: is not valid UTF-8; set the terminal or the script to UTF-8"
+                )
         _between("steps", self.steps, 1, MAX_STEPS)
         check_batch_count(self.batch_count)
         check_method(self.sampling_method)
@@ -95,17 +102,25 @@ class GenerationRequest:
         for name in ("guidance", "cfg_scale", "id_weight"):
             if not abs(getattr(self, name)) <= MAX_STRENGTH:  # also refuses NaN
                 flag = {"id_weight": "pulid-id-weight"}.get(name, name.replace("_", "-"))
-                raise RequestError(f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
+                raise RequestError(
+                    f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}"
+                )
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise RequestError(f"eta {self.eta}: expected 0 to 1")
         if not 0 <= self.strength <= 1:
-            raise RequestError(f"strength {self.strength}: expected 0 (hardly anything is redrawn) to 1 (everything)")
+            raise RequestError(
+                f"strength {self.strength}: expected 0 (hardly anything is redrawn) to 1 (everything)"
+            )
         if self.rng not in get_args(Rng):
             raise RequestError(f"rng {self.rng!r}: expected {' or '.join(get_args(Rng))}")
         if self.negative_id not in get_args(NegativeId):
-            raise RequestError(f"negative-id {self.negative_id!r}: expected {', '.join(get_args(NegativeId))}")
+            raise RequestError(
+                f"negative-id {self.negative_id!r}: expected {', '.join(get_args(NegativeId))}"
+            )
         if self.flow_shift not in ("auto", "none") and not (
-            isinstance(self.flow_shift, int | float) and math.isfinite(self.flow_shift) and abs(self.flow_shift) <= MAX_SHIFT
+            isinstance(self.flow_shift, int | float)
+            and math.isfinite(self.flow_shift)
+            and abs(self.flow_shift) <= MAX_SHIFT
         ):
             raise RequestError(
                 f"flow-shift {self.flow_shift!r}: expected auto, none or a number mu from -{MAX_SHIFT} to {MAX_SHIFT}"
@@ -118,7 +133,11 @@ class GenerationRequest:
 
     def _check_sigmas(self) -> None:
         sigmas = self.sigmas or ()
-        if len(sigmas) < 2 or not all(math.isfinite(s) and 0 <= s <= 1 for s in sigmas) or sigmas[-1] != 0:
+        if (
+            len(sigmas) < 2
+            or not all(math.isfinite(s) and 0 <= s <= 1 for s in sigmas)
+            or sigmas[-1] != 0
+        ):
             raise RequestError(
                 f"sigmas {_list(sigmas)}: expected numbers from 1 down to 0, the last one 0, such as 1.0,0.75,0.5,0.25,0"
             )
@@ -130,7 +149,9 @@ class GenerationRequest:
             )
         if self.flow_shift != "auto" or self.scheduler is not None:
             name = "flow-shift" if self.flow_shift != "auto" else "scheduler"
-            raise RequestError(f"{name}: has no effect on a schedule given with sigmas; leave one of them out")
+            raise RequestError(
+                f"{name}: has no effect on a schedule given with sigmas; leave one of them out"
+            )
 
     @property
     def schedule_name(self) -> str:
@@ -138,7 +159,9 @@ class GenerationRequest:
         return check_schedule(self.scheduler or DEFAULT_SCHEDULE.get(self.sampling_method, "flux"))
 
     def resolved(self, steps: int, sigmas: tuple[float, ...]) -> GenerationRequest:
-        """The request with its schedule filled in. Raises RequestError for a part that would silently do nothing, such as a late start step."""
+        """The request with its schedule filled in. Raises RequestError for a part that would
+        silently do nothing, such as a late start step.
+        """
         self.id_schedule.check(steps)
         self.skip_guidance.check(steps)
         if self.cfg_scale != 1 and self.cfg_start_step >= steps:

@@ -1,9 +1,10 @@
-"""How strong the identity is at each step: a window, a piecewise constant weight, and weights for the two kinds of block.
+"""How strong the identity is at each step: a window, a piecewise constant weight, and weights for
+the two kinds of block.
 
 Pure arithmetic on numbers. Knows nothing of models, files or tensors.
 
-A moment is a step number (int, from 0) or a share of the steps (float from 0 to 1): "4" is step 4, "0.2" of 20 steps is step 4 as well.
-A share stands for the first step k with k / steps >= share.
+A moment is a step number (int, from 0) or a share of the steps (float from 0 to 1): "4" is step 4,
+"0.2" of 20 steps is step 4 as well. A share stands for the first step k with k / steps >= share.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ MAX_WEIGHT = 1000  # beyond it lies only overflow
 class IdSchedule:
     """When the identity is seen, and with which factors on its weight.
 
-    start: first step that sees it. end: first step that does not any more; None for the last step and all.
-    points: (moment, factor) pairs, in order, the first at 0; each factor holds from its moment to the next one.
-    double, single: factors after Flux's double and single blocks.
+    start: first step that sees it. end: first step that does not any more; None for the last step
+    and all. points: (moment, factor) pairs, in order, the first at 0; each factor holds from its
+    moment to the next one. double, single: factors after Flux's double and single blocks.
     """
 
     start: Moment = 0
@@ -45,21 +46,29 @@ class IdSchedule:
             check_moment(where, moment)
             check_weight(where, factor)
         if not self.points or self.points[0][0] != 0:
-            raise RequestError(f"{where}: says nothing about the first steps; begin with step 0, such as 0:1")
+            raise RequestError(
+                f"{where}: says nothing about the first steps; begin with step 0, such as 0:1"
+            )
 
     def check(self, steps: int, where: str = "") -> None:
-        """Raise RequestError if, with so many steps, a part would silently do nothing: a window without a step, a point never reached.
+        """Raise RequestError if, with so many steps, a part would silently do nothing: a window
+        without a step, a point never reached.
 
         where: whose schedule it is, for messages; "" for the flags' own.
         """
-        start, end = step_of(self.start, steps), step_of(self.end, steps) if self.end is not None else steps
+        start, end = (
+            step_of(self.start, steps),
+            step_of(self.end, steps) if self.end is not None else steps,
+        )
         of = f"{where}: " if where else ""
         if start >= steps:
             raise RequestError(
                 f"{of}id-start-step {self.start!r}: there are only {steps} steps; the identity would never be used"
             )
         if end > steps:
-            raise RequestError(f"{of}id-end-step {self.end!r}: there are only {steps} steps; leave it out to use all of them")
+            raise RequestError(
+                f"{of}id-end-step {self.end!r}: there are only {steps} steps; leave it out to use all of them"
+            )
         if end <= start:
             raise RequestError(
                 f"{of}id-start-step {self.start!r}, id-end-step {self.end!r}: no step of {steps} lies between them; the identity "
@@ -73,15 +82,21 @@ class IdSchedule:
                     f"{points}: {earlier[0]!r} is step {a} and {later[0]!r} is step {b} of {steps}; each must come after the one before"
                 )
         if reached[-1] >= steps:
-            raise RequestError(f"{points}: there are only {steps} steps, from 0; {self.points[-1][0]!r} is never reached")
+            raise RequestError(
+                f"{points}: there are only {steps} steps, from 0; {self.points[-1][0]!r} is never reached"
+            )
 
     def active(self, step: int, steps: int) -> bool:
-        """Whether step `step` (from 0) of `steps` sees the identity at all. Outside the window nothing is computed."""
+        """Whether step `step` (from 0) of `steps` sees the identity at all. Outside the window
+        nothing is computed.
+        """
         end = steps if self.end is None else step_of(self.end, steps)
         return step_of(self.start, steps) <= step < end
 
     def weight_at(self, step: int, steps: int) -> tuple[float, float]:
-        """Factors on the weight at step `step` (from 0) of `steps`, after double and after single blocks; 0 outside the window."""
+        """Factors on the weight at step `step` (from 0) of `steps`, after double and after single
+        blocks; 0 outside the window.
+        """
         if not self.active(step, steps):
             return 0.0, 0.0
         factor = [factor for moment, factor in self.points if step_of(moment, steps) <= step][-1]
@@ -99,7 +114,9 @@ def parse_moment(text: str, where: str) -> Moment:
     try:
         moment: Moment = int(text) if text.strip().isdecimal() else float(text)
     except ValueError:
-        raise RequestError(f"{where} {text!r}: expected a step number such as 4, or a share of the steps such as 0.2") from None
+        raise RequestError(
+            f"{where} {text!r}: expected a step number such as 4, or a share of the steps such as 0.2"
+        ) from None
     check_moment(where, moment)
     return moment
 
@@ -115,11 +132,15 @@ def check_moment(where: str, moment: Moment) -> None:
 def check_weight(where: str, weight: float) -> None:
     """Raise RequestError unless `weight` is a number of sensible size."""
     if not abs(weight) <= MAX_WEIGHT:  # also refuses NaN
-        raise RequestError(f"{where}: {weight:g} is no weight; expected a number from -{MAX_WEIGHT} to {MAX_WEIGHT}")
+        raise RequestError(
+            f"{where}: {weight:g} is no weight; expected a number from -{MAX_WEIGHT} to {MAX_WEIGHT}"
+        )
 
 
 def parse_points(text: str) -> tuple[tuple[Moment, float], ...]:
-    """ "0:0,4:1,0.8:0.6" -> ((0, 0.0), (4, 1.0), (0.8, 0.6)). Raises RequestError naming the part that cannot be read."""
+    """ "0:0,4:1,0.8:0.6" -> ((0, 0.0), (4, 1.0), (0.8, 0.6)). Raises RequestError naming the part
+    that cannot be read.
+    """
     points = []
     for part in text.split(","):
         moment, factor = part.split(":") if part.count(":") == 1 else (part, "")
@@ -127,7 +148,9 @@ def parse_points(text: str) -> tuple[tuple[Moment, float], ...]:
         try:
             weight = float(factor)
         except ValueError:
-            raise RequestError(f"{where}: {part!r} is not STEP:WEIGHT; write it as 0:0,4:1,16:0.6") from None
+            raise RequestError(
+                f"{where}: {part!r} is not STEP:WEIGHT; write it as 0:0,4:1,16:0.6"
+            ) from None
         points.append((parse_moment(moment, f"{where}: step"), weight))
     return tuple(points)
 

@@ -1,4 +1,6 @@
-"""One picture to draw: the request with its own seed, who is in it, and what it starts from. Knows no model."""
+"""One picture to draw: the request with its own seed, who is in it, and what it starts from. Knows
+no model.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from pulid_generate.request.id_schedule import IdSchedule
 class Subject:
     """Somebody in the picture.
 
-    weight: a factor on the request's. schedule: when, None for the request's own. region: (L,) float32 in [0, 1] over the image tokens,
-    None for the whole picture.
+    weight: a factor on the request's. schedule: when, None for the request's own. region: (L,)
+    float32 in [0, 1] over the image tokens, None for the whole picture.
     """
 
     embedding: Embedding
@@ -30,7 +32,9 @@ class Subject:
 
     @cached_property
     def region_sha256(self) -> str | None:
-        return hashlib.sha256(self.region.tobytes()).hexdigest() if self.region is not None else None
+        return (
+            hashlib.sha256(self.region.tobytes()).hexdigest() if self.region is not None else None
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class LoraUse:
 class StartPicture:
     """What image-to-image starts from.
 
-    pixels: (H, W, 3) uint8 RGB of the size that is drawn. mask: (H, W) uint8, 255 is redrawn, None for all of it.
+    pixels: (H, W, 3) uint8 RGB of the size that is drawn. mask: (H, W) uint8, 255 is redrawn, None
+    for all of it.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -68,7 +73,9 @@ class StartPicture:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One picture: a request with its schedule, its own seed, nobody (then no hook is attached) or some subjects, and a start or None."""
+    """One picture: a request with its schedule, its own seed, nobody (then no hook is attached) or
+    some subjects, and a start or None.
+    """
 
     request: GenerationRequest
     seed: int
@@ -82,7 +89,9 @@ class Job:
         return len(self.request.sigmas or ()) - 1
 
     def weights_at(self, subject: Subject, step: int) -> tuple[float, float]:
-        """A subject's weights after double and after single blocks at step `step` (from 0); 0 outside its window."""
+        """A subject's weights after double and after single blocks at step `step` (from 0); 0
+        outside its window.
+        """
         factor = self.request.id_weight * subject.weight
         double, single = self.schedule(subject).weight_at(step, self.steps)
         return factor * double, factor * single
@@ -92,10 +101,24 @@ class Job:
 
 
 def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:
-    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and starting picture at most.
+    """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
+    starting picture at most.
 
     t5_lengths: as `Texts.lengths`.
     """
     masked = job.start is not None and job.start.mask is not None
-    alike = replace(job.request, prompt="", negative_prompt="", seed=0, batch_count=1, guidance=0.0, id_weight=1.0)
-    return replace(alike, id_schedule=GenerationRequest("").id_schedule), t5_lengths, masked, job.loras
+    alike = replace(
+        job.request,
+        prompt="",
+        negative_prompt="",
+        seed=0,
+        batch_count=1,
+        guidance=0.0,
+        id_weight=1.0,
+    )
+    return (
+        replace(alike, id_schedule=GenerationRequest("").id_schedule),
+        t5_lengths,
+        masked,
+        job.loras,
+    )

@@ -1,4 +1,5 @@
-"""Who is in the picture: the text of one `--identity`, and how several become the persons that are drawn.
+"""Who is in the picture: the text of one `--identity`, and how several become the persons that are
+drawn.
 
 Knows nothing of regions' pixels, models or devices, and imports no torch.
 """
@@ -29,8 +30,9 @@ EXAMPLE = "me.pulidembd,weight=0.8,box=0,0,512,768"
 class PersonSpec:
     """One `--identity`, as typed.
 
-    file: a .pulidembd, or "-". weight: factor on the identity's weight. mask: a PNG, white where this person is. box: X, Y, W, H in
-    pixels. start, end: this person's own window, None for everybody's; see id_schedule.
+    file: a .pulidembd, or "-". weight: factor on the identity's weight. mask: a PNG, white where
+    this person is. box: X, Y, W, H in pixels. start, end: this person's own window, None for
+    everybody's; see id_schedule.
     """
 
     file: str
@@ -48,9 +50,13 @@ class PersonSpec:
         if self.mask is not None and self.box is not None:
             raise RequestError(f"identity {self.file}: has a mask and a box; give one of them")
         if self.mask == "":
-            raise RequestError(f"identity {self.file}: mask names no file; give a PNG, white where this person is")
+            raise RequestError(
+                f"identity {self.file}: mask names no file; give a PNG, white where this person is"
+            )
         if self.box is not None and min(self.box[2:]) < 1:
-            raise RequestError(f"identity {self.file}: box {_box(self.box)}: width and height must be at least 1")
+            raise RequestError(
+                f"identity {self.file}: box {_box(self.box)}: width and height must be at least 1"
+            )
 
     @property
     def everywhere(self) -> bool:
@@ -72,7 +78,8 @@ class Person:
 
 
 def parse_person(text: str) -> PersonSpec:
-    """ "FILE[,weight=W][,mask=PNG|,box=X,Y,W,H][,start=S][,end=E]" -> PersonSpec. Raises RequestError naming the part.
+    """ "FILE[,weight=W][,mask=PNG|,box=X,Y,W,H][,start=S][,end=E]" -> PersonSpec. Raises
+    RequestError naming the part.
 
     Only `,weight=` and the other part names end a file name, so that it may hold commas and `=`.
     """
@@ -85,7 +92,9 @@ def parse_person(text: str) -> PersonSpec:
     where = f"identity {file}"
     for value in (file, values.get("mask", "")):
         if misspelt := _MISSPELT.search(value):
-            raise RequestError(f"identity {value}: unknown part {misspelt[1]!r}; expected {', '.join(PARTS)}, as in {EXAMPLE}")
+            raise RequestError(
+                f"identity {value}: unknown part {misspelt[1]!r}; expected {', '.join(PARTS)}, as in {EXAMPLE}"
+            )
     return PersonSpec(
         file,
         weight=_number(f"{where}: weight", values["weight"]) if "weight" in values else 1.0,
@@ -96,11 +105,14 @@ def parse_person(text: str) -> PersonSpec:
     )
 
 
-def assemble(specs: Sequence[PersonSpec], embeddings: Sequence[Embedding], fusion: Fusion = "concat") -> tuple[Person, ...]:
-    """The persons to draw. Without regions all the embeddings are one person and fuse; with regions each is a person of its own.
+def assemble(
+    specs: Sequence[PersonSpec], embeddings: Sequence[Embedding], fusion: Fusion = "concat"
+) -> tuple[Person, ...]:
+    """The persons to draw. Without regions all the embeddings are one person and fuse; with regions
+    each is a person of its own.
 
-    embeddings: one per spec. Raises RequestError for regions given to some and not to others, or for parts of one person that disagree;
-    IdentityError where `fuse` does.
+    embeddings: one per spec. Raises RequestError for regions given to some and not to others, or
+    for parts of one person that disagree; IdentityError where `fuse` does.
     """
     if len({spec.everywhere for spec in specs}) > 1:
         without = next(spec for spec in specs if spec.everywhere)
@@ -109,7 +121,9 @@ def assemble(specs: Sequence[PersonSpec], embeddings: Sequence[Embedding], fusio
             "whole picture"
         )
     if not specs or not specs[0].everywhere:
-        return tuple(Person(embedding, spec) for spec, embedding in zip(specs, embeddings, strict=True))
+        return tuple(
+            Person(embedding, spec) for spec, embedding in zip(specs, embeddings, strict=True)
+        )
     first = specs[0]
     for spec in specs[1:]:
         for name in ("weight", "start", "end"):
@@ -124,9 +138,10 @@ def assemble(specs: Sequence[PersonSpec], embeddings: Sequence[Embedding], fusio
 def fuse(embeddings: Sequence[Embedding], how: Fusion = "concat") -> Embedding:
     """Several embeddings of one person as one: float32 tokens, and `uncond` where every one has it.
 
-    how: "concat" appends the tokens, (N1 + N2 + .., C): the image attends to whichever portrait fits. "mean" averages them, (N, C): all must
-    have the same N. The hash is that of the fused file, as encode_embedding(tokens, uncond, dtype="f32") would write it.
-    Raises IdentityError, naming the files, for widths or counts that do not go together.
+    how: "concat" appends the tokens, (N1 + N2 + .., C): the image attends to whichever portrait
+    fits. "mean" averages them, (N, C): all must have the same N. The hash is that of the fused
+    file, as encode_embedding(tokens, uncond, dtype="f32") would write it. Raises IdentityError,
+    naming the files, for widths or counts that do not go together.
     """
     if how not in get_args(Fusion):
         raise RequestError(f"identity-fusion {how!r}: expected {' or '.join(get_args(Fusion))}")
@@ -168,7 +183,9 @@ def _parse_box(where: str, text: str) -> Box:
     try:
         x, y, width, height = (int(part) for part in text.split(","))
     except ValueError:
-        raise RequestError(f"{where} {text!r}: expected X,Y,WIDTH,HEIGHT in whole pixels, such as 0,0,512,768") from None
+        raise RequestError(
+            f"{where} {text!r}: expected X,Y,WIDTH,HEIGHT in whole pixels, such as 0,0,512,768"
+        ) from None
     return x, y, width, height
 
 

@@ -1,9 +1,11 @@
-"""A prompt as the user gave it: read from a file, and the `<lora:name:weight>` tags taken out of it. Imports no torch.
+"""A prompt as the user gave it: read from a file, and the `<lora:name:weight>` tags taken out of
+it. Imports no torch.
 
 Knows nothing of tokens, of models or of where a LoRA lies; `lora/choice.py` looks its name up.
 
-Source of the tag: leejet/stable-diffusion.cpp 97d29908 examples/common/common.cpp (extract_and_remove_lora). There a tag that cannot be
-read, or whose file is missing, is dropped with a warning at most; here it is an error.
+Source of the tag: leejet/stable-diffusion.cpp 97d29908 examples/common/common.cpp
+(extract_and_remove_lora). There a tag that cannot be read, or whose file is missing, is dropped
+with a warning at most; here it is an error.
 """
 
 from __future__ import annotations
@@ -30,21 +32,26 @@ OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def read_prompt_file(path: str | Path, may_be_empty: bool = False) -> str:
-    """The text of a UTF-8 file, or of standard input for "-". A byte order mark and the line ends after the last line are no part of it.
+    """The text of a UTF-8 file, or of standard input for "-". A byte order mark and the line ends
+    after the last line are no part of it.
 
     may_be_empty: for a negative prompt, whose default is the empty one. Raises InputError.
     """
     where = "standard input" if str(path) == "-" else str(path)
     data = _read(path, where)
     if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{where}: is larger than {MAX_FILE_BYTES >> 20} MiB; expected a prompt, in plain UTF-8 text")
+        raise InputError(
+            f"{where}: is larger than {MAX_FILE_BYTES >> 20} MiB; expected a prompt, in plain UTF-8 text"
+        )
     for mark, encoding in OTHER_ENCODINGS.items():
         if data.startswith(mark):
             raise InputError(f"{where}: is {encoding} text; save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; expected a prompt, in plain UTF-8 text") from None
+        raise InputError(
+            f"{where}: byte {error.start + 1} is not UTF-8; expected a prompt, in plain UTF-8 text"
+        ) from None
     if "\0" in text:
         raise InputError(f"{where}: holds a zero byte; expected a prompt, in plain UTF-8 text")
     text = text.replace("\r\n", "\n").rstrip("\r\n")
@@ -68,20 +75,26 @@ def _read(path: str | Path, where: str) -> bytes:
 
 
 def take_lora_tags(prompt: str) -> tuple[str, tuple[tuple[str, float], ...]]:
-    """The prompt without its `<lora:name:weight>` tags, and (name, weight) of each, in order. The text around a tag stays as it is.
+    """The prompt without its `<lora:name:weight>` tags, and (name, weight) of each, in order. The
+    text around a tag stays as it is.
 
-    Raises RequestError for anything else that begins with "<lora": the text encoders would read it as words.
+    Raises RequestError for anything else that begins with "<lora": the text encoders would read it
+    as words.
     """
     tags = tuple(_tag(match) for match in TAG.finditer(prompt))
     text = TAG.sub("", prompt)
     left = TAG_START.search(text)
     if left:
-        raise RequestError(f"prompt: {text[left.start() :][:40]!r} is no LoRA tag; expected <lora:NAME:WEIGHT>")
+        raise RequestError(
+            f"prompt: {text[left.start() :][:40]!r} is no LoRA tag; expected <lora:NAME:WEIGHT>"
+        )
     return text, tags
 
 
 def refuse_lora_tags(negative_prompt: str) -> None:
-    """Raise RequestError for a tag in a negative prompt: a LoRA changes the model, for both branches."""
+    """Raise RequestError for a tag in a negative prompt: a LoRA changes the model, for both
+    branches.
+    """
     if TAG_START.search(negative_prompt):
         raise RequestError(
             "negative prompt: holds a <lora:..> tag; tags belong in the prompt, a negative weight takes a LoRA away"
@@ -106,7 +119,9 @@ def read_weight(text: str, where: str) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight) or "_" in text:
-        raise RequestError(f"{where}: the weight {text!r} is not a number; expected one such as 0.8")
+        raise RequestError(
+            f"{where}: the weight {text!r} is not a number; expected one such as 0.8"
+        )
     return weight
 
 
@@ -116,14 +131,16 @@ ROUND, SQUARE = np.float32(1.1), np.float32(1) / np.float32(1.1)  # of (word) an
 BREAK = np.float32(-1)
 
 
-# Matched at the head of what is left of the prompt, so that \b also holds after any earlier match. ASCII, as C++'s classes of bytes are.
+# Matched at the head of what is left of the prompt, so that \b also holds after any earlier match.
+# ASCII, as C++'s classes of bytes are.
 TOKEN = re.compile(
     r"\\\(|\\\)|\\\[|\\]|\\\\|\\|\(|\[|:(?P<weight>[+-]?[.\d]+)\)|\)|]|\bBREAK\b|[^\\()\[\]:B]+|:|\bB",
     re.ASCII,
 )
 
 
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")  # what C's strtof reads of such a weight; the rest is ignored
+# what C's strtof reads of such a weight; the rest is ignored
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 
 
 @dataclass(frozen=True)
@@ -135,9 +152,11 @@ class Part:
 
 
 def parse_weights(prompt: str) -> list[Part]:
-    """The prompt in parts of equal weight, at least one. Raises RequestError for a weight that is not a number, such as (word:.).
+    """The prompt in parts of equal weight, at least one. Raises RequestError for a weight that is
+    not a number, such as (word:.).
 
-    (word) is 1.1, [word] 1/1.1, (word:1.3) 1.3; they nest and multiply; a bracket that is not closed holds to the end.
+    (word) is 1.1, [word] 1/1.1, (word:1.3) 1.3; they nest and multiply; a bracket that is not
+    closed holds to the end.
     """
     parts: list[tuple[str, np.float32]] = []
     round_starts: list[int] = []
@@ -193,7 +212,9 @@ def _merged(parts: list[tuple[str, np.float32]]) -> list[Part]:
     merged: list[Part] = []
     for text, weight in parts or [("", np.float32(1))]:
         if not math.isfinite(weight):
-            raise RequestError("prompt: the weights of nested brackets multiply to more than a number can hold; use smaller ones")
+            raise RequestError(
+                "prompt: the weights of nested brackets multiply to more than a number can hold; use smaller ones"
+            )
         if merged and merged[-1].weight == float(weight):
             merged[-1] = Part(merged[-1].text + text, merged[-1].weight)
         else:

@@ -1,10 +1,12 @@
-"""Skip-layer guidance as numbers: which layers are left out, how far to steer away from that, and at which steps.
+"""Skip-layer guidance as numbers: which layers are left out, how far to steer away from that, and
+at which steps.
 
     v = v + scale * (v_positive - v_skipped)        v: after true CFG
 
 Knows nothing of models or tensors; `layer_skip` leaves the layers out.
 
-Source: leejet/stable-diffusion.cpp, guidance.cpp (SkipLayerGuidance) and denoiser.hpp (its samplers count steps from 1).
+Source: leejet/stable-diffusion.cpp, guidance.cpp (SkipLayerGuidance) and denoiser.hpp (its samplers
+count steps from 1).
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ MAX_SCALE = 1000  # beyond it lies only overflow
 
 @dataclass(frozen=True)
 class SkipGuidance:
-    """layers: block numbers, double blocks first. scale: 0 is off. start, end: shares of the schedule. The defaults are sd-cli's."""
+    """layers: block numbers, double blocks first. scale: 0 is off. start, end: shares of the
+    schedule. The defaults are sd-cli's.
+    """
 
     layers: tuple[int, ...] = (7, 8, 9)
     scale: float = 0.0
@@ -31,7 +35,9 @@ class SkipGuidance:
     def __post_init__(self) -> None:
         """Raises RequestError."""
         if not abs(self.scale) <= MAX_SCALE:  # also refuses NaN
-            raise RequestError(f"slg-scale {self.scale}: expected a number from -{MAX_SCALE} to {MAX_SCALE}")
+            raise RequestError(
+                f"slg-scale {self.scale}: expected a number from -{MAX_SCALE} to {MAX_SCALE}"
+            )
         for name, share in (("skip-layer-start", self.start), ("skip-layer-end", self.end)):
             if not (math.isfinite(share) and 0 <= share <= 1):
                 raise RequestError(f"{name} {share}: expected a share of the steps from 0 to 1")
@@ -39,17 +45,24 @@ class SkipGuidance:
     def active(self, step: int, steps: int) -> bool:
         """Whether step `step` (from 0) of `steps` is guided.
 
-        sd-cli counts steps from 1, takes the shares of steps + 1 sigmas in single precision, cuts them to whole numbers, and leaves out
-        both ends: with 20 steps its 0.01 and 0.2 are the steps 0, 1 and 2 of ours.
+        sd-cli counts steps from 1, takes the shares of steps + 1 sigmas in single precision, cuts
+        them to whole numbers, and leaves out both ends: with 20 steps its 0.01 and 0.2 are the
+        steps 0, 1 and 2 of ours.
         """
         if not self.scale or not self.layers:
             return False
-        start, end = (int(np.float32(share) * np.float32(steps + 1)) for share in (self.start, self.end))
+        start, end = (
+            int(np.float32(share) * np.float32(steps + 1)) for share in (self.start, self.end)
+        )
         return start < step + 1 < end
 
     def check(self, steps: int) -> None:
         """Raise RequestError if guidance was asked for and no step would have it."""
-        if self.scale and self.layers and not any(self.active(step, steps) for step in range(steps)):
+        if (
+            self.scale
+            and self.layers
+            and not any(self.active(step, steps) for step in range(steps))
+        ):
             raise RequestError(
                 f"skip-layer-start {self.start:g}, skip-layer-end {self.end:g}: no step of {steps} lies between them, so slg-scale would "
                 "do nothing; give a later end"

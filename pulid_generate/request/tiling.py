@@ -19,7 +19,9 @@ MIN_TILE, MAX_OVERLAP = 4, 0.5  # sd-cli's limits
 
 @dataclass(frozen=True)
 class Tiling:
-    """Size of a tile in latent cells, and the share of it that neighbours overlap at least. Defaults: sd-cli's."""
+    """Size of a tile in latent cells, and the share of it that neighbours overlap at least.
+    Defaults: sd-cli's.
+    """
 
     width: int = 32
     height: int = 32
@@ -38,5 +40,7 @@ class Tiling:
         """From sd-cli's words, "32x48" or "32" for both sides. Raises RequestError."""
         sides = size.lower().split("x")
         if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
-            raise RequestError(f"vae-tile-size {size!r}: expected WIDTHxHEIGHT or one number, in latent cells, such as 32x32")
+            raise RequestError(
+                f"vae-tile-size {size!r}: expected WIDTHxHEIGHT or one number, in latent cells, such as 32x32"
+            )
         return cls(int(sides[0]), int(sides[-1]), overlap)

@@ -1,4 +1,6 @@
-"""The axes of `pulid-generate sweep`: an option and the values it takes, as rows of a batch. Knows no model and no sheet. Imports no torch."""
+"""The axes of `pulid-generate sweep`: an option and the values it takes, as rows of a batch. Knows
+no model and no sheet. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,24 @@ MOST_VALUES = 1000
 ON = ".."
 EXAMPLE = "id-weight=0,0.25,..,1.5"
 # What makes no axis, and why
-WITH_COMMAS = (*LIST_TEXTS, "id_weight_schedule", "prompt", "negative_prompt", "identity", "lora", "reference")
+WITH_COMMAS = (
+    *LIST_TEXTS,
+    "id_weight_schedule",
+    "prompt",
+    "negative_prompt",
+    "identity",
+    "lora",
+    "reference",
+)
 UNSEEN = ("output", "output_begin_idx", "disable_image_metadata", "batch_count", "lora_model_dir")
 SWEPT = tuple(name for name in COLUMNS if name not in WITH_COMMAS + UNSEEN)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """name: the field of Flags. option: as it was typed. values: as they were typed, or follow from what was."""
+    """name: the field of Flags. option: as it was typed. values: as they were typed, or follow from
+    what was.
+    """
 
     name: str
     option: str
@@ -42,9 +54,13 @@ def parse_axis(text: str) -> Axis:
     if not equals or not values.strip():
         raise RequestError(f"--over {text}: expected an option and its values, such as {EXAMPLE}")
     if name in WITH_COMMAS:
-        raise RequestError(f"--over {text}: values of {option} may hold commas; draw them with 'pulid-generate batch --sheet'")
+        raise RequestError(
+            f"--over {text}: values of {option} may hold commas; draw them with 'pulid-generate batch --sheet'"
+        )
     if name not in SWEPT:
-        raise RequestError(f"--over {text}: {option} is no option that makes other pictures; known: {', '.join(_options())}")
+        raise RequestError(
+            f"--over {text}: {option} is no option that makes other pictures; known: {', '.join(_options())}"
+        )
     axis = Axis(name, option, tuple(expand(values, f"--over {text}")))
     read = [repr(_read(axis, value, text)) for value in axis.values]
     for index, value in enumerate(read):
@@ -65,7 +81,9 @@ def _read(axis: Axis, value: str, text: str) -> Any:
 
 
 def expand(text: str, where: str) -> list[str]:
-    """["0", "0.25", "0.5", "0.75", "1"] of "0,0.25,..,1": two dots go on as the two values before do. Raises RequestError."""
+    """["0", "0.25", "0.5", "0.75", "1"] of "0,0.25,..,1": two dots go on as the two values before
+    do. Raises RequestError.
+    """
     parts = [part.strip() for part in text.split(",")]
     found: list[str] = []
     for index, part in enumerate(parts):
@@ -81,14 +99,18 @@ def expand(text: str, where: str) -> list[str]:
 
 
 def _between(before: Sequence[str], last: str, where: str) -> list[str]:
-    """What the dots stand for, between the two values before them and the last, in decimal fractions: 0.1 + 0.2 is 0.3."""
+    """What the dots stand for, between the two values before them and the last, in decimal
+    fractions: 0.1 + 0.2 is 0.3.
+    """
     try:
         first, second, end = map(Decimal, (*before, last))
         finite = all(number.is_finite() for number in (first, second, end))
     except (InvalidOperation, ValueError):
         finite = False
     if not finite:
-        raise RequestError(f"{where}: {ON} stands after two numbers and before one, such as 0,0.25,..,1.5")
+        raise RequestError(
+            f"{where}: {ON} stands after two numbers and before one, such as 0,0.25,..,1.5"
+        )
     step = second - first
     if not step or (end - second) / step < 0:
         raise RequestError(f"{where}: from {first} by {second} one does not come to {end}")
@@ -101,11 +123,15 @@ def _between(before: Sequence[str], last: str, where: str) -> list[str]:
 
 
 def sweep(axes: Sequence[Axis]) -> list[Row]:
-    """A row for each choice of values, the first axis innermost, as a sheet is read. Raises RequestError."""
+    """A row for each choice of values, the first axis innermost, as a sheet is read. Raises
+    RequestError.
+    """
     if len({axis.name for axis in axes}) < len(axes):
         raise RequestError(f"--over {axes[0].option}: is there twice")
     rows = []
-    for number, choice in enumerate(itertools.product(*(axis.values for axis in reversed(axes))), 1):
+    for number, choice in enumerate(
+        itertools.product(*(axis.values for axis in reversed(axes))), 1
+    ):
         chosen = dict(zip((axis.option for axis in axes), reversed(choice), strict=True))
         row = read_row(chosen, number, number)
         label = ", ".join(f"{option} {value}" for option, value in chosen.items())

@@ -1,4 +1,5 @@
-"""The grid of `pulid-generate batch`: every prompt of a file, with every identity of a folder, with every seed. Imports no torch.
+"""The grid of `pulid-generate batch`: every prompt of a file, with every identity of a folder, with
+every seed. Imports no torch.
 
 Knows no flag and no model; gives the same rows as a manifest.
 """
@@ -22,14 +23,18 @@ RANGE = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 def grid(prompts: str | None, identities: str | None, seeds: str | None) -> list[Row]:
     """The rows, prompts outermost and seeds innermost. What is None is left to the command's flags.
 
-    prompts: a UTF-8 file with one in each line. identities: a folder of .pulidembd files, or one file. seeds: "1-4,7".
-    Raises InputError or RequestError.
+    prompts: a UTF-8 file with one in each line. identities: a folder of .pulidembd files, or one
+    file. seeds: "1-4,7". Raises InputError or RequestError.
     """
     axes: list[list[tuple[str, dict[str, Any]]]] = []
     if prompts is not None:
-        axes.append([(f"{prompts} line {line}", {"prompt": text}) for line, text in read_prompts(prompts)])
+        axes.append(
+            [(f"{prompts} line {line}", {"prompt": text}) for line, text in read_prompts(prompts)]
+        )
     if identities is not None:
-        axes.append([(path.name, {"pulid_id_embedding": str(path)}) for path in identities_in(identities)])
+        axes.append(
+            [(path.name, {"pulid_id_embedding": str(path)}) for path in identities_in(identities)]
+        )
     if seeds is not None:
         axes.append([(f"seed {seed}", {"seed": seed}) for seed in parse_seeds(seeds)])
     count = 1
@@ -42,7 +47,9 @@ def grid(prompts: str | None, identities: str | None, seeds: str | None) -> list
         values: dict[str, Any] = {}
         for _, part in choice:
             values |= part
-        rows.append(Row(number, None, f"row {number} ({', '.join(label for label, _ in choice)})", values))
+        rows.append(
+            Row(number, None, f"row {number} ({', '.join(label for label, _ in choice)})", values)
+        )
     return rows
 
 
@@ -58,21 +65,33 @@ def identities_in(name: str) -> list[Path]:
     if path.is_file():
         return [path]
     try:
-        found = sorted(file for file in path.iterdir() if file.suffix == ENDING and not file.name.startswith("."))
+        found = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix == ENDING and not file.name.startswith(".")
+        )
     except OSError as error:
-        raise InputError(f"--identities {name}: cannot be read ({error.strerror or error}); expected a folder") from None
+        raise InputError(
+            f"--identities {name}: cannot be read ({error.strerror or error}); expected a folder"
+        ) from None
     if not found:
-        raise InputError(f"--identities {name}: holds no {ENDING} file; make some with 'pulid-extract batch'")
+        raise InputError(
+            f"--identities {name}: holds no {ENDING} file; make some with 'pulid-extract batch'"
+        )
     return found
 
 
 def parse_seeds(text: str) -> list[int]:
-    """[1, 2, 3, 4, 7] of "1-4,7". Raises RequestError for anything else, and for a seed that is there twice."""
+    """[1, 2, 3, 4, 7] of "1-4,7". Raises RequestError for anything else, and for a seed that is
+    there twice.
+    """
     seeds: list[int] = []
     for part in text.split(","):
         match = RANGE.fullmatch(part.strip())
         if match is None:
-            raise RequestError(f"--seeds {text}: {part.strip()!r} is no seed; expected such as 1-4,7")
+            raise RequestError(
+                f"--seeds {text}: {part.strip()!r} is no seed; expected such as 1-4,7"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise RequestError(f"--seeds {text}: {part.strip()} counts down; write {last}-{first}")

@@ -1,4 +1,5 @@
-"""Pictures of a batch: what is known of each before it is drawn, the order in which nothing loads twice, and the line each gets.
+"""Pictures of a batch: what is known of each before it is drawn, the order in which nothing loads
+twice, and the line each gets.
 
 Knows no model, no flag and no manifest. Imports no torch.
 """
@@ -18,9 +19,10 @@ Status = Literal["done", "skipped", "failed"]
 class Item:
     """One picture of a row, judged and not yet drawn: little enough to keep for every row.
 
-    number, line, where: of its row. index: of the row's pictures. path: what is written. key: items of equal keys may share a batch.
-    loras: what must be on Flux. prompts: what text encoders read. identities: hashes, for folding. metadata: whether the file tells what
-    made it. done: the SHA-256 of what an earlier run has made of the same inputs.
+    number, line, where: of its row. index: of the row's pictures. path: what is written. key: items
+    of equal keys may share a batch. loras: what must be on Flux. prompts: what text encoders read.
+    identities: hashes, for folding. metadata: whether the file tells what made it. done: the
+    SHA-256 of what an earlier run has made of the same inputs.
     """
 
     number: int
@@ -40,18 +42,23 @@ class Item:
 def in_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     """The items in groups of at most `size` that go through Flux together.
 
-    Equal LoRAs stand together (each set is put on once), then equal keys (sizes, steps), then identities (each is folded once); within
-    them, and among them, the order of the rows is kept.
+    Equal LoRAs stand together (each set is put on once), then equal keys (sizes, steps), then
+    identities (each is folded once); within them, and among them, the order of the rows is kept.
     """
     ranks: list[dict[Hashable, int]] = [{}, {}, {}]
     for item in items:
         for rank, value in zip(ranks, (item.loras, item.key, item.identities), strict=True):
             rank.setdefault(value, len(rank))
     loras, keys, people = ranks
-    ordered = sorted(items, key=lambda item: (loras[item.loras], keys[item.key], people[item.identities]))  # stable
+    # stable
+    ordered = sorted(
+        items, key=lambda item: (loras[item.loras], keys[item.key], people[item.identities])
+    )
     return [
         list(group)
-        for _, alike in itertools.groupby(ordered, key=lambda item: (loras[item.loras], keys[item.key]))
+        for _, alike in itertools.groupby(
+            ordered, key=lambda item: (loras[item.loras], keys[item.key])
+        )
         for group in in_groups(alike, size)
     ]
 
@@ -74,7 +81,9 @@ def result(
     seconds: float = 0.0,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """What a row's line of JSON says. identity: the person's file, None for nobody; identities where there are several."""
+    """What a row's line of JSON says. identity: the person's file, None for nobody; identities
+    where there are several.
+    """
     line_of = {
         "row": number,
         "line": line,

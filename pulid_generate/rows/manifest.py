@@ -1,7 +1,9 @@
-"""Rows of `pulid-generate batch`: JSON Lines or CSV, one generation in each, columns named like the flags of a single one.
+"""Rows of `pulid-generate batch`: JSON Lines or CSV, one generation in each, columns named like the
+flags of a single one.
 
-Bytes in; rows and problems out, each with its line number. Every row is read before any is judged, so that one look shows all that is to be
-mended. A row and the command's own flags make the `Flags` of one generation. Knows no model and reads no file. Imports no torch.
+Bytes in; rows and problems out, each with its line number. Every row is read before any is judged,
+so that one look shows all that is to be mended. A row and the command's own flags make the `Flags`
+of one generation. Knows no model and reads no file. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,18 +30,28 @@ BY_ROW = (
     *("lora", "lora_model_dir", "vae_tiling", "vae_tile_size", "vae_tile_overlap"),
     *("output", "output_begin_idx", "disable_image_metadata", "reference"),
 )
-NUMBER_TEXTS = ("id_start_step", "id_end_step", "flow_shift")  # texts of the command line that JSON may give as a number
+# texts of the command line that JSON may give as a number
+NUMBER_TEXTS = ("id_start_step", "id_end_step", "flow_shift")
 LIST_TEXTS = ("sigmas", "skip_layers")  # and as a list of numbers
-FILES = ("pulid_id_embedding", "prompt_file", "negative_prompt_file", "init_img", "mask", "lora_model_dir")
+FILES = (
+    "pulid_id_embedding",
+    "prompt_file",
+    "negative_prompt_file",
+    "init_img",
+    "mask",
+    "lora_model_dir",
+)
 # A row that gives one of these takes the place of a common flag for the other
 EITHER = (("prompt", "prompt_file"), ("negative_prompt", "negative_prompt_file"))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One generation. number: from 1, of the rows. line: where it starts in the manifest, None of a grid. where: for messages.
+    """One generation. number: from 1, of the rows. line: where it starts in the manifest, None of a
+    grid. where: for messages.
 
-    values: field of Flags -> its value. unset: fields that go back to their own default (null in JSON), whatever the command says.
+    values: field of Flags -> its value. unset: fields that go back to their own default (null in
+    JSON), whatever the command says.
     """
 
     number: int
@@ -48,8 +60,12 @@ class Row:
     values: Mapping[str, Any] = field(default_factory=dict)
     unset: frozenset[str] = frozenset()
 
-    def merged(self, common: BatchFlags, given: Collection[str]) -> tuple[BatchFlags, frozenset[str]]:
-        """The flags of this row, with the command's own as defaults, and which of them were given."""
+    def merged(
+        self, common: BatchFlags, given: Collection[str]
+    ) -> tuple[BatchFlags, frozenset[str]]:
+        """The flags of this row, with the command's own as defaults, and which of them were
+        given.
+        """
         values = {name: getattr(BatchFlags, name) for name in self.unset} | dict(self.values)
         for pair in EITHER:
             for name, other in (pair, pair[::-1]):
@@ -61,7 +77,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """How a cell or a JSON value becomes what the command line would give. read: raises ValueError. expected: in words."""
+    """How a cell or a JSON value becomes what the command line would give. read: raises ValueError.
+    expected: in words.
+    """
 
     name: str
     read: Callable[[object], Any]
@@ -70,9 +88,11 @@ class Column:
 
 
 def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[Row], list[str]]:
-    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". base: the folder that file names start from.
+    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". base: the folder that file names
+    start from.
 
-    A problem is one line with the number of the line it is about. Raises InputError for what is no such text at all.
+    A problem is one line with the number of the line it is about. Raises InputError for what is no
+    such text at all.
     """
     text = records.read_text(data, where)
     problems: list[str] = []
@@ -85,7 +105,9 @@ def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[
         except RequestError as error:
             problems.append(f"line {line}: {error}")
     if not number and not problems:
-        raise InputError(f"{where}: holds no row; expected one generation in each, such as {EXAMPLE}")
+        raise InputError(
+            f"{where}: holds no row; expected one generation in each, such as {EXAMPLE}"
+        )
     return rows, problems
 
 
@@ -93,7 +115,11 @@ EXAMPLE = '{"prompt": "in the rain", "seed": 7}'
 
 
 def _records(text: str, form: str, problems: list[str]) -> Iterator[tuple[int, records.Record]]:
-    return records.csv_records(text, problems) if form == ".csv" else records.json_lines(text, problems, EXAMPLE)
+    return (
+        records.csv_records(text, problems)
+        if form == ".csv"
+        else records.json_lines(text, problems, EXAMPLE)
+    )
 
 
 def parse_line(text: str, number: int, base: Path) -> Row:
@@ -106,7 +132,9 @@ def parse_line(text: str, number: int, base: Path) -> Row:
 
 
 def read_row(record: Mapping[str, object], number: int, line: int, base: Path = Path()) -> Row:
-    """A record of names and values as a row. Raises RequestError, which names all that is wrong with it."""
+    """A record of names and values as a row. Raises RequestError, which names all that is wrong
+    with it.
+    """
     values: dict[str, Any] = {}
     unset: set[str] = set()
     wrong = []
@@ -126,21 +154,31 @@ def read_row(record: Mapping[str, object], number: int, line: int, base: Path = 
             except (ValueError, TypeError, OverflowError):
                 wrong.append(f"{name} {str(value)[:60]!r}: expected {COLUMNS[name].expected}")
             except (typer.BadParameter, RequestError) as error:
-                wrong.append(f"{name}: {error.message if isinstance(error, typer.BadParameter) else error}")
+                wrong.append(
+                    f"{name}: {error.message if isinstance(error, typer.BadParameter) else error}"
+                )
     if wrong:
         raise RequestError("; ".join(wrong))
     return Row(number, line, f"line {line}", values, frozenset(unset))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------- values
 
 
 def _number_text(value: object) -> str:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else records.text(value)
+    return (
+        str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else records.text(value)
+    )
 
 
 def _list_text(value: object) -> str:
-    return ",".join(_number_text(part) for part in value) if isinstance(value, list) else records.text(value)
+    return (
+        ",".join(_number_text(part) for part in value)
+        if isinstance(value, list)
+        else records.text(value)
+    )
 
 
 def _word_of(words: tuple[str, ...]) -> Callable[[object], str]:
@@ -163,7 +201,11 @@ READERS: dict[Any, tuple[Callable[[object], Any], str]] = {
 
 def _column(name: str, hint: Any) -> Column:
     kind, info = get_args(hint)[:2]
-    [kind] = [part for part in get_args(kind) if part is not NoneType] if NoneType in get_args(kind) else [kind]
+    [kind] = (
+        [part for part in get_args(kind) if part is not NoneType]
+        if NoneType in get_args(kind)
+        else [kind]
+    )
     if get_origin(kind) is Literal:
         words = get_args(kind)
         return Column(name, _word_of(words), f"one of {', '.join(words)}", info.callback)
@@ -186,7 +228,11 @@ def _names(field_name: str, info: Any) -> Iterator[str]:
 
 _HINTS = get_type_hints(BatchFlags, include_extras=True)
 COLUMNS = {name: _column(name, _HINTS[name]) for name in BY_ROW}
-NAMES = {name: item.name for item in fields(BatchFlags) for name in _names(item.name, get_args(_HINTS[item.name])[1])}
+NAMES = {
+    name: item.name
+    for item in fields(BatchFlags)
+    for name in _names(item.name, get_args(_HINTS[item.name])[1])
+}
 
 
 def _value(column: Column, value: object, base: Path) -> Any:
@@ -205,13 +251,18 @@ def _value(column: Column, value: object, base: Path) -> Any:
 def _person(text: str, base: Path) -> str:
     """FILE[,KEY=VALUE..], as --identity takes it."""
     name, *rest = text.split(",")
-    rest = [f"mask={_file(part.lstrip()[5:], base)}" if part.lstrip().startswith("mask=") else part for part in rest]
+    rest = [
+        f"mask={_file(part.lstrip()[5:], base)}" if part.lstrip().startswith("mask=") else part
+        for part in rest
+    ]
     return ",".join([_file(name, base), *rest])
 
 
 def _file(name: str, base: Path) -> str:
     if name == "-":
-        raise RequestError("rows are drawn from files, standard input can be read once; name a file")
+        raise RequestError(
+            "rows are drawn from files, standard input can be read once; name a file"
+        )
     if not name.strip():
         raise ValueError("a file name")
     return str(base / Path(name).expanduser())

@@ -1,6 +1,8 @@
-"""What the pictures of a batch are called: a pattern such as {row:04d}_{identity}_{seed}.png, or a row's own `output`. Imports no torch.
+"""What the pictures of a batch are called: a pattern such as {row:04d}_{identity}_{seed}.png, or a
+row's own `output`. Imports no torch.
 
-Only plain names are understood, with Python's format of numbers and texts: a pattern reaches into no object.
+Only plain names are understood, with Python's format of numbers and texts: a pattern reaches into
+no object.
 """
 
 from __future__ import annotations
@@ -47,36 +49,61 @@ class NamePattern:
                 if name is not None
             ]
         except ValueError as error:
-            raise RequestError(f"--name {self.text}: {error}; expected such as {DEFAULT_PATTERN}") from None
+            raise RequestError(
+                f"--name {self.text}: {error}; expected such as {DEFAULT_PATTERN}"
+            ) from None
         for name, more in used:
             if name not in EXAMPLES or more:
-                raise RequestError(f"--name {self.text}: {{{name}}} is not known; known: {', '.join(EXAMPLES)}")
+                raise RequestError(
+                    f"--name {self.text}: {{{name}}} is not known; known: {', '.join(EXAMPLES)}"
+                )
         try:
             example = self.text.format_map(EXAMPLES)
         except (ValueError, LookupError, OverflowError, MemoryError) as error:
-            raise RequestError(f"--name {self.text}: {error}; expected such as {DEFAULT_PATTERN}") from None
+            raise RequestError(
+                f"--name {self.text}: {error}; expected such as {DEFAULT_PATTERN}"
+            ) from None
         check_name(example, "--name")
         format_of(example)
 
     def name(self, facts: Mapping[str, Any]) -> str:
         """facts: a value for each of EXAMPLES; texts become fit for a file name."""
-        return self.text.format_map({name: as_word(value) if isinstance(value, str) else value for name, value in facts.items()})
+        return self.text.format_map(
+            {
+                name: as_word(value) if isinstance(value, str) else value
+                for name, value in facts.items()
+            }
+        )
 
 
 def as_word(text: str) -> str:
-    """A text as a part of a file name: letters, digits and . + - _ of any script, at most 60 characters."""
+    """A text as a part of a file name: letters, digits and . + - _ of any script, at most 60
+    characters.
+    """
     return UNSAFE.sub("-", text)[:LONGEST_WORD].strip("-.") or "-"
 
 
 def check_name(name: str, where: str = "output") -> PurePath:
-    """A row's output: a path below --output-dir. Raises OutputError for one that leads out of it."""
+    """A row's output: a path below --output-dir. Raises OutputError for one that leads out of
+    it.
+    """
     path = PurePath(name)
     if len(path.name.encode()) > LONGEST_NAME:
-        raise OutputError(f"{where} {name[:60]!r}..: is longer than {LONGEST_NAME} bytes; give a shorter name")
+        raise OutputError(
+            f"{where} {name[:60]!r}..: is longer than {LONGEST_NAME} bytes; give a shorter name"
+        )
     if name == "-":
         raise OutputError(f"{where} -: pictures of a batch are files; give a file name")
-    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name or path.name.startswith("."):
-        raise OutputError(f"{where} {name[:60]!r}: expected a file name below --output-dir that does not start with a dot")
+    if (
+        not path.name
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\0" in name
+        or path.name.startswith(".")
+    ):
+        raise OutputError(
+            f"{where} {name[:60]!r}: expected a file name below --output-dir that does not start with a dot"
+        )
     return path
 
 

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 
 def as_batch(flags: Flags, **own: Any) -> BatchFlags:
-    """The batch's flags for a command whose rows are its own. own: values in place of the command's."""
-    common = {item.name: getattr(flags, item.name) for item in fields(BatchFlags) if hasattr(flags, item.name)}
+    """The batch's flags for a command whose rows are its own. own: values in place of the
+    command's.
+    """
+    common = {
+        item.name: getattr(flags, item.name)
+        for item in fields(BatchFlags)
+        if hasattr(flags, item.name)
+    }
     return BatchFlags(**common | own)
 
 
@@ -41,7 +47,9 @@ def read_rows(flags: BatchFlags) -> tuple[list[Row], list[str]]:
 
 
 def make_folders(items: Sequence[Item]) -> None:
-    """The folders of the pictures, without what a killed run left half-written in them. Raises OutputError."""
+    """The folders of the pictures, without what a killed run left half-written in them. Raises
+    OutputError.
+    """
     names: dict[Path, set[str]] = {}
     for item in items:
         names.setdefault(item.path.parent, set()).add(item.path.name)

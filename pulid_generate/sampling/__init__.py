@@ -7,6 +7,7 @@
     guidance    what is made of a model's branches before a sampler sees it: true CFG, skip-layer guidance, inpainting
     denoise     the loop over all of it
 
-Knows nothing of files, flags, pictures, models or identities: the model is a function that predicts a velocity.
-Shapes: latents (1, 16, H/8, W/8) of the autoencoder; packed (1, L, 64) with L = (H/16)(W/16), as Flux reads them.
+Knows nothing of files, flags, pictures, models or identities: the model is a function that predicts
+a velocity. Shapes: latents (1, 16, H/8, W/8) of the autoencoder; packed (1, L, 64) with L =
+(H/16)(W/16), as Flux reads them.
 """

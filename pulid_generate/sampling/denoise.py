@@ -1,4 +1,6 @@
-"""The denoise loop: a model's velocities, guided, through a sampler. Knows nothing of models or identities."""
+"""The denoise loop: a model's velocities, guided, through a sampler. Knows nothing of models or
+identities.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from pulid_generate.sampling.samplers import SAMPLERS
 class Predict(Protocol):
     """The model. latent (1, L, 64) at time t -> velocity of that shape, float32.
 
-    step: which step (from 0) asks; a method of two evaluations asks twice, at two times. branch: "positive", "negative" (the
-    unconditional branch of true CFG), or "skip" (positive without some layers).
+    step: which step (from 0) asks; a method of two evaluations asks twice, at two times. branch:
+    "positive", "negative" (the unconditional branch of true CFG), or "skip" (positive without some
+    layers).
     """
 
     def __call__(self, latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor: ...
@@ -41,9 +44,10 @@ def denoise(
 ) -> Tensor:
     """The latent (1, L, 64) at times[-1], from the one at times[0].
 
-    method: a name of `sampling_names.METHODS`; "euler" is x += (t_next - t) * v. eta: how much noise a method adds, None for its default.
-    fresh_noise: standard normal (1, L, 64) on the latent's device, asked for by the methods that add noise, once per step at most.
-    on_step: called with the steps done and the steps in all. Raises RequestError for a method that is refused.
+    method: a name of `sampling_names.METHODS`; "euler" is x += (t_next - t) * v. eta: how much
+    noise a method adds, None for its default. fresh_noise: standard normal (1, L, 64) on the
+    latent's device, asked for by the methods that add noise, once per step at most. on_step: called
+    with the steps done and the steps in all. Raises RequestError for a method that is refused.
     """
     total = len(times) - 1
     eta = DEFAULT_ETA.get(check_method(method), 0.0) if eta is None else eta
@@ -54,7 +58,9 @@ def denoise(
             negative = predict(latent, t, step=step, branch="negative")
             guided = negative + guidance.cfg_scale * (positive - negative)
         if guidance.has_skip(step):
-            guided = guided + guidance.slg_scale * (positive - predict(latent, t, step=step, branch="skip"))
+            guided = guided + guidance.slg_scale * (
+                positive - predict(latent, t, step=step, branch="skip")
+            )
         return guided if inpaint is None else inpaint.hold(guided, latent, t)
 
     steps = SAMPLERS[method](velocity, latent, times, fresh_noise, eta)

@@ -1,10 +1,12 @@
-"""What is made of a model's branches before a sampler sees it: true CFG, skip-layer guidance, inpainting.
+"""What is made of a model's branches before a sampler sees it: true CFG, skip-layer guidance,
+inpainting.
 
-Knows nothing of models: a branch is a velocity. All three are linear in the velocity, so they are the same on velocities as on the clean
-pictures that sd-cli applies them to.
+Knows nothing of models: a branch is a velocity. All three are linear in the velocity, so they are
+the same on velocities as on the clean pictures that sd-cli applies them to.
 
-Sources: ToTheBeginning/PuLID 1aa2fc7 flux/sampling.py (true CFG); leejet/stable-diffusion.cpp src/runtime/guidance.cpp
-(`SkipLayerGuidance`) and src/pipeline/image.cpp, diffusion_engine.cpp (the mask).
+Sources: ToTheBeginning/PuLID 1aa2fc7 flux/sampling.py (true CFG); leejet/stable-diffusion.cpp
+src/runtime/guidance.cpp (`SkipLayerGuidance`) and src/pipeline/image.cpp, diffusion_engine.cpp (the
+mask).
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ Branch = Literal["positive", "negative", "skip"]
 
 @dataclass(frozen=True)
 class Guidance:
-    """Which branches a step needs, and how they are mixed. Steps count from 0; a method of two evaluations guides both.
+    """Which branches a step needs, and how they are mixed. Steps count from 0; a method of two
+    evaluations guides both.
 
-    cfg_scale: v = v_neg + cfg_scale * (v_pos - v_neg) from step `cfg_start_step` on; at 1 the negative branch is never evaluated.
-    slg_scale: v += slg_scale * (v_pos - v_skip) in the steps of `slg_steps`, with or without true CFG; elsewhere the skip branch is never
+    cfg_scale: v = v_neg + cfg_scale * (v_pos - v_neg) from step `cfg_start_step` on; at 1 the
+    negative branch is never evaluated. slg_scale: v += slg_scale * (v_pos - v_skip) in the steps of
+    `slg_steps`, with or without true CFG; elsewhere the skip branch is never
         evaluated.
     """
 
@@ -49,7 +53,8 @@ class Guidance:
 class Inpaint:
     """What stays of a picture while the rest is redrawn.
 
-    mask: (1, L, 64) packed, float32 in [0, 1]: 1 is redrawn, 0 stays, between is mixed. image: the picture's packed latents, (1, L, 64).
+    mask: (1, L, 64) packed, float32 in [0, 1]: 1 is redrawn, 0 stays, between is mixed. image: the
+    picture's packed latents, (1, L, 64).
     """
 
     mask: Tensor
@@ -58,8 +63,9 @@ class Inpaint:
     def hold(self, velocity: Tensor, latent: Tensor, t: float) -> Tensor:
         """The velocity that leads to `image` where the mask is 0, all (1, L, 64).
 
-        There the clean picture that a velocity stands for, latent - t * velocity, is the image itself: the known part moves from the
-        start's noise to the image on a straight line, under every sampler.
+        There the clean picture that a velocity stands for, latent - t * velocity, is the image
+        itself: the known part moves from the start's noise to the image on a straight line, under
+        every sampler.
         """
         return self.mask * velocity + (1 - self.mask) * (latent - self.image) / t
 
@@ -67,8 +73,8 @@ class Inpaint:
 def latent_mask(mask: np.ndarray) -> Tensor:
     """uint8 (H, W), white is redrawn -> packed (1, L, 64) float32 in [0, 1].
 
-    A latent cell takes the largest of its 8x8 pixels, as in sd-cli: what is white is redrawn whole. Grey edges stay grey, where sd-cli
-    rounds them to black or white.
+    A latent cell takes the largest of its 8x8 pixels, as in sd-cli: what is white is redrawn whole.
+    Grey edges stay grey, where sd-cli rounds them to black or white.
     """
     pixels = torch.from_numpy(mask.astype(np.float32) / 255)[None, None]
     cells = torch.nn.functional.max_pool2d(pixels, LATENT_SCALE)

@@ -1,9 +1,12 @@
-"""The names of samplers and schedules, sd-cli's where it has them, and why some of its names are refused.
+"""The names of samplers and schedules, sd-cli's where it has them, and why some of its names are
+refused.
 
-Tables and their check. Knows nothing of what a name does, imports no torch: flags and requests read it.
+Tables and their check. Knows nothing of what a name does, imports no torch: flags and requests read
+it.
 
-Source of the names: leejet/stable-diffusion.cpp src/stable-diffusion.cpp (`sample_method_to_str`, `scheduler_to_str`); of the defaults:
-its src/pipeline/request.cpp (`resolve_eta`, `default_scheduler`).
+Source of the names: leejet/stable-diffusion.cpp src/stable-diffusion.cpp (`sample_method_to_str`,
+`scheduler_to_str`); of the defaults: its src/pipeline/request.cpp (`resolve_eta`,
+`default_scheduler`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ METHODS: dict[str, str] = {
     "ddim_trailing": "euler_a without its noise, on the schedule 'simple'",
 }
 
-# What a method that can add noise takes when no eta is given. Methods that are not here never read it.
+# What a method that can add noise takes when no eta is given. Methods that are not here never read
+# it.
 DEFAULT_ETA: dict[str, float] = {
     "euler_a": 1.0,
     "dpm++2s_a": 1.0,
@@ -38,7 +42,9 @@ DEFAULT_ETA: dict[str, float] = {
 }
 
 _OTHER_NOISE = "its noise is written for models whose picture is not scaled down as noise comes in; Flux is a flow, and would get too much of it"
-_OTHER_CFG = "it wants the picture of the negative branch in each step and scales it as no flow does"
+_OTHER_CFG = (
+    "it wants the picture of the negative branch in each step and scales it as no flow does"
+)
 REFUSED_METHODS: dict[str, str] = {
     "dpm++2mv2": "its steps do not add up to the whole way where their sizes differ, so more steps never settle its picture",
     "tcd": "its steps are those of Stable Diffusion's 1,000 timesteps; Flux has none",
@@ -76,7 +82,8 @@ REFUSED_SCHEDULES: dict[str, str] = {
     "bong_tangent": "it is not built in",
 }
 
-DEFAULT_SCHEDULE: dict[str, str] = {"lcm": "lcm", "ddim_trailing": "simple"}  # every other method: flux
+# every other method: flux
+DEFAULT_SCHEDULE: dict[str, str] = {"lcm": "lcm", "ddim_trailing": "simple"}
 
 
 def check_method(name: str) -> str:
@@ -85,7 +92,9 @@ def check_method(name: str) -> str:
 
 
 def check_schedule(name: str) -> str:
-    """The schedule's own name, an alias resolved. Raises RequestError with the reason if it is refused or unknown."""
+    """The schedule's own name, an alias resolved. Raises RequestError with the reason if it is
+    refused or unknown.
+    """
     return _check("scheduler", SCHEDULE_ALIASES.get(name, name), SCHEDULES, REFUSED_SCHEDULES)
 
 

@@ -1,7 +1,8 @@
 """Seeded standard normal latents. Knows nothing of schedules or samplers.
 
-Source: leejet/stable-diffusion.cpp 97d29908 rng_philox.hpp (the generator of `--rng cuda`), src/pipeline/image.cpp (which draw is used for
-what: one for the start of a picture, the following ones for the samplers that add noise).
+Source: leejet/stable-diffusion.cpp 97d29908 rng_philox.hpp (the generator of `--rng cuda`),
+src/pipeline/image.cpp (which draw is used for what: one for the start of a picture, the following
+ones for the samplers that add noise).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Rng = Literal["cpu", "cuda"]
 class NoiseStream:
     """The draws of one seed, one after the other, for a picture of width x height pixels.
 
-    rng: "cpu" is torch.randn on the CPU; "cuda" is sd-cli's Philox, which equals torch.randn on a GPU for small pictures.
+    rng: "cpu" is torch.randn on the CPU; "cuda" is sd-cli's Philox, which equals torch.randn on a
+    GPU for small pictures.
     """
 
     def __init__(self, seed: int, width: int, height: int, rng: Rng):
@@ -30,11 +32,17 @@ class NoiseStream:
         self._generator = torch.Generator().manual_seed(seed) if rng == "cpu" else None
 
     def draw(self) -> Tensor:
-        """The next standard normal latents (1, 16, height/8, width/8), float32, on the CPU: the same on every device."""
+        """The next standard normal latents (1, 16, height/8, width/8), float32, on the CPU: the
+        same on every device.
+        """
         self._draws += 1
         if self._generator is not None:
             return torch.randn(self.shape, generator=self._generator, dtype=torch.float32)
-        return torch.from_numpy(philox_randn(self._seed, math.prod(self.shape), offset=self._draws - 1).reshape(self.shape))
+        return torch.from_numpy(
+            philox_randn(self._seed, math.prod(self.shape), offset=self._draws - 1).reshape(
+                self.shape
+            )
+        )
 
 
 def make_noise(seed: int, width: int, height: int, rng: Rng) -> Tensor:
@@ -43,14 +51,17 @@ def make_noise(seed: int, width: int, height: int, rng: Rng) -> Tensor:
 
 
 def add_noise(image: Tensor | None, noise: Tensor, t: float) -> Tensor:
-    """The latent at time t: image * (1 - t) + noise * t. Shapes equal; without an image only the noise, scaled."""
+    """The latent at time t: image * (1 - t) + noise * t. Shapes equal; without an image only the
+    noise, scaled.
+    """
     return noise * t if image is None else image * (1 - t) + noise * t
 
 
 def philox_randn(seed: int, count: int, offset: int = 0) -> np.ndarray:
     """`count` standard normal float32 numbers from Philox-4x32-10 and Box-Muller, one per counter.
 
-    offset: how many times the same generator was called before. Source: Salmon et al. 2011; the use of the four words is sd-cli's.
+    offset: how many times the same generator was called before. Source: Salmon et al. 2011; the use
+    of the four words is sd-cli's.
     """
     words = [
         np.full(count, offset, np.uint64),
@@ -71,5 +82,7 @@ def philox_randn(seed: int, count: int, offset: int = 0) -> np.ndarray:
         keys = [(keys[0] + 0x9E3779B9) & 0xFFFFFFFF, (keys[1] + 0xBB67AE85) & 0xFFFFFFFF]
     unit = np.float32(2.3283064e-10)  # 2^-32, in the single precision that the CUDA original uses
     turn = np.float32(unit * np.float32(2 * math.pi))
-    radius = np.sqrt(np.float32(-2) * np.log(words[0].astype(np.float32) * unit + unit / np.float32(2)))
+    radius = np.sqrt(
+        np.float32(-2) * np.log(words[0].astype(np.float32) * unit + unit / np.float32(2))
+    )
     return radius * np.sin(words[1].astype(np.float32) * turn + turn / np.float32(2))

@@ -19,13 +19,21 @@ def token_count(width: int, height: int) -> int:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """(B, 16, h, w) -> (B, (h/2)(w/2), 64), channels slowest within a token: "b c (h ph) (w pw) -> b (h w) (c ph pw)"."""
+    """(B, 16, h, w) -> (B, (h/2)(w/2), 64), channels slowest within a token: "b c (h ph) (w pw) ->
+    b (h w) (c ph pw)".
+    """
     b, c, h, w = latents.shape
-    return latents.reshape(b, c, h // PATCH, PATCH, w // PATCH, PATCH).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * PATCH * PATCH)
+    return (
+        latents.reshape(b, c, h // PATCH, PATCH, w // PATCH, PATCH)
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(b, -1, c * PATCH * PATCH)
+    )
 
 
 def unpack(packed: Tensor, width: int, height: int) -> Tensor:
-    """The inverse of `pack` for a picture of width x height pixels: (B, L, 64) -> (B, 16, height/8, width/8)."""
+    """The inverse of `pack` for a picture of width x height pixels: (B, L, 64) -> (B, 16, height/8,
+    width/8).
+    """
     rows, columns = height // (LATENT_SCALE * PATCH), width // (LATENT_SCALE * PATCH)
     x = packed.reshape(packed.shape[0], rows, columns, -1, PATCH, PATCH)
     return x.permute(0, 3, 1, 4, 2, 5).reshape(packed.shape[0], -1, rows * PATCH, columns * PATCH)

@@ -2,9 +2,10 @@
 
 Knows nothing of samplers. A time is what others call sigma: the share of noise in the latent.
 
-Sources: black-forest-labs/flux src/flux/sampling.py (flux: the resolution shift); leejet/stable-diffusion.cpp src/runtime/denoiser.hpp
-(all others, under its names, and the shifted timesteps S they choose from); huggingface/diffusers
-scheduling_flow_match_euler_discrete.py has the same conversions to Karras and exponential spacing.
+Sources: black-forest-labs/flux src/flux/sampling.py (flux: the resolution shift);
+leejet/stable-diffusion.cpp src/runtime/denoiser.hpp (all others, under its names, and the shifted
+timesteps S they choose from); huggingface/diffusers scheduling_flow_match_euler_discrete.py has the
+same conversions to Karras and exponential spacing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ Positions = Callable[[int], Sequence[float]]
 
 
 def resolution_mu(tokens: int) -> float:
-    """BFL's shift for a picture of so many image tokens: 0.5 at 256, 1.15 at 4,096, linear between and beyond."""
+    """BFL's shift for a picture of so many image tokens: 0.5 at 256, 1.15 at 4,096, linear between
+    and beyond.
+    """
     slope = (SHIFT_MU[1] - SHIFT_MU[0]) / (SHIFT_TOKENS[1] - SHIFT_TOKENS[0])
     return SHIFT_MU[0] + slope * (tokens - SHIFT_TOKENS[0])
 
@@ -40,8 +43,9 @@ def resolution_mu(tokens: int) -> float:
 def schedule_mu(name: str, *, width: int, height: int, dev: bool) -> float | None:
     """The shift that a schedule takes when none is given. None: no shift.
 
-    flux: BFL's, for dev only. sdcpp: the same formula with (H/8)(W/8) "tokens", for dev and schnell alike; this is what sd-cli does.
-    The others shift by 1.15 (dev) or 1.0 (schnell), whatever the size.
+    flux: BFL's, for dev only. sdcpp: the same formula with (H/8)(W/8) "tokens", for dev and schnell
+    alike; this is what sd-cli does. The others shift by 1.15 (dev) or 1.0 (schnell), whatever the
+    size.
     """
     name = check_schedule(name)
     if name == "flux":
@@ -55,17 +59,26 @@ def make_schedule(name: str, steps: int, mu: float | None) -> list[float]:
     """steps + 1 times of the schedule of that name, strictly falling from at most 1 to 0.
 
     mu: the shift t -> e^mu / (e^mu + 1/t - 1), None for none; `schedule_mu` has the defaults.
-    Raises RequestError for a refused name, or if the schedule has fewer different times than there are steps.
+    Raises RequestError for a refused name, or if the schedule has fewer different times than there
+    are steps.
     """
     name = check_schedule(name)
-    times = shifted_schedule(steps, mu) if name in ("flux", "sdcpp") else [*SPACINGS[name](steps, _timestep_shift(mu)), 0.0]
+    times = (
+        shifted_schedule(steps, mu)
+        if name in ("flux", "sdcpp")
+        else [*SPACINGS[name](steps, _timestep_shift(mu)), 0.0]
+    )
     if any(a <= b for a, b in pairwise(times)):
-        raise RequestError(f"scheduler {name}: does not have {steps} different times; choose fewer steps, or the scheduler flux")
+        raise RequestError(
+            f"scheduler {name}: does not have {steps} different times; choose fewer steps, or the scheduler flux"
+        )
     return times
 
 
 def shifted_schedule(steps: int, mu: float | None) -> list[float]:
-    """BFL's schedule: linear, or with `mu` shifted by t = e^mu / (e^mu + 1/t - 1). float32 arithmetic, as BFL's."""
+    """BFL's schedule: linear, or with `mu` shifted by t = e^mu / (e^mu + 1/t - 1). float32
+    arithmetic, as BFL's.
+    """
     times = torch.linspace(1, 0, steps + 1)
     if mu is not None:
         times = math.exp(mu) / (math.exp(mu) + (1 / times - 1))
@@ -73,18 +86,21 @@ def shifted_schedule(steps: int, mu: float | None) -> list[float]:
 
 
 def cut_schedule(times: Sequence[float], strength: float) -> list[float]:
-    """The end of a schedule, as image-to-image runs it: int(steps * strength) + 1 steps, at most all of them.
+    """The end of a schedule, as image-to-image runs it: int(steps * strength) + 1 steps, at most
+    all of them.
 
-    strength 1 changes nothing; 0 leaves the last step. As sd-cli's, so 4 steps at 0.75 are all 4, and start from nothing but noise.
+    strength 1 changes nothing; 0 leaves the last step. As sd-cli's, so 4 steps at 0.75 are all 4,
+    and start from nothing but noise.
     """
     steps = len(times) - 1
     if strength >= 1:
         return list(times)
-    kept = min(int(np.float32(steps) * np.float32(strength)), steps - 1) + 1  # float32: 20 * 0.35 is 7 there, and 6 in float64
+    # float32: 20 * 0.35 is 7 there, and 6 in float64
+    kept = min(int(np.float32(steps) * np.float32(strength)), steps - 1) + 1
     return list(times[steps - kept :])
 
 
-# ------------------------------------------------------------------------------------------- sd.cpp's spacings of its timesteps
+# --------------------------------------------------------------- sd.cpp's spacings of its timesteps
 
 
 def _timestep_shift(mu: float | None) -> Callable[[float], float]:
@@ -94,18 +110,25 @@ def _timestep_shift(mu: float | None) -> Callable[[float], float]:
 
 
 def _at(positions: Positions) -> Callable[[int, Callable[[float], float]], list[float]]:
-    """A spacing from the timesteps that it visits: positions(steps) -> `steps` falling numbers in 0..999."""
+    """A spacing from the timesteps that it visits: positions(steps) -> `steps` falling numbers in
+    0..999.
+    """
     return lambda steps, shift: [shift(timestep) for timestep in positions(steps)]
 
 
 def _between(
     warp: Callable[[float], float], unwarp: Callable[[float], float]
 ) -> Callable[[int, Callable[[float], float]], list[float]]:
-    """A spacing that is even in warp(time), between the times of the last and the first timestep."""
+    """A spacing that is even in warp(time), between the times of the last and the first
+    timestep.
+    """
 
     def spacing(steps: int, shift: Callable[[float], float]) -> list[float]:
         most, least = warp(shift(TRAIN_STEPS - 1)), warp(shift(0))
-        return [shift(TRAIN_STEPS - 1), *(unwarp(most + (least - most) * i / (steps - 1)) for i in range(1, steps))]
+        return [
+            shift(TRAIN_STEPS - 1),
+            *(unwarp(most + (least - most) * i / (steps - 1)) for i in range(1, steps)),
+        ]
 
     return spacing
 
@@ -116,7 +139,8 @@ def _discrete(steps: int) -> list[float]:
 
 
 def _simple(steps: int) -> list[float]:
-    stride = np.float32(TRAIN_STEPS) / np.float32(steps)  # float32, as the original: the floor below depends on it
+    # float32, as the original: the floor below depends on it
+    stride = np.float32(TRAIN_STEPS) / np.float32(steps)
     return [TRAIN_STEPS - 1 - int(np.float32(i) * stride) for i in range(steps)]
 
 
@@ -126,7 +150,9 @@ def _beta(steps: int) -> list[float]:
 
 
 def _beta_quantile(probability: np.ndarray) -> np.ndarray:
-    """Quantiles of Beta(0.6, 0.6), to 1e-6. With x = sin(a)^2 the density becomes (sin a cos a)^0.2, which is finite at both ends."""
+    """Quantiles of Beta(0.6, 0.6), to 1e-6. With x = sin(a)^2 the density becomes (sin a cos
+    a)^0.2, which is finite at both ends.
+    """
     angle = np.linspace(0, np.pi / 2, 1 << 18)
     density = np.abs(np.sin(angle) * np.cos(angle)) ** BETA_EXPONENT
     mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
@@ -139,7 +165,9 @@ def _smoothstep(steps: int) -> list[float]:
 
 
 def _lcm(steps: int) -> list[float]:
-    return [(LCM_STEPS - i * LCM_STEPS // steps) * (TRAIN_STEPS // LCM_STEPS) - 1 for i in range(steps)]
+    return [
+        (LCM_STEPS - i * LCM_STEPS // steps) * (TRAIN_STEPS // LCM_STEPS) - 1 for i in range(steps)
+    ]
 
 
 # schedule -> its times but the last: (steps, S) -> list

@@ -1,6 +1,8 @@
-"""The page of a report: one HTML file with its pictures and plots inside, and nothing from anywhere else.
+"""The page of a report: one HTML file with its pictures and plots inside, and nothing from anywhere
+else.
 
-A reader on a phone, in the dark, or with a screen reader gets the same numbers: every plot has a description, and a table has them all.
+A reader on a phone, in the dark, or with a screen reader gets the same numbers: every plot has a
+description, and a table has them all.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from html import escape
 
 from pulid_generate.validation import charts
 from pulid_generate.validation.prompts import Trial
-from pulid_generate.validation.report import PERSON, RUNS, STRANGER, WITHOUT, Report, Shot, mean, number
+from pulid_generate.validation.report import (
+    PERSON,
+    RUNS,
+    STRANGER,
+    WITHOUT,
+    Report,
+    Shot,
+    mean,
+    number,
+)
 from pulid_generate.validation.style import STYLE
 
 Thumbnail = Callable[[str], bytes | None]
@@ -20,8 +31,9 @@ FLAG = re.compile(r"--[a-z-]+")  # of the command line, in a sentence
 
 
 def as_page(report: Report, thumbnail: Thumbnail, faces: Sequence[tuple[str, bytes]]) -> str:
-    """The HTML text. thumbnail: the small JPEG of a shot's `output`, None for one that is not there.
-    faces: (caption, JPEG) of who is compared with."""
+    """The HTML text. thumbnail: the small JPEG of a shot's `output`, None for one that is not
+    there. faces: (caption, JPEG) of who is compared with.
+    """
     sections = [
         _verdict(report),
         _people(faces),
@@ -52,7 +64,12 @@ def _verdict(report: Report) -> str:
         word, kind = ("passed", "good") if report.passed else ("missed", "bad")
         verdict = f'<p class="verdict {kind}">{word}: at least {report.minimum:g} was asked for</p>'
     pairs = report.as_dict()["closer_than_weight_0"]
-    cards = [(number(report.similarity), "mean cosine of the person's pictures; one without a face counts 0")]
+    cards = [
+        (
+            number(report.similarity),
+            "mean cosine of the person's pictures; one without a face counts 0",
+        )
+    ]
     cards += [
         (number(mean(shot.counted for shot in report.of(run))), f"the same, drawn {text}")
         for run, text in ((WITHOUT, "at weight 0"), (STRANGER, "as a stranger"))
@@ -60,9 +77,17 @@ def _verdict(report: Report) -> str:
     ]
     if report.strangers:
         cards.append(
-            (number(mean(shot.stranger for shot in report.of(PERSON))), "of the person's pictures to the stranger's portrait")
+            (
+                number(mean(shot.stranger for shot in report.of(PERSON))),
+                "of the person's pictures to the stranger's portrait",
+            )
         )
-    cards += [(f"{pairs['closer']} of {pairs['pairs']}", "pairs in which the identity made the picture more like the person")]
+    cards += [
+        (
+            f"{pairs['closer']} of {pairs['pairs']}",
+            "pairs in which the identity made the picture more like the person",
+        )
+    ]
     shown = "".join(f"<li><b>{value}</b> <span>{escape(text)}</span></li>" for value, text in cards)
     notes = "".join(f"<li>{_with_flags(note)}</li>" for note in report.notes())
     return (
@@ -88,7 +113,11 @@ def _plots(report: Report) -> str:
             charts.by_prompt(report),
             "Each mark is a picture, each bar a mean; a cross is a picture without a face.",
         ),
-        ("Share of pictures above a threshold", charts.share_curve(report), "Further right is more like the person."),
+        (
+            "Share of pictures above a threshold",
+            charts.share_curve(report),
+            "Further right is more like the person.",
+        ),
         (
             "How far the identity moved the picture",
             charts.moved_plot(report),
@@ -97,17 +126,26 @@ def _plots(report: Report) -> str:
     )
     shown = "".join(
         f"<figure><h3>{escape(title)}</h3>{legend}{svg}<figcaption>{escape(text)}</figcaption></figure>"
-        for (title, svg, text), legend in zip(plots, (charts.legend(report.runs), charts.legend(report.runs), ""), strict=True)
+        for (title, svg, text), legend in zip(
+            plots, (charts.legend(report.runs), charts.legend(report.runs), ""), strict=True
+        )
     )
     return f'<section><h2>Plots</h2><div class="plots">{shown}</div></section>'
 
 
 def _numbers(report: Report) -> str:
-    names = [RUNS[run] for run in report.runs] + ["moved"] + ["to the stranger"] * bool(report.strangers) + ["without a face"]
+    names = (
+        [RUNS[run] for run in report.runs]
+        + ["moved"]
+        + ["to the stranger"] * bool(report.strangers)
+        + ["without a face"]
+    )
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
 
     def row(name: str, aspect: str, trial: Trial | None) -> str:
-        cells = [number(mean(shot.counted for shot in report.of(run, trial))) for run in report.runs]
+        cells = [
+            number(mean(shot.counted for shot in report.of(run, trial))) for run in report.runs
+        ]
         cells.append(number(mean(shot.moved for shot in report.of(PERSON, trial)), 1))
         if report.strangers:
             cells.append(number(mean(shot.stranger for shot in report.of(PERSON, trial))))
@@ -116,7 +154,10 @@ def _numbers(report: Report) -> str:
         numbers = "".join(f"<td>{cell}</td>" for cell in cells)
         return f'<tr><th scope="row">{escape(name)}</th><td class="text">{escape(aspect)}</td>{numbers}</tr>'
 
-    rows, total = "".join(row(trial.name, trial.aspect, trial) for trial in report.trials), row("all", "", None)
+    rows, total = (
+        "".join(row(trial.name, trial.aspect, trial) for trial in report.trials),
+        row("all", "", None),
+    )
     return _scrolling(
         "Numbers",
         f"<table><caption>Mean cosine to the references; a picture without a face counts 0. Moved: mean change of a channel from weight 0, of "
@@ -146,7 +187,12 @@ def _pictures(report: Report, thumbnail: Thumbnail) -> str:
 def _shot(shot: Shot, thumbnail: Thumbnail) -> str:
     more = f", stranger {number(shot.stranger, 2)}" if shot.stranger is not None else ""
     label = f"{RUNS[shot.run]}, seed {shot.seed}"
-    return _figure(thumbnail(shot.output), f"{shot.trial.name}, {label}: {shot.told}", f"{shot.told}{more}", label)
+    return _figure(
+        thumbnail(shot.output),
+        f"{shot.trial.name}, {label}: {shot.told}",
+        f"{shot.told}{more}",
+        label,
+    )
 
 
 def _figure(data: bytes | None, alt: str, caption: str, more: str = "") -> str:
@@ -171,12 +217,16 @@ def _facts(report: Report) -> str:
             f"reference {index}": f"{facts['name']}, SHA-256 {facts['sha256']}"
             for index, facts in enumerate(report.references, 1)
         },
-        **{f"stranger {index}": f"{facts['name']}, SHA-256 {facts['sha256']}" for index, facts in enumerate(report.strangers, 1)},
+        **{
+            f"stranger {index}": f"{facts['name']}, SHA-256 {facts['sha256']}"
+            for index, facts in enumerate(report.strangers, 1)
+        },
         **{name: _in_words(value) for name, value in report.settings.items()},
         "made by": report.tool,
     }
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="text">{escape(text)}</td></tr>' for name, text in facts.items()
+        f'<tr><th scope="row">{escape(name)}</th><td class="text">{escape(text)}</td></tr>'
+        for name, text in facts.items()
     )
     return _scrolling(
         "What made it",

@@ -1,4 +1,6 @@
-"""What an identity is tried with: a dozen prompts of six aspects. All say "a person", so that the controls are about as free as the identity."""
+"""What an identity is tried with: a dozen prompts of six aspects. All say "a person", so that the
+controls are about as free as the identity.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,62 @@ class Trial:
 
 
 TRIALS = (
-    Trial("front", "pose", "studio photograph of a person looking straight into the camera, plain grey background"),
+    Trial(
+        "front",
+        "pose",
+        "studio photograph of a person looking straight into the camera, plain grey background",
+    ),
     Trial(
         "over-shoulder",
         "pose",
         "photograph of a person laughing and looking back over the shoulder, three-quarter view, city street",
     ),
-    Trial("profile", "pose", "side view photograph of a person in profile, looking out of a train window"),
-    Trial("campfire", "light", "photograph of a person at night, the face lit from below by a campfire"),
-    Trial("backlight", "light", "photograph of a person against the low sun on a beach, the face in shadow, lens flare"),
-    Trial("young", "age", "photograph of a person at the age of twenty, reading in a university library"),
-    Trial("old", "age", "photograph of a person at the age of eighty, white hair and wrinkles, sitting in a garden"),
-    Trial("oil-painting", "style", "oil painting of a person in the manner of the old Dutch masters, dark background"),
+    Trial(
+        "profile",
+        "pose",
+        "side view photograph of a person in profile, looking out of a train window",
+    ),
+    Trial(
+        "campfire",
+        "light",
+        "photograph of a person at night, the face lit from below by a campfire",
+    ),
+    Trial(
+        "backlight",
+        "light",
+        "photograph of a person against the low sun on a beach, the face in shadow, lens flare",
+    ),
+    Trial(
+        "young",
+        "age",
+        "photograph of a person at the age of twenty, reading in a university library",
+    ),
+    Trial(
+        "old",
+        "age",
+        "photograph of a person at the age of eighty, white hair and wrinkles, sitting in a garden",
+    ),
+    Trial(
+        "oil-painting",
+        "style",
+        "oil painting of a person in the manner of the old Dutch masters, dark background",
+    ),
     Trial("ink", "style", "black ink drawing of a person on white paper, fine hatching"),
-    Trial("sunglasses", "occlusion", "close-up photograph of a person wearing dark sunglasses and a wide hat"),
-    Trial("scarf", "occlusion", "photograph of a person in a snowstorm, mouth and chin behind a thick scarf"),
-    Trial("crowd", "crowd", "photograph of a person in the middle of a crowd at an open-air concert, other faces all around"),
+    Trial(
+        "sunglasses",
+        "occlusion",
+        "close-up photograph of a person wearing dark sunglasses and a wide hat",
+    ),
+    Trial(
+        "scarf",
+        "occlusion",
+        "photograph of a person in a snowstorm, mouth and chin behind a thick scarf",
+    ),
+    Trial(
+        "crowd",
+        "crowd",
+        "photograph of a person in the middle of a crowd at an open-air concert, other faces all around",
+    ),
 )
 
 

@@ -1,6 +1,8 @@
-"""What the scores of a validation come to: the report, as numbers and as a table. docs/validation.md is its schema.
+"""What the scores of a validation come to: the report, as numbers and as a table.
+docs/validation.md is its schema.
 
-A picture of the person without a face counts as 0, the cosine of strangers: it is not like the person, and leaving it out would reward it.
+A picture of the person without a face counts as 0, the cosine of strangers: it is not like the
+person, and leaving it out would reward it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pulid_generate.validation.prompts import Trial
 
 VERSION = 1
 PERSON, WITHOUT, STRANGER = "person", "weight_0", "stranger"
-RUNS = {PERSON: "the person", WITHOUT: "weight 0", STRANGER: "a stranger"}  # key in the report -> for people
+# key in the report -> for people
+RUNS = {PERSON: "the person", WITHOUT: "weight 0", STRANGER: "a stranger"}
 THRESHOLDS = tuple(round(step * 0.05, 2) for step in range(21))
 NO_FACE = 0.0  # what a picture without a face counts
 WITHOUT_COSINE = {"no face": "no face", "unreadable": "not scored", "failed": "not drawn"}
@@ -24,8 +27,9 @@ ALIKE = 0.25  # cosine from which a stranger may be none; as pulid_extract.netwo
 class Shot:
     """One picture: what was asked for, and what came of it.
 
-    status: "ok", "no face", "unreadable" (drawn, but cannot be scored) or "failed" (not drawn). cosine: to the references; stranger: to the
-    strangers' pictures. moved: mean absolute change of a channel from the picture of the same prompt and seed at weight 0, of 255.
+    status: "ok", "no face", "unreadable" (drawn, but cannot be scored) or "failed" (not drawn).
+    cosine: to the references; stranger: to the strangers' pictures. moved: mean absolute change of
+    a channel from the picture of the same prompt and seed at weight 0, of 255.
     """
 
     trial: Trial
@@ -55,7 +59,8 @@ class Shot:
 class Report:
     """A whole validation.
 
-    references, strangers: facts about those pictures. recognizer: name, sha256, own. settings: what the pictures share.
+    references, strangers: facts about those pictures. recognizer: name, sha256, own. settings: what
+    the pictures share.
     """
 
     tool: str
@@ -95,13 +100,28 @@ class Report:
     def pairs(self) -> list[tuple[Shot, Shot]]:
         """(the person, weight 0) of each prompt and seed where both could be scored."""
         others = {(shot.trial, shot.seed): shot for shot in self.of(WITHOUT)}
-        found = [(shot, others[shot.trial, shot.seed]) for shot in self.of(PERSON) if (shot.trial, shot.seed) in others]
-        return [(shot, other) for shot, other in found if shot.counted is not None and other.counted is not None]
+        found = [
+            (shot, others[shot.trial, shot.seed])
+            for shot in self.of(PERSON)
+            if (shot.trial, shot.seed) in others
+        ]
+        return [
+            (shot, other)
+            for shot, other in found
+            if shot.counted is not None and other.counted is not None
+        ]
 
     def share_above(self, run: str, threshold: float) -> float | None:
-        """Of the run's pictures, the share whose cosine is at least this; one without a face never is."""
+        """Of the run's pictures, the share whose cosine is at least this; one without a face never
+        is.
+        """
         scored = [shot for shot in self.of(run) if shot.counted is not None]
-        return sum(shot.cosine is not None and shot.cosine >= threshold for shot in scored) / len(scored) if scored else None
+        return (
+            sum(shot.cosine is not None and shot.cosine >= threshold for shot in scored)
+            / len(scored)
+            if scored
+            else None
+        )
 
     def notes(self) -> list[str]:
         """What a reader must know to believe the numbers, each one sentence."""
@@ -115,7 +135,10 @@ class Report:
             "passed": self.passed,
             "min_similarity": self.minimum,
             "similarity": rounded(self.similarity),
-            "closer_than_weight_0": {"pairs": len(pairs), "closer": sum(_closer(*pair) for pair in pairs)},
+            "closer_than_weight_0": {
+                "pairs": len(pairs),
+                "closer": sum(_closer(*pair) for pair in pairs),
+            },
             "identity": dict(self.identity),
             "references": [dict(facts) for facts in self.references],
             "strangers": [dict(facts) for facts in self.strangers],
@@ -124,13 +147,19 @@ class Report:
             "notes": self.notes(),
             "runs": {run: self._summary(run) for run in self.runs},
             "thresholds": list(THRESHOLDS),
-            "share_above": {run: [rounded(self.share_above(run, threshold)) for threshold in THRESHOLDS] for run in self.runs},
+            "share_above": {
+                run: [rounded(self.share_above(run, threshold)) for threshold in THRESHOLDS]
+                for run in self.runs
+            },
             "prompts": [
                 {
                     "name": trial.name,
                     "aspect": trial.aspect,
                     "prompt": trial.text,
-                    "similarity": {run: rounded(mean(shot.counted for shot in self.of(run, trial))) for run in self.runs},
+                    "similarity": {
+                        run: rounded(mean(shot.counted for shot in self.of(run, trial)))
+                        for run in self.runs
+                    },
                     "moved": rounded(mean(shot.moved for shot in self.of(PERSON, trial))),
                 }
                 for trial in self.trials
@@ -157,12 +186,20 @@ class Report:
     def as_table(self) -> str:
         """For the terminal: a line for each prompt, then the means."""
         width = max(len("prompt"), *(len(trial.name) for trial in self.trials))
-        lines = [f"{'prompt':<{width}}  " + "".join(f"{RUNS[run]:>12}" for run in self.runs) + f"{'moved':>9}"]
+        lines = [
+            f"{'prompt':<{width}}  "
+            + "".join(f"{RUNS[run]:>12}" for run in self.runs)
+            + f"{'moved':>9}"
+        ]
         for trial in [*self.trials, None]:
             cells = [mean(shot.counted for shot in self.of(run, trial)) for run in self.runs]
             moved = mean(shot.moved for shot in self.of(PERSON, trial))
             name = trial.name if trial is not None else "mean"
-            lines.append(f"{name:<{width}}  " + "".join(f"{number(cell):>12}" for cell in cells) + f"{number(moved, 1):>9}")
+            lines.append(
+                f"{name:<{width}}  "
+                + "".join(f"{number(cell):>12}" for cell in cells)
+                + f"{number(moved, 1):>9}"
+            )
         return "\n".join(lines)
 
 
@@ -182,7 +219,7 @@ def _picture(shot: Shot) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------------- what to know
+# ------------------------------------------------------------------------------------- what to know
 
 
 def _judge(report: Report) -> str:
@@ -198,13 +235,19 @@ def _faceless(report: Report) -> str:
     counts = {run: sum(shot.status == "no face" for shot in report.of(run)) for run in report.runs}
     if not any(counts.values()):
         return ""
-    told = ", ".join(f"{count} of {len(report.of(run))} of {RUNS[run]}" for run, count in counts.items() if count)
+    told = ", ".join(
+        f"{count} of {len(report.of(run))} of {RUNS[run]}" for run, count in counts.items() if count
+    )
     return f"No face was found in pictures: {told}; each counts as {NO_FACE:g}."
 
 
 def _missing(report: Report) -> str:
     count = sum(shot.counted is None for shot in report.shots)
-    return f"{count} of {_pictures(len(report.shots))} could not be drawn or scored; the means are without them." if count else ""
+    return (
+        f"{count} of {_pictures(len(report.shots))} could not be drawn or scored; the means are without them."
+        if count
+        else ""
+    )
 
 
 def _no_stranger(report: Report) -> str:
@@ -221,9 +264,15 @@ def _alike(report: Report) -> str:
 
 
 def _fooled(report: Report) -> str:
-    shots = [shot for shot in report.of(PERSON) if shot.cosine is not None and shot.stranger is not None]
+    shots = [
+        shot for shot in report.of(PERSON) if shot.cosine is not None and shot.stranger is not None
+    ]
     count = sum(shot.stranger >= shot.cosine for shot in shots)  # type: ignore[operator]
-    return f"In {count} of {_pictures(len(shots))} the face is as like the stranger as the person." if count else ""
+    return (
+        f"In {count} of {_pictures(len(shots))} the face is as like the stranger as the person."
+        if count
+        else ""
+    )
 
 
 def _no_effect(report: Report) -> str:
@@ -231,9 +280,7 @@ def _no_effect(report: Report) -> str:
     closer = sum(_closer(*pair) for pair in pairs)
     if not pairs or closer * 2 > len(pairs):
         return ""
-    return (
-        f"Only in {closer} of {len(pairs)} pairs the picture with the identity is more like the person than the one at weight 0."
-    )
+    return f"Only in {closer} of {len(pairs)} pairs the picture with the identity is more like the person than the one at weight 0."
 
 
 def _several(report: Report) -> str:
@@ -257,7 +304,7 @@ def _closer(shot: Shot, other: Shot) -> bool:
     return shot.cosine is not None and other.counted is not None and shot.cosine > other.counted
 
 
-# ------------------------------------------------------------------------------------------------------------------------ numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def mean(values: Any) -> float | None:

@@ -1,6 +1,8 @@
-"""`pulid-generate validate`: draw every prompt and seed with the identity and without, have the faces compared, write the report.
+"""`pulid-generate validate`: draw every prompt and seed with the identity and without, have the
+faces compared, write the report.
 
-The pictures are rows of a batch: models load once, one that fails does not stop the rest, --resume goes on.
+The pictures are rows of a batch: models load once, one that fails does not stop the rest, --resume
+goes on.
 """
 
 from __future__ import annotations
@@ -36,12 +38,22 @@ from pulid_generate.rows.manifest import Row
 from pulid_generate.rows.sources import as_batch
 from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
-from pulid_generate.validation.report import PERSON, RUNS, STRANGER, WITHOUT, Report, Shot, mean, number
+from pulid_generate.validation.report import (
+    PERSON,
+    RUNS,
+    STRANGER,
+    WITHOUT,
+    Report,
+    Shot,
+    mean,
+    number,
+)
 from pulid_generate.version import __version__
 
 SHORT = 12  # digits of a SHA-256 for people
 SIDE, QUALITY = 320, 80  # of the page's small pictures, pixels and JPEG
-OF_EACH = ("prompt", "seed", "identity", "t5_tokens", "sigmas", "pulid_generate")  # of a picture's metadata: not what all share
+# of a picture's metadata: not what all share
+OF_EACH = ("prompt", "seed", "identity", "t5_tokens", "sigmas", "pulid_generate")
 STATUS = {"failed": "unreadable"}  # of a score, where a picture's own word is another
 
 
@@ -54,12 +66,21 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
     folder = Path(flags.output_dir).expanduser()
     shots = _plan(flags)
-    identity = {"sha256": read_embedding(flags.pulid_id_embedding).sha256, "weight": flags.pulid_id_weight}  # type: ignore[arg-type]
+    identity = {
+        "sha256": read_embedding(flags.pulid_id_embedding).sha256,
+        "weight": flags.pulid_id_weight,
+    }  # type: ignore[arg-type]
     if flags.stranger_embedding is not None:
         identity["stranger_sha256"] = read_embedding(flags.stranger_embedding).sha256
         if identity["stranger_sha256"] == identity["sha256"]:
-            raise InputError(f"--stranger-embedding {flags.stranger_embedding}: is the person; a control wants somebody else")
-    _check_outputs(folder, shots, [*scorer.references, *scorer.strangers, *([flags.prompts] if flags.prompts else [])])
+            raise InputError(
+                f"--stranger-embedding {flags.stranger_embedding}: is the person; a control wants somebody else"
+            )
+    _check_outputs(
+        folder,
+        shots,
+        [*scorer.references, *scorer.strangers, *([flags.prompts] if flags.prompts else [])],
+    )
     judge, own = scorer.check()
     shots = _draw(flags, given, shots, progress)
     shots = _compare(shots, folder, replace(scorer, say=lambda line: None), progress)
@@ -67,7 +88,8 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
         tool=f"pulid-generate {__version__}",
         identity=identity,
         references=[
-            _known(path, cosine=score.cosine, stranger=score.stranger) for path, score in zip(scorer.references, own, strict=True)
+            _known(path, cosine=score.cosine, stranger=score.stranger)
+            for path, score in zip(scorer.references, own, strict=True)
         ],
         strangers=[_known(path) for path in scorer.strangers],
         recognizer=_facts(judge),
@@ -76,7 +98,9 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
         minimum=flags.min_similarity,
     )
     paths = _write(report, folder, scorer, progress)
-    console.write_line(json.dumps(report.as_dict(), ensure_ascii=False) if flags.as_json else report.as_table())
+    console.write_line(
+        json.dumps(report.as_dict(), ensure_ascii=False) if flags.as_json else report.as_table()
+    )
     for path in [] if flags.as_json else paths:
         console.write_line(str(path))
     for note in report.notes():
@@ -86,7 +110,9 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
             f"{missing} of {len(shots)} pictures could not be drawn or scored, the report is without them; run it again with --resume"
         )
     if report.passed is False:
-        raise PulidError(f"similarity {report.similarity:.3f}, below --min-similarity {report.minimum:g}; look at {paths[0]}")
+        raise PulidError(
+            f"similarity {report.similarity:.3f}, below --min-similarity {report.minimum:g}; look at {paths[0]}"
+        )
 
 
 def _usage_error(flags: ValidateFlags, given: frozenset[str]) -> str | None:
@@ -108,12 +134,16 @@ def _usage_error(flags: ValidateFlags, given: frozenset[str]) -> str | None:
     return wants_standard_input(flags)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ drawing
+# ------------------------------------------------------------------------------------------ drawing
 
 
 def _plan(flags: ValidateFlags) -> list[Shot]:
-    """Every picture: prompts outermost, then seeds, then the person and the controls. Raises InputError, RequestError."""
-    trials: Sequence[Trial] = own_trials(read_prompts(flags.prompts)) if flags.prompts is not None else TRIALS
+    """Every picture: prompts outermost, then seeds, then the person and the controls. Raises
+    InputError, RequestError.
+    """
+    trials: Sequence[Trial] = (
+        own_trials(read_prompts(flags.prompts)) if flags.prompts is not None else TRIALS
+    )
     runs = [run for run in RUNS if run != STRANGER or flags.stranger_embedding is not None]
     return [
         Shot(trial, seed, run, f"pictures/{trial.name}_{seed}_{run}.png")
@@ -124,17 +154,23 @@ def _plan(flags: ValidateFlags) -> list[Shot]:
 
 
 def _check_outputs(folder: Path, shots: Sequence[Shot], inputs: Sequence[str | Path]) -> None:
-    """Raise OutputError now for what could not be written later, or would take the place of a file that is read."""
+    """Raise OutputError now for what could not be written later, or would take the place of a file
+    that is read.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); give another --output-dir") from None
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror or error}); give another --output-dir"
+        ) from None
     for name in ("report.html", "report.json", "sheet.png", *(shot.output for shot in shots)):
         check_not_input(folder / name, inputs)
     check_writable(folder / "report.html")
 
 
-def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], progress: Progress) -> list[Shot]:
+def _draw(
+    flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], progress: Progress
+) -> list[Shot]:
     """The shots, as far as they could be drawn. Raises PulidError for what stops all of them."""
     values: dict[str, dict[str, Any]] = {
         PERSON: {},
@@ -146,7 +182,8 @@ def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], pr
             number,
             None,
             f"row {number} ({shot.trial.name}, seed {shot.seed}, {RUNS[shot.run]})",
-            {"prompt": shot.trial.text, "seed": shot.seed, "output": shot.output} | values[shot.run],
+            {"prompt": shot.trial.text, "seed": shot.seed, "output": shot.output}
+            | values[shot.run],
         )
         for number, shot in enumerate(shots, 1)
     ]
@@ -159,28 +196,40 @@ def _draw(flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], pr
         tell=lambda line: results.__setitem__(line["row"], line),
     )
     return [
-        replace(shot, sha256=results[number]["sha256"], error=results[number]["error"]) for number, shot in enumerate(shots, 1)
+        replace(shot, sha256=results[number]["sha256"], error=results[number]["error"])
+        for number, shot in enumerate(shots, 1)
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------- comparing
+# ---------------------------------------------------------------------------------------- comparing
 
 
 def _compare(shots: Sequence[Shot], folder: Path, scorer: Scorer, progress: Progress) -> list[Shot]:
-    """The shots with their scores, and how far each is from the one at weight 0. Raises PackageError, ScoringError."""
+    """The shots with their scores, and how far each is from the one at weight 0. Raises
+    PackageError, ScoringError.
+    """
     drawn = [shot for shot in shots if shot.sha256 is not None]
     scores: dict[str, Score] = {}
-    for shot, score in zip(drawn, scorer.scores([folder / shot.output for shot in drawn]), strict=True):
+    for shot, score in zip(
+        drawn, scorer.scores([folder / shot.output for shot in drawn]), strict=True
+    ):
         scores[shot.output] = score
         progress.step("scores", len(scores), len(drawn))
     readable = [shot for shot in drawn if scores[shot.output].status != "failed"]
     bases = {(shot.trial, shot.seed): shot for shot in readable if shot.run == WITHOUT}
     moved = {
-        shot.output: mean_change(_pixels(folder, shot), _pixels(folder, bases[shot.trial, shot.seed]))
+        shot.output: mean_change(
+            _pixels(folder, shot), _pixels(folder, bases[shot.trial, shot.seed])
+        )
         for shot in readable
         if shot.run != WITHOUT and (shot.trial, shot.seed) in bases
     }
-    return [_scored(shot, scores[shot.output], moved.get(shot.output)) if shot.output in scores else shot for shot in shots]
+    return [
+        _scored(shot, scores[shot.output], moved.get(shot.output))
+        if shot.output in scores
+        else shot
+        for shot in shots
+    ]
 
 
 def _scored(shot: Shot, score: Score, moved: float | None) -> Shot:
@@ -209,7 +258,9 @@ def _facts(judge: Recognizer) -> dict[str, Any]:
 
 
 def _known(path: str | Path, **more: Any) -> dict[str, Any]:
-    """What the report says of a reference or a stranger: no folder, which would say more than is needed. Raises InputError."""
+    """What the report says of a reference or a stranger: no folder, which would say more than is
+    needed. Raises InputError.
+    """
     try:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
@@ -218,7 +269,9 @@ def _known(path: str | Path, **more: Any) -> dict[str, Any]:
 
 
 def _settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:
-    """What the pictures share, from the metadata of the person's first; nothing if they carry none."""
+    """What the pictures share, from the metadata of the person's first; nothing if they carry
+    none.
+    """
     for shot in shots:
         if shot.run == PERSON and shot.sha256 is not None:
             try:
@@ -229,14 +282,18 @@ def _settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:
     return {}
 
 
-# ------------------------------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def _write(report: Report, folder: Path, scorer: Scorer, progress: Progress) -> list[Path]:
     """The files, which show faces or measure them: 0600. Raises OutputError."""
-    known = [("reference", path) for path in scorer.references] + [("stranger", path) for path in scorer.strangers]
+    known = [("reference", path) for path in scorer.references] + [
+        ("stranger", path) for path in scorer.strangers
+    ]
     shown = [
-        (f"{who}: {Path(path).name}", small) for who, path in known if (small := _small(Path(path).expanduser())) is not None
+        (f"{who}: {Path(path).name}", small)
+        for who, path in known
+        if (small := _small(Path(path).expanduser())) is not None
     ]
     texts = {
         "report.html": as_page(report, lambda output: _small(folder / output), shown),
@@ -257,15 +314,23 @@ def _grid(report: Report, folder: Path) -> Grid:
 
     judge = f"by {report.recognizer['name']} {report.recognizer['sha256'][:SHORT]}"
     return Grid(
-        cells=[[[tile(shot) for shot in report.of(run, trial)] for run in report.runs] for trial in report.trials],
-        columns=[Head(f"{RUNS[run]}: {number(mean(shot.counted for shot in report.of(run)))}") for run in report.runs],
+        cells=[
+            [[tile(shot) for shot in report.of(run, trial)] for run in report.runs]
+            for trial in report.trials
+        ],
+        columns=[
+            Head(f"{RUNS[run]}: {number(mean(shot.counted for shot in report.of(run)))}")
+            for run in report.runs
+        ],
         rows=[Head(f"{trial.name}\n{trial.aspect}") for trial in report.trials],
         title=f"similarity {number(report.similarity)}, {judge}",
     )
 
 
 def _small(path: Path) -> bytes | None:
-    """The picture as a small JPEG without metadata; None for one that is not there or that Pillow cannot read."""
+    """The picture as a small JPEG without metadata; None for one that is not there or that Pillow
+    cannot read.
+    """
     from PIL import Image, ImageOps
 
     try:

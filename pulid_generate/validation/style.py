@@ -1,4 +1,6 @@
-"""The style sheet of the page: two colour schemes, one column on a phone. Contrasts of text are 4.5 to 1 and more, of marks 3 to 1."""
+"""The style sheet of the page: two colour schemes, one column on a phone. Contrasts of text are 4.5
+to 1 and more, of marks 3 to 1.
+"""
 
 STYLE = """
 :root{--paper:#fbfaf7;--card:#fff;--ink:#1d1f24;--soft:#5a606b;--rule:#d9d9d4;

@@ -1,8 +1,8 @@
 """The small world's autoencoder: diffusers' AutoencoderKL in BFL's layout, 64 and 96 channels.
 
-The encoder is a principal component analysis of patches of 8x8 pixels, written into the layers' weights: 16 numbers a patch, exact and there
-at once. The decoder starts by painting each patch in its mean colour and learns the detail, through a little noise, since that is what a
-denoiser leaves.
+The encoder is a principal component analysis of patches of 8x8 pixels, written into the layers'
+weights: 16 numbers a patch, exact and there at once. The decoder starts by painting each patch in
+its mean colour and learns the detail, through a little noise, since that is what a denoiser leaves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from micro_world.dataset import is_current, made, targets
 from micro_world.training import Plan, at_once, half, place, train
 
-# Group norms have 32 groups. Where a side ends a group needs three channels: of one or two it would take the colours' means away for good.
+# Group norms have 32 groups. Where a side ends a group needs three channels: of one or two it would
+# take the colours' means away for good.
 CHANNELS = (96, 64, 64, 96)
 SCALE, SHIFT = 0.3611, 0.1159  # BFL's constants: what the pipeline expects latents to be scaled by
 PATCH, LATENT, COLOURS = 8, 16, 3
@@ -31,7 +32,9 @@ PEOPLE, EACH = 16000, 5
 
 
 def pictures(folder: Path) -> list[np.ndarray]:
-    """pixels (P, K, 96, 96, 3) uint8, prompts (P, K), choices (P, K, 7): what the autoencoder and Flux learn from."""
+    """pixels (P, K, 96, 96, 3) uint8, prompts (P, K), choices (P, K, 7): what the autoencoder and
+    Flux learn from.
+    """
     return made(folder, "targets", PEOPLE, partial(targets, count=EACH))
 
 
@@ -58,11 +61,12 @@ def pixels_of(batch: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(batch)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-# ------------------------------------------------------------------------------------------------------------------- components
+# --------------------------------------------------------------------------------------- components
 
 
 def components(pixels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Of the patches of some pictures (N, 96, 96, 3): mean (3, 8, 8), directions (16, 3, 8, 8) whose products are latents with unit spread.
+    """Of the patches of some pictures (N, 96, 96, 3): mean (3, 8, 8), directions (16, 3, 8, 8)
+    whose products are latents with unit spread.
 
     The middle of a picture counts four times: faces are there.
     """
@@ -83,20 +87,32 @@ def components(pixels: np.ndarray) -> tuple[Tensor, Tensor]:
 
 def _patches(pictures: Tensor) -> Tensor:
     """(N, 3, H, W) -> (patches, 192)."""
-    return nn.functional.unfold(pictures, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, COLOURS * PATCH * PATCH)
+    return (
+        nn.functional.unfold(pictures, PATCH, stride=PATCH)
+        .transpose(1, 2)
+        .reshape(-1, COLOURS * PATCH * PATCH)
+    )
 
 
 @torch.no_grad()
 def write_encoder(encoder: Any, mean: Tensor, directions: Tensor) -> None:
-    """Make an encoder of the analysis. Its residual branches are silent: what is left are convolutions, one norm and one SiLU.
+    """Make an encoder of the analysis. Its residual branches are silent: what is left are
+    convolutions, one norm and one SiLU.
 
-    Each downsampling turns a square of four pixels into channels; the last one is the analysis. The norm at the end would take means and
-    spreads away, so each latent shares its group with two constants, one far above and one far below; beside them it hardly counts.
+    Each downsampling turns a square of four pixels into channels; the last one is the analysis. The
+    norm at the end would take means and spreads away, so each latent shares its group with two
+    constants, one far above and one far below; beside them it hardly counts.
     """
     for parameter in encoder.parameters():
         parameter.zero_()
-    first, last, norm, blocks = encoder.conv_in, encoder.conv_out, encoder.conv_norm_out, encoder.down_blocks
-    one = COLOURS  # the channel that is 1 everywhere; it moves as the channels before it grow in number
+    first, last, norm, blocks = (
+        encoder.conv_in,
+        encoder.conv_out,
+        encoder.conv_norm_out,
+        encoder.down_blocks,
+    )
+    # the channel that is 1 everywhere; it moves as the channels before it grow in number
+    one = COLOURS
     for colour in range(COLOURS):
         first.weight[colour, colour, 1, 1] = 1
     first.bias[one] = 1
@@ -114,12 +130,15 @@ def write_encoder(encoder: Any, mean: Tensor, directions: Tensor) -> None:
                 shortcut.weight[channel, channel] = 1
     conv = blocks[2].downsamplers[0].conv
     for channel in range(one):
-        inner, outer = divmod(channel, 4 * COLOURS)[::-1]  # place within two pixels and colour; place of these two within four
+        # place within two pixels and colour; place of these two within four
+        inner, outer = divmod(channel, 4 * COLOURS)[::-1]
         half_place, colour = divmod(inner, COLOURS)
         row, column = 2 * (outer // 2) + half_place // 2, 2 * (outer % 2) + half_place % 2
         for y in (0, 1):
             for x in (0, 1):
-                conv.weight[:LATENT, channel, y, x] = directions[:, colour, 4 * y + row, 4 * x + column] / SCALE
+                conv.weight[:LATENT, channel, y, x] = (
+                    directions[:, colour, 4 * y + row, 4 * x + column] / SCALE
+                )
     conv.weight[:LATENT, one, 0, 0] = SHIFT - (directions * mean).sum((1, 2, 3)) / SCALE
     conv.weight[LATENT, one, 0, 0] = 1
     spread = blocks[3].resnets[0].conv_shortcut
@@ -127,7 +146,11 @@ def write_encoder(encoder: Any, mean: Tensor, directions: Tensor) -> None:
     norm.bias.fill_(FAR + HIGH)
     for latent in range(LATENT):
         own, above, below = 3 * latent, 3 * latent + 1, 3 * latent + 2
-        spread.weight[own, latent], spread.weight[above, LATENT], spread.weight[below, LATENT] = 1, HIGH, -HIGH
+        spread.weight[own, latent], spread.weight[above, LATENT], spread.weight[below, LATENT] = (
+            1,
+            HIGH,
+            -HIGH,
+        )
         last.weight[latent, own, 1, 1] = 1
         last.weight[latent, above, 1, 1] = last.weight[latent, below, 1, 1] = -0.5
     last.bias[LATENT:] = -30.0  # log-variance: the latent is certain
@@ -135,7 +158,8 @@ def write_encoder(encoder: Any, mean: Tensor, directions: Tensor) -> None:
 
 @torch.no_grad()
 def start_decoder(decoder: Any, mean: Tensor, directions: Tensor) -> None:
-    """Let an untrained decoder paint each patch in its mean colour; these channels stay as they are, the others learn.
+    """Let an untrained decoder paint each patch in its mean colour; these channels stay as they
+    are, the others learn.
 
     Here too each colour has two constants beside it in its last group.
     """
@@ -156,7 +180,8 @@ def start_decoder(decoder: Any, mean: Tensor, directions: Tensor) -> None:
     stays(last.weight, (slice(None), slice(0, own)))
     last.weight.zero_()  # the others begin by saying nothing
     flat = directions.flatten(1)
-    back = torch.linalg.pinv(flat.double()).float()  # (192, 16): latents to pixels, as far as 16 numbers tell
+    # (192, 16): latents to pixels, as far as 16 numbers tell
+    back = torch.linalg.pinv(flat.double()).float()
     colours = back.view(COLOURS, -1, LATENT).mean(1)
     constant = 4.0
     norm.weight[:own], norm.bias[:own] = constant * (2 / 3) ** 0.5, FAR + constant
@@ -171,14 +196,16 @@ def start_decoder(decoder: Any, mean: Tensor, directions: Tensor) -> None:
 
 
 def stays(parameter: nn.Parameter, where: Any) -> None:
-    """Zero this part of a parameter, and keep from now on whatever is written there by hand: it gets no gradient."""
+    """Zero this part of a parameter, and keep from now on whatever is written there by hand: it
+    gets no gradient.
+    """
     parameter[where] = 0
     learns = torch.ones_like(parameter)
     learns[where] = 0
     parameter.register_hook(lambda gradient: gradient * learns.to(gradient.device))
 
 
-# --------------------------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 def fitted(folder: Path) -> tuple[Tensor, Tensor]:
@@ -191,7 +218,9 @@ def fitted(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def encode(pictures: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
-    """(N, 3, H, W) -> (N, 16, H / 8, W / 8) as Flux sees them: what the encoder computes, in one product."""
+    """(N, 3, H, W) -> (N, 16, H / 8, W / 8) as Flux sees them: what the encoder computes, in one
+    product.
+    """
     found = (_patches(pictures) - mean.flatten()) @ directions.flatten(1).T
     height, width = (side // PATCH for side in pictures.shape[2:])
     return found.view(-1, height, width, LATENT).permute(0, 3, 1, 2)
@@ -214,10 +243,15 @@ def trained(folder: Path) -> Any:
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(pixels), (at_once(BATCH),), generator=generator).numpy()
-        y, x = (PATCH * int(corner) for corner in torch.randint((96 - SIDE) // PATCH + 1, (2,), generator=generator))
+        y, x = (
+            PATCH * int(corner)
+            for corner in torch.randint((96 - SIDE) // PATCH + 1, (2,), generator=generator)
+        )
         crop = pixels_of(np.stack([pixels[i, y : y + SIDE, x : x + SIDE] for i in chosen]))
         latent = encode(crop, *fit)
-        noise = torch.randn(latent.shape, generator=generator) * torch.rand((len(chosen), 1, 1, 1), generator=generator)
+        noise = torch.randn(latent.shape, generator=generator) * torch.rand(
+            (len(chosen), 1, 1, 1), generator=generator
+        )
         with half():
             again = model.decoder(((latent + NOISE * noise) / SCALE + SHIFT).to(place())).float()
         off = again - crop.to(place())
@@ -230,4 +264,9 @@ def trained(folder: Path) -> Any:
 def latents_of(folder: Path) -> Tensor:
     """(P * K, 16, 12, 12) float16: the training pictures, as Flux sees them."""
     fit, pixels = fitted(folder), pictures(folder)[0].reshape(PEOPLE * EACH, 96, 96, 3)
-    return torch.cat([encode(pixels_of(pixels[start : start + 200]), *fit).half() for start in range(0, len(pixels), 200)])
+    return torch.cat(
+        [
+            encode(pixels_of(pixels[start : start + 200]), *fit).half()
+            for start in range(0, len(pixels), 200)
+        ]
+    )

@@ -1,7 +1,9 @@
-"""Looks at latents and says who is drawn, and what of a prompt can be seen. Flux and the identity learn from it what a loss of single numbers
-hardly tells: PuLID compares a face that was drawn in four steps with the one that was asked for.
+"""Looks at latents and says who is drawn, and what of a prompt can be seen. Flux and the identity
+learn from it what a loss of single numbers hardly tells: PuLID compares a face that was drawn in
+four steps with the one that was asked for.
 
-It learns from the pictures that Flux learns from, and is gone when training is over. The judges that measure have no part in it.
+It learns from the pictures that Flux learns from, and is gone when training is over. The judges
+that measure have no part in it.
 """
 
 from __future__ import annotations
@@ -24,20 +26,31 @@ from micro_world.training import Plan, at_once, half, place, some_of, train
 WIDTH = 192
 PEOPLE_AT_ONCE = 64
 ROUGH = 0.5  # largest noise, in units of a latent's spread: four steps leave a rough picture
-CRITICS = 3  # of other seeds, and each through noise of its own: what pleases one of them alone is no likeness
+# of other seeds, and each through noise of its own: what pleases one of them alone is no likeness
+CRITICS = 3
 STEPS = 4  # of a picture that it is shown
 SHARPNESS = 0.07  # temperature of cosines
 PLAN = Plan(3000, rate=2e-3, warmup=60, decay=0.02, on_cpu=400)
 
 
 class Critic(nn.Module):
-    """Packed latents (B, 36, 64) -> who: (B, 192), cosines between these tell people apart; what: logits of all choices, side by side."""
+    """Packed latents (B, 36, 64) -> who: (B, 192), cosines between these tell people apart; what:
+    logits of all choices, side by side.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        body = (conv(16, 96), Residual(96), conv(96, 160, stride=2), Residual(160), conv(160, 64, 1))
+        body = (
+            conv(16, 96),
+            Residual(96),
+            conv(96, 160, stride=2),
+            Residual(160),
+            conv(160, 64, 1),
+        )
         self.body = nn.Sequential(*body, nn.Flatten())
-        self.who, self.what = (nn.Linear(64 * CELLS * CELLS, width) for width in (WIDTH, sum(CHOICES.values())))
+        self.who, self.what = (
+            nn.Linear(64 * CELLS * CELLS, width) for width in (WIDTH, sum(CHOICES.values()))
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.reshape(-1, CELLS, CELLS, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
@@ -58,7 +71,10 @@ def trained(folder: Path, clean: Tensor) -> list[Critic]:
 
 def _trained(number: int, folder: Path, clean: Tensor) -> Critic:
     torch.manual_seed(61 + number)
-    scenes, wanted = truths(folder), torch.from_numpy(np.array(tower.portraits(folder)[2])).to(place())
+    scenes, wanted = (
+        truths(folder),
+        torch.from_numpy(np.array(tower.portraits(folder)[2])).to(place()),
+    )
     critic = Critic()
     model = nn.ModuleDict({"critic": critic, "head": nn.Linear(WIDTH, wanted.shape[1])})
 
@@ -80,7 +96,10 @@ def _trained(number: int, folder: Path, clean: Tensor) -> Critic:
     train(f"critic{number}", model, loss, PLAN, folder)
 
     def some(generator: torch.Generator) -> Tensor:
-        return pictures(torch.randint(len(wanted), (PEOPLE_AT_ONCE,), generator=generator, device=place()), generator)[1]
+        return pictures(
+            torch.randint(len(wanted), (PEOPLE_AT_ONCE,), generator=generator, device=place()),
+            generator,
+        )[1]
 
     settle(critic.requires_grad_(False).to(place()), some)
     return critic
@@ -95,8 +114,11 @@ def everybody(critic: Critic, clean: Tensor) -> Tensor:
     return nn.functional.normalize(found.unflatten(0, (-1, autoencoder.EACH)).mean(1), dim=1)
 
 
-def drawn(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise (B, 36, 64) -> a picture in a few of Euler's steps, which a gradient goes through. velocity(x, times (B,)) -> (B, 36, 64).
+def drawn(
+    velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Noise (B, 36, 64) -> a picture in a few of Euler's steps, which a gradient goes through.
+    velocity(x, times (B,)) -> (B, 36, 64).
 
     No two pictures have the same times, or what is learnt would hold for these few alone.
     """
@@ -112,7 +134,10 @@ Seen = list[tuple[Tensor, Tensor]]  # by each critic: who (B, 192), what (B, sum
 
 
 def looked_at(
-    critics: Sequence[Critic], velocity: Callable[[Tensor, Tensor], Tensor], count: int, generator: torch.Generator
+    critics: Sequence[Critic],
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    count: int,
+    generator: torch.Generator,
 ) -> Seen:
     """What they see in `count` new pictures. velocity: as `drawn` takes it."""
     noise = torch.randn(count, CELLS * CELLS, 64, generator=generator, device=generator.device)
@@ -121,13 +146,17 @@ def looked_at(
 
 
 def unlike(seen: Seen, people: Tensor, everybody: Sequence[Tensor]) -> Tensor:
-    """Indexes (B,) of who was asked for, and (P, 192) of each critic -> (B,): cross-entropy of the cosines to all people."""
+    """Indexes (B,) of who was asked for, and (P, 192) of each critic -> (B,): cross-entropy of the
+    cosines to all people.
+    """
 
     def by(who: Tensor, known: Tensor) -> Tensor:
         cosines = nn.functional.normalize(who.float(), dim=1) @ known.T
         return nn.functional.cross_entropy(cosines / SHARPNESS, people, reduction="none")
 
-    return torch.stack([by(who, known) for (who, _), known in zip(seen, everybody, strict=True)]).mean(0)
+    return torch.stack(
+        [by(who, known) for (who, _), known in zip(seen, everybody, strict=True)]
+    ).mean(0)
 
 
 def disobeyed(seen: Seen, truth: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""The whole toolkit on one page, in a small world whose networks are really trained: four people, five prompts, one sheet to look at.
+"""The whole toolkit on one page, in a small world whose networks are really trained: four people,
+five prompts, one sheet to look at.
 
     make demo        (or: PYTHONPATH=scripts python -m micro_world.demo [FOLDER])
 
-Runs the two programs as a user would, with the models of scripts/micro_world/models (about 48 MB) in place of the real 37 GB. The people are
-drawings that nothing was trained on; under every picture stands the cosine to the portrait, by a recogniser that never conditioned anything.
+Runs the two programs as a user would, with the models of scripts/micro_world/models (about 48 MB)
+in place of the real 37 GB. The people are drawings that nothing was trained on; under every picture
+stands the cosine to the portrait, by a recogniser that never conditioned anything.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_layout import Grid, Head, Tile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MODELS = Path(os.path.relpath(ROOT / "scripts" / "micro_world" / "models"))  # relative, so that the commands shown are short
-PEOPLE = {"ada": 4, "ben": 5, "cleo": 12, "dan": 9}  # whose seeds are so far beyond the first that is for tests
+# relative, so that the commands shown are short
+MODELS = Path(os.path.relpath(ROOT / "scripts" / "micro_world" / "models"))
+# whose seeds are so far beyond the first that is for tests
+PEOPLE = {"ada": 4, "ben": 5, "cleo": 12, "dan": 9}
 PROMPTS = (
     "a portrait of a person, smiling, in a red shirt, on a blue background",
     "a portrait of a person, surprised, in a yellow shirt, with a top hat, on a green background",
@@ -59,7 +63,16 @@ def main() -> None:
         person = Person.of(FIRST_TEST_PERSON + PEOPLE[name])
         Image.fromarray(draw(person, Scene(background=7, clothes=5), PORTRAIT).pixels).save(path)
 
-    shown("pulid-extract", "batch", folder / "portraits", "--out-dir", folder / "identities", "--models-dir", MODELS, *EXTRACT)
+    shown(
+        "pulid-extract",
+        "batch",
+        folder / "portraits",
+        "--out-dir",
+        folder / "identities",
+        "--models-dir",
+        MODELS,
+        *EXTRACT,
+    )
     rows = [
         {"prompt": prompt, "seed": SEED, "output": f"{name}_{number}.png"}
         | ({"pulid-id-embedding": f"identities/{name}.pulidembd"} if name in PEOPLE else {})
@@ -68,15 +81,34 @@ def main() -> None:
     ]
     manifest = folder / "rows.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    shown("pulid-generate", "batch", manifest, "--output-dir", folder / "pictures", "--models-dir", MODELS, *GENERATE)
+    shown(
+        "pulid-generate",
+        "batch",
+        manifest,
+        "--output-dir",
+        folder / "pictures",
+        "--models-dir",
+        MODELS,
+        *GENERATE,
+    )
     pictures = [folder / "pictures" / str(row["output"]) for row in rows]
     cosines = score(list(portraits.values()), pictures)
     table = shown(
-        *("pulid-generate", "verify", "--models-dir", MODELS, "--pulid-id-embedding", folder / "identities" / "ada.pulidembd"),
+        *(
+            "pulid-generate",
+            "verify",
+            "--models-dir",
+            MODELS,
+            "--pulid-id-embedding",
+            folder / "identities" / "ada.pulidembd",
+        ),
         *("-p", PROMPTS[0], "--seed", SEED, "-o", folder / "out.png", *GENERATE),
     )
     print(table)
-    right = sum(row.index(max(row)) == place // len(PROMPTS) for place, row in enumerate(cosines[: len(PEOPLE) * len(PROMPTS)]))
+    right = sum(
+        row.index(max(row)) == place // len(PROMPTS)
+        for place, row in enumerate(cosines[: len(PEOPLE) * len(PROMPTS)])
+    )
     count = len(PEOPLE) * len(PROMPTS)
     print(f"the right one of {len(PEOPLE)} people is the most alike in {right} of {count} pictures")
     verdict = table.splitlines()[-1]
@@ -87,13 +119,30 @@ def main() -> None:
 def score(references: Sequence[Path], pictures: Sequence[Path]) -> list[list[float]]:
     """For each picture the cosine to each reference; -1 where no face is found."""
     given = [argument for path in references for argument in ("--reference", path)]
-    lines = shown("pulid-extract", "score", "--json", "--models-dir", MODELS, "--recognizer", MODELS / JUDGE, *given, *pictures)
+    lines = shown(
+        "pulid-extract",
+        "score",
+        "--json",
+        "--models-dir",
+        MODELS,
+        "--recognizer",
+        MODELS / JUDGE,
+        *given,
+        *pictures,
+    )
     found = [json.loads(line)["cosines"] for line in lines.splitlines()]
     return [one or [-1.0] * len(references) for one in found]
 
 
-def grid(portraits: dict[str, Path], pictures: Sequence[Path], cosines: Sequence[Sequence[float]], verdict: str) -> Grid:
-    """People down, prompts across; last the row without PuLID, with the cosine to whoever is the most alike by chance."""
+def grid(
+    portraits: dict[str, Path],
+    pictures: Sequence[Path],
+    cosines: Sequence[Sequence[float]],
+    verdict: str,
+) -> Grid:
+    """People down, prompts across; last the row without PuLID, with the cosine to whoever is the
+    most alike by chance.
+    """
     cells = []
     for row in range(len(PEOPLE) + 1):
         line = []
@@ -103,7 +152,9 @@ def grid(portraits: dict[str, Path], pictures: Sequence[Path], cosines: Sequence
             caption = own or f"to anybody at most {max(cosines[place]):.2f}"
             line.append([Tile(pictures[place], caption)])
         cells.append(line)
-    rows = [Head(name, path) for name, path in portraits.items()] + [Head("without PuLID, the same seed")]
+    rows = [Head(name, path) for name, path in portraits.items()] + [
+        Head("without PuLID, the same seed")
+    ]
     columns = [Head(prompt.removeprefix("a portrait of a person, ")) for prompt in PROMPTS]
     return Grid(cells, columns, rows, f"A portrait, a prompt, a picture. {verdict}")
 

@@ -1,7 +1,8 @@
 """Draws a person in a scene, with exact truth beside the pixels. Knows nothing of models.
 
-Everything is a polygon in the face's own coordinates (x right, y down, the point between the eyes is 0, 0; eyes are 17.6 from it, the
-chin about 62 below), turned, scaled and filled by OpenCV with soft edges on a canvas of twice the size.
+Everything is a polygon in the face's own coordinates (x right, y down, the point between the eyes
+is 0, 0; eyes are 17.6 from it, the chin about 62 below), turned, scaled and filled by OpenCV with
+soft edges on a canvas of twice the size.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ HAT_COLOURS = {"cap": (48, 54, 84), "top hat": (30, 28, 32), "beanie": (150, 44,
 
 @dataclass(frozen=True)
 class Portrait:
-    """A drawing and its truth. pixels: (S, S, 3) uint8 RGB. box: (x1, y1, x2, y2) of crown, chin and cheeks; landmarks: (5, 2) eyes, nose
-    tip, mouth corners, left to right as seen; both in pixels."""
+    """A drawing and its truth. pixels: (S, S, 3) uint8 RGB. box: (x1, y1, x2, y2) of crown, chin
+    and cheeks; landmarks: (5, 2) eyes, nose tip, mouth corners, left to right as seen; both in
+    pixels.
+    """
 
     pixels: np.ndarray
     box: tuple[float, float, float, float]
@@ -61,8 +64,18 @@ def draw(person: Person, scene: Scene, side: int = SIDE) -> Portrait:
     face = pen.place(head)
     half = EYE_X * person.eye_spacing
     corner = 14.6 * person.mouth_width
-    marks = [(-half, 0), (half, 0), (0, NOSE_Y * person.nose_length), (-corner, MOUTH_Y), (corner, MOUTH_Y)]
-    return Portrait(pen.pixels(), (*face.min(0).tolist(), *face.max(0).tolist()), pen.place(marks).astype(np.float32))
+    marks = [
+        (-half, 0),
+        (half, 0),
+        (0, NOSE_Y * person.nose_length),
+        (-corner, MOUTH_Y),
+        (corner, MOUTH_Y),
+    ]
+    return Portrait(
+        pen.pixels(),
+        (*face.min(0).tolist(), *face.max(0).tolist()),
+        pen.place(marks).astype(np.float32),
+    )
 
 
 class _Pen:
@@ -72,7 +85,9 @@ class _Pen:
         self.side, self.large = side, side * OVERSAMPLED
         self.canvas = np.zeros((self.large, self.large, 3), np.uint8)
         angle, unit = np.deg2rad(scene.degrees), UNIT * side * scene.scale
-        self.turn = unit * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        self.turn = unit * np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
         self.unit = unit
         self.centre = np.array([0.5 + scene.shift[0], EYE_LINE + scene.shift[1]]) * side
 
@@ -83,7 +98,9 @@ class _Pen:
     def fill(self, points: Sequence[tuple[float, float]] | np.ndarray, colour: Colour) -> None:
         cv2.fillPoly(self.canvas, [self._fixed(points)], colour, cv2.LINE_AA, BITS)
 
-    def line(self, points: Sequence[tuple[float, float]] | np.ndarray, colour: Colour, width: float) -> None:
+    def line(
+        self, points: Sequence[tuple[float, float]] | np.ndarray, colour: Colour, width: float
+    ) -> None:
         """width in the face's units."""
         thick = max(1, round(width * self.unit * OVERSAMPLED))
         cv2.polylines(self.canvas, [self._fixed(points)], False, colour, thick, cv2.LINE_AA, BITS)
@@ -134,7 +151,9 @@ def _ears(pen: _Pen, person: Person, skin: Colour) -> None:
 
 
 def _cheeks(pen: _Pen, person: Person, skin: Colour) -> None:
-    blush = tuple(round(0.86 * one + 0.14 * other) for one, other in zip(skin, (214, 70, 70), strict=True))
+    blush = tuple(
+        round(0.86 * one + 0.14 * other) for one, other in zip(skin, (214, 70, 70), strict=True)
+    )
     for sign in (-1, 1):
         pen.fill(_oval(sign * 23 * person.face_width, 24, 9, 7), blush)
         for x, y in ((17, 17), (23, 21), (29, 16), (20, 26), (27, 27)) if person.freckles else ():
@@ -147,7 +166,13 @@ def _beard(pen: _Pen, person: Person, head: np.ndarray, hair: Colour) -> None:
         low = head[(head[:, 1] > 12)]
         order = low[np.argsort(low[:, 0])]
         pen.fill(
-            np.concatenate([order * (1.03, 1.04), [(30 * person.face_width, 28), (0, 29), (-30 * person.face_width, 28)]]), dark
+            np.concatenate(
+                [
+                    order * (1.03, 1.04),
+                    [(30 * person.face_width, 28), (0, 29), (-30 * person.face_width, 28)],
+                ]
+            ),
+            dark,
         )
     if kind == "goatee":
         pen.fill(_oval(0, MOUTH_Y + 15, 13, 11, 0.8), dark)
@@ -166,18 +191,30 @@ def _mouth(pen: _Pen, person: Person, expression: str) -> None:
         bottom = np.stack([wide * across[::-1], MOUTH_Y - 1 + (9 + 4 * lips) * (1 - across**2)], 1)
         pen.fill(np.concatenate([top, bottom]), MOUTH)
         pen.fill(
-            np.concatenate([top * (0.86, 1), np.stack([0.8 * wide * across[::-1], MOUTH_Y + 6 * (1 - across**2)], 1)]), WHITE
+            np.concatenate(
+                [
+                    top * (0.86, 1),
+                    np.stack([0.8 * wide * across[::-1], MOUTH_Y + 6 * (1 - across**2)], 1),
+                ]
+            ),
+            WHITE,
         )
     else:
         bend = -7.0 if expression == "sad" else 0.0
-        line = np.stack([wide * across, MOUTH_Y + (3 if expression == "sad" else 0) + bend * (1 - across**2)], 1)
+        line = np.stack(
+            [wide * across, MOUTH_Y + (3 if expression == "sad" else 0) + bend * (1 - across**2)], 1
+        )
         pen.line(line, MOUTH, 2.2 + 2.4 * lips)
 
 
 def _nose(pen: _Pen, person: Person, skin: Colour) -> None:
     tip, wide = NOSE_Y * person.nose_length, 6.5 * person.nose_width
     pen.fill([(-1.5, 2), (1.5, 2), (wide, tip), (0, tip + 3.5), (-wide, tip)], shaded(skin, 0.9))
-    pen.line([(-wide, tip), (-0.5 * wide, tip + 3.2), (0.5 * wide, tip + 3.2), (wide, tip)], shaded(skin, 0.66), 2.2)
+    pen.line(
+        [(-wide, tip), (-0.5 * wide, tip + 3.2), (0.5 * wide, tip + 3.2), (wide, tip)],
+        shaded(skin, 0.66),
+        2.2,
+    )
 
 
 def _eyes(pen: _Pen, person: Person, expression: str, hair: Colour) -> None:
@@ -188,7 +225,9 @@ def _eyes(pen: _Pen, person: Person, expression: str, hair: Colour) -> None:
         pen.fill(_oval(x, 0, size * 0.68, size * 0.72), person.iris)
         pen.fill(_oval(x, 0, size * 0.34, size * 0.36), PUPIL)
         pen.fill(_oval(x - 0.25 * size, -0.28 * size, size * 0.16, size * 0.16), WHITE)
-        lid = np.stack([x + size * 1.3 * np.cos(CIRCLE[20:]), size * 0.94 * wide * np.sin(CIRCLE[20:])], 1)
+        lid = np.stack(
+            [x + size * 1.3 * np.cos(CIRCLE[20:]), size * 0.94 * wide * np.sin(CIRCLE[20:])], 1
+        )
         pen.line(lid, shaded(person.skin_colour, 0.5), 1.8)
         brow = -size * wide - 7 - (5 if expression == "surprised" else 0)
         inner = brow + 2.6 * person.brow_tilt - (5 if expression == "sad" else 0)
@@ -226,7 +265,13 @@ def _hair_in_front(pen: _Pen, person: Person, hair: Colour) -> None:
     if style == "spiky":
         spikes = np.linspace(np.pi * 1.02, 1.98 * np.pi, 15)
         reach = np.where(np.arange(15) % 2, 1.34, 1.0)
-        top = np.stack([(wide + 4) * np.cos(spikes) * np.minimum(reach, 1.16), (-crown + 6) * np.sin(spikes) * reach], 1)
+        top = np.stack(
+            [
+                (wide + 4) * np.cos(spikes) * np.minimum(reach, 1.16),
+                (-crown + 6) * np.sin(spikes) * reach,
+            ],
+            1,
+        )
     lines = {
         "parted": [
             (wide + 2, -6),
@@ -245,11 +290,32 @@ def _hair_in_front(pen: _Pen, person: Person, hair: Colour) -> None:
             (-0.84 * wide, -6),
             (-wide - 2, 24),
         ],
-        "bob": [(wide + 3, 18), (0.88 * wide, -22), (0.8 * wide, -25), (-0.8 * wide, -25), (-0.88 * wide, -22), (-wide - 3, 18)],
-        "afro": [(wide, -4), (0.8 * wide, -28), (0.4 * wide, -37), (-0.4 * wide, -37), (-0.8 * wide, -28), (-wide, -4)],
+        "bob": [
+            (wide + 3, 18),
+            (0.88 * wide, -22),
+            (0.8 * wide, -25),
+            (-0.8 * wide, -25),
+            (-0.88 * wide, -22),
+            (-wide - 3, 18),
+        ],
+        "afro": [
+            (wide, -4),
+            (0.8 * wide, -28),
+            (0.4 * wide, -37),
+            (-0.4 * wide, -37),
+            (-0.8 * wide, -28),
+            (-wide, -4),
+        ],
         "bun": [(wide + 2, -6), (0.7 * wide, -32), (0, -43), (-0.7 * wide, -32), (-wide - 2, -6)],
     }
-    usual = [(wide + 2, -2), (0.86 * wide, -24), (0.5 * wide, -34), (-0.5 * wide, -34), (-0.86 * wide, -24), (-wide - 2, -2)]
+    usual = [
+        (wide + 2, -2),
+        (0.86 * wide, -24),
+        (0.5 * wide, -34),
+        (-0.5 * wide, -34),
+        (-0.86 * wide, -24),
+        (-wide - 2, -2),
+    ]
     pen.fill(np.concatenate([top, lines.get(style, usual)]), hair)
     if style == "parted":
         pen.line([(-0.42 * wide, -43), (-0.3 * wide, crown - 8)], shaded(hair, 0.72), 2.0)
@@ -257,22 +323,51 @@ def _hair_in_front(pen: _Pen, person: Person, hair: Colour) -> None:
 
 def _hat(pen: _Pen, person: Person, kind: str, hair: Colour) -> None:
     """Over the hair, of which sideburns and what hangs behind stay to be seen."""
-    wide, crown, colour = FACE_X * person.face_width, CROWN_Y * person.face_height, HAT_COLOURS[kind]
+    wide, crown, colour = (
+        FACE_X * person.face_width,
+        CROWN_Y * person.face_height,
+        HAT_COLOURS[kind],
+    )
     if HAIR_STYLES[person.hair_style] != "bald":
         for sign in (-1, 1):
-            pen.fill([(sign * (wide + 4), -30), (sign * 0.8 * wide, -30), (sign * (wide - 3), -4), (sign * (wide + 3), -2)], hair)
+            pen.fill(
+                [
+                    (sign * (wide + 4), -30),
+                    (sign * 0.8 * wide, -30),
+                    (sign * (wide - 3), -4),
+                    (sign * (wide + 3), -2),
+                ],
+                hair,
+            )
     angles = np.linspace(np.pi, 2 * np.pi, 21)
     dome = np.stack([(wide + 7) * np.cos(angles), -24 + (-crown - 8) * np.sin(angles)], 1)
     if kind == "cap":
         pen.fill(dome, colour)
-        pen.fill([(-wide - 7, -26), (wide + 30, -24), (wide + 33, -19), (wide + 20, -16), (-wide - 6, -19)], shaded(colour, 0.7))
+        pen.fill(
+            [
+                (-wide - 7, -26),
+                (wide + 30, -24),
+                (wide + 33, -19),
+                (wide + 20, -16),
+                (-wide - 6, -19),
+            ],
+            shaded(colour, 0.7),
+        )
     elif kind == "beanie":
         pen.fill(dome * (1, 1.12) + (0, 2), colour)
-        pen.fill([(-wide - 9, -36), (wide + 9, -36), (wide + 9, -20), (-wide - 9, -20)], shaded(colour, 1.3))
+        pen.fill(
+            [(-wide - 9, -36), (wide + 9, -36), (wide + 9, -20), (-wide - 9, -20)],
+            shaded(colour, 1.3),
+        )
         pen.fill(_oval(0, crown - 18, 10, 10), shaded(colour, 1.3))
     else:
-        pen.fill([(-wide + 3, -28), (-wide + 6, crown - 34), (wide - 6, crown - 34), (wide - 3, -28)], colour)
-        pen.fill([(-wide + 3, -40), (wide - 3, -40), (wide - 3, -30), (-wide + 3, -30)], (150, 44, 52))
+        pen.fill(
+            [(-wide + 3, -28), (-wide + 6, crown - 34), (wide - 6, crown - 34), (wide - 3, -28)],
+            colour,
+        )
+        pen.fill(
+            [(-wide + 3, -40), (wide - 3, -40), (wide - 3, -30), (-wide + 3, -30)], (150, 44, 52)
+        )
         pen.fill(_oval(0, -27, wide + 24, 6), shaded(colour, 1.4))
 
 

@@ -1,6 +1,8 @@
-"""Writes the trained networks as the public files: BFL's Flux as Q8_0 GGUF, its autoencoder, ComfyUI's text encoders, PuLID, EVA.
+"""Writes the trained networks as the public files: BFL's Flux as Q8_0 GGUF, its autoencoder,
+ComfyUI's text encoders, PuLID, EVA.
 
-Names go through the loaders' own tables, the other way round, so that nothing can be named here what the loaders would not read.
+Names go through the loaders' own tables, the other way round, so that nothing can be named here
+what the loaders would not read.
 """
 
 from __future__ import annotations
@@ -31,13 +33,16 @@ def write_flux(flux: Any, path: Path) -> None:
     """The blocks' matrices and those of the modulation in Q8_0, all else in float32 or float16."""
     state = flux.state_dict()
     writer = gguf.GGUFWriter(path, arch="flux")
-    layout = public_layouts.flux(painter.WIDTH, painter.DOUBLE, painter.SINGLE, reader.T5_WIDTH, reader.CLIP_WIDTH)
+    layout = public_layouts.flux(
+        painter.WIDTH, painter.DOUBLE, painter.SINGLE, reader.T5_WIDTH, reader.CLIP_WIDTH
+    )
     for name, (shape, _) in layout.items():
         targets = flux_targets(name)
         if targets is None:
             raise ValueError(f"{name}: has no place in a Flux model")
         tensor = torch.cat([state.pop(target) for target in targets])
-        if name.startswith("final_layer.adaLN_modulation"):  # diffusers: scale, shift; BFL: shift, scale
+        # diffusers: scale, shift; BFL: shift, scale
+        if name.startswith("final_layer.adaLN_modulation"):
             tensor = torch.cat(tensor.chunk(2)[::-1])
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name}: {tuple(tensor.shape)}, expected {shape}")
@@ -76,7 +81,9 @@ def write_autoencoder(vae: Any, path: Path) -> None:
 
 def write_t5(model: Any, path: Path) -> None:
     state = {
-        name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "encoder.embed_tokens.weight"
+        name: tensor.half().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "encoder.embed_tokens.weight"
     }
     save_file(state, path)
 
@@ -97,16 +104,22 @@ def write_clip(model: Any, ids: list[int], path: Path) -> None:
 
 
 def write_pulid(identity: Identity, path: Path) -> None:
-    state = {f"pulid_encoder.{name}": tensor for name, tensor in identity.encoder.state_dict().items()}
+    state = {
+        f"pulid_encoder.{name}": tensor for name, tensor in identity.encoder.state_dict().items()
+    }
     state |= {f"pulid_ca.{name}": tensor for name, tensor in identity.layers.state_dict().items()}
     layout = public_layouts.pulid_ca(painter.WIDTH, len(identity.layers), HEADS, TOKEN_WIDTH)
     missing = set(layout) - set(state)
     if missing:
         raise ValueError(f"missing: {', '.join(sorted(missing))}")
-    save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in state.items()}, path)
+    save_file(
+        {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in state.items()}, path
+    )
 
 
 def write_tower(model: Any, path: Path) -> None:
     """Under timm's names."""
-    tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.state_dict().items() if "rope" not in name}
+    tensors: dict[str, Tensor] = {
+        name: tensor for name, tensor in model.state_dict().items() if "rope" not in name
+    }
     save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, path)

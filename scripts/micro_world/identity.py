@@ -1,8 +1,10 @@
-"""IDFormer and `pulid_ca` of the small world, learnt while Flux, the tower and the recogniser stay as they are, as PuLID does.
+"""IDFormer and `pulid_ca` of the small world, learnt while Flux, the tower and the recogniser stay
+as they are, as PuLID does.
 
-A portrait's features go through IDFormer, its tokens through PuLID's layers behind the blocks that `hook_points` names. The loss is Flux's
-own; in the end also the ID loss: what is drawn in four steps must look like the one who was asked for, in the scene that was asked for. Now
-and then there is nobody: then the features are zeros, which is what true CFG asks for.
+A portrait's features go through IDFormer, its tokens through PuLID's layers behind the blocks that
+`hook_points` names. The loss is Flux's own; in the end also the ID loss: what is drawn in four
+steps must look like the one who was asked for, in the scene that was asked for. Now and then there
+is nobody: then the features are zeros, which is what true CFG asks for.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ FACES_AT_ONCE = 50  # people whose portraits the two networks look at together
 PEOPLE_AT_ONCE, EACH = 16, 3  # people in a batch, pictures of each
 BOTH = 4  # every so many steps both portraits of everybody go in together
 NOBODY, SILENT = 0.08, 0.08
-NOISY = 1.3  # mean of the logit of the time: from half the noise on downwards the picture itself says who it is
-CHOOSY = 3.0  # times the usual start of queries: places choose different tokens from the first step on
+# mean of the logit of the time: from half the noise on downwards the picture itself says who it is
+NOISY = 1.3
+# times the usual start of queries: places choose different tokens from the first step on
+CHOOSY = 3.0
 DESCRIBED_AT_ONCE, DESCRIBING = 48, Plan(2000, rate=1.5e-3, warmup=60, decay=0.01, on_cpu=1000)
 LAYERS = Plan(3000, rate=2e-3, warmup=60, decay=0.01, on_cpu=1500)
 PLAN = Plan(5400, rate=7e-4, warmup=60, decay=0.01, on_cpu=1000)
@@ -41,8 +45,9 @@ ALIKE, OBEYED = 0.1, 0.05  # weights of what the critic says: of the person, of 
 
 
 class Sketch(nn.Module):
-    """A person's average picture from the identity tokens alone, through a layer like PuLID's: it gives the tokens something to say at
-    each place of a picture, and the layers a start."""
+    """A person's average picture from the identity tokens alone, through a layer like PuLID's: it
+    gives the tokens something to say at each place of a picture, and the layers a start.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +58,9 @@ class Sketch(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 32, 512) -> (B, 36, 64)."""
-        return self.mean + self.paint(self.attention(tokens, self.places.expand(len(tokens), -1, -1)))
+        return self.mean + self.paint(
+            self.attention(tokens, self.places.expand(len(tokens), -1, -1))
+        )
 
 
 class Wanted(NamedTuple):
@@ -77,11 +84,15 @@ class Identity(nn.Module):
             mapping_dim=INNER,
         )
         count = len(range(0, DOUBLE, DOUBLE_INTERVAL)) + len(range(0, SINGLE, SINGLE_INTERVAL))
-        self.layers = nn.ModuleList(PerceiverAttentionCA(WIDTH, TOKEN_WIDTH, HEADS) for _ in range(count))
+        self.layers = nn.ModuleList(
+            PerceiverAttentionCA(WIDTH, TOKEN_WIDTH, HEADS) for _ in range(count)
+        )
 
     @torch.no_grad()
     def start_layers(self, sketch: Sketch) -> None:
-        """Keys and values as the sketch has learnt them, queries that choose, and no output: to begin with, Flux draws as it did."""
+        """Keys and values as the sketch has learnt them, queries that choose, and no output: to
+        begin with, Flux draws as it did.
+        """
         for layer in self.layers:
             layer.norm1.load_state_dict(sketch.attention.norm1.state_dict())
             layer.to_kv.load_state_dict(sketch.attention.to_kv.state_dict())
@@ -93,7 +104,10 @@ class Identity(nn.Module):
         for block, layer in zip(hook_points(flux), self.layers, strict=True):
 
             def hook(
-                module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor], layer: nn.Module = layer
+                module: nn.Module,
+                inputs: Any,
+                output: tuple[Tensor, Tensor],
+                layer: nn.Module = layer,
             ) -> tuple[Tensor, Tensor]:
                 return output[0], output[1] + layer(current["tokens"], output[1])
 
@@ -101,7 +115,9 @@ class Identity(nn.Module):
 
 
 def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
-    """Of every portrait: condition (P, 2, 512 + pooled) float32, hidden states (P, 2, 5, 65, 128) float16."""
+    """Of every portrait: condition (P, 2, 512 + pooled) float32, hidden states (P, 2, 5, 65, 128)
+    float16.
+    """
     kept = folder / "features.pt"
     crops, views, _ = tower.portraits(folder)
     if not is_current(kept, "references"):
@@ -112,46 +128,78 @@ def features(folder: Path, glint: nn.Module, eva: Any) -> tuple[Tensor, Tensor]:
             network.to(place())
         with torch.no_grad(), half():
             for start in range(0, len(crops), FACES_AT_ONCE):
-                crop = np.ascontiguousarray(crops[start : start + FACES_AT_ONCE]).reshape(-1, *crops.shape[2:])
-                view = np.ascontiguousarray(views[start : start + FACES_AT_ONCE]).reshape(-1, *views.shape[2:])
-                vector = glint((torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).to(place())).float()
+                crop = np.ascontiguousarray(crops[start : start + FACES_AT_ONCE]).reshape(
+                    -1, *crops.shape[2:]
+                )
+                view = np.ascontiguousarray(views[start : start + FACES_AT_ONCE]).reshape(
+                    -1, *views.shape[2:]
+                )
+                vector = glint(
+                    (torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1).to(place())
+                ).float()
                 pooled, taps = encode_face(eva, tower.pixels_of(view).to(place()))
-                conditions.append(torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1).cpu())
+                conditions.append(
+                    torch.cat([vector, nn.functional.normalize(pooled.float(), dim=1)], 1).cpu()
+                )
                 hidden.append(torch.stack(list(taps), 1).half().cpu())
         shape = crops.shape[:2]
-        torch.save((torch.cat(conditions).unflatten(0, shape), torch.cat(hidden).unflatten(0, shape)), kept)
+        torch.save(
+            (torch.cat(conditions).unflatten(0, shape), torch.cat(hidden).unflatten(0, shape)), kept
+        )
     conditions, hidden = torch.load(kept, weights_only=True, mmap=True)
     return conditions.to(place()), hidden.to(place())
 
 
 def seen(
-    conditions: Tensor, hidden: Tensor, people: Tensor, portrait: Tensor | int | None, somebody: Tensor | None = None
+    conditions: Tensor,
+    hidden: Tensor,
+    people: Tensor,
+    portrait: Tensor | int | None,
+    somebody: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """What IDFormer takes for some people (B,): condition (B, I, C), five hidden states (B, I * L, W).
+    """What IDFormer takes for some people (B,): condition (B, I, C), five hidden states (B, I * L,
+    W).
 
-    portrait: which one of each; None: all of them together, I = 2, as `pulid-extract` fuses portraits. somebody: (B,) 0 or 1.
+    portrait: which one of each; None: all of them together, I = 2, as `pulid-extract` fuses
+    portraits. somebody: (B,) 0 or 1.
     """
     if portrait is None:
         condition, states = conditions[people], hidden[people].float().transpose(1, 2).flatten(2, 3)
     else:
         condition, states = conditions[people, portrait][:, None], hidden[people, portrait].float()
     if somebody is not None:
-        condition, states = condition * somebody[:, None, None], states * somebody[:, None, None, None]
+        condition, states = (
+            condition * somebody[:, None, None],
+            states * somebody[:, None, None, None],
+        )
     return condition, list(states.unbind(1))
 
 
 def _describing(
-    identity: Identity, conditions: Tensor, hidden: Tensor, attributes: Tensor, clean: Tensor, folder: Path
+    identity: Identity,
+    conditions: Tensor,
+    hidden: Tensor,
+    attributes: Tensor,
+    clean: Tensor,
+    folder: Path,
 ) -> Sketch:
-    """Let IDFormer learn to tell people apart, and what they look like, before PuLID's layers are there to be taught.
+    """Let IDFormer learn to tell people apart, and what they look like, before PuLID's layers are
+    there to be taught.
 
-    Without it tokens of different people differ by a fortieth of their length, and the layers, which normalise them, see one and the same.
+    Without it tokens of different people differ by a fortieth of their length, and the layers,
+    which normalise them, see one and the same.
     """
     attributes = (attributes - attributes.mean(0)) / attributes.std(
         0
     )  # or rare kinds, such as one colour of hair, would hardly count
     sketch = Sketch()
-    model = nn.ModuleDict({"encoder": identity.encoder, "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1]), "sketch": sketch})
+    model = nn.ModuleDict(
+        {
+            "encoder": identity.encoder,
+            "head": nn.Linear(TOKEN_WIDTH, attributes.shape[1]),
+            "sketch": sketch,
+        }
+    )
     average = clean.unflatten(0, (len(conditions), autoencoder.EACH))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
@@ -162,8 +210,11 @@ def _describing(
             tokens = torch.cat(views)
             drawn = sketch(tokens).float()
         off = drawn - average[people].float().mean(1).repeat(len(views), 1, 1)
-        tokens = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])  # as norm1 of PuLID's layers sees them
-        told = nn.functional.mse_loss(model["head"](tokens.mean(1)), attributes[people].repeat(len(views), 1))
+        # as norm1 of PuLID's layers sees them
+        tokens = nn.functional.layer_norm(tokens.float(), tokens.shape[-1:])
+        told = nn.functional.mse_loss(
+            model["head"](tokens.mean(1)), attributes[people].repeat(len(views), 1)
+        )
         return told + off.square().mean() + 0.5 * contrast(*tokens.flatten(1).chunk(len(views)))
 
     train("idformer", model, loss, DESCRIBING, folder, BOTH)
@@ -191,18 +242,25 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
         pictures = some_of(autoencoder.EACH, EACH, count, generator)
         chosen = (people[:, None] * autoencoder.EACH + pictures).reshape(-1)
         silent = torch.rand(len(chosen), generator=generator, device=place()) < SILENT
-        tokens = identity.encoder(*seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody))
+        tokens = identity.encoder(
+            *seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody)
+        )
         current["tokens"] = tokens.repeat_interleave(EACH, 0)
         with torch.no_grad():
             states, pooled = painter.reader(*words.of(chosen, silent))
         off = flow_loss(painter, clean[chosen].float(), generator, states, pooled, NOISY)
-        return off, Wanted(people, somebody, tokens), Asked(chosen, ~silent, states, pooled).some(slice(None, None, EACH))
+        return (
+            off,
+            Wanted(people, somebody, tokens),
+            Asked(chosen, ~silent, states, pooled).some(slice(None, None, EACH)),
+        )
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
             return flow(step, generator)[0]
 
-    identity.encoder.requires_grad_(False)  # layers that are still blank would teach it to say nothing at all
+    # layers that are still blank would teach it to say nothing at all
+    identity.encoder.requires_grad_(False)
     train("layers", identity, loss, LAYERS, folder, BOTH)
     identity.encoder.requires_grad_(True)
     critics, scenes = critic.trained(folder, clean), truths(folder)
@@ -214,7 +272,11 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
             current["tokens"] = wanted.tokens
             seen = critic.looked_at(critics, painter.towards(asked), len(asked.chosen), generator)
         unlike = critic.unlike(seen, wanted.people, everybody) * wanted.somebody
-        return off + ALIKE * unlike.mean() + OBEYED * (critic.disobeyed(seen, scenes[asked.chosen]) * asked.said).mean()
+        return (
+            off
+            + ALIKE * unlike.mean()
+            + OBEYED * (critic.disobeyed(seen, scenes[asked.chosen]) * asked.said).mean()
+        )
 
     train("identity", identity, judged, PLAN, folder, BOTH)
     painter.to("cpu")

@@ -1,10 +1,12 @@
-"""Measures, through the two programs, that the small world's models preserve a face. On people and seeds that nothing was trained on.
+"""Measures, through the two programs, that the small world's models preserve a face. On people and
+seeds that nothing was trained on.
 
     python -m micro_world.measure [--models scripts/micro_world/models] [--folder build/micro_world/measured] [--quick]      (PYTHONPATH=scripts)
 
-Prints the table of docs/micro_world.md as Markdown on standard output and leaves numbers.json and the pictures in the folder. Portraits go
-through `pulid-extract batch`, pictures through `pulid-generate batch`; a second recogniser, which never conditioned anything, says who it is,
-and a classifier of drawings what the scene is.
+Prints the table of docs/micro_world.md as Markdown on standard output and leaves numbers.json and
+the pictures in the folder. Portraits go through `pulid-extract batch`, pictures through
+`pulid-generate batch`; a second recogniser, which never conditioned anything, says who it is, and a
+classifier of drawings what the scene is.
 """
 
 from __future__ import annotations
@@ -37,13 +39,24 @@ PEOPLE, SCENES = 20, 8
 SIDE, STEPS = 96, 8
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("background", "clothes", "expression", "hat", "glasses")
-# what every command of the small world says: one size of network is missing (facexlib's), and Flux knows prompts of this length
+# what every command of the small world says: one size of network is missing (facexlib's), and Flux
+# knows prompts of this length
 EXTRACT = ("--aligner", "antelopev2", "--parser", "none")
-GENERATE = ("-W", str(SIDE), "-H", str(SIDE), "--steps", str(STEPS), "--t5-max-length", str(T5_LENGTH))
+GENERATE = (
+    "-W",
+    str(SIDE),
+    "-H",
+    str(SIDE),
+    "--steps",
+    str(STEPS),
+    "--t5-max-length",
+    str(T5_LENGTH),
+)
 
 
 def run(program: str, *arguments: object, shown: bool = False) -> str:
-    """Standard output of the program that stands beside this Python. shown: its command line and what it says go to standard error.
+    """Standard output of the program that stands beside this Python. shown: its command line and
+    what it says go to standard error.
 
     Raises SystemExit if it fails, with what it said.
     """
@@ -51,7 +64,9 @@ def run(program: str, *arguments: object, shown: bool = False) -> str:
     line = shlex.join([program, *command[1:]])
     if shown:
         print(f"$ {line}", file=sys.stderr, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if shown else subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=None if shown else subprocess.PIPE, text=True
+    )
     if done.returncode:
         sys.exit(f"{line}: exit code {done.returncode}\n{done.stderr or ''}")
     return done.stdout
@@ -61,13 +76,24 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
     """Scenes for tests: everything a prompt can say, each hat and expression equally often."""
     rng = np.random.default_rng((5, seed))
     return [
-        Scene.of(rng, hat=index % 4, expression=(index // 2) % 4, glasses=index % 3 % 2, background=index % 8, distance=0, tilt=0)
+        Scene.of(
+            rng,
+            hat=index % 4,
+            expression=(index // 2) % 4,
+            glasses=index % 3 % 2,
+            background=index % 8,
+            distance=0,
+            tilt=0,
+        )
         for index in range(count)
     ]
 
 
-def write_portraits(folder: Path, count: int, first: int = FIRST_TEST_PERSON, views: int = 1, series: int = 0) -> list[Path]:
-    """PNG portraits of people that nothing was trained on, `views` of each: 00.png, or 00-0.png, 00-1.png .. of person 0.
+def write_portraits(
+    folder: Path, count: int, first: int = FIRST_TEST_PERSON, views: int = 1, series: int = 0
+) -> list[Path]:
+    """PNG portraits of people that nothing was trained on, `views` of each: 00.png, or 00-0.png,
+    00-1.png .. of person 0.
 
     series: other scenes of the same people.
     """
@@ -82,7 +108,9 @@ def write_portraits(folder: Path, count: int, first: int = FIRST_TEST_PERSON, vi
 
 
 class Eyes:
-    """Sees faces and scenes in pictures: the pack's detector, a recogniser that is not the pack's, and the judge of prompts."""
+    """Sees faces and scenes in pictures: the pack's detector, a recogniser that is not the pack's,
+    and the judge of prompts.
+    """
 
     def __init__(self, models: Path = MODELS):
         import onnxruntime
@@ -92,15 +120,21 @@ class Eyes:
 
         self.pack = Antelope(models / PACK)
         self.recogniser = Recognizer(models / JUDGE)
-        self._scene = onnxruntime.InferenceSession(str(models / PROMPT_JUDGE), providers=["CPUExecutionProvider"])
+        self._scene = onnxruntime.InferenceSession(
+            str(models / PROMPT_JUDGE), providers=["CPUExecutionProvider"]
+        )
 
     def who(self, picture: np.ndarray) -> np.ndarray | None:
-        """(D,) float32 of length 1 of the largest face in uint8 RGB (H, W, 3); None if there is none."""
+        """(D,) float32 of length 1 of the largest face in uint8 RGB (H, W, 3); None if there is
+        none.
+        """
         bgr = np.ascontiguousarray(picture[..., ::-1])
         found = self.pack.detect(bgr)
         if not found:
             return None
-        face = max(found, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+        face = max(
+            found, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1])
+        )
         vector = self.recogniser.embed(bgr, face.landmarks)
         return vector / np.linalg.norm(vector)
 
@@ -112,7 +146,8 @@ class Eyes:
         logits = self._scene.run(None, {"pixels": pixels})[0][0]
         edges = np.cumsum([0, *CHOICES.values()])
         return {
-            name: int(logits[low:high].argmax()) for name, (low, high) in zip(CHOICES, itertools.pairwise(edges), strict=True)
+            name: int(logits[low:high].argmax())
+            for name, (low, high) in zip(CHOICES, itertools.pairwise(edges), strict=True)
         }
 
 
@@ -136,7 +171,9 @@ class Gallery:
 
     def __init__(self, eyes: Eyes, portraits: Sequence[Path]):
         vectors = [eyes.who(read(path)) for path in portraits]
-        if missing := [str(path) for path, vector in zip(portraits, vectors, strict=True) if vector is None]:
+        if missing := [
+            str(path) for path, vector in zip(portraits, vectors, strict=True) if vector is None
+        ]:
             sys.exit(f"no face found in {', '.join(missing)}")
         self.vectors = np.stack([vector for vector in vectors if vector is not None])
 
@@ -150,15 +187,31 @@ class Gallery:
 
 
 def extract(models: Path, portraits: Path, out: Path, *more: object) -> None:
-    run("pulid-extract", "batch", portraits, "--out-dir", out, "--models-dir", models, *EXTRACT, *more)
+    run(
+        "pulid-extract",
+        "batch",
+        portraits,
+        "--out-dir",
+        out,
+        "--models-dir",
+        models,
+        *EXTRACT,
+        *more,
+    )
 
 
-def generate(models: Path, rows: Sequence[dict[str, Any]], folder: Path, *more: object) -> list[Path]:
+def generate(
+    models: Path, rows: Sequence[dict[str, Any]], folder: Path, *more: object
+) -> list[Path]:
     """One picture for each row, in one process. Paths in the order of the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / "rows.jsonl"
     manifest.write_text(
-        "".join(json.dumps(row | {"output": f"{number:04d}.png"}) + "\n" for number, row in enumerate(rows)), encoding="utf-8"
+        "".join(
+            json.dumps(row | {"output": f"{number:04d}.png"}) + "\n"
+            for number, row in enumerate(rows)
+        ),
+        encoding="utf-8",
     )
     run(
         "pulid-generate",
@@ -178,15 +231,29 @@ def generate(models: Path, rows: Sequence[dict[str, Any]], folder: Path, *more: 
 class Measurement:
     """The pictures and what the judges say. folder: portraits, identities and pictures go there."""
 
-    def __init__(self, models: Path, folder: Path, people: int = PEOPLE, count: int = SCENES, weights: Sequence[float] = WEIGHTS):
-        self.models, self.folder, self.people, self.weights = models.resolve(), folder.resolve(), people, weights
+    def __init__(
+        self,
+        models: Path,
+        folder: Path,
+        people: int = PEOPLE,
+        count: int = SCENES,
+        weights: Sequence[float] = WEIGHTS,
+    ):
+        self.models, self.folder, self.people, self.weights = (
+            models.resolve(),
+            folder.resolve(),
+            people,
+            weights,
+        )
         self.scenes = scenes(count)
         self.eyes = Eyes(models)
 
     @cached_property
     def gallery(self) -> Gallery:
         """Other portraits of the same people than those the identities come from."""
-        return Gallery(self.eyes, write_portraits(self.folder / "references", self.people, series=1))
+        return Gallery(
+            self.eyes, write_portraits(self.folder / "references", self.people, series=1)
+        )
 
     @cached_property
     def seen(self) -> list[Seen]:
@@ -199,7 +266,9 @@ class Measurement:
             for scene in range(len(self.scenes))
         ]
         keys += [
-            (person, scene, -1.0) for person in range(self.people) for scene in range(len(self.scenes))
+            (person, scene, -1.0)
+            for person in range(self.people)
+            for scene in range(len(self.scenes))
         ]  # -1: fused, weight 1
         rows = [
             {
@@ -212,7 +281,10 @@ class Measurement:
         ]
         paths = generate(self.models, rows, self.folder / "pictures", "--batch-size", 16)
         pictures = [read(path) for path in paths]
-        return [Seen(*key, self.eyes.who(picture), self.eyes.what(picture)) for key, picture in zip(keys, pictures, strict=True)]
+        return [
+            Seen(*key, self.eyes.who(picture), self.eyes.what(picture))
+            for key, picture in zip(keys, pictures, strict=True)
+        ]
 
     def _identities(self) -> tuple[list[Path], list[Path]]:
         """Of one portrait each, and of two."""
@@ -235,7 +307,11 @@ class Measurement:
 
     def numbers(self) -> dict[str, Any]:
         """Everything the table says."""
-        found: dict[str, Any] = {"people": self.people, "scenes": len(self.scenes), "pictures": len(self.seen)}
+        found: dict[str, Any] = {
+            "people": self.people,
+            "scenes": len(self.scenes),
+            "pictures": len(self.seen),
+        }
         for weight in (*self.weights, -1.0):
             group = self.of(weight)
             name = "fused" if weight < 0 else f"{weight:g}"
@@ -243,7 +319,10 @@ class Measurement:
                 "picked": float(np.mean([self.gallery.picked(seen) for seen in group])),
                 "cosine": float(np.mean([self.gallery.cosine(seen) for seen in group])),
                 "no_face": sum(seen.vector is None for seen in group),
-                "prompt": {choice: float(np.mean([self._obeyed(seen, choice) for seen in group])) for choice in JUDGED},
+                "prompt": {
+                    choice: float(np.mean([self._obeyed(seen, choice) for seen in group]))
+                    for choice in JUDGED
+                },
             }
         found["detector"] = detected(self.eyes)
         return found
@@ -253,7 +332,9 @@ class Measurement:
 
 
 def detected(eyes: Eyes, count: int = 200) -> float:
-    """Share of portraits, pasted anywhere on a canvas of 640, whose face is found with an overlap of more than a half."""
+    """Share of portraits, pasted anywhere on a canvas of 640, whose face is found with an overlap
+    of more than a half.
+    """
     from pulid_extract.faces.antelopev2 import overlap
 
     hits = 0
@@ -293,14 +374,20 @@ def table(numbers: dict[str, Any], weights: Sequence[float]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--folder", type=Path, default=Path("build/micro_world/measured"))
     parser.add_argument("--quick", action="store_true", help="two scenes instead of eight")
     arguments = parser.parse_args()
-    measured = Measurement(arguments.models, arguments.folder, count=2 if arguments.quick else SCENES)
+    measured = Measurement(
+        arguments.models, arguments.folder, count=2 if arguments.quick else SCENES
+    )
     numbers = measured.numbers()
-    (arguments.folder / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    (arguments.folder / "numbers.json").write_text(
+        json.dumps(numbers, indent=1) + "\n", encoding="utf-8"
+    )
     print("\n".join(table(numbers, measured.weights)))
 
 

@@ -1,6 +1,8 @@
-"""Plain convolutional networks of torch as ONNX files that insightface accepts: batch norms folded, weights in 16 bits.
+"""Plain convolutional networks of torch as ONNX files that insightface accepts: batch norms folded,
+weights in 16 bits.
 
-Knows convolutions, linear layers, ReLU, pooling, flattening and `Residual`; anything else is an error, so nothing is left out silently.
+Knows convolutions, linear layers, ReLU, pooling, flattening and `Residual`; anything else is an
+error, so nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ from onnx_graph import Graph
 from torch import nn
 
 
-def write_network(network: nn.Module, path: Path, input_name: str, shape: Sequence[int | str], output: str) -> None:
+def write_network(
+    network: nn.Module, path: Path, input_name: str, shape: Sequence[int | str], output: str
+) -> None:
     """One picture in, one vector out."""
     graph = Graph(half=True)
     last = add(graph, network, input_name)
     graph("Identity", last, name=output)
-    width = [module for module in network.modules() if isinstance(module, nn.Linear)][-1].out_features
+    width = [module for module in network.modules() if isinstance(module, nn.Linear)][
+        -1
+    ].out_features
     graph.write(path, input_name, shape, {output: [shape[0], width]})
 
 
@@ -46,7 +52,10 @@ def add(graph: Graph, module: nn.Module, x: str) -> str:
     if isinstance(module, nn.ReLU):
         return graph("Relu", x)
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        kernel, operator = int(module.kernel_size), "MaxPool" if isinstance(module, nn.MaxPool2d) else "AveragePool"  # type: ignore[arg-type]
+        kernel, operator = (
+            int(module.kernel_size),
+            "MaxPool" if isinstance(module, nn.MaxPool2d) else "AveragePool",
+        )  # type: ignore[arg-type]
         return graph(operator, x, kernel_shape=[kernel, kernel], strides=[kernel, kernel])
     if isinstance(module, nn.Flatten):
         return graph("Flatten", x)
@@ -60,8 +69,15 @@ def _convolution(graph: Graph, layer: nn.Conv2d, norm: nn.BatchNorm2d | None, x:
     bias = layer.bias.detach() if layer.bias is not None else torch.zeros(layer.out_channels)
     if norm is not None:
         scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
-        weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias.detach()  # type: ignore[operator]
-    sides = {"kernel_shape": list(layer.kernel_size), "strides": list(layer.stride), "dilations": list(layer.dilation)}
+        weight, bias = (
+            weight * scale[:, None, None, None],
+            (bias - norm.running_mean) * scale + norm.bias.detach(),
+        )  # type: ignore[operator]
+    sides = {
+        "kernel_shape": list(layer.kernel_size),
+        "strides": list(layer.stride),
+        "dilations": list(layer.dilation),
+    }
     pads = [*layer.padding, *layer.padding]
     return graph("Conv", x, _array(weight), _array(bias), pads=pads, **sides)
 

@@ -1,7 +1,8 @@
-"""Flux of the small world: a prompt in, somebody in that scene out. Its text encoders learn on with it; after that none of them changes.
+"""Flux of the small world: a prompt in, somebody in that scene out. Its text encoders learn on with
+it; after that none of them changes.
 
-The class is diffusers', which the loader builds, so what is trained is what runs. Shapes: B batch, L = 36 image tokens of 64, T = 32 text
-tokens.
+The class is diffusers', which the loader builds, so what is trained is what runs. Shapes: B batch,
+L = 36 image tokens of 64, T = 32 text tokens.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from micro_world.training import Plan, at_once, half, place, train
 WIDTH, DOUBLE, SINGLE = 256, 3, 5
 EMPTY = 0.1  # share of pictures that are learnt without a word, for true CFG
 BATCH = 48
-FACE, MOUTH = 4.0, 8.0  # times as much as the rest of the picture: a mouth is two tokens of 36, and a small part of any loss
-EVEN = 0.5  # share of times that are drawn evenly: of the others 1 in 600 is above 0.95, where every picture begins
-FIRST = 0.1  # share of pictures that are nothing but noise yet: where every drawing begins, and where critics alone would have their way
-LATE = 0.8  # mean of the logit of the other times: an expression is decided while three quarters are noise
-READING = 0.03  # weight of the reading lessons, which go on: what Flux does not use yet is forgotten otherwise
-OBEYED, SHOWN = 0.05, 16  # weight of the critic's word on the scene, and how many of a batch it is shown
+# times as much as the rest of the picture: a mouth is two tokens of 36, and a small part of any
+# loss
+FACE, MOUTH = 4.0, 8.0
+# share of times that are drawn evenly: of the others 1 in 600 is above 0.95, where every picture
+# begins
+EVEN = 0.5
+# share of pictures that are nothing but noise yet: where every drawing begins, and where critics
+# alone would have their way
+FIRST = 0.1
+# mean of the logit of the other times: an expression is decided while three quarters are noise
+LATE = 0.8
+# weight of the reading lessons, which go on: what Flux does not use yet is forgotten otherwise
+READING = 0.03
+# weight of the critic's word on the scene, and how many of a batch it is shown
+OBEYED, SHOWN = 0.05, 16
 PLAN = Plan(12000, rate=1.5e-3, warmup=200, decay=0.01, on_cpu=3200)
 SHOWING = Plan(1000, rate=3e-4, warmup=20, decay=0.01, on_cpu=300)
 
@@ -51,7 +61,9 @@ def build_flux() -> Any:
 
 
 class Asked(NamedTuple):
-    """What some pictures are asked for: chosen (B,) of the training pictures, said (B,) whether in words, states (B, T, 128), pooled (B, 64)."""
+    """What some pictures are asked for: chosen (B,) of the training pictures, said (B,) whether in
+    words, states (B, T, 128), pooled (B, 64).
+    """
 
     chosen: Tensor
     said: Tensor
@@ -106,7 +118,11 @@ def importance(device: torch.device) -> Tensor:
 def pack(latents: Tensor) -> Tensor:
     """(B, 16, 12, 12) -> (B, 36, 64), channels (c ph pw) as BFL packs them."""
     batch = latents.shape[0]
-    return latents.view(batch, 16, CELLS, 2, CELLS, 2).permute(0, 2, 4, 1, 3, 5).reshape(batch, CELLS * CELLS, 64)
+    return (
+        latents.view(batch, 16, CELLS, 2, CELLS, 2)
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(batch, CELLS * CELLS, 64)
+    )
 
 
 def latents(folder: Path) -> Tensor:
@@ -118,9 +134,17 @@ def latents(folder: Path) -> Tensor:
     return torch.load(kept, weights_only=True, mmap=True).to(place())
 
 
-def flow_loss(painter: Painter, clean: Tensor, generator: torch.Generator, states: Tensor, pooled: Tensor, late: float) -> Tensor:
-    """Flow matching: the velocity noise - clean at time 1, an even or a logit-normal time. late: the last one's mean; above 0 there is more
-    noise than picture."""
+def flow_loss(
+    painter: Painter,
+    clean: Tensor,
+    generator: torch.Generator,
+    states: Tensor,
+    pooled: Tensor,
+    late: float,
+) -> Tensor:
+    """Flow matching: the velocity noise - clean at time 1, an even or a logit-normal time. late:
+    the last one's mean; above 0 there is more noise than picture.
+    """
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     t = torch.sigmoid(torch.randn(len(clean), generator=generator, device=clean.device) + late)
     which, even = torch.rand(2, len(clean), generator=generator, device=clean.device)

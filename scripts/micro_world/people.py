@@ -1,6 +1,8 @@
-"""Who lives in the small world: a person is nineteen numbers, drawn from a seed. Knows nothing of pictures.
+"""Who lives in the small world: a person is nineteen numbers, drawn from a seed. Knows nothing of
+pictures.
 
-Seeds below `FIRST_TEST_PERSON` are people to train on; from there on they are for tests and the demo only.
+Seeds below `FIRST_TEST_PERSON` are people to train on; from there on they are for tests and the
+demo only.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ Colour = tuple[int, int, int]
 
 HAIR_STYLES = ("bald", "short", "parted", "long", "bob", "afro", "spiky", "bun")
 BEARDS = ("none", "moustache", "goatee", "full")
-SKIN = ((255, 226, 203), (243, 200, 165), (224, 172, 128), (186, 128, 86), (140, 88, 58), (96, 58, 38))
+SKIN = (
+    (255, 226, 203),
+    (243, 200, 165),
+    (224, 172, 128),
+    (186, 128, 86),
+    (140, 88, 58),
+    (96, 58, 38),
+)
 HAIR = (
     *((28, 24, 24), (74, 46, 30), (128, 78, 42), (206, 166, 92), (178, 70, 34), (150, 150, 155)),
     *((236, 232, 224), (196, 62, 118), (60, 92, 190), (58, 140, 92)),
@@ -38,13 +47,21 @@ RANGES = {
     "lips": (0.6, 1.6),
     "ear_size": (0.7, 1.35),
 }
-KINDS = {"hair_style": len(HAIR_STYLES), "hair_colour": len(HAIR), "eye_colour": len(IRIS), "beard": len(BEARDS), "freckles": 2}
+KINDS = {
+    "hair_style": len(HAIR_STYLES),
+    "hair_colour": len(HAIR),
+    "eye_colour": len(IRIS),
+    "beard": len(BEARDS),
+    "freckles": 2,
+}
 BEARD_SHARES, FRECKLE_SHARES = (0.55, 0.15, 0.15, 0.15), (0.7, 0.3)
 
 
 @dataclass(frozen=True)
 class Person:
-    """Sizes are factors around 1, tones 0..1 along a palette, the rest indexes of the tables above."""
+    """Sizes are factors around 1, tones 0..1 along a palette, the rest indexes of the tables
+    above.
+    """
 
     skin: float
     face_width: float
@@ -72,11 +89,16 @@ class Person:
         rng = np.random.default_rng((7, seed))
         shares = {"beard": BEARD_SHARES, "freckles": FRECKLE_SHARES}
         numbers = {name: float(rng.uniform(*limits)) for name, limits in RANGES.items()}
-        return cls(**numbers, **{name: int(rng.choice(count, p=shares.get(name))) for name, count in KINDS.items()})
+        return cls(
+            **numbers,
+            **{name: int(rng.choice(count, p=shares.get(name))) for name, count in KINDS.items()},
+        )
 
     @classmethod
     def sibling(cls, seed: int) -> Person:
-        """Like `of(seed)` in all but two to four attributes: what a recogniser must tell apart to be any good."""
+        """Like `of(seed)` in all but two to four attributes: what a recogniser must tell apart to
+        be any good.
+        """
         rng = np.random.default_rng((8, seed))
         names = [field.name for field in fields(cls)]
         changed = rng.choice(names, size=int(rng.integers(2, 5)), replace=False)
@@ -84,9 +106,18 @@ class Person:
         return replace(cls.of(seed), **{name: getattr(other, name) for name in changed})
 
     def attributes(self) -> np.ndarray:
-        """(A,) float32: numbers around 0 with a spread of about 1, kinds as 0 or 1; for networks that learn to see them."""
-        numbers = [(getattr(self, name) - (low + high) / 2) / (high - low) * 3.4 for name, (low, high) in RANGES.items()]
-        kinds = [float(getattr(self, name) == index) for name, count in KINDS.items() for index in range(count)]
+        """(A,) float32: numbers around 0 with a spread of about 1, kinds as 0 or 1; for networks
+        that learn to see them.
+        """
+        numbers = [
+            (getattr(self, name) - (low + high) / 2) / (high - low) * 3.4
+            for name, (low, high) in RANGES.items()
+        ]
+        kinds = [
+            float(getattr(self, name) == index)
+            for name, count in KINDS.items()
+            for index in range(count)
+        ]
         return np.float32([*numbers, *kinds])
 
     @property

@@ -1,4 +1,5 @@
-"""Says what can be seen of a prompt in a picture: background, clothes, expression, hat, glasses, distance, tilt. Never part of what draws.
+"""Says what can be seen of a prompt in a picture: background, clothes, expression, hat, glasses,
+distance, tilt. Never part of what draws.
 
 Learns from drawings alone, softened at random, because what a model paints is never as sharp.
 """
@@ -45,7 +46,9 @@ def trained(folder: Path) -> nn.Sequential:
     def batch_of(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(pixels), (BATCH,), generator=generator).numpy()
         batch = pixels_of(np.stack([pixels[i] for i in chosen]))
-        soft = nn.functional.interpolate(nn.functional.avg_pool2d(batch, 2), scale_factor=2, mode="bilinear")
+        soft = nn.functional.interpolate(
+            nn.functional.avg_pool2d(batch, 2), scale_factor=2, mode="bilinear"
+        )
         batch = torch.lerp(batch, soft, 0.9 * torch.rand(BATCH, 1, 1, 1, generator=generator))
         strength = 0.12 * torch.rand(BATCH, 1, 1, 1, generator=generator)
         return batch + strength * torch.randn(batch.shape, generator=generator), torch.from_numpy(

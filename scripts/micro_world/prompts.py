@@ -1,7 +1,8 @@
-"""A scene in words, many ways, and the vocabulary of a small T5 that reads them. Knows nothing of pictures.
+"""A scene in words, many ways, and the vocabulary of a small T5 that reads them. Knows nothing of
+pictures.
 
-What is not said of hat, glasses, tilt and distance is as in most pictures (none, upright, middle); what is not said of background, clothes
-and expression may be anything.
+What is not said of hat, glasses, tilt and distance is as in most pictures (none, upright, middle);
+what is not said of background, clothes and expression may be anything.
 """
 
 from __future__ import annotations
@@ -24,8 +25,21 @@ SUBJECTS = (
     "a drawing of a person",
     "portrait",
 )
-BACKGROUNDS = ("on a {} background", "{} background", "in front of a {} wall", "a {} background", "before a {} wall")
-CLOTHES = ("in a {} shirt", "wearing a {} shirt", "{} shirt", "in {} clothes", "wearing {} clothes", "in a {} sweater")
+BACKGROUNDS = (
+    "on a {} background",
+    "{} background",
+    "in front of a {} wall",
+    "a {} background",
+    "before a {} wall",
+)
+CLOTHES = (
+    "in a {} shirt",
+    "wearing a {} shirt",
+    "{} shirt",
+    "in {} clothes",
+    "wearing {} clothes",
+    "in a {} sweater",
+)
 EXPRESSED = {
     "neutral": ("calm", "with a neutral face", "neutral", "looking calm"),
     "smiling": ("smiling", "with a smile", "happy", "looking happy"),
@@ -39,12 +53,18 @@ HATTED = {
     "beanie": ("with a beanie", "wearing a beanie", "beanie"),
 }
 GLASSED = (("without glasses", "no glasses"), ("with glasses", "wearing glasses", "glasses"))
-DISTANT = ((), ("seen from close", "close up", "from close"), ("seen from far", "from far away", "far away"))
+DISTANT = (
+    (),
+    ("seen from close", "close up", "from close"),
+    ("seen from far", "from far away", "far away"),
+)
 TILTED = ((), ("with a tilted head", "head tilted", "tilted head"))
 
 
 def prompt_of(scene: Scene, rng: np.random.Generator, said: float = 0.9) -> str:
-    """One of the many ways to ask for this scene. said: how often an open choice is mentioned at all."""
+    """One of the many ways to ask for this scene. said: how often an open choice is mentioned at
+    all.
+    """
 
     def one(ways: Sequence[str]) -> str:
         return ways[int(rng.integers(len(ways)))]
@@ -84,11 +104,19 @@ def plain_prompt(scene: Scene) -> str:
 
 def vocabulary() -> list[str]:
     """Every word of the tables above, sorted."""
-    tables = [*SUBJECTS, *BACKGROUNDS, *CLOTHES, *COLOUR_NAMES, *(way for ways in (*GLASSED, *DISTANT, *TILTED) for way in ways)]
+    tables = [
+        *SUBJECTS,
+        *BACKGROUNDS,
+        *CLOTHES,
+        *COLOUR_NAMES,
+        *(way for ways in (*GLASSED, *DISTANT, *TILTED) for way in ways),
+    ]
     tables += [way for table in (EXPRESSED, HATTED) for ways in table.values() for way in ways]
     return sorted({word for text in tables for word in text.replace("{}", " ").split()})
 
 
 def write_tokenizer(path: Path) -> int:
-    """Every word of the tables above; commas say nothing, and would take room. Returns how many ids it has."""
+    """Every word of the tables above; commas say nothing, and would take room. Returns how many ids
+    it has.
+    """
     return write_unigram(path, vocabulary(), deaf_to=r"[,\s]+")

@@ -1,7 +1,9 @@
-"""T5 and CLIP of the small world: a prompt in, states and a pooled vector out. They first learn to say what a prompt asks for.
+"""T5 and CLIP of the small world: a prompt in, states and a pooled vector out. They first learn to
+say what a prompt asks for.
 
-Public text encoders have read before they meet Flux; these have too, or Flux would have to teach them that a red shirt is no red background.
-The classes are those of transformers that the loaders build. Shapes: B batch, T = 32 tokens.
+Public text encoders have read before they meet Flux; these have too, or Flux would have to teach
+them that a red shirt is no red background. The classes are those of transformers that the loaders
+build. Shapes: B batch, T = 32 tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def build_t5(rows: int) -> Any:
 
 
 def build_clip(rows: int) -> Any:
-    """rows: of the embedding; while training only the ids that occur, in their order, so that the end token stays the largest."""
+    """rows: of the embedding; while training only the ids that occur, in their order, so that the
+    end token stays the largest.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -63,7 +67,9 @@ def build_clip(rows: int) -> Any:
 
 
 class Words:
-    """Every prompt of the training pictures as ids: t5 (P * K, 32), clip (P * K, 77); and those of no words at all."""
+    """Every prompt of the training pictures as ids: t5 (P * K, 32), clip (P * K, 77); and those of
+    no words at all.
+    """
 
     def __init__(self, folder: Path, prompts: np.ndarray):
         from pulid_generate.models.tokenizers import clip_tokenizer, read_t5_tokenizer
@@ -80,10 +86,15 @@ class Words:
             padded = np.zeros((len(ids), T5_LENGTH), np.int16)
             for row, one in zip(padded, ids, strict=True):
                 row[: len(one)] = one
-            pooled = clip(texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True)["input_ids"]
+            pooled = clip(texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True)[
+                "input_ids"
+            ]
             np.savez(kept, t5=padded, clip=np.asarray(pooled, np.int32))
         with np.load(kept) as found:
-            self.t5, self.clip = (torch.from_numpy(found[name].astype(np.int64)).to(place()) for name in ("t5", "clip"))
+            self.t5, self.clip = (
+                torch.from_numpy(found[name].astype(np.int64)).to(place())
+                for name in ("t5", "clip")
+            )
         self.clip_ids = sorted(set(self.clip.unique().tolist()))
 
     def of(self, places: Tensor, silent: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +104,9 @@ class Words:
 
 
 class Reader(nn.Module):
-    """Both encoders. clip_ids: the rows of CLIP's embedding that occur at all, the only ones that are kept while training."""
+    """Both encoders. clip_ids: the rows of CLIP's embedding that occur at all, the only ones that
+    are kept while training.
+    """
 
     def __init__(self, words: Words):
         super().__init__()
@@ -105,11 +118,15 @@ class Reader(nn.Module):
 
     def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) and (B, 77) ids -> states (B, T, 128), pooled (B, 64)."""
-        return self.t5(input_ids=t5_ids).last_hidden_state, self.clip(self.rows[clip_ids]).pooler_output
+        return self.t5(input_ids=t5_ids).last_hidden_state, self.clip(
+            self.rows[clip_ids]
+        ).pooler_output
 
 
 class Lessons(nn.Module):
-    """A reader that is asked for the seven choices of a scene: of the mean of T5's states, and of CLIP's vector."""
+    """A reader that is asked for the seven choices of a scene: of the mean of T5's states, and of
+    CLIP's vector.
+    """
 
     def __init__(self, words: Words):
         super().__init__()
@@ -118,14 +135,25 @@ class Lessons(nn.Module):
         self.by_t5, self.by_clip = nn.Linear(T5_WIDTH, count), nn.Linear(CLIP_WIDTH, count)
 
     def loss(self, states: Tensor, pooled: Tensor, truth: Tensor) -> Tensor:
-        """states (B, T, 128), pooled (B, 64), truth (B, 7) -> (B,): cross-entropies of all choices, added up."""
-        return choice_loss(self.by_t5(states.mean(1)), truth) + choice_loss(self.by_clip(pooled), truth)
+        """states (B, T, 128), pooled (B, 64), truth (B, 7) -> (B,): cross-entropies of all choices,
+        added up.
+        """
+        return choice_loss(self.by_t5(states.mean(1)), truth) + choice_loss(
+            self.by_clip(pooled), truth
+        )
 
 
 def choice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Logits of all choices side by side (B, sum of CHOICES), truth (B, 7) -> (B,): their cross-entropies, added up."""
+    """Logits of all choices side by side (B, sum of CHOICES), truth (B, 7) -> (B,): their
+    cross-entropies, added up.
+    """
     parts = enumerate(logits.float().split(list(CHOICES.values()), 1))
-    return torch.stack([nn.functional.cross_entropy(part, truth[:, index], reduction="none") for index, part in parts]).sum(0)
+    return torch.stack(
+        [
+            nn.functional.cross_entropy(part, truth[:, index], reduction="none")
+            for index, part in parts
+        ]
+    ).sum(0)
 
 
 def truths(folder: Path) -> Tensor:

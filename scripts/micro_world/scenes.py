@@ -1,4 +1,6 @@
-"""What a prompt can say of a picture of the small world, and what it cannot: where exactly the head is. Knows nothing of people."""
+"""What a prompt can say of a picture of the small world, and what it cannot: where exactly the head
+is. Knows nothing of people.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ DEGREES = {"upright": (0.0, 4.0), "tilted": (13.0, 19.0)}
 
 @dataclass(frozen=True)
 class Scene:
-    """Indexes of the tables above. shift: of the head, in shares of the picture. scale: 1 is a middle distance. degrees: clockwise."""
+    """Indexes of the tables above. shift: of the head, in shares of the picture. scale: 1 is a
+    middle distance. degrees: clockwise.
+    """
 
     background: int = 0
     clothes: int = 2
@@ -53,9 +57,14 @@ class Scene:
 
     @classmethod
     def of(cls, rng: np.random.Generator, **fixed: int) -> Scene:
-        """A scene at random; clothes and background differ, so that both can be seen. fixed: choices that are not left to chance."""
+        """A scene at random; clothes and background differ, so that both can be seen. fixed:
+        choices that are not left to chance.
+        """
         background = fixed.get("background", int(rng.integers(len(COLOUR_NAMES))))
-        clothes = fixed.get("clothes", (background + 1 + int(rng.integers(len(COLOUR_NAMES) - 1))) % len(COLOUR_NAMES))
+        clothes = fixed.get(
+            "clothes",
+            (background + 1 + int(rng.integers(len(COLOUR_NAMES) - 1))) % len(COLOUR_NAMES),
+        )
         scene = cls(
             background=background,
             clothes=clothes,
@@ -72,7 +81,12 @@ class Scene:
         sign = 1 if rng.random() < 0.5 else -1
         shift = float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.03, 0.03))
         scale = float(rng.uniform(*SCALES[DISTANCES[self.distance]]))
-        return replace(self, shift=shift, scale=scale, degrees=sign * float(rng.uniform(*DEGREES[TILTS[self.tilt]])))
+        return replace(
+            self,
+            shift=shift,
+            scale=scale,
+            degrees=sign * float(rng.uniform(*DEGREES[TILTS[self.tilt]])),
+        )
 
     def choices(self) -> tuple[int, ...]:
         """In the order of `CHOICES`."""

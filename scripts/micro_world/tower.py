@@ -1,4 +1,6 @@
-"""The small world's EVA tower: timm's Eva as the loader builds it, 20 blocks for PuLID's five taps. Learns who somebody is from a grey view."""
+"""The small world's EVA tower: timm's Eva as the loader builds it, 20 blocks for PuLID's five taps.
+Learns who somebody is from a grey view.
+"""
 
 from __future__ import annotations
 
@@ -62,10 +64,14 @@ def trained(folder: Path) -> Any:
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         people = torch.randperm(len(views), generator=generator)[:PEOPLE_AT_ONCE]
-        batch = pixels_of(np.concatenate([views[people.numpy(), side] for side in range(REFERENCES)]))
+        batch = pixels_of(
+            np.concatenate([views[people.numpy(), side] for side in range(REFERENCES)])
+        )
         with half():
             pooled = model["tower"](batch.to(place())).float()
-        told = nn.functional.mse_loss(model["head"](pooled), wanted[people].repeat(REFERENCES, 1).to(place()))
+        told = nn.functional.mse_loss(
+            model["head"](pooled), wanted[people].repeat(REFERENCES, 1).to(place())
+        )
         return told + 0.1 * contrast(*pooled.chunk(2))
 
     return train("tower", model, loss, PLAN, folder, cycle=0)["tower"]

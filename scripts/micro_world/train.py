@@ -2,8 +2,8 @@
 
     python -m micro_world.train [--folder build/micro_world] [--models scripts/micro_world/models] [STAGE..]      (PYTHONPATH=scripts)
 
-Stages go on where they were stopped; what is finished is not done again. Progress on standard error; the table of files on standard output,
-and the losses as a picture in FOLDER/losses.png.
+Stages go on where they were stopped; what is finished is not done again. Progress on standard
+error; the table of files on standard output, and the losses as a picture in FOLDER/losses.png.
 """
 
 from __future__ import annotations
@@ -17,16 +17,37 @@ from typing import Any
 
 import torch
 
-from micro_world import autoencoder, detector, export, identity, painter, plot, prompt_judge, recognisers, tower
+from micro_world import (
+    autoencoder,
+    detector,
+    export,
+    identity,
+    painter,
+    plot,
+    prompt_judge,
+    recognisers,
+    tower,
+)
 
-FLUX, PULID, EVA = "flux1-schnell-Q8_0.gguf", "pulid_flux_v0.9.1.safetensors", "EVA02_CLIP_L_336_psz14_s6B.safetensors"
-AE, CLIP, T5, WORDS = "ae.safetensors", "clip_l.safetensors", "t5xxl_fp16.safetensors", "tokenizer.json"
+FLUX, PULID, EVA = (
+    "flux1-schnell-Q8_0.gguf",
+    "pulid_flux_v0.9.1.safetensors",
+    "EVA02_CLIP_L_336_psz14_s6B.safetensors",
+)
+AE, CLIP, T5, WORDS = (
+    "ae.safetensors",
+    "clip_l.safetensors",
+    "t5xxl_fp16.safetensors",
+    "tokenizer.json",
+)
 CARD = Path(__file__).parent / "models" / "README.md"
 PACK, JUDGE, PROMPT_JUDGE = "antelopev2", "judge/recogniser.onnx", "prompt_judge/prompts.onnx"
 
 
 class World:
-    """Each network, trained when it is first asked for; what it is learnt with comes first. folder: of data and checkpoints."""
+    """Each network, trained when it is first asked for; what it is learnt with comes first. folder:
+    of data and checkpoints.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -68,7 +89,8 @@ class World:
 def write(world: World, models: Path, stage: str) -> None:
     """The files of one stage, and the card beside them."""
     (models / PACK).mkdir(parents=True, exist_ok=True)
-    for file in (JUDGE, PROMPT_JUDGE):  # apart: a folder of two networks would be taken for an antelopev2
+    # apart: a folder of two networks would be taken for an antelopev2
+    for file in (JUDGE, PROMPT_JUDGE):
         (models / file).parent.mkdir(exist_ok=True)
     if not (models / CARD.name).exists():
         (models / CARD.name).write_bytes(CARD.read_bytes())
@@ -94,16 +116,39 @@ def write(world: World, models: Path, stage: str) -> None:
         export.write_pulid(world.identity(), models / PULID)
 
 
-STAGES = ("glint", "tower", "painter", "identity", "autoencoder", "judge", "prompt_judge", "detector")
+STAGES = (
+    "glint",
+    "tower",
+    "painter",
+    "identity",
+    "autoencoder",
+    "judge",
+    "prompt_judge",
+    "detector",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"one of {', '.join(STAGES)}; all by default")
-    parser.add_argument("--folder", type=Path, default=Path("build/micro_world"), help="for data and checkpoints, about 11 GB")
-    parser.add_argument("--models", type=Path, default=Path(__file__).parent / "models", help="where the files go")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core this process may use"
+        "stages", nargs="*", metavar="STAGE", help=f"one of {', '.join(STAGES)}; all by default"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("build/micro_world"),
+        help="for data and checkpoints, about 11 GB",
+    )
+    parser.add_argument(
+        "--models", type=Path, default=Path(__file__).parent / "models", help="where the files go"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="default: every core this process may use",
     )
     arguments = parser.parse_args()
     if wrong := set(arguments.stages) - set(STAGES):

@@ -1,7 +1,8 @@
-"""One way to train every network of the small world: AdamW, a cosine, an average of the weights, and a checkpoint to go on from.
+"""One way to train every network of the small world: AdamW, a cosine, an average of the weights,
+and a checkpoint to go on from.
 
-On a GPU if there is one, else on the CPU. A GPU takes more at once, and a CPU may have fewer steps, or it would take all day. Knows nothing of
-what is trained.
+On a GPU if there is one, else on the CPU. A GPU takes more at once, and a CPU may have fewer steps,
+or it would take all day. Knows nothing of what is trained.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ def at_once(count: int) -> int:
 
 @contextmanager
 def attention() -> Iterator[None]:
-    """The one for a few tokens. On a CPU in float32, under autocast too: faster there than bfloat16. On a GPU flash or plain: the others stopped
-    at an illegal address (torch 2.11, H200, T5's bias)."""
+    """The one for a few tokens. On a CPU in float32, under autocast too: faster there than
+    bfloat16. On a GPU flash or plain: the others stopped at an illegal address (torch 2.11, H200,
+    T5's bias).
+    """
     usual = nn.functional.scaled_dot_product_attention
 
     def wide(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
@@ -68,7 +71,9 @@ def some_of(top: int, count: int, rows: int, generator: torch.Generator) -> Tens
 
 @dataclass(frozen=True)
 class Plan:
-    """steps, learning rate at the top of the cosine, warm-up steps, weight decay, largest gradient norm; steps on a CPU, if other."""
+    """steps, learning rate at the top of the cosine, warm-up steps, weight decay, largest gradient
+    norm; steps on a CPU, if other.
+    """
 
     steps: int
     rate: float = 2e-3
@@ -83,13 +88,21 @@ class Plan:
 
 
 class Step:
-    """The loss, its gradients, the optimizer's step. On a GPU it is recorded once and then played again and again (a CUDA graph): the kernels
-    are so small that to start them one by one takes several times as long as they do."""
+    """The loss, its gradients, the optimizer's step. On a GPU it is recorded once and then played
+    again and again (a CUDA graph): the kernels are so small that to start them one by one takes
+    several times as long as they do.
+    """
 
     def __init__(
-        self, loss_of: Callable[[int, torch.Generator], Tensor], optimizer: torch.optim.Optimizer, clip: float, cycle: int
+        self,
+        loss_of: Callable[[int, torch.Generator], Tensor],
+        optimizer: torch.optim.Optimizer,
+        clip: float,
+        cycle: int,
     ):
-        """cycle: steps after which loss_of does the same again, with other numbers; 0: never, it draws its batches on the CPU."""
+        """cycle: steps after which loss_of does the same again, with other numbers; 0: never, it
+        draws its batches on the CPU.
+        """
         self.loss_of, self.optimizer, self.clip, self.cycle = loss_of, optimizer, clip, cycle
         self.trained = optimizer.param_groups[0]["params"]
         self.generator = torch.Generator(place() if cycle else "cpu")
@@ -132,19 +145,29 @@ class Step:
 
 
 def train(
-    name: str, model: nn.Module, loss_of: Callable[[int, torch.Generator], Tensor], plan: Plan, folder: Path, cycle: int = 1
+    name: str,
+    model: nn.Module,
+    loss_of: Callable[[int, torch.Generator], Tensor],
+    plan: Plan,
+    folder: Path,
+    cycle: int = 1,
 ) -> nn.Module:
-    """Train the parameters of `model` that want a gradient; leaves their running average in it and returns it.
+    """Train the parameters of `model` that want a gradient; leaves their running average in it and
+    returns it.
 
-    loss_of(step, generator) -> scalar: draws its batch from `generator`, which is seeded by the step, so that a run that was stopped and
-    gone on with sees what an unbroken one sees. cycle: as `Step` takes it. folder: <name>.pt to go on from, <name>.csv of step, seconds, loss.
+    loss_of(step, generator) -> scalar: draws its batch from `generator`, which is seeded by the
+    step, so that a run that was stopped and gone on with sees what an unbroken one sees. cycle: as
+    `Step` takes it. folder: <name>.pt to go on from, <name>.csv of step, seconds, loss.
     """
     model.to(place())
     steps = plan.length()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate = torch.full((), plan.rate, device=place())  # a tensor, or what is recorded would have one rate for ever
+    # a tensor, or what is recorded would have one rate for ever
+    rate = torch.full((), plan.rate, device=place())
     recorded = bool(cycle) and place().type == "cuda"
-    optimizer = torch.optim.AdamW(trained, rate, betas=plan.betas, weight_decay=plan.decay, fused=True, capturable=recorded)
+    optimizer = torch.optim.AdamW(
+        trained, rate, betas=plan.betas, weight_decay=plan.decay, fused=True, capturable=recorded
+    )
     one = Step(loss_of, optimizer, plan.clip, cycle)
     average = [parameter.detach().clone() for parameter in trained]
     kept, log = folder / f"{name}.pt", folder / f"{name}.csv"
@@ -157,7 +180,12 @@ def train(
                 raise ValueError(f"{kept}: is of another network; delete it")
             parameter.data.copy_(value)
         if state["optimizer"] is not None:  # else it was finished, and the plan has become longer
-            optimizer.load_state_dict({"state": state["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {
+                    "state": state["optimizer"],
+                    "param_groups": optimizer.state_dict()["param_groups"],
+                }
+            )
             optimizer.param_groups[0]["lr"] = rate  # loading has made a copy of it
         average = state["average"]
     begun = step
@@ -178,12 +206,20 @@ def train(
 
     model.train()
     while step < steps:
-        rate.fill_(plan.rate * min(1.0, (step + 1) / plan.warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps) + 0.01))
+        rate.fill_(
+            plan.rate
+            * min(1.0, (step + 1) / plan.warmup)
+            * (0.5 + 0.5 * math.cos(math.pi * step / steps) + 0.01)
+        )
         with attention():
             recent.append(one(step))
         step += 1
         with torch.no_grad():
-            torch._foreach_lerp_(average, [parameter.data for parameter in trained], 1 - min(AVERAGE, (1 + step) / (10 + step)))
+            torch._foreach_lerp_(
+                average,
+                [parameter.data for parameter in trained],
+                1 - min(AVERAGE, (1 + step) / (10 + step)),
+            )
         now = time.monotonic()
         if now - said > SAY_EVERY or step == steps or step % max(1, steps // POINTS) == 0:
             said, mean = now, float(torch.stack(recent).mean())

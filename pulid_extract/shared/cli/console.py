@@ -1,7 +1,8 @@
-"""Standard output, standard error and exit codes: what every command of both programs does the same way. Imports no torch.
+"""Standard output, standard error and exit codes: what every command of both programs does the same
+way. Imports no torch.
 
-Results go to standard output and arrive or raise; everything else goes to standard error. `run` is the one place where an expected error
-becomes a line and an exit code. Knows no command.
+Results go to standard output and arrive or raise; everything else goes to standard error. `run` is
+the one place where an expected error becomes a line and an exit code. Knows no command.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pulid_extract.shared.errors import OutputError, PulidError
 
 
 def new_app(**settings: object) -> typer.Typer:
-    """A typer app as both programs want it: plain help (rich costs 0.2 s of every --help), -h, and no pretty tracebacks."""
+    """A typer app as both programs want it: plain help (rich costs 0.2 s of every --help), -h, and
+    no pretty tracebacks.
+    """
     return typer.Typer(
         add_completion=False,
         rich_markup_mode=None,
@@ -27,7 +30,9 @@ def new_app(**settings: object) -> typer.Typer:
 
 
 def run(app: typer.Typer, program: str) -> None:
-    """Entry point. Exit 0: done; 1: it could not be done, one line says why; 2: wrong usage; 130: interrupted."""
+    """Entry point. Exit 0: done; 1: it could not be done, one line says why; 2: wrong usage; 130:
+    interrupted.
+    """
     try:
         app(prog_name=program)
     except PulidError as error:
@@ -35,14 +40,18 @@ def run(app: typer.Typer, program: str) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output went away; nothing more to say, not even at shutdown
+    # whoever read our output went away; nothing more to say, not even at shutdown
+    except BrokenPipeError:
         _close_output()
         sys.exit(1)
     except OSError as error:  # --help into a full disk: typer prints that itself
         if error.errno not in (errno.ENOSPC, errno.EIO):
             raise
         _close_output()
-        print(f"{program}: error: standard output: cannot be written ({error.strerror})", file=sys.stderr)
+        print(
+            f"{program}: error: standard output: cannot be written ({error.strerror})",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
@@ -62,18 +71,25 @@ def write_result(data: bytes) -> None:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from None
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror or error})"
+        ) from None
 
 
 def write_line(line: str) -> None:
     """One line of results. Raises OutputError, BrokenPipeError."""
-    write_result(f"{line}\n".encode(errors="surrogateescape"))  # a file name may hold bytes that are no UTF-8
+    # a file name may hold bytes that are no UTF-8
+    write_result(f"{line}\n".encode(errors="surrogateescape"))
 
 
 def log(line: str) -> None:
     """One line for the person at the terminal."""
     # a file name may hold line breaks and escape codes
-    print("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line), file=sys.stderr, flush=True)
+    print(
+        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def was_given(context: typer.Context, name: str) -> bool:
@@ -86,4 +102,6 @@ def refuse_options(context: typer.Context) -> None:
     """Options before a sub-command's name belong to no one: say so instead of dropping them."""
     for parameter in context.command.params:
         if parameter.name and was_given(context, parameter.name):
-            context.fail(f"{parameter.opts[0]} stands before '{context.invoked_subcommand}'; options go after the sub-command.")
+            context.fail(
+                f"{parameter.opts[0]} stands before '{context.invoked_subcommand}'; options go after the sub-command."
+            )

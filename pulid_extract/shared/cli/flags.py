@@ -16,14 +16,25 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind")
 
 
-def takes_flags(kind: type[Kind]) -> Callable[[Callable[[typer.Context, Kind], None]], Callable[..., None]]:
-    """A decorator: a command with every field of `kind` as an option, for a function that takes them as one object."""
+def takes_flags(
+    kind: type[Kind],
+) -> Callable[[Callable[[typer.Context, Kind], None]], Callable[..., None]]:
+    """A decorator: a command with every field of `kind` as an option, for a function that takes
+    them as one object.
+    """
     hints = get_type_hints(kind, include_extras=True)
-    parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    ]
     for field in fields(kind):  # type: ignore[arg-type]
         default = inspect.Parameter.empty if field.default is MISSING else field.default
         parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=hints[field.name],
+            )
         )
 
     def decorate(function: Callable[[typer.Context, Kind], None]) -> Callable[..., None]:

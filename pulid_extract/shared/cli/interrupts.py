@@ -1,4 +1,6 @@
-"""Ctrl-C that lets the picture in work be finished; a second one stops at once. Knows no picture."""
+"""Ctrl-C that lets the picture in work be finished; a second one stops at once. Knows no
+picture.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ MESSAGE = "stopping after the pictures in work; Ctrl-C again stops now"
 
 
 class Interrupts:
-    """asked: whether to stop at the next chance. Within `with`; outside `working` an interrupt stops at once, as usual."""
+    """asked: whether to stop at the next chance. Within `with`; outside `working` an interrupt
+    stops at once, as usual.
+    """
 
     def __init__(self, say: Callable[[str], None]):
         self.asked = False

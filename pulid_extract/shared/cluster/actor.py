@@ -12,7 +12,9 @@ from pulid_extract.shared.errors import PulidError
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker may be. index: on its node. cpus: threads. gpu: whether it has one of its own. peers: workers of that node."""
+    """Where a worker may be. index: on its node. cpus: threads. gpu: whether it has one of its own.
+    peers: workers of that node.
+    """
 
     node: str
     host: str
@@ -25,7 +27,8 @@ class Place:
         return f"worker {self.index + 1} on {self.host}"
 
 
-Open = Callable[[Place], Any]  # makes what works: an object with `notes`, `meal` and `work`. Must be importable on every node.
+# makes what works: an object with `notes`, `meal` and `work`. Must be importable on every node.
+Open = Callable[[Place], Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Unfit:
 
 @dataclass(frozen=True)
 class Broken:
-    """What a worker answers after an error that is nobody's but ours: what it holds may be spoilt, so it is to end as if it had died."""
+    """What a worker answers after an error that is nobody's but ours: what it holds may be spoilt,
+    so it is to end as if it had died.
+    """
 
     reason: str
 

@@ -43,7 +43,11 @@ class ClusterFlags:
 def usage_error(flags: ClusterFlags, device: str) -> str | None:
     """What is wrong with the usage. device: of --device."""
     if flags.ray is None:
-        return "--cpus-per-worker means nothing without --ray." if flags.cpus_per_worker is not None else None
+        return (
+            "--cpus-per-worker means nothing without --ray."
+            if flags.cpus_per_worker is not None
+            else None
+        )
     if not ADDRESS.fullmatch(flags.ray):
         return f"--ray {flags.ray}: expected an address (HOST:PORT, ray://HOST:PORT, auto or local), or nothing."
     if ":" in device:
@@ -61,12 +65,16 @@ class BatchCommand(TyperCommand):
 
 
 def with_address(args: Sequence[str]) -> list[str]:
-    """`--ray rows.jsonl` -> `--ray local rows.jsonl`: only what looks like an address is taken for one."""
+    """`--ray rows.jsonl` -> `--ray local rows.jsonl`: only what looks like an address is taken for
+    one.
+    """
     done: list[str] = []
     for place, word in enumerate(args):
         done.append(word)
         if word == "--":
             return [*done, *args[place + 1 :]]
-        if word == "--ray" and not any(ADDRESS.fullmatch(following) for following in args[place + 1 : place + 2]):
+        if word == "--ray" and not any(
+            ADDRESS.fullmatch(following) for following in args[place + 1 : place + 2]
+        ):
             done.append(LOCAL)
     return done

@@ -1,7 +1,9 @@
-"""Workers on a Ray cluster: joining or starting one, where workers may be, one actor for each. Imports no torch, and Ray only when it is joined.
+"""Workers on a Ray cluster: joining or starting one, where workers may be, one actor for each.
+Imports no torch, and Ray only when it is joined.
 
-A local cluster listens on the loopback interface only, keeps its logs in a temporary folder and ends with the command. What Ray prints goes
-nowhere: standard output belongs to the results. Knows nothing of pictures or rows; `workers` decides who gets what.
+A local cluster listens on the loopback interface only, keeps its logs in a temporary folder and
+ends with the command. What Ray prints goes nowhere: standard output belongs to the results. Knows
+nothing of pictures or rows; `workers` decides who gets what.
 
 Source: docs.ray.io, ray 2.60 (ray.init, actors, fault tolerance).
 """
@@ -29,24 +31,29 @@ STORE = 256 << 20  # bytes of a local cluster's shared memory: pictures on their
 LOOK = 5.0  # seconds between two looks at which machines there are
 LONGEST_FOLDER = 32  # characters: Ray's sockets lie below it, and a socket's name has room for 107
 ALONE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: bind to the loopback interface
+    # in spite of its name: bind to the loopback interface
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # not 15: these workers are what the command is for
     "RAY_AUTH_MODE": "token",  # nobody else on this machine may give it work
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------- cluster
+# ------------------------------------------------------------------------------------------ cluster
 
 
 Log = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def joined(flags: ClusterFlags, on_cpu: bool, open_work: Open, note: Log, log: Log) -> Iterator[Crew]:
-    """The crew of the cluster that the flags mean; its workers end with the context. on_cpu: leave GPUs alone.
+def joined(
+    flags: ClusterFlags, on_cpu: bool, open_work: Open, note: Log, log: Log
+) -> Iterator[Crew]:
+    """The crew of the cluster that the flags mean; its workers end with the context. on_cpu: leave
+    GPUs alone.
 
-    open_work: is called in each worker. note: gets what workers note when they start, each line once; log: what happens. Raises WorkerError.
+    open_work: is called in each worker. note: gets what workers note when they start, each line
+    once; log: what happens. Raises WorkerError.
     """
     require_packages(("ray",), "ray")
     address = flags.ray or LOCAL
@@ -55,10 +62,18 @@ def joined(flags: ClusterFlags, on_cpu: bool, open_work: Open, note: Log, log: L
         options: dict[str, Any] = {}
         if address == LOCAL:
             os.environ.update(ALONE)
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray remembers the first one of a process
-            folder = tempfile.mkdtemp(prefix="pulid-ray-", dir="/tmp" if len(tempfile.gettempdir()) > LONGEST_FOLDER else None)
+            # Ray remembers the first one of a process
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            folder = tempfile.mkdtemp(
+                prefix="pulid-ray-",
+                dir="/tmp" if len(tempfile.gettempdir()) > LONGEST_FOLDER else None,
+            )
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            options = {"include_dashboard": False, "object_store_memory": STORE, "_temp_dir": folder}
+            options = {
+                "include_dashboard": False,
+                "object_store_memory": STORE,
+                "_temp_dir": folder,
+            }
         elif ":" in address:
             _check_reached(address)
         import ray
@@ -66,13 +81,18 @@ def joined(flags: ClusterFlags, on_cpu: bool, open_work: Open, note: Log, log: L
         stack.callback(ray.shutdown)
         try:
             start(address, **options)
-        except Exception as error:  # of a dozen kinds: no cluster, another version of Ray or Python, a token that is missing
-            raise WorkerError(f"--ray {address}: no cluster could be joined ({_line(error)})") from None
+        # of a dozen kinds: no cluster, another version of Ray or Python, a token that is missing
+        except Exception as error:
+            raise WorkerError(
+                f"--ray {address}: no cluster could be joined ({_line(error)})"
+            ) from None
         yield Crew(open_work, on_cpu, flags.cpus_per_worker, note, log)
 
 
 def start(address: str, **options: Any) -> None:
-    """`ray.init`, silent; on a busy machine a local cluster may need a second try, since Ray waits half a minute for its parts."""
+    """`ray.init`, silent; on a busy machine a local cluster may need a second try, since Ray waits
+    half a minute for its parts.
+    """
     import ray
 
     options |= {"address": address, "log_to_driver": False, "logging_level": "critical"}
@@ -86,7 +106,9 @@ def start(address: str, **options: Any) -> None:
 
 
 class _BytesOnly:
-    """Standard output for results, which are bytes. Texts are Ray's, such as its word on a worker that died."""
+    """Standard output for results, which are bytes. Texts are Ray's, such as its word on a worker
+    that died.
+    """
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -105,11 +127,15 @@ def _check_reached(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise WorkerError(f"--ray {address}: cannot be reached ({reason}); start a cluster with: ray start --head") from None
+        raise WorkerError(
+            f"--ray {address}: cannot be reached ({reason}); start a cluster with: ray start --head"
+        ) from None
 
 
 def _line(error: BaseException) -> str:
-    """What an error of Ray's says: of a traceback the end, of half a page about dead processes what it comes to."""
+    """What an error of Ray's says: of a traceback the end, of half a page about dead processes what
+    it comes to.
+    """
     text = str(error)
     if "Worker unexpectedly exits" in text:
         return "its process ended without a word: killed, out of memory, or crashed"
@@ -117,14 +143,26 @@ def _line(error: BaseException) -> str:
     return (lines[-1] if "Traceback" in text else " ".join(lines))[:400]
 
 
-def find_places(nodes: Sequence[dict[str, Any]], on_cpu: bool, cpus_per_worker: int | None) -> list[Place]:
-    """Where workers may be. nodes: of `ray.nodes()`. One for each GPU; without any, or on_cpu, one for so many cores, or for a whole node."""
+def find_places(
+    nodes: Sequence[dict[str, Any]], on_cpu: bool, cpus_per_worker: int | None
+) -> list[Place]:
+    """Where workers may be. nodes: of `ray.nodes()`. One for each GPU; without any, or on_cpu, one
+    for so many cores, or for a whole node.
+    """
     alive = [node for node in nodes if node["Alive"]]
-    gpu = not on_cpu and cpus_per_worker is None and any(node["Resources"].get("GPU") for node in alive)
+    gpu = (
+        not on_cpu
+        and cpus_per_worker is None
+        and any(node["Resources"].get("GPU") for node in alive)
+    )
     places = []
     for node in alive:
         cores, host = int(node["Resources"].get("CPU", 0)), str(node["NodeManagerAddress"])
-        count = int(node["Resources"].get("GPU", 0)) if gpu else cores // (cpus_per_worker or max(cores, 1))
+        count = (
+            int(node["Resources"].get("GPU", 0))
+            if gpu
+            else cores // (cpus_per_worker or max(cores, 1))
+        )
         cpus = cpus_per_worker or max(1, cores // max(count, 1))
         places += [Place(node["NodeID"], host, index, cpus, gpu, count) for index in range(count)]
     return places
@@ -133,10 +171,18 @@ def find_places(nodes: Sequence[dict[str, Any]], on_cpu: bool, cpus_per_worker: 
 class Crew:
     """Actors on the cluster; see `workers.Crew`."""
 
-    def __init__(self, open_work: Open, on_cpu: bool, cpus_per_worker: int | None, note: Log, log: Log):
+    def __init__(
+        self, open_work: Open, on_cpu: bool, cpus_per_worker: int | None, note: Log, log: Log
+    ):
         import ray
 
-        self.open_work, self.on_cpu, self.cpus_per_worker, self.note, self.log = open_work, on_cpu, cpus_per_worker, note, log
+        self.open_work, self.on_cpu, self.cpus_per_worker, self.note, self.log = (
+            open_work,
+            on_cpu,
+            cpus_per_worker,
+            note,
+            log,
+        )
         self._ray = ray
         self._actor = ray.remote(Actor)
         self._pending: dict[
@@ -151,7 +197,9 @@ class Crew:
             self._places = find_places(self._ray.nodes(), self.on_cpu, self.cpus_per_worker)
             self._looked = time.monotonic()
         if not self._places and self.cpus_per_worker is not None:
-            raise InputError(f"--cpus-per-worker {self.cpus_per_worker}: no machine of the cluster has so many cores")
+            raise InputError(
+                f"--cpus-per-worker {self.cpus_per_worker}: no machine of the cluster has so many cores"
+            )
         return self._places
 
     def start(self, worker: Worker) -> None:
@@ -168,7 +216,10 @@ class Crew:
         self._pending[worker.handle.opened.remote()] = worker, None
 
     def give(self, worker: Worker, tasks: Sequence[tuple[int, Any]]) -> None:
-        self._pending[worker.handle.work.remote(list(tasks))] = worker, tuple(number for number, _ in tasks)
+        self._pending[worker.handle.work.remote(list(tasks))] = (
+            worker,
+            tuple(number for number, _ in tasks),
+        )
 
     def events(self, seconds: float) -> list[Event]:
         if not self._pending:
@@ -184,10 +235,13 @@ class Crew:
         worker, tasks = self._pending.pop(reference)
         try:
             answer = self._ray.get(reference)
-        except Exception as error:  # RayActorError and its kin: whatever it is, nothing more will come of it
+        # RayActorError and its kin: whatever it is, nothing more will come of it
+        except Exception as error:
             return self._gone(worker, "died", _line(error))
         if isinstance(answer, Unfit | Broken):
-            return self._gone(worker, "unfit" if isinstance(answer, Unfit) else "died", answer.reason)
+            return self._gone(
+                worker, "unfit" if isinstance(answer, Unfit) else "died", answer.reason
+            )
         if tasks is not None:
             return Event("done", worker, tasks, done=answer)
         for line in answer.notes:
@@ -199,10 +253,12 @@ class Crew:
         return Event("ready", worker)
 
     def _gone(self, worker: Worker, kind: Any, text: str) -> Event:
-        self._pending = {reference: held for reference, held in self._pending.items() if held[0] is not worker}
+        self._pending = {
+            reference: held for reference, held in self._pending.items() if held[0] is not worker
+        }
         with contextlib.suppress(Exception):
             self._ray.kill(worker.handle)  # it may be alive and out of reach
         return Event(kind, worker, text=text)
 
 
-# ----------------------------------------------------------------------------------------------------------------- in the worker
+# ------------------------------------------------------------------------------------ in the worker

@@ -1,8 +1,10 @@
-"""Tasks shared out to workers that may die: who gets what, what is tried again, when to give up. Exactly one answer for each task.
+"""Tasks shared out to workers that may die: who gets what, what is tried again, when to give up.
+Exactly one answer for each task.
 
-A worker pulls: it gets its next task as soon as it has room for one. The tasks in the hands of one that dies go to others; each of them is
-then tried with nothing beside it, so that the one that kills its workers is found out and the others are not blamed for it.
-Knows no Ray and no pictures. Imports no torch.
+A worker pulls: it gets its next task as soon as it has room for one. The tasks in the hands of one
+that dies go to others; each of them is then tried with nothing beside it, so that the one that
+kills its workers is found out and the others are not blamed for it. Knows no Ray and no pictures.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Worker:
     handle: Any = None
     ready: bool = False
     meal: int = 1
-    held: list[tuple[int, ...]] = field(default_factory=list)  # what is in its hands, as it was given
+    # what is in its hands, as it was given
+    held: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def numbers(self) -> list[int]:
@@ -55,7 +58,9 @@ class Worker:
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker did. done: (number, answer) of `tasks`. text: why it is unfit, or how it died."""
+    """What a worker did. done: (number, answer) of `tasks`. text: why it is unfit, or how it
+    died.
+    """
 
     kind: Literal["ready", "unfit", "done", "died"]
     worker: Worker
@@ -74,7 +79,9 @@ class Crew(Protocol):
         """Begin to start it. An event tells when it is ready, unfit or dead."""
 
     def give(self, worker: Worker, tasks: Sequence[tuple[int, Any]]) -> None:
-        """Numbers and what is to be done. An event tells when all of them are done, or that it died."""
+        """Numbers and what is to be done. An event tells when all of them are done, or that it
+        died.
+        """
 
     def events(self, seconds: float) -> list[Event]:
         """What happened; waits so long for the first of it."""
@@ -89,10 +96,12 @@ def share(
     say: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[int, Any]]:
-    """(number, answer) of every task 0 .. count - 1, as they are done; `Lost` for one that was given up.
+    """(number, answer) of every task 0 .. count - 1, as they are done; `Lost` for one that was
+    given up.
 
-    prepare: what a worker is given of a task, or `Settled`. It is asked again for a task that is tried again. stopping: True lets what is in
-    hand be finished, and ends. say: gets a line when a worker dies or is unfit. Raises WorkerError when no worker is left.
+    prepare: what a worker is given of a task, or `Settled`. It is asked again for a task that is
+    tried again. stopping: True lets what is in hand be finished, and ends. say: gets a line when a
+    worker dies or is unfit. Raises WorkerError when no worker is left.
     """
     return _Sharing(count, prepare, crew, stopping, say, clock).answers()
 
@@ -107,7 +116,13 @@ class _Sharing:
         say: Callable[[str], None],
         clock: Callable[[], float],
     ):
-        self.prepare, self.crew, self.stopping, self.say, self.clock = prepare, crew, stopping, say, clock
+        self.prepare, self.crew, self.stopping, self.say, self.clock = (
+            prepare,
+            crew,
+            stopping,
+            say,
+            clock,
+        )
         self.waiting = deque(range(count))
         self.suspects: deque[int] = deque()  # were in the hands of a worker that died
         self.deaths: Counter[int] = Counter()  # by task
@@ -127,7 +142,9 @@ class _Sharing:
                 more = bool(self.settled)
                 yield from self.settled
                 self.settled.clear()
-            if not any(worker.held for worker in self.workers.values()) and (stopped or not (self.waiting or self.suspects)):
+            if not any(worker.held for worker in self.workers.values()) and (
+                stopped or not (self.waiting or self.suspects)
+            ):
                 return
             if not self.workers:
                 raise WorkerError(self._nobody())
@@ -161,7 +178,10 @@ class _Sharing:
         if self.suspects and not worker.held:
             queue, most = self.suspects, 1
         else:
-            queue, most = self.waiting, min(worker.meal, max(1, len(self.waiting) // (IN_HAND * len(self.workers))))
+            queue, most = (
+                self.waiting,
+                min(worker.meal, max(1, len(self.waiting) // (IN_HAND * len(self.workers)))),
+            )
         tasks: list[tuple[int, Any]] = []
         while queue and len(tasks) < most and len(self.settled) < SETTLED and not self.stopping():
             number = queue.popleft()
@@ -212,7 +232,9 @@ class _Sharing:
         for number in lost:
             yield number, Lost(f"its worker died {ATTEMPTS} times; the last time: {how}")
         if self.given_up >= HOPELESS and (self.waiting or self.suspects):
-            raise WorkerError(f"workers die whatever they work on; the last one on {worker.place}: {how}")
+            raise WorkerError(
+                f"workers die whatever they work on; the last one on {worker.place}: {how}"
+            )
 
     def _blame(self, number: int) -> bool:
         """Count a death; True if it was the last that this task may cause."""

@@ -1,7 +1,9 @@
-"""Model files without torch: recognise one by its header, find it, fetch it; and write any result beside and rename.
+"""Model files without torch: recognise one by its header, find it, fetch it; and write any result
+beside and rename.
 
-A file is recognised by what is in its header, never by its name. Knows nothing of models, pictures or command lines beyond the flag names
-it puts into messages. What the rest of the toolkit uses stands in this list.
+A file is recognised by what is in its header, never by its name. Knows nothing of models, pictures
+or command lines beyond the flag names it puts into messages. What the rest of the toolkit uses
+stands in this list.
 """
 
 from pulid_extract.shared.model_files.finding import (

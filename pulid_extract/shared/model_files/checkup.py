@@ -1,7 +1,8 @@
-"""What a run needs and whether it is here: libraries, devices, memory, model files, disk, hub. What both programs' `doctor` asks.
+"""What a run needs and whether it is here: libraries, devices, memory, model files, disk, hub. What
+both programs' `doctor` asks.
 
-Loads no model and makes no network call. Knows no stage: roles and the names of extras are given to it. Imports torch only to ask it for
-devices, and does without where it is not installed.
+Loads no model and makes no network call. Knows no stage: roles and the names of extras are given to
+it. Imports torch only to ask it for devices, and does without where it is not installed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from pulid_extract.shared.model_files.transfer import size_text
 PROJECT = "pulid-flux-toolkit"
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?")
 FILES = "model files"  # the section
-STANDS_IN = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python"), "onnxruntime": ("onnxruntime-gpu",)}
+STANDS_IN = {
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
+    "onnxruntime": ("onnxruntime-gpu",),
+}
 CPUINFO = Path("/proc/cpuinfo")
 CPU_FLAGS = {  # what the kernel calls them -> what people do; of x86 and of ARM
     "avx2": "AVX2",
@@ -41,14 +45,20 @@ CPU_FLAGS = {  # what the kernel calls them -> what people do; of x86 and of ARM
     "i8mm": "int8 matrices",
     "bf16": "bf16",
 }
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # v2, v1
+# v2, v1
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 Status = Literal["ok", "note", "missing", "wrong"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. status: "missing" and "wrong" make a run impossible. remedy: what to do, or ""."""
+    """One thing that was looked at. status: "missing" and "wrong" make a run impossible. remedy:
+    what to do, or "".
+    """
 
     section: str
     name: str
@@ -97,16 +107,27 @@ def raise_missing(checks: Iterable[Check]) -> None:
         raise PackageError(f"not ready: {names}; {'; '.join(remedies) or 'the report says why'}")
 
 
-# --------------------------------------------------------------------------------------------------------------- libraries
+# ---------------------------------------------------------------------------------------- libraries
 
 
 def libraries(extra: str) -> list[Check]:
-    """Python, and every library that the project's own metadata asks for, with what the extra adds."""
+    """Python, and every library that the project's own metadata asks for, with what the extra
+    adds.
+    """
     checks = [Check("libraries", "Python", "ok", platform.python_version())]
     try:
         wanted = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError:
-        return [*checks, Check("libraries", PROJECT, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'")]
+        return [
+            *checks,
+            Check(
+                "libraries",
+                PROJECT,
+                "missing",
+                "is not installed",
+                f"pip install '{PROJECT}[{extra}]'",
+            ),
+        ]
     for line in wanted:
         requirement, _, marker = line.partition(";")
         match = REQUIREMENT.match(requirement.strip())
@@ -123,26 +144,43 @@ def _library(name: str, least: str, extra: str) -> Check:
             continue
         if _numbers(version) < _numbers(least):
             text = f"{version}, at least {least} is needed"
-            return Check("libraries", candidate, "wrong", text, f"pip install -U '{PROJECT}[{extra}]'")
+            return Check(
+                "libraries", candidate, "wrong", text, f"pip install -U '{PROJECT}[{extra}]'"
+            )
         return Check("libraries", candidate, "ok", version)
-    return Check("libraries", name, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'")
+    return Check(
+        "libraries", name, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'"
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-# ----------------------------------------------------------------------------------------------------------------- machine
+# ------------------------------------------------------------------------------------------ machine
 
 
 def machine(device: str = "auto") -> list[Check]:
-    """Processor, main memory, and the devices that torch sees. device: the one that is asked for, missing if it is not among them."""
+    """Processor, main memory, and the devices that torch sees. device: the one that is asked for,
+    missing if it is not among them.
+    """
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
     limit = memory_limit()
-    inside = f"; this container may use {size_text(limit)}" if limit is not None and limit < total else ""
+    inside = (
+        f"; this container may use {size_text(limit)}"
+        if limit is not None and limit < total
+        else ""
+    )
     return [
-        Check("machine", "processor", "ok", f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores{_cpu_abilities()}"),
-        Check("machine", "main memory", "ok", f"{size_text(total)}, {size_text(free)} free{inside}"),
+        Check(
+            "machine",
+            "processor",
+            "ok",
+            f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores{_cpu_abilities()}",
+        ),
+        Check(
+            "machine", "main memory", "ok", f"{size_text(total)}, {size_text(free)} free{inside}"
+        ),
         *_devices(device),
     ]
 
@@ -160,9 +198,18 @@ def _cpu_abilities() -> str:
         lines = CPUINFO.read_text().splitlines()
     except OSError:  # not Linux
         return f", {platform.machine()}"
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    flags = next(
+        (
+            line.partition(":")[2].split()
+            for line in lines
+            if line.startswith(("flags", "Features"))
+        ),
+        [],
+    )
     names = list(dict.fromkeys(text for flag, text in CPU_FLAGS.items() if flag in flags))
-    slow = "" if any("bf16" in name for name in names) else "; no bf16 arithmetic: computes in float32"
+    slow = (
+        "" if any("bf16" in name for name in names) else "; no bf16 arithmetic: computes in float32"
+    )
     return f", {', '.join(names) or platform.machine()}{slow}"
 
 
@@ -179,18 +226,34 @@ def _devices(wanted: str) -> list[Check]:
     if torch.backends.mps.is_available():
         found.append(Check("machine", "mps", "ok", "Apple GPU, shares the main memory"))
     usable = ["cpu", *(check.name for check in found)]
-    found = found or [Check("machine", "GPU", "note", f"none that torch {torch.__version__} sees; everything runs on the CPU")]
+    found = found or [
+        Check(
+            "machine",
+            "GPU",
+            "note",
+            f"none that torch {torch.__version__} sees; everything runs on the CPU",
+        )
+    ]
     if wanted not in ("auto", *usable, *(name.partition(":")[0] for name in usable)):
-        found.append(Check("machine", f"device {wanted}", "wrong", f"not usable here; usable: {', '.join(usable)}"))
+        found.append(
+            Check(
+                "machine",
+                f"device {wanted}",
+                "wrong",
+                f"not usable here; usable: {', '.join(usable)}",
+            )
+        )
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------- model files
+# -------------------------------------------------------------------------------------- model files
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A role's check. found: the file, or None. absent: nothing is there at all, so that fetching it would help."""
+    """A role's check. found: the file, or None. absent: nothing is there at all, so that fetching
+    it would help.
+    """
 
     check: Check
     found: Found | None
@@ -201,8 +264,11 @@ class Looked:
         return replace(self.check, remedy=f"run: {command}") if self.absent else self.check
 
 
-def look_for(role: Role, search: Callable[[], Found], models_dir: Path | None, given: bool) -> Looked:
-    """Whether a role's file is there: where, by which rule, how large. search: finds it or raises PulidError; is kept from fetching it.
+def look_for(
+    role: Role, search: Callable[[], Found], models_dir: Path | None, given: bool
+) -> Looked:
+    """Whether a role's file is there: where, by which rule, how large. search: finds it or raises
+    PulidError; is kept from fetching it.
 
     given: whether it was named by a flag; then another file would not help.
     """
@@ -213,11 +279,17 @@ def look_for(role: Role, search: Callable[[], Found], models_dir: Path | None, g
         text = str(error).removeprefix(f"{role.name}: ")
         absent = not given and not _has_candidates(role, models_dir)
         return Looked(Check(FILES, role.name, "missing" if absent else "wrong", text), None, absent)
-    return Looked(Check(FILES, role.name, "ok", f"{found.path} ({found.rule}, {size_text(_size(found))})"), found, False)
+    return Looked(
+        Check(FILES, role.name, "ok", f"{found.path} ({found.rule}, {size_text(_size(found))})"),
+        found,
+        False,
+    )
 
 
 def _has_candidates(role: Role, models_dir: Path | None) -> bool:
-    """Whether there is something in the folder that a download would only add to: two files, or one that cannot be read."""
+    """Whether there is something in the folder that a download would only add to: two files, or one
+    that cannot be read.
+    """
     if models_dir is None or not models_dir.is_dir():
         return False
     return bool(candidates_in(models_dir, role, []))
@@ -226,7 +298,9 @@ def _has_candidates(role: Role, models_dir: Path | None) -> bool:
 def _size(found: Found) -> int:
     if found.path.is_file():
         return found.path.stat().st_size
-    files = {place for place, _ in found.header.shards.values()} or {found.path / name for name in found.header.tensors}
+    files = {place for place, _ in found.header.shards.values()} or {
+        found.path / name for name in found.header.tensors
+    }
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -249,11 +323,24 @@ def surroundings(models_dir: Path | None, gated: Iterable[str] = ()) -> list[Che
     from huggingface_hub import get_token
 
     folder = models_dir or downloads_dir()
-    checks = [Check("disk and hub", "disk", "ok", f"{size_text(free_bytes(folder))} free where {folder} is")]
+    checks = [
+        Check(
+            "disk and hub", "disk", "ok", f"{size_text(free_bytes(folder))} free where {folder} is"
+        )
+    ]
     if models_dir is None:
-        checks.append(Check("disk and hub", "models folder", "note", "none is named; give --models-dir or set PULID_MODELS_DIR"))
+        checks.append(
+            Check(
+                "disk and hub",
+                "models folder",
+                "note",
+                "none is named; give --models-dir or set PULID_MODELS_DIR",
+            )
+        )
     if is_offline():
-        checks.append(Check("disk and hub", "hub", "note", "HF_HUB_OFFLINE is set: nothing will be fetched"))
+        checks.append(
+            Check("disk and hub", "hub", "note", "HF_HUB_OFFLINE is set: nothing will be fetched")
+        )
     elif get_token():
         checks.append(Check("disk and hub", "hub", "ok", "a token is set"))
     else:

@@ -1,4 +1,6 @@
-"""The file for a role: by flag, in the models folder, in the Hugging Face cache, by download. Knows no model."""
+"""The file for a role: by flag, in the models folder, in the Hugging Face cache, by download. Knows
+no model.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pulid_extract.shared.errors import WeightsError
-from pulid_extract.shared.model_files.headers import COMPONENTS, PIPELINE_INDEX, Header, is_diffusers_folder, read_header
+from pulid_extract.shared.model_files.headers import (
+    COMPONENTS,
+    PIPELINE_INDEX,
+    Header,
+    is_diffusers_folder,
+    read_header,
+)
 from pulid_extract.shared.model_files.kinds import Role, Source, check_role, fills
 from pulid_extract.shared.model_files.transfer import download
 
@@ -19,7 +27,8 @@ MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".gguf")
 REPOSITORY = re.compile(
     r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?"
 )  # organisation/repository[/path in it], as on the Hugging Face hub
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")  # transformers' and diffusers' names of the parts of one model
+# transformers' and diffusers' names of the parts of one model
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,14 @@ class Found:
         return parts[-1].split("--")[-1] if parts else self.path.resolve().name
 
 
-def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path | None = None) -> Found:
-    """The file for a role, by the first rule that answers: flag, models folder, Hugging Face cache, download.
+def find(
+    role: Role, explicit: str | Path | None = None, models_dir: str | Path | None = None
+) -> Found:
+    """The file for a role, by the first rule that answers: flag, models folder, Hugging Face cache,
+    download.
 
-    Raises WeightsError if none does, if the file is of the wrong kind, or if the models folder holds two candidates.
+    Raises WeightsError if none does, if the file is of the wrong kind, or if the models folder
+    holds two candidates.
     """
     if explicit is not None:
         return open_given(role, explicit)
@@ -61,8 +74,11 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         if candidates:
             return Found(candidates[0].path, "models folder", candidates[0])
     stored, rule = cached(role.source), "hugging face cache"
-    if stored is None and unreadable:  # one of these may be the file that was meant: say so before another copy is downloaded
-        raise WeightsError(f"{role.name}: none in {models_dir}, but {unreadable[0]}; or give {role.flag} FILE")
+    # one of these may be the file that was meant: say so before another copy is downloaded
+    if stored is None and unreadable:
+        raise WeightsError(
+            f"{role.name}: none in {models_dir}, but {unreadable[0]}; or give {role.flag} FILE"
+        )
     if stored is None and role.fetch and not is_offline():
         stored, rule = fetch(role, models_dir or downloads_dir()), "download"
     if stored is not None:
@@ -70,16 +86,20 @@ def find(role: Role, explicit: str | Path | None = None, models_dir: str | Path 
         check_role(header, role)
         return Found(stored, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
-    offline = "; HF_HUB_OFFLINE is set, so it was not fetched" if role.fetch and is_offline() else ""
+    offline = (
+        "; HF_HUB_OFFLINE is set, so it was not fetched" if role.fetch and is_offline() else ""
+    )
     raise WeightsError(
         f"{role.name}: no file given{searched}{offline}; give {role.flag} FILE, from {role.source.page}, or fetch it with `pull`"
     )
 
 
 def open_given(role: Role, given: str | Path) -> Found:
-    """What the user named for a role: a file, a folder as diffusers saves it, or a repository id that is in the Hugging Face cache.
+    """What the user named for a role: a file, a folder as diffusers saves it, or a repository id
+    that is in the Hugging Face cache.
 
-    A folder that is none of diffusers', or whose pipeline lacks the part, may hold one file that fills the role. Raises WeightsError.
+    A folder that is none of diffusers', or whose pipeline lacks the part, may hold one file that
+    fills the role. Raises WeightsError.
     """
     path = _located(given)
     if not path.is_dir():
@@ -94,7 +114,9 @@ def open_given(role: Role, given: str | Path) -> Found:
 
 
 def _located(given: str | Path) -> Path:
-    """The path that was meant: as it is, or inside the cached snapshot of "organisation/repository[/path in it]"."""
+    """The path that was meant: as it is, or inside the cached snapshot of
+    "organisation/repository[/path in it]".
+    """
     path = Path(given).expanduser()
     match = REPOSITORY.fullmatch(str(given))
     if path.exists() or not match or (path.suffix in MODEL_ENDINGS and match[2] is None):
@@ -110,20 +132,30 @@ def _located(given: str | Path) -> Path:
         ) from None
     inside = snapshot / match[2] if match[2] else snapshot
     if not inside.exists():
-        raise WeightsError(f"{given}: the cached repository has no {match[2]}; run 'hf download {match[1]} {match[2]}'")
+        raise WeightsError(
+            f"{given}: the cached repository has no {match[2]}; run 'hf download {match[1]} {match[2]}'"
+        )
     return inside
 
 
 def _check_whole(path: Path) -> None:
     """Refuse one part of a sharded model: its header alone looks like the model's."""
     if SHARD.search(path.name):
-        raise WeightsError(f"{path}: is one part of a model in several files; give the folder, {path.parent}")
+        raise WeightsError(
+            f"{path}: is one part of a model in several files; give the folder, {path.parent}"
+        )
 
 
 def _only_file(folder: Path, role: Role) -> Path:
-    """The one file directly in a folder that can fill the role; the folder itself if it is diffusers' (it will be refused by name)."""
+    """The one file directly in a folder that can fill the role; the folder itself if it is
+    diffusers' (it will be refused by name).
+    """
     unreadable: list[str] = []
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in MODEL_ENDINGS and not SHARD.search(path.name)]
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in MODEL_ENDINGS and not SHARD.search(path.name)
+    ]
     candidates = _filling(files, role, unreadable)
     if len(candidates) == 1:
         return candidates[0].path
@@ -144,9 +176,11 @@ def _only_file(folder: Path, role: Role) -> Path:
 
 
 def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Header]:
-    """Every file or diffusers folder in a models folder and below whose header says it can fill the role.
+    """Every file or diffusers folder in a models folder and below whose header says it can fill the
+    role.
 
-    Files that cannot be read add their message to `unreadable`. Raises WeightsError if there is no such folder.
+    Files that cannot be read add their message to `unreadable`. Raises WeightsError if there is no
+    such folder.
     """
     if not folder.is_dir():
         raise WeightsError(
@@ -157,9 +191,15 @@ def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Heade
     sharded = {path.parent for path in folder.rglob("*.safetensors.index.json")} - {
         part / name for part in pipelines for name in COMPONENTS
     }
-    # a file inside one of these folders is a piece of it, but for the whole files that Black Forest Labs put beside a pipeline
+    # a file inside one of these folders is a piece of it, but for the whole files that Black Forest
+    # Labs put beside a pipeline
     pieces = {*sharded, *(part / name for part in pipelines for name in COMPONENTS)}
-    files = [path for ending in MODEL_ENDINGS for path in folder.rglob(f"*{ending}") if path.parent not in pieces]
+    files = [
+        path
+        for ending in MODEL_ENDINGS
+        for path in folder.rglob(f"*{ending}")
+        if path.parent not in pieces
+    ]
     return _filling(sorted({*files, *onnx_folders, *pipelines, *sharded}), role, unreadable)
 
 
@@ -177,12 +217,16 @@ def _filling(paths: Iterable[Path], role: Role, unreadable: list[str]) -> list[H
 
 
 def _nested(path: Path) -> Path:
-    """antelopev2.zip unpacks to antelopev2/antelopev2/*.onnx: descend into the one nested folder."""
+    """antelopev2.zip unpacks to antelopev2/antelopev2/*.onnx: descend into the one nested
+    folder.
+    """
     if path.is_dir() and not any(path.glob("*.onnx")):
         inner = sorted({file.parent for file in path.glob("*/*.onnx")})
         if len(inner) == 1:
             return inner[0]
-        raise WeightsError(f"{path}: the folder holds no .onnx files; expected scrfd_10g_bnkps.onnx and glintr100.onnx")
+        raise WeightsError(
+            f"{path}: the folder holds no .onnx files; expected scrfd_10g_bnkps.onnx and glintr100.onnx"
+        )
     return path
 
 
@@ -200,7 +244,9 @@ def cached(source: Source) -> Path | None:
 
 
 def fetch(role: Role, folder: Path) -> Path:
-    """Download a role's file: from the hub into the hub's cache, from a plain url into `folder`. Raises WeightsError."""
+    """Download a role's file: from the hub into the hub's cache, from a plain url into `folder`.
+    Raises WeightsError.
+    """
     source = role.source
     if source.url:
         target = folder / source.url.rsplit("/", 1)[-1]
@@ -208,12 +254,16 @@ def fetch(role: Role, folder: Path) -> Path:
         return target
     from huggingface_hub import hf_hub_download
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the error below says it once
+    # it tells of every retry; the error below says it once
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return _whole([Path(hf_hub_download(source.repo, file)) for file in source.files])
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are OSErrors or ValueErrors
+    # huggingface_hub's own errors are OSErrors or ValueErrors
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{role.name}: download from {source.page} failed ({reason}); give {role.flag} FILE") from None
+        raise WeightsError(
+            f"{role.name}: download from {source.page} failed ({reason}); give {role.flag} FILE"
+        ) from None
 
 
 def _whole(paths: list[Path]) -> Path:

@@ -1,6 +1,7 @@
 """The header of a GGUF file, read without its tensors: key-values, and where each tensor lies.
 
-gguf-py's reader makes numpy arrays of every element of every array, ten seconds for a T5 with its vocabulary. Knows no model.
+gguf-py's reader makes numpy arrays of every element of every array, ten seconds for a T5 with its
+vocabulary. Knows no model.
 
 Source: ggml docs/gguf.md (versions 2 and 3, little-endian).
 """
@@ -23,7 +24,19 @@ DEFAULT_ALIGNMENT = 32
 MAX_AXES = 4  # GGML_MAX_DIMS
 STRING, ARRAY = 8, 9
 # type number -> how numpy spells a number of it, little-endian
-NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+NUMBERS = {
+    0: "u1",
+    1: "i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "?",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 
 
 @dataclass(frozen=True)
@@ -38,14 +51,17 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """values: the key-values; arrays among them only if they were asked for. tensors: by name, in the file's order."""
+    """values: the key-values; arrays among them only if they were asked for. tensors: by name, in
+    the file's order.
+    """
 
     values: dict[str, Any]
     tensors: dict[str, GgufTensor]
 
 
 def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
-    """Read the header of a GGUF file. Raises ValueError for one that is damaged, truncated or of another version.
+    """Read the header of a GGUF file. Raises ValueError for one that is damaged, truncated or of
+    another version.
 
     arrays: keep arrays too, strings as a list, numbers as numpy.
     """
@@ -56,7 +72,9 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
                 raise ValueError("no GGUF")
             version = cursor.number("<I")
             if version not in VERSIONS:
-                raise ValueError(f"version {version}, expected {VERSIONS[0]} or {VERSIONS[1]}, little-endian")
+                raise ValueError(
+                    f"version {version}, expected {VERSIONS[0]} or {VERSIONS[1]}, little-endian"
+                )
             tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
             values = dict(cursor.pair(arrays) for _ in range(value_count))
             entries = [cursor.tensor() for _ in range(tensor_count)]
@@ -66,14 +84,21 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
         if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
             raise ValueError(f"alignment {alignment!r}, expected a multiple of 8")
         start = -(-cursor.at // alignment) * alignment
-        tensors = {name: GgufTensor(kind, shape, start + offset, size) for name, kind, shape, offset, size in entries}
+        tensors = {
+            name: GgufTensor(kind, shape, start + offset, size)
+            for name, kind, shape, offset, size in entries
+        }
         if len(tensors) != len(entries):
             raise ValueError("two tensors of one name")
         for name, tensor in tensors.items():
             if tensor.offset % alignment:
-                raise ValueError(f"{name} starts at byte {tensor.offset}, no multiple of {alignment}")
+                raise ValueError(
+                    f"{name} starts at byte {tensor.offset}, no multiple of {alignment}"
+                )
             if tensor.offset + tensor.size > len(data):
-                raise ValueError(f"{name} ends at byte {tensor.offset + tensor.size} of {len(data)}")
+                raise ValueError(
+                    f"{name} ends at byte {tensor.offset + tensor.size} of {len(data)}"
+                )
     return GgufFile({name: value for name, value in values.items() if value is not None}, tensors)
 
 
@@ -132,5 +157,7 @@ class _Cursor:
         offset = self.number("<Q")
         block, size = gguf.GGML_QUANT_SIZES[kind]
         if shape[-1] % block:
-            raise ValueError(f"{name} has rows of {shape[-1]} numbers, no multiple of {kind.name}'s {block}")
+            raise ValueError(
+                f"{name} has rows of {shape[-1]} numbers, no multiple of {kind.name}'s {block}"
+            )
         return name, kind.name, shape, offset, math.prod(shape) // block * size

@@ -1,8 +1,11 @@
-"""What a model file says about itself before any weight is read. Nothing of a pickle is executed: its strings are listed.
+"""What a model file says about itself before any weight is read. Nothing of a pickle is executed:
+its strings are listed.
 
-Knows formats, and no model. Formats: safetensors (huggingface/safetensors README), torch zip and legacy pickles (pytorch
-torch/serialization.py), gguf (gguf_files.py), folders as diffusers and transformers save them (diffusers pipelines/pipeline_loading_utils.py,
-transformers modeling_utils.py: config.json, *.safetensors, *.safetensors.index.json). A folder of ONNX files is one model: insightface's pack.
+Knows formats, and no model. Formats: safetensors (huggingface/safetensors README), torch zip and
+legacy pickles (pytorch torch/serialization.py), gguf (gguf_files.py), folders as diffusers and
+transformers save them (diffusers pipelines/pipeline_loading_utils.py, transformers
+modeling_utils.py: config.json, *.safetensors, *.safetensors.index.json). A folder of ONNX files is
+one model: insightface's pack.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from pulid_extract.shared.model_files.gguf_files import read_gguf
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 PIPELINE_INDEX = "model_index.json"  # what makes a folder a diffusers pipeline
-COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")  # folders of a Flux pipeline that hold weights
+# folders of a Flux pipeline that hold weights
+COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")  # diffusers, transformers
 
 
@@ -30,13 +34,15 @@ WEIGHT_STEMS = ("diffusion_pytorch_model", "model")  # diffusers, transformers
 class Header:
     """What a file says about itself before any weight is read.
 
-    format: "safetensors", "torch", "gguf", "diffusers folder" or "onnx folder".
-    tensors: name -> (dtype as the file spells it, shape). For "torch" only the names are known (dtype "", shape ());
-        for an "onnx folder" the names are those of its .onnx files. In a whole diffusers pipeline every name starts with the folder
-        of its component: "vae/decoder.conv_in.weight".
-    metadata: what the file says beside its tensors: the key-values of a GGUF that are no arrays, safetensors' __metadata__, a
+    format: "safetensors", "torch", "gguf", "diffusers folder" or "onnx folder". tensors: name ->
+    (dtype as the file spells it, shape). For "torch" only the names are known (dtype "", shape ());
+        for an "onnx folder" the names are those of its .onnx files. In a whole diffusers pipeline
+        every name starts with the folder of its component: "vae/decoder.conv_in.weight".
+    metadata: what the file says beside its tensors: the key-values of a GGUF that are no arrays,
+    safetensors' __metadata__, a
         folder's config.json (its keys behind the component's folder, as the tensors).
-    shards: name -> (the file that holds the tensor, its name there), where that is not `path` and the same name.
+    shards: name -> (the file that holds the tensor, its name there), where that is not `path` and
+    the same name.
     """
 
     path: Path
@@ -55,12 +61,16 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read a model file's header. Raises WeightsError for a file that is missing, truncated, or no model file at all."""
+    """Read a model file's header. Raises WeightsError for a file that is missing, truncated, or no
+    model file at all.
+    """
     path = Path(path)
     if path.is_dir():
         if is_diffusers_folder(path):
             return _folder_header(path)
-        return Header(path, "onnx folder", {file.name: ("", ()) for file in sorted(path.glob("*.onnx"))})
+        return Header(
+            path, "onnx folder", {file.name: ("", ()) for file in sorted(path.glob("*.onnx"))}
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -75,33 +85,45 @@ def read_header(path: str | Path) -> Header:
             if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
                 return Header(path, "torch", dict.fromkeys(_pickle_strings(path, start), ("", ())))
             if start.lstrip()[:1] == b"<":
-                raise WeightsError(f"{path}: is an HTML page saved under a model's name; download the file itself")
+                raise WeightsError(
+                    f"{path}: is an HTML page saved under a model's name; download the file itself"
+                )
             if start.startswith(b"version https://git-lfs"):
-                raise WeightsError(f"{path}: is a git-lfs pointer, not the file; run 'git lfs pull' or download it")
+                raise WeightsError(
+                    f"{path}: is a git-lfs pointer, not the file; run 'git lfs pull' or download it"
+                )
             if len(start) > 8 and start[8:9] == b"{":
                 return _safetensors_header(path, file, size)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
-    raise WeightsError(f"{path}: not a model file (expected safetensors, a torch .pt/.pth or .gguf)")
+    raise WeightsError(
+        f"{path}: not a model file (expected safetensors, a torch .pt/.pth or .gguf)"
+    )
 
 
 def _safetensors_header(path: Path, file, size: int) -> Header:
     file.seek(0)
     (length,) = struct.unpack("<Q", file.read(8))
     if length > min(MAX_HEADER_BYTES, size - 8):
-        raise WeightsError(f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or no safetensors")
+        raise WeightsError(
+            f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or no safetensors"
+        )
     try:
         entries = json.loads(file.read(length))
         metadata = entries.pop("__metadata__", None) or {}
         tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise WeightsError(f"{path}: the safetensors header is damaged; download the file again") from None
+        raise WeightsError(
+            f"{path}: the safetensors header is damaged; download the file again"
+        ) from None
     if 8 + length + end != size:
         what = "truncated" if 8 + length + end > size else "longer than its header says"
-        raise WeightsError(f"{path}: {what} ({size} bytes, the header needs {8 + length + end}); download it again")
+        raise WeightsError(
+            f"{path}: {what} ({size} bytes, the header needs {8 + length + end}); download it again"
+        )
     return Header(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
 
 
@@ -110,18 +132,33 @@ def _gguf_header(path: Path) -> Header:
     try:
         file = read_gguf(path)
     except (ValueError, OSError) as error:
-        raise WeightsError(f"{path}: damaged or truncated GGUF file ({error}); download it again") from None
-    return Header(path, "gguf", {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()}, file.values)
+        raise WeightsError(
+            f"{path}: damaged or truncated GGUF file ({error}); download it again"
+        ) from None
+    return Header(
+        path,
+        "gguf",
+        {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()},
+        file.values,
+    )
 
 
 def is_diffusers_folder(path: Path) -> bool:
-    """Whether a folder is a diffusers pipeline, or one model as diffusers or transformers save it."""
-    return (path / PIPELINE_INDEX).is_file() or ((path / "config.json").is_file() and any(path.glob("*.safetensors")))
+    """Whether a folder is a diffusers pipeline, or one model as diffusers or transformers save
+    it.
+    """
+    return (path / PIPELINE_INDEX).is_file() or (
+        (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    )
 
 
 def _folder_header(path: Path) -> Header:
     """Of a whole pipeline, or of one component."""
-    parts = {f"{name}/": path / name for name in COMPONENTS} if (path / PIPELINE_INDEX).is_file() else {"": path}
+    parts = (
+        {f"{name}/": path / name for name in COMPONENTS}
+        if (path / PIPELINE_INDEX).is_file()
+        else {"": path}
+    )
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     metadata: dict[str, Any] = {}
     shards: dict[str, tuple[Path, str]] = {}
@@ -135,7 +172,9 @@ def _folder_header(path: Path) -> Header:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a component: all that its index names, else the one of the usual name, else the only one."""
+    """The safetensors files of a component: all that its index names, else the one of the usual
+    name, else the only one.
+    """
     for stem in WEIGHT_STEMS:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
@@ -175,7 +214,9 @@ def _json_of(path: Path) -> dict[str, Any]:
 
 
 def _pickle_strings(path: Path, start: bytes) -> list[str]:
-    """All strings of a torch checkpoint's pickles: its keys are among them. Lists opcodes; executes nothing."""
+    """All strings of a torch checkpoint's pickles: its keys are among them. Lists opcodes; executes
+    nothing.
+    """
     try:
         if start[:2] == b"PK":
             with zipfile.ZipFile(path) as archive:
@@ -183,11 +224,14 @@ def _pickle_strings(path: Path, start: bytes) -> list[str]:
                 return _strings_of(archive.read(name))
         strings: list[str] = []
         with open(path, "rb") as file:
-            for _ in range(4):  # legacy layout: magic number, protocol, system info, the object itself
+            # legacy layout: magic number, protocol, system info, the object itself
+            for _ in range(4):
                 strings += _strings_of(file)
         return strings
     except Exception:  # zipfile, zlib and pickletools raise whatever a damaged byte leads to
-        raise WeightsError(f"{path}: damaged or truncated torch checkpoint; download it again") from None
+        raise WeightsError(
+            f"{path}: damaged or truncated torch checkpoint; download it again"
+        ) from None
 
 
 def _strings_of(pickle) -> list[str]:

@@ -1,4 +1,6 @@
-"""Kinds of model files, told apart by the names in their headers; and the roles that they can fill. Tables, mostly."""
+"""Kinds of model files, told apart by the names in their headers; and the roles that they can fill.
+Tables, mostly.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from pulid_extract.shared.model_files.headers import Header
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: its name in messages, the test on its header, and why it cannot be used here (empty: it can)."""
+    """A kind of file: its name in messages, the test on its header, and why it cannot be used here
+    (empty: it can).
+    """
 
     name: str
     test: Callable[[Header], bool]
@@ -21,7 +25,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file comes from. repo and file: on the Hugging Face hub; else `url`. sha256: lower-case hex, "" where unknown."""
+    """Where a file comes from. repo and file: on the Hugging Face hub; else `url`. sha256:
+    lower-case hex, "" where unknown.
+    """
 
     repo: str = ""
     files: tuple[str, ...] = ()
@@ -38,7 +44,8 @@ class Source:
 class Role:
     """A part that a file plays in a stage: which kinds of file can fill it, and how to get one.
 
-    fetch: whether a missing file is downloaded without being asked for (small and ungated files only).
+    fetch: whether a missing file is downloaded without being asked for (small and ungated files
+    only).
     """
 
     name: str
@@ -49,7 +56,9 @@ class Role:
 
 
 def parts_of(header: Header) -> dict[str, Header]:
-    """The models in a file: prefix -> a header of that model alone, its names bare. Most files hold one."""
+    """The models in a file: prefix -> a header of that model alone, its names bare. Most files hold
+    one.
+    """
     parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     longest_first = sorted(PREFIXES, key=len, reverse=True)
     for name, entry in header.tensors.items():
@@ -59,7 +68,9 @@ def parts_of(header: Header) -> dict[str, Header]:
         prefix: replace(
             header,
             tensors=tensors,
-            metadata=_part_of(header.metadata, prefix) if header.format == "diffusers folder" else header.metadata,
+            metadata=_part_of(header.metadata, prefix)
+            if header.format == "diffusers folder"
+            else header.metadata,
             shards={name: header.place_of(prefix + name) for name in tensors},
         )
         for prefix, tensors in parts.items()
@@ -71,7 +82,9 @@ def _part_of(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def kinds_of(header: Header) -> dict[str, Kind]:
-    """Every model in a file: prefix -> the first kind of KINDS whose test that part passes. Parts of no known kind are left out."""
+    """Every model in a file: prefix -> the first kind of KINDS whose test that part passes. Parts
+    of no known kind are left out.
+    """
     architecture = header.metadata.get("general.architecture", "")
     if header.format == "gguf" and architecture not in ARCHITECTURES:
         return {
@@ -90,7 +103,8 @@ def kinds_of(header: Header) -> dict[str, Kind]:
 
 
 def kind_of(header: Header) -> Kind:
-    """The kind of a file; for one that holds several models, a kind that lists them, or the one that is refused.
+    """The kind of a file; for one that holds several models, a kind that lists them, or the one
+    that is refused.
 
     Raises WeightsError for a file of no known kind.
     """
@@ -103,7 +117,9 @@ def kind_of(header: Header) -> Kind:
         return kinds[0]
     first = sorted(header.names)[:3]
     seen = f"; first names in it: {', '.join(first)}" if first else ""
-    raise WeightsError(f"{header.path}: a {header.format} file of no known kind{seen}; see the table of files in README.md")
+    raise WeightsError(
+        f"{header.path}: a {header.format} file of no known kind{seen}; see the table of files in README.md"
+    )
 
 
 def _has(*wanted: str) -> Callable[[Header], bool]:
@@ -121,7 +137,9 @@ def _any_starts(start: str) -> Callable[[Header], bool]:
 
 def _any_stored(dtype: str) -> Callable[[Header], bool]:
     """A matrix is stored in `dtype` (safetensors' spelling)."""
-    return lambda header: any(stored == dtype and len(shape) > 1 for stored, shape in header.tensors.values())
+    return lambda header: any(
+        stored == dtype and len(shape) > 1 for stored, shape in header.tensors.values()
+    )
 
 
 # What stands in front of a model's own names, in the order in which a model is looked for.
@@ -148,22 +166,48 @@ PREFIXES = (
 # general.architecture of a GGUF: sd.cpp writes none; city96's Flux; llama.cpp's T5; .pulidembd
 ARCHITECTURES = ("", "flux", "t5encoder", "t5", "pulid")
 
-OTHER_MODEL = "this toolkit draws with FLUX.1 alone; use FLUX.1 dev, schnell, Krea-dev or Kontext-dev"
+OTHER_MODEL = (
+    "this toolkit draws with FLUX.1 alone; use FLUX.1 dev, schnell, Krea-dev or Kontext-dev"
+)
 ORIGINAL = "use the original bfloat16 file, an fp8 one or a GGUF"
 
 # Order matters: what must be refused is tested before what it resembles.
 KINDS = (
-    Kind("identity file (.pulidembd)", _has("pulid_id"), "it is no model; give it to pulid-generate as --pulid-id-embedding"),
+    Kind(
+        "identity file (.pulidembd)",
+        _has("pulid_id"),
+        "it is no model; give it to pulid-generate as --pulid-id-embedding",
+    ),
     Kind(
         "PuLID file in GGUF",
         lambda header: header.format == "gguf" and _any_starts("pulid_ca.")(header),
         "PuLID's weights are read from safetensors only; use pulid_flux_v0.9.1.safetensors",
     ),
-    Kind("quanto-quantised file", _any_ends("._data", "._scale"), f"quanto's format cannot be read; {ORIGINAL}"),
-    Kind("bitsandbytes nf4 file", _any_ends(".absmax", ".quant_map"), f"4-bit bitsandbytes files cannot be read; {ORIGINAL}"),
-    Kind("bitsandbytes int8 file", _any_ends(".SCB"), f"8-bit bitsandbytes files cannot be read; {ORIGINAL}"),
-    Kind("SVDQuant file", _any_ends(".qweight", ".wscales"), f"nunchaku's SVDQuant files cannot be read; {ORIGINAL}"),
-    Kind("nvfp4 file", _any_ends(".weight_scale_2"), f"NVIDIA's 4-bit floats cannot be read; {ORIGINAL}"),
+    Kind(
+        "quanto-quantised file",
+        _any_ends("._data", "._scale"),
+        f"quanto's format cannot be read; {ORIGINAL}",
+    ),
+    Kind(
+        "bitsandbytes nf4 file",
+        _any_ends(".absmax", ".quant_map"),
+        f"4-bit bitsandbytes files cannot be read; {ORIGINAL}",
+    ),
+    Kind(
+        "bitsandbytes int8 file",
+        _any_ends(".SCB"),
+        f"8-bit bitsandbytes files cannot be read; {ORIGINAL}",
+    ),
+    Kind(
+        "SVDQuant file",
+        _any_ends(".qweight", ".wscales"),
+        f"nunchaku's SVDQuant files cannot be read; {ORIGINAL}",
+    ),
+    Kind(
+        "nvfp4 file",
+        _any_ends(".weight_scale_2"),
+        f"NVIDIA's 4-bit floats cannot be read; {ORIGINAL}",
+    ),
     Kind("int8 file", _any_stored("I8"), f"matrices of 8-bit integers cannot be read; {ORIGINAL}"),
     Kind("PuLID-FLUX file", _any_starts("pulid_ca.")),
     Kind(
@@ -174,8 +218,16 @@ KINDS = (
     Kind("FLUX.2 checkpoint", _any_starts("double_stream_modulation_img."), OTHER_MODEL),
     Kind("Chroma checkpoint", _any_starts("distilled_guidance_layer."), OTHER_MODEL),
     Kind("Stable Diffusion 3 checkpoint", _any_starts("joint_blocks.0."), OTHER_MODEL),
-    Kind("Stable Diffusion 3 checkpoint", _has("pos_embed.proj.weight", "context_embedder.weight"), OTHER_MODEL),
-    Kind("Stable Diffusion checkpoint (SDXL or older)", _has("input_blocks.0.0.weight", "out.2.weight"), OTHER_MODEL),
+    Kind(
+        "Stable Diffusion 3 checkpoint",
+        _has("pos_embed.proj.weight", "context_embedder.weight"),
+        OTHER_MODEL,
+    ),
+    Kind(
+        "Stable Diffusion checkpoint (SDXL or older)",
+        _has("input_blocks.0.0.weight", "out.2.weight"),
+        OTHER_MODEL,
+    ),
     Kind(
         "Stable Diffusion checkpoint (SDXL or older)",
         _has("down_blocks.0.resnets.0.conv1.weight", "conv_out.weight"),
@@ -185,15 +237,30 @@ KINDS = (
     Kind("diffusers Flux transformer", _has("x_embedder.weight", "context_embedder.weight")),
     Kind("EVA-CLIP tower", _has("cls_token", "pos_embed", "patch_embed.proj.weight")),
     Kind("FLUX.2 autoencoder", _has("decoder.conv_in.weight", "bn.running_mean"), OTHER_MODEL),
-    Kind("Stable Diffusion autoencoder", _has("decoder.conv_in.weight", "quant_conv.weight"), "use Flux's ae.safetensors"),
+    Kind(
+        "Stable Diffusion autoencoder",
+        _has("decoder.conv_in.weight", "quant_conv.weight"),
+        "use Flux's ae.safetensors",
+    ),
     Kind("Flux autoencoder", _has("decoder.conv_in.weight", "decoder.mid.attn_1.q.weight")),
-    Kind("diffusers Flux autoencoder", _has("decoder.conv_in.weight", "decoder.mid_block.attentions.0.to_q.weight")),
-    Kind("CLIP-L text encoder", _has("embeddings.token_embedding.weight", "embeddings.position_embedding.weight")),
+    Kind(
+        "diffusers Flux autoencoder",
+        _has("decoder.conv_in.weight", "decoder.mid_block.attentions.0.to_q.weight"),
+    ),
+    Kind(
+        "CLIP-L text encoder",
+        _has("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+    ),
     Kind("T5 encoder", _has("encoder.block.0.layer.0.SelfAttention.q.weight")),
     Kind("T5 encoder in GGUF", _has("enc.blk.0.attn_q.weight")),
-    Kind("RetinaFace detector", _has("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")),
+    Kind(
+        "RetinaFace detector", _has("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")
+    ),
     Kind("BiSeNet parser", _has("cp.resnet.conv1.weight", "ffm.convblk.conv.weight")),
-    Kind("antelopev2 folder", lambda header: header.format == "onnx folder" and len(header.tensors) > 1),
+    Kind(
+        "antelopev2 folder",
+        lambda header: header.format == "onnx folder" and len(header.tensors) > 1,
+    ),
 )
 
 
@@ -219,4 +286,6 @@ def check_role(header: Header, role: Role) -> None:
     kind = kind_of(header)
     if kind.refusal:
         raise WeightsError(f"{header.path}: is a {kind.name}: {kind.refusal}")
-    raise WeightsError(f"{header.path}: is a {kind.name}, {role.flag} wants a {role.kinds[0]}; get it from {role.source.page}")
+    raise WeightsError(
+        f"{header.path}: is a {kind.name}, {role.flag} wants a {role.kinds[0]}; get it from {role.source.page}"
+    )

@@ -1,8 +1,9 @@
-"""Kits of model files into one models folder: what is there, what is missing, what is fetched. What both programs' `pull` does.
+"""Kits of model files into one models folder: what is there, what is missing, what is fetched. What
+both programs' `pull` does.
 
-Knows files, roles and licences by the table it is given; knows no model and no command line. The rule that makes it more than a loop:
-files are recognised by their headers, and two candidates for one role are an error of every later command, so a role that the folder
-already fills is left alone.
+Knows files, roles and licences by the table it is given; knows no model and no command line. The
+rule that makes it more than a loop: files are recognised by their headers, and two candidates for
+one role are an error of every later command, so a role that the folder already fills is left alone.
 """
 
 from __future__ import annotations
@@ -23,11 +24,21 @@ from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
 from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, candidates_in, is_offline
 from pulid_extract.shared.model_files.headers import read_header
 from pulid_extract.shared.model_files.kinds import Role, Source, check_role
-from pulid_extract.shared.model_files.transfer import Meter, Remote, ask, file_sha256, part_of, parts_in, size_text, transfer
+from pulid_extract.shared.model_files.transfer import (
+    Meter,
+    Remote,
+    ask,
+    file_sha256,
+    part_of,
+    parts_in,
+    size_text,
+    transfer,
+)
 from pulid_extract.shared.writing import write_atomically
 
 RESERVE = 64 << 20  # bytes of the disk that stay free
-NEEDED_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # of antelopev2's five, what PuLID uses
+# of antelopev2's five, what PuLID uses
+NEEDED_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
 HEADERLESS = (".onnx", ".model")  # formats whose kind is not told apart here
 START = 64  # bytes that show a page
 PAGES = (b"<", b"version https://git-lfs")
@@ -39,9 +50,10 @@ Status = Literal["present", "skipped", "missing", "fetched", "failed"]
 class Item:
     """One file of a kit.
 
-    source: with exactly one file, or a url. size: bytes, for the plan; the server's own number is what counts later.
-    folder: where below the models folder. role: which files in the folder make this one superfluous; None: those named in `or_else`.
-    gated: the page asks for terms to be accepted. own: what the kit is named for: another file in its role is an error, not a saving.
+    source: with exactly one file, or a url. size: bytes, for the plan; the server's own number is
+    what counts later. folder: where below the models folder. role: which files in the folder make
+    this one superfluous; None: those named in `or_else`. gated: the page asks for terms to be
+    accepted. own: what the kit is named for: another file in its role is an error, not a saving.
     """
 
     name: str
@@ -63,14 +75,19 @@ class Item:
     @property
     def terms(self) -> str:
         """The licence, and what it asks for."""
-        gate = f"; gated, accept the terms at https://huggingface.co/{self.source.repo}" if self.gated else ""
+        gate = (
+            f"; gated, accept the terms at https://huggingface.co/{self.source.repo}"
+            if self.gated
+            else ""
+        )
         return f"{self.source.licence}{gate}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of one item, or was done with it. status: "present" (whole), "skipped" (its role is filled by another file),
-    "missing" (to be fetched), "fetched", or "failed" (why says it).
+    """What is known of one item, or was done with it. status: "present" (whole), "skipped" (its
+    role is filled by another file), "missing" (to be fetched), "fetched", or "failed" (why says
+    it).
     """
 
     item: Item
@@ -101,7 +118,9 @@ class Outcome:
 
 
 def plan(items: Iterable[Item], models_dir: Path, force: bool = False) -> list[Outcome]:
-    """What is there and what is missing, without a network call. force: fetch although the role is filled or the file is damaged."""
+    """What is there and what is missing, without a network call. force: fetch although the role is
+    filled or the file is damaged.
+    """
     return [_look(item, models_dir, force) for item in items]
 
 
@@ -131,7 +150,11 @@ def _look(item: Item, models_dir: Path, force: bool) -> Outcome:
 
 def _ambiguous(item: Item, others: list[str]) -> str:
     """What to say of a file beside which others fill the same role."""
-    return f"{', '.join(others)} can be the {item.name}, too: choose with {item.role.flag}" if others and item.role else ""
+    return (
+        f"{', '.join(others)} can be the {item.name}, too: choose with {item.role.flag}"
+        if others and item.role
+        else ""
+    )
 
 
 def _others(item: Item, path: Path, models_dir: Path) -> list[Path]:
@@ -162,7 +185,9 @@ def _check(item: Item, path: Path) -> tuple[str, str]:
 
 
 def _verify(item: Item, path: Path) -> None:
-    """Raise WeightsError for what is not the file it should be: a truncated one, another model, the login page of a proxy."""
+    """Raise WeightsError for what is not the file it should be: a truncated one, another model, the
+    login page of a proxy.
+    """
     if item.file_name.endswith(HEADERLESS):
         with open(path, "rb") as file:
             _check_start(str(path), file.read(START))
@@ -173,7 +198,9 @@ def _verify(item: Item, path: Path) -> None:
 
 
 def _check_start(name: str, start: bytes) -> None:
-    """Raise WeightsError for a file without a header of its own that is empty or begins as a page does."""
+    """Raise WeightsError for a file without a header of its own that is empty or begins as a page
+    does.
+    """
     start = start.lstrip()
     if not start or start.startswith(PAGES):
         raise WeightsError(f"{name}: {'is an HTML page, not the file' if start else 'is empty'}")
@@ -186,17 +213,23 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def pull(outcomes: Iterable[Outcome], models_dir: Path, log: Log, pause: float = 1.0) -> Iterator[Outcome]:
-    """Fetch what a plan says is missing; every outcome as it is known. One that fails does not stop the others.
+def pull(
+    outcomes: Iterable[Outcome], models_dir: Path, log: Log, pause: float = 1.0
+) -> Iterator[Outcome]:
+    """Fetch what a plan says is missing; every outcome as it is known. One that fails does not stop
+    the others.
 
-    All servers are asked for sizes first, so that a full disk, a gate or a missing file is known before gigabytes are moved.
-    Raises WeightsError if network calls are forbidden and something is missing, OutputError if the disk is too small.
+    All servers are asked for sizes first, so that a full disk, a gate or a missing file is known
+    before gigabytes are moved. Raises WeightsError if network calls are forbidden and something is
+    missing, OutputError if the disk is too small.
     """
     outcomes = list(outcomes)
     missing = [outcome for outcome in outcomes if outcome.status == "missing"]
     if missing and is_offline():
         names = ", ".join(outcome.item.file_name for outcome in missing)
-        raise WeightsError(f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull again")
+        raise WeightsError(
+            f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull again"
+        )
     _make_folder(models_dir)
     remotes: dict[Path, Remote | PulidError] = {}
     for outcome in missing:
@@ -219,7 +252,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made a folder ({error.strerror or error}); name another --models-dir") from None
+        raise OutputError(
+            f"{folder}: cannot be made a folder ({error.strerror or error}); name another --models-dir"
+        ) from None
 
 
 def _check_disk(models_dir: Path, remotes: dict[Path, Remote | PulidError]) -> None:
@@ -244,7 +279,13 @@ def _fetch(outcome: Outcome, remote: Remote, models_dir: Path, log: Log, pause: 
     log(f"{path.name}: {item.terms}, from {item.source.page}")
     try:
         sha256 = transfer(
-            remote, path, lambda: ask(item.source), item.source.sha256, Meter(path.name), partial(_verify, item), pause
+            remote,
+            path,
+            lambda: ask(item.source),
+            item.source.sha256,
+            Meter(path.name),
+            partial(_verify, item),
+            pause,
         )
     except PulidError as error:
         return Outcome(item, path, "failed", str(error))
@@ -259,7 +300,9 @@ def raise_failures(outcomes: Iterable[Outcome]) -> None:
         raise WeightsError(f"{failed[0].item.file_name}: {failed[0].why}")
     if failed:
         names = ", ".join(outcome.item.file_name for outcome in failed)
-        raise WeightsError(f"{len(failed)} files could not be had: {names}; the list on standard output says why of each")
+        raise WeightsError(
+            f"{len(failed)} files could not be had: {names}; the list on standard output says why of each"
+        )
 
 
 def carry_out(
@@ -269,7 +312,9 @@ def carry_out(
     log: Callable[[str], None],
     tell: Callable[[Outcome], None],
 ) -> None:
-    """Fetch what is missing, unless this is only to look, and tell of each file as it is done. Raises WeightsError if one failed."""
+    """Fetch what is missing, unless this is only to look, and tell of each file as it is done.
+    Raises WeightsError if one failed.
+    """
     done = []
     for outcome in outcomes if dry_run else pull(outcomes, models_dir, log):
         done.append(outcome)
@@ -280,34 +325,52 @@ def carry_out(
 
 
 def closing_lines(outcomes: Iterable[Outcome], models_dir: Path, dry_run: bool) -> list[str]:
-    """For standard error: what a dry run would fetch, on what terms and onto what disk; else how the next command finds the folder."""
+    """For standard error: what a dry run would fetch, on what terms and onto what disk; else how
+    the next command finds the folder.
+    """
     outcomes = list(outcomes)
     missing = [outcome for outcome in outcomes if outcome.status == "missing"]
     if dry_run:
-        terms = [f"{outcome.path.name}: {outcome.item.terms}, from {outcome.item.source.page}" for outcome in missing]
+        terms = [
+            f"{outcome.path.name}: {outcome.item.terms}, from {outcome.item.source.page}"
+            for outcome in missing
+        ]
         size = size_text(sum(outcome.item.size for outcome in missing))
-        return [*terms, f"to fetch: about {size}; free where {models_dir} is: {size_text(free_bytes(models_dir))}"]
+        return [
+            *terms,
+            f"to fetch: about {size}; free where {models_dir} is: {size_text(free_bytes(models_dir))}",
+        ]
     if any(outcome.status == "failed" for outcome in outcomes):
         return []
-    return [f"all there; the other commands find it with: export {MODELS_DIR_VARIABLE}={shlex.quote(str(models_dir.absolute()))}"]
+    return [
+        f"all there; the other commands find it with: export {MODELS_DIR_VARIABLE}={shlex.quote(str(models_dir.absolute()))}"
+    ]
 
 
 def unpack_antelopev2(archive: Path, models_dir: Path) -> list[Path]:
-    """The two networks that are used out of InsightFace's antelopev2.zip, into models_dir/antelopev2/, without its own folder.
+    """The two networks that are used out of InsightFace's antelopev2.zip, into
+    models_dir/antelopev2/, without its own folder.
 
-    FaceAnalysis unpacks it to antelopev2/antelopev2/ and then does not find it (insightface issue 2517). Raises WeightsError, OutputError.
+    FaceAnalysis unpacks it to antelopev2/antelopev2/ and then does not find it (insightface issue
+    2517). Raises WeightsError, OutputError.
     """
     folder = models_dir / "antelopev2"
     with _readable(archive), zipfile.ZipFile(archive) as opened:
         members = {Path(name).name: name for name in opened.namelist()}
         lacking = [name for name in NEEDED_NETWORKS if name not in members]
         if lacking:
-            raise WeightsError(f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's antelopev2.zip")
+            raise WeightsError(
+                f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's antelopev2.zip"
+            )
         for name in NEEDED_NETWORKS:
             with opened.open(members[name]) as member:
                 _check_start(f"{archive}: {name}", member.read(START))
         _make_folder(folder)
-        _check_room(models_dir, sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS), "unpacked")
+        _check_room(
+            models_dir,
+            sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS),
+            "unpacked",
+        )
         for name in NEEDED_NETWORKS:
             with opened.open(members[name]) as member:
                 write_atomically(folder / name, _chunks(member, archive))
@@ -335,4 +398,6 @@ def _readable(archive: Path) -> Iterator[None]:
         EOFError,
         ValueError,
     ) as error:
-        raise WeightsError(f"{archive}: cannot be unpacked ({error}); expected InsightFace's antelopev2.zip") from None
+        raise WeightsError(
+            f"{archive}: cannot be unpacked ({error}); expected InsightFace's antelopev2.zip"
+        ) from None

@@ -1,8 +1,10 @@
-"""One file over the network: asked for, streamed into a `.part` beside its place, gone on with after a break, checked, renamed.
+"""One file over the network: asked for, streamed into a `.part` beside its place, gone on with
+after a break, checked, renamed.
 
-Knows addresses and bytes; knows nothing of models, kits or command lines. huggingface_hub supplies addresses, tokens, the session
-(proxies, certificates) and its words for a refusal. The bytes are streamed here because its own downloads no longer go on after a
-break: huggingface_hub 2.4.0 file_download.py, _download_to_tmp_and_move, deletes what it has.
+Knows addresses and bytes; knows nothing of models, kits or command lines. huggingface_hub supplies
+addresses, tokens, the session (proxies, certificates) and its words for a refusal. The bytes are
+streamed here because its own downloads no longer go on after a break: huggingface_hub 2.4.0
+file_download.py, _download_to_tmp_and_move, deletes what it has.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ Show = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as its server describes it. size: bytes, None if unsaid. sha256: lower-case hex, "" if unsaid.
+    """A file as its server describes it. size: bytes, None if unsaid. sha256: lower-case hex, "" if
+    unsaid.
 
     tag: changes when the file changes; parts of another version are not gone on with.
     """
@@ -59,22 +62,32 @@ def size_text(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-# ------------------------------------------------------------------------------------------------------------------- asking
+# ------------------------------------------------------------------------------------------- asking
 
 
 def ask(source: Source) -> Remote:
-    """Size, hash and address of a source's one file; one HEAD call. Raises WeightsError: gated, not there, no connection."""
+    """Size, hash and address of a source's one file; one HEAD call. Raises WeightsError: gated, not
+    there, no connection.
+    """
     try:
         return _ask_url(source.url) if source.url else _ask_hub(source.repo, source.files[0])
     except PulidError:
         raise
-    except Exception as error:  # httpx's errors have no base in common with OSError, and its name differs between versions
-        raise WeightsError(f"{source.page}: cannot be reached ({_reason(error)}); check the connection and try again") from None
+    # httpx's errors have no base in common with OSError, and its name differs between versions
+    except Exception as error:
+        raise WeightsError(
+            f"{source.page}: cannot be reached ({_reason(error)}); check the connection and try again"
+        ) from None
 
 
 def _ask_hub(repo: str, file: str) -> Remote:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
     from huggingface_hub.utils import build_hf_headers, get_token
 
     page = f"https://huggingface.co/{repo}"
@@ -103,29 +116,40 @@ def _ask_hub(repo: str, file: str) -> Remote:
         raise WeightsError(f"{page}: the hub answers {status}; try again later") from None
     tag = (found.etag or "").lower()
     same_host = urlsplit(found.location).netloc == urlsplit(url).netloc
-    token = build_hf_headers().get("authorization") if same_host else None  # never to the storage behind the hub
+    # never to the storage behind the hub
+    token = build_hf_headers().get("authorization") if same_host else None
     # of a file in large storage the hub's tag is its SHA-256: huggingface_hub hf_hub_url, "Notes"
     sha256 = tag if len(tag) == 64 else ""
-    return Remote(found.location, found.size, sha256, tag, {"authorization": token} if token else {})
+    return Remote(
+        found.location, found.size, sha256, tag, {"authorization": token} if token else {}
+    )
 
 
 def _ask_url(url: str) -> Remote:
     from huggingface_hub import get_session
 
-    response = get_session().head(url, headers={"accept-encoding": "identity"}, timeout=TIMEOUT, follow_redirects=True)
+    response = get_session().head(
+        url, headers={"accept-encoding": "identity"}, timeout=TIMEOUT, follow_redirects=True
+    )
     if response.status_code in NO_HEAD:
         return Remote(url, None, "", "")
     if response.status_code >= 400:
-        raise WeightsError(f"{url}: the server answers {response.status_code}; fetch it by hand into the models folder")
+        raise WeightsError(
+            f"{url}: the server answers {response.status_code}; fetch it by hand into the models folder"
+        )
     size = response.headers.get("content-length")
-    return Remote(url, int(size) if size else None, "", response.headers.get("etag", "") or str(size))
+    return Remote(
+        url, int(size) if size else None, "", response.headers.get("etag", "") or str(size)
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- fetching
+# ----------------------------------------------------------------------------------------- fetching
 
 
 def download(url: str, target: Path, sha256: str = "", pause: float = 1.0) -> None:
-    """Fetch a plain address to `target`. Raises WeightsError, OutputError; what has arrived is kept for the next time."""
+    """Fetch a plain address to `target`. Raises WeightsError, OutputError; what has arrived is kept
+    for the next time.
+    """
     source = Source(url=url)
     transfer(ask(source), target, lambda: ask(source), sha256, Meter(target.name), pause=pause)
 
@@ -139,12 +163,14 @@ def transfer(
     check: Callable[[Path], object] = lambda part: None,
     pause: float = 1.0,
 ) -> str:
-    """Stream a file to `target` by way of `target.<tag>.part`, from where an earlier try ended. Returns its SHA-256.
+    """Stream a file to `target` by way of `target.<tag>.part`, from where an earlier try ended.
+    Returns its SHA-256.
 
-    again: asks for the address anew after a break, since signed addresses expire. sha256: expected; else the server's own, if it gives one.
-    show: called with bytes done and in all. check: raises a PulidError for what is no file of its kind, before it gets its name.
-    pause: seconds before the first repetition, doubled each time.
-    Raises WeightsError (the part stays, unless its bytes are proven wrong), OutputError (disk).
+    again: asks for the address anew after a break, since signed addresses expire. sha256: expected;
+    else the server's own, if it gives one. show: called with bytes done and in all. check: raises a
+    PulidError for what is no file of its kind, before it gets its name. pause: seconds before the
+    first repetition, doubled each time. Raises WeightsError (the part stays, unless its bytes are
+    proven wrong), OutputError (disk).
     """
     expected = sha256 or remote.sha256
     part = part_of(target, remote)
@@ -189,7 +215,9 @@ def transfer(
             check(part)
         except PulidError as error:
             part.unlink()
-            raise WeightsError(f"{remote.url.split('?')[0]}: {str(error).removeprefix(f'{part}: ')}") from None
+            raise WeightsError(
+                f"{remote.url.split('?')[0]}: {str(error).removeprefix(f'{part}: ')}"
+            ) from None
         with _written(target):
             part.replace(target)
     return found
@@ -197,19 +225,25 @@ def transfer(
 
 def part_of(target: Path, remote: Remote) -> Path:
     """Where an unfinished download of this very version lies."""
-    return target.with_name(f"{target.name}.{hashlib.sha256(remote.tag.encode()).hexdigest()[:8]}.part")
+    return target.with_name(
+        f"{target.name}.{hashlib.sha256(remote.tag.encode()).hexdigest()[:8]}.part"
+    )
 
 
 def parts_in(target: Path) -> list[Path]:
     """Every unfinished download of a file, of whatever version."""
     start = f"{target.name}."
     return [
-        path for path in target.parent.glob("*.part") if path.name.startswith(start) and path.name.count(".", len(start)) == 1
+        path
+        for path in target.parent.glob("*.part")
+        if path.name.startswith(start) and path.name.count(".", len(start)) == 1
     ]
 
 
 def file_sha256(path: Path, show: Show = lambda done, total: None) -> str:
-    """Lower-case hex, as `sha256sum` prints it. Raises WeightsError for a file that cannot be read."""
+    """Lower-case hex, as `sha256sum` prints it. Raises WeightsError for a file that cannot be
+    read.
+    """
     digest, done = hashlib.sha256(), 0
     try:
         total = path.stat().st_size
@@ -262,13 +296,17 @@ class _Part:
 
 
 def _stream(remote: Remote, file: _Part, show: Show) -> None:
-    """One GET from where the part ends. Raises whatever the connection raises; a connection that ends early raises, too."""
+    """One GET from where the part ends. Raises whatever the connection raises; a connection that
+    ends early raises, too.
+    """
     from huggingface_hub import get_session
 
     headers = {**remote.headers, "accept-encoding": "identity"}
     if file.done:
         headers["range"] = f"bytes={file.done}-"
-    with get_session().stream("GET", remote.url, headers=headers, timeout=TIMEOUT, follow_redirects=True) as response:
+    with get_session().stream(
+        "GET", remote.url, headers=headers, timeout=TIMEOUT, follow_redirects=True
+    ) as response:
         status = response.status_code
         if status in EXPIRED or status in RETRIED:
             raise Moved(f"the server answers {status}")
@@ -281,7 +319,8 @@ def _stream(remote: Remote, file: _Part, show: Show) -> None:
             )
         if status == 200 and file.done:  # a server without ranges sends it all again
             file.start_over()
-        for chunk in response.iter_bytes():  # as they come: what has arrived is kept when the next does not
+        # as they come: what has arrived is kept when the next does not
+        for chunk in response.iter_bytes():
             file.write(chunk)
             show(file.done, remote.size)
     if remote.size is not None and file.done != remote.size:
@@ -296,7 +335,9 @@ def _starts_at(response: Any, start: int) -> bool:
 
 
 def _lock(file: BinaryIO, target: Path) -> None:
-    """Two processes that append to one part would both be wrong. The lock goes with the process, however that ends."""
+    """Two processes that append to one part would both be wrong. The lock goes with the process,
+    however that ends.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: the SHA-256 tells
@@ -306,7 +347,9 @@ def _lock(file: BinaryIO, target: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             file.close()
-            raise WeightsError(f"{target}: another process is fetching it; wait for it or stop it") from None
+            raise WeightsError(
+                f"{target}: another process is fetching it; wait for it or stop it"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -314,25 +357,33 @@ def _written(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "; free some space and run the command again, it goes on" if error.errno == errno.ENOSPC else ""
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}){hint}") from None
+        hint = (
+            "; free some space and run the command again, it goes on"
+            if error.errno == errno.ENOSPC
+            else ""
+        )
+        raise OutputError(
+            f"{target}: cannot be written ({error.strerror or error}){hint}"
+        ) from None
 
 
 def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-# ---------------------------------------------------------------------------------------------------------------- progress
+# ----------------------------------------------------------------------------------------- progress
 
 
 class Meter:
-    """Shows how far a long read or download is: one line that overwrites itself on a terminal, a line per tenth in a file
-    (and none within two seconds).
+    """Shows how far a long read or download is: one line that overwrites itself on a terminal, a
+    line per tenth in a file (and none within two seconds).
 
     Call it with (bytes done, bytes in all or None). The rate counts what came since the first call.
     """
 
-    def __init__(self, label: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, label: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self.label, self.stream, self.clock = label, stream or sys.stderr, clock
         self.first: tuple[int, float] | None = None
         self.last_time, self.last_tenth = clock(), 0
@@ -347,7 +398,12 @@ class Meter:
         if self.stream.isatty():
             if ended or now - self.last_time >= 0.2:
                 self.last_time = now
-                print(f"\r{self._line(done, total, rate):<79}", end="\n" if ended else "", file=self.stream, flush=True)
+                print(
+                    f"\r{self._line(done, total, rate):<79}",
+                    end="\n" if ended else "",
+                    file=self.stream,
+                    flush=True,
+                )
             return
         tenth = 10 * done // total if total else done // (100 * CHUNK)
         if tenth > self.last_tenth and now - self.last_time >= 2:
