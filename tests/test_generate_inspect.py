@@ -290,6 +290,7 @@ def test_pickles_folders_and_loras(tmp_path):
 
 
 def test_numbers_that_stand_in_two_places():
+    from pulid_generate.files import layouts
     from pulid_generate.models import tensor_files
 
     assert (facts.DOUBLE_INTERVAL, facts.SINGLE_INTERVAL) == (

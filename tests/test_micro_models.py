@@ -14,6 +14,7 @@ import make_micro_models
 import make_seeded_checkpoints
 import micro_antelopev2
 import numpy as np
+import public_layouts
 import pytest
 import seeded
 import torch
@@ -111,7 +112,7 @@ def test_dev_has_guidance_and_schnell_has_not(micro):
     dev = make_micro_models.parts(dev=True)[0]
     assert dev.name == "flux1-dev.safetensors"
     schnell = read_header(micro / "flux1-schnell.safetensors").names
-    extra = set(layouts.flux(128, context=64, vector=64, guidance=True)) - schnell
+    extra = set(public_layouts.flux(128, context=64, vector=64, guidance=True)) - schnell
     assert extra == {
         f"guidance_in.{layer}_layer.{kind}"
         for layer in ("in", "out")
@@ -238,7 +239,7 @@ def test_timm_accepts_the_eva_tower(micro):
     tower = timm.create_model(
         "eva02_large_patch14_clip_336",
         embed_dim=make_micro_models.EVA_WIDTH,
-        num_heads=make_micro_models.EVA_WIDTH // layouts.ENCODER_HEAD,
+        num_heads=make_micro_models.EVA_WIDTH // public_layouts.ENCODER_HEAD,
         num_classes=make_micro_models.EVA_POOLED,
     ).eval()
     tower.load_state_dict(checkpoint_filter_fn(state, tower), strict=True)
@@ -296,13 +297,13 @@ def test_the_tokenizer_takes_any_prompt(micro, prompt):
 
 
 def test_layouts_have_the_published_tensor_counts():
-    assert len(layouts.flux(3072, context=4096, guidance=True)) == 780
-    assert len(layouts.autoencoder()) == 244
-    assert len(layouts.clip_l()) == 196
-    assert len(layouts.t5(4096, 24)) == 219
-    assert len(layouts.pulid_ca(3072, 20)) == 140
-    assert len(layouts.pulid_encoder()) == 172
-    numbers = {**layouts.pulid_ca(3072, 20), **layouts.pulid_encoder()}
+    assert len(public_layouts.flux(3072, context=4096, guidance=True)) == 780
+    assert len(public_layouts.autoencoder()) == 244
+    assert len(public_layouts.clip_l()) == 196
+    assert len(public_layouts.t5(4096, 24)) == 219
+    assert len(public_layouts.pulid_ca(3072, 20)) == 140
+    assert len(public_layouts.pulid_encoder()) == 172
+    numbers = {**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}
     assert sum(int(np.prod(shape)) for shape, _ in numbers.values()) == 571_033_600
 
 

@@ -318,6 +318,7 @@ def _no_scale(monkeypatch):
 
 def _tokens_reversed(monkeypatch):
     """What belongs to the first image token goes to the last."""
+    from pulid_generate.injection import terms
 
     usual = terms.Injection.add
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from pulid_generate.files.model_set import ModelFiles
     from pulid_generate.memory.placement import Placement
     from pulid_generate.pipeline.pipeline import OnStep, Pipeline
-from typing import TYPE_CHECKING
-
-from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import flag_name
 from pulid_generate.flags.commands import BatchFlags
@@ -135,7 +132,7 @@ def open_session(
     flags: BatchFlags, with_pulid: bool, progress: Progress, serving: bool = False
 ) -> tuple[Pipeline, Session]:
     """Headers read, nothing loaded. Raises PulidError."""
-    pipeline = opening.open_pipeline(
+    pipeline = open_pipeline(
         flags, with_pulid=with_pulid, note=progress.note, log=progress.log, on_step=progress.step
     )
     from pulid_generate.pipeline.session import Session

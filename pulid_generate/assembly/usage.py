@@ -12,9 +12,6 @@ from pulid_generate.request.people import parse_person
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
-from typing import TYPE_CHECKING
-
-from pulid_generate.assembly import usage
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
@@ -136,7 +133,7 @@ def flag_name(name: str) -> str:
 
 def wants_standard_input(flags: Flags) -> str | None:
     """What is wrong if a flag that holds for every row names standard input."""
-    if any(getattr(flags, name) == "-" for name in usage.READERS) or any(
+    if any(getattr(flags, name) == "-" for name in READERS) or any(
         text.split(",")[0] == "-" for text in flags.identity or ()
     ):
         return "Standard input can be read once, not for every row; name a file."

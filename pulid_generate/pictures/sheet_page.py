@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -122,13 +123,13 @@ class Page:
         self,
         lines: Sequence[str],
         place: tuple[int, int],
-        font: object,
+        font: Any,
         ink: tuple[int, int, int] = INK,
     ) -> None:
         for number, text in enumerate(lines):
             self.pen.text(
                 (place[0], place[1] + number * line_height(font)), text, fill=ink, font=font
-            )  # type: ignore[arg-type]
+            )
 
 
 def _scaled(picture: Picture, box: tuple[int, int]) -> Image.Image:

@@ -66,10 +66,11 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
     folder = Path(flags.output_dir).expanduser()
     shots = _plan(flags)
+    assert flags.pulid_id_embedding is not None  # _usage_error has seen to it
     identity = {
         "sha256": read_embedding(flags.pulid_id_embedding).sha256,
         "weight": flags.pulid_id_weight,
-    }  # type: ignore[arg-type]
+    }
     if flags.stranger_embedding is not None:
         identity["stranger_sha256"] = read_embedding(flags.stranger_embedding).sha256
         if identity["stranger_sha256"] == identity["sha256"]:
