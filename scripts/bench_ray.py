@@ -19,10 +19,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from pulid_extract.shared.cluster import ray_crew as cluster
-from pulid_extract.shared.cluster import sharing as workers
 from pulid_extract.shared.cluster.actor import Place
+from pulid_extract.shared.cluster.dispatch import dispatch
 from pulid_extract.shared.cluster.flags import ClusterFlags
+from pulid_extract.shared.cluster.ray_workers import join_cluster
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch.running import Outlet, Tally
 from pulid_generate.rows.items import Item
@@ -40,7 +40,7 @@ class Idle:
     """A worker that answers at once."""
 
     notes: tuple[str, ...] = ()
-    meal = 1
+    tasks_per_call = 1
 
     def __init__(self, size: int, place: Place):
         self.data = os.urandom(size)
@@ -77,10 +77,10 @@ def _measure(size: int) -> float:
         contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())),
     ):
         outlet = Outlet(Tally(ROWS, Progress(quiet=True)))
-        with cluster.joined(flags, True, partial(Idle, size), print, lambda line: None) as crew:
+        with join_cluster(flags, True, partial(Idle, size), print, lambda line: None) as pool:
             started = None
-            for number, data in workers.share(
-                ROWS, lambda number: identity + number.to_bytes(4, "big"), crew
+            for number, data in dispatch(
+                ROWS, lambda number: identity + number.to_bytes(4, "big"), pool
             ):
                 started = started or time.perf_counter()
                 item = Item(

@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 
 from pulid_extract.shared.cluster import flags
-from pulid_extract.shared.cluster import ray_crew as cluster
-from pulid_extract.shared.cluster.actor import Place, UnfitError
+from pulid_extract.shared.cluster.actor import Place, UnfitWorkerError
+from pulid_extract.shared.cluster.ray_workers import start_ray
 from pulid_extract.shared.errors import WeightsError
 
 
 class Echo:
     """Answers a task with itself; ("dies",), ("breaks",) and ("unfit",) do what they say."""
 
-    meal = 1
+    tasks_per_call = 1
 
     def __init__(self, place: Place):
         self.notes = [f"threads {place.cpus}"]
@@ -32,7 +32,7 @@ class Echo:
             if task == ("breaks",):
                 raise ValueError("a mistake of ours")
             if task == ("unfit",):
-                raise UnfitError("damaged weights")
+                raise UnfitWorkerError("damaged weights")
             if isinstance(task, float):
                 time.sleep(task)
         return [(number, (task, os.getpid())) for number, task in tasks]
@@ -61,7 +61,7 @@ def main() -> None:
     """A cluster until standard input is closed; prints its address."""
     import ray
 
-    cluster.start(
+    start_ray(
         flags.LOCAL,
         num_cpus=2,
         num_gpus=0,

@@ -24,10 +24,13 @@ from ray_work import open_echo, open_half
 from test_extract_batch import ALONE, GROUP, OTHER, run, save
 from test_extract_world import models_folder
 
-from pulid_extract.shared.cluster import ray_crew as cluster
-from pulid_extract.shared.cluster import sharing as workers
+from pulid_extract.shared.cluster.dispatch import MAX_DEATHS, LostTask, dispatch
 from pulid_extract.shared.cluster.flags import ClusterFlags, with_address
-from pulid_extract.shared.cluster.ray_crew import find_places
+from pulid_extract.shared.cluster.ray_workers import (
+    LOCAL_ENVIRONMENT,
+    find_places,
+    join_cluster,
+)
 from pulid_extract.shared.errors import InputError, PackageError, WorkerError
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as a worker of one core has: rounding depends on it
@@ -41,7 +44,7 @@ def environment():
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            **cluster.ALONE,
+            **LOCAL_ENVIRONMENT,
             **ONE_THREAD,
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "TMPDIR": folder,
@@ -248,14 +251,14 @@ def shared(
     """(answers, notes of workers, what was said)."""
     notes: list[str] = []
     said: list[str] = []
-    with cluster.joined(
+    with join_cluster(
         ClusterFlags(ray=address, cpus_per_worker=1),
         False,
         open_work,
         notes.append,
         lambda line: None,
-    ) as crew:
-        found = list(workers.share(len(tasks), tasks.__getitem__, crew, say=said.append))
+    ) as pool:
+        found = list(dispatch(len(tasks), tasks.__getitem__, pool, say=said.append))
     assert len(found) == len(dict(found))
     return dict(found), notes, said
 
@@ -264,10 +267,10 @@ def test_actors_answer_die_and_break(address, capfd):
     tasks: list[object] = [*range(6), ("dies",), *range(6), ("breaks",), *range(6), b"x" * 300_000]
     found, notes, said = shared(address, tasks)
     assert sorted(found) == list(range(len(tasks)))
-    lost = {number: answer for number, answer in found.items() if isinstance(answer, workers.Lost)}
+    lost = {number: answer for number, answer in found.items() if isinstance(answer, LostTask)}
     assert sorted(lost) == [6, 13]
     assert "a mistake of ours" in lost[13].reason
-    assert len(said) == 2 * workers.ATTEMPTS
+    assert len(said) == 2 * MAX_DEATHS
     echoed = {number: answer for number, answer in found.items() if number not in lost}
     assert [answer[0] for _, answer in sorted(echoed.items())] == [
         task for task in tasks if not isinstance(task, tuple)
@@ -389,6 +392,6 @@ def test_more_cores_than_any_machine_has(address):
         pytest.raises(
             InputError, match="--cpus-per-worker 3: no machine of the cluster has so many cores"
         ),
-        cluster.joined(flags, False, open_echo, print, print) as crew,
+        join_cluster(flags, False, open_echo, print, print) as pool,
     ):
-        list(workers.share(1, str, crew))
+        list(dispatch(1, str, pool))

@@ -1,4 +1,4 @@
-"""Tasks shared out to workers that die, with a crew of fakes: everybody pulls, everything is
+"""Tasks shared out to workers that die, with a pool of fakes: everybody pulls, everything is
 answered once, nothing is tried for ever.
 """
 
@@ -9,12 +9,21 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pulid_extract.shared.cluster import sharing as workers
-from pulid_extract.shared.cluster.sharing import Event, Lost, Settled, Worker, share
+from pulid_extract.shared.cluster.dispatch import (
+    CALLS_PER_WORKER,
+    MAX_DEATHS,
+    MAX_FAILED_STARTS,
+    READY_TIMEOUT,
+    KnownAnswer,
+    LostTask,
+    Worker,
+    WorkerEvent,
+    dispatch,
+)
 from pulid_extract.shared.errors import WorkerError
 
 
-class FakeCrew:
+class FakePool:
     """Does one thing at each call of `events`. what(worker, task) -> an answer, or "dies" or
     "unfit".
     """
@@ -41,23 +50,23 @@ class FakeCrew:
     def give(self, worker: Worker, tasks: Sequence[tuple[int, object]]) -> None:
         numbers = tuple(number for number, _ in tasks)
         assert all(task == f"task {number}" for number, task in tasks)
-        self.given.append((worker.place, numbers, len(worker.held)))
+        self.given.append((worker.place, numbers, len(worker.calls)))
         self.todo.append((worker, numbers))
 
-    def events(self, seconds: float) -> list[Event]:
+    def events(self, seconds: float) -> list[WorkerEvent]:
         if not self.todo:
             return []
         worker, numbers = self.todo.pop(0)
         if numbers is None:
             kind = self.opens(worker.place)
-            return [Event(kind, worker, text="no models" if kind == "unfit" else "killed")]  # type: ignore[arg-type]
+            return [WorkerEvent(kind, worker, text="no models" if kind == "unfit" else "killed")]  # type: ignore[arg-type]
         answers = [(number, self.what(worker, number)) for number in numbers]
         bad = [answer for _, answer in answers if answer in ("dies", "unfit")]
         if not bad:
-            return [Event("done", worker, numbers, done=answers)]
+            return [WorkerEvent("done", worker, numbers, answers=answers)]
         self.todo = [(other, held) for other, held in self.todo if other is not worker]
         return [
-            Event(
+            WorkerEvent(
                 "died" if bad[0] == "dies" else "unfit",
                 worker,
                 text="signal 9" if bad[0] == "dies" else "damaged",
@@ -69,22 +78,22 @@ def task(number: int) -> str:
     return f"task {number}"
 
 
-def run(count: int, crew: FakeCrew, **more) -> tuple[dict[int, object], list[str]]:
+def run(count: int, pool: FakePool, **more) -> tuple[dict[int, object], list[str]]:
     said: list[str] = []
-    found = list(share(count, task, crew, say=said.append, **more))
+    found = list(dispatch(count, task, pool, say=said.append, **more))
     assert len(found) == len(dict(found))  # exactly one answer for each
     return dict(found), said
 
 
 def test_everything_is_answered_once_and_everybody_pulls():
-    crew = FakeCrew("abc", lambda worker, number: number * 10)
-    found, said = run(20, crew)
+    pool = FakePool("abc", lambda worker, number: number * 10)
+    found, said = run(20, pool)
     assert found == {number: number * 10 for number in range(20)}
     assert said == []
-    assert Counter(place for place, _, _ in crew.given).keys() == set("abc")
-    assert max(held for _, _, held in crew.given) == workers.IN_HAND
+    assert Counter(place for place, _, _ in pool.given).keys() == set("abc")
+    assert max(held for _, _, held in pool.given) == CALLS_PER_WORKER
     # in their order
-    assert [numbers for _, numbers, _ in crew.given] == [(number,) for number in range(20)]
+    assert [numbers for _, numbers, _ in pool.given] == [(number,) for number in range(20)]
 
 
 def test_what_a_dead_worker_held_is_done_by_others():
@@ -96,14 +105,14 @@ def test_what_a_dead_worker_held_is_done_by_others():
             return "dies"
         return worker.place
 
-    crew = FakeCrew("ab", what)
-    found, said = run(8, crew)
+    pool = FakePool("ab", what)
+    found, said = run(8, pool)
     assert sorted(found) == list(range(8))
     assert "dies" not in found.values()
     assert len(died) == 1
     assert len(said) == 1
     assert said[0].startswith("a died (signal 9); 2 in its hands will be done again")
-    assert crew.started == ["a", "b", "a"]  # another takes its place
+    assert pool.started == ["a", "b", "a"]  # another takes its place
 
 
 def test_a_task_that_kills_its_workers_is_given_up_and_takes_nobody_with_it():
@@ -115,100 +124,100 @@ def test_a_task_that_kills_its_workers_is_given_up_and_takes_nobody_with_it():
 
     for places in ("a", "ab"):
         tries.clear()
-        crew = FakeCrew(places, what)
-        found, _ = run(9, crew)
-        assert isinstance(found.pop(3), Lost)
+        pool = FakePool(places, what)
+        found, _ = run(9, pool)
+        assert isinstance(found.pop(3), LostTask)
         assert set(found.values()) == {"fine"}
         assert sorted(found) == [0, 1, 2, 4, 5, 6, 7, 8]
-        assert tries[3] == workers.ATTEMPTS
+        assert tries[3] == MAX_DEATHS
         # once suspected, it is alone in its worker's hands
-        alone = [held for _, numbers, held in crew.given if 3 in numbers][1:]
-        assert alone == [1] * (workers.ATTEMPTS - 1)
+        alone = [held for _, numbers, held in pool.given if 3 in numbers][1:]
+        assert alone == [1] * (MAX_DEATHS - 1)
 
 
 def test_where_every_task_kills_its_worker_it_ends():
-    crew = FakeCrew("ab", lambda worker, number: "dies")
+    pool = FakePool("ab", lambda worker, number: "dies")
     with pytest.raises(
         WorkerError, match=r"workers die whatever they work on; the last one on \w: signal 9"
     ):
-        run(1000, crew)
-    assert len(crew.started) < 30
+        run(1000, pool)
+    assert len(pool.started) < 30
 
 
 def test_a_place_whose_workers_cannot_start_is_left_out_and_named():
-    crew = FakeCrew(
+    pool = FakePool(
         "ab",
         lambda worker, number: worker.place,
         opens=lambda place: "unfit" if place == "a" else "ready",
     )
-    found, said = run(4, crew)
+    found, said = run(4, pool)
     assert set(found.values()) == {"b"}
     assert said == ["a is left out: no models"]
-    assert crew.started == ["a", "b"]  # not tried again
+    assert pool.started == ["a", "b"]  # not tried again
     with pytest.raises(WorkerError, match=r"no worker is left; a: no models \(and 1 more\)"):
-        run(4, FakeCrew("ab", lambda worker, number: 0, opens=lambda place: "unfit"))
+        run(4, FakePool("ab", lambda worker, number: 0, opens=lambda place: "unfit"))
     with pytest.raises(WorkerError, match="no place for a worker"):
-        run(4, FakeCrew("", lambda worker, number: 0))
+        run(4, FakePool("", lambda worker, number: 0))
 
 
 def test_a_worker_that_dies_before_it_is_ready_is_not_started_for_ever():
-    crew = FakeCrew("a", lambda worker, number: 0, opens=lambda place: "died")
+    pool = FakePool("a", lambda worker, number: 0, opens=lambda place: "died")
     with pytest.raises(WorkerError, match="died 3 times before it could work"):
-        run(4, crew)
-    assert len(crew.started) == workers.STARTS
+        run(4, pool)
+    assert len(pool.started) == MAX_FAILED_STARTS
 
 
 def test_an_unfit_worker_gives_its_tasks_back_and_they_are_not_blamed():
-    crew = FakeCrew("ab", lambda worker, number: "unfit" if worker.place == "a" else "fine")
-    found, said = run(7, crew)
+    pool = FakePool("ab", lambda worker, number: "unfit" if worker.place == "a" else "fine")
+    found, said = run(7, pool)
     assert set(found.values()) == {"fine"}
     assert len(found) == 7
     assert said == ["a is left out: damaged"]
 
 
 def test_stopping_finishes_what_is_in_hand_and_no_more():
-    crew = FakeCrew("ab", lambda worker, number: "fine")
+    pool = FakePool("ab", lambda worker, number: "fine")
     found: list[tuple[int, object]] = []
-    for answer in share(100, task, crew, stopping=lambda: len(found) >= 3):
+    for answer in dispatch(100, task, pool, stopping=lambda: len(found) >= 3):
         found.append(answer)
-    assert len(found) == 3 + 2 * workers.IN_HAND - 1
+    assert len(found) == 3 + 2 * CALLS_PER_WORKER - 1
     assert sorted(number for number, _ in found) == sorted(
-        number for _, numbers, _ in crew.given for number in numbers
+        number for _, numbers, _ in pool.given for number in numbers
     )
 
 
 def test_a_death_while_stopping_ends_as_well():
-    crew = FakeCrew("a", lambda worker, number: "dies")
-    assert list(share(5, task, crew, stopping=lambda: bool(crew.given))) == []
-    assert crew.started == ["a"]
+    pool = FakePool("a", lambda worker, number: "dies")
+    assert list(dispatch(5, task, pool, stopping=lambda: bool(pool.given))) == []
+    assert pool.started == ["a"]
 
 
 def test_settled_tasks_need_no_worker():
     def prepare(number: int) -> object:
-        return Settled("known") if number != 150 else task(number)
+        return KnownAnswer("known") if number != 150 else task(number)
 
-    crew = FakeCrew("a", lambda worker, number: "done")
-    found = list(share(200, prepare, crew))
+    pool = FakePool("a", lambda worker, number: "done")
+    found = list(dispatch(200, prepare, pool))
     assert len(found) == len(dict(found)) == 200
     assert Counter(answer for _, answer in found) == {"known": 199, "done": 1}
-    assert [numbers for _, numbers, _ in crew.given] == [(150,)]
+    assert [numbers for _, numbers, _ in pool.given] == [(150,)]
 
 
 def test_a_worker_with_appetite_gets_several_but_not_the_others_share():
     def hungry(worker: Worker, number: int) -> object:
         return "fine"
 
-    class Hungry(FakeCrew):
-        def events(self, seconds: float) -> list[Event]:
+    class Hungry(FakePool):
+        def events(self, seconds: float) -> list[WorkerEvent]:
             found = super().events(seconds)
             for event in found:
-                event.worker.meal = 64
+                event.worker.tasks_per_call = 64
             return found
 
-    crew = Hungry("ab", hungry)
-    found, _ = run(100, crew)
+    pool = Hungry("ab", hungry)
+    found, _ = run(100, pool)
     assert len(found) == 100
-    sizes = [len(numbers) for _, numbers, _ in crew.given]
+    sizes = [len(numbers) for _, numbers, _ in pool.given]
     assert sizes[:3] == [25, 18, 14]
     assert sum(sizes) == 100
 
@@ -216,11 +225,11 @@ def test_a_worker_with_appetite_gets_several_but_not_the_others_share():
 def test_patience_ends():
     now = [0.0]
 
-    class Asleep(FakeCrew):
-        def events(self, seconds: float) -> list[Event]:
+    class Asleep(FakePool):
+        def events(self, seconds: float) -> list[WorkerEvent]:
             now[0] += 60
             return []
 
     with pytest.raises(WorkerError, match="no worker was ready within 10 minutes"):
         run(3, Asleep("a", lambda worker, number: 0), clock=lambda: now[0])
-    assert now[0] == pytest.approx(workers.PATIENCE + 60)
+    assert now[0] == pytest.approx(READY_TIMEOUT + 60)

@@ -16,7 +16,7 @@ from pulid_extract.extraction.job import Job, Made
 from pulid_extract.extraction.memory import Memory
 from pulid_extract.extraction.opening import find_models
 from pulid_extract.flags.batch import BatchFlags
-from pulid_extract.shared.cluster.actor import Place, UnfitError
+from pulid_extract.shared.cluster.actor import Place, UnfitWorkerError
 from pulid_extract.shared.errors import PulidError, WeightsError
 
 
@@ -49,7 +49,7 @@ class Extraction:
     """
 
     notes: tuple[str, ...] = ()
-    meal = 1
+    tasks_per_call = 1
 
     def __init__(self, errand: Errand, place: Place):
         """Finds the files, loads nothing. Raises PulidError."""
@@ -67,7 +67,7 @@ class Extraction:
         self._cutting, self._making = threading.Lock(), threading.Lock()
 
     def work(self, tasks: Sequence[tuple[int, Order]]) -> list[tuple[int, Made | PulidError]]:
-        """Raises UnfitError for what no row is to blame for."""
+        """Raises UnfitWorkerError for what no row is to blame for."""
         return [(number, self._answer(order)) for number, order in tasks]
 
     def _answer(self, order: Order) -> Made | PulidError:
@@ -76,18 +76,18 @@ class Extraction:
         torch.set_num_threads(self.threads)  # OpenMP counts by thread
         try:
             if self.memory.key(order.job, order.roles).name != order.key:
-                raise UnfitError(
+                raise UnfitWorkerError(
                     "its model files or libraries are not those of the machine that gave the command; copy the files, install the same versions"
                 )
             with self._cutting:
                 half = self.networks.cut(order.job)
             with self._making:
                 return self.networks.make(half, self.memory)
-        except UnfitError:
+        except UnfitWorkerError:
             raise
         except PulidError as error:
             if isinstance(error, WeightsError) and not self.networks.worked:
-                raise UnfitError(str(error)) from None
+                raise UnfitWorkerError(str(error)) from None
             return error
         except Exception as error:
             return unexpected(order.name, error)

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from pulid_extract.shared.cli.interrupts import Interrupts
-from pulid_extract.shared.cluster import ray_crew as cluster
-from pulid_extract.shared.cluster import sharing as workers
+from pulid_extract.shared.cluster.dispatch import KnownAnswer, LostTask, dispatch
+from pulid_extract.shared.cluster.ray_workers import join_cluster
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing
 from pulid_generate.batch.judging import Asked, Rows, parameters_of
@@ -40,7 +40,7 @@ def draw(
     batches = in_batches(items, flags.batch_size)
     answered: set[Item] = set()
 
-    def orders(number: int) -> list[Order] | workers.Settled:
+    def orders(number: int) -> list[Order] | KnownAnswer:
         """What a worker needs for a batch: all that is read of the rows' files."""
         found = []
         for item in batches[number]:
@@ -52,7 +52,7 @@ def draw(
             except PulidError as error:  # a file has changed since it was judged
                 answered.add(item)
                 outlet.failed(item, error)
-        return found or workers.Settled(())
+        return found or KnownAnswer(())
 
     def settle(item: Item, answer: Answer) -> None:
         answered.add(item)
@@ -78,13 +78,13 @@ def draw(
     opener = partial(open_drawer, errand)
     with (
         interrupts.working(),
-        cluster.joined(flags, flags.device == "cpu", opener, progress.note, progress.log) as crew,
+        join_cluster(flags, flags.device == "cpu", opener, progress.note, progress.log) as pool,
     ):
-        for number, answers in workers.share(
-            len(batches), orders, crew, stopping=stopping, say=progress.note
+        for number, answers in dispatch(
+            len(batches), orders, pool, stopping=stopping, say=progress.note
         ):
             left = [item for item in batches[number] if item not in answered]
-            if isinstance(answers, workers.Lost):
+            if isinstance(answers, LostTask):
                 answers = [Answer("failed", error=answers.reason)] * len(left)
             for item, answer in zip(left, answers, strict=True):
                 settle(item, answer)

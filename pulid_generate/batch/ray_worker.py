@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pulid_extract.shared.cli.interrupts import Interrupts
-from pulid_extract.shared.cluster.actor import Place, UnfitError
+from pulid_extract.shared.cluster.actor import Place, UnfitWorkerError
 from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.opening import open_session
 from pulid_generate.assembly.progress import Progress
@@ -104,11 +104,11 @@ class Drawer:
         for drawing in errand.examples:
             for job in assembly.jobs_of(self.pipeline, drawing):
                 self.session.expect(job)
-        self.meal = 1 if self.session.keeps_autoencoder else CHUNK
+        self.tasks_per_call = 1 if self.session.keeps_autoencoder else CHUNK
         self._denoising = threading.Lock()
 
     def work(self, tasks: Sequence[tuple[int, Sequence[Order]]]) -> list[tuple[int, list[Answer]]]:
-        """Each task is a batch. Raises UnfitError for what no row is to blame for."""
+        """Each task is a batch. Raises UnfitWorkerError for what no row is to blame for."""
         if self.threads > 0:
             torch.set_num_threads(self.threads)  # OpenMP counts by thread
         answers = _Answers()
@@ -145,7 +145,7 @@ class Drawer:
                     prompts if self.session.keeps_encoders else self.errand.prompts
                 )
         except PulidError as error:
-            raise UnfitError(str(error)) from None
+            raise UnfitWorkerError(str(error)) from None
         return list(run.denoise(batches))
 
     def _job(self, order: Order) -> Job:

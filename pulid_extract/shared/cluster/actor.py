@@ -1,4 +1,8 @@
-"""TODO"""
+"""The process of one worker: it makes what works once, then calls it for every packet of tasks.
+
+Errors leave as replies, which say whether the task, the worker or our own code is to blame. Knows
+no Ray, no picture and no model: what works is handed in.
+"""
 
 from __future__ import annotations
 
@@ -12,79 +16,91 @@ from pulid_extract.shared.errors import PulidError
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker may be. index: on its node. cpus: threads. gpu: whether it has one of its own.
-    peers: workers of that node.
-    """
+    """Where one worker may run."""
 
+    # Ray's id of the machine, and its name or address
     node: str
     host: str
+    # of this worker on its machine, from 0
     index: int
+    # cores, and so threads, for it
     cpus: int
+    # whether it has a GPU of its own
     gpu: bool
+    # workers of that machine, this one included
     peers: int
 
     def __str__(self) -> str:
         return f"worker {self.index + 1} on {self.host}"
 
 
-# makes what works: an object with `notes`, `meal` and `work`. Must be importable on every node.
-Open = Callable[[Place], Any]
+# Makes what works: an object with `notes`, `tasks_per_call` and `work`. Importable on every node.
+OpenWork = Callable[[Place], Any]
 
 
 @dataclass(frozen=True)
-class Unfit:
-    """What a worker answers that cannot work at all."""
+class ReadyReply:
+    """What a worker says of itself once it can work."""
+
+    # its process id
+    process: int
+    # for the person at the terminal
+    notes: tuple[str, ...]
+    # how many tasks it takes at once
+    tasks_per_call: int
+
+
+@dataclass(frozen=True)
+class UnfitReply:
+    """The reply of a worker that cannot work at all."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Broken:
-    """What a worker answers after an error that is nobody's but ours: what it holds may be spoilt,
-    so it is to end as if it had died.
+class BrokenReply:
+    """The reply after an unexpected error: what the worker holds may be spoilt, so it is treated as
+    if it had died.
     """
 
     reason: str
 
 
-@dataclass(frozen=True)
-class Opened:
-    """What a worker says of itself when it is ready. meal: see `workers.Worker`."""
-
-    process: int
-    notes: tuple[str, ...]
-    meal: int
-
-
-class UnfitError(PulidError):
-    """What a task cannot be blamed for: this worker cannot do any."""
+class UnfitWorkerError(PulidError):
+    """No task is to blame: this worker cannot do any."""
 
 
 class Actor:
-    """The process of one worker."""
+    """The process of one worker. Its methods reply; they never raise."""
 
-    def __init__(self, open_work: Open, place: Place):
+    def __init__(self, open_work: OpenWork, place: Place):
         self._work: Any = None
-        self._problem: Unfit | None = None
-        os.environ["HF_HUB_OFFLINE"] = "1"  # several workers would fetch the same file at once
+        self._problem: UnfitReply | None = None
+        # several workers would fetch the same file at once
+        os.environ["HF_HUB_OFFLINE"] = "1"
         try:
             self._work = open_work(place)
         except PulidError as error:
-            self._problem = Unfit(str(error))
+            self._problem = UnfitReply(str(error))
         except Exception as error:
-            self._problem = Unfit(_line_of(error))
+            self._problem = UnfitReply(_line_of(error))
 
-    def opened(self) -> Unfit | Opened:
-        return self._problem or Opened(os.getpid(), tuple(self._work.notes), self._work.meal)
+    def opened(self) -> UnfitReply | ReadyReply:
+        """Whether it can work."""
+        if self._problem is not None:
+            return self._problem
+        return ReadyReply(os.getpid(), tuple(self._work.notes), self._work.tasks_per_call)
 
-    def work(self, tasks: list[tuple[int, Any]]) -> Unfit | Broken | list[tuple[int, Any]]:
-        """(number, answer) of each."""
+    def work(
+        self, tasks: list[tuple[int, Any]]
+    ) -> UnfitReply | BrokenReply | list[tuple[int, Any]]:
+        """(number, answer) of each (number, task)."""
         try:
             return self._work.work(tasks)
-        except UnfitError as error:
-            return Unfit(str(error))
+        except UnfitWorkerError as error:
+            return UnfitReply(str(error))
         except Exception as error:
-            return Broken(_line_of(error))
+            return BrokenReply(_line_of(error))
 
 
 def _line_of(error: Exception) -> str:

@@ -1,4 +1,6 @@
-"""TODO"""
+"""The flags --ray and --cpus-per-worker of both programs' `batch`: a table, wrong usage, and a
+command whose --ray may stand without an address. Knows no Ray.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,6 @@ import typer
 from typer.core import TyperCommand
 
 LOCAL = "local"
-
-
 ADDRESS = re.compile(r"local|auto|ray://\S+|[^\s/\\]+:\d{1,5}")
 
 
@@ -25,8 +25,10 @@ class ClusterFlags:
         typer.Option(
             "--ray",
             metavar="[ADDRESS]",
-            help="Share the rows out to workers on a Ray cluster, one for each GPU. Without an address: on this machine. ADDRESS: "
-            "HOST:PORT, ray://HOST:PORT, or auto for the cluster that this machine belongs to. See docs/scaling.md.",
+            help="Share the rows out to workers on a Ray cluster, one for each GPU. Without an "
+            "address: on this machine. ADDRESS: HOST:PORT, ray://HOST:PORT, or auto for the "
+            "cluster "
+            "that this machine belongs to. See docs/scaling.md.",
         ),
     ] = None
     cpus_per_worker: Annotated[
@@ -35,25 +37,31 @@ class ClusterFlags:
             "--cpus-per-worker",
             metavar="N",
             min=1,
-            help="With --ray: workers on processors, so many cores and threads for each, instead of on GPUs.",
+            help="With --ray: workers on processors, so many cores and threads for each, instead "
+            "of "
+            "on GPUs.",
         ),
     ] = None
 
 
 def usage_error(flags: ClusterFlags, device: str) -> str | None:
-    """What is wrong with the usage. device: of --device."""
+    """What is wrong with the usage, None if nothing is. device: the value of --device."""
     if flags.ray is None:
-        return (
-            "--cpus-per-worker means nothing without --ray."
-            if flags.cpus_per_worker is not None
-            else None
-        )
+        if flags.cpus_per_worker is not None:
+            return "--cpus-per-worker means nothing without --ray."
+        return None
     if not ADDRESS.fullmatch(flags.ray):
-        return f"--ray {flags.ray}: expected an address (HOST:PORT, ray://HOST:PORT, auto or local), or nothing."
+        return (
+            f"--ray {flags.ray}: expected an address (HOST:PORT, ray://HOST:PORT, auto or local), "
+            "or nothing."
+        )
     if ":" in device:
         return f"--device {device}: with --ray each worker sees one GPU; write --device cuda."
     if flags.cpus_per_worker is not None and device not in ("auto", "cpu"):
-        return f"--cpus-per-worker makes workers on processors, --device {device} does not; leave out one of them."
+        return (
+            f"--cpus-per-worker makes workers on processors, --device {device} does not; "
+            "leave out one of them."
+        )
     return None
 
 
@@ -73,8 +81,7 @@ def with_address(args: Sequence[str]) -> list[str]:
         done.append(word)
         if word == "--":
             return [*done, *args[place + 1 :]]
-        if word == "--ray" and not any(
-            ADDRESS.fullmatch(following) for following in args[place + 1 : place + 2]
-        ):
+        following = args[place + 1] if place + 1 < len(args) else ""
+        if word == "--ray" and not ADDRESS.fullmatch(following):
             done.append(LOCAL)
     return done
