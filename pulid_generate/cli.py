@@ -17,7 +17,7 @@ from pulid_generate.commands.pull import pull
 from pulid_generate.commands.sweep import sweep
 from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
-from pulid_generate.flags.sdcli import SdCommand, SdGroup
+from pulid_generate.flags.sdcli_arguments import SdCommand, SdGroup
 
 
 class SdBatchCommand(BatchCommand, SdCommand):

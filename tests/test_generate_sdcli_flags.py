@@ -16,7 +16,8 @@ from typer.main import get_command
 
 from pulid_extract.shared.cli import console
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.sdcli import BY_NAME, SD_FLAGS, SdCommand, SdGroup, take_sd_flags
+from pulid_generate.flags.sdcli import BY_NAME, SD_FLAGS
+from pulid_generate.flags.sdcli_arguments import SdCommand, SdGroup, take_sd_flags
 
 THEIRS = {
     flag["name"]: flag for flag in json.loads((TESTS / "sdcli" / "flags.json").read_text())["flags"]

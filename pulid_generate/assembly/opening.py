@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pulid_generate.errors import RequestError, require_packages
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.likeness import LikenessFlags
+from pulid_generate.flags.names import flag_name
 from pulid_generate.flags.placement import DTYPES
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.pictures.scorer import Scorer
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pulid_generate.memory.placement import Placement
     from pulid_generate.pipeline.pipeline import OnStep, Pipeline
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import flag_name
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pipeline.text_cache import TextCache, default_folder
 

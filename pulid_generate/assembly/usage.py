@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands import BatchFlags, Flags
+from pulid_generate.flags.names import flag_name
 from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.request.people import parse_person
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
-
-if TYPE_CHECKING:
-    from pulid_generate.pipeline.pipeline import Pipeline
-from pulid_generate.flags.commands import BatchFlags
 
 # whether a flag (by its field's name) stood on the command line or in the manifest's row
 Given = Callable[[str], bool]
@@ -122,13 +119,6 @@ def idle_flags(flags: Flags, given: Given, dev: bool) -> Iterator[str]:
     for name, reason in reasons.items():
         if reason and given(name):
             yield f"{flag_name(name)} has no effect: {reason}"
-
-
-def flag_name(name: str) -> str:
-    """The flag of a field of Flags."""
-    return {"as_json": "--json", "compile_blocks": "--compile"}.get(
-        name, f"--{name.replace('_', '-')}"
-    )
 
 
 def wants_standard_input(flags: Flags) -> str | None:

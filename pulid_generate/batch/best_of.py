@@ -19,6 +19,7 @@ from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import OutputError, ScoringError
 from pulid_generate.flags.commands import DrawFlags
+from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.saving import facts
 from pulid_generate.pictures.scorer import Score, Scorer
@@ -40,7 +41,7 @@ def usage_error(flags: DrawFlags, given: usage.Given) -> str | None:
             "keep_others",
         ):
             if given(name):
-                return f"{usage.flag_name(name)} needs '--best-of'."
+                return f"{flag_name(name)} needs '--best-of'."
         return None
     if not flags.reference:
         return "--best-of needs '--reference'."

@@ -9,11 +9,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pulid_generate.assembly import usage
 from pulid_generate.assembly.usage import people_of
 from pulid_generate.batch.results import Shown
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.sheet_layout import Grid, Head, Tile, flow
 from pulid_generate.request.prompt import read_prompt_file
 from pulid_generate.rows.manifest import BY_ROW
@@ -123,7 +123,7 @@ def _key(value: Any) -> Hashable:
 
 def told(name: str, value: Any) -> str:
     """An option and its value, in few words; "" for one that is off."""
-    option = usage.flag_name(name).removeprefix("--")
+    option = flag_name(name).removeprefix("--")
     if isinstance(value, bool):
         return option if value else ""
     if isinstance(value, list):

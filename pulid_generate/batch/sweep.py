@@ -19,13 +19,13 @@ from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.results import Look, Shown
 from pulid_generate.batch.running import print_line
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import Flags, SweepFlags
+from pulid_generate.flags.commands import BatchFlags, Flags, SweepFlags
+from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.sheet_layout import Grid, Head, flow
 from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis
 from pulid_generate.rows.axes import sweep as rows_of
 from pulid_generate.rows.manifest import Row
 from pulid_generate.rows.names import identity_word
-from pulid_generate.rows.sources import as_batch
 
 MOST_IN_A_ROW = 10  # values of a single axis; more stand in lines below each other
 
@@ -45,7 +45,7 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
         folder = flags.output_dir or stack.enter_context(
             tempfile.TemporaryDirectory(prefix="pulid-sweep-")
         )
-        batch = as_batch(flags, sheet=flags.output, output_dir=folder)
+        batch = BatchFlags.of_command(flags, sheet=flags.output, output_dir=folder)
         rows, found = Rows(batch, given - {"output"}), rows_of(axes)
         if wrong := _row_error(rows, found[0]):
             context.fail(wrong)
@@ -84,7 +84,7 @@ def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
 def _axes_error(axes: Sequence[Axis], given: frozenset[str]) -> str | None:
     twice = [axis for axis in axes if axis.name in given]
     return (
-        f"{usage.flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out."
+        f"{flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out."
         if twice
         else None
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import typer
 
-from pulid_generate.flags.commands import BatchFlags, takes_flags
+from pulid_extract.shared.cli.flags import takes_flags
+from pulid_generate.flags.commands import BatchFlags
 
 
-@partial(takes_flags, kind=BatchFlags)
+@takes_flags(BatchFlags)
 def batch(context: typer.Context, flags: BatchFlags) -> None:
     """Draw many rows with models that are loaded once; print one line of JSON for each picture, as
     it is finished.

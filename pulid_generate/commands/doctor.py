@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import typer
 
-from pulid_generate.flags.commands import Flags, takes_flags
+from pulid_extract.shared.cli.flags import takes_flags
+from pulid_generate.flags.commands import Flags
 
 
-@takes_flags
+@takes_flags(Flags)
 def doctor(context: typer.Context, flags: Flags) -> None:
     """Say whether a generation with these flags would work here: libraries, devices, memory, each
     model file and the rule that finds it.

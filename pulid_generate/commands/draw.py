@@ -5,16 +5,16 @@ named.
 from __future__ import annotations
 
 import time
-from functools import partial
 
 import typer
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.writing import check_not_input, check_writable
-from pulid_generate.flags.commands import DrawFlags, takes_flags
+from pulid_generate.flags.commands import DrawFlags
 
 
-@partial(takes_flags, kind=DrawFlags)
+@takes_flags(DrawFlags)
 def draw(context: typer.Context, flags: DrawFlags) -> None:
     """Draw pictures with Flux.1, and with the person of a .pulidembd.
 

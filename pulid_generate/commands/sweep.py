@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import typer
 
-from pulid_generate.flags.commands import SweepFlags, takes_flags
+from pulid_extract.shared.cli.flags import takes_flags
+from pulid_generate.flags.commands import SweepFlags
 
 
-@partial(takes_flags, kind=SweepFlags)
+@takes_flags(SweepFlags)
 def sweep(context: typer.Context, flags: SweepFlags) -> None:
     """Draw one picture for each value of an option, or of two, with the same seed, and lay them out
     on one labelled sheet.

@@ -4,14 +4,13 @@ it.
 
 from __future__ import annotations
 
-from functools import partial
-
 import typer
 
-from pulid_generate.flags.commands import ValidateFlags, takes_flags
+from pulid_extract.shared.cli.flags import takes_flags
+from pulid_generate.flags.commands import ValidateFlags
 
 
-@partial(takes_flags, kind=ValidateFlags)
+@takes_flags(ValidateFlags)
 def validate(context: typer.Context, flags: ValidateFlags) -> None:
     """Try an identity with many prompts and seeds, and measure how like the person the pictures
     are.

@@ -8,12 +8,13 @@ from pathlib import Path
 import typer
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import Flags, takes_flags
+from pulid_generate.flags.commands import Flags
 
 
-@takes_flags
+@takes_flags(Flags)
 def verify(context: typer.Context, flags: Flags) -> None:
     """Prove the injection: draw without PuLID (A), with weight 0 (B) and with the weight given (C),
     compare SHA-256.

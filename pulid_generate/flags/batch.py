@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_PATTERN = "{row:04d}_{identity}_{seed}.png"
+
 
 @dataclass(frozen=True, kw_only=True)
-class ManyFlags:
+class SeriesFlags:
     """How many pictures are drawn with models that are loaded once."""
 
     batch_size: Annotated[
@@ -48,21 +50,23 @@ class SheetFlags:
         typer.Option(
             "--sheet",
             metavar="FILE.png",
-            help="Also lay all pictures out: identities down, prompts across, seeds and scores under them; FILE-2.png and so on if it gets too "
+            help="Also lay all pictures out: identities down, prompts across, seeds and scores "
+            "under them; FILE-2.png and so on if it gets too "
             "large.",
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowFlags(ManyFlags):
-    """Flags as typed."""
+class RowFlags(SeriesFlags):
+    """Where the rows come from, and what their pictures are called."""
 
     manifest: Annotated[
         str | None,
         typer.Argument(
             metavar="MANIFEST|-",
-            help="Rows: JSON Lines (.jsonl) or CSV (.csv), columns named like the options below; - reads and answers JSON lines one by one.",
+            help="Rows: JSON Lines (.jsonl) or CSV (.csv), columns named like the options below; - "
+            "reads and answers JSON lines one by one.",
             show_default=False,
         ),
     ] = None
@@ -99,21 +103,23 @@ class RowFlags(ManyFlags):
         typer.Option(
             "--name",
             metavar="PATTERN",
-            help="Names of the pictures: {row}, {index}, {identity}, {seed}, {prompt}, {weight}, {width}, {height}, with Python's formats.",
+            help="Names of the pictures: {row}, {index}, {identity}, {seed}, {prompt}, {weight}, "
+            "{width}, {height}, with Python's formats.",
         ),
-    ] = "{row:04d}_{identity}_{seed}.png"
+    ] = DEFAULT_PATTERN
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOwnFlags:
-    """What `sweep` has for itself."""
+class AxesFlags:
+    """The axes of a sweep, and whether its pictures are kept."""
 
     over: Annotated[
         list[str] | None,
         typer.Option(
             "--over",
             metavar="OPTION=V,V,..,V",
-            help="Option and its values, across the sheet; a second one goes down. Two dots go on as the two values before: 0,0.25,..,1.5.",
+            help="Option and its values, across the sheet; a second one goes down. Two dots go on "
+            "as the two values before: 0,0.25,..,1.5.",
         ),
     ] = None
     output_dir: Annotated[

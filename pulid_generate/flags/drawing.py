@@ -34,7 +34,7 @@ def _flow_shift(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingFlags:
-    """Flags as typed."""
+    """The request: words, size, seed, guidance, schedule, starting picture."""
 
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw.")
@@ -64,8 +64,9 @@ class DrawingFlags:
         bool,
         typer.Option(
             "--prompt-weights",
-            help="Read (word:1.3) and [word] as weights on T5's states and encode long prompts in pieces, both as sd-cli always does. "
-            "Without it the text is taken as it stands, as the reference does.",
+            help="Read (word:1.3) and [word] as weights on T5's states and encode long prompts "
+            "in pieces, both as sd-cli always does. Without it the text is taken as it "
+            "stands, as the reference does.",
         ),
     ] = False
     t5_max_length: Annotated[
@@ -73,7 +74,8 @@ class DrawingFlags:
         typer.Option(
             "--t5-max-length",
             metavar="N",
-            help="T5 tokens (the reference: 128); a longer prompt takes 512 and says so (sd-cli encodes it in pieces of 256).",
+            help="T5 tokens (the reference: 128); a longer prompt takes 512 and says so (sd-cli "
+            "encodes it in pieces of 256).",
         ),
     ] = 256
     width: Annotated[
@@ -185,8 +187,9 @@ class DrawingFlags:
         typer.Option(
             "--scheduler",
             metavar="NAME",
-            help=f"Times of the steps: {', '.join(SCHEDULES)}. Default: flux, BFL's own (shifted by size for dev, linear for schnell); sdcpp "
-            "repeats sd-cli's, which counts four times the tokens and shifts schnell as well.",
+            help=f"Times of the steps: {', '.join(SCHEDULES)}. Default: flux, BFL's own (shifted "
+            "by size for dev, linear for schnell); sdcpp repeats sd-cli's, which counts "
+            "four times the tokens and shifts schnell as well.",
         ),
     ] = None
     flow_shift: Annotated[
@@ -195,8 +198,9 @@ class DrawingFlags:
             "--flow-shift",
             metavar="auto|none|MU",
             callback=_flow_shift,
-            help="Schedule shift t = e^MU / (e^MU + 1/t - 1). auto: by size for dev, none for schnell (the reference shifts both; sd-cli "
-            "ignores this for Flux and shifts both by four times the tokens).",
+            help="Schedule shift t = e^MU / (e^MU + 1/t - 1). auto: by size for dev, none for "
+            "schnell (the reference shifts both; sd-cli ignores this for Flux and shifts "
+            "both by four times the tokens).",
         ),
     ] = "auto"
     sigmas: Annotated[

@@ -10,7 +10,7 @@ import typer
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityFlags:
-    """Flags as typed."""
+    """The people, and the schedule of their weight."""
 
     pulid_id_embedding: Annotated[
         str | None,
@@ -33,8 +33,10 @@ class IdentityFlags:
         typer.Option(
             "--identity",
             metavar="FILE[,KEY=VALUE..]",
-            help="One of several people: FILE[,weight=W][,box=X,Y,W,H|,mask=PNG][,start=N][,end=N]; may be given several times. A box (pixels) "
-            "or a mask (white) confines the person; without either, several files are portraits of one person.",
+            help="One of several people: "
+            "FILE[,weight=W][,box=X,Y,W,H|,mask=PNG][,start=N][,end=N]; may be given "
+            "several times. A box (pixels) or a mask (white) confines the person; without "
+            "either, several files are portraits of one person.",
         ),
     ] = None
     identity_fusion: Annotated[
@@ -49,8 +51,9 @@ class IdentityFlags:
         typer.Option(
             "--id-start-step",
             metavar="N|SHARE",
-            help="First step that sees the identity, from 0, or a share of the steps such as 0.2. Later: less likeness, more freedom (the "
-            "reference's app: 4 for photographs, 0 or 1 for stylised pictures).",
+            help="First step that sees the identity, from 0, or a share of the steps such as "
+            "0.2. Later: less likeness, more freedom (the reference's app: 4 for "
+            "photographs, 0 or 1 for stylised pictures).",
         ),
     ] = "0"
     id_end_step: Annotated[
@@ -85,6 +88,7 @@ class IdentityFlags:
         Literal["uncond", "same", "none"],
         typer.Option(
             "--negative-id",
-            help="Identity of the negative branch of true CFG: the file's unconditional one (the reference), the same one (sd-cli), none.",
+            help="Identity of the negative branch of true CFG: the file's unconditional one (the "
+            "reference), the same one (sd-cli), none.",
         ),
     ] = "uncond"

@@ -12,7 +12,7 @@ from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags:
-    """Flags as typed."""
+    """Files by role, or where to look for them."""
 
     model: Annotated[
         str | None,
@@ -20,8 +20,8 @@ class ModelFlags:
             "--model",
             "-m",
             metavar="FILE|FOLDER|REPO",
-            help="Everything in one: a ComfyUI all-in-one checkpoint, a diffusers folder, or a repository id in the Hugging Face cache. "
-            "The flags below take precedence.",
+            help="Everything in one: a ComfyUI all-in-one checkpoint, a diffusers folder, or a "
+            "repository id in the Hugging Face cache. The flags below take precedence.",
         ),
     ] = None
     diffusion_model: Annotated[
@@ -29,7 +29,8 @@ class ModelFlags:
         typer.Option(
             "--diffusion-model",
             metavar="FILE|FOLDER|REPO",
-            help="Flux.1 dev, schnell, Krea-dev or Kontext-dev: safetensors (also fp8), GGUF, a diffusers folder or repository id.",
+            help="Flux.1 dev, schnell, Krea-dev or Kontext-dev: safetensors (also fp8), GGUF, a "
+            "diffusers folder or repository id.",
         ),
     ] = None
     vae: Annotated[
@@ -51,7 +52,8 @@ class ModelFlags:
         typer.Option(
             "--t5-tokenizer",
             metavar="PATH",
-            help="Folder, tokenizer.json or spiece.model. Default: beside the T5 file, else the models folder, the Hugging Face cache, the hub.",
+            help="Folder, tokenizer.json or spiece.model. Default: beside the T5 file, else the "
+            "models folder, the Hugging Face cache, the hub.",
         ),
     ] = None
     pulid_weights: Annotated[
@@ -64,7 +66,8 @@ class ModelFlags:
             "--models-dir",
             metavar="FOLDER",
             envvar=MODELS_DIR_VARIABLE,
-            help="Folder of model files, told apart by their headers. Asked after the flags above, before the Hugging Face cache.",
+            help="Folder of model files, told apart by their headers. Asked after the flags "
+            "above, before the Hugging Face cache.",
         ),
     ] = None
     lora: Annotated[

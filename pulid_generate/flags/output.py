@@ -18,7 +18,7 @@ def _show_version(asked: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFlags:
-    """Flags as typed."""
+    """The picture's file, and what is printed."""
 
     output: Annotated[
         str,

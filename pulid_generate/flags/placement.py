@@ -25,7 +25,7 @@ def _show_devices(asked: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacementFlags:
-    """Flags as typed."""
+    """Devices, arithmetic, and limits of memory."""
 
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="Where Flux runs.")
@@ -34,21 +34,24 @@ class PlacementFlags:
         Literal[tuple(DTYPES)],  # type: ignore[valid-type]
         typer.Option(
             "--dtype",
-            help="Arithmetic. auto: bfloat16 on cuda and mps (the reference), float32 on a CPU (16-bit weights kept if need be).",
+            help="Arithmetic. auto: bfloat16 on cuda and mps (the reference), float32 on a CPU "
+            "(16-bit weights kept if need be).",
         ),
     ] = "auto"
     dequantize: Annotated[
         bool,
         typer.Option(
             "--dequantize",
-            help="Widen a GGUF's or fp8 file's weights once, when they load: faster, and the memory of a 16-bit file.",
+            help="Widen a GGUF's or fp8 file's weights once, when they load: faster, and the "
+            "memory of a 16-bit file.",
         ),
     ] = False
     compute: Annotated[
         Literal["float", "int8"],
         typer.Option(
             "--compute",
-            help="int8: multiply a GGUF's matrices in 8-bit integers on a CPU; rounds less than sd-cli does.",
+            help="int8: multiply a GGUF's matrices in 8-bit integers on a CPU; rounds less than "
+            "sd-cli does.",
         ),
     ] = "float"
     weight_cache: Annotated[
@@ -57,7 +60,8 @@ class PlacementFlags:
             "--weight-cache",
             metavar="GIB",
             min=0,
-            help="Keep so much of a GGUF's weights widened on a CPU: faster steps, for that much memory.",
+            help="Keep so much of a GGUF's weights widened on a CPU: faster steps, for that much "
+            "memory.",
         ),
     ] = 0.0
     compile_blocks: Annotated[
@@ -71,7 +75,8 @@ class PlacementFlags:
         typer.Option(
             "--backend",
             metavar="MODULE=DEVICE,..",
-            help='Where each model runs, as sd-cli: "diffusion=cuda0,te=cpu,vae=cpu". Takes precedence over the flags below.',
+            help='Where each model runs, as sd-cli: "diffusion=cuda0,te=cpu,vae=cpu". Takes '
+            "precedence over the flags below.",
         ),
     ] = None
     params_backend: Annotated[
@@ -79,7 +84,8 @@ class PlacementFlags:
         typer.Option(
             "--params-backend",
             metavar="MODULE=cpu|disk,..",
-            help="Which models' weights wait in main memory, as sd-cli; --offload-to-cpu is all of them.",
+            help="Which models' weights wait in main memory, as sd-cli; --offload-to-cpu is all "
+            "of them.",
         ),
     ] = None
     clip_on_cpu: Annotated[
@@ -100,7 +106,8 @@ class PlacementFlags:
         typer.Option(
             "--max-vram",
             metavar="GIB|DEVICE=GIB,..",
-            help="Use at most so much device memory: as many of Flux's blocks as fit stay there, the others stream through.",
+            help="Use at most so much device memory: as many of Flux's blocks as fit stay there, "
+            "the others stream through.",
         ),
     ] = None
     threads: Annotated[

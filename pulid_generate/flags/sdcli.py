@@ -1,49 +1,42 @@
-"""Every flag of sd-cli and what becomes of it here: a table, and the step of the command line that
-applies it.
+"""Every flag of sd-cli and what becomes of it here: a table, from which docs/sd-cli.md is made.
 
-A flag is implemented (our own option, in `flags`), noted (accepted; it has nothing to change, and a
-line on standard error says so) or refused (one line says why and what to do instead). Imports no
-torch; knows no other module of this package but `errors`.
+A flag is implemented (our own option, in this folder), noted (accepted; it has nothing to change,
+and a line on standard error says so) or refused (one line says why and what to do instead). Knows
+nothing of how a command line is read. Imports no torch.
 
 Source: stable-diffusion.cpp 97d29908, `sd-cli --help` and examples/common/common.cpp (which flags
-take a value, and how it is written). docs/sd-cli.md is made from this table.
+take a value, and how it is written).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from typer.core import TyperCommand, TyperGroup
-
-from pulid_extract.shared.cli import console
-from pulid_generate.errors import RequestError
-
-Status = Literal["implemented", "noted", "refused"]
+SdStatus = Literal["implemented", "noted", "refused"]
 
 
 @dataclass(frozen=True)
 class SdFlag:
-    """One flag of sd-cli.
-
-    text: of an implemented flag how it differs from sd-cli ("": it does not), of a noted one why it
-    changes nothing, of a refused one the
-        reason and the next step.
-    default: sd-cli's, as its help writes it. value: whether a value follows. accepts: the only
-    values that can be taken; others are
-        refused with `otherwise`. optional: words that are taken as its value if one of them follows
-        (flags that newer versions changed).
-    """
+    """One flag of sd-cli."""
 
     name: str
-    status: Status
+    status: SdStatus
+    # implemented: how it differs from sd-cli, "" if it does not; noted: why it changes nothing;
+    # refused: the reason and the next step
     text: str = ""
     aliases: tuple[str, ...] = ()
+    # sd-cli's, as its help writes it
     default: str | None = None
+    # whether a value follows
     value: bool = True
+    # the only values that can be taken, if there are some; others are refused, and `otherwise`
+    # says why
     accepts: tuple[str, ...] = ()
     otherwise: str = ""
+    # words that are taken as the value if one of them follows: of flags that newer versions changed
     optional: tuple[str, ...] = ()
 
     @property
@@ -51,92 +44,7 @@ class SdFlag:
         return (self.name, *self.aliases)
 
 
-def take_sd_flags(
-    arguments: Sequence[str],
-    own: Mapping[str, bool],
-    note: Callable[[str], None] = lambda line: None,
-) -> list[str]:
-    """The arguments without sd-cli's flags that are not our own options; those that change nothing
-    are reported to `note`.
-
-    own: our options, each with whether it takes a value, so that the value of one is never read as
-    a flag. As in sd-cli, a value is the next word; `--flag=value` is understood too. Everything
-    from the first word that is neither option nor value (a sub-command), or from `--`, is left
-    alone. Raises RequestError for a flag that is refused, and for one whose value is missing.
-    """
-    kept: list[str] = []
-    words = list(arguments)
-    noted: set[str] = set()
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
-        flag = BY_NAME.get(name)
-        if word == "--" or not word.startswith("-") or word == "-":
-            return [*kept, word, *words]
-        if name in own or flag is None or flag.status == "implemented":
-            kept.append(word)
-            if not equals and own.get(name) and words:
-                kept.append(words.pop(0))
-            continue
-        value = _value(flag, name, words, value if equals else None)
-        _refuse(flag, name, value)
-        if flag.name not in noted:
-            note(f"note: {name} changes nothing here: {flag.text}")
-            noted.add(flag.name)
-    return kept
-
-
-def _value(flag: SdFlag, name: str, words: list[str], given: str | None) -> str:
-    """The value of a flag, taken off `words` unless it was `given` after an equals sign; "" for a
-    flag without one.
-    """
-    if given is not None:
-        return given
-    if flag.value:
-        if not words and flag.status != "refused":
-            raise RequestError(f"{name}: its value is missing")
-        return words.pop(0) if words else ""
-    return words.pop(0) if words and words[0] in flag.optional else ""
-
-
-def _refuse(flag: SdFlag, name: str, value: str) -> None:
-    if flag.status == "refused":
-        raise RequestError(f"{name}: {flag.text}")
-    if flag.accepts and value not in flag.accepts:
-        raise RequestError(
-            f"{name} {value}: {flag.otherwise}; here it can only be {' or '.join(flag.accepts)}"
-        )
-
-
-class _TakesSdFlags:
-    """A command that also takes the flags of this table."""
-
-    params: list[Any]
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = {
-            name: not getattr(option, "is_flag", False)
-            for option in self.params
-            for name in (*option.opts, *option.secondary_opts)
-        }
-        own |= dict.fromkeys(ctx.help_option_names, False)
-        notes: list[str] = []
-        left = super().parse_args(ctx, take_sd_flags(args, own, notes.append))  # type: ignore[misc]
-        if not ctx.params.get("quiet"):
-            for line in notes:
-                console.log(line)
-        return left
-
-
-class SdCommand(_TakesSdFlags, TyperCommand):
-    """For `@app.command(cls=SdCommand)`."""
-
-
-class SdGroup(_TakesSdFlags, TyperGroup):
-    """For `@app.callback(cls=SdGroup)`."""
-
-
-# ---------------------------------------------------------------------------------------- the table
+# -- one function for each status, so that a line of the table reads as a sentence
 
 
 def _same(
@@ -169,13 +77,28 @@ PHOTOMAKER = (
 DETAILER = (
     "ADetailer is not supported; leave it out, or put the face back with --init-img and --mask"
 )
-REFERENCE = "reference pictures (Flux Kontext's editing) are not supported; to start from a picture use --init-img and --strength"
+REFERENCE = (
+    "reference pictures (Flux Kontext's editing) are not supported; to start from a picture use "
+    "--init-img and --strength"
+)
 WITH_REFERENCE = "it only serves --ref-image"
 WITH_HIRES = "it only serves --hires"
 WITH_UPSCALER = "it only serves --upscale-model"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
 WITH_CONTROL = "it only serves a ControlNet"
 SECOND_MODEL = "it only serves the second (high noise) model of Wan"
+TINY_VAE = (
+    "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling"
+)
+WEIGHT_TYPE = (
+    "weights keep the type of their file; give a file of the wanted type, such as "
+    "flux1-dev-Q8_0.gguf"
+)
+IP_ADAPTER = "IP-Adapter is not supported; a person comes from --pulid-id-embedding"
+ETA_DEFAULTS = (
+    "0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, dpm++2s_a, "
+    "dpm++2m_sde and dpm++2m_sde_bt"
+)
 SEAMLESS = "seamless pictures are not supported; leave it out"
 CACHING = "every step is computed in full, nothing is reused from the step before"
 CONVOLUTION = "PyTorch chooses its convolutions itself"
@@ -240,7 +163,8 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         ),
         _note(
             "--embd-dir",
-            "textual inversions change the tokens of Stable Diffusion's encoders, Flux reads none of them",
+            "textual inversions change the tokens of Stable Diffusion's encoders, Flux "
+            "reads none of them",
         ),
         _no("--clip_g", OTHER_FAMILY),
         _no("--clip_vision", OTHER_FAMILY),
@@ -254,31 +178,17 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--motion-module", OTHER_FAMILY),
         _no("--model-args", OTHER_FAMILY),
         _no("--audio-vae", VIDEO),
-        _no(
-            "--taesd",
-            "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling",
-        ),
-        _no(
-            "--tae",
-            "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling",
-        ),
+        _no("--taesd", TINY_VAE),
+        _no("--tae", TINY_VAE),
         _no("--control-net", CONTROL),
-        _no(
-            "--ip-adapter", "IP-Adapter is not supported; a person comes from --pulid-id-embedding"
-        ),
+        _no("--ip-adapter", IP_ADAPTER),
         _no("--photo-maker", PHOTOMAKER),
         _no(
             "--upscale-model",
             "upscaling is not supported; leave it out and upscale the picture afterwards",
         ),
-        _no(
-            "--type",
-            "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf",
-        ),
-        _no(
-            "--tensor-type-rules",
-            "weights keep the type of their file; give a file of the wanted type, such as flux1-dev-Q8_0.gguf",
-        ),
+        _no("--type", WEIGHT_TYPE),
+        _no("--tensor-type-rules", WEIGHT_TYPE),
         _note(
             "--prediction",
             "every Flux predicts a flow",
@@ -353,7 +263,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note("--sampler-rng", SAMPLER_NOISE),
         _same(
             "--eta",
-            default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
+            default=ETA_DEFAULTS,
             text="the default is the method's own",
         ),
         _note(
@@ -409,16 +319,14 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--control-image", CONTROL),
         _no("--canny", CONTROL, value=False),
         _note("--control-strength", WITH_CONTROL, default="0.9"),
-        _no(
-            "--ip-adapter-image",
-            "IP-Adapter is not supported; a person comes from --pulid-id-embedding",
-        ),
+        _no("--ip-adapter-image", IP_ADAPTER),
         _note("--ip-adapter-strength", "it only serves --ip-adapter", default="1.0"),
     ),
     "Larger, and repaired": (
         _no(
             "--hires",
-            "the second, larger pass is not supported; draw at the wanted size, or start from a picture with --init-img",
+            "the second, larger pass is not supported; draw at the wanted size, or start "
+            "from a picture with --init-img",
             value=False,
         ),
         _note("--hires-upscaler", WITH_HIRES, default="Latent"),
@@ -464,11 +372,12 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note(
             "--high-noise-eta",
             SECOND_MODEL,
-            default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
+            default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, "
+            "dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
         ),
         _note("--high-noise-sampling-method", SECOND_MODEL, default="euler"),
     ),
 }
 
-SD_FLAGS: tuple[SdFlag, ...] = tuple(flag for flags in GROUPS.values() for flag in flags)
+SD_FLAGS: tuple[SdFlag, ...] = tuple(itertools.chain.from_iterable(GROUPS.values()))
 BY_NAME: Mapping[str, SdFlag] = {name: flag for flag in SD_FLAGS for name in flag.names}

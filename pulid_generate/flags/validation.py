@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from pulid_generate.flags.batch import ManyFlags
+from pulid_generate.flags.batch import SeriesFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationFlags(ManyFlags):
-    """Flags as typed."""
+class ValidationFlags(SeriesFlags):
+    """What `validate` has for itself."""
 
     prompts: Annotated[
         str | None,
         typer.Option(
             "--prompts",
             metavar="FILE",
-            help="Your own, one in each line. Default: twelve of ours, of pose, light, age, style, occlusion and crowd.",
+            help="Your own, one in each line. Default: twelve of ours, of pose, light, age, style, "
+            "occlusion and crowd.",
         ),
     ] = None
     seeds: Annotated[
@@ -30,7 +31,8 @@ class ValidationFlags(ManyFlags):
         typer.Option(
             "--stranger-embedding",
             metavar="FILE",
-            help="A .pulidembd of somebody else, as a control: every prompt and seed is drawn with it too, and compared with --reference.",
+            help="A .pulidembd of somebody else, as a control: every prompt and seed is drawn with "
+            "it too, and compared with --reference.",
         ),
     ] = None
     min_similarity: Annotated[
@@ -40,7 +42,8 @@ class ValidationFlags(ManyFlags):
             metavar="C",
             min=-1,
             max=1,
-            help="Exit 1 if the mean cosine over all pictures of the person is below; a picture without a face counts 0.",
+            help="Exit 1 if the mean cosine over all pictures of the person is below; a picture "
+            "without a face counts 0.",
         ),
     ] = None
     output_dir: Annotated[

@@ -15,9 +15,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pulid_generate.errors import OutputError, RequestError
+from pulid_generate.flags.batch import DEFAULT_PATTERN
 from pulid_generate.pictures.picture import format_of
 
-DEFAULT_PATTERN = "{row:04d}_{identity}_{seed}.png"
 # name -> an example, of the type that the pattern's format is tried with
 EXAMPLES: dict[str, Any] = {
     "row": 1,

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pulid_extract.shared.records import FORMS, MAX_BYTES
 from pulid_extract.shared.writing import check_writable
 from pulid_generate.errors import InputError, OutputError
-from pulid_generate.flags.commands import BatchFlags, Flags
+from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.grid import grid
 from pulid_generate.rows.items import Item
 from pulid_generate.rows.manifest import Row, read_manifest
 
 if TYPE_CHECKING:
     pass
-
-
-def as_batch(flags: Flags, **own: Any) -> BatchFlags:
-    """The batch's flags for a command whose rows are its own. own: values in place of the
-    command's.
-    """
-    common = {
-        item.name: getattr(flags, item.name)
-        for item in fields(BatchFlags)
-        if hasattr(flags, item.name)
-    }
-    return BatchFlags(**common | own)
 
 
 def read_rows(flags: BatchFlags) -> tuple[list[Row], list[str]]:

@@ -20,13 +20,14 @@ import typer
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
-from pulid_generate.assembly import opening, usage
+from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import wants_standard_input
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.errors import InputError, OutputError, PulidError
-from pulid_generate.flags.commands import Flags, ValidateFlags
+from pulid_generate.flags.commands import BatchFlags, Flags, ValidateFlags
+from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.pictures.scorer import Recognizer, Score, Scorer
@@ -35,7 +36,6 @@ from pulid_generate.pictures.sheet_layout import Grid, Head, Tile
 from pulid_generate.pictures.three_way import mean_change
 from pulid_generate.rows.grid import parse_seeds, read_prompts
 from pulid_generate.rows.manifest import Row
-from pulid_generate.rows.sources import as_batch
 from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
 from pulid_generate.validation.report import (
@@ -129,7 +129,7 @@ def _usage_error(flags: ValidateFlags, given: frozenset[str]) -> str | None:
         **dict.fromkeys(("output", "output_begin_idx"), "--output-dir"),
     }.items():
         if name in given:
-            return f"{usage.flag_name(name)} is for one picture; give {instead}."
+            return f"{flag_name(name)} is for one picture; give {instead}."
     if flags.pulid_id_weight == 0:
         return "validate compares with weight 0 by itself; give another --pulid-id-weight."
     return wants_standard_input(flags)
@@ -190,7 +190,7 @@ def _draw(
     ]
     results: dict[int, Mapping[str, Any]] = {}
     draw_rows(
-        Rows(as_batch(flags, prompts=None, seeds=None), given),
+        Rows(BatchFlags.of_command(flags, prompts=None, seeds=None), given),
         rows,
         progress,
         "validate",
