@@ -22,6 +22,7 @@ check: $(READY)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_cli_reference.py --check
+	$(BIN)/python scripts/make_folder_tables.py --check
 	$(BIN)/python scripts/make_sdcli_table.py --check
 	$(MAKE) test
 
@@ -31,6 +32,7 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python scripts/make_cli_reference.py
+	$(BIN)/python scripts/make_folder_tables.py
 	$(BIN)/python scripts/make_sdcli_table.py
 
 bench: $(READY)

@@ -1,388 +1,362 @@
-"""Who may import whom: read from the source with ast, so that an import inside a function or for a
-type counts as well.
+"""Who may import whom. The rules are functions of support/import_rules.py; each is held against
+the two packages, and against small trees with one breach each, which it must find.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
 import re
-import subprocess
-import sys
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
+import make_folder_tables
 import pytest
 from conftest import ROOT
+from support import import_rules
+from support.import_rules import PACKAGES, Tree
 
-PACKAGES = ("pulid_extract", "pulid_generate")
-
-# Not leaves: the commands and what they assemble, the one module of each package that knows the
-# order of the stages, and the set of files and the models that it works with.
-ABOVE = {
-    "__init__",
-    "__main__",
-    "cli",
-    "commands",
-    "extractor",
-    "fitting",
-    "identity",
-    "assembly",
-    "pipeline",
-    "loading",
-    "model_set",
-    "session",
-}
-
-# What a leaf may import of its own package beside `errors`. docs/architecture.md has the reasons.
-LEAVES = {
-    "pulid_extract": {
-        ("face_crop", "checkpoint"),
-        ("eva_clip", "checkpoint"),
-        ("eva_clip", "cpu_linear"),
-        ("idformer", "checkpoint"),
-        ("idformer", "cpu_linear"),
-        ("manifest", "records"),
-        ("weights", "model_files"),
-        ("kits", "model_files"),
-        ("kits", "weights"),
-        ("embedding_cache", "model_files"),
-        ("file_hashes", "model_files"),
-        ("choice", "portrait"),  # a box by hand
-        ("cluster", "workers"),
-        ("flags", "choice"),
-        ("flags", "model_files"),
-        ("flags", "portrait"),
-        ("drawing", "captions"),
-        ("preview", "drawing"),
-        ("quality", "head_pose"),
-    },
-    "pulid_generate": {
-        ("checkpoints", "packed"),
-        ("checkpoints", "tensor_files"),
-        ("denoiser", "injection"),
-        ("denoiser", "job"),
-        ("denoiser", "layer_skip"),
-        ("denoiser", "request"),
-        ("denoiser", "sampling"),
-        ("description", "id_schedule"),
-        ("description", "job"),
-        ("description", "request"),
-        ("description", "sampling_names"),
-        ("flags", "placement"),  # --list-devices, when it is given
-        ("flags", "sampling_names"),
-        ("fp8", "quantized"),  # the memory that layers share
-        ("injection", "pulid_attention"),
-        ("injection", "tensor_files"),
-        ("inspection", "description"),
-        ("grid", "manifest"),
-        ("grid", "prompt_text"),
-        ("manifest", "flags"),  # its columns are options
-        ("output_names", "picture"),  # suffixes
-        ("job", "id_schedule"),
-        ("job", "request"),
-        ("kits", "vocabularies"),
-        ("kits", "weights"),
-        ("lora", "checkpoints"),
-        ("lora", "prompt_text"),
-        ("lora", "tensor_files"),
-        ("output", "job"),  # a type
-        ("output", "picture"),
-        ("output", "request"),
-        ("packed", "fp8"),
-        ("packed", "quantized"),
-        ("people", "id_schedule"),
-        ("picture", "job"),
-        ("plan", "footprint"),
-        ("plan", "placement"),  # a type
-        ("request", "id_schedule"),
-        ("request", "prompt_weights"),
-        ("request", "sampling_names"),
-        ("request", "skip_guidance"),
-        ("sampling", "sampling_names"),
-        ("sheets", "picture"),
-        ("sweep", "manifest"),
-        ("sweep", "output_names"),
-        ("tensor_files", "fp8"),
-        ("tensor_files", "quantized"),
-        ("text_encoders", "packed"),
-        ("text_encoders", "prompt_weights"),
-        ("text_encoders", "tensor_files"),
-        ("text_encoders", "vocabularies"),
-        ("verify", "request"),  # a type
-    },
-}
-# What both stages share, torch-free.
-SHARED = {
-    *(
-        "captions",
-        "cluster",
-        "console",
-        "cpu_linear",
-        "embedding_file",
-        "errors",
-        "interrupts",
-        "model_files",
-        "records",
-        "workers",
-    ),
-}
-GENERATE_WITHOUT_TORCH = (
-    *(
-        "assembly",
-        "cli",
-        "description",
-        "errors",
-        "flags",
-        "footprint",
-        "id_schedule",
-        "init_image",
-        "inspection",
-        "job",
-        "kits",
-    ),
-    *(
-        "likeness",
-        "lora.choice",
-        "output",
-        "people",
-        "picture",
-        "plan",
-        "progress",
-        "prompt_text",
-        "prompt_weights",
-        "regions",
-        "request",
-    ),
-    *(
-        "sampling_names",
-        "sdcli_flags",
-        "sheets",
-        "skip_guidance",
-        "sweep",
-        "validation.page",
-        "verify",
-    ),
-)
-EXTRACT_WITHOUT_TORCH = (
-    *(
-        "choice",
-        "cli",
-        "drawing",
-        "embedding_cache",
-        "file_hashes",
-        "flags",
-        "fusion",
-        "head_pose",
-        "kits",
-        "model_set",
-    ),
-    *("portrait", "preview", "quality"),
-)
-WITHOUT_TORCH = (
-    *PACKAGES,
-    *(f"pulid_extract.{module}" for module in sorted(SHARED - {"cpu_linear"})),
-    *(f"pulid_generate.{module}" for module in GENERATE_WITHOUT_TORCH),
-    *(f"pulid_extract.{module}" for module in EXTRACT_WITHOUT_TORCH),
-)
+ORDER = make_folder_tables.ORDER
 FOREIGN = {
     "pulid_extract": {"diffusers", "transformers", "accelerate", "sentencepiece"},
     "pulid_generate": {"insightface", "facexlib", "onnxruntime", "onnx", "cv2", "timm"},
 }
 
+# What is imported before there is work for torch: "*" is every file of a folder, -name all but it.
+WITHOUT_TORCH = {
+    "pulid_extract": "cli version",
+    "pulid_extract.commands": "*",
+    "pulid_extract.batch": "*",
+    "pulid_extract.extraction": "* -extractor -identity",
+    "pulid_extract.flags": "*",
+    "pulid_extract.faces": "* -crop",
+    "pulid_extract.networks": "fusion",
+    "pulid_extract.pictures": "*",
+    "pulid_extract.files": "*",
+    "pulid_extract.shared": "* -cpu_linear",
+    "pulid_extract.shared.cluster": "*",
+    "pulid_extract.shared.cli": "*",
+    "pulid_extract.shared.model_files": "*",
+    "pulid_generate": "cli errors version",
+    "pulid_generate.commands": "*",
+    "pulid_generate.validation": "* -run",
+    "pulid_generate.inspection": "*",
+    "pulid_generate.assembly": "*",
+    "pulid_generate.rows": "*",
+    "pulid_generate.lora": "choice",
+    "pulid_generate.pictures": "*",
+    "pulid_generate.flags": "*",
+    "pulid_generate.memory": "footprint plan planning residency stages",
+    "pulid_generate.pipeline": "text_cache",
+    "pulid_generate.models": "weighted_prompts",
+    "pulid_generate.request": "*",
+    "pulid_generate.sampling": "names",
+    "pulid_generate.files": "*",
+}
 
-def modules(package: str) -> dict[str, ast.Module]:
-    """Module name -> tree. A folder counts as one module, whose files may import each other."""
-    trees = {
-        path.stem: ast.parse(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / package).glob("*.py"))
+
+@pytest.fixture(scope="module")
+def tree():
+    return Tree(ROOT)
+
+
+def without_torch(tree: Tree) -> list[str]:
+    """The modules that WITHOUT_TORCH means, the folders' own among them."""
+    modules = []
+    for folder, words in WITHOUT_TORCH.items():
+        names = words.split()
+        modules.append(folder)
+        if names[0] != "*":
+            modules += [f"{folder}.{name}" for name in names]
+            continue
+        for module, path in tree.files.items():
+            parent, _, name = module.rpartition(".")
+            if parent == folder and path.stem == name and f"-{name}" not in names:
+                modules.append(module)
+    return modules
+
+
+# ---------------------------------------------------------------------------------- the four rules
+
+
+def test_no_import_hides_where_a_name_comes_from(tree):
+    assert not import_rules.relative(tree)
+
+
+def test_generate_imports_of_extract_only_what_is_shared(tree):
+    assert not import_rules.between_packages(tree)
+
+
+def test_folders_import_downwards(tree):
+    assert not import_rules.unordered(tree, ORDER)
+    assert not import_rules.upwards(tree, ORDER)
+
+
+def test_no_files_import_each_other_in_a_circle(tree):
+    assert not import_rules.circles(tree)
+
+
+def test_no_folder_imports_anything_when_it_is_imported(tree):
+    assert not import_rules.folders_that_import(tree)
+
+
+def test_no_torch_before_there_is_work(tree):
+    broken, numpy = import_rules.with_torch(ROOT, without_torch(tree))
+    assert not broken
+    assert numpy  # the modules were loaded
+
+
+def test_importing_a_package_loads_nothing():
+    assert import_rules.with_torch(ROOT, list(PACKAGES)) == ([], False)
+
+
+def test_who_says_that_it_imports_no_torch_is_held_to_it(tree):
+    held = without_torch(tree)
+    for module, path in tree.files.items():
+        said = make_folder_tables.docstring_of(path)
+        if path.name != "__init__.py":  # what a folder says holds for its files
+            said += make_folder_tables.docstring_of(path.parent / "__init__.py")
+        if re.search(r"imports no\s+torch\.", said, re.IGNORECASE):
+            assert module in held, f"{path}: not in WITHOUT_TORCH"
+
+
+def test_commands_are_for_the_command_line_alone(tree):
+    assert not import_rules.commands_imported(tree)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_neither_stage_needs_the_others_libraries(tree, package):
+    for module, parsed in tree.parsed.items():
+        if module.split(".")[0] == package:
+            used = {name.split(".")[0] for _, name in import_rules.imported_names(parsed)}
+            assert not used & FOREIGN[package], module
+
+
+# -------------------------------------------------------------------------- each rule can be broken
+
+# A small house in which every rule holds.
+SOUND = {
+    "pulid_extract/__init__.py": "from typing import Any\n",
+    "pulid_extract/cli.py": "from pulid_extract.commands import cache\n",
+    "pulid_extract/commands/__init__.py": "",
+    "pulid_extract/commands/cache.py": "from pulid_extract.files import roles\n",
+    "pulid_extract/files/__init__.py": "",
+    "pulid_extract/files/roles.py": "from pulid_extract.shared import errors\n",
+    "pulid_extract/shared/__init__.py": "",
+    "pulid_extract/shared/errors.py": "class PulidError(Exception): ...\n",
+    "pulid_extract/shared/cli/__init__.py": "",
+    "pulid_extract/shared/cli/console.py": "from pulid_extract.shared.errors import PulidError\n",
+    "pulid_extract/shared/model_files/__init__.py": "",
+    "pulid_extract/shared/model_files/kinds.py": "",
+    "pulid_generate/__init__.py": "__version__ = '0'\n",
+    "pulid_generate/cli.py": "from pulid_generate.commands.draw import draw\n",
+    "pulid_generate/commands/__init__.py": "",
+    "pulid_generate/commands/draw.py": "def draw():\n    import pulid_generate.pipeline.order\n",
+    "pulid_generate/commands/pull.py": "",
+    "pulid_generate/pipeline/__init__.py": "",
+    "pulid_generate/pipeline/order.py": "import torch\nfrom pulid_generate.request.job import Job\n",
+    "pulid_generate/request/__init__.py": "",
+    "pulid_generate/request/job.py": (
+        "from pulid_extract.shared.errors import PulidError\nclass Job: ...\n"
+    ),
+    "pulid_generate/request/people.py": "import pulid_generate.request.job\n",
+}
+SMALL_ORDER = {
+    "pulid_extract": ("cli", "commands", "files", "shared"),
+    "pulid_extract.shared": ("cli", "model_files"),
+    "pulid_generate": ("cli", "commands", "pipeline", "request"),
+}
+LIGHT = [
+    *("pulid_generate.commands.draw", "pulid_generate.request.job"),
+    *("pulid_generate.request.people", "pulid_extract.shared.errors"),
+]
+
+
+def broken_rules(root: Path) -> dict[str, list[str]]:
+    """Rule -> what breaks it, for the small house under a root."""
+    tree = Tree(root)
+    rules: dict[str, Callable[[], list[str]]] = {
+        "relative": lambda: import_rules.relative(tree),
+        "between": lambda: import_rules.between_packages(tree),
+        "upwards": lambda: import_rules.upwards(tree, SMALL_ORDER),
+        "unordered": lambda: import_rules.unordered(tree, SMALL_ORDER),
+        "circle": lambda: import_rules.circles(tree),
+        "folder": lambda: import_rules.folders_that_import(tree),
+        "torch": lambda: import_rules.with_torch(root, LIGHT)[0],
+        "command": lambda: import_rules.commands_imported(tree),
     }
-    for folder in {path.parent for path in (ROOT / package).glob("*/*.py")}:
-        trees[folder.name] = ast.parse(
-            "\n".join(
-                path.read_text(encoding="utf-8").replace("from __future__ import annotations", "")
-                for path in sorted(folder.glob("*.py"))
+    found = {name: rule() for name, rule in rules.items()}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def build(root: Path, breach: dict[str, str]) -> None:
+    """Write the small house; `breach` has lines that are added to its files, or new files."""
+    for name in {**SOUND, **breach}:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(SOUND.get(name, "") + breach.get(name, ""))
+    (root / "torch.py").write_text("")
+
+
+def test_the_small_house_is_sound(tmp_path):
+    build(tmp_path, {})
+    assert broken_rules(tmp_path) == {}
+
+
+JOB = "pulid_generate/request/job.py"
+BREACHES = {
+    # a name, what is added, the rules that must notice, and one line of what they must say
+    "upwards": (
+        {"pulid_generate/request/people.py": "import pulid_generate.pipeline.order\n"},
+        {"upwards", "torch"},
+        "pulid_generate/request/people.py:2: pulid_generate.pipeline.order stands above "
+        "pulid_generate.request.people",
+    ),
+    "upwards, hidden in a function": (
+        {JOB: "def late():\n    from pulid_generate.pipeline import order\n"},
+        {"upwards", "circle"},
+        "pulid_generate.pipeline.order stands above",
+    ),
+    "upwards, for a type": (
+        {
+            JOB: (
+                "from typing import TYPE_CHECKING\n"
+                "if TYPE_CHECKING:\n    from pulid_generate.pipeline import order\n"
             )
-        )
-    return trees
-
-
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything imported, to the last part: `from a import b` gives "a.b"."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, (
-                f"line {node.lineno}: relative imports hide where a name comes from"
+        },
+        {"upwards", "circle"},
+        "pulid_generate.pipeline.order stands above",
+    ),
+    "upwards, by name": (
+        {
+            "pulid_generate/request/people.py": (
+                "def late():\n    importlib.import_module('pulid_generate.pipeline.order')\n"
             )
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        },
+        {"upwards"},
+        "pulid_generate.pipeline.order stands above",
+    ),
+    "upwards, inside shared": (
+        {"pulid_extract/shared/model_files/kinds.py": "import pulid_extract.shared.cli.console\n"},
+        {"upwards"},
+        "pulid_extract.shared.cli.console stands above pulid_extract.shared.model_files.kinds",
+    ),
+    "upwards, from a file beside folders": (
+        {
+            "pulid_extract/shared/records.py": (
+                "from pulid_extract.shared.model_files.kinds import Kind\n"
+            )
+        },
+        {"upwards"},
+        "pulid_extract.shared.model_files.kinds stands above pulid_extract.shared.records",
+    ),
+    "the package itself": (
+        {JOB: "from pulid_generate import __version__\n"},
+        {"upwards"},
+        "pulid_generate stands above pulid_generate.request.job",
+    ),
+    "two folders in a circle": (
+        {"pulid_extract/files/kinds.py": "import pulid_extract.commands.cache\n"},
+        {"upwards", "command"},
+        "pulid_extract.commands.cache stands above pulid_extract.files.kinds",
+    ),
+    "two files in a circle": (
+        {JOB: "def late():\n    from pulid_generate.request import people\n"},
+        {"circle"},
+        "pulid_generate.request.job -> pulid_generate.request.people -> pulid_generate.request.job",
+    ),
+    "a folder's face and its file in a circle": (
+        {
+            "pulid_extract/shared/model_files/__init__.py": (
+                "import pulid_extract.shared.model_files.kinds\n"
+            ),
+            "pulid_extract/shared/model_files/kinds.py": (
+                "from pulid_extract.shared.model_files import Kind\n"
+            ),
+        },
+        {"circle"},
+        "pulid_extract.shared.model_files -> pulid_extract.shared.model_files.kinds -> ",
+    ),
+    "the inside of extract": (
+        {JOB: "def late():\n    from pulid_extract.files.roles import ROLES\n"},
+        {"between"},
+        "pulid_generate/request/job.py:4: pulid_extract.files.roles is not in pulid_extract.shared",
+    ),
+    "extract itself": (
+        {JOB: "import pulid_extract\n"},
+        {"between"},
+        "pulid_extract is not in pulid_extract.shared",
+    ),
+    "generate imported by extract": (
+        {
+            "pulid_extract/shared/errors.py": (
+                "def late():\n    from pulid_generate import request\n"
+            )
+        },
+        {"between"},
+        "pulid_extract/shared/errors.py:3: pulid_extract imports pulid_generate.request",
+    ),
+    "torch at the top": (
+        {JOB: "import torch\n"},
+        {"torch"},
+        # whoever imports job is named as well
+        "pulid_generate.request.people: imports torch",
+    ),
+    "torch by way of another": (
+        {"pulid_generate/commands/draw.py": "import pulid_generate.pipeline.order\n"},
+        {"torch"},
+        "pulid_generate.commands.draw: imports torch",
+    ),
+    "relative": (
+        {JOB: "def late():\n    from . import people\n"},
+        {"relative"},
+        "pulid_generate/request/job.py:4: write where .people comes from",
+    ),
+    "a folder that imports": (
+        {"pulid_generate/request/__init__.py": "import json\n"},
+        {"folder"},
+        "pulid_generate/request/__init__.py:1: imports json",
+    ),
+    "a folder that imports its own file": (
+        {"pulid_generate/request/__init__.py": "from pulid_generate.request.job import Job\n"},
+        {"folder"},
+        "pulid_generate/request/__init__.py:1: imports pulid_generate.request.job.Job",
+    ),
+    "a package that imports": (
+        {"pulid_generate/__init__.py": "import numpy\n"},
+        {"folder"},
+        "pulid_generate/__init__.py:2: imports numpy",
+    ),
+    "a folder without __init__": (
+        {"pulid_generate/sampling/noise.py": ""},
+        {"folder"},
+        "pulid_generate.sampling: has no __init__.py",
+    ),
+    "a folder without a place": (
+        {"pulid_generate/sampling/__init__.py": ""},
+        {"unordered"},
+        "pulid_generate: sampling",
+    ),
+    "a folder in a folder without a place": (
+        {"pulid_generate/request/inner/__init__.py": ""},
+        {"unordered"},
+        "pulid_generate.request: inner",
+    ),
+    "a command that a command imports": (
+        {"pulid_generate/commands/pull.py": "from pulid_generate.commands.draw import draw\n"},
+        {"command"},
+        "pulid_generate.commands.draw is for pulid_generate/cli.py alone",
+    ),
+    "a command that its folder imports": (
+        {"pulid_generate/commands/__init__.py": "from pulid_generate.commands import draw\n"},
+        {"command", "folder"},
+        "pulid_generate/commands/__init__.py:1: pulid_generate.commands.draw is for",
+    ),
+}
 
 
-def modules_imported(tree: ast.AST, package: str) -> set[str]:
-    """Names of the modules of `package` that are imported; "" for a name of the package itself,
-    such as __version__.
-    """
-    found = set()
-    for name in imports(tree):
-        top, _, rest = name.partition(".")
-        if top == package:
-            module = rest.split(".")[0]
-            here = ROOT / package / module
-            found.add(module if here.is_dir() or here.with_suffix(".py").is_file() else "")
-    return found
-
-
-def test_the_walk_sees_every_form_of_import():
-    source = "import a.b\nfrom c import d as e\nif TYPE_CHECKING:\n    import f\ndef g():\n    from h.i import j\n"
-    assert list(imports(ast.parse(source))) == ["a.b", "c.d", "f", "h.i.j"]
-    tree = ast.parse(
-        "from pulid_extract import errors, __version__\nimport pulid_extract.faces.antelopev2\nimport pulid_extractor"
-    )
-    assert modules_imported(tree, "pulid_extract") == {"errors", "", "faces"}
-
-
-def test_generate_imports_ten_leaves_of_extract():
-    used = {
-        name: modules_imported(tree, "pulid_extract")
-        for name, tree in modules("pulid_generate").items()
-    }
-    assert not {name: found - SHARED for name, found in used.items() if found - SHARED}
-    assert set().union(*used.values()) == SHARED
-
-
-def test_extract_imports_nothing_of_generate():
-    assert not {
-        name
-        for name, tree in modules("pulid_extract").items()
-        if modules_imported(tree, "pulid_generate")
-    }
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_neither_stage_needs_the_others_libraries(package):
-    for name, tree in modules(package).items():
-        used = {imported.split(".")[0] for imported in imports(tree)}
-        assert not used & FOREIGN[package], name
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_leaves_import_only_what_is_declared(package):
-    pairs = {
-        (name, imported)
-        for name, tree in modules(package).items()
-        if name not in ABOVE and name != "errors"
-        for imported in modules_imported(tree, package) - {"errors", "", name}
-    }
-    assert pairs == LEAVES[package]  # an exception that nobody needs any more goes, too
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_errors_import_no_module_of_their_package_and_nobody_imports_a_command(package):
-    trees = modules(package)
-    assert not modules_imported(trees["errors"], package)
-    assert {name for name, tree in trees.items() if "cli" in modules_imported(tree, package)} == {
-        "__main__"
-    }
-    order = {"extractor", "pipeline"}
-    assert {name for name, tree in trees.items() if modules_imported(tree, package) & order} <= {
-        *("cli", "commands", "assembly", "session", "__init__")
-    }
-
-
-def test_no_torch_before_there_is_work():
-    code = (
-        f"import importlib, sys\nfor name in {WITHOUT_TORCH!r}:\n    importlib.import_module(name)\n"
-        "heavy = {'torch', 'torchvision', 'diffusers', 'transformers', 'insightface', 'cv2'} & set(sys.modules)\n"
-        "print(sorted(heavy), 'numpy' in sys.modules)\n"  # numpy: the modules were loaded
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "[] True\n"), done.stderr
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_public_names_resolve(package):
-    module = importlib.import_module(package)
-    assert module.__all__ == sorted(module.__all__)
-    assert all(getattr(module, name) is not None for name in module.__all__)
-    with pytest.raises(AttributeError, match="no_such_name"):
-        module.no_such_name  # noqa: B018
-    # what type checkers are told is what is there
-    told = {
-        alias.name
-        for node in ast.walk(modules(package)["__init__"])
-        if isinstance(node, ast.If)
-        for alias in _names(node)
-    }
-    assert told == set(module.__all__)
-
-
-def _names(node: ast.If) -> Iterator[ast.alias]:
-    for statement in node.body:
-        if isinstance(statement, ast.ImportFrom):
-            yield from statement.names
-
-
-def test_versions_and_entry_points_are_pyprojects():
-    project = tomllib.loads(Path(ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {
-        package: importlib.import_module(package).__version__ for package in PACKAGES
-    } == dict.fromkeys(PACKAGES, project["version"])
-    assert set(project["scripts"]) == {"pulid-extract", "pulid-generate"}
-    for target in project["scripts"].values():
-        module, _, function = target.partition(":")
-        assert callable(getattr(importlib.import_module(module), function))
-
-
-def test_the_lock_is_hashed_and_names_no_index():
-    for path in (ROOT / "requirements").glob("*.txt"):
-        text = path.read_text(encoding="utf-8")
-        assert "://" not in text
-        assert "index-url" not in text
-        pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
-        assert pins
-        # each pin goes on with its hashes
-        assert all("==" in pin and pin.endswith("\\") for pin in pins)
-        assert text.count("--hash=sha256:") >= len(pins)
-
-
-def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-    names = {
-        extra: {re.split(r"[<>=\[; ]", line)[0] for line in lines}
-        for extra, lines in extras.items()
-    }
-    assert not names["extract"] & {"diffusers", "transformers", "open_clip_torch", "accelerate"}
-    assert not names["generate"] & {
-        "insightface",
-        "facexlib",
-        "onnxruntime",
-        "opencv-python-headless",
-    }
-    # spiece.model; protobuf otherwise only comes with the other stage
-    assert {"sentencepiece", "protobuf"} <= names["generate"]
-
-
-def test_numbers_that_two_leaves_must_agree_on():
-    from pulid_extract.commands import cache
-    from pulid_extract.faces import crop as face_crop
-    from pulid_extract.pictures import portrait
-    from pulid_generate.files import layouts
-    from pulid_generate.injection import attention as pulid_attention
-    from pulid_generate.models import t5 as text_encoders
-    from pulid_generate.pipeline import text_cache
-    from pulid_generate.request import generation as request
-    from pulid_generate.sampling.noise import Rng
-    from pulid_generate.sampling.packing import LATENT_SCALE, PATCH
-
-    assert request.T5_LONGEST == text_encoders.T5_LONGEST
-    assert cache.TEXT == text_cache.ENTRIES
-    assert request.SIZE_UNIT == LATENT_SCALE * PATCH
-    assert set(get_args(request.Rng)) == set(get_args(Rng)) == {"cpu", "cuda"}
-    assert layouts.HEAD_WIDTH == pulid_attention.HEAD_WIDTH
-    assert portrait.CROP_SIDE == face_crop.CROP_SIDE
-    assert face_crop.BORDER_BGR[::-1] == portrait.PAD_RGB
+@pytest.mark.parametrize("name", BREACHES)
+def test_a_breach_is_noticed(name, tmp_path):
+    breach, rules, line = BREACHES[name]
+    build(tmp_path, breach)
+    broken = broken_rules(tmp_path)
+    assert {*broken} == rules
+    assert line in "\n".join(line for lines in broken.values() for line in lines)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 
 import make_cli_reference
+import make_folder_tables
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -24,7 +25,13 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("pulid_extract", "pulid_generate")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OURS = re.compile(r"(?:docs|scripts|tests|requirements|\.ci|pulid_extract|pulid_generate)/[\w./-]*")
+OURS = re.compile(
+    r"(?<![\w./-])(?:docs|scripts|tests|requirements|\.ci|pulid_extract|pulid_generate)/[\w./-]*"
+)
+# Where a file's name in the text may start, beside the root: `memory/plan.py`, `people.py`.
+HOMES = ("", "pulid_extract", "pulid_generate", "scripts", "scripts/micro_world")
+# What a run makes, and is not in the repository.
+MADE = ("build/", "embeddings/", "text/")
 
 FLAGS = {
     path: flags
@@ -137,26 +144,40 @@ def test_flags_named_in_the_text_exist(page):
 # -------------------------------------------------------------------------------------------- files
 
 
+def missing_files(text: str) -> list[str]:
+    """Files and folders of ours that a text names and that are not there; in blocks too."""
+    missing = []
+    for path in OURS.findall(text):
+        if not (ROOT / path.rstrip(".-")).exists():
+            missing.append(path)
+    for code in inline_code(text):
+        named = re.fullmatch(r"[\w./-]+\.(?:py|sh)|(?:shared/)?[a-z_]+/", code)
+        if not named or code in MADE or OURS.match(code):
+            continue
+        if not any((ROOT / home / code).exists() for home in HOMES):
+            missing.append(code)
+    return missing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_files_named_exist(page):
     text = page.read_text(encoding="utf-8")
-    links = [
-        link
-        for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text))
-        if not link.startswith("https://")
-    ]
-    missing = [link for link in links if not (page.parent / link.split("#")[0]).exists()]
-    missing += [
-        path
-        for code in inline_code(text)
-        for path in code.split()
-        if OURS.fullmatch(path) and not (ROOT / path).exists()
-    ]
+    missing = missing_files(text)
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)):
+        if not link.startswith("https://") and not (page.parent / link.split("#")[0]).exists():
+            missing.append(link)
     shell = "\n".join(blocks(text, "sh"))
-    missing += [
-        name for name, _ in commands(shell) if "/" in name and not os.access(ROOT / name, os.X_OK)
-    ]
+    for name, _ in commands(shell):
+        if "/" in name and not os.access(ROOT / name, os.X_OK):
+            missing.append(name)
     assert not missing
+
+
+def test_a_file_that_is_not_there_is_missed():
+    text = """`memory/plan.py` and `plan.py`, pulid_generate/memory/plan.py, `memory/plans.py`,
+        `memory/`, `memories/`, (tests/conftest.py, tests/no_such.py).
+        """
+    assert missing_files(text) == ["tests/no_such.py", "plan.py", "memory/plans.py", "memories/"]
 
 
 def test_make_targets_of_the_readme_exist():
@@ -167,40 +188,83 @@ def test_make_targets_of_the_readme_exist():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_readmes_tree_is_the_package(package):
+def test_the_readmes_tree_is_the_package_from_the_top_down(package):
     tree = next(
         body
         for body in blocks(README.read_text(encoding="utf-8"), "text")
         if body.startswith(f"{PACKAGES[0]}/")
     )
-    branch = re.search(rf"^{package}/\n((?: .*\n)+)", tree, re.MULTILINE)
+    branch = re.search(rf"^{package}/ .*\n((?: .*\n)+)", tree, re.MULTILINE)
     assert branch is not None
-    listed = [
-        name
-        for line in branch[1].splitlines()
-        for name in re.split(r"\s{2,}", line.strip())[0].split()
-    ]
-    folders = {f"{path.parent.name}/" for path in (ROOT / package).glob("*/*.py")}
-    assert sorted(listed) == sorted(
-        [*(path.name for path in (ROOT / package).glob("*.py")), *folders]
-    )
+    listed = [line.split()[0] for line in branch[1].splitlines()]
+    folders = []
+    for name in make_folder_tables.ORDER[package]:
+        if (ROOT / package / name).is_dir():
+            folders.append(f"{name}/")
+    assert listed == folders
+
+
+def test_the_tables_of_folders_are_current_and_no_page_lacks_one():
+    page = make_folder_tables.TARGET.read_text(encoding="utf-8")
+    assert make_folder_tables.with_tables(page) == page, "run `make docs`"
+    for package in PACKAGES:
+        for folder in (ROOT / package).glob("*/__init__.py"):
+            assert f"| `{folder.parent.name}/` |" in page
+
+
+def test_old_tables_are_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
+    old = tmp_path / "architecture.md"
+    page = make_folder_tables.TARGET.read_text(encoding="utf-8")
+    old.write_text(page.replace("| `memory/` | ", "| `memory/` | Once "))
+    monkeypatch.setattr(make_folder_tables, "TARGET", old)
+    monkeypatch.setattr(sys, "argv", ["make_folder_tables.py", "--check"])
+    with pytest.raises(SystemExit, match="1"):
+        make_folder_tables.main()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert "make docs" in printed.err
+    monkeypatch.setattr(sys, "argv", ["make_folder_tables.py"])
+    make_folder_tables.main()
+    assert old.read_text() == page
 
 
 # --------------------------------------------------------------------------------------------- code
 
 
-def test_python_of_the_readme_imports_names_that_exist():
-    imports = [
-        node
-        for body in blocks(README.read_text(encoding="utf-8"), "python")
-        for node in ast.walk(ast.parse(body))
-        if isinstance(node, ast.ImportFrom) and node.module in PACKAGES
-    ]
-    assert imports
-    for node in imports:
-        assert {alias.name for alias in node.names} <= set(
-            importlib.import_module(str(node.module)).__all__
-        )
+def imports_of_ours(code: str) -> list[ast.ImportFrom]:
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
+            found.append(node)
+    return found
+
+
+def test_python_of_the_pages_imports_public_names():
+    """In the pages' blocks, and in the indented block of each package's own docstring."""
+    codes = []
+    for page in PAGES:
+        codes += blocks(page.read_text(encoding="utf-8"), "python")
+    for package in PACKAGES:
+        said = importlib.import_module(package).__doc__ or ""
+        lines = [line[4:] for line in said.splitlines() if line.startswith("    ")]
+        codes.append("\n".join(lines))
+    shown = set()
+    for node in [node for code in codes for node in imports_of_ours(code)]:
+        public = importlib.import_module(str(node.module)).__all__
+        names = {alias.name for alias in node.names}
+        assert names <= set(public), f"from {node.module} import {', '.join(sorted(names))}"
+        shown |= names
+    assert {"PulidAdapter", "inject", "read_embedding"} <= shown
+
+
+def test_the_shown_import_works_in_a_process_of_its_own():
+    [line] = re.findall(
+        r"^from pulid_generate import .*$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    code = f"{line}\nprint(inject.__name__, PulidAdapter.__name__, read_embedding.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "inject PulidAdapter read_embedding\n", done.stderr
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
