@@ -214,7 +214,7 @@ def test_the_tables_of_folders_are_current_and_no_page_lacks_one():
 
 def test_old_tables_are_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
     old = tmp_path / "architecture.md"
-    page = make_folder_tables.TARGET.read_text(encoding="utf-8")
+    page = make_folder_tables.with_tables(make_folder_tables.TARGET.read_text(encoding="utf-8"))
     old.write_text(page.replace("| `memory/` | ", "| `memory/` | Once "))
     monkeypatch.setattr(make_folder_tables, "TARGET", old)
     monkeypatch.setattr(sys, "argv", ["make_folder_tables.py", "--check"])
