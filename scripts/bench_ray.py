@@ -86,7 +86,6 @@ def _measure(size: int) -> float:
                 item = Item(
                     number,
                     number,
-                    f"line {number}",
                     0,
                     Path(name) / f"{number}.png",
                     number,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pulid_extract.batch.manifest import COLUMNS, read_manifest
 from pulid_extract.shared.errors import InputError
-from pulid_extract.shared.records import MAX_LINE, MAX_PROBLEMS, listed
+from pulid_extract.shared.records import MAX_LINE, MAX_PROBLEMS, Problem, listed
 
 
 def rows(data: bytes | str, form: str = ".jsonl") -> list[dict]:
@@ -20,7 +20,8 @@ def rows(data: bytes | str, form: str = ".jsonl") -> list[dict]:
 
 
 def problems(data: bytes | str, form: str = ".jsonl") -> list[str]:
-    return read_manifest(data.encode() if isinstance(data, str) else data, "list", form)[1]
+    data = data.encode() if isinstance(data, str) else data
+    return [problem.text for problem in read_manifest(data, "list", form)[1]]
 
 
 @pytest.mark.parametrize(
@@ -99,11 +100,11 @@ def test_every_problem_is_listed_with_its_line():
             '{"portrait": "a", "with_uncond": "maybe"}',
         ]
     )
-    found, wrong = read_manifest(text.encode(), "list", ".jsonl")
+    found, listed_problems = read_manifest(text.encode(), "list", ".jsonl")
     assert [row.line for row in found] == [1]
-    assert [line.split(":")[0] for line in wrong] == [
-        f"line {number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)
-    ]
+    assert [problem.number for problem in listed_problems] == [2, 4, 5, 6, 7, 8, 9, 10, 11]
+    wrong = [problem.text for problem in listed_problems]
+    assert wrong[0].startswith("line 2: ")
     assert "unknown column 'fce_index'" in wrong[0]
     assert "names no portrait" in wrong[2]
     assert "both portrait and portraits" in wrong[3]
@@ -157,9 +158,11 @@ def test_odd_rows_are_one_line_each(data, form, message):
 
 
 def test_a_long_list_of_problems_is_cut():
-    assert len(listed(["x"] * 1000)) == MAX_PROBLEMS + 1
-    assert listed(["x"] * 1000)[-1] == "and 900 more"
-    assert listed(["x"] * MAX_PROBLEMS) == ["x"] * MAX_PROBLEMS
+    many = [Problem.of_line(number, "x") for number in range(1000, 0, -1)]
+    assert len(listed(many)) == MAX_PROBLEMS + 1
+    assert listed(many)[:2] == ["line 1: x", "line 2: x"]
+    assert listed(many)[-1] == "and 900 more"
+    assert listed([Problem("x")] * MAX_PROBLEMS) == ["x"] * MAX_PROBLEMS
     assert MAX_LINE < 10 << 20  # or the test above tests nothing
 
 
@@ -183,9 +186,7 @@ _cells = st.one_of(
 )
 def test_any_json_is_rows_or_problems(records):
     found, wrong = read_manifest("\n".join(map(json.dumps, records)).encode(), "list", ".jsonl")
-    lines = {row.line for row in found} | {
-        int(line.split(":")[0].removeprefix("line ")) for line in wrong
-    }
+    lines = {row.line for row in found} | {problem.number for problem in wrong}
     assert lines == set(range(1, len(records) + 1))
     assert all(isinstance(row.values["portrait"], list) and row.values["portrait"] for row in found)
 
@@ -202,6 +203,6 @@ def test_any_bytes_are_rows_or_one_line(form, data):
     try:
         found, wrong = read_manifest(data, "list", form)
     except InputError as error:
-        found, wrong = [], [str(error)]
+        found, wrong = [], [Problem(str(error))]
     assert found or wrong
-    assert not any("\n" in line for line in wrong)
+    assert not any("\n" in problem.text for problem in wrong)

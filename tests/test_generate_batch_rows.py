@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.model_files import read_header
+from pulid_extract.shared.records import Problem
+from pulid_generate.batch.lines import PictureResult, ScoreResult, SheetResult, as_json
 from pulid_generate.errors import InputError, OutputError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pipeline.text_cache import TextCache, file_identity, key_of
 from pulid_generate.rows.grid import grid, identities_in, parse_seeds
-from pulid_generate.rows.items import Item, in_batches, result
+from pulid_generate.rows.items import Item, in_batches
 from pulid_generate.rows.manifest import COLUMNS, NAMES, parse_line, read_manifest, read_row
 from pulid_generate.rows.names import NamePattern, as_word, check_name
 
@@ -118,8 +120,9 @@ def test_problems_carry_their_lines():
     )
     rows, problems = read_manifest(data, "rows.jsonl", ".jsonl", BASE)
     assert [(row.number, row.line) for row in rows] == [(1, 1), (2, 5), (3, 7)]
-    assert [problem.split(":")[0] for problem in problems] == ["line 3", "line 4", "line 6"]
-    assert "twice" in problems[0]
+    assert [problem.number for problem in problems] == [3, 4, 6]
+    assert problems[0].text.startswith("line 3: ")
+    assert "twice" in problems[0].text
     rows, problems = read_manifest(
         b'prompt,seed\n"two\nlines",1\na,b,c\nx,\n', "rows.csv", ".csv", BASE
     )
@@ -127,7 +130,8 @@ def test_problems_carry_their_lines():
         (2, {"prompt": "two\nlines", "seed": 1}),
         (5, {"prompt": "x"}),
     ]
-    assert problems == ["line 4: has 3 cells, the header has 2; texts with a comma want quotes"]
+    wrong = "line 4: has 3 cells, the header has 2; texts with a comma want quotes"
+    assert problems == [Problem(wrong, 4)]
     for bad in (b"\xff\xfe{}", b"{}\n\xff", b"{}\0", b"\n \n"):
         with pytest.raises(InputError, match=r"rows\.jsonl"):
             read_manifest(bad, "rows.jsonl", ".jsonl", BASE)
@@ -245,9 +249,7 @@ def test_any_text_becomes_one_part_of_a_name(text):
 
 
 def item(number, key="k", loras=(), people=("a",)):
-    return Item(
-        number, number, f"line {number}", 0, Path(f"{number}.png"), number, people, loras, key
-    )
+    return Item(number, number, 0, Path(f"{number}.png"), number, people, loras, key)
 
 
 def numbers(batches):
@@ -290,18 +292,22 @@ def test_every_picture_is_in_one_batch_of_its_own_kind(kinds, size):
 
 
 def test_lines_of_results():
-    assert result("failed", number=3, line=7, error="no") == {
-        "row": 3,
-        "line": 7,
-        "status": "failed",
-        "output": None,
-        "sha256": None,
-        "seed": None,
-        "identity": None,
-        "seconds": 0.0,
-        "error": "no",
-    }
-    assert result("done", number=1, line=1, identities=("a", "b"))["identities"] == ["a", "b"]
+    failed = PictureResult("failed", 3, 7, error="no")
+    assert as_json(failed) == (
+        '{"row": 3, "line": 7, "status": "failed", "output": null, "sha256": null, "seed": null, '
+        '"identity": null, "seconds": 0.0, "error": "no"}'
+    )
+    several = PictureResult("done", 1, identities=("a", "b"), seconds=1.23456).as_dict()
+    assert (several["identity"], several["identities"]) == ("a", ["a", "b"])
+    assert several["seconds"] == 1.235
+    assert as_json(ScoreResult(1, None, "ä.png", "0", 5, 0.5, None, 1)) == (
+        '{"row": 1, "line": null, "output": "ä.png", "sha256": "0", "seed": 5, '
+        '"status": "scored", "cosine": 0.5, "stranger": null, "faces": 1, "error": null}'
+    )
+    assert as_json(SheetResult("s.png", "0")) == (
+        '{"row": null, "line": null, "status": "sheet", "output": "s.png", "sha256": "0", '
+        '"error": null}'
+    )
 
 
 # ----------------------------------------------------------------------------------- cache, signals

@@ -16,6 +16,7 @@ from PIL import Image
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch import results as batch_look
 from pulid_generate.batch.judging import Asked, Rows
+from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import Look, Shown
 from pulid_generate.batch.sheet import differing_of, names_of, sheet_of, told
 from pulid_generate.errors import ScoringError
@@ -29,15 +30,8 @@ fake = fake_fixture
 def shown(number, seed=1, *, output="a.png", error=None, score=None, references=(), **values):
     row = Row(number, number, f"line {number}", {"prompt": "a cat", "seed": seed, **values})
     flags, given = row.merged(BatchFlags(), frozenset())
-    line = {
-        "row": number,
-        "line": number,
-        "output": output,
-        "sha256": "0",
-        "seed": seed,
-        "error": error,
-    }
-    return Shown(Asked(row, flags, given), tuple(map(Path, references)), seed, line, score)
+    drawn = result(number, seed, output, error)
+    return Shown(Asked(row, flags, given), tuple(map(Path, references)), seed, drawn, score)
 
 
 def texts(grid) -> list[list[list[str]]]:
@@ -146,14 +140,8 @@ def look(tmp_path, rows, told, sheet="grid.png", **flags):
 
 
 def result(number, seed, output=None, error=None):
-    return {
-        "row": number,
-        "line": number,
-        "output": output,
-        "sha256": "0",
-        "seed": seed,
-        "error": error,
-    }
+    status = "done" if error is None else "failed"
+    return PictureResult(status, number, number, output, "0", seed, error=error)
 
 
 def test_an_interrupted_run_has_the_sheet_of_what_is_there(tmp_path, monkeypatch):
@@ -180,7 +168,7 @@ def test_an_interrupted_run_has_the_sheet_of_what_is_there(tmp_path, monkeypatch
         ("", "not drawn"),
     ]
     assert (tmp_path / "grid.png").stat().st_mode & 0o777 == 0o600
-    assert [line.get("status") for line in told] == [None, "sheet"]
+    assert [line.as_dict()["status"] for line in told] == ["done", "sheet"]
 
 
 def test_scores_that_cannot_be_made_do_not_keep_the_sheet_away(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pulid_generate.batch import sweep as sweep_run
 from pulid_generate.batch.judging import Asked
+from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import Shown
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
@@ -120,7 +121,7 @@ def grid(*texts, seeds=(42,), **common):
             Asked(row, *row.merged(flags, frozenset())),
             (),
             seed,
-            {"row": row.number, "output": f"{row.number}.png"},
+            PictureResult("done", row.number, output=f"{row.number}.png"),
         )
         for row in sweep(axes)
         for seed in seeds

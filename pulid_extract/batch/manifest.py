@@ -14,7 +14,7 @@ from typing import Any
 
 from pulid_extract.shared import records
 from pulid_extract.shared.errors import InputError
-from pulid_extract.shared.records import SEPARATOR
+from pulid_extract.shared.records import SEPARATOR, Problem
 
 EXAMPLE = '{"portrait": "me.jpg"}'
 
@@ -87,15 +87,14 @@ COLUMNS: dict[str, tuple[Callable[[object], Any], str]] = {
 }
 
 
-def read_manifest(data: bytes, where: str, form: str) -> tuple[list[Row], list[str]]:
-    """(rows, problems) of a manifest. form: ".jsonl" or ".csv". A problem is one line with the
-    number of the line it is about.
+def read_manifest(data: bytes, where: str, form: str) -> tuple[list[Row], list[Problem]]:
+    """(rows, problems) of a manifest. form: ".jsonl" or ".csv".
 
     Raises InputError for what is no such text at all: another encoding, NUL bytes, a header that
     cannot be, more than 256 MiB.
     """
     text = records.read_text(data, where)
-    problems: list[str] = []
+    problems: list[Problem] = []
     rows = []
     if form == ".csv":
         found = records.csv_records(
@@ -127,29 +126,27 @@ def _check_head(head: list[str], where: str, line: int) -> None:
         )
 
 
-def _row(line: int, record: dict[str, object], problems: list[str]) -> Row | None:
+def _row(line: int, record: dict[str, object], problems: list[Problem]) -> Row | None:
     values: dict[str, Any] = {}
-    before = len(problems)
+    wrong: list[str] = []
     for name, value in record.items():
         if name not in COLUMNS:
-            problems.append(
-                f"line {line}: unknown column {name[:40]!r}; expected some of {', '.join(COLUMNS)}"
-            )
+            known = ", ".join(COLUMNS)
+            wrong.append(f"unknown column {name[:40]!r}; expected some of {known}")
             continue
         read, form = COLUMNS[name]
         try:
             values[name] = read(value)
         except (ValueError, TypeError, OverflowError):
-            problems.append(f"line {line}: {name} {str(value)[:60]!r}: expected {form}")
+            wrong.append(f"{name} {str(value)[:60]!r}: expected {form}")
     if "portrait" in record and "portraits" in record:
-        problems.append(f"line {line}: has both portrait and portraits; give one of them")
+        wrong.append("has both portrait and portraits; give one of them")
     elif "portrait" not in record and "portraits" not in record:
-        problems.append(
-            f"line {line}: names no portrait; expected a column 'portrait' or 'portraits'"
-        )
+        wrong.append("names no portrait; expected a column 'portrait' or 'portraits'")
     elif record.get("portrait", True) == "":
-        problems.append(f"line {line}: portrait is empty; expected the name of a picture")
-    if len(problems) > before:
+        wrong.append("portrait is empty; expected the name of a picture")
+    if wrong:
+        problems += (Problem.of_line(line, text) for text in wrong)
         return None
     portraits = values.pop("portraits", None) or [values["portrait"]]
     return Row(line, {**values, "portrait": portraits})

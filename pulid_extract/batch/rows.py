@@ -17,7 +17,7 @@ from pulid_extract.extraction.job import decide
 from pulid_extract.flags.extract import ONE_PICTURE, Flags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import InputError
-from pulid_extract.shared.records import FORMS, MAX_BYTES
+from pulid_extract.shared.records import FORMS, MAX_BYTES, Problem
 
 if TYPE_CHECKING:
     from pulid_extract.faces.choice import FaceChoice
@@ -47,8 +47,8 @@ class Planned:
         )
 
 
-def plan(flags: BatchFlags) -> tuple[list[Planned], list[str]]:
-    """(rows, problems), a line for each problem. Raises InputError for what is neither a folder nor
+def plan(flags: BatchFlags) -> tuple[list[Planned], list[Problem]]:
+    """(rows, problems). Raises InputError for what is neither a folder nor
     a manifest.
     """
     rows, problems, base = _read_rows(flags.rows)
@@ -60,20 +60,20 @@ def plan(flags: BatchFlags) -> tuple[list[Planned], list[str]]:
         try:
             one = _planned(number, row, flags.rows, common, base)
         except InputError as error:
-            problems.append(f"line {row.line}: {error}" if row.line else str(error))
+            # line 0: a folder's picture, whose name is in the message
+            at_line = Problem.of_line(row.line, error)
+            problems.append(at_line if row.line else Problem(str(error)))
             continue
         # some file systems take A and a for one name
         first = taken.setdefault(one.output.casefold(), one.name)
         if first != one.name:
-            problems.append(
-                f"{one.name}: would be written to {one.output}, as {first} is; give each its own 'out'"
-            )
+            taken_by = f"would be written to {one.output}, as {first} is; give each its own 'out'"
+            problems.append(Problem(f"{one.name}: {taken_by}", one.line or 0))
         planned.append(one)
-    problems.sort(key=lambda line: int(line.split(":")[0][5:]) if line.startswith("line ") else 0)
     return planned, problems
 
 
-def _read_rows(given: str) -> tuple[list[Row], list[str], Path]:
+def _read_rows(given: str) -> tuple[list[Row], list[Problem], Path]:
     """(rows, problems, folder that their names start from)."""
     from pulid_extract.pictures.portrait import pictures_in
 

@@ -13,7 +13,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pulid_extract.shared.errors import InputError
 
@@ -26,6 +27,21 @@ YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 Record = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be mended before anything starts."""
+
+    # One line, with its place
+    text: str
+    # Of the line or row that it is about, from 1; 0 for all of them
+    number: int = 0
+
+    @classmethod
+    def of_line(cls, number: int, text: object) -> Problem:
+        """Of a line in a file."""
+        return cls(f"line {number}: {text}", number)
 
 
 def read_text(data: bytes, where: str) -> str:
@@ -52,13 +68,18 @@ def _line_of(data: bytes, place: int) -> int:
     return data.count(b"\n", 0, place) + 1
 
 
-def listed(problems: list[str]) -> list[str]:
-    """As many of the problems as one wants to read, and how many more there are."""
-    more = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+def listed(problems: Sequence[Problem]) -> list[str]:
+    """As many of the problems as one wants to read, in the order of their places, and how many more
+    there are.
+    """
+    ordered = sorted(problems, key=lambda problem: problem.number)
+    lines = [problem.text for problem in ordered[:MAX_PROBLEMS]]
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"and {len(problems) - MAX_PROBLEMS} more")
+    return lines
 
 
-def json_lines(text: str, problems: list[str], example: str) -> Iterator[tuple[int, Record]]:
+def json_lines(text: str, problems: list[Problem], example: str) -> Iterator[tuple[int, Record]]:
     """(line, record) of every line that holds one. example: of a record, for messages."""
     # splitlines would also split at U+2028 inside a text
     for number, line in enumerate(text.split("\n"), 1):
@@ -67,7 +88,7 @@ def json_lines(text: str, problems: list[str], example: str) -> Iterator[tuple[i
         try:
             yield number, json_record(line, example)
         except InputError as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(Problem.of_line(number, error))
 
 
 def json_record(line: str, example: str) -> Record:
@@ -97,7 +118,7 @@ def _once(pairs: list[tuple[str, object]]) -> Record:
 
 def csv_records(
     text: str,
-    problems: list[str],
+    problems: list[Problem],
     check_head: Callable[[list[str], int], None] = lambda head, line: None,
 ) -> Iterator[tuple[int, Record]]:
     """(line, record) of every row. Cells that are empty are not given. check_head: may raise, for a
@@ -113,7 +134,7 @@ def csv_records(
         except StopIteration:
             return
         except csv.Error as error:
-            problems.append(f"line {start}: is not CSV ({error})")
+            problems.append(Problem.of_line(start, f"is not CSV ({error})"))
             return  # after a broken quote nothing says where the next row starts
         if not any(cell.strip() for cell in cells):
             continue
@@ -122,11 +143,17 @@ def csv_records(
             check_head(head, start)
             twice = sorted({name for name in head if head.count(name) > 1})
             if twice:
-                problems.append(f"line {start}: the column {twice[0][:40]!r} is there twice")
+                problems.append(
+                    Problem.of_line(start, f"the column {twice[0][:40]!r} is there twice")
+                )
                 return
         elif len(cells) > len(head):
             problems.append(
-                f"line {start}: has {len(cells)} cells, the header has {len(head)}; texts with a comma want quotes"
+                Problem.of_line(
+                    start,
+                    f"has {len(cells)} cells, the header has {len(head)}; texts with a comma want "
+                    "quotes",
+                )
             )
         else:
             yield (

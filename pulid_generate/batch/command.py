@@ -7,19 +7,19 @@ the same, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
 
 import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.cluster.flags import usage_error as cluster_usage_error
-from pulid_extract.shared.records import listed
+from pulid_extract.shared.records import Problem, listed
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import wants_standard_input
 from pulid_generate.batch.judging import RowChecker, Rows
+from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import Look
 from pulid_generate.batch.running import BatchRun, Outlet, Tally, print_line
 from pulid_generate.batch.serving import serve
@@ -27,7 +27,7 @@ from pulid_generate.batch.sheet import sheet_of
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.rows.manifest import Row
-from pulid_generate.rows.sources import count, line_number, make_folders, read_rows
+from pulid_generate.rows.sources import count, make_folders, read_rows
 
 GRID = ("prompts", "identities", "seeds")
 
@@ -96,13 +96,13 @@ def draw_rows(
     found: Sequence[Row],
     progress: Progress,
     whose: str,
-    problems: Sequence[str] = (),
-    tell: Callable[[Mapping[str, Any]], None] = print_line,
+    problems: Sequence[Problem] = (),
+    tell: Callable[[PictureResult], None] = print_line,
 ) -> Tally:
     """Judge all rows, draw them all, and say what came of each.
 
     whose: what the rows are of, for messages. problems: those that reading the rows found. tell:
-    gets each picture's `batch.result`, perhaps from another thread. A picture that fails is told
+    gets each picture's result, perhaps from another thread. A picture that fails is told
     and counted; raises PulidError for what stops all of them, and before any is drawn if there are
     problems.
     """
@@ -116,7 +116,7 @@ def draw_rows(
         else []
     )
     if problems or pipeline is None or session is None:
-        for line in listed(sorted(problems, key=line_number)):
+        for line in listed(problems):
             console.log(line)
         raise InputError(
             f"{whose}: {count(problems, 'problem')}, listed above; nothing was started"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.shared.records import Problem
 from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly import usage
 from pulid_generate.errors import OutputError, PulidError, RequestError
@@ -147,7 +148,6 @@ class Rows:
                 Item(
                     number=asked.row.number,
                     line=asked.row.line,
-                    where=asked.row.where,
                     index=index,
                     path=path,
                     seed=job.seed,
@@ -274,9 +274,9 @@ def _there(path: Path, parameters: str) -> str | None:
 
 
 class RowChecker:
-    """Every row looked at, before anything loads. problems: a line for each."""
+    """Every row looked at, before anything loads. problems: what was found."""
 
-    def __init__(self, flags: BatchFlags, rows: Rows, progress: Progress, problems: list[str]):
+    def __init__(self, flags: BatchFlags, rows: Rows, progress: Progress, problems: list[Problem]):
         self.flags, self.rows, self.progress, self.problems = flags, rows, progress, problems
 
     def ask(self, found: Sequence[Row]) -> dict[int, Asked]:
@@ -285,7 +285,7 @@ class RowChecker:
             try:
                 asked[row.number] = self.rows.ask(row)
             except PulidError as error:
-                self.problems.append(f"{row.where}: {error}")
+                self.problems.append(row.problem(error))
         return asked
 
     def open(self, asked: dict[int, Asked]) -> tuple[Pipeline | None, Session | None]:
@@ -302,10 +302,10 @@ class RowChecker:
                 try:
                     self.rows.read(one)
                 except PulidError as wrong:
-                    self.problems.append(f"{one.row.where}: {wrong}")
+                    self.problems.append(one.row.problem(wrong))
             if not self.problems:
                 raise
-            self.problems.append(str(error))
+            self.problems.append(Problem(str(error)))
             return None, None
 
     def items(self, asked: dict[int, Asked], pipeline: Pipeline, session: Session) -> list[Item]:
@@ -318,12 +318,12 @@ class RowChecker:
                 inputs.add(Path(name).expanduser() for name in one.flags.reference or ())
                 idle |= dict.fromkeys(usage.idle_flags(one.flags, one.was_given, pipeline.dev))
             except PulidError as error:
-                self.problems.append(f"{one.row.where}: {error}")
+                self.problems.append(one.row.problem(error))
         for item in found:
             try:
                 inputs.check(item.path)
             except OutputError as error:
-                self.problems.append(f"{item.where}: {error}")
+                self.problems.append(asked[item.number].row.problem(error))
         if self.flags.sheet is not None:
             inputs.check(Path(self.flags.sheet).expanduser())
         for line in idle:

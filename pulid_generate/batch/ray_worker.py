@@ -21,6 +21,7 @@ from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.opening import open_session
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing
+from pulid_generate.batch.lines import Status
 from pulid_generate.batch.running import CHUNK, BatchRun, Denoised, Outlet
 from pulid_generate.errors import PulidError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
@@ -28,7 +29,7 @@ from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.pipeline.text_cache import file_identity
 from pulid_generate.pipeline.texts import Prompt
 from pulid_generate.request.job import Job
-from pulid_generate.rows.items import Item, Status
+from pulid_generate.rows.items import Item
 from pulid_generate.version import __version__
 
 

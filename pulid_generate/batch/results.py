@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_writable
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import people_of
 from pulid_generate.batch.judging import Asked, Rows
+from pulid_generate.batch.lines import PictureResult, Result, ScoreResult, SheetResult
 from pulid_generate.batch.running import Tally
 from pulid_generate.errors import InputError, OutputError, PulidError, RequestError
 from pulid_generate.pictures.picture import format_of
@@ -27,7 +27,6 @@ from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_layout import Grid, Tile
 from pulid_generate.rows.manifest import Row
 
-Line = Mapping[str, Any]
 PORTRAITS = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".bmp", ".tif", ".tiff")
 NOT_DRAWN = "not drawn"
 
@@ -41,20 +40,20 @@ class Shown:
     asked: Asked
     references: tuple[Path, ...]
     seed: int | None
-    line: Line | None = None
+    result: PictureResult | None = None
     score: Score | None = None
 
     @property
     def path(self) -> Path | None:
-        return (
-            Path(self.line["output"])
-            if self.line is not None and self.line["output"] is not None
-            else None
-        )
+        if self.result is None or self.result.output is None:
+            return None
+        return Path(self.result.output)
 
     def tile(self, *facts: str, with_seed: bool = True) -> Tile:
         """facts: further lines of its caption."""
-        reason = "" if self.path is not None else (self.line or {}).get("error") or NOT_DRAWN
+        reason = ""
+        if self.path is None:
+            reason = (self.result.error if self.result is not None else None) or NOT_DRAWN
         seed = [f"seed {self.seed}"] if self.seed is not None and with_seed else []
         return Tile(self.path, "\n".join([*seed, *filter(None, facts), *self._likeness()]), reason)
 
@@ -82,12 +81,12 @@ class Look:
         found: Sequence[Row],
         sheet: str | None,
         progress: Progress,
-        tell: Callable[[Line], None],
+        tell: Callable[[Result], None],
     ):
         self.rows, self.progress, self._tell = rows, progress, tell
         self.asked = [Asked(row, *row.merged(rows.flags, rows.given)) for row in found]
         self.sheet = Path(sheet).expanduser() if sheet is not None else None
-        self._lines: dict[int, list[Line]] = defaultdict(list)
+        self._results: dict[int, list[PictureResult]] = defaultdict(list)
         if self.sheet is not None:
             format_of(self.sheet)
             if self.sheet.parent.is_dir():  # else the pictures' folder, which is not made yet
@@ -97,10 +96,10 @@ class Look:
                     f"{self.sheet}: its folder is not there; make it, or name a file in --output-dir"
                 )
 
-    def tell(self, line: Line) -> None:
+    def tell(self, result: PictureResult) -> None:
         """A line of results, one at a time."""
-        self._lines[line["row"]].append(line)
-        self._tell(line)
+        self._results[result.row].append(result)
+        self._tell(result)
 
     def check(self) -> None:
         """Whether every reference has a face, before anything is drawn. Raises PulidError."""
@@ -143,17 +142,17 @@ class Look:
     def _shown(self, asked: Asked) -> list[Shown]:
         references, flags = references_of(asked), asked.flags
         drawn = sorted(
-            self._lines[asked.row.number],
-            key=lambda line: line["seed"] if line["seed"] is not None else -1,
+            self._results[asked.row.number],
+            key=lambda result: result.seed if result.seed is not None else -1,
         )
         if flags.seed < 0:
             missing: list[int | None] = [None] * max(0, flags.batch_count - len(drawn))
         else:
             missing = list(
                 set(range(flags.seed, flags.seed + flags.batch_count))
-                - {line["seed"] for line in drawn}
+                - {result.seed for result in drawn}
             )
-        there = [Shown(asked, references, line["seed"], line) for line in drawn]
+        there = [Shown(asked, references, result.seed, result) for result in drawn]
         return sorted(
             [*there, *(Shown(asked, references, seed) for seed in missing)],
             key=lambda one: one.seed or 0,
@@ -168,8 +167,9 @@ class Look:
         for references, indices in groups.items():
             scores = self._scorer(references).scores([str(found[index].path) for index in indices])
             for index, score in zip(indices, scores, strict=True):
-                found[index] = replace(found[index], score=score)
-                self._tell(_scored(found[index].line or {}, score))
+                found[index] = one = replace(found[index], score=score)
+                if one.result is not None:
+                    self._tell(_scored(one.result, score))
         return found
 
     def _scorer(self, references: Sequence[Path]) -> Scorer:
@@ -194,28 +194,22 @@ class Look:
             ) from None
         for path in write_sheet(self.sheet, grid, console.log, 0o600 if with_faces else None):
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            self._tell(
-                {
-                    "row": None,
-                    "line": None,
-                    "status": "sheet",
-                    "output": str(path),
-                    "sha256": sha256,
-                    "error": None,
-                }
-            )
+            self._tell(SheetResult(str(path), sha256))
 
 
-def _scored(line: Line, score: Score) -> Line:
-    """The second line of a picture. error: why there is no cosine."""
-    known = {name: line[name] for name in ("row", "line", "output", "sha256", "seed")}
-    facts = {
-        "cosine": score.cosine,
-        "stranger": score.stranger,
-        "faces": score.faces,
-        "error": score.error,
-    }
-    return {**known, "status": "scored", **facts}
+def _scored(picture: PictureResult, score: Score) -> ScoreResult:
+    """The second line of a picture."""
+    return ScoreResult(
+        row=picture.row,
+        line=picture.line,
+        output=picture.output,
+        sha256=picture.sha256,
+        seed=picture.seed,
+        cosine=score.cosine,
+        stranger=score.stranger,
+        faces=score.faces,
+        error=score.error,
+    )
 
 
 def references_of(asked: Asked) -> tuple[Path, ...]:

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.batch.lines import PictureResult, Result, Status, as_json
 from pulid_generate.errors import OutputError, PulidError
-from pulid_generate.rows.items import Item, Status, in_batches, in_groups, result
+from pulid_generate.rows.items import Item, in_batches, in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +33,9 @@ Pair = tuple[Item, "Job"]
 Denoised = tuple[Item, "Job", "Tensor", tuple[int, ...], float]  # T5 tokens; seconds
 
 
-def print_line(line: Mapping[str, Any]) -> None:
+def print_line(result: Result) -> None:
     """One line of results on standard output. Raises OutputError, BrokenPipeError."""
-    console.write_line(json.dumps(line, ensure_ascii=False))
+    console.write_line(as_json(result))
 
 
 class Tally:
@@ -47,7 +47,7 @@ class Tally:
         self,
         expected: int | None,
         progress: Progress,
-        tell: Callable[[Mapping[str, Any]], None] = print_line,
+        tell: Callable[[PictureResult], None] = print_line,
     ):
         self.expected, self.progress, self.tell = expected, progress, tell
         self.counts: dict[str, int] = {}
@@ -58,16 +58,15 @@ class Tally:
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def report(self, line: Mapping[str, Any]) -> None:
+    def report(self, result: PictureResult) -> None:
         """Tell one line of results. Raises what `tell` raises."""
         with self._lock:
-            status = line["status"]
-            self.counts[status] = self.counts.get(status, 0) + 1
-            self.tell(line)
-            if line["error"] is not None:
-                console.log(f"row {line['row']}: {line['error']}")
-            elif status == "done":
-                self.progress.log(f"row {line['row']}: {line['output']}{self._pace()}")
+            self.counts[result.status] = self.counts.get(result.status, 0) + 1
+            self.tell(result)
+            if result.error is not None:
+                console.log(f"row {result.row}: {result.error}")
+            elif result.status == "done":
+                self.progress.log(f"row {result.row}: {result.output}{self._pace()}")
 
     def _pace(self) -> str:
         done = self.total - self.counts.get("skipped", 0)
@@ -94,7 +93,7 @@ class Outlet:
         self.full: OutputError | None = None
 
     def skipped(self, item: Item, sha256: str | None) -> None:
-        self.tally.report(_line("skipped", item, sha256=sha256))
+        self.tally.report(_result("skipped", item, sha256=sha256))
 
     def drawn(self, item: Item, data: bytes, seconds: float) -> None:
         """Write the file, and only then say so. seconds: that it took until now."""
@@ -112,11 +111,11 @@ class Outlet:
             return
         seconds += time.perf_counter() - started
         self.tally.report(
-            _line("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds)
+            _result("done", item, sha256=hashlib.sha256(data).hexdigest(), seconds=seconds)
         )
 
     def failed(self, item: Item, error: object) -> None:
-        self.tally.report(_line("failed", item, error=str(error)))
+        self.tally.report(_result("failed", item, error=str(error)))
 
 
 class BatchRun:
@@ -282,11 +281,13 @@ class BatchRun:
             self.outlet.drawn(item, data, seconds + time.perf_counter() - started)
 
 
-def _line(status: Status, item: Item, **more: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "number": item.number,
-        "line": item.line,
-        "seed": item.seed,
-        "identities": item.identities,
-    }
-    return result(status, output=None if status == "failed" else item.path, **facts, **more)
+def _result(status: Status, item: Item, **more: Any) -> PictureResult:
+    return PictureResult(
+        status,
+        row=item.number,
+        line=item.line,
+        output=None if status == "failed" else str(item.path),
+        seed=item.seed,
+        identities=item.identities,
+        **more,
+    )

@@ -11,10 +11,10 @@ from pulid_extract.shared.records import MAX_LINE
 from pulid_generate.assembly import usage
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch.judging import Inputs, Rows
+from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.running import BatchRun, Outlet, Tally
 from pulid_generate.errors import InputError, PulidError, RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.rows.items import result
 from pulid_generate.rows.manifest import parse_line
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def answer(
         inputs.check(items[0].path)
         make_folders(items)
     except PulidError as error:
-        tally.report(result("failed", number=number, line=number, error=str(error)))
+        tally.report(PictureResult("failed", number, number, error=str(error)))
         return
     run = BatchRun(
         rows.finder({number: asked}, pipeline, session),
@@ -100,6 +100,4 @@ def answer(
         )
     # such as a prompt's encoder that does not fit; standard output that is closed raises again
     except PulidError as error:
-        tally.report(
-            result("failed", number=number, line=number, seed=items[0].seed, error=str(error))
-        )
+        tally.report(PictureResult("failed", number, number, seed=items[0].seed, error=str(error)))

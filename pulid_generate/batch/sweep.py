@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import typer
@@ -16,6 +16,7 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import people_of, wants_standard_input
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
+from pulid_generate.batch.lines import Result, SheetResult
 from pulid_generate.batch.results import Look, Shown
 from pulid_generate.batch.running import print_line
 from pulid_generate.errors import PulidError
@@ -96,9 +97,11 @@ def _row_error(rows: Rows, first: Row) -> str | None:
     return usage.usage_error(flags, given.__contains__)
 
 
-def _print_without_file(line: Mapping[str, Any]) -> None:
+def _print_without_file(result: Result) -> None:
     """A line of results; pictures that are not kept have no name."""
-    print_line(line if line["status"] == "sheet" else {**line, "output": None})
+    if not isinstance(result, SheetResult):
+        result = replace(result, output=None)
+    print_line(result)
 
 
 def grid_of(axes: Sequence[Axis], shown: Sequence[Shown]) -> Grid:

@@ -1,5 +1,5 @@
-"""Pictures of a batch: what is known of each before it is drawn, the order in which nothing loads
-twice, and the line each gets.
+"""Pictures of a batch: what is known of each before it is drawn, and the order in which nothing
+loads twice.
 
 Knows no model, no flag and no manifest. Imports no torch.
 """
@@ -10,16 +10,14 @@ import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-Status = Literal["done", "skipped", "failed"]
+from typing import Any
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
     """One picture of a row, judged and not yet drawn: little enough to keep for every row.
 
-    number, line, where: of its row. index: of the row's pictures. path: what is written. key: items
+    number, line: of its row. index: of the row's pictures. path: what is written. key: items
     of equal keys may share a batch. loras: what must be on Flux. prompts: what text encoders read.
     identities: hashes, for folding. metadata: whether the file tells what made it. done: the
     SHA-256 of what an earlier run has made of the same inputs.
@@ -27,7 +25,6 @@ class Item:
 
     number: int
     line: int | None
-    where: str
     index: int
     path: Path
     seed: int
@@ -67,32 +64,3 @@ def in_groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     """At most `size` of them at a time, in their order."""
     while group := list(itertools.islice(items, size)):
         yield group
-
-
-def result(
-    status: Status,
-    *,
-    number: int,
-    line: int | None,
-    output: Path | None = None,
-    sha256: str | None = None,
-    seed: int | None = None,
-    identities: Sequence[str] = (),
-    seconds: float = 0.0,
-    error: str | None = None,
-) -> dict[str, Any]:
-    """What a row's line of JSON says. identity: the person's file, None for nobody; identities
-    where there are several.
-    """
-    line_of = {
-        "row": number,
-        "line": line,
-        "status": status,
-        "output": str(output) if output is not None else None,
-        "sha256": sha256,
-        "seed": seed,
-        "identity": identities[0] if identities else None,
-        "seconds": round(seconds, 3),
-        "error": error,
-    }
-    return line_of | ({"identities": list(identities)} if len(identities) > 1 else {})

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from pulid_extract.shared import records
-from pulid_extract.shared.records import SEPARATOR
+from pulid_extract.shared.records import SEPARATOR, Problem
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.drawing import DrawingFlags
@@ -74,6 +74,10 @@ class Row:
         kept = frozenset(given) - values.keys()
         return replace(common, **values), kept | self.values.keys()
 
+    def problem(self, error: object) -> Problem:
+        """What is wrong with this row."""
+        return Problem(f"{self.where}: {error}", self.line or self.number)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -87,15 +91,16 @@ class Column:
     check: Callable[[Any], Any] | None = None
 
 
-def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[Row], list[str]]:
+def read_manifest(
+    data: bytes, where: str, form: str, base: Path
+) -> tuple[list[Row], list[Problem]]:
     """(rows, problems) of a manifest. form: ".jsonl" or ".csv". base: the folder that file names
     start from.
 
-    A problem is one line with the number of the line it is about. Raises InputError for what is no
-    such text at all.
+    Raises InputError for what is no such text at all.
     """
     text = records.read_text(data, where)
-    problems: list[str] = []
+    problems: list[Problem] = []
     rows: list[Row] = []
     number = 0
     for line, record in _records(text, form, problems):
@@ -103,7 +108,7 @@ def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[
         try:
             rows.append(read_row(record, number, line, base))
         except RequestError as error:
-            problems.append(f"line {line}: {error}")
+            problems.append(Problem.of_line(line, error))
     if not number and not problems:
         raise InputError(
             f"{where}: holds no row; expected one generation in each, such as {EXAMPLE}"
@@ -114,7 +119,7 @@ def read_manifest(data: bytes, where: str, form: str, base: Path) -> tuple[list[
 EXAMPLE = '{"prompt": "in the rain", "seed": 7}'
 
 
-def _records(text: str, form: str, problems: list[str]) -> Iterator[tuple[int, records.Record]]:
+def _records(text: str, form: str, problems: list[Problem]) -> Iterator[tuple[int, records.Record]]:
     return (
         records.csv_records(text, problems)
         if form == ".csv"

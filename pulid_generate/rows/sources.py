@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pulid_extract.shared.records import FORMS, MAX_BYTES
+from pulid_extract.shared.records import FORMS, MAX_BYTES, Problem
 from pulid_extract.shared.writing import check_writable
 from pulid_generate.errors import InputError, OutputError
 from pulid_generate.flags.commands import BatchFlags
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     pass
 
 
-def read_rows(flags: BatchFlags) -> tuple[list[Row], list[str]]:
+def read_rows(flags: BatchFlags) -> tuple[list[Row], list[Problem]]:
     if flags.manifest is None:
         return grid(flags.prompts, flags.identities, flags.seeds), []
     path = Path(flags.manifest).expanduser()
@@ -49,11 +49,6 @@ def make_folders(items: Sequence[Item]) -> None:
             if path.name[1:].rsplit(".", 2)[0] in ours:
                 path.unlink(missing_ok=True)
         check_writable(folder / next(iter(ours)))
-
-
-def line_number(problem: str) -> int:
-    words = problem.replace(":", " ").split()
-    return int(words[1]) if words[:1] in (["line"], ["row"]) and words[1].isdigit() else 0
 
 
 def count(things: Sequence[object] | int, noun: str) -> str:

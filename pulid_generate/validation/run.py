@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import wants_standard_input
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
+from pulid_generate.batch.lines import PictureResult
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags, Flags, ValidateFlags
 from pulid_generate.flags.names import flag_name
@@ -188,16 +189,16 @@ def _draw(
         )
         for number, shot in enumerate(shots, 1)
     ]
-    results: dict[int, Mapping[str, Any]] = {}
+    results: dict[int, PictureResult] = {}
     draw_rows(
         Rows(BatchFlags.of_command(flags, prompts=None, seeds=None), given),
         rows,
         progress,
         "validate",
-        tell=lambda line: results.__setitem__(line["row"], line),
+        tell=lambda result: results.__setitem__(result.row, result),
     )
     return [
-        replace(shot, sha256=results[number]["sha256"], error=results[number]["error"])
+        replace(shot, sha256=results[number].sha256, error=results[number].error)
         for number, shot in enumerate(shots, 1)
     ]
 
