@@ -118,6 +118,18 @@ def test_who_says_that_it_imports_no_torch_is_held_to_it(tree):
             assert module in held, f"{path}: not in WITHOUT_TORCH"
 
 
+def test_a_folder_that_lists_its_files_lists_them_all(tree):
+    for module, path in tree.files.items():
+        if path.name != "__init__.py":
+            continue
+        said = make_folder_tables.docstring_of(path)
+        listed = re.findall(r"^ {4}(\w+\.py|\w+/) {2,}\S", said, re.MULTILINE)
+        if listed:
+            files = {file.name for file in path.parent.glob("*.py")} - {"__init__.py"}
+            folders = {f"{file.parent.name}/" for file in path.parent.glob("*/__init__.py")}
+            assert sorted(listed) == sorted(files | folders), module
+
+
 def test_commands_are_for_the_command_line_alone(tree):
     assert not import_rules.commands_imported(tree)
 
