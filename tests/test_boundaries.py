@@ -164,7 +164,9 @@ SOUND = {
     "pulid_generate/commands/draw.py": "def draw():\n    import pulid_generate.pipeline.order\n",
     "pulid_generate/commands/pull.py": "",
     "pulid_generate/pipeline/__init__.py": "",
-    "pulid_generate/pipeline/order.py": "import torch\nfrom pulid_generate.request.job import Job\n",
+    "pulid_generate/pipeline/order.py": (
+        "import torch\nfrom pulid_generate.request.job import Job\n"
+    ),
     "pulid_generate/request/__init__.py": "",
     "pulid_generate/request/job.py": (
         "from pulid_extract.shared.errors import PulidError\nclass Job: ...\n"

@@ -123,7 +123,8 @@ def test_command_lines_of_the_readme_use_flags_that_exist():
     assert {name for name, _ in commands(shell)} == {*FLAGS}
     assert not wrong_flags(shell)
     assert wrong_flags(
-        "x | pulid-extract --portrait - --seed 1; for w in 1; do pulid-generate verify --steps=4 \\\n --no-such; done"
+        "x | pulid-extract --portrait - --seed 1; "
+        "for w in 1; do pulid-generate verify --steps=4 \\\n --no-such; done"
     ) == [
         "pulid-extract --seed",
         "pulid-generate verify --no-such",

@@ -91,7 +91,7 @@ def relative(tree: Tree) -> list[str]:
     return broken
 
 
-# --------------------------------------------------------------------- one: between the two packages
+# -------------------------------------------------------------------- one: between the two packages
 
 
 def between_packages(tree: Tree) -> list[str]:
@@ -109,7 +109,7 @@ def between_packages(tree: Tree) -> list[str]:
     return broken
 
 
-# ------------------------------------------------------------------------------- two: downwards only
+# ------------------------------------------------------------------------------ two: downwards only
 
 
 def upwards(tree: Tree, order: dict[str, tuple[str, ...]]) -> list[str]:
