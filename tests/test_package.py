@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from conftest import ROOT
+from support.paths import ROOT
 
 PACKAGES = ("pulid_extract", "pulid_generate")
 

@@ -4,7 +4,7 @@ no torch.
 Weights are counted tensor by tensor from the file's header. Activations are formulas whose
 constants were measured: the peak of live tensors (running sum of torch.profiler's memory events) of
 seeded models of several widths and sizes on a CPU, in float32 and bfloat16, torch 2.15 and
-diffusers 0.42.1. Each constant says what came out; tests/test_generate_plan.py measures two of them
+diffusers 0.42.1. Each constant says what came out; tests/generate/memory/test_plan.py measures two of them
 again. Attention scores are left out where torch's scaled_dot_product_attention does not store them.
 
 Shapes: L image tokens, T text tokens, N tokens of an identity, D hidden width.

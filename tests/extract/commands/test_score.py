@@ -1,0 +1,337 @@
+"""`pulid-extract score`: cosines of faces, whose network says so, and when the exit code is 1."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.coloured_faces import GREEN, RED, picture
+from support.portrait_models import models_folder, write_projection
+
+from pulid_extract import cli, encode_embedding
+from pulid_extract.commands import score as command
+from pulid_extract.faces.recognizer import Recognizer
+from pulid_extract.faces.scoring import Score, Tally, cosines_to, most_alike
+from pulid_extract.shared.errors import FaceError, WeightsError
+
+PICTURES = {
+    "me": ((2, 2, RED),),
+    "again": ((2, 2, RED), (15, 6, GREEN)),  # the same pixels around the face, and somebody smaller
+    "other": ((9, 10, GREEN),),
+    "nobody": (),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for name, patches in PICTURES.items():
+        Image.fromarray(picture(*patches)).save(folder / f"{name}.png")
+    return folder
+
+
+def run(capfd, monkeypatch, photos, *arguments, stdin: bytes = b"") -> tuple[int, str, str]:
+    monkeypatch.chdir(photos)
+    monkeypatch.setattr(sys, "argv", ["pulid-extract", "score", *map(str, arguments)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    monkeypatch.setenv("PULID_MODELS_DIR", str(models_folder()))
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+@functools.cache
+def extractor():
+    from pulid_extract.extraction.extractor import Extractor
+
+    return Extractor.load(models_dir=models_folder(), device="cpu", roles=("antelopev2",))
+
+
+def test_the_vector_is_the_extractions(photos):
+    image = picture(*PICTURES["again"])
+    recognizer = Recognizer.of_pack(models_folder() / "antelopev2")
+    (first, *_) = extractor().detect(image)
+    chosen = extractor().recognise(image)
+    assert recognizer.name == "glintr100.onnx"
+    vector = recognizer.embed(np.ascontiguousarray(image[..., ::-1]), chosen.face.landmarks)
+    np.testing.assert_allclose(vector, chosen.vector, rtol=1e-5, atol=1e-4)
+    with pytest.raises(FaceError, match="on top of each other"):
+        recognizer.embed(image, np.full((5, 2), np.nan, np.float32))
+    assert first.score > 0.9
+
+
+def test_a_table_with_a_stranger(photos, capfd, monkeypatch):
+    code, out, err = run(
+        capfd,
+        monkeypatch,
+        photos,
+        "--reference",
+        "me.png",
+        "--stranger",
+        "other.png",
+        "me.png",
+        "again.png",
+        "other.png",
+        "nobody.png",
+    )
+    assert code == 0
+    sha = Recognizer.of_pack(models_folder() / "antelopev2").sha256
+    head, columns, me, again, other, nobody = out.splitlines()
+    assert head == f"ArcFace cosine to the reference by glintr100.onnx (sha256 {sha[:12]})"
+    assert columns.split() == ["cosine", "best", "stranger", "faces", "picture"]
+    assert me.split()[:2] == ["1.000", "1.000"]
+    assert me.split()[3:] == ["1", "me.png"]
+    assert again.split()[0] == "1.000"  # the most alike of two, not the stranger beside
+    assert again.split()[3] == "2"
+    assert float(other.split()[0]) < 0.5
+    assert other.split()[2] == "1.000"
+    assert nobody.split()[:3] == ["no", "face", "0"]
+    assert "4 pictures: mean" in err
+    assert "1 without a face" in err
+    assert "--recognizer takes an independent one" in err
+    assert "stranger is as like as the reference in 1 of 3 pictures" in err
+
+
+def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
+    arguments = (
+        "--reference",
+        "me.png",
+        "--reference",
+        "other.png",
+        "--json",
+        "again.png",
+        "nobody.png",
+    )
+    code, out, _ = run(capfd, monkeypatch, photos, *arguments, "--face-order", "right")
+    assert code == 0
+    found, nobody = map(json.loads, out.splitlines())
+    assert found["status"] == "ok"
+    assert found["face"] == 0
+    assert found["box"][0] > 400  # the right one
+    assert found["cosine"] == pytest.approx(np.mean(found["cosines"]), abs=1e-4)
+    assert found["best"] == max(found["cosines"])
+    assert len(found["cosines"]) == 2
+    assert found["recognizer"]["name"] == "glintr100.onnx"
+    assert len(found["recognizer"]["sha256"]) == 64
+    assert (nobody["status"], nobody["cosine"], nobody["cosines"]) == ("no face", None, [])
+    best = json.loads(run(capfd, monkeypatch, photos, *arguments)[1].splitlines()[0])
+    assert best["box"][0] < 100
+    assert best["cosine"] > found["cosine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("me.png", "again.png", "--min", "0.9", "--min-mean", "0.9"), 0, ""),
+        (("me.png", "other.png", "--min", "0.9"), 1, "1 of 2 pictures below --min 0.9"),
+        (
+            ("me.png", "nobody.png", "--min", "0.1"),
+            1,
+            "1 of 2 pictures below --min 0.1, or without a face",
+        ),
+        (("me.png", "other.png", "--min-mean", "0.9"), 1, "below --min-mean 0.9"),
+        (("nobody.png", "--min-mean", "-1"), 1, "the mean is not there"),
+        (("me.png", "broken.png"), 1, "1 of 2 pictures cannot be read"),
+    ],
+)
+def test_exit_codes_for_ci(arguments, code, message, photos, capfd, monkeypatch):
+    (photos / "broken.png").write_bytes(b"no picture")
+    ended, out, err = run(capfd, monkeypatch, photos, "--reference", "me.png", *arguments)
+    assert ended == code
+    assert message in err.splitlines()[-1]
+    # all are scored before it fails
+    assert len(out.splitlines()) == 2 + sum(name.endswith(".png") for name in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("--reference", "me.pulidembd", "me.png"),
+            1,
+            "holds identity tokens and no face vector; give the picture it was made from",
+        ),
+        (("--reference", "nobody.png", "me.png"), 1, "nobody.png: no face found in this reference"),
+        (
+            ("--reference", "me.png", "--stranger", "nobody.png", "me.png"),
+            1,
+            "no face found in this stranger",
+        ),
+        (
+            ("--reference", "me.png", "--recognizer", "none.onnx", "me.png"),
+            1,
+            "none.onnx: cannot be read",
+        ),
+        (
+            ("--reference", "me.png", "--recognizer", "me.png", "me.png"),
+            1,
+            "me.png: onnxruntime cannot open it",
+        ),
+        (
+            ("--reference", "me.png", "--sheet", "me.png", "me.png"),
+            1,
+            "--sheet would overwrite an input",
+        ),
+        (("--reference", "-", "-"), 2, "standard input holds one picture"),
+        (("me.png",), 2, "--reference"),
+        (("--reference", "me.png"), 2, "IMAGES"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(arguments, code, message, photos, capfd, monkeypatch):
+    (photos / "me.pulidembd").write_bytes(encode_embedding(np.ones((32, 2048), np.float32)))
+    ended, out, err = run(capfd, monkeypatch, photos, *arguments)
+    assert (ended, out) == (code, "")
+    assert message in err
+
+
+def test_standard_input_and_a_stranger_who_is_none(photos, capfd, monkeypatch):
+    code, out, err = run(
+        capfd,
+        monkeypatch,
+        photos,
+        *("--reference", "me.png", "--stranger", "again.png", "-", "--json"),
+        stdin=(photos / "me.png").read_bytes(),
+    )
+    assert code == 0
+    assert json.loads(out)["cosine"] == 1.0
+    assert "the stranger is like the reference (cosine 1.00)" in err
+    assert "again.png: 2 faces, the largest is the stranger" in err
+
+
+def test_another_recogniser_says_its_name_and_another_number(photos, tmp_path, capfd, monkeypatch):
+    own, wrong = tmp_path / "own.onnx", tmp_path / "wrong.onnx"
+    write_projection(own, 112, 64)
+    write_projection(wrong, 192, 64)
+    numbers = []
+    for more in ((), ("--recognizer", own)):
+        _, out, err = run(
+            capfd, monkeypatch, photos, "--reference", "me.png", "--json", "other.png", *more
+        )
+        numbers.append(json.loads(out))
+    assert numbers[1]["recognizer"] == {"name": "own.onnx", "sha256": Recognizer(own).sha256}
+    assert numbers[0]["cosine"] != numbers[1]["cosine"]
+    assert "independent" not in err
+    with pytest.raises(
+        WeightsError, match=r"takes 1 of \?x3x192x192 and gives 1; an ArcFace-shaped recogniser"
+    ):
+        Recognizer(wrong)
+    with pytest.raises(WeightsError, match="no ArcFace network"):
+        Recognizer.of_pack(photos)
+
+
+def test_mean_and_scale_follow_the_graph(tmp_path):
+    """insightface's rule: a graph that begins with Sub and Mul normalises by itself."""
+    import onnx
+
+    plain, own = tmp_path / "plain.onnx", tmp_path / "own.onnx"
+    write_projection(plain, 112, 64)
+    model = onnx.load(plain)
+    for node, name in zip(model.graph.node, ("Sub_0", "Mul_1"), strict=False):
+        node.name = name
+    onnx.save(model, own)
+    assert (Recognizer(plain)._model.input_mean, Recognizer(plain)._model.input_std) == (
+        127.5,
+        127.5,
+    )
+    assert (Recognizer(own)._model.input_mean, Recognizer(own)._model.input_std) == (0.0, 1.0)
+
+
+def test_a_contact_sheet(photos, tmp_path, capfd, monkeypatch):
+    sheet = tmp_path / "sheet.png"
+    code, _, _ = run(
+        capfd,
+        monkeypatch,
+        photos,
+        "--reference",
+        "me.png",
+        "other.png",
+        "nobody.png",
+        "me.png",
+        "--sheet",
+        sheet,
+        "--stranger",
+        "other.png",
+    )
+    assert code == 0
+    image = Image.open(sheet)
+    assert image.height > 2 * command.TILE
+    assert image.width > 3 * command.TILE
+    assert str(photos).encode() not in sheet.read_bytes()
+    code, out, err = run(
+        capfd,
+        monkeypatch,
+        photos,
+        "--reference",
+        "me.png",
+        *["me.png"] * (command.ON_A_SHEET + 1),
+        "--sheet",
+        tmp_path / "b.png",
+    )
+    assert (code, out) == (1, "")
+    assert f"a sheet holds {command.ON_A_SHEET}" in err
+
+
+def test_the_sheet_is_sorted():
+    tile = np.zeros((8, 8, 3), np.uint8)
+    looked = [
+        command.Looked(Score("b", "ok", (0.2,)), tile=tile),
+        command.Looked(Score("d", "no face"), tile=tile),
+        command.Looked(Score("a", "ok", (0.9, 0.7)), tile=tile),
+        command.Looked(Score("c", "ok", (-0.5,)), tile=tile),
+        command.Looked(Score("e", "failed"), tile=None),
+    ]
+    assert [caption.splitlines() for caption, _ in command.tiles_of(looked)] == [
+        ["0.800", "a"],
+        ["0.200", "b"],
+        ["-0.500", "c"],
+        ["no face", "d"],
+    ]
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+def test_cosines_ignore_length_and_nothing_is_like_nothing():
+    assert cosines_to(
+        np.array([3.0, 0.0]), [np.array([0.5, 0.0]), np.array([0.0, 2.0]), np.array([-1.0, 0.0])]
+    ) == (
+        1.0,
+        0.0,
+        -1.0,
+    )
+    assert cosines_to(np.zeros(2), [np.ones(2)]) == (0.0,)
+
+
+def test_the_most_alike_is_by_the_mean():
+    references = [np.array([1.0, 0.0]), np.array([0.0, 1.0])]
+    assert (
+        most_alike([np.array([1.0, 0.0]), np.array([1.0, 1.0]), np.array([-1.0, 0.0])], references)
+        == 1
+    )
+
+
+def test_a_tally():
+    tally = Tally(limit=0.5)
+    for score in (
+        Score("a", "ok", (0.8, 0.6), 0.1),
+        Score("b", "ok", (0.4,), 0.4),
+        Score("c", "no face"),
+        Score("d", "failed", error="broken"),
+    ):
+        tally.add(score)
+    assert tally.mean == pytest.approx(0.55)
+    assert (tally.count, tally.scored, tally.below, tally.fooled) == (4, 2, 3, 1)
+    assert tally.line() == "4 pictures: mean 0.550, lowest 0.400 (b), 1 without a face, 1 failed"
+    assert Tally().line() == "0 pictures"
+    assert Tally().mean is None

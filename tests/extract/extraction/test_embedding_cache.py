@@ -1,0 +1,387 @@
+"""The embedding cache and the remembered hashes: what opens an entry, what does not, how much there
+may be, and what is left on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.coloured_faces import GREEN, RED, picture
+from support.paths import ROOT
+from support.portrait_models import models_folder
+
+from pulid_extract import cli
+from pulid_extract.extraction.embedding_cache import MAGIC, EmbeddingCache, Key, Stored, key_of
+from pulid_extract.files import file_hashes
+from pulid_extract.files.file_hashes import FileHashes
+from pulid_extract.shared.cache_folder import default_folder
+from pulid_extract.shared.errors import InputError, OutputError
+
+PORTRAIT, OTHER = b"a portrait" * 100, b"another portrait" * 100
+SETTINGS = {"dtype": "f16", "weights": {"eva_clip": ["00ff"]}}
+STORED = Stored(
+    b"GGUF the embedding of a face" * 500, {"portraits": [{"sha256": "beef"}], "cosines": None}
+)
+
+
+# ------------------------------------------------------------------------------------------ entries
+
+
+def test_an_entry_comes_back_as_it_was(tmp_path):
+    cache, key = EmbeddingCache(tmp_path), key_of([PORTRAIT], SETTINGS)
+    assert cache.get(key) is None
+    cache.put(key, STORED)
+    assert cache.get(key) == STORED
+    (entry,) = cache.entries()
+    assert entry.name == key.name
+    assert entry.size == (cache.folder / entry.name).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("portraits", "settings"),
+    [
+        ([OTHER], SETTINGS),
+        ([PORTRAIT, OTHER], SETTINGS),
+        ([PORTRAIT + b"x"], SETTINGS),
+        ([PORTRAIT], {**SETTINGS, "dtype": "f32"}),
+        ([PORTRAIT], {**SETTINGS, "weights": {"eva_clip": ["00fe"]}}),
+    ],
+)
+def test_another_portrait_option_or_weight_is_another_entry(portraits, settings, tmp_path):
+    cache, key, other = (
+        EmbeddingCache(tmp_path),
+        key_of([PORTRAIT], SETTINGS),
+        key_of(portraits, settings),
+    )
+    cache.put(key, STORED)
+    assert other.name != key.name
+    assert cache.get(other) is None
+    # nor does the file open under the right name with the wrong secret
+    assert cache.get(Key(key.name, other.secret)) is None
+
+
+def test_the_order_of_portraits_is_no_matter():
+    assert key_of([PORTRAIT, OTHER], SETTINGS) == key_of([OTHER, PORTRAIT], SETTINGS)
+
+
+def test_what_is_on_disk_says_nothing(tmp_path):
+    """No embedding, no facts, no hash that a .pulidembd or a report holds; the same twice is not
+    even the same file.
+    """
+    cache, key = EmbeddingCache(tmp_path), key_of([PORTRAIT], SETTINGS)
+    cache.put(key, STORED)
+    path = cache.folder / key.name
+    first = path.read_bytes()
+    cache.put(key, STORED)
+    assert first != path.read_bytes()
+    assert first.startswith(MAGIC)
+    sha256 = hashlib.sha256(PORTRAIT)
+    for word in (
+        b"GGUF",
+        b"embedding of",
+        b"portraits",
+        b"beef",
+        sha256.digest(),
+        sha256.hexdigest().encode(),
+        key.secret[:8],
+    ):
+        assert word not in first
+        assert word not in key.name.encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "empty", "foreign"])
+def test_a_damaged_entry_is_none_and_goes(damage, tmp_path):
+    cache, key = EmbeddingCache(tmp_path), key_of([PORTRAIT], SETTINGS)
+    cache.put(key, STORED)
+    path = cache.folder / key.name
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    path.write_bytes(
+        {"short": whole[:-1], "flipped": bytes(flipped), "empty": b"", "foreign": b"x" * 999}[
+            damage
+        ]
+    )
+    assert cache.get(key) is None
+    assert not path.exists()
+    cache.put(key, STORED)
+    assert cache.get(key) == STORED
+
+
+def test_the_longest_unused_go_first(tmp_path):
+    keys = [key_of([bytes([number])], SETTINGS) for number in range(4)]
+    cache = EmbeddingCache(tmp_path)
+    for number, key in enumerate(keys[:3]):
+        cache.put(key, STORED)
+        os.utime(cache.folder / key.name, (1000 + number, 1000 + number))
+    assert cache.get(keys[0]) is not None  # now the last used
+    cache.limit = 3 * cache.entries()[0].size
+    cache.put(keys[3], STORED)
+    assert {entry.name for entry in cache.entries()} == {keys[0].name, keys[2].name, keys[3].name}
+    cache.limit = 1
+    cache.put(keys[1], STORED)
+    assert [entry.name for entry in cache.entries()] == [keys[1].name]  # the newest always stays
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    cache = EmbeddingCache(tmp_path)
+    cache.put(key_of([OTHER], SETTINGS), STORED)
+    old, young = cache.folder / ".old.part", cache.folder / ".young.part"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    cache.put(key_of([PORTRAIT], SETTINGS), STORED)
+    assert not old.exists()
+    assert young.exists()  # another process may be at it
+    assert len(cache.entries()) == 2
+
+
+def test_many_at_once(tmp_path):
+    size = len(PORTRAIT) * 40
+    keys = [key_of([bytes([number])], SETTINGS) for number in range(6)]
+    wrong: list[object] = []
+
+    def work() -> None:
+        cache = EmbeddingCache(tmp_path, limit=3 * size)
+        for key in keys * 3:
+            cache.put(key, STORED)
+            if cache.get(key) not in (None, STORED):
+                wrong.append(key)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert not [path for path in (tmp_path / "embeddings").iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_that_cannot_be_is_an_error(tmp_path):
+    (tmp_path / "embeddings").write_text("a file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        EmbeddingCache(tmp_path).put(key_of([PORTRAIT], SETTINGS), STORED)
+    assert EmbeddingCache(tmp_path).entries() == []
+
+
+def test_where_it_is(monkeypatch):
+    for name in ("PULID_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_folder() == Path("/home/me/.cache/pulid-flux-toolkit")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert default_folder() == Path("/caches/pulid-flux-toolkit")
+    monkeypatch.setenv("PULID_CACHE_DIR", "~/mine")
+    assert default_folder() == Path("/home/me/mine")
+
+
+# -------------------------------------------------------------------------------- remembered hashes
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_a_hash_is_remembered_until_the_file_changes(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(file_hashes, "YOUNG", -1.0)
+    want = hashlib.sha256(b"weights").hexdigest()
+    hashes = FileHashes(tmp_path / "cache")
+    assert hashes.known(weights) is None
+    assert hashes.of(weights) == want
+    assert FileHashes(tmp_path / "cache").known(weights) == want
+    assert stat.S_IMODE((tmp_path / "cache" / file_hashes.MEMORY).stat().st_mode) == 0o600
+    seen = weights.stat()
+    weights.write_bytes(b"changed")  # as long, and with the time set back: only ctime tells
+    os.utime(weights, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    fresh = FileHashes(tmp_path / "cache")
+    assert fresh.known(weights) is None
+    assert fresh.of(weights) == hashlib.sha256(b"changed").hexdigest()
+
+
+def test_a_file_that_just_changed_is_not_remembered(weights, tmp_path):
+    hashes = FileHashes(tmp_path / "cache")
+    assert hashes.of(weights) == hashlib.sha256(b"weights").hexdigest()
+    assert FileHashes(tmp_path / "cache").known(weights) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"x": 1}', b"\xff" * 9, b"[" * 100_000])
+def test_a_damaged_memory_is_none(content, weights, tmp_path):
+    (tmp_path / file_hashes.MEMORY).write_bytes(content)
+    assert FileHashes(tmp_path).known(weights) is None
+
+
+def test_no_folder_no_memory(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(file_hashes, "YOUNG", -1.0)
+    assert FileHashes(None).of(weights)
+    assert list(tmp_path.iterdir()) == [weights]
+    with pytest.raises(InputError, match="cannot be read"):
+        FileHashes(None).of(tmp_path / "none")
+
+
+# --------------------------------------------------------------------------------- the command line
+
+
+def run(capfd, monkeypatch, *arguments) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["pulid-extract", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capfd.readouterr()
+
+
+@pytest.fixture
+def caching(tmp_path, monkeypatch):
+    """A cache of this test's own, switched on."""
+    folder = tmp_path / "cache"
+    monkeypatch.delenv("PULID_NO_CACHE")
+    monkeypatch.setenv("PULID_CACHE_DIR", str(folder))
+    monkeypatch.setenv("PULID_MODELS_DIR", str(models_folder()))
+    monkeypatch.setattr(file_hashes, "YOUNG", -1.0)
+    return folder
+
+
+def save(path: Path, *patches) -> Path:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(*patches)).save(buffer, "PNG")
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # an import of it fails
+from pulid_extract import cli
+sys.argv = ["pulid-extract", *sys.argv[1:]]
+cli.main()
+assert not {"cv2", "insightface", "onnxruntime", "timm"} & set(sys.modules)
+"""
+
+
+def test_the_same_portrait_again_needs_no_network_and_says_the_same(
+    caching, tmp_path, capfd, monkeypatch
+):
+    me, out = (
+        save(tmp_path / "myfacename.png", (2, 2, RED), (9, 10, GREEN)),
+        tmp_path / "out.pulidembd",
+    )
+    code, first, said = run(capfd, monkeypatch, "--portrait", me, "-o", out, "--json")
+    assert code == 0, said
+    made = out.read_bytes()
+    out.unlink()
+    again = [sys.executable, "-c", WITHOUT_TORCH, "--portrait", str(me), "-o", str(out), "--json"]
+    done = subprocess.run(again, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == made
+    before, after = json.loads(first), json.loads(done.stdout)
+    assert (before.pop("cached"), after.pop("cached")) == (False, True)
+    assert before == after
+    warnings = [line for line in said.splitlines() if "quality" in line or "warning" in line]
+    assert warnings
+    assert all(line in done.stderr for line in warnings)
+    assert "taken from the embedding cache" in done.stderr
+
+    # other options, another portrait, --no-cache and pictures make it anew: without torch they
+    # cannot
+    for more in (
+        ["--dtype", "f32"],
+        ["--no-cache"],
+        ["--face-order", "right"],
+        ["--crop-image", str(tmp_path / "c.png")],
+    ):
+        assert (
+            subprocess.run([*again, *more], capture_output=True, text=True, cwd=ROOT).returncode
+            != 0
+        ), more
+    strict = subprocess.run([*again, "--strict"], capture_output=True, text=True, cwd=ROOT)
+    assert strict.returncode == 1
+    assert "--strict: " in strict.stderr
+
+    # nothing on disk names the file or the folder, or holds the embedding
+    everything = b"".join(path.read_bytes() for path in (caching / "embeddings").iterdir())
+    assert everything
+    for word in (
+        b"myfacename",
+        str(tmp_path).encode(),
+        made[-64:],
+        hashlib.sha256(me.read_bytes()).hexdigest().encode(),
+    ):
+        assert word not in everything
+    assert b"myfacename" not in made
+    assert str(tmp_path).encode() not in made
+
+    code, listed, said = run(capfd, monkeypatch, "cache", "--json")
+    assert code == 0
+    assert [json.loads(line)["bytes"] for line in listed.splitlines()] == [len(everything)]
+    assert str(caching) in said
+    code, listed, _ = run(capfd, monkeypatch, "cache")
+    assert len(listed.splitlines()) == 1
+    code, cleared, _ = run(capfd, monkeypatch, "cache", "clear", "--json")
+    assert json.loads(cleared)["deleted"] == 1
+    assert [path for path in caching.rglob("*") if path.is_file()] == []
+    assert run(capfd, monkeypatch, "cache")[1] == ""
+
+
+def test_off_means_off(caching, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PULID_NO_CACHE", "1")
+    me = save(tmp_path / "me.png", (2, 2, RED))
+    assert run(capfd, monkeypatch, "--portrait", me, "-o", tmp_path / "out.pulidembd")[0] == 0
+    assert not caching.exists()
+
+
+def test_several_portraits_are_recalled_in_any_order(tmp_path):
+    """`recall` puts the facts into the order of this command line, and judges them again."""
+    from pulid_extract.extraction.job import Job, recall, together_of
+    from pulid_extract.extraction.sources import Source
+    from pulid_extract.faces.choice import FaceChoice
+    from pulid_extract.flags.extract import Flags
+    from pulid_extract.shared.errors import FaceError
+
+    sources = tuple(Source(f"{name}.png", f"{name}.png", name.encode()) for name in "abc")
+    facts = {
+        "portraits": [
+            {
+                "sha256": source.sha256,
+                "line": f"quality of {source.where}",
+                "quality": {"warnings": {"yaw": "profile"}},
+            }
+            for source in sources
+        ],
+        "cosines": [[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]],
+    }
+    job = Job(sources, FaceChoice(), None, (), Flags(mix_people=True))
+    cache, key = EmbeddingCache(tmp_path), job.key({"eva_clip": ["00"]}, "cpu")
+    cache.put(key, Stored(b"bytes", facts))
+    turned = replace(job, sources=(sources[2], sources[0], sources[1]))
+    assert turned.key({"eva_clip": ["00"]}, "cpu") == key
+    said: list[str] = []
+    made = recall(turned, cache, key, said.append)
+    assert [one["sha256"] for one in made.facts["portraits"]] == [
+        source.sha256 for source in turned.sources
+    ]
+    assert said[:2] == ["c.png: quality of c.png", "c.png: warning: profile"]
+    assert together_of(turned, made)["outliers"] == ["c.png"]
+    assert together_of(turned, made)["cosines"][0] == [1.0, 0.1, 0.1]
+    for flags, message in (
+        (Flags(), "two people"),
+        (Flags(mix_people=True, strict=True), "--strict: 4 warnings"),
+    ):
+        with pytest.raises(FaceError, match=message):
+            recall(replace(turned, flags=flags), cache, key, said.append)

@@ -1,0 +1,541 @@
+"""Fetching model files: from a hub of this machine, broken off and gone on with, refused, and never
+a second file for one role.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+from support.paths import ROOT
+from support.portrait_models import write_antelopev2
+
+from pulid_extract.files.kits import KITS
+from pulid_extract.shared.errors import OutputError, WeightsError
+from pulid_extract.shared.model_files import PULID, Source, find, pulling, transfer
+from pulid_extract.shared.model_files.pulling import (
+    NEEDED_NETWORKS,
+    Item,
+    closing_lines,
+    plan,
+    pull,
+    raise_failures,
+    unpack_antelopev2,
+)
+from pulid_extract.shared.model_files.transfer import Meter, ask, part_of, size_text
+
+REPO, FILE = "someone/pulid", "pulid.safetensors"
+BODY = save(
+    {
+        "pulid_ca.0.norm1.weight": np.arange(100_000, dtype=np.float32),
+        "pulid_encoder.latents": np.ones(2, np.float32),
+    }
+)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def hub(online):
+    online.files |= {f"{REPO}/{FILE}": BODY, "release/net.pth": BODY}
+    return online
+
+
+def item(**changes) -> Item:
+    source = Source(repo=REPO, files=(FILE,), licence="Apache-2.0")
+    return replace(Item("PuLID weights", source, len(BODY), role=PULID), **changes)
+
+
+def get(target: Path, source: Source | None = None, **options) -> str:
+    source = source or item().source
+    return transfer.transfer(ask(source), target, lambda: ask(source), pause=0, **options)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# ----------------------------------------------------------------------------------------- one file
+
+
+def test_a_whole_file_arrives_by_way_of_a_part(hub, tmp_path):
+    target = tmp_path / "new" / FILE
+    shown: list[tuple[int, int | None]] = []
+    assert get(target, show=lambda done, total: shown.append((done, total))) == SHA256
+    assert target.read_bytes() == BODY
+    assert names(tmp_path) == [FILE]
+    assert shown[0] == (0, len(BODY))
+    assert shown[-1] == (len(BODY), len(BODY))
+    assert ask(item().source).sha256 == SHA256  # the hub's tag of a large file
+
+
+def test_a_break_is_gone_on_with_in_the_same_run(hub, tmp_path):
+    hub.cut, hub.cuts = 150_000, 2
+    get(tmp_path / FILE)
+    assert (tmp_path / FILE).read_bytes() == BODY
+    assert hub.ranges_asked() == ["", "bytes=150000-", "bytes=300000-"]
+
+
+def test_a_break_is_gone_on_with_in_the_next_run(hub, tmp_path):
+    hub.cut, hub.cuts = 150_000, 1
+    hub.busy = 0
+
+    def give_up() -> transfer.Remote:
+        hub.busy = 100  # nothing more comes in this run
+        return ask(item().source)
+
+    with pytest.raises(
+        WeightsError, match=r"broke off after 150 kB of 400 kB .*503.*; run the same command again"
+    ):
+        transfer.transfer(ask(item().source), tmp_path / FILE, give_up, pause=0)
+    [part] = names(tmp_path)
+    assert part.endswith(".part")
+    hub.busy, hub.calls = 0, []
+    get(tmp_path / FILE)
+    assert hub.ranges_asked() == ["bytes=150000-"]
+    assert (tmp_path / FILE).read_bytes() == BODY
+    assert names(tmp_path) == [FILE]
+
+
+def test_an_interruption_keeps_what_has_arrived(hub, tmp_path):
+    def interrupt(done: int, total: int | None) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path / FILE, show=interrupt)
+    [outcome] = plan([item()], tmp_path)
+    assert (outcome.status, "of it are there already" in outcome.why) == ("missing", True)
+    hub.calls = []
+    assert get(tmp_path / FILE) == SHA256
+    assert hub.ranges_asked()[0].startswith("bytes=")
+
+
+def test_a_server_without_ranges_sends_it_all_again(hub, tmp_path):
+    hub.cut, hub.cuts, hub.ranges = 150_000, 1, False
+    assert get(tmp_path / FILE) == SHA256
+    assert (tmp_path / FILE).read_bytes() == BODY
+
+
+def test_a_part_of_another_version_is_not_gone_on_with(hub, tmp_path):
+    target = tmp_path / FILE
+    old = part_of(target, replace(ask(item().source), tag="another"))
+    old.write_bytes(b"x" * 1000)
+    (tmp_path / "other.safetensors.00000000.part").write_bytes(b"y")  # another file's: stays
+    get(target)
+    assert hub.ranges_asked() == [""]
+    assert names(tmp_path) == ["other.safetensors.00000000.part", FILE]
+
+
+@pytest.mark.parametrize(("extra", "asked"), [(b"", []), (b"too much", [""])])
+def test_a_part_as_long_as_the_file_or_longer(hub, tmp_path, extra, asked):
+    part_of(tmp_path / FILE, ask(item().source)).write_bytes(BODY + extra)
+    assert get(tmp_path / FILE) == SHA256
+    assert hub.ranges_asked() == asked
+
+
+@pytest.mark.parametrize("told_by", ["table", "hub", "damaged part"])
+def test_a_wrong_hash_leaves_nothing(hub, tmp_path, told_by):
+    options = {"sha256": "0" * 64} if told_by == "table" else {}
+    if told_by == "hub":
+        hub.forged[FILE] = "1" * 64
+    if told_by == "damaged part":
+        part_of(tmp_path / FILE, ask(item().source)).write_bytes(b"z" * 1000)
+    with pytest.raises(WeightsError, match=r"SHA-256 is .*, expected .*; what came was deleted"):
+        get(tmp_path / FILE, **options)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("token", "seen"), [("", "no token is set"), ("wrong", "your token has no access")]
+)
+def test_a_gate_is_explained(hub, monkeypatch, token, seen):
+    hub.gated[REPO] = "right"
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(
+        WeightsError,
+        match=rf"{REPO}: is gated, and {seen}.*https://huggingface.co/{REPO}.*'hf auth login'",
+    ):
+        ask(item().source)
+    monkeypatch.setenv("HF_TOKEN", "right")
+    assert ask(item().source).size == len(BODY)
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_storage(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret-token")
+    get(tmp_path / FILE)
+    sent = {(method, token) for method, _, _, token in hub.calls}
+    assert sent == {("HEAD", "Bearer secret-token"), ("GET", "")}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            Source(repo=REPO, files=("gone.safetensors",)),
+            r"holds no gone\.safetensors any more \(404\)",
+        ),
+        (Source(repo="no/such", files=("x",)), "no such repository"),
+    ],
+)
+def test_what_is_not_there_is_said(hub, source, message):
+    with pytest.raises(WeightsError, match=message):
+        ask(source)
+
+
+def test_plain_addresses(hub, tmp_path):
+    hub.cut, hub.cuts = 150_000, 1
+    source = Source(url=f"{hub.address}/release/net.pth", sha256=SHA256)
+    assert get(tmp_path / "net.pth", source, sha256=source.sha256) == SHA256
+    with pytest.raises(WeightsError, match="answers 404"):
+        ask(Source(url=f"{hub.address}/none.pth"))
+    with pytest.raises(WeightsError, match="cannot be reached"):
+        ask(Source(url="http://127.0.0.1:9/x.pth"))
+
+
+def _hold(path, ready, done):
+    import fcntl
+
+    with open(path, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ready.set()
+        done.wait(30)
+
+
+def test_two_processes_do_not_append_to_one_part(hub, tmp_path):
+    part = part_of(tmp_path / FILE, ask(item().source))
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(part, ready, done))
+    other.start()
+    assert ready.wait(10)
+    with pytest.raises(WeightsError, match="another process is fetching it"):
+        get(tmp_path / FILE)
+    done.set()
+    other.join()
+    assert get(tmp_path / FILE) == SHA256
+
+
+def test_a_folder_that_cannot_be_written(hub, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be written"):
+        get(tmp_path / "file" / FILE)
+
+
+# ----------------------------------------------------------------------------------------- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_overwrites_itself():
+    times = iter([0.0, 0.0, 1.0, 2.0, 3.0])
+    stream = Terminal()
+    meter = Meter("x.gguf", stream, lambda: next(times))
+    for done in (2_000_000, 4_000_000, 6_000_000, 10_000_000):  # the first 2 MB were there before
+        meter(done, 10_000_000)
+    assert stream.getvalue().count("\n") == 1
+    assert "x.gguf: 40 % of 10.0 MB, 2.00 MB/s, 3 s left" in stream.getvalue()
+    assert stream.getvalue().rstrip().endswith("x.gguf: 100 % of 10.0 MB, 2.67 MB/s")
+
+
+def test_progress_in_a_file_is_a_line_per_tenth_and_not_more_than_one_in_two_seconds():
+    clock = [0.0]
+    stream = io.StringIO()
+    meter = Meter("x.gguf", stream, lambda: clock[0])
+    for done in range(1001):
+        clock[0] += 0.05
+        meter(done, 1000)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert "\r" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.00 kB"),
+        (16_923_827, "16.9 MB"),
+        (23_802_932_552, "23.8 GB"),
+    ],
+)
+def test_sizes_for_people(count, text):
+    assert size_text(count) == text
+
+
+# -------------------------------------------------------------------------------------------- a kit
+
+
+def test_a_kit_is_fetched_once_and_recognised_afterwards(hub, tmp_path):
+    models = tmp_path / "models"
+    lines: list[str] = []
+    [outcome] = pull(plan([item()], models), models, lines.append)
+    assert (outcome.status, outcome.sha256) == ("fetched", SHA256)
+    assert any("Apache-2.0" in line for line in lines)
+    assert find(PULID, None, models).path == models / FILE
+    hub.calls = []
+    [outcome] = pull(plan([item()], models), models, lines.append)
+    assert outcome.status == "present"
+    assert hub.calls == []
+    assert closing_lines([outcome], models, False) == [
+        f"all there; the other commands find it with: export PULID_MODELS_DIR={models}"
+    ]
+
+
+def test_a_role_that_is_filled_is_left_alone_unless_forced(hub, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(BODY)
+    [outcome] = pull(plan([item()], tmp_path), tmp_path, print)
+    assert (outcome.status, outcome.why) == (
+        "skipped",
+        f"{tmp_path / 'mine.safetensors'} is already the PuLID weights",
+    )
+    assert hub.calls == []
+    [own] = plan([item(own=True)], tmp_path)
+    assert own.status == "failed"
+    assert "two would make every command ask which" in own.why
+    [forced] = pull(plan([item(own=True)], tmp_path, force=True), tmp_path, print)
+    assert (forced.status, "choose with --pulid-weights" in forced.why) == ("fetched", True)
+    [both] = plan([item()], tmp_path)
+    assert (both.status, "--pulid-weights" in both.why) == ("present", True)
+
+
+def test_a_damaged_file_is_said_and_replaced_only_when_forced(hub, tmp_path):
+    for bad, options, why in (
+        (BODY[:-5], {}, "truncated"),
+        (BODY[:-4] + b"abcd", {"source": replace(item().source, sha256=SHA256)}, "SHA-256"),
+    ):
+        (tmp_path / FILE).write_bytes(bad)
+        [outcome] = plan([item(**options)], tmp_path)
+        assert outcome.status == "failed"
+        assert why in outcome.why
+        [outcome] = pull(plan([item(**options)], tmp_path, force=True), tmp_path, print)
+        assert outcome.status == "fetched"
+        assert (tmp_path / FILE).read_bytes() == BODY
+
+
+def test_one_that_fails_does_not_stop_the_others(hub, tmp_path):
+    gone = item(source=Source(repo=REPO, files=("gone.safetensors",), licence="MIT"), role=None)
+    gate = item(
+        source=Source(repo="some/gate", files=("x.safetensors",), licence="MIT"),
+        role=None,
+        gated=True,
+    )
+    hub.gated["some/gate"] = "token"
+    outcomes = list(pull(plan([gone, gate, item()], tmp_path), tmp_path, print))
+    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "fetched"]
+    with pytest.raises(
+        WeightsError, match=r"2 files could not be had: gone\.safetensors, x\.safetensors"
+    ):
+        raise_failures(outcomes)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: some/gate: is gated"):
+        raise_failures(outcomes[1:])
+    raise_failures(outcomes[2:])
+
+
+def test_another_model_under_the_files_name_fails(hub, tmp_path):
+    other = save({"id_adapter.latents": np.ones(2, np.float32)})
+    (tmp_path / FILE).write_bytes(other)
+    [outcome] = plan([item()], tmp_path)
+    assert (outcome.status, "is there, but is a SDXL PuLID file" in outcome.why) == ("failed", True)
+    hub.files[f"{REPO}/{FILE}"] = other
+    [outcome] = pull(plan([item()], tmp_path / "new"), tmp_path / "new", print)
+    assert (outcome.status, "is a SDXL PuLID file" in outcome.why) == ("failed", True)
+    assert names(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "spiece.model"])
+def test_a_page_in_place_of_a_file_without_a_header_fails(hub, tmp_path, name):
+    hub.files[f"{REPO}/{name}"] = b"\n<html>log in</html>"
+    [outcome] = pull(
+        plan([item(source=replace(item().source, files=(name,)), role=None)], tmp_path),
+        tmp_path,
+        print,
+    )
+    assert (outcome.status, "is an HTML page" in outcome.why) == ("failed", True)
+    assert names(tmp_path) == []
+
+
+def test_a_page_in_place_of_a_file_fails(hub, tmp_path):
+    hub.files[f"{REPO}/{FILE}"] = b"<!DOCTYPE html><html>log in</html>"
+    [outcome] = pull(plan([item()], tmp_path), tmp_path, print)
+    assert (outcome.status, "HTML page" in outcome.why) == ("failed", True)
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    )
+    with pytest.raises(OutputError, match=r"400 kB are to be fetched, 1\.00 kB are free"):
+        list(pull(plan([item()], tmp_path), tmp_path, print))
+    assert hub.asked("GET") == []
+    [dry] = plan([item()], tmp_path)
+    assert "free where" in closing_lines([dry], tmp_path, True)[-1]
+
+
+def test_offline_makes_no_call_and_says_so(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        WeightsError,
+        match=r"HF_HUB_OFFLINE is set: no network call was made; missing: pulid\.safetensors",
+    ):
+        list(pull(plan([item()], tmp_path), tmp_path, print))
+    assert hub.calls == []
+    (tmp_path / FILE).write_bytes(BODY)
+    assert [outcome.status for outcome in pull(plan([item()], tmp_path), tmp_path, print)] == [
+        "present"
+    ]
+
+
+# ----------------------------------------------------------------------------------- antelopev2.zip
+
+
+def archive(path: Path, folder: str, without: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as opened:
+        for file in sorted(write_antelopev2(path.parent / "pack").glob("*.onnx")):
+            if file.name != without:
+                opened.write(file, f"{folder}{file.name}")
+    return path
+
+
+@pytest.mark.parametrize("folder", ["antelopev2/", "", "antelopev2/antelopev2/", "../../"])
+def test_insightfaces_archive_is_unpacked_flat(folder, tmp_path):
+    models = tmp_path / "models"
+    unpack_antelopev2(archive(tmp_path / "antelopev2.zip", folder), models)
+    assert names(models) == ["glintr100.onnx", "scrfd_10g_bnkps.onnx"]
+    assert find(KITS["antelopev2"][0].role, None, models).path == models / "antelopev2"
+
+
+def test_another_archive_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"holds no glintr100\.onnx"):
+        unpack_antelopev2(
+            archive(tmp_path / "a.zip", "", without="glintr100.onnx"), tmp_path / "models"
+        )
+    (tmp_path / "b.zip").write_bytes(b"PK\x03\x04 cut off")
+    (tmp_path / "c.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:-40])
+    for name in ("b.zip", "c.zip", "none.zip"):
+        with pytest.raises(WeightsError, match="cannot be unpacked"):
+            unpack_antelopev2(tmp_path / name, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_archive_leaves_nothing_whatever_its_compression(method, tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as opened:
+        for name in NEEDED_NETWORKS:
+            opened.writestr(name, np.random.default_rng(0).bytes(50_000))
+    data = bytearray(path.read_bytes())
+    for start in (60, 300, 40_000):
+        damaged = bytearray(data)
+        damaged[start : start + 200] = b"\xff" * 200
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match="cannot be unpacked"):
+            unpack_antelopev2(path, tmp_path / "models")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file != path]
+    path.write_bytes(data)
+    assert len(unpack_antelopev2(path, tmp_path / "models")) == 2  # the same archive, whole
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(b"", "is empty"), (b" <html>log in", "is an HTML page")]
+)
+def test_an_archive_of_pages_is_refused(body, message, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        for name in NEEDED_NETWORKS:
+            opened.writestr(name, body)
+    with pytest.raises(WeightsError, match=message):
+        unpack_antelopev2(tmp_path / "a.zip", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pulling, "free_bytes", lambda folder: pulling.RESERVE + 1000)
+    with pytest.raises(OutputError, match="are to be unpacked"):
+        unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
+    assert not names(tmp_path / "models")
+
+
+def test_a_models_folder_that_cannot_be_is_one_line(hub, tmp_path):
+    (tmp_path / "models").write_bytes(b"a file")
+    outcomes = plan([item()], tmp_path / "models")
+    with pytest.raises(OutputError, match="cannot be made a folder"):
+        list(pull(outcomes, tmp_path / "models", print))
+    with pytest.raises(OutputError, match="cannot be made a folder"):
+        unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
+    assert (tmp_path / "models").read_bytes() == b"a file"
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+def extract(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pulid_extract", *map(str, arguments)]
+    env = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_the_command_fetches_from_the_endpoint_it_is_told(hub, tmp_path):
+    """In processes of its own, as a person runs it: HF_ENDPOINT and HF_HUB_OFFLINE are read when
+    the library is imported.
+    """
+    hub.files["guozinan/PuLID/pulid_flux_v0.9.1.safetensors"] = BODY
+    hub.cut, hub.cuts = 150_000, 1
+    online = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    done = extract("pull", "pulid", "--models-dir", tmp_path / "models", "--json", **online)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["status"], told["sha256"], told["licence"]) == ("fetched", SHA256, "Apache-2.0")
+    assert "Apache-2.0" in done.stderr
+    assert names(tmp_path / "models") == ["pulid_flux_v0.9.1.safetensors"]
+    hub.calls = []
+    done = extract(
+        "pull", "eva-clip", "--models-dir", tmp_path / "models", **{**online, "HF_HUB_OFFLINE": "1"}
+    )
+    assert (done.returncode, done.stderr.count("\n"), hub.calls) == (1, 1, [])
+    assert "HF_HUB_OFFLINE is set" in done.stderr
+
+
+def test_the_archive_needs_no_network(tmp_path):
+    arguments = [
+        "--models-dir",
+        tmp_path / "models",
+        "--antelopev2-zip",
+        archive(tmp_path / "a.zip", "antelopev2/"),
+    ]
+    done = extract("pull", "antelopev2", *arguments, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["fetched", "fetched"]
+    again = extract("pull", "antelopev2", *arguments, HF_HUB_OFFLINE="1")
+    assert "is not used" in again.stderr
+    assert extract("pull", "pulid", *arguments).returncode == 2
+    assert extract("pull", "parsenet").returncode == 2
+
+
+def test_the_table(tmp_path):
+    paths = [item.path_in(tmp_path) for items in KITS.values() for item in items]
+    assert len(set(paths)) == len(paths) == 6
+    assert not any("parsenet" in path.name for path in paths)
+    for entry in (entry for items in KITS.values() for entry in items):
+        assert len(entry.source.files) == (0 if entry.source.url else 1)
+        assert entry.source.licence
+        assert entry.size > 10**6
+    assert "non-commercial" in KITS["antelopev2"][0].terms

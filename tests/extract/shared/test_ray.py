@@ -1,0 +1,398 @@
+"""`batch --ray` on a cluster of two cores on this machine: the same files as without it, whoever is
+killed; and what is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.coloured_faces import ALONE, GROUP, OTHER, save
+from support.commands import run
+from support.paths import ROOT, TESTS
+from support.portrait_models import models_folder
+from support.ray_work import open_echo, open_half
+
+from pulid_extract.shared.cluster.dispatch import MAX_DEATHS, LostTask, dispatch
+from pulid_extract.shared.cluster.flags import ClusterFlags, with_address
+from pulid_extract.shared.cluster.ray_workers import (
+    LOCAL_ENVIRONMENT,
+    find_places,
+    join_cluster,
+)
+from pulid_extract.shared.errors import InputError, PackageError, WorkerError
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # as a worker of one core has: rounding depends on it
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """Of the head, of those who join, and of this process: the loopback interface, a token, no
+    cache; everything in a short-lived folder.
+    """
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            **LOCAL_ENVIRONMENT,
+            **ONE_THREAD,
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "TMPDIR": folder,
+        }.items():
+            patch.setenv(name, value)
+        patch.setenv(
+            "PYTHONPATH", f"{ROOT}{os.pathsep}{TESTS}{os.pathsep}{TESTS.parent / 'scripts'}"
+        )
+        patch.setenv("PULID_MODELS_DIR", str(models_folder()))
+        yield dict(os.environ)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def address(environment):
+    process = subprocess.Popen(
+        [sys.executable, str(TESTS / "ray_work.py"), str(Path(environment["TMPDIR"]) / "head")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(timeout=60)
+
+
+def started(program: str, *arguments: object, environment: dict[str, str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", program, "batch", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen, said: tuple[str, ...] = ()) -> tuple[list[dict], str]:
+    """(lines of results, standard error); standard output holds nothing else."""
+    out, err = process.communicate(timeout=280)
+    assert "Traceback" not in err
+    assert "" not in said, err
+    return [json.loads(line) for line in (*said, *out.splitlines())], err
+
+
+def workers_of() -> list[int]:
+    """Processes of our actors, of clusters that this test module started: their token is in the
+    environment.
+    """
+    import psutil
+
+    found = []
+    for one in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            if (one.info["cmdline"] or [""])[0].startswith("ray::Actor") and one.environ().get(
+                "TMPDIR"
+            ) == os.environ["TMPDIR"]:
+                found.append(one.pid)
+    return found
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+    }
+
+
+# ------------------------------------------------------------------------------------ both programs
+
+
+@pytest.fixture
+def one_thread():
+    """This process computes as a worker of one core does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_pictures_are_the_same_files_though_a_worker_is_killed(
+    environment, address, generate, one_thread, micro, person, tmp_path
+):
+    people = tmp_path / "people"
+    people.mkdir()
+    (people / "ada.pulidembd").write_bytes(person.read_bytes())
+    models = (
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--device",
+        "cpu",
+        "--steps",
+        2,
+    )
+    rows = ("-p", "a cat", "-W", 64, "-H", 48, "--identities", people, "--seeds", "1-12")
+    plain, drawn = tmp_path / "plain", tmp_path / "ray"
+    assert generate("batch", *rows, *models, "--output-dir", plain).code == 0
+    drawn.mkdir()
+    shutil.copy(plain / "0003_ada_3.png", drawn)  # as if made by an earlier run
+    shutil.copy(plain / "0003_ada_3.png", drawn / "0004_ada_4.png")  # of other inputs
+
+    into = ("--output-dir", drawn, "--resume", "--ray", address, "--cpus-per-worker", 1)
+    process = started("pulid_generate", *rows, *models, *into, environment=environment)
+    said = tuple(process.stdout.readline() for _ in range(2))
+    os.kill(workers_of()[0], signal.SIGKILL)
+    lines, err = finished(process, said)
+    assert process.returncode == 0, err
+    assert "died (its process ended without a word: killed, out of memory, or crashed)" in err
+    assert "will be done again" in err
+    assert Counter(line["row"] for line in lines) == Counter(range(1, 13))
+    assert {line["row"]: line["status"] for line in lines} == {
+        row: "skipped" if row == 3 else "done" for row in range(1, 13)
+    }
+    assert hashes(drawn) == hashes(plain)
+    assert len(set(hashes(drawn).values())) == 12  # or equality says nothing
+    assert {line["sha256"] for line in lines} == set(hashes(drawn).values())
+
+
+@pytest.mark.slow
+def test_identities_are_the_same_files_though_a_worker_is_killed(
+    environment, address, capfd, monkeypatch, one_thread, tmp_path
+):
+    photos = tmp_path / "photos"
+    for name, patches in {"group": GROUP, "alone": ALONE, "other": OTHER}.items():
+        save(photos / f"{name}.png", *patches)
+    (photos / "broken.png").write_bytes(b"no picture")
+    manifest = photos / "list.jsonl"
+    pairs = [(name, dtype) for name in ("group", "alone", "other") for dtype in ("f16", "f32")]
+    rows = [
+        {"portrait": f"{name}.png", "dtype": dtype, "out": f"{name}_{dtype}"}
+        for name, dtype in pairs
+    ]
+    rows += [
+        {"portrait": "broken.png"},
+        {
+            "portraits": ["alone.png", "other.png"],
+            "fuse": "mean",
+            "mix_people": True,
+            "out": "both",
+        },
+    ]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    code, plain, _ = run(capfd, monkeypatch, "batch", manifest, "--out-dir", tmp_path / "plain")
+    known = {line["row"]: line for line in plain}
+
+    into = (manifest, "--out-dir", tmp_path / "ray", "--ray", address, "--cpus-per-worker", 1)
+    process = started("pulid_extract", *into, environment=environment)
+    first = process.stdout.readline()
+    os.kill(workers_of()[0], signal.SIGKILL)
+    lines, err = finished(process, (first,))
+    assert process.returncode == code == 1
+    assert "1 of 8 rows failed" in err
+    assert Counter(line["row"] for line in lines) == Counter(range(1, 9))
+    assert hashes(tmp_path / "ray") == hashes(tmp_path / "plain")
+    differ = ("output", "seconds")
+    for line in lines:
+        assert {**line, **dict.fromkeys(differ)} == {**known[line["row"]], **dict.fromkeys(differ)}
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_ends_with_the_command_and_an_interrupt_finishes_what_is_in_hand(
+    environment, tmp_path
+):
+    photo = save(tmp_path / "me.png", *ALONE)
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(
+        "".join(
+            json.dumps({"portrait": str(photo), "out": f"row{number}"}) + "\n"
+            for number in range(200)
+        )
+    )
+    into = ("pulid_extract", manifest, "--ray", "--out-dir", tmp_path / "out")
+    process = started(*into, environment=environment)
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    lines, err = finished(process, (first,))
+    assert process.returncode == 130, err
+    assert 1 <= len(lines) < 200
+    assert {Path(line["output"]).name for line in lines} == hashes(tmp_path / "out").keys()
+    assert "run it again with --resume" in err
+    assert not list(Path(environment["TMPDIR"]).glob("pulid-ray-*"))
+    ends = time.monotonic() + 60  # the last of them may be closing its libraries
+    while workers_of() and time.monotonic() < ends:
+        time.sleep(0.2)
+    assert not workers_of()
+
+
+# ------------------------------------------------------------------------------ Ray, without models
+
+
+def shared(
+    address: str, tasks: list[object], open_work=open_echo
+) -> tuple[dict[int, object], list[str], list[str]]:
+    """(answers, notes of workers, what was said)."""
+    notes: list[str] = []
+    said: list[str] = []
+    with join_cluster(
+        ClusterFlags(ray=address, cpus_per_worker=1),
+        False,
+        open_work,
+        notes.append,
+        lambda line: None,
+    ) as pool:
+        found = list(dispatch(len(tasks), tasks.__getitem__, pool, say=said.append))
+    assert len(found) == len(dict(found))
+    return dict(found), notes, said
+
+
+def test_actors_answer_die_and_break(address, capfd):
+    tasks: list[object] = [*range(6), ("dies",), *range(6), ("breaks",), *range(6), b"x" * 300_000]
+    found, notes, said = shared(address, tasks)
+    assert sorted(found) == list(range(len(tasks)))
+    lost = {number: answer for number, answer in found.items() if isinstance(answer, LostTask)}
+    assert sorted(lost) == [6, 13]
+    assert "a mistake of ours" in lost[13].reason
+    assert len(said) == 2 * MAX_DEATHS
+    echoed = {number: answer for number, answer in found.items() if number not in lost}
+    assert [answer[0] for _, answer in sorted(echoed.items())] == [
+        task for task in tasks if not isinstance(task, tuple)
+    ]
+    assert len({process for _, process in echoed.values()}) >= 2  # more than one worker
+    assert notes == ["threads 1"]  # once
+    assert capfd.readouterr().out == ""  # Ray's own word on the dead ones
+
+
+def test_a_worker_that_cannot_start_is_named_and_the_others_go_on(address):
+    found, _, said = shared(address, list(range(8)), open_half)
+    assert sorted(found) == list(range(8))
+    assert said == ["worker 1 on 127.0.0.1 is left out: flux.safetensors: no such file"]
+
+
+def test_where_nobody_can_work_the_reason_is_one_line(address):
+    with pytest.raises(WorkerError, match=r"no worker is left; worker . on .*: damaged weights"):
+        shared(address, [("unfit",)])
+
+
+# -------------------------------------------------------------------------------------------- usage
+
+
+def test_an_address_that_nobody_answers(monkeypatch):
+    with pytest.raises(
+        WorkerError, match=r"--ray 127\.0\.0\.1:1: cannot be reached .*ray start --head"
+    ):
+        shared("127.0.0.1:1", [1])
+
+
+def test_without_the_package_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        PackageError, match=r"ray are not installed; run: pip install 'pulid-flux-toolkit\[ray\]'"
+    ):
+        shared("local", [1])
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["--ray"], ["--ray", "local"]),
+        (["--ray", "rows.jsonl"], ["--ray", "local", "rows.jsonl"]),
+        (["rows.jsonl", "--ray", "--resume"], ["rows.jsonl", "--ray", "local", "--resume"]),
+        (["--ray", "auto", "rows.jsonl"], ["--ray", "auto", "rows.jsonl"]),
+        (["--ray", "10.0.0.1:6379"], ["--ray", "10.0.0.1:6379"]),
+        (["--ray", "ray://head:10001"], ["--ray", "ray://head:10001"]),
+        (["--ray=head:6379", "x"], ["--ray=head:6379", "x"]),
+        (["--", "--ray"], ["--", "--ray"]),
+    ],
+)
+def test_an_address_may_be_left_out(given, read):
+    assert with_address(given) == read
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (
+            "pulid_generate",
+            ["rows.jsonl", "--cpus-per-worker", "2"],
+            "--cpus-per-worker means nothing without --ray",
+        ),
+        ("pulid_generate", ["rows.jsonl", "--ray=nonsense"], "--ray nonsense: expected an address"),
+        ("pulid_generate", ["-", "--ray"], "--ray needs rows that are known beforehand"),
+        (
+            "pulid_generate",
+            ["rows.jsonl", "--ray", "--device", "cuda:1"],
+            "each worker sees one GPU; write --device cuda",
+        ),
+        (
+            "pulid_extract",
+            ["photos", "--out-dir", "x", "--ray", "--cpus-per-worker", "2", "--device", "cuda"],
+            "leave out one of them",
+        ),
+        (
+            "pulid_extract",
+            ["photos", "--out-dir", "x", "--cpus-per-worker", "2"],
+            "means nothing without --ray",
+        ),
+    ],
+)
+def test_wrong_usage(program, arguments, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", program, "batch", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def node(host: str, alive: bool = True, **resources: float) -> dict:
+    return {"NodeID": host, "Alive": alive, "NodeManagerAddress": host, "Resources": resources}
+
+
+def test_where_workers_may_be():
+    nodes = [node("a", CPU=16, GPU=2), node("b", CPU=8), node("c", alive=False, CPU=64, GPU=8)]
+    on_gpus = find_places(nodes, False, None)
+    assert [(place.host, place.index, place.cpus, place.gpu, place.peers) for place in on_gpus] == [
+        ("a", 0, 8, True, 2),
+        ("a", 1, 8, True, 2),
+    ]
+    on_cores = find_places(nodes, False, 4)
+    assert [(place.host, place.cpus, place.gpu) for place in on_cores] == [("a", 4, False)] * 4 + [
+        ("b", 4, False)
+    ] * 2
+    whole = find_places(nodes, True, None)
+    assert [(place.host, place.cpus, place.peers) for place in whole] == [("a", 16, 1), ("b", 8, 1)]
+    assert find_places([node("d")], True, None) == []
+    assert str(on_gpus[1]) == "worker 2 on a"
+
+
+def test_more_cores_than_any_machine_has(address):
+    flags = ClusterFlags(ray=address, cpus_per_worker=3)
+    with (
+        pytest.raises(
+            InputError, match="--cpus-per-worker 3: no machine of the cluster has so many cores"
+        ),
+        join_cluster(flags, False, open_echo, print, print) as pool,
+    ):
+        list(dispatch(1, str, pool))

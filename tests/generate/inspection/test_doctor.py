@@ -1,0 +1,158 @@
+"""`pulid-generate doctor`: each role by its flag, --model, the models folder; T5's vocabulary; what
+fetches the rest.
+"""
+
+from __future__ import annotations
+
+import json
+
+import public_layouts
+import pytest
+from support.hollow_files import DEV, hollow, stored
+
+
+def report(run) -> dict[str, dict]:
+    return {check["name"]: check for check in json.loads(run.out)["checks"]}
+
+
+def test_a_complete_folder_is_ready(micro, generate):
+    run = generate(
+        "doctor",
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--json",
+    )
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["ready"] is True
+    told = report(run)
+    assert told["Flux transformer"]["text"].startswith(
+        f"{micro / 'flux1-schnell.safetensors'} (flag, "
+    )
+    assert told["autoencoder"]["text"].startswith(f"{micro / 'ae.safetensors'} (models folder, ")
+    assert told["T5 tokenizer"]["text"] == str(micro / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "kit"),
+    [
+        (["flux1-schnell.safetensors"], "schnell-q4"),
+        (
+            ["flux1-schnell.safetensors", "ae.safetensors", "pulid_flux_v0.9.1.safetensors"],
+            "schnell-q4",
+        ),
+        (["pulid_flux_v0.9.1.safetensors"], "pulid"),
+        (["ae.safetensors"], "encoders"),
+        (["t5xxl_fp16.safetensors", "pulid_flux_v0.9.1.safetensors"], "encoders"),
+        (["tokenizer.json"], "encoders"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_fetches_it(
+    micro, generate, tmp_path, lacking, kit
+):
+    for file in micro.iterdir():
+        if file.is_file() and file.name not in lacking:
+            (tmp_path / file.name).symlink_to(file)
+    run = generate("doctor", "--models-dir", tmp_path, "--json")
+    missing = [check for check in report(run).values() if check["status"] == "missing"]
+    assert len(missing) == len(lacking)
+    assert {check["remedy"] for check in missing} == {
+        f"run: pulid-generate pull {kit} --models-dir {tmp_path}"
+    }
+    assert run.error.endswith(f"run: pulid-generate pull {kit} --models-dir {tmp_path}")
+
+
+def test_what_is_wrong_is_not_answered_with_a_download(micro, generate, tmp_path):
+    run = generate("doctor", "--models-dir", micro, "--vae", micro / "clip_l.safetensors", "--json")
+    told = report(run)
+    assert "is a CLIP-L text encoder, --vae wants a Flux autoencoder" in told["autoencoder"]["text"]
+    assert told["autoencoder"]["remedy"] is None
+    assert told["Flux transformer"]["status"] == "wrong"  # dev and schnell are both in the folder
+    assert "2 files can be the Flux transformer" in told["Flux transformer"]["text"]
+    assert told["Flux transformer"]["remedy"] is None
+    assert "the report says why" in run.error
+
+
+def test_a_device_that_is_not_there(micro, generate):
+    run = generate(
+        "doctor",
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--device",
+        "mps",
+    )
+    assert "not ready: device mps" in run.error
+
+
+# -------------------------------------------------------------------------------------- memory plan
+
+
+@pytest.fixture
+def real(micro, tmp_path, monkeypatch):
+    """Flux dev, T5 and PuLID in the public files' sizes, which take no room on the disk; 8 GiB of
+    main memory.
+    """
+    hollow(tmp_path / "flux1-dev.safetensors", stored(DEV, "BF16"))
+    hollow(tmp_path / "t5.safetensors", stored(public_layouts.t5(4096, 24), "F16"))
+    hollow(tmp_path / "clip.safetensors", stored(public_layouts.clip_l(), "F16"))
+    hollow(tmp_path / "ae.safetensors", stored(public_layouts.autoencoder(), "F32"))
+    hollow(
+        tmp_path / "pulid.safetensors",
+        stored({**public_layouts.pulid_ca(3072, 20), **public_layouts.pulid_encoder()}, "BF16"),
+    )
+    (tmp_path / "tokenizer.json").symlink_to(micro / "tokenizer.json")
+    monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 8 * 2**30)
+    return tmp_path
+
+
+def test_what_cannot_fit_is_said_before_anything_loads(real, generate, monkeypatch):
+    run = generate("doctor", "--models-dir", real, "--device", "cpu", "--json")
+    told = json.loads(run.out)
+    assert told["plan"]["verdict"] == "cannot fit"
+    assert "not ready: 512x512: cannot fit: T5: needs" in run.error
+    assert "--t5xxl with a Q4 GGUF" in run.error
+    monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 200 * 2**30)
+    run = generate("doctor", "--models-dir", real, "--device", "cpu")
+    assert run.code == 0, run.err
+    assert b"512x512: fits" in run.out
+    assert b"autoencoder  cpu" in run.out
+
+
+def test_flags_that_a_generation_would_refuse(micro, generate):
+    flux = ["--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors"]
+    assert (
+        "not ready: flags: width 1025: expected a multiple of 16"
+        in generate("doctor", *flux, "-W", 1025).error
+    )
+    assert (
+        "vae-tile-size" in generate("doctor", *flux, "--vae-tiling", "--vae-tile-size", "axb").error
+    )
+
+
+def test_the_size_and_the_people_count(micro, person, generate):
+    flux = [
+        "--models-dir",
+        micro,
+        "--diffusion-model",
+        micro / "flux1-schnell.safetensors",
+        "--json",
+    ]
+
+    def peak(*more):
+        run = generate("doctor", *flux, *more)
+        assert run.code == 0, run.err
+        return {
+            stage["name"]: stage["needs"]["cpu"] for stage in json.loads(run.out)["plan"]["stages"]
+        }
+
+    base = peak()
+    assert peak("-W", 1024, "-H", 1024)["autoencoder"] > base["autoencoder"]
+    assert (
+        peak("-W", 1024, "-H", 1024, "--vae-tiling")["autoencoder"]
+        < peak("-W", 1024, "-H", 1024)["autoencoder"]
+    )
+    assert peak("--pulid-id-embedding", person) == base  # one person is what is assumed
+    assert peak("--pulid-id-embedding", person, "--identity", person)["Flux"] > base["Flux"]

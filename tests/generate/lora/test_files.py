@@ -1,0 +1,203 @@
+"""LoRA files that cannot be applied whole: each is refused by what it is, or by the layer that does
+not fit.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.lora_files import (
+    BFL_SPELLINGS,
+    KOHYA,
+    LAYER,
+    bfl_lora,
+    flux,
+    hooks_of,
+    plain_lora,
+    products_of,
+    velocity,
+    write,
+)
+
+from pulid_generate.errors import WeightsError
+from pulid_generate.files.layouts import FluxShape
+from pulid_generate.lora.files import read_lora, resolve
+from pulid_generate.lora.hooks import attach_lora_files, linear_shapes
+from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
+
+
+@pytest.fixture(scope="module")
+def model():
+    return flux()
+
+
+@pytest.fixture(scope="module")
+def kohya(model, tmp_path_factory):
+    tensors, _ = bfl_lora(linear_shapes(model), *BFL_SPELLINGS["kohya"], alpha=1.5)
+    return write(tmp_path_factory.mktemp("lora") / "kohya.safetensors", tensors)
+
+
+ONE = torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        ({"lora_unet_double_blocks_0_img_mlp_0.hada_w1_a": ONE}, "a LoHa"),
+        ({"lycoris_transformer_blocks_0_attn_to_q.lokr_w1": ONE}, "a LoKr"),
+        ({f"{LAYER}.dora_scale": ONE}, "a DoRA"),
+        ({f"{LAYER}.lora_magnitude_vector": ONE}, "a DoRA"),
+        ({f"{LAYER}.lora_mid.weight": ONE}, "a LoCon with a middle matrix"),
+        ({f"{LAYER}.oft_blocks": ONE}, "an OFT"),
+        ({"lora_controlnet": ONE}, "a ControlNet"),
+        (
+            {"double_blocks.0.img_attn.norm.query_norm.scale": ONE},
+            "a control LoRA, FLUX.1 Canny or Depth",
+        ),
+        ({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": ONE}, "a LoRA for SD 1.5 or SDXL"),
+        (
+            {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": ONE},
+            "a LoRA for SD 1.5 or SDXL",
+        ),
+        ({"unet.up_blocks.1.attentions.0.proj_in.lora_A.weight": ONE}, "a LoRA for SD 1.5 or SDXL"),
+        ({"lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight": ONE}, "a LoRA for SD 3"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(tmp_path, extra, what):
+    path = write(tmp_path / "l.safetensors", {**plain_lora(), **extra})
+    with pytest.raises(WeightsError, match=what) as caught:
+        read_lora(path)
+    assert str(caught.value).startswith(f"{path}: is {what}")
+    assert next(iter(extra)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"proj_out.weight": torch.ones(2, 2)}, "holds no lora_A or lora_down"),
+        ({f"{LAYER}.alpha": ONE}, "holds no lora_A or lora_down"),
+        (
+            {f"{LAYER}.lora_A.weight": torch.ones(2, 2)},
+            r"transformer_blocks.0.attn.to_q: lacks its up matrix",
+        ),
+        ({f"{LAYER}.lora_B.weight": torch.ones(2, 2)}, r"lacks its down matrix"),
+        (
+            {**plain_lora(), f"{LAYER}.lora_B.weight": torch.ones(256, 5)},
+            r"matrices are 256x5 and 3x256, which do not multiply",
+        ),
+        (
+            {**plain_lora(), f"{LAYER}.lora_A.weight": torch.ones(3, 256, 1, 1)},
+            "which do not multiply",
+        ),
+        (
+            {**plain_lora(), f"{LAYER}.lora_A.weight": torch.full((3, 256), torch.nan)},
+            "holds NaN or infinite numbers",
+        ),
+        (
+            {**plain_lora(), f"{LAYER}.alpha": torch.tensor(torch.inf)},
+            "holds NaN or infinite numbers",
+        ),
+        ({**plain_lora(), f"{LAYER}.alpha": torch.ones(2)}, "several alphas"),
+        ({**plain_lora(), f"{LAYER}.lora_B.bias": ONE}, "lora_B.bias is no part of a plain LoRA"),
+        ({**plain_lora(), f"{LAYER}.diff": ONE}, "diff is no part of a plain LoRA"),
+    ],
+)
+def test_a_damaged_lora_is_refused(tmp_path, tensors, message):
+    path = write(tmp_path / "l.safetensors", tensors)
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_lora(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {
+                "transformer.no_such.layer.lora_A.weight": torch.ones(1, 1),
+                "transformer.no_such.layer.lora_B.weight": torch.ones(1, 1),
+            },
+            "no_such.layer is no layer of this Flux",
+        ),
+        (
+            {**plain_lora(), **plain_lora("transformer.transformer_blocks.9.attn.to_q")},
+            r"transformer_blocks.9.attn.to_q is no layer of this Flux",
+        ),
+        (
+            plain_lora("lora_unet_double_blocks_7_img_mlp_0", (1024, 256), KOHYA),
+            "double_blocks_7_img_mlp_0 is no layer",
+        ),
+        (plain_lora("transformer.transformer_blocks.0.attn.norm_q"), "norm_q is no layer"),
+        (plain_lora(size=(512, 256)), "to_q is for 512 x 256 weights, this Flux has 256 x 256"),
+        (plain_lora(size=(256, 128)), "to_q is for 256 x 128 weights"),
+        (
+            plain_lora("lora_unet_single_blocks_0_linear1", (768, 256), KOHYA),
+            "single_blocks_0_linear1 is for 768 x 256 weights, this Flux has 1792 x 256",
+        ),
+        (
+            {**plain_lora(), **plain_lora("double_blocks.0.img_attn.qkv", (768, 256))},
+            "transformer_blocks.0.attn.to_q twice",
+        ),
+    ],
+)
+def test_a_lora_is_applied_whole_or_not_at_all(model, tmp_path, tensors, message):
+    path = write(tmp_path / "l.safetensors", tensors)
+    with pytest.raises(WeightsError, match=message) as caught:
+        products_of(path, model)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_zeros_for_layers_that_flux_has_not_are_no_reason_to_refuse(model, tmp_path):
+    zeros = {
+        "text_encoders.t5xxl.transformer.shared.lora_A.weight": torch.ones(2, 4),
+        "text_encoders.t5xxl.transformer.shared.lora_B.weight": torch.zeros(4, 2),
+        "transformer.extra.lora_A.weight": torch.ones(2, 4),
+        "transformer.extra.lora_B.weight": torch.zeros(4, 2),
+        f"{LAYER}.diff_b": torch.zeros(256),
+    }
+    path = write(tmp_path / "l.safetensors", {**plain_lora(), **zeros})
+    assert list(products_of(path, model)) == ["transformer_blocks.0.attn.to_q"]
+    assert not resolve(read_lora(path), T5, {})
+
+
+def test_schnell_has_no_guidance_layers(kohya):
+    with pytest.raises(WeightsError, match="guidance_in_in_layer is no layer of this Flux"):
+        products_of(kohya, flux(guidance=False))
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+def test_sizes_can_be_checked_from_a_header_alone(guidance):
+    shape = FluxShape(width=256, double=2, single=2, context=64, pooled=32, guidance=guidance)
+    assert flux_layers(shape) == linear_shapes(flux(guidance=guidance, device="meta"))
+
+
+def test_a_file_for_several_models_goes_to_each_in_part(model, tmp_path):
+    clip = plain_lora("text_encoder.text_model.encoder.layers.0.mlp.fc1", (8, 4))
+    lora = read_lora(write(tmp_path / "l.safetensors", {**plain_lora(), **clip}))
+    assert set(lora.models) == {FLUX, CLIP}
+    before = velocity(model)
+    with attach_lora_files(model, FLUX, [(lora, 1.0)], torch.float32, "cpu"):
+        assert hooks_of(model) == 1
+        assert not torch.equal(velocity(model), before)
+    with attach_lora_files(model, T5, [(lora, 1.0)], torch.float32, "cpu"):
+        assert hooks_of(model) == 0
+    with (
+        pytest.raises(WeightsError, match="no layer of this CLIP-L"),
+        attach_lora_files(model, CLIP, [(lora, 1.0)], torch.float32, "cpu"),
+    ):
+        pass
+    assert hooks_of(model) == 0
+
+
+def test_other_files_are_refused(micro, tmp_path):
+    with pytest.raises(WeightsError, match=r"holds no lora_A or lora_down.*Flux"):
+        read_lora(micro / "flux1-schnell.safetensors")
+    (tmp_path / "l.safetensors").write_bytes(b"<html>")
+    with pytest.raises(WeightsError, match="HTML"):
+        read_lora(tmp_path / "l.safetensors")
+    torch.save({}, tmp_path / "l.pt")
+    with pytest.raises(
+        WeightsError, match=r"l.pt: is a torch file; only LoRA files in safetensors are read"
+    ):
+        read_lora(tmp_path / "l.pt")

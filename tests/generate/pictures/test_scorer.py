@@ -1,0 +1,167 @@
+"""Scores by `pulid-extract score` as a program: the real one on a small world, and a fake one for
+how it can fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.coloured_faces import GREEN, RED, picture
+from support.portrait_models import models_folder
+
+from pulid_generate.errors import InputError, PackageError, ScoringError
+from pulid_generate.pictures import scorer as likeness
+from pulid_generate.pictures.scorer import Scorer, scores
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    patches = {
+        "me": ((2, 2, RED),),
+        "-again": ((2, 2, RED), (15, 6, GREEN)),
+        "other": ((9, 10, GREEN),),
+        "nobody": (),
+    }
+    for name, places in patches.items():
+        Image.fromarray(picture(*places)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_the_real_program(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    said: list[str] = []
+    scorer = Scorer(
+        references=["me.png"], strangers=["other.png"], models_dir=models_folder(), say=said.append
+    )
+    judge, [own] = scorer.check()
+    assert (judge.name, len(judge.sha256), judge.own) == ("glintr100.onnx", 64, True)
+    assert own.cosine == 1.0
+    assert own.stranger is not None
+    assert own.stranger < 0.5
+    assert any("conditioned on" in line for line in said)
+    again, nobody, broken, other = scorer.scores(
+        ["-again.png", photos / "nobody.png", "broken.png", "other.png"]
+    )
+    assert (again.status, again.cosine, again.faces, again.stranger) == ("ok", 1.0, 2, own.stranger)
+    assert again.box is not None
+    assert (nobody.status, nobody.cosine, nobody.cosines, nobody.faces) == ("no face", None, (), 0)
+    assert (broken.status, broken.cosine) == ("failed", None)
+    assert "broken.png" in (broken.error or "")
+    assert (other.stranger, other.cosine) == (1.0, own.stranger)
+
+
+def test_what_the_real_program_refuses_is_its_own_line(photos):
+    scorer = Scorer(references=[photos / "nobody.png"], models_dir=models_folder())
+    with pytest.raises(
+        ScoringError, match=r"^pulid-extract score: .*nobody.png: no face found in this reference"
+    ) as caught:
+        scorer.check()
+    assert "error:" not in str(caught.value)
+    with pytest.raises(ScoringError, match=r"none.onnx: cannot be read"):
+        Scorer(
+            references=[photos / "me.png"],
+            models_dir=models_folder(),
+            recognizer=photos / "none.onnx",
+        ).check()
+
+
+def test_the_command_line(fake, tmp_path):
+    fake("open(os.environ['SEEN'], 'w').write(json.dumps(sys.argv[1:]))\nprint(json.dumps(line))\n")
+    os.environ["SEEN"] = str(tmp_path / "seen.json")
+    try:
+        [score] = scores(
+            ["-a.png"],
+            ["-me.png", "me too.png"],
+            strangers=["you.png"],
+            models_dir="models",
+            recognizer="own.onnx",
+            antelopev2="pack",
+            det_threshold=0.4,
+        )
+    finally:
+        del os.environ["SEEN"]
+    assert score == likeness.Score("ok", 0.5, (0.5,), faces=1, box=(1, 2, 3, 4))
+    given = json.loads((tmp_path / "seen.json").read_text())
+    references = ["--reference=-me.png", "--reference=me too.png", "--stranger=you.png"]
+    options = [
+        "--models-dir=models",
+        "--antelopev2=pack",
+        "--recognizer=own.onnx",
+        "--det-threshold=0.4",
+    ]
+    assert given == ["score", "--json", *references, *options, "--", str(Path.cwd() / "-a.png")]
+    fake(
+        "sys.exit('none of these' if any(word.startswith('--mod') for word in sys.argv) else print(json.dumps(line)))\n"
+    )
+    assert len(scores(["a.png"], ["me.png"])) == 1  # what is not given is not passed on
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("print(json.dumps(line)); sys.exit(1)", "failed with exit code 1 and no word"),
+        (
+            "say('a note'); say('pulid-extract: error: no room'); sys.exit(1)",
+            "^pulid-extract score: no room$",
+        ),
+        (
+            "say('Traceback (most recent call last):'); say('KeyError: 1'); sys.exit(1)",
+            "score: KeyError: 1$",
+        ),
+        ("say('No such command'); sys.exit(2)", "score: No such command$"),
+        (
+            "print(json.dumps(line), flush=True); os.kill(os.getpid(), 9)",
+            "killed by signal 9 after 1 of 2 pictures",
+        ),
+        ("print(json.dumps(line))", "answered for 1 of 2 pictures"),
+        ("print('cosine 0.5')", "answered 'cosine 0.5', expected a line of its JSON"),
+        ("print('[]')", "expected a line of its JSON"),
+        ("line['status'] = 'perhaps'; print(json.dumps(line))", "expected a line of its JSON"),
+        ("del line['recognizer']; print(json.dumps(line))", "expected a line of its JSON"),
+    ],
+)
+def test_a_program_that_fails_is_one_line(body, message, fake):
+    fake(body)
+    with pytest.raises(ScoringError, match=message):
+        scores(["a.png", "b.png"], ["me.png"])
+
+
+def test_pictures_that_cannot_be_read_are_no_failure_of_the_program(fake):
+    fake(
+        "line |= {'status': 'failed', 'cosine': None, 'box': None}\nprint(json.dumps(line)); say('1 of 1'); sys.exit(1)\n"
+    )
+    assert scores(["a.png"], ["me.png"])[0].status == "failed"
+
+
+def test_what_it_says_is_passed_on_while_it_works(fake):
+    fake("say('fetching'); say(''); say('pulid-extract: error: broken'); sys.exit(1)\n")
+    said: list[str] = []
+    with pytest.raises(ScoringError, match="broken"):
+        scores(["a.png"], ["me.png"], say=said.append)
+    assert said == ["fetching"]
+
+
+def test_many_pictures_are_several_calls(fake, monkeypatch):
+    fake(
+        "[print(json.dumps(line | {'faces': len(sys.argv)})) for word in sys.argv[sys.argv.index('--') + 1:]]\n"
+    )
+    monkeypatch.setattr(likeness, "AT_ONCE", 2)
+    assert [score.faces for score in scores(list("abcde"), ["me.png"])] == [7, 7, 7, 7, 6]
+    assert scores([], ["me.png"]) == []
+
+
+def test_no_program_and_no_reference_are_said_before_anything_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(likeness, "LIBRARIES", ("no_such_library_anywhere",))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PackageError, match="pulid-extract, which is not installed"):
+        Scorer(references=["me.png"]).check()
+    with pytest.raises(InputError, match="need a reference"):
+        Scorer(references=[])
+    with pytest.raises(InputError, match="reference -"):
+        Scorer(references=["me.png"], strangers=["-"])

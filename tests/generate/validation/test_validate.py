@@ -1,0 +1,314 @@
+"""pulid-generate validate through the command line, on the micro models; scores by a fake program,
+and once by the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+
+import astronaut
+import micro_antelopev2
+import numpy as np
+import pytest
+from make_seeded_checkpoints import write_embedding
+from PIL import Image
+from support.micro_flags import model_flags, pulid_flags
+
+from pulid_generate.errors import PlacementError
+from pulid_generate.pipeline.denoiser import Denoiser
+
+SIZE = ("-W", 64, "-H", 48)
+# by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference
+# itself 1
+SCORES = """
+for picture in pictures:
+    name = os.path.basename(picture)
+    value = {"person": 0.7 if "_1_" in name else 0.5, "0": 0.1, "stranger": -0.1}.get(name[:-4].rsplit("_", 1)[-1], 1.0)
+    faceless() if name == "line-3_2_person.png" else tell(cosine=value, cosines=[value], stranger=0.05)
+"""
+FILES = ("report.html", "report.json", "sheet.png")
+NOBODY = 'say("pulid-extract: error: me.png: no face found in this reference; give another picture"); sys.exit(1)'
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PULID_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def models(micro):
+    return *model_flags(micro), *pulid_flags(micro), "--steps", 2
+
+
+@pytest.fixture
+def base(models, person, tmp_path):
+    """The flags of a run with two prompts, two seeds, a stranger, and somebody's portrait."""
+    prompts, reference = tmp_path / "prompts.txt", tmp_path / "me & you.png"
+    prompts.write_text("a cat\n\na <b>dog</b>\n")
+    Image.fromarray(astronaut.portrait()).save(reference)
+    stranger = write_embedding(tmp_path / "you.pulidembd", seed=6)
+    return (
+        *(
+            *models,
+            *SIZE,
+            "--pulid-id-embedding",
+            person,
+            "--reference",
+            reference,
+            "--stranger",
+            reference,
+        ),
+        *(
+            "--stranger-embedding",
+            stranger,
+            "--prompts",
+            prompts,
+            "--seeds",
+            "1-2",
+            "--output-dir",
+            tmp_path / "out",
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """The pictures of `base`, once a test has drawn them."""
+    return tmp_path_factory.mktemp("earlier") / "pictures"
+
+
+@pytest.fixture
+def drawn(base, earlier, generate, fake, tmp_path):
+    """The flags of a run whose pictures are there already."""
+    if not earlier.exists():
+        fake(SCORES)
+        done = generate("validate", *base)
+        assert done.code == 0, done.err
+        shutil.copytree(tmp_path / "out" / "pictures", earlier)
+    else:
+        shutil.copytree(earlier, tmp_path / "out" / "pictures")
+    return (*base, "--resume")
+
+
+# -------------------------------------------------------------------------------- the whole command
+
+
+def test_a_validation(generate, drawn, models, person, fake, tmp_path):
+    fake(SCORES)
+    done = generate("validate", *drawn)
+    assert done.code == 0, done.err
+    folder = tmp_path / "out"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["version"] == 1
+    assert report["similarity"] == pytest.approx((0.7 + 0.5 + 0.7 + 0) / 4)  # without a face: 0
+    assert (report["passed"], report["min_similarity"]) == (None, None)
+    assert report["closer_than_weight_0"] == {"pairs": 4, "closer": 3}
+    runs = report["runs"]
+    assert list(runs) == ["person", "weight_0", "stranger"]
+    assert [runs[run]["similarity"] for run in runs] == [0.475, 0.1, -0.1]
+    assert (
+        runs["person"]["without_face"],
+        runs["person"]["with_face"],
+        runs["person"]["of_faces"],
+    ) == (1, 3, 0.6333)
+    assert runs["person"]["moved"] > 0
+    assert runs["weight_0"]["moved"] is None
+    assert report["recognizer"] == {"name": "glintr100.onnx", "sha256": "ab" * 32, "own": True}
+    assert report["settings"]["models"]["flux"] == "flux1-schnell"
+    assert report["settings"]["steps"] == 2
+    assert len(report["pictures"]) == 12
+    assert any("flatter" in note for note in report["notes"])
+    assert any("1 of 4 of the person" in note for note in report["notes"])
+    assert "No face was found" in done.err
+
+    # the pictures are what the single command draws; weight 0 is no PuLID at all, the stranger
+    # somebody else
+    for output, flags in {
+        "line-1_2_person.png": ("--pulid-id-embedding", person),
+        "line-1_2_weight_0.png": (),
+        "line-1_2_stranger.png": ("--pulid-id-embedding", tmp_path / "you.pulidembd"),
+    }.items():
+        weights = models if flags else [word for word in models if "pulid" not in str(word)]
+        alone = generate(
+            *weights, *SIZE, *flags, "-p", "a cat", "-s", 2, "-o", tmp_path / "alone.png"
+        )
+        assert alone.code == 0, alone.err
+        assert (folder / "pictures" / output).read_bytes() == (tmp_path / "alone.png").read_bytes()
+    assert len({picture["sha256"] for picture in report["pictures"]}) == 12
+
+    assert [stat.S_IMODE((folder / name).stat().st_mode) for name in FILES] == [0o600] * 3
+    *table, _, _, _ = lines = done.out.decode().splitlines()
+    assert lines[-3:] == [str(folder / name) for name in FILES]
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.height > sheet.width / 3 > 64  # two prompts down, three runs across
+    assert table[0].split() == ["prompt", "the", "person", "weight", "0", "a", "stranger", "moved"]
+    assert table[-1].split()[:4] == ["mean", "0.475", "0.100", "-0.100"]
+
+
+def test_resume_draws_nothing_anew_and_json_is_the_report(
+    generate, base, drawn, fake, monkeypatch, tmp_path
+):
+    def fail(*arguments, **more):
+        raise PlacementError("was drawn anew")
+
+    fake(SCORES)
+    monkeypatch.setattr(Denoiser, "latents", fail)
+    again = generate("validate", *drawn, "--json")
+    assert again.code == 0, again.err
+    assert "12 skipped" in again.err
+    assert json.loads(again.out) == json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert "was drawn anew" in generate("validate", *base).err  # without --resume
+
+
+@pytest.mark.parametrize(("least", "code"), [(0.47, 0), (0.48, 1)])
+def test_a_minimum_for_ci(least, code, generate, drawn, fake, tmp_path):
+    fake(SCORES)
+    done = generate("validate", *drawn, "--min-similarity", least)
+    assert done.code == code
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is (code == 0)
+    if code:
+        assert "similarity 0.475, below --min-similarity 0.48; look at" in done.error
+        assert "missed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, monkeypatch, tmp_path):
+    fake(SCORES)
+    latents = Denoiser.latents
+
+    def sometimes(self, jobs, *arguments, **more):
+        if jobs[0].seed == 2 and jobs[0].request.prompt == "a cat":
+            raise PlacementError("no memory")
+        return latents(self, jobs, *arguments, **more)
+
+    monkeypatch.setattr(Denoiser, "latents", sometimes)
+    done = generate("validate", *base)
+    assert "3 of 12 pictures could not be drawn or scored, the report is without them" in done.error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [
+        picture["error"] for picture in report["pictures"] if picture["status"] == "failed"
+    ] == ["no memory"] * 3
+    assert report["similarity"] == pytest.approx(1.4 / 3, abs=1e-4)
+    assert "3 of 12 pictures could not be drawn" in " ".join(report["notes"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("not drawn") >= 3
+    assert page.count("data:image/jpeg") == 9 + 2
+
+
+def test_nothing_is_drawn_for_a_reference_without_a_face(generate, base, fake, tmp_path):
+    fake(NOBODY)
+    assert (
+        "pulid-extract score: me.png: no face found in this reference"
+        in generate("validate", *base).error
+    )
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+def test_a_reference_is_not_overwritten(generate, base, fake, tmp_path):
+    fake(SCORES)
+    (tmp_path / "out" / "pictures").mkdir(parents=True)
+    mine = tmp_path / "out" / "pictures" / "line-1_1_person.png"
+    mine.write_bytes((tmp_path / "me & you.png").read_bytes())
+    assert (
+        "line-1_1_person.png: is read as an input"
+        in generate("validate", *base, "--reference", mine).error
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--reference", "me.png"), "Missing option '--pulid-id-embedding'"),
+        (("--pulid-id-embedding", "me.pulidembd"), "Missing option '--reference'"),
+        (("-p", "a cat"), "--prompt is for one picture; give --prompts FILE"),
+        (("-s", "7"), "--seed is for one picture; give --seeds"),
+        (("-o", "a.png"), "--output is for one picture; give --output-dir"),
+        (("--pulid-id-weight", "0"), "compares with weight 0 by itself"),
+        (("--identity", "you.pulidembd"), "validate looks at one person"),
+        (("--pulid-id-embedding", "-"), "Standard input can be read once"),
+        (("--min-similarity", "2"), "--min-similarity"),
+    ],
+)
+def test_wrong_usage(flags, message, generate):
+    both = ("--pulid-id-embedding", "me.pulidembd", "--reference", "me.png")
+    done = generate("validate", *(flags if message.startswith("Missing") else (*both, *flags)))
+    assert done.code == 2
+    assert message in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seeds", "3-1"), "counts down"),
+        (("--prompts", "none.txt"), "none.txt"),
+        (("--reference", "-"), "reference -: faces are compared with files"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
+    assert message in generate("validate", *base, *flags).error
+
+
+def test_a_stranger_is_somebody_else(generate, base, person):
+    assert (
+        "is the person; a control wants somebody else"
+        in generate("validate", *base, "--stranger-embedding", person).error
+    )
+
+
+def test_pictures_that_vanish_are_no_crash(generate, drawn, fake, tmp_path):
+    """Somebody cleans up while the faces are compared."""
+    gone = """
+lost = [picture for picture in pictures if picture.endswith(("line-1_1_person.png", "line-3_1_weight_0.png"))]
+for picture in pictures:
+    if picture in lost:
+        os.unlink(picture)
+        tell(status="failed", cosine=None, cosines=[], faces=0, box=None, error="gone")
+    else:
+        cosine(0.5)
+sys.exit(bool(lost))
+"""
+    fake(gone)
+    done = generate("validate", *drawn)
+    assert "2 of 12 pictures could not be drawn or scored" in done.error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["runs"]["person"]["failed"] == report["runs"]["weight_0"]["failed"] == 1
+    moved = {picture["output"]: picture["moved"] for picture in report["pictures"]}
+    assert moved["pictures/line-1_1_person.png"] is moved["pictures/line-3_1_person.png"] is None
+    assert moved["pictures/line-1_2_person.png"] > 0
+    assert report["closer_than_weight_0"]["pairs"] == 2
+
+
+def test_the_real_program_judges_real_faces(generate, models, person, tmp_path, monkeypatch):
+    """Inpainting beside the face keeps it, redrawing all of it does not."""
+    monkeypatch.chdir(tmp_path)
+    micro_antelopev2.write_pack(tmp_path / "antelopev2", 0)
+    Image.fromarray(astronaut.portrait()[32:224, 128:320]).resize((192, 192)).save("me.png")
+    beside = np.zeros((192, 192), np.uint8)
+    beside[160:] = 255
+    Image.fromarray(beside).save("mask.png")
+    (tmp_path / "one.txt").write_text("a person")
+    flags = (
+        *models,
+        "--pulid-id-embedding",
+        person,
+        "--reference",
+        "me.png",
+        "--antelopev2",
+        "antelopev2",
+        "--prompts",
+        "one.txt",
+    )
+    start = ("--steps", 4, "--seeds", "3", "-i", "me.png", "--strength", "0.5")
+    kept = generate(
+        "validate", *flags, *start, "--mask", "mask.png", "--min-similarity", "0.9", "--json"
+    )
+    assert kept.code == 0, kept.err
+    report = json.loads(kept.out)
+    assert report["similarity"] > 0.99
+    assert report["runs"]["person"]["moved"] > 0  # beside the face
+    # and nothing of it is the identity's doing
+    assert "Only in 0 of 1" in " ".join(report["notes"])
+    lost = generate("validate", *flags, *start, "--min-similarity", "0.9", "--json")
+    assert "similarity 0.000, below --min-similarity 0.9" in lost.error
+    assert json.loads(lost.out)["runs"]["person"]["without_face"] == 1

@@ -1,0 +1,95 @@
+"""The two commands in this process, exactly as their entry points run them."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from support.portrait_models import models_folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command did: its exit code, standard output as bytes, standard error as text."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of an expected failure; fails the test for a traceback or a second line."""
+        assert self.code == 1, (self.code, self.err)
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if "error:" in line]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+def generate_command(capfdbinary, monkeypatch) -> Callable[..., Run]:
+    """What the fixture `generate` gives."""
+
+    def run(*arguments, stdin: bytes = b"") -> Run:
+        from pulid_generate import cli
+
+        monkeypatch.setattr(sys, "argv", ["pulid-generate", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        if "pulid_generate.pipeline.pipeline" in sys.modules:
+            _freeze_libraries()
+        return Run(code, out, err.decode())
+
+    return run
+
+
+@functools.cache
+def _freeze_libraries() -> None:
+    """Keep the garbage collector from walking through the libraries after each of the pipeline's
+    stages: half of a small picture's time.
+    """
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)
+
+
+def call(capfd, monkeypatch, *arguments: str) -> tuple[int, str, str]:
+    """pulid-extract: exit code, standard output, standard error."""
+    from pulid_extract import cli
+
+    monkeypatch.setattr(sys, "argv", ["pulid-extract", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    out, err = capfd.readouterr()
+    return int(exit_.value.code or 0), out, err
+
+
+def run(capfd, monkeypatch, *arguments, stdin: bytes = b"") -> tuple[int, list[dict], str]:
+    """pulid-extract on the small world's models: exit code, JSON lines of standard output, standard
+    error.
+    """
+    from pulid_extract import cli
+
+    monkeypatch.setattr(sys, "argv", ["pulid-extract", *map(str, arguments)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    monkeypatch.setenv("PULID_MODELS_DIR", str(models_folder()))
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err
+    return code, [json.loads(line) for line in out.splitlines() if line.startswith("{")], err

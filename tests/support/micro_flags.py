@@ -1,0 +1,30 @@
+"""The flags that name the micro models, for every test that draws with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def encoder_flags(micro: Path) -> tuple[Any, ...]:
+    """Autoencoder and text encoders, without T5's tokenizer."""
+    return (
+        *("--vae", micro / "ae.safetensors"),
+        *("--clip_l", micro / "clip_l.safetensors"),
+        *("--t5xxl", micro / "t5xxl_fp16.safetensors"),
+    )
+
+
+def model_flags(micro: Path) -> tuple[Any, ...]:
+    """Everything that draws without an identity, on the CPU."""
+    return (
+        *("--diffusion-model", micro / "flux1-schnell.safetensors"),
+        *encoder_flags(micro),
+        *("--t5-tokenizer", micro / "tokenizer.json"),
+        *("--device", "cpu"),
+    )
+
+
+def pulid_flags(micro: Path) -> tuple[Any, ...]:
+    """PuLID's weights."""
+    return "--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors"
