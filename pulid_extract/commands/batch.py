@@ -20,8 +20,9 @@ from pulid_extract.extraction.opening import PACKAGES, quiet
 from pulid_extract.extraction.result_lines import ResultLines
 from pulid_extract.flags.batch import BatchFlags
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.errors import InputError, OutputError, require_packages
+from pulid_extract.shared.errors import InputError, require_packages
 from pulid_extract.shared.records import listed
+from pulid_extract.shared.writing import make_folder
 
 if TYPE_CHECKING:
     pass
@@ -40,7 +41,7 @@ def run(flags: BatchFlags) -> None:
         raise InputError(
             f"{flags.rows}: {len(problems)} problem{'s' * (len(problems) != 1)}, listed above; nothing was started"
         )
-    out_dir = _make_folder(flags.out_dir)
+    out_dir = make_folder(flags.out_dir, flag="--out-dir")
     _sweep(out_dir, planned)
     with ResultLines() as lines, quiet():
         batch = Batch(flags, planned, out_dir)
@@ -69,17 +70,6 @@ def _on_cluster(batch: Batch) -> Iterator[dict[str, Any]]:
     from pulid_extract.batch.ray_command import reports
 
     return reports(batch)
-
-
-def _make_folder(given: str) -> Path:
-    folder = Path(given)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"--out-dir {given}: cannot be made ({error.strerror or error})"
-        ) from None
-    return folder
 
 
 def _sweep(folder: Path, planned: Sequence[Planned]) -> None:

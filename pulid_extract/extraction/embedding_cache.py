@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.errors import OutputError
-from pulid_extract.shared.writing import write_atomically
+from pulid_extract.shared.writing import make_folder, write_atomically
 
 ENTRIES = "embeddings"
 MAX_BYTES = 256 << 20  # of all entries; one of the public shape takes 132 KB, so about 2,000
@@ -96,8 +96,9 @@ class EmbeddingCache:
         cannot be written.
         """
         sealed = _seal(stored, key)
+        make_folder(self.folder, mode=0o700)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # the folder may be older than this rule
             self.folder.chmod(0o700)
         except OSError as error:
             raise OutputError(

@@ -20,7 +20,7 @@ from typing import Any
 
 from pulid_extract.shared.errors import InputError, OutputError
 from pulid_extract.shared.model_files import Found
-from pulid_extract.shared.writing import write_atomically
+from pulid_extract.shared.writing import make_folder, write_atomically
 
 MEMORY = "weights.json"
 # seconds: a file that changed this recently may change again within one tick of its clock
@@ -70,7 +70,7 @@ class FileHashes:
             if os.path.exists(name)
         }
         with contextlib.suppress(OutputError, OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path.parent, mode=0o700)
             write_atomically(self.path, json.dumps(there, indent=1).encode(), mode=0o600)
 
 

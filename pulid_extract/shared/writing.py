@@ -12,6 +12,22 @@ from pathlib import Path
 from pulid_extract.shared.errors import OutputError
 
 
+def make_folder(folder: str | Path, *, flag: str = "", advice: str = "", mode: int = 0o777) -> Path:
+    """Make a folder and those above it; one that exists stays as it is. Returns it.
+
+    flag: what named it, for the message. advice: what to do if it cannot be made, for the message.
+    mode: permission bits of a new folder, before the umask. Raises OutputError.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        where = f"{flag} {folder}".strip()
+        after = f"; {advice}" if advice else ""
+        raise OutputError(f"{where}: cannot be made ({error.strerror or error}){after}") from None
+    return folder
+
+
 def check_writable(path: str | Path) -> None:
     """Raise OutputError now if a later `write_atomically(path)` cannot work, before minutes of work
     are spent.

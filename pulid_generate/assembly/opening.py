@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pulid_extract.shared.cache_folder import default_folder
 from pulid_generate.errors import RequestError, require_packages
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.likeness import LikenessFlags
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import OnStep, Pipeline
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.pipeline.text_cache import TextCache, default_folder
+from pulid_generate.pipeline.text_cache import TextCache
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline

@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
+from pulid_extract.shared.writing import (
+    check_not_input,
+    check_writable,
+    make_folder,
+    write_atomically,
+)
 from pulid_generate.assembly import opening, usage
 from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.errors import OutputError, ScoringError
+from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import DrawFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.picture import format_of
@@ -61,12 +66,7 @@ class BestOf:
             Path(flags.keep_others).expanduser() if flags.keep_others is not None else None
         )
         if self.others is not None:
-            try:
-                self.others.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(
-                    f"--keep-others {self.others}: cannot be made ({error.strerror or error})"
-                ) from None
+            make_folder(self.others, flag="--keep-others")
             check_writable(self.others / "0.png")
 
     def jobs(self, pipeline: Pipeline, drawing: assembly.Drawing) -> list[Job]:

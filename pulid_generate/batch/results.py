@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.writing import check_writable
+from pulid_extract.shared.writing import check_writable, make_folder
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import people_of
 from pulid_generate.batch.judging import Asked, Rows
@@ -186,12 +186,7 @@ class Look:
 
     def _write(self, grid: Grid, with_faces: bool) -> None:
         assert self.sheet is not None
-        try:
-            self.sheet.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{self.sheet.parent}: cannot be made ({error.strerror or error})"
-            ) from None
+        make_folder(self.sheet.parent)
         for path in write_sheet(self.sheet, grid, console.log, 0o600 if with_faces else None):
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             self._tell(SheetResult(str(path), sha256))

@@ -17,24 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pulid_extract.shared.cache_folder import FOLDER_VARIABLE
 from pulid_extract.shared.model_files import Header
-from pulid_extract.shared.writing import write_atomically
-from pulid_generate.errors import OutputError
+from pulid_extract.shared.writing import make_folder, write_atomically
 
-FOLDER_VARIABLE = "PULID_CACHE_DIR"
 ENTRIES = "text"
 MAX_BYTES = 4 << 30  # 2,000 prompts of 256 tokens in bfloat16
 FIRST_BYTES = 1 << 20  # of a model file, for its identity
 STALE = 3600  # seconds after which a half-written file has no writer any more
-
-
-def default_folder() -> Path:
-    """$PULID_CACHE_DIR, else pulid-flux-toolkit in the user's cache folder ($XDG_CACHE_HOME, or
-    ~/.cache).
-    """
-    named = os.environ.get(FOLDER_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(named).expanduser() if named else Path(base).expanduser() / "pulid-flux-toolkit"
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -95,12 +85,8 @@ class TextCache:
         if self.folder is None:
             self._here[key] = data
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder}: cannot be made ({error.strerror or error}); set {FOLDER_VARIABLE}, or give --no-cache"
-            ) from None
+        advice = f"set {FOLDER_VARIABLE}, or give --no-cache"
+        make_folder(self.folder, advice=advice, mode=0o700)
         write_atomically(self.folder / key, [hashlib.sha256(data).digest(), data], mode=0o600)
 
     def trim(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.records import FORMS, MAX_BYTES, Problem
-from pulid_extract.shared.writing import check_writable
-from pulid_generate.errors import InputError, OutputError
+from pulid_extract.shared.writing import check_writable, make_folder
+from pulid_generate.errors import InputError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.grid import grid
 from pulid_generate.rows.items import Item
@@ -41,10 +41,7 @@ def make_folders(items: Sequence[Item]) -> None:
     for item in items:
         names.setdefault(item.path.parent, set()).add(item.path.name)
     for folder, ours in names.items():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from None
+        make_folder(folder)
         for path in folder.glob(".*.part"):
             if path.name[1:].rsplit(".", 2)[0] in ours:
                 path.unlink(missing_ok=True)

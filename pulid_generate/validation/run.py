@@ -19,14 +19,19 @@ import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_extract.shared.writing import check_not_input, check_writable, write_atomically
+from pulid_extract.shared.writing import (
+    check_not_input,
+    check_writable,
+    make_folder,
+    write_atomically,
+)
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import wants_standard_input
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.errors import InputError, OutputError, PulidError
+from pulid_generate.errors import InputError, PulidError
 from pulid_generate.flags.commands import BatchFlags, Flags, ValidateFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.description import parse_description
@@ -159,12 +164,7 @@ def _check_outputs(folder: Path, shots: Sequence[Shot], inputs: Sequence[str | P
     """Raise OutputError now for what could not be written later, or would take the place of a file
     that is read.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror or error}); give another --output-dir"
-        ) from None
+    make_folder(folder, advice="give another --output-dir")
     for name in ("report.html", "report.json", "sheet.png", *(shot.output for shot in shots)):
         check_not_input(folder / name, inputs)
     check_writable(folder / "report.html")

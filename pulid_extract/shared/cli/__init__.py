@@ -1,3 +1,6 @@
-"""What both command lines have in common: output, exit codes, interrupts, flags from tables.
-Imports no torch.
+"""What both command lines have in common. Imports no torch.
+
+console.py     standard output and error, exit codes
+flags.py       a dataclass of flags -> a command line
+interrupts.py  Ctrl-C that lets the work in hand be finished
 """

@@ -34,7 +34,7 @@ from pulid_extract.shared.model_files.transfer import (
     size_text,
     transfer,
 )
-from pulid_extract.shared.writing import write_atomically
+from pulid_extract.shared.writing import make_folder, write_atomically
 
 RESERVE = 64 << 20  # bytes of the disk that stay free
 # of antelopev2's five, what PuLID uses
@@ -230,7 +230,7 @@ def pull(
         raise WeightsError(
             f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull again"
         )
-    _make_folder(models_dir)
+    make_folder(models_dir, advice="name another --models-dir")
     remotes: dict[Path, Remote | PulidError] = {}
     for outcome in missing:
         try:
@@ -246,15 +246,6 @@ def pull(
             yield outcome
         else:
             yield _fetch(outcome, remote, models_dir, log, pause)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made a folder ({error.strerror or error}); name another --models-dir"
-        ) from None
 
 
 def _check_disk(models_dir: Path, remotes: dict[Path, Remote | PulidError]) -> None:
@@ -365,7 +356,7 @@ def unpack_antelopev2(archive: Path, models_dir: Path) -> list[Path]:
         for name in NEEDED_NETWORKS:
             with opened.open(members[name]) as member:
                 _check_start(f"{archive}: {name}", member.read(START))
-        _make_folder(folder)
+        make_folder(folder, advice="name another --models-dir")
         _check_room(
             models_dir,
             sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS),

@@ -172,7 +172,7 @@ def test_many_at_once(tmp_path):
 
 def test_a_folder_that_cannot_be_is_an_error(tmp_path):
     (tmp_path / "embeddings").write_text("a file")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be made"):
         EmbeddingCache(tmp_path).put(key_of([PORTRAIT], SETTINGS), STORED)
     assert EmbeddingCache(tmp_path).entries() == []
 
