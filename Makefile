@@ -21,9 +21,9 @@ check: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/python scripts/make_cli_reference.py --check
-	$(BIN)/python scripts/make_folder_tables.py --check
-	$(BIN)/python scripts/make_sdcli_table.py --check
+	$(BIN)/python scripts/docs/cli_reference.py --check
+	$(BIN)/python scripts/docs/folder_tables.py --check
+	$(BIN)/python scripts/docs/sdcli_table.py --check
 	$(MAKE) test
 
 format: $(READY)
@@ -31,12 +31,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 docs: $(READY)
-	$(BIN)/python scripts/make_cli_reference.py
-	$(BIN)/python scripts/make_folder_tables.py
-	$(BIN)/python scripts/make_sdcli_table.py
+	$(BIN)/python scripts/docs/cli_reference.py
+	$(BIN)/python scripts/docs/folder_tables.py
+	$(BIN)/python scripts/docs/sdcli_table.py
 
 bench: $(READY)
-	$(BIN)/python scripts/bench.py
+	PYTHONPATH=scripts $(BIN)/python -m bench
 
 world: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m micro_world.train

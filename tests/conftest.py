@@ -54,15 +54,15 @@ def micro(tmp_path_factory) -> Path:
     """A folder with the generation half of the micro models (schnell), and Flux dev beside it in
     `dev/`.
     """
-    import make_micro_models
+    from seeded import micro_models
 
     folder = tmp_path_factory.mktemp("micro")
     wanted = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
-    for part in make_micro_models.parts():
+    for part in micro_models.parts():
         if part.name.startswith(wanted):
             part.write(folder / part.name, 0)
     (folder / "dev").mkdir()
-    dev = make_micro_models.parts(dev=True)[0]
+    dev = micro_models.parts(dev=True)[0]
     dev.write(folder / "dev" / dev.name, 0)
     return folder
 
@@ -70,7 +70,7 @@ def micro(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def person(tmp_path_factory) -> Path:
     """A .pulidembd of nobody, without the unconditional tokens."""
-    from make_seeded_checkpoints import write_embedding
+    from seeded.checkpoints import write_embedding
 
     return write_embedding(tmp_path_factory.mktemp("person") / "me.pulidembd")
 

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import make_folder_tables
 import pytest
 from support import import_rules
 from support.import_rules import PACKAGES, Tree
 from support.paths import ROOT
 
-ORDER = make_folder_tables.ORDER
+from docs import folder_tables
+
+ORDER = folder_tables.ORDER
 FOREIGN = {
     "pulid_extract": {"diffusers", "transformers", "accelerate", "sentencepiece"},
     "pulid_generate": {"insightface", "facexlib", "onnxruntime", "onnx", "cv2", "timm"},
@@ -111,9 +112,9 @@ def test_importing_a_package_loads_nothing():
 def test_who_says_that_it_imports_no_torch_is_held_to_it(tree):
     held = without_torch(tree)
     for module, path in tree.files.items():
-        said = make_folder_tables.docstring_of(path)
+        said = folder_tables.docstring_of(path)
         if path.name != "__init__.py":  # what a folder says holds for its files
-            said += make_folder_tables.docstring_of(path.parent / "__init__.py")
+            said += folder_tables.docstring_of(path.parent / "__init__.py")
         if re.search(r"imports no\s+torch\.", said, re.IGNORECASE):
             assert module in held, f"{path}: not in WITHOUT_TORCH"
 
@@ -122,7 +123,7 @@ def test_a_folder_that_lists_its_files_lists_them_all(tree):
     for module, path in tree.files.items():
         if path.name != "__init__.py":
             continue
-        said = make_folder_tables.docstring_of(path)
+        said = folder_tables.docstring_of(path)
         listed = re.findall(r"^ {4}(\w+\.py|\w+/) {2,}\S", said, re.MULTILINE)
         if listed:
             files = {file.name for file in path.parent.glob("*.py")} - {"__init__.py"}

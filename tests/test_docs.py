@@ -13,12 +13,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import make_cli_reference
-import make_folder_tables
 import numpy as np
 import pytest
 from support.paths import ROOT
 
+from docs import cli_reference, folder_tables
 from pulid_extract import encode_embedding
 
 README = ROOT / "README.md"
@@ -35,8 +34,8 @@ MADE = ("build/", "embeddings/", "text/")
 
 FLAGS = {
     path: flags
-    for program in make_cli_reference.PROGRAMS
-    for path, flags in make_cli_reference.flags(program).items()
+    for program in cli_reference.PROGRAMS
+    for path, flags in cli_reference.flags(program).items()
 }
 FLAGS["scripts/verify_three_way.sh"] = FLAGS["pulid-generate"]  # it passes its flags on
 
@@ -78,11 +77,11 @@ def wrong_flags(shell: str) -> list[str]:
 
 
 def test_the_reference_is_current_in_any_terminal():
-    assert (
-        make_cli_reference.TARGET.read_text(encoding="utf-8") == make_cli_reference.reference()
-    ), "run `make docs`"
+    assert cli_reference.TARGET.read_text(encoding="utf-8") == cli_reference.reference(), (
+        "run `make docs`"
+    )
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "make_cli_reference.py", "--check"],
+        [sys.executable, ROOT / "scripts" / "docs" / "cli_reference.py", "--check"],
         env={**os.environ, "COLUMNS": "40", "PULID_MODELS_DIR": "elsewhere", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
@@ -92,14 +91,14 @@ def test_the_reference_is_current_in_any_terminal():
 
 def test_an_old_reference_is_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
     old = tmp_path / "cli.md"
-    old.write_text(make_cli_reference.reference() + "more\n")
-    monkeypatch.setattr(make_cli_reference, "TARGET", old)
-    monkeypatch.setattr(sys, "argv", ["make_cli_reference.py", "--check"])
+    old.write_text(cli_reference.reference() + "more\n")
+    monkeypatch.setattr(cli_reference, "TARGET", old)
+    monkeypatch.setattr(sys, "argv", ["cli_reference.py", "--check"])
     for missing in (False, True):
         if missing:
             old.unlink()
         with pytest.raises(SystemExit, match="1"):
-            make_cli_reference.main()
+            cli_reference.main()
         printed = capsys.readouterr()
         assert printed.out == ""
         assert printed.err.count("\n") == 1
@@ -107,9 +106,9 @@ def test_an_old_reference_is_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
 
 
 def test_the_reference_names_every_command_and_flag():
-    text = make_cli_reference.reference()
-    for program in make_cli_reference.PROGRAMS:
-        for path, flags in make_cli_reference.flags(program).items():
+    text = cli_reference.reference()
+    for program in cli_reference.PROGRAMS:
+        for path, flags in cli_reference.flags(program).items():
             section = text.split(f"Usage: {path} ")[1].split("```")[0]
             assert not [
                 flag
@@ -199,15 +198,15 @@ def test_the_readmes_tree_is_the_package_from_the_top_down(package):
     assert branch is not None
     listed = [line.split()[0] for line in branch[1].splitlines()]
     folders = []
-    for name in make_folder_tables.ORDER[package]:
+    for name in folder_tables.ORDER[package]:
         if (ROOT / package / name).is_dir():
             folders.append(f"{name}/")
     assert listed == folders
 
 
 def test_the_tables_of_folders_are_current_and_no_page_lacks_one():
-    page = make_folder_tables.TARGET.read_text(encoding="utf-8")
-    assert make_folder_tables.with_tables(page) == page, "run `make docs`"
+    page = folder_tables.TARGET.read_text(encoding="utf-8")
+    assert folder_tables.with_tables(page) == page, "run `make docs`"
     for package in PACKAGES:
         for folder in (ROOT / package).glob("*/__init__.py"):
             assert f"| `{folder.parent.name}/` |" in page
@@ -215,18 +214,18 @@ def test_the_tables_of_folders_are_current_and_no_page_lacks_one():
 
 def test_old_tables_are_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
     old = tmp_path / "architecture.md"
-    page = make_folder_tables.with_tables(make_folder_tables.TARGET.read_text(encoding="utf-8"))
+    page = folder_tables.with_tables(folder_tables.TARGET.read_text(encoding="utf-8"))
     old.write_text(page.replace("| `memory/` | ", "| `memory/` | Once "))
-    monkeypatch.setattr(make_folder_tables, "TARGET", old)
-    monkeypatch.setattr(sys, "argv", ["make_folder_tables.py", "--check"])
+    monkeypatch.setattr(folder_tables, "TARGET", old)
+    monkeypatch.setattr(sys, "argv", ["folder_tables.py", "--check"])
     with pytest.raises(SystemExit, match="1"):
-        make_folder_tables.main()
+        folder_tables.main()
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert "make docs" in printed.err
-    monkeypatch.setattr(sys, "argv", ["make_folder_tables.py"])
-    make_folder_tables.main()
+    monkeypatch.setattr(sys, "argv", ["folder_tables.py"])
+    folder_tables.main()
     assert old.read_text() == page
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import gguf
 import numpy as np
-import public_layouts
 import torch
 from safetensors.torch import save_file
+from seeded import public_layouts
 from torch import Tensor
 
 from micro_world import autoencoder, painter, reader

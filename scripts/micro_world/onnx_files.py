@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from onnx_graph import Graph
+from seeded.onnx_graph import Graph
 from torch import nn
 
 

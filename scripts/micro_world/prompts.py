@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from unigram import write_unigram
+from seeded.unigram import write_unigram
 
 from micro_world.scenes import COLOUR_NAMES, EXPRESSIONS, HATS, Scene
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from make_seeded_checkpoints import write_embedding
+from seeded.checkpoints import write_embedding
 from support.fake_score import HEAD
 from support.micro_drawing import HEIGHT, WIDTH, Drawn, Kept
 from support.micro_flags import model_flags, pulid_flags

@@ -1,4 +1,4 @@
-"""The files of scripts/full_size_check.py, small: the public layouts, resumable, and never
+"""The files of scripts/bench/full_size.py, small: the public layouts, resumable, and never
 half-written.
 """
 
@@ -8,12 +8,12 @@ import shutil
 from collections import namedtuple
 from dataclasses import replace
 
-import full_size_check
 import gguf
 import numpy as np
 import pytest
-from full_size_files import Sizes, files, missing, write_complete
-from q4_k import quantize_q4_k, random_q4_k
+from bench import full_size
+from bench.full_size_files import Sizes, files, missing, write_complete
+from seeded.q4_k import quantize_q4_k, random_q4_k
 from support.distances import relative
 
 from pulid_extract.shared.model_files import read_header
@@ -25,7 +25,7 @@ SMALL = Sizes(256, 2, 4, 2, 1, 256, 1, 512, 32, encoder=False)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
-    full_size_check.prepare(SMALL, folder)
+    full_size.prepare(SMALL, folder)
     return folder
 
 
@@ -40,7 +40,7 @@ def test_the_published_sizes_are_the_public_files():
 
 def test_the_files_are_read_as_what_they_stand_for(folder):
     names = [file.name for file in files(SMALL)]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, full_size_check.TIMES])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, full_size.TIMES])
     shape = flux_shape(read_header(folder / names[0]))
     assert (shape.width, shape.double, shape.single, shape.context, shape.guidance) == (
         256,
@@ -59,19 +59,19 @@ def test_a_second_run_writes_nothing_and_one_lost_file_comes_back_the_same(folde
     before = {
         path.name: path.stat().st_mtime_ns
         for path in folder.iterdir()
-        if path.name != full_size_check.TIMES
+        if path.name != full_size.TIMES
     }
     assert not list(missing(SMALL, folder))
     flux = folder / files(SMALL)[0].name
     whole = flux.read_bytes()
     flux.unlink()
     assert [file.name for file in missing(SMALL, folder)] == [flux.name]
-    full_size_check.prepare(SMALL, folder)
+    full_size.prepare(SMALL, folder)
     assert flux.read_bytes() == whole
     after = {
         path.name: path.stat().st_mtime_ns
         for path in folder.iterdir()
-        if path.name != full_size_check.TIMES
+        if path.name != full_size.TIMES
     }
     assert {name for name in before if before[name] != after[name]} == {flux.name}
 
@@ -92,7 +92,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch
     with pytest.raises(
         SystemExit, match=r"GB needed; free some, or name another folder with --dir"
     ):
-        full_size_check.prepare(SMALL, tmp_path)
+        full_size.prepare(SMALL, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -9,16 +9,12 @@ import json
 import warnings
 from pathlib import Path
 
-import astronaut
-import make_micro_models
-import make_seeded_checkpoints
-import micro_antelopev2
 import numpy as np
-import public_layouts
 import pytest
-import seeded
 import torch
 from safetensors.torch import load_file
+from seeded import astronaut, checkpoints, micro_antelopev2, micro_models, public_layouts
+from seeded import tensors as seeded
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.model_files import kind_of, read_header
@@ -41,7 +37,7 @@ KINDS = {
 @pytest.fixture(scope="module")
 def micro(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("micro")
-    make_micro_models.write_micro_models(folder)
+    micro_models.write_micro_models(folder)
     return folder
 
 
@@ -82,14 +78,14 @@ def test_every_file_is_recognised_as_what_it_is(micro, name):
 
 def test_the_set_is_small_and_complete(micro):
     assert {path.name for path in micro.iterdir()} == {*KINDS, "tokenizer.json"}
-    assert {part.name for part in make_micro_models.parts()} == {*KINDS, "tokenizer.json"}
+    assert {part.name for part in micro_models.parts()} == {*KINDS, "tokenizer.json"}
     assert sum(path.stat().st_size for path in micro.rglob("*") if path.is_file()) < 300e6
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(micro, tmp_path):
     small = [
         part
-        for part in make_micro_models.parts()
+        for part in micro_models.parts()
         if part.name in ("clip_l.safetensors", "tokenizer.json")
     ]
     for part in small:
@@ -102,14 +98,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(micro, tmp_p
 
 
 def test_fitted_files_are_the_same_twice(micro, tmp_path):
-    for part in make_micro_models.parts():
+    for part in micro_models.parts():
         if part.name == "parsing_bisenet.pth":
             part.write(tmp_path / part.name, 0)
             assert (tmp_path / part.name).read_bytes() == (micro / part.name).read_bytes()
 
 
 def test_dev_has_guidance_and_schnell_has_not(micro):
-    dev = make_micro_models.parts(dev=True)[0]
+    dev = micro_models.parts(dev=True)[0]
     assert dev.name == "flux1-dev.safetensors"
     schnell = read_header(micro / "flux1-schnell.safetensors").names
     extra = set(public_layouts.flux(128, context=64, vector=64, guidance=True)) - schnell
@@ -200,8 +196,8 @@ def test_facexlib_finds_the_same_face(insightface_app, retinaface, bgr, place):
 
 
 def test_the_parser_sees_a_face_on_a_background(micro):
-    import micro_facexlib
     from facexlib.parsing.bisenet import BiSeNet
+    from seeded import micro_facexlib
 
     net = BiSeNet(num_class=19).eval()
     net.load_state_dict(torch.load(micro / "parsing_bisenet.pth", weights_only=True), strict=True)
@@ -238,9 +234,9 @@ def test_timm_accepts_the_eva_tower(micro):
     }
     tower = timm.create_model(
         "eva02_large_patch14_clip_336",
-        embed_dim=make_micro_models.EVA_WIDTH,
-        num_heads=make_micro_models.EVA_WIDTH // public_layouts.ENCODER_HEAD,
-        num_classes=make_micro_models.EVA_POOLED,
+        embed_dim=micro_models.EVA_WIDTH,
+        num_heads=micro_models.EVA_WIDTH // public_layouts.ENCODER_HEAD,
+        num_classes=micro_models.EVA_POOLED,
     ).eval()
     tower.load_state_dict(checkpoint_filter_fn(state, tower), strict=True)
     with torch.no_grad():
@@ -253,7 +249,7 @@ def test_transformers_accepts_the_text_encoders(micro):
 
     state = load_file(micro / "t5xxl_fp16.safetensors")
     assert torch.equal(state["shared.weight"], state["encoder.embed_tokens.weight"])
-    width = make_micro_models.T5_WIDTH
+    width = micro_models.T5_WIDTH
     config = T5Config(
         d_model=width,
         d_ff=2 * width,
@@ -266,7 +262,7 @@ def test_transformers_accepts_the_text_encoders(micro):
     t5.load_state_dict(state, strict=True)
 
     state = load_file(micro / "clip_l.safetensors")
-    width = make_micro_models.CLIP_WIDTH
+    width = micro_models.CLIP_WIDTH
     sizes = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
@@ -291,7 +287,7 @@ def test_the_tokenizer_takes_any_prompt(micro, prompt):
     encoded = Tokenizer.from_file(str(micro / "tokenizer.json")).encode(prompt)
     assert encoded.ids[-1] == 1
     assert 2 not in encoded.ids  # nothing is unknown
-    assert max(encoded.ids) < make_micro_models.T5_ROWS
+    assert max(encoded.ids) < micro_models.T5_ROWS
     pieces = json.loads((micro / "tokenizer.json").read_text())["model"]["vocab"]
     assert [piece for piece, _ in pieces[:3]] == ["<pad>", "</s>", "<unk>"]
 
@@ -316,7 +312,7 @@ def test_seeded_numbers_are_those_of_the_golden_files():
 
 
 def test_seeded_checkpoints_are_those_that_sd_cli_drew_from(tmp_path):
-    make_seeded_checkpoints.write_checkpoints(
+    checkpoints.write_checkpoints(
         tmp_path, seed=21, depth=1, single=2, guidance=True, only=("flux", "pulid")
     )
     for name, expected in GOLDEN_FILES.items():
@@ -326,9 +322,7 @@ def test_seeded_checkpoints_are_those_that_sd_cli_drew_from(tmp_path):
 
 
 def test_seeded_embedding_is_the_one_that_sd_cli_drew_from(tmp_path):
-    tokens = read_embedding(
-        make_seeded_checkpoints.write_embedding(tmp_path / "me.pulidembd", 5)
-    ).tokens
+    tokens = read_embedding(checkpoints.write_embedding(tmp_path / "me.pulidembd", 5)).tokens
     assert tokens.shape == (32, 2048)
     assert hashlib.sha256(tokens.astype("<f2").tobytes()).hexdigest() == GOLDEN_TOKENS
 

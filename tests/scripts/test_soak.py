@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import soak
+from bench import soak
 from support.paths import ROOT
 
 from pulid_generate.pictures.picture import encode_pixels
@@ -17,17 +18,13 @@ from pulid_generate.pictures.picture import encode_pixels
 @pytest.mark.slow
 def test_rows_survive_kills_at_random_moments():
     """In a process of its own: it forks."""
-    command = [
-        sys.executable,
-        ROOT / "scripts" / "soak.py",
-        "--rows",
-        "30",
-        "--kills",
-        "3",
-        "--seed",
-        "1",
-    ]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.soak", "--rows", "30", "--kills", "3", "--seed", "1"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
     assert "| rows | 30 |" in done.stdout
     assert "| kills (SIGKILL) | 3," in done.stdout

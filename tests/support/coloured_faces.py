@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from seeded import seeded
+from seeded.tensors import seeded
 
 RED, GREEN, YELLOW, MAGENTA = (255, 0, 0), (0, 255, 0), (255, 255, 0), (255, 0, 255)
 LARGE, SMALL = 96, 32  # half the side of a face, in pixels of a 640x640 picture

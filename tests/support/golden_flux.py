@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from seeded import seeded, seeded_state
+from seeded.tensors import seeded, seeded_state
 
 from pulid_generate.sampling.packing import position_ids
 

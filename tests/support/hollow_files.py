@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import public_layouts
+from seeded import public_layouts
 
 from pulid_generate.inspection.inspect import WIDTHS
 

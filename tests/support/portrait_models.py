@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from seeded import seeded, seeded_state
+from seeded.tensors import seeded, seeded_state
 from support.coloured_faces import LARGE, POINTS, SMALL
 from support.paths import GOLDEN
 

@@ -15,8 +15,8 @@ from micro_world import autoencoder, dataset, people, prompts, scenes
 from micro_world.drawing import draw
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import Scene
+from seeded.unigram import END
 from support.distances import relative
-from unigram import END
 
 TEST_PEOPLE = range(FIRST_TEST_PERSON, FIRST_TEST_PERSON + 40)
 

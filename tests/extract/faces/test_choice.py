@@ -312,9 +312,9 @@ def test_a_face_that_fills_the_frame_is_found(tmp_path):
     """The matched filter of the micro models knows faces up to 328 pixels of 640: a crop of just
     the face is larger.
     """
-    import micro_antelopev2
-    from astronaut import portrait as astronaut
     from PIL import Image
+    from seeded import micro_antelopev2
+    from seeded.astronaut import portrait as astronaut
 
     from pulid_extract.extraction.extractor import Extractor
 

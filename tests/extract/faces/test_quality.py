@@ -7,7 +7,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from astronaut import LANDMARKS, portrait
+from seeded.astronaut import LANDMARKS, portrait
 
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces import quality

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from seeded import seeded, seeded_state
+from seeded.tensors import seeded, seeded_state
 from support.coloured_faces import RED, picture
 from support.distances import relative
 from support.paths import GOLDEN

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seeded import seeded
+from seeded.tensors import seeded
 
 from pulid_extract import PulidError, decode_embedding, encode_embedding, read_embedding
 from pulid_extract.shared.embedding_file import MAX_FILE_BYTES

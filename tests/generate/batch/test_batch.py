@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 import pytest
-from make_seeded_checkpoints import write_embedding
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from seeded.checkpoints import write_embedding
 from support.micro_flags import model_flags, pulid_flags
 from support.paths import ROOT
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_seeded_checkpoints import write_embedding
 from PIL import Image
+from seeded.checkpoints import write_embedding
 
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch import results as batch_look

@@ -7,13 +7,12 @@ from __future__ import annotations
 import json
 import sys
 
-import make_cli_reference
-import make_sdcli_table
 import pytest
 import typer
 from support.paths import TESTS
 from typer.main import get_command
 
+from docs import cli_reference, sdcli_table
 from pulid_extract.shared.cli import console
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.sdcli import BY_NAME, SD_FLAGS
@@ -40,7 +39,7 @@ TAKES_ONE_ALL_THE_SAME = {
 }
 OPTIONS = {
     name: option
-    for _, command, context in make_cli_reference.commands("pulid-generate")
+    for _, command, context in cli_reference.commands("pulid-generate")
     if context.parent is None
     for option in command.get_params(context)
     for name in (*option.opts, *option.secondary_opts)
@@ -237,26 +236,26 @@ def test_on_a_real_command_line(arguments, code, out, err, monkeypatch, capsys):
 
 
 def test_the_page_is_current_and_names_every_flag():
-    text = make_sdcli_table.page()
-    assert make_sdcli_table.TARGET.read_text(encoding="utf-8") == text, "run `make docs`"
+    text = sdcli_table.page()
+    assert sdcli_table.TARGET.read_text(encoding="utf-8") == text, "run `make docs`"
     for flag in SD_FLAGS:
         assert f"| {', '.join(flag.names)} | {flag.status} |" in text
 
 
 def test_an_old_page_is_one_line_and_exit_1(tmp_path, monkeypatch, capsys):
     old = tmp_path / "sd-cli.md"
-    old.write_text(make_sdcli_table.page() + "more\n")
-    monkeypatch.setattr(make_sdcli_table, "TARGET", old)
-    monkeypatch.setattr(sys, "argv", ["make_sdcli_table.py", "--check"])
+    old.write_text(sdcli_table.page() + "more\n")
+    monkeypatch.setattr(sdcli_table, "TARGET", old)
+    monkeypatch.setattr(sys, "argv", ["sdcli_table.py", "--check"])
     with pytest.raises(SystemExit, match="1"):
-        make_sdcli_table.main()
+        sdcli_table.main()
     printed = capsys.readouterr()
     assert (printed.out, printed.err.count("\n")) == ("", 1)
     assert "make docs" in printed.err
 
 
 def test_the_command_is_built_of_these_classes():
-    command = get_command(make_cli_reference.PROGRAMS["pulid-generate"])
+    command = get_command(cli_reference.PROGRAMS["pulid-generate"])
     assert isinstance(command, SdGroup)
     for name in ("verify", "doctor"):
         assert isinstance(command.commands[name], SdCommand)

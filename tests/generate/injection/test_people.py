@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from seeded import seeded, seeded_state
+from seeded.tensors import seeded, seeded_state
 from support.distances import relative
 
 from pulid_generate.errors import IdentityError, PlacementError, RequestError

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 
-import public_layouts
 import pytest
+from seeded import public_layouts
 from support.hollow_files import DEV, hollow, stored
 
 

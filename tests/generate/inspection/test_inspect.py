@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import public_layouts
 import pytest
 from safetensors.numpy import save_file
+from seeded import public_layouts
 from support.hollow_files import DEV, hollow, stored
 from support.paths import ROOT
 from support.portrait_models import write_antelopev2

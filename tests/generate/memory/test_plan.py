@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-import public_layouts
 import pytest
 import torch
+from seeded import public_layouts
 from support.paths import ROOT
 
 from pulid_extract.shared.model_files import Header, read_header

@@ -187,7 +187,7 @@ def q4_k(rows: int, columns: int, sample) -> QuantizedWeight:
     """Q4_K bytes whose numbers are distributed like `sample`'s, by rounding to the nearest of each
     block's 16 levels.
     """
-    from q4_k import quantize_q4_k
+    from seeded.q4_k import quantize_q4_k
 
     return QuantizedWeight(torch.from_numpy(quantize_q4_k(sample((rows, columns)).numpy())), Q.Q4_K)
 

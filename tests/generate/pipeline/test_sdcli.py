@@ -68,7 +68,7 @@ PICTURES = {
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """1.1 GB of seeded checkpoints, the same tensors that sd-cli drew from; removed after."""
-    from make_seeded_checkpoints import write_checkpoints, write_embedding
+    from seeded.checkpoints import write_checkpoints, write_embedding
 
     folder = tmp_path_factory.mktemp("sdcli")
     write_checkpoints(folder / "m", seed=11, vae_channels=128)

@@ -8,12 +8,11 @@ import json
 import shutil
 import stat
 
-import astronaut
-import micro_antelopev2
 import numpy as np
 import pytest
-from make_seeded_checkpoints import write_embedding
 from PIL import Image
+from seeded import astronaut, micro_antelopev2
+from seeded.checkpoints import write_embedding
 from support.micro_flags import model_flags, pulid_flags
 
 from pulid_generate.errors import PlacementError

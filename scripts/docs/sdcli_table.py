@@ -1,6 +1,6 @@
 """Write docs/sd-cli.md, what becomes of every flag of sd-cli, or check that it is current.
 
-    make docs        (or: python scripts/make_sdcli_table.py [--check])
+    make docs        (or: python scripts/docs/sdcli_table.py [--check])
 
 The table is pulid_generate/flags/sdcli.py. Imports no torch.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pulid_generate.flags.sdcli import GROUPS, SD_FLAGS, SdFlag
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "sd-cli.md"
+TARGET = Path(__file__).resolve().parents[2] / "docs" / "sd-cli.md"
 INTRODUCTION = """\
 # Coming from sd-cli
 
@@ -68,7 +68,7 @@ def _text(flag: SdFlag) -> str:
 
 def main() -> None:
     if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: make_sdcli_table.py [--check]", file=sys.stderr)
+        print("usage: sdcli_table.py [--check]", file=sys.stderr)
         sys.exit(2)
     text = page()
     if not sys.argv[1:]:

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from astronaut import FACE_BOX, LANDMARKS, portrait, without_face
 from PIL import Image, ImageDraw
-from seeded import seeded
 from torch import nn
 from torch.nn import functional
+
+from seeded.astronaut import FACE_BOX, LANDMARKS, portrait, without_face
+from seeded.tensors import seeded
 
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 GREY_BGR = torch.tensor([0.114, 0.587, 0.299])

@@ -1,6 +1,6 @@
 """Write docs/cli.md from the help texts of the two programs, or check that it is current.
 
-    make docs        (or: python scripts/make_cli_reference.py [--check])
+    make docs        (or: python scripts/docs/cli_reference.py [--check])
 
 The texts are formatted here at a fixed width, so terminal, environment and platform change nothing.
 Imports no torch.
@@ -18,7 +18,7 @@ from typer.main import get_command
 from pulid_extract.cli import app as extract_app
 from pulid_generate.cli import app as generate_app
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+TARGET = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 PROGRAMS = {"pulid-extract": extract_app, "pulid-generate": generate_app}
 WIDTH = 100  # columns
 INTRODUCTION = """\
@@ -76,7 +76,7 @@ def reference() -> str:
 
 def main() -> None:
     if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: make_cli_reference.py [--check]", file=sys.stderr)
+        print("usage: cli_reference.py [--check]", file=sys.stderr)
         sys.exit(2)
     text = reference()
     if not sys.argv[1:]:

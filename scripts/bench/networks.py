@@ -17,14 +17,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import micro_facexlib
 import numpy as np
 import onnx
-import public_layouts
 import torch
-from astronaut import FACE_BOX, LANDMARKS, portrait
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
+from seeded import micro_facexlib, public_layouts
+from seeded.astronaut import FACE_BOX, LANDMARKS, portrait
 
 EVA_WIDTH, EVA_POOLED = 1024, 768
 STRIDES, ANCHORS, INPUT = (8, 16, 32), 2, 640

@@ -17,9 +17,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from astronaut import FACE_BOX, LANDMARKS, portrait, sample
-from onnx_graph import Graph
-from seeded import seeded
+
+from seeded.astronaut import FACE_BOX, LANDMARKS, portrait, sample
+from seeded.onnx_graph import Graph
+from seeded.tensors import seeded
 
 STRIDES = (8, 16, 32)
 # smallest face width an anchor stands for, in strides: from 49 pixels on, sqrt 2 apart

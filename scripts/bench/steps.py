@@ -1,7 +1,7 @@
 """The table `steps` of the benchmarks: one denoise step on a CPU, for each kind of Flux file,
 beside what sd-cli takes for it.
 
-    python scripts/bench.py steps
+    PYTHONPATH=scripts python -m bench steps
 
 sd-cli was timed once, on another machine of two cores, with files of this shape: its seconds are
 scaled by a float32 matrix product that is timed here in the same minutes. On AMD processors torch's
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
-from q4_k import random_q4_k
+from seeded.q4_k import random_q4_k
 
 from pulid_extract.shared.cpu_linear import linear, use_cpu_linear
 from pulid_generate.packed.ggml import QuantizedWeight, compute_quantized

@@ -1,7 +1,7 @@
 """Draw one picture with models of the published sizes on this machine's CPU, and measure time and
 memory.
 
-    python scripts/full_size_check.py [--dir build/full-size] [--keep] [--compute int8]
+    PYTHONPATH=scripts python -m bench.full_size [--dir build/full-size] [--keep] [--compute int8]
 
 Writes seeded files (11 GB: see full_size_files.py), runs the real pulid-generate command in a child
 process, two steps at 256x256 with PuLID, and prints a Markdown table for docs/performance.md on
@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from full_size_files import File, Sizes, files, missing, write_complete
+from bench.full_size_files import File, Sizes, files, missing, write_complete
 
 GOAL = 1.25  # peak resident memory over the size of the Flux file
 STEPS, SIDE = 2, 256
@@ -119,14 +119,14 @@ def check(sizes: Sizes, folder: Path, *, keep: bool = False, compute: str = "flo
     """
     if not Path("/proc/self/status").exists():
         sys.exit(
-            "full_size_check: memory is read from /proc, which this system does not have; run it on Linux"
+            "full_size: memory is read from /proc, which this system does not have; run it on Linux"
         )
     folder.mkdir(parents=True, exist_ok=True)
     prepare(sizes, folder)
     drawn = draw(files(sizes), folder, compute)
     if drawn.code:
         last = drawn.watch.lines[-1] if drawn.watch.lines else "it said nothing"
-        sys.exit(f"full_size_check: pulid-generate failed with code {drawn.code}: {last}")
+        sys.exit(f"full_size: pulid-generate failed with code {drawn.code}: {last}")
     flux = (folder / files(sizes)[0].name).stat().st_size
     print(table(drawn, flux, json.loads((folder / TIMES).read_text()), compute))
     if not keep:
@@ -145,7 +145,7 @@ def prepare(sizes: Sizes, folder: Path) -> None:
     )
     if needed and needed + SPARE > free:
         sys.exit(
-            f"full_size_check: {folder}: {free / 1e9:.1f} GB free, {(needed + SPARE) / 1e9:.1f} GB needed; "
+            f"full_size: {folder}: {free / 1e9:.1f} GB free, {(needed + SPARE) / 1e9:.1f} GB needed; "
             "free some, or name another folder with --dir"
         )
     times = json.loads((folder / TIMES).read_text()) if (folder / TIMES).exists() else {}

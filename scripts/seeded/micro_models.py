@@ -1,7 +1,7 @@
 """Write a whole set of small models under the public files' names and layouts, so that both stages
 run without a download.
 
-    python scripts/make_micro_models.py micro [--seed 0] [--dev]
+    PYTHONPATH=scripts python -m seeded.micro_models micro [--seed 0] [--dev]
 
 They go through the same loaders as the real files, for every size is read from the tensors. Most
 are seeded noise, so what they draw is a texture; the networks that look for a face are fitted to
@@ -18,13 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import micro_antelopev2
-import micro_facexlib
-import public_layouts
 import torch
 from safetensors.torch import save_file
-from seeded import seeded_weights
-from unigram import write_unigram
+
+from seeded import micro_antelopev2, micro_facexlib, public_layouts
+from seeded.tensors import seeded_weights
+from seeded.unigram import write_unigram
 
 FLUX_WIDTH = 128  # one head
 PULID_HEADS = 2

@@ -1,7 +1,7 @@
 """The table `batch` of the benchmarks: one process that draws many rows against as many single
 commands, on the micro models.
 
-    python scripts/bench.py batch
+    PYTHONPATH=scripts python -m bench batch
 
 The models are small, so loading and importing weigh more here than with real files, and a picture
 less: the table says how much of a batch's time is neither denoising nor decoding once models are
@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from make_micro_models import parts
-from make_seeded_checkpoints import write_embedding
+from seeded.checkpoints import write_embedding
+from seeded.micro_models import parts
 
 ROWS = int(os.environ.get("BENCH_ROWS", "20"))  # that single commands draw as well
 MANY = 10 * ROWS  # for memory

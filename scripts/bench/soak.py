@@ -1,7 +1,7 @@
 """A long batch that is killed again and again: with --resume every row comes out once, and every
 file is whole.
 
-    python scripts/soak.py [--rows 1000] [--kills 20] [--seed 0]
+    PYTHONPATH=scripts python -m bench.soak [--rows 1000] [--kills 20] [--seed 0]
 
 Draws rows on the micro models with one thread, kills the process (SIGKILL) at random moments, while
 it loads or while it draws, and starts it again with --resume. Processes are forks of this one,
@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from make_micro_models import parts
-from make_seeded_checkpoints import write_embedding
 from PIL import Image
+from seeded.checkpoints import write_embedding
+from seeded.micro_models import parts
 
 from pulid_generate import cli
 from pulid_generate.errors import PulidError

@@ -1,7 +1,7 @@
 """The table `ray` of the benchmarks: what sharing rows out costs the process that does it, with
 workers whose work is nothing.
 
-    python scripts/bench.py ray
+    PYTHONPATH=scripts python -m bench ray
 
 The process that gives the command judges rows, sends their files, receives pictures, writes them
 and prints a line for each: that is the ceiling of pictures a second, whatever the number of GPUs.

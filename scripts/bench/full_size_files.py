@@ -15,14 +15,14 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import public_layouts
 import torch
 from gguf import GGMLQuantizationType as Kind
-from make_micro_models import write_tokenizer
-from make_seeded_checkpoints import write_embedding
-from q4_k import BLOCK, SIZE, random_q4_k
 from safetensors.torch import save_file
-from seeded import seeded_weight, seeded_weights
+from seeded import public_layouts
+from seeded.checkpoints import write_embedding
+from seeded.micro_models import write_tokenizer
+from seeded.q4_k import BLOCK, SIZE, random_q4_k
+from seeded.tensors import seeded_weight, seeded_weights
 
 SEED = 21
 

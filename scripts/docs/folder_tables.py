@@ -1,6 +1,6 @@
 """Write the tables of folders into docs/architecture.md, or check that they are current.
 
-    make docs        (or: python scripts/make_folder_tables.py [--check])
+    make docs        (or: python scripts/docs/folder_tables.py [--check])
 
 A table has a package's folders in the order in which they may import, from the top down, and what
 each folder's docstring says first. The order is written here and nowhere else: the tests of the
@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "architecture.md"
 
 # For each folder that has folders: its entries from the top down. What stands higher may import
@@ -97,7 +97,7 @@ def with_tables(text: str) -> str:
 
 def main() -> None:
     if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: make_folder_tables.py [--check]", file=sys.stderr)
+        print("usage: folder_tables.py [--check]", file=sys.stderr)
         sys.exit(2)
     there = TARGET.read_text(encoding="utf-8")
     text = with_tables(there)

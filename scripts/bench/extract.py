@@ -1,10 +1,10 @@
 """Where the time of an extraction goes, and how much of it the reference's way of working costs. A
-table of bench.py.
+table of `bench`.
 
-    python scripts/bench.py extract            (or: python scripts/bench_extract.py)
+    PYTHONPATH=scripts python -m bench extract            (or: PYTHONPATH=scripts python -m bench.extract)
 
 Each way runs in processes of its own, turn by turn, on networks of the real size
-(bench_networks.py, 1.5 GB in build/bench_extract). "ours": float32, two ONNX sessions, modules
+(networks.py, 1.5 GB in build/bench_extract). "ours": float32, two ONNX sessions, modules
 built without filling them first. "reference": the work as ToTheBeginning/PuLID 1aa2fc7,
 pulid/pipeline_flux.py, does it: tower and IDFormer in bfloat16, modules filled with random numbers
 before their weights are loaded, all five ONNX networks opened and run on every face (insightface's
@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench_extract"
+FOLDER = Path(__file__).resolve().parents[2] / "build" / "bench_extract"
 WAYS = ("ours", "reference", "beside")
 LIBRARIES = (
     "facexlib.detection.retinaface",
@@ -55,14 +55,14 @@ class Clock:
 
 def extract(folder: Path = FOLDER, turns: int = TURNS) -> str:
     """The tables: cold and warm by stage, each way; medians over processes."""
-    from bench_networks import write_networks
+    from bench.networks import write_networks
 
     print("writing networks of the real size", file=sys.stderr)
     write_networks(folder)
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for turn in range(turns + 1):  # the first fills the page cache
         for way in WAYS:
-            child = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
+            child = [sys.executable, "-m", "bench.extract", "--way", way, "--folder", str(folder)]
             found = json.loads(
                 subprocess.run(
                     child, check=True, capture_output=True, text=True
@@ -121,7 +121,7 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
             importlib.import_module(name)
         from pulid_extract.extraction.extractor import Extractor
     excluded = time.perf_counter()
-    from bench_networks import photograph
+    from bench.networks import photograph
 
     image = photograph()
     excluded = time.perf_counter() - excluded

@@ -4,7 +4,7 @@ any width.
 The pictures that sd-cli drew for tests/golden were drawn from such files, so the values must never
 change:
 
-    python scripts/make_seeded_checkpoints.py m --seed 11 --vae-ch 128 --embedding me.pulidembd --embedding-seed 5   # 1.1 GB
+    PYTHONPATH=scripts python -m seeded.checkpoints m --seed 11 --vae-ch 128 --embedding me.pulidembd --embedding-seed 5   # 1.1 GB
 
 (sd-cli itself wants --vae-ch 128 and 16 PuLID heads.) Prints one line per file; these are noise,
 not models of anything.
@@ -17,13 +17,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import public_layouts
 import torch
 from safetensors.torch import save_file
-from seeded import seeded, seeded_weights
 
 from pulid_extract.shared.embedding_file import TOKENS, encode_embedding
 from pulid_extract.shared.writing import write_atomically
+from seeded import public_layouts
+from seeded.tensors import seeded, seeded_weights
 
 PARTS = ("flux", "pulid", "ae", "clip_l", "t5")
 TOKEN_SCALE = 1.2  # of the seeded identity: about that of a real one

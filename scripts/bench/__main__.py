@@ -1,7 +1,7 @@
 """The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run,
 because machines are shared and noisy.
 
-    make bench       (or: python scripts/bench.py [folded] [share] [memory] [help] [steps] [extract] [batch] [ray])
+    make bench       (or: PYTHONPATH=scripts python -m bench [folded] [share] [memory] [help] [steps] [extract] [batch] [ray])
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the
 real shape; no file is needed.
@@ -19,11 +19,11 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from bench_batch import batch
-from bench_extract import extract
-from bench_ray import ray
-from bench_steps import steps
 
+from bench.batch import batch
+from bench.extract import extract
+from bench.ray import ray
+from bench.steps import steps
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.attention import FoldedAttention, PerceiverAttentionCA, PlainAttention
 from pulid_generate.injection.hooks import attach
