@@ -16,17 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.cpu_linear import linear
-from pulid_generate.packed.workspace import Workspace
+from pulid_generate.packed.workspace import Workspace, may_reuse
 
-# of a weight: few enough that a slice's intermediates stay in the processor's cache
+# Numbers of a weight that are looked up at a time: few enough that a slice's intermediates stay in
+# the processor's cache.
 NUMBERS_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True)
 class Fp8Weight:
-    """data: float8_e4m3fn or float8_e5m2 (R, C). scale: float32 () or (R, 1), None for 1."""
+    """A matrix (R, C) in 8-bit floating point."""
 
+    # float8_e4m3fn or float8_e5m2, (R, C)
     data: Tensor
+    # float32, () or (R, 1); None for 1
     scale: Tensor | None = None
 
     @property
@@ -36,61 +39,67 @@ class Fp8Weight:
 
     @property
     def ndim(self) -> int:
+        """2, as of a matrix."""
         return 2
+
+    @property
+    def row_scales(self) -> Tensor | None:
+        """The scale if there is one per row, (R, 1) float32."""
+        if self.scale is None or self.scale.ndim != 2:
+            return None
+        return self.scale
 
     def split(self, rows: Sequence[int]) -> list[Fp8Weight]:
         """Parts of so many rows each."""
         parts = self.data.split(list(rows))
-        per_row = self.scale is not None and self.scale.ndim == 2
-        scales = self.scale.split(list(rows)) if per_row else [self.scale] * len(parts)  # type: ignore[union-attr]
+        if self.row_scales is None:
+            return [Fp8Weight(part, self.scale) for part in parts]
+        scales = self.row_scales.split(list(rows))
         return [Fp8Weight(part, scale) for part, scale in zip(parts, scales, strict=True)]
 
     def rows(self, indices: Tensor) -> Fp8Weight:
         """The rows of these numbers, int64 (N,)."""
         # fp8 tensors cannot be indexed everywhere
         data = self.data.view(torch.uint8)[indices].view(self.data.dtype)
-        return Fp8Weight(
-            data,
-            self.scale[indices] if self.scale is not None and self.scale.ndim == 2 else self.scale,
-        )
+        scale = self.scale if self.row_scales is None else self.row_scales[indices]
+        return Fp8Weight(data, scale)
 
     def dequantize(self, dtype: torch.dtype, workspace: Workspace | None = None) -> Tensor:
         """(R, C) in `dtype`: each number times its scale in float32, rounded once. Without a scale
         that is exact in every wider type.
 
-        With a workspace: in its memory, valid until the next call.
+        workspace: on a CPU, memory to write into; the result is valid until its next use.
         """
-        device = self.data.device
-        if device.type != "cpu":
-            return (
-                self.data.to(dtype)
-                if self.scale is None
-                else self.data.to(torch.float32).mul_(self.scale).to(dtype)
-            )
-        out = (
-            workspace.take("weight", tuple(self.shape), dtype)
-            if workspace
-            else torch.empty(self.shape, dtype=dtype)
-        )
-        per_row = self.scale is not None and self.scale.ndim == 2
-        # torch's conversion takes several times as long as looking the 256 numbers up; their scale
-        # and rounding go into the table
+        if self.data.device.type == "cpu":
+            return self._look_up(dtype, workspace)
+        if self.scale is None:
+            return self.data.to(dtype)
+        return self.data.to(torch.float32).mul_(self.scale).to(dtype)
+
+    def _look_up(self, dtype: torch.dtype, workspace: Workspace | None) -> Tensor:
+        """As `dequantize`, on a CPU: torch's conversion takes several times as long as looking the
+        256 numbers up.
+        """
+        if workspace is None:
+            out = torch.empty(self.shape, dtype=dtype)
+        else:
+            out = workspace.take("weight", tuple(self.shape), dtype)
         table = torch.arange(256, dtype=torch.uint8).view(self.data.dtype).to(torch.float32)
-        if self.scale is not None and not per_row:
-            table *= self.scale
-        table = table if per_row else table.to(dtype)
         rows = max(1, NUMBERS_AT_ONCE // self.shape[1])
-        scales = self.scale.split(rows) if per_row else ()  # type: ignore[union-attr]
-        codes = self.data.view(torch.uint8)
-        for index, (part, numbers) in enumerate(
-            zip(codes.split(rows), out.split(rows), strict=True)
-        ):
-            if per_row:
-                numbers.copy_(
-                    table.index_select(0, part.flatten().int()).view(part.shape).mul_(scales[index])
-                )
-            else:
-                torch.index_select(table, 0, part.flatten().int(), out=numbers.view(-1))
+        codes = self.data.view(torch.uint8).split(rows)
+        parts = out.split(rows)
+        if self.row_scales is not None:
+            scales = self.row_scales.split(rows)
+            for code, part, scale in zip(codes, parts, scales, strict=True):
+                numbers = table.index_select(0, code.flatten().int()).view(code.shape)
+                part.copy_(numbers.mul_(scale))
+            return out
+        # one scale for all: it and the rounding go into the table
+        if self.scale is not None:
+            table *= self.scale
+        table = table.to(dtype)
+        for code, part in zip(codes, parts, strict=True):
+            torch.index_select(table, 0, code.flatten().int(), out=part.view(-1))
         return out
 
 
@@ -100,19 +109,20 @@ class Fp8Linear(nn.Module):
     """
 
     def __init__(self, weight: Fp8Weight, bias: bool, workspace: Workspace | None = None):
-        """workspace: memory to widen into, shared with layers that never run at the same time."""
+        """bias: whether there is one; it is loaded later. workspace: memory to widen into, shared
+        with layers that never run at the same time.
+        """
         super().__init__()
         self.workspace = workspace
         self.out_features, self.in_features = weight.shape
         self.data: Tensor
         self.scale: Tensor | None
+        self.bias: nn.Parameter | None = None
         self.register_buffer("data", weight.data, persistent=False)
         self.register_buffer("scale", weight.scale, persistent=False)
-        self.bias = (
-            nn.Parameter(torch.empty(self.out_features, device="meta"), requires_grad=False)
-            if bias
-            else None
-        )
+        if bias:
+            empty = torch.empty(self.out_features, device="meta")
+            self.bias = nn.Parameter(empty, requires_grad=False)
 
     @property
     def weight(self) -> Fp8Weight:
@@ -124,13 +134,6 @@ class Fp8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(.., C) -> (.., R)."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        # reused memory is for a CPU, where a fresh page costs as much as widening, and for passes
-        # that nothing looks back at
-        if (
-            self.workspace is None
-            or x.device.type != "cpu"
-            or x.requires_grad
-            or torch.compiler.is_compiling()
-        ):
-            return nn.functional.linear(x, self.weight.dequantize(x.dtype), bias)
-        return linear(x, self.weight.dequantize(x.dtype, self.workspace), bias)
+        if self.workspace is not None and may_reuse(x):
+            return linear(x, self.weight.dequantize(x.dtype, self.workspace), bias)
+        return nn.functional.linear(x, self.weight.dequantize(x.dtype), bias)

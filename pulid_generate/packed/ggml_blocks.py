@@ -25,6 +25,13 @@ from torch import Tensor
 # a slice's float32 numbers (8 MB) stay in a shared cache; smaller slices lose more to the cost of
 # starting operations
 CPU_NUMBERS_AT_ONCE, OTHER_NUMBERS_AT_ONCE = 1 << 21, 1 << 25
+# numbers in a block of the K types
+K_BLOCK = 256
+
+
+def block_layout(kind: Kind) -> tuple[int, int]:
+    """(numbers, bytes) of one block of a type."""
+    return gguf.GGML_QUANT_SIZES[kind]
 
 
 def bytewise(value: int) -> int:
@@ -34,16 +41,17 @@ def bytewise(value: int) -> int:
 
 def rows_at_once(columns: int, device: torch.device) -> int:
     """How many rows of a weight to dequantise in one go."""
-    return max(
-        1, (CPU_NUMBERS_AT_ONCE if device.type == "cpu" else OTHER_NUMBERS_AT_ONCE) // columns
-    )
+    numbers = CPU_NUMBERS_AT_ONCE if device.type == "cpu" else OTHER_NUMBERS_AT_ONCE
+    return max(1, numbers // columns)
 
 
 def fill(data: Tensor, kind: Kind, out: Tensor) -> None:
-    """Dequantise rows. data: uint8 (R, bytes of a row). out: float32 (R, C), contiguous, on the
-    same device; every number is overwritten.
+    """Dequantise rows.
+
+    data: uint8 (R, bytes of a row). out: float32 (R, C), contiguous, on the same device; every
+    number is overwritten.
     """
-    block, size = gguf.GGML_QUANT_SIZES[kind]
+    block, size = block_layout(kind)
     blocks, numbers = data.reshape(-1, size), out.view(-1, block)
     if kind in FILL:
         FILL[kind](blocks, numbers)
@@ -54,7 +62,7 @@ def fill(data: Tensor, kind: Kind, out: Tensor) -> None:
 def _slowly(blocks: Tensor, kind: Kind) -> Tensor:
     from diffusers.quantizers.gguf.utils import dequantize_functions
 
-    block, size = gguf.GGML_QUANT_SIZES[kind]
+    block, size = block_layout(kind)
     if kind in dequantize_functions:
         return dequantize_functions[kind](blocks, block, size, torch.float32)
     return torch.from_numpy(gguf.dequantize(blocks.cpu().numpy(), kind)).to(blocks.device)
@@ -100,12 +108,8 @@ def _with_fifth_bits(blocks: Tensor, start: int) -> tuple[Tensor, Tensor]:
     32 nibbles.
     """
     # every byte of fifth bits becomes eight bytes that are 0 or 16
-    spread = (
-        (torch.arange(256)[:, None] >> torch.arange(8) & 1)
-        .to(torch.uint8)
-        .mul_(16)
-        .view(torch.int64)
-    )
+    bits = torch.arange(256)[:, None] >> torch.arange(8) & 1
+    spread = bits.to(torch.uint8).mul_(16).view(torch.int64)
     fifth = spread.to(blocks.device)[blocks[:, start : start + 4].int(), 0]
     low, high = _nibbles(_words(blocks, start + 4, 16))
     return low.bitwise_or_(fifth[:, :2]), high.bitwise_or_(fifth[:, 2:])

@@ -26,43 +26,42 @@ from pulid_generate.packed.workspace import Workspace
 
 # a power of two. 8: 1.3 times the error on Gaussian numbers; 32: 1.8 times (SPREAD * a . b grows)
 SPREAD = 16
-LIMIT = 127 - SPREAD // 2  # |x1| <= LIMIT, |x2 - x1| <= SPREAD / 2
-COLUMNS = 1024  # at most, that share a scale: 16 * 1024 * 127 * 127 fits int32
-TINY = 1e-30  # of a row of zeros: no division by 0
+# |x1| <= LIMIT, |x2 - x1| <= SPREAD / 2
+LIMIT = 127 - SPREAD // 2
+# at most, that share a scale: 16 * 1024 * 127 * 127 fits int32
+COLUMNS = 1024
+# stands for the largest number of a row of zeros: no division by 0
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Twins:
-    """Rows rounded twice, by groups of columns. first, second: int8 (G, R, C / G). scale: float32
-    (G, R), of (SPREAD - 1) first + second.
-    """
+class DoubleRounded:
+    """A matrix (R, C) whose rows are rounded twice, in G groups of columns."""
 
+    # int8 (G, R, C / G), both
     first: Tensor
     second: Tensor
+    # float32 (G, R), of (SPREAD - 1) first + second
     scale: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        return self.first.nbytes + self.second.nbytes + self.scale.nbytes
-
-    def clone(self) -> Twins:
-        """Memory of its own."""
-        return Twins(self.first.clone(), self.second.clone(), self.scale.clone())
+    def clone(self) -> DoubleRounded:
+        """A copy in memory of its own."""
+        return DoubleRounded(self.first.clone(), self.second.clone(), self.scale.clone())
 
 
 def round_twice(
     numbers: Tensor, name: str, workspace: Workspace, columns_at_most: int = COLUMNS
-) -> Twins:
-    """Float32 (R, C), which is overwritten -> Twins in the workspace's memory, valid until the same
-    name is rounded again.
+) -> DoubleRounded:
+    """Float32 (R, C), which is overwritten -> its rows rounded twice, in the workspace's memory,
+    valid until the same name is rounded again.
 
     columns_at_most: that share a scale; an outlier coarsens only its own. Both sides of a product
     must agree on it.
     """
     rows, columns = numbers.shape
-    width = next(
-        width for width in range(min(columns, columns_at_most), 0, -1) if columns % width == 0
-    )
+    width = min(columns, columns_at_most)
+    while columns % width:
+        width -= 1
     groups = columns // width
     parts = numbers.view(rows, groups, width)
     largest = torch.maximum(parts.amax(2), parts.amin(2).neg_()).clamp_min_(TINY)
@@ -74,19 +73,21 @@ def round_twice(
     first, second = workspace.take(name, (2, groups, rows, width), torch.int8)
     first.transpose(0, 1).copy_(coarse)
     second.transpose(0, 1).copy_(fine.sub_(coarse, alpha=SPREAD - 1))
-    return Twins(first, second, (largest / (LIMIT * SPREAD)).t().contiguous())
+    return DoubleRounded(first, second, (largest / (LIMIT * SPREAD)).t().contiguous())
 
 
-def product(weight: Twins, x: Twins, out: Tensor, workspace: Workspace) -> None:
-    """weight (R, C), x (M, C) -> weight x^T into float32 (R, M)."""
-    sums, fine = (workspace.take(name, out.shape, torch.int32) for name in ("sums", "fine sums"))
+def product(weight: DoubleRounded, x: DoubleRounded, out: Tensor, workspace: Workspace) -> None:
+    """weight (R, C), x (M, C), grouped alike -> weight x^T into `out`, float32 (R, M)."""
+    sums = workspace.take("sums", out.shape, torch.int32)
+    fine = workspace.take("fine sums", out.shape, torch.int32)
     for group in range(len(x.first)):
         torch._int_mm(weight.first[group], x.first[group].t(), out=sums)
         torch._int_mm(weight.second[group], x.second[group].t(), out=fine)
         fine.add_(sums, alpha=SPREAD - 1)
-        numbers = sums.view(torch.float32).copy_(fine) if group else out.copy_(fine)
-        # the result is sums / SPREAD in units of the two scales, each of which is SPREAD times too
-        # fine
+        # the first group writes the result, the others are added to it from the memory of the sums
+        numbers = out if group == 0 else sums.view(torch.float32)
+        numbers.copy_(fine)
+        # the result is sums / SPREAD in units of the two scales, each SPREAD times too fine
         numbers.mul_(weight.scale[group, :, None] * SPREAD).mul_(x.scale[group])
         if group:
             out.add_(numbers)

@@ -1,13 +1,13 @@
-"""Weights that stay in memory as their file stores them, ggml's quantised types and fp8 alike:
-layers for them in a model.
+"""Puts layers into a model that keep their weights packed: ggml's quantised types and fp8 alike.
 
 Knows neither format's arithmetic, and no model.
+
+Shapes: R rows (outputs), C columns (inputs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,26 +21,30 @@ PACKED = (QuantizedWeight, Fp8Weight)
 
 
 class PackedEmbedding(nn.Module):
-    """A table whose rows stay packed; only those that are looked up are widened, to `dtype`."""
+    """A table whose rows stay packed; only those that are looked up are widened."""
 
     def __init__(self, weight: PackedWeight, dtype: torch.dtype):
+        """weight: (R, C). dtype: of what the look-up gives."""
         super().__init__()
         self.dtype = dtype
         # holds the buffers, so that they move with the model
-        self.table = _linear(weight, bias=False)
+        self.table = packed_linear(weight, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(..) int64 -> (.., C)."""
-        return _rows(self.table.weight, ids.flatten()).dequantize(self.dtype).view(*ids.shape, -1)
+        rows = self.table.weight.rows(ids.flatten())
+        return rows.dequantize(self.dtype).view(*ids.shape, -1)
 
 
 def keep_packed(model: nn.Module, weights: Mapping[str, PackedWeight]) -> None:
     """Put a layer that widens its weight while it runs in place of every linear layer that
     `weights` ("path.to.layer.weight") names.
 
-    Raises KeyError for a name that is no linear layer of the model, ValueError for another shape.
+    Raises KeyError for a name that is not a linear layer of the model, ValueError for another
+    shape.
     """
-    layers, workspace = dict(model.named_modules()), Workspace()
+    layers = dict(model.named_modules())
+    workspace = Workspace()
     for name, weight in weights.items():
         path, _, leaf = name.rpartition(".")
         parent, _, child = path.rpartition(".")
@@ -51,29 +55,23 @@ def keep_packed(model: nn.Module, weights: Mapping[str, PackedWeight]) -> None:
             raise ValueError(
                 f"{name} is {tuple(weight.shape)}, expected {tuple(layer.weight.shape)}"
             )
-        setattr(layers[parent], child, _linear(weight, layer.bias is not None, workspace))
+        replacement = packed_linear(weight, layer.bias is not None, workspace)
+        setattr(layers[parent], child, replacement)
+
+
+def packed_linear(
+    weight: PackedWeight, bias: bool, workspace: Workspace | None = None
+) -> QuantizedLinear | Fp8Linear:
+    """The layer for a packed weight. workspace: for fp8; a QuantizedLinear gets its memory from
+    `compute_quantized`.
+    """
+    if isinstance(weight, QuantizedWeight):
+        return QuantizedLinear(weight, bias)
+    return Fp8Linear(weight, bias, workspace)
 
 
 def swap_halves(weight: PackedWeight) -> PackedWeight:
     """The second half of the rows before the first."""
-    first = torch.arange(weight.shape[0], device=weight.data.device)
-    return _rows(weight, first.roll(weight.shape[0] // 2))
-
-
-def _linear(
-    weight: PackedWeight, bias: bool, workspace: Workspace | None = None
-) -> QuantizedLinear | Fp8Linear:
-    # a QuantizedLinear gets its memory from compute_quantized
-    return (
-        QuantizedLinear(weight, bias)
-        if isinstance(weight, QuantizedWeight)
-        else Fp8Linear(weight, bias, workspace)
-    )
-
-
-def _rows(weight: PackedWeight, indices: Tensor) -> PackedWeight:
-    return (
-        weight.rows(indices)
-        if isinstance(weight, Fp8Weight)
-        else replace(weight, data=weight.data[indices])
-    )
+    count = weight.shape[0]
+    first = torch.arange(count, device=weight.data.device)
+    return weight.rows(first.roll(count // 2))

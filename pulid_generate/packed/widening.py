@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-NARROW = (torch.bfloat16, torch.float16)
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def widen_while_running(model: nn.Module, whole: tuple[type[nn.Module], ...] = ()) -> nn.Module:
@@ -25,26 +25,23 @@ def widen_while_running(model: nn.Module, whole: tuple[type[nn.Module], ...] = (
     run inside one another. Returns `model`.
     """
     # a tied weight (T5's embedding) belongs to several units; each widens it for itself
-    units = list(_units(model, whole))
-    narrow = [[p for p in unit.parameters() if p.dtype in NARROW] for unit in units]
-    if not any(narrow):
+    units = []
+    for unit in _units(model, whole):
+        parameters = [p for p in unit.parameters() if p.dtype in SIXTEEN_BITS]
+        if parameters:
+            units.append((unit, parameters))
+    if not units:
         return model
-    device = next(p.device for parameters in narrow for p in parameters)
-    # float32 numbers of the largest unit; embeddings are excluded, only a few of their rows are
-    # ever read
-    largest = max(
-        (
-            sum(p.numel() for p in parameters)
-            for unit, parameters in zip(units, narrow, strict=True)
-            if not _is_table(unit)
-        ),
-        default=0,
-    )
+    # Of an embedding only a few rows are ever read: what it looks up is widened, not the table.
+    # The buffer holds the float32 numbers of the largest other unit.
+    largest = 0
+    for unit, parameters in units:
+        if not isinstance(unit, nn.Embedding):
+            largest = max(largest, sum(p.numel() for p in parameters))
+    device = units[0][1][0].device
     buffer = torch.empty(largest, dtype=torch.float32, device=device)
-    for unit, parameters in zip(units, narrow, strict=True):
-        if not parameters:
-            continue
-        if _is_table(unit):
+    for unit, parameters in units:
+        if isinstance(unit, nn.Embedding):
             unit.register_forward_hook(_widen_output)
         else:
             _widen_unit(unit, parameters, buffer)
@@ -71,10 +68,6 @@ def _widen_unit(unit: nn.Module, parameters: list[nn.Parameter], buffer: torch.T
 
 def _widen_output(_unit, _arguments, output: torch.Tensor) -> torch.Tensor:
     return output.float()
-
-
-def _is_table(unit: nn.Module) -> bool:
-    return isinstance(unit, nn.Embedding)
 
 
 def _units(module: nn.Module, whole: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:

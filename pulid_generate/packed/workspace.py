@@ -25,14 +25,28 @@ class Workspace:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """An uninitialised tensor. It is valid until the same name is taken again."""
-        key, size = (name, torch.device(device)), prod(shape) * dtype.itemsize
+        """An uninitialised tensor of this shape and dtype, valid until the same name is taken
+        again.
+        """
+        key = (name, torch.device(device))
+        size = prod(shape) * dtype.itemsize
         if key not in self._buffers or self._buffers[key].numel() < size:
-            self._buffers.pop(key, None)  # first give back, then ask
-            with torch.inference_mode(False):  # made within, it could not be written to outside
+            # first give back, then ask
+            self._buffers.pop(key, None)
+            # made in inference mode, it could not be written to outside
+            with torch.inference_mode(False):
                 self._buffers[key] = torch.empty(size, dtype=torch.uint8, device=device)
         return self._buffers[key][:size].view(dtype).view(shape)
 
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(buffer.numel() for buffer in self._buffers.values())
+
+
+def may_reuse(x: Tensor) -> bool:
+    """Whether a layer with this input may widen its weight into a workspace.
+
+    Only on a CPU, where a fresh page costs as much as widening, and only in passes that nothing
+    looks back at: not for gradients, not while torch.compile traces.
+    """
+    return x.device.type == "cpu" and not x.requires_grad and not torch.compiler.is_compiling()

@@ -113,7 +113,7 @@ def test_kept_weights_stay_within_the_budget_and_change_no_number(compute):
         compute_quantized(stack, compute, budget)
         for _ in range(2):
             results[budget] = [layer(tokens) for layer in stack]
-        assert sum(layer.widened is not None or layer.twins is not None for layer in stack) == kept
+        assert sum(layer.widened is not None or layer.double_rounded is not None for layer in stack) == kept
     for other in results.values():
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 
@@ -227,11 +227,11 @@ def test_rounding_once_would_be_lossier():
     assert (
         relative(plain, truth)
         > relative(sdcli_activations(x, 256) @ weight.double().T, truth)
-        > 2 * twins(x, weight, truth)
+        > 2 * product_error(x, weight, truth)
     )
 
 
-def twins(x, weight, truth) -> float:
+def product_error(x, weight, truth) -> float:
     workspace = Workspace()
     out = torch.empty(len(weight), len(x))
     rounded = (
@@ -245,10 +245,10 @@ def twins(x, weight, truth) -> float:
 def test_any_width_multiplies_right_and_the_longest_row_does_not_overflow(columns):
     ones = torch.ones(40, columns)
     # every integer at its limit
-    assert twins(ones, ones[:7], ones.double() @ ones[:7].double().T) < 1e-6
+    assert product_error(ones, ones[:7], ones.double() @ ones[:7].double().T) < 1e-6
     torch.manual_seed(1)
     x, weight = torch.randn(40, columns), torch.randn(7, columns)
-    assert twins(x, weight, x.double() @ weight.double().T) < 0.01
+    assert product_error(x, weight, x.double() @ weight.double().T) < 0.01
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
