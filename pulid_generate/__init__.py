@@ -29,11 +29,11 @@ __all__ = [
 
 _HOMES = {
     "GenerationRequest": "pulid_generate.request.generation",
-    "Injection": "pulid_generate.injection.hooks",
+    "Injection": "pulid_generate.injection.terms",
     "ModelFiles": "pulid_generate.files.model_set",
     "Pipeline": "pulid_generate.pipeline.pipeline",
     "Placement": "pulid_generate.memory.placement",
-    "PulidAdapter": "pulid_generate.injection.hooks",
+    "PulidAdapter": "pulid_generate.injection.adapter",
     "PulidError": "pulid_generate.errors",
     "inject": "pulid_generate.injection.hooks",
     "read_embedding": "pulid_extract.shared.embedding_file",

@@ -175,3 +175,8 @@ DOUBLE_INTERVAL = 2  # after double blocks 0, 2, .. 18
 
 
 SINGLE_INTERVAL = 4  # after single blocks 0, 4, .. 36
+
+
+def hook_places(double: int, single: int) -> int:
+    """How many of PuLID's layers a Flux with so many double and single blocks has places for."""
+    return -(-double // DOUBLE_INTERVAL) + -(-single // SINGLE_INTERVAL)

@@ -1,11 +1,15 @@
-"""TODO"""
+"""PuLID's layers: from a PuLID-FLUX file to one module per hook, bound to one identity.
+
+Knows the file and its seven tensors per layer; nothing of Flux's blocks, of weights or of steps.
+
+Shapes: B batch, L image tokens, N identity tokens, D Flux width, C token width, H heads of 128.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,21 +17,17 @@ from torch import Tensor, nn
 
 from pulid_extract.shared.model_files import PULID, Header, check_role, read_header
 from pulid_generate.errors import IdentityError, WeightsError
+from pulid_generate.files.layouts import HEAD_WIDTH
+from pulid_generate.files.storage import DESCRIBING_ENDINGS
 from pulid_generate.injection.attention import (
-    HEAD_WIDTH,
     FoldedAttention,
     PerceiverAttentionCA,
     PlainAttention,
 )
-from pulid_generate.models.tensor_files import IGNORED_ENDINGS, SCALE_ENDINGS, read_tensors
+from pulid_generate.models.tensor_files import read_tensors
 
-if TYPE_CHECKING:
-    pass
-
-
-DESCRIBING = SCALE_ENDINGS + IGNORED_ENDINGS  # of fp8 files: tensors about other tensors
-
-
+PREFIX = "pulid_ca."
+# of one layer, behind "pulid_ca.NUMBER."
 LAYER_TENSORS = frozenset(
     (
         "norm1.weight",
@@ -40,6 +40,8 @@ LAYER_TENSORS = frozenset(
     )
 )
 
+Shapes = Mapping[str, tuple[int, ...]]
+
 
 class _FileLayers(Sequence[Mapping[str, Tensor]]):
     """The layers of a file, each read when it is asked for and let go afterwards: 840 MB that need
@@ -47,36 +49,36 @@ class _FileLayers(Sequence[Mapping[str, Tensor]]):
     """
 
     def __init__(self, header: Header, count: int):
-        self._header = header
-        own = [
-            {n: e for n, e in header.tensors.items() if n.startswith(f"pulid_ca.{index}.")}
-            for index in range(count)
-        ]
-        self._parts = [replace(header, tensors=tensors) for tensors in own]
-        self.shapes = [
-            {
-                name.split(".", 2)[2]: shape
-                for name, (_, shape) in tensors.items()
-                if not name.endswith(DESCRIBING)
-            }
-            for tensors in own
-        ]
+        self._parts: list[Header] = []
+        # per layer, without the file's prefix
+        self.shapes: list[Shapes] = []
+        for index in range(count):
+            prefix = f"{PREFIX}{index}."
+            tensors = {n: entry for n, entry in header.tensors.items() if n.startswith(prefix)}
+            self._parts.append(replace(header, tensors=tensors))
+            self.shapes.append(
+                {
+                    name.removeprefix(prefix): shape
+                    for name, (_, shape) in tensors.items()
+                    if not name.endswith(DESCRIBING_ENDINGS)
+                }
+            )
 
     def __len__(self) -> int:
         return len(self._parts)
 
     def __getitem__(self, index):
-        part = self._parts[index]
-        marker = f"pulid_ca.{index}.to_q.weight"
-        return {
-            name.split(".", 2)[2]: tensor
-            for name, tensor in read_tensors(part, marker, "cpu", None)
-        }
+        prefix = f"{PREFIX}{index}."
+        tensors = read_tensors(self._parts[index], f"{prefix}to_q.weight", "cpu", None)
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors}
 
 
 class PulidAdapter:
     """The `pulid_ca.*` layers of a PuLID-FLUX file, left on disk until an identity is folded
-    through them, one at a time.
+    through them, one at a time. `len` is their number.
+
+    source: the file, for messages. dim: the width of the Flux they are made for (D). token_dim: the
+    width of an identity's tokens (C). heads: H.
     """
 
     def __init__(self, layers: Sequence[Mapping[str, Tensor]], source: str = "PuLID weights"):
@@ -89,14 +91,13 @@ class PulidAdapter:
             raise WeightsError(
                 f"{source}: holds no pulid_ca layers; use pulid_flux_v0.9.1.safetensors"
             )
-        shapes = (
-            layers.shapes
-            if isinstance(layers, _FileLayers)
-            else [_shapes_of(layer) for layer in layers]
-        )
-        for index, found in enumerate(shapes):
-            _check_layer(f"{source}: pulid_ca.{index}", found)
-        sizes = {(found["norm2.weight"][0], found["norm1.weight"][0]) for found in shapes}
+        if isinstance(layers, _FileLayers):
+            shapes = layers.shapes
+        else:
+            shapes = [_shapes_of(layer) for layer in layers]
+        for index, layer in enumerate(shapes):
+            _check_layer(f"{source}: {PREFIX}{index}", layer)
+        sizes = {(layer["norm2.weight"][0], layer["norm1.weight"][0]) for layer in shapes}
         if len(sizes) > 1:
             raise WeightsError(f"{source}: its pulid_ca layers differ in width: {sorted(sizes)}")
         self.dim, self.token_dim = sizes.pop()
@@ -109,21 +110,22 @@ class PulidAdapter:
         """
         header = read_header(path)
         check_role(header, PULID)
-        layers: dict[int, dict[str, tuple[str, tuple[int, ...]]]] = {}
-        for name, entry in header.tensors.items():
-            if not name.startswith("pulid_ca.") or name.endswith(DESCRIBING):
+        numbers: set[int] = set()
+        for name in header.tensors:
+            if not name.startswith(PREFIX) or name.endswith(DESCRIBING_ENDINGS):
                 continue
-            index, _, _ = name.removeprefix("pulid_ca.").partition(".")
-            if not index.isdigit():
+            number, _, _ = name.removeprefix(PREFIX).partition(".")
+            if not number.isdigit():
                 raise WeightsError(
                     f"{path}: unexpected tensor {name!r}; use pulid_flux_v0.9.1.safetensors"
                 )
-            layers.setdefault(int(index), {})[name] = entry
-        if sorted(layers) != list(range(len(layers))):
+            numbers.add(int(number))
+        if numbers != set(range(len(numbers))):
             raise WeightsError(
-                f"{path}: pulid_ca layers are {sorted(layers)}, expected 0 to {len(layers) - 1} without gaps"
+                f"{path}: pulid_ca layers are {sorted(numbers)}, "
+                f"expected 0 to {len(numbers) - 1} without gaps"
             )
-        return cls(_FileLayers(header, len(layers)), str(path))
+        return cls(_FileLayers(header, len(numbers)), str(path))
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -134,8 +136,8 @@ class PulidAdapter:
         """
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.token_dim:
             raise IdentityError(
-                f"{where}: the identity's tokens are {'x'.join(map(str, shape))}, {self.source} wants rows of {self.token_dim}; "
-                "extract it again with that file"
+                f"{where}: the identity's tokens are {'x'.join(map(str, shape))}, "
+                f"{self.source} wants rows of {self.token_dim}; extract it again with that file"
             )
 
     def bind(
@@ -150,9 +152,10 @@ class PulidAdapter:
         """One module per layer, each a function (B, L, D) -> (B, L, D) for this identity.
 
         tokens: (N, C) or (1, N, C), finite. folded: None chooses the smaller form (folded while N <
-        128). Raises IdentityError for another rank or width.
+        128). where: the identity, for messages. Raises IdentityError for another rank or width,
+        WeightsError for layers with NaN or infinite numbers.
         """
-        tokens = torch.as_tensor(np.asarray(tokens) if not isinstance(tokens, Tensor) else tokens)
+        tokens = tokens if isinstance(tokens, Tensor) else torch.as_tensor(np.asarray(tokens))
         if tokens.ndim == 3 and tokens.shape[0] == 1:
             tokens = tokens[0]
         self.check_tokens(tuple(tokens.shape), where)
@@ -164,54 +167,57 @@ class PulidAdapter:
             # H * N rows against H * 128: two matrices against q and out
             folded = tokens.shape[0] < HEAD_WIDTH
         modules: list[nn.Module] = []
-        for state in self._layers:
+        for index, state in enumerate(self._layers):
             layer = PerceiverAttentionCA.from_state(state)
+            module: nn.Module
             if folded:
-                modules.append(FoldedAttention(layer, tokens, dtype, device))
+                module = FoldedAttention(layer, tokens, dtype, device)
             else:
-                modules.append(PlainAttention(layer.to(device, dtype), tokens.to(device, dtype)))
-            if not all(
-                torch.isfinite(tensor).all()
-                for tensor in (*modules[-1].buffers(), *modules[-1].parameters())
-            ):
+                module = PlainAttention(layer.to(device, dtype), tokens.to(device, dtype))
+            if not _is_finite(module):
                 raise WeightsError(
-                    f"{self.source}: pulid_ca.{len(modules) - 1} holds NaN or infinite numbers; download it again"
+                    f"{self.source}: {PREFIX}{index} holds NaN or infinite numbers; "
+                    "download it again"
                 )
+            modules.append(module)
         return tuple(modules)
 
 
-def _shapes_of(layer: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _is_finite(module: nn.Module) -> bool:
+    tensors = (*module.buffers(), *module.parameters())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _shapes_of(layer: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in layer.items()}
 
 
-def _check_layer(where: str, layer: Mapping[str, tuple[int, ...]]) -> None:
+def _check_layer(where: str, layer: Shapes) -> None:
     missing, unknown = LAYER_TENSORS - set(layer), set(layer) - LAYER_TENSORS
     if missing or unknown:
         raise WeightsError(
-            f"{where}: missing {sorted(missing) or 'nothing'}, unknown {sorted(unknown) or 'nothing'}; not a PuLID-FLUX file"
+            f"{where}: missing {sorted(missing) or 'nothing'}, "
+            f"unknown {sorted(unknown) or 'nothing'}; not a PuLID-FLUX file"
         )
-    flat = [
-        name for name, shape in layer.items() if len(shape) != (2 if name.startswith("to_") else 1)
-    ]
-    if flat:
-        raise WeightsError(
-            f"{where}: {flat[0]} has shape {layer[flat[0]]}; the file is damaged, download it again"
-        )
+    for name, shape in layer.items():
+        if len(shape) != (2 if name.startswith("to_") else 1):
+            raise WeightsError(
+                f"{where}: {name} has shape {shape}; the file is damaged, download it again"
+            )
     dim, token_dim = layer["norm2.weight"][0], layer["norm1.weight"][0]
     inner = layer["to_q.weight"][0]
-    wanted = {
+    expected = {
         "norm1.bias": (token_dim,),
         "norm2.bias": (dim,),
         "to_q.weight": (inner, dim),
         "to_kv.weight": (2 * inner, token_dim),
         "to_out.weight": (dim, inner),
     }
-    wrong = [
-        f"{name} {layer[name]}, expected {shape}"
-        for name, shape in wanted.items()
-        if layer[name] != shape
-    ]
-    if wrong or inner % HEAD_WIDTH:
-        raise WeightsError(
-            f"{where}: {'; '.join(wrong) or f'to_q has {inner} rows, no multiple of {HEAD_WIDTH}'}"
-        )
+    wrong = []
+    for name, shape in expected.items():
+        if layer[name] != shape:
+            wrong.append(f"{name} {layer[name]}, expected {shape}")
+    if inner % HEAD_WIDTH:
+        wrong.append(f"to_q has {inner} rows, which is not a multiple of {HEAD_WIDTH}")
+    if wrong:
+        raise WeightsError(f"{where}: {'; '.join(wrong)}")

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.cpu_linear import linear
-from pulid_generate.files.layouts import HEAD_WIDTH  # the tensors give only heads * width
+from pulid_generate.files.layouts import HEAD_WIDTH
 
-ROWS_AT_ONCE = 1024
-EPS = 1e-5  # nn.LayerNorm's default, which both norms of the layer use
+# image tokens whose statistics are taken at a time, see _rstd
+TOKENS_AT_ONCE = 1024
+# nn.LayerNorm's default, which both norms of the layer use
+EPS = 1e-5
 
 
 class PerceiverAttentionCA(nn.Module):
@@ -27,6 +29,7 @@ class PerceiverAttentionCA(nn.Module):
 
     def __init__(self, dim: int, kv_dim: int, heads: int):
         super().__init__()
+        # a checkpoint's tensors give only heads * width
         inner = heads * HEAD_WIDTH
         self.heads = heads
         self.norm1 = nn.LayerNorm(kv_dim)
@@ -57,12 +60,10 @@ class PerceiverAttentionCA(nn.Module):
         k, v = (self._split(half) for half in self.to_kv(self.norm1(id_tokens)).chunk(2, dim=-1))
         # on q and on k: steadier in 16 bits than 128^-1/2 on the product, and the reference's form
         scale = HEAD_WIDTH**-0.25
-        weights = (q * scale) @ (k * scale).transpose(-2, -1)
-        weights = (
-            weights.float().softmax(dim=-1).to(weights.dtype)
-            if weights.dtype != torch.float64
-            else weights.softmax(-1)
-        )
+        logits = (q * scale) @ (k * scale).transpose(-2, -1)
+        # in float32 at least
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        weights = exact.softmax(dim=-1).to(logits.dtype)
         return self.to_out((weights @ v).transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -91,9 +92,10 @@ class FoldedAttention(nn.Module):
     The identity is constant while denoising, so k Wq, the affine part of norm2, and Wo v fold ahead
     of time:
 
-        a[h, n] = (k[h, n] Wq[h]) / sqrt(128) * norm2.weight, minus its own mean over channels      (H * N, D)
-        c[h, n] = (k[h, n] Wq[h]) / sqrt(128) . norm2.bias                                           (H * N,), float32
-        b[:, h, n] = Wo[h] v[h, n]                                                                  (D, H * N)
+        kq[h, n] = (k[h, n] Wq[h]) / sqrt(128)
+        a[h, n] = kq[h, n] * norm2.weight, minus its own mean over channels     (H * N, D)
+        c[h, n] = kq[h, n] . norm2.bias                                         (H * N,), float32
+        b[:, h, n] = Wo[h] v[h, n]                                              (D, H * N)
 
         CA(img) = softmax_n(rstd(img) * (img a^T) + c) b^T
 
@@ -109,8 +111,8 @@ class FoldedAttention(nn.Module):
         dtype: torch.dtype,
         device: torch.device | str,
     ):
-        """id_tokens: (N, C) of any float dtype. The folding runs in float64 on the CPU, then `a`,
-        `b` are rounded once to `dtype`.
+        """id_tokens: (N, C) of any float dtype. The folding runs in float64 on the CPU, then `a`
+        and `b` are rounded once to `dtype`.
         """
         super().__init__()
         exact = {
@@ -120,12 +122,11 @@ class FoldedAttention(nn.Module):
         normed = nn.functional.layer_norm(
             tokens, tokens.shape[-1:], exact["norm1.weight"], exact["norm1.bias"], EPS
         )
-        k, v = (
-            half.unflatten(-1, (layer.heads, HEAD_WIDTH))
-            for half in (normed @ exact["to_kv.weight"].T).chunk(2, dim=-1)
-        )
-        wq = exact["to_q.weight"].unflatten(0, (layer.heads, HEAD_WIDTH))
-        wo = exact["to_out.weight"].unflatten(1, (layer.heads, HEAD_WIDTH))
+        by_head = (layer.heads, HEAD_WIDTH)
+        keys, values = (normed @ exact["to_kv.weight"].T).chunk(2, dim=-1)
+        k, v = keys.unflatten(-1, by_head), values.unflatten(-1, by_head)
+        wq = exact["to_q.weight"].unflatten(0, by_head)
+        wo = exact["to_out.weight"].unflatten(1, by_head)
         kq = torch.einsum("nhd,hdc->hnc", k, wq).flatten(0, 1) * HEAD_WIDTH**-0.5
         a = kq * exact["norm2.weight"]
         b = torch.einsum("nhd,chd->chn", v, wo).flatten(1, 2)
@@ -143,10 +144,8 @@ class FoldedAttention(nn.Module):
         # rstd multiplies the logits, not the tokens: rounding img * rstd to 16 bits costs more than
         # folding saves
         logits = torch.addcmul(self.c, logits, _rstd(img_tokens))
-        weights = (
-            logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2).to(img_tokens.dtype)
-        )
-        return linear(weights, self.b)
+        weights = logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
+        return linear(weights.to(img_tokens.dtype), self.b)
 
 
 def _rstd(x: Tensor) -> Tensor:
@@ -156,13 +155,12 @@ def _rstd(x: Tensor) -> Tensor:
     folding wins. By slices, because a reduction of 16-bit numbers makes a float32 copy, and fresh
     memory of that size costs more than both matrix products.
     """
-    return torch.cat([_rstd_of_slice(part) for part in x.split(ROWS_AT_ONCE, dim=1)], dim=1)
+    return torch.cat([_rstd_of_slice(part) for part in x.split(TOKENS_AT_ONCE, dim=1)], dim=1)
 
 
 def _rstd_of_slice(x: Tensor) -> Tensor:
     width = x.shape[-1]
-    mean_square = (
-        torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / width
-    )
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    mean_square = norm.square() / width
     mean = x.mean(dim=-1, keepdim=True, dtype=torch.float32)
     return (mean_square - mean.square()).clamp_min_(0).add_(EPS).rsqrt_()

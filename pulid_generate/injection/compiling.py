@@ -28,11 +28,13 @@ def check_compiler(device: torch.device) -> None:
             get_cpp_compiler()
         except InvalidCxxCompiler:
             raise PlacementError(
-                "compile: torch.compile needs a C++ compiler on the CPU and found none; install g++, or leave --compile out"
+                "compile: torch.compile needs a C++ compiler on the CPU and found none; "
+                "install g++, or leave --compile out"
             ) from None
     elif device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise PlacementError(
-            "compile: torch.compile needs the package triton on a GPU; install it, or leave --compile out"
+            "compile: torch.compile needs the package triton on a GPU; "
+            "install it, or leave --compile out"
         )
 
 

@@ -3,8 +3,9 @@ attaches them.
 
 Works on any diffusers FluxTransformer2DModel, this toolkit's or a stock pipeline's. Behaviour is
 added by forward hooks, so leaving the context gives back the very same model. Knows nothing of
-prompts, schedules or steps, nor of how a region was drawn. Shapes: B batch, b batch elements that
-show a person, L image tokens, K tokens of a region, N identity tokens, D Flux width, C token width.
+prompts, schedules or steps, nor of how a region was drawn.
+
+Shapes: L image tokens, N identity tokens, C token width.
 
 Source of the hook points: ToTheBeginning/PuLID 1aa2fc7, flux/model.py (pulid_double_interval,
 pulid_single_interval).
@@ -22,12 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from pulid_generate.errors import IdentityError
+from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_places
+from pulid_generate.injection.adapter import PulidAdapter
+from pulid_generate.injection.terms import Injection, Term
 
 if TYPE_CHECKING:
     from pulid_extract.shared.embedding_file import Embedding
-from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL
-from pulid_generate.injection.adapter import PulidAdapter
-from pulid_generate.injection.terms import Injection, Term
 
 
 def hook_points(transformer: Any) -> list[nn.Module]:
@@ -43,18 +44,20 @@ def hook_points(transformer: Any) -> list[nn.Module]:
 def check_fit(
     adapter: PulidAdapter, dim: int, double: int, single: int, where: str = "the Flux model"
 ) -> None:
-    """Raise IdentityError if the PuLID layers do not belong to a Flux of this width and these
-    depths.
+    """Raise IdentityError if the PuLID layers do not belong to a Flux of width `dim` with so many
+    double and single blocks. where: that Flux, for the message.
     """
     if adapter.dim != dim:
         raise IdentityError(
-            f"{adapter.source}: made for a Flux of width {adapter.dim}, {where} has {dim}; they do not belong together"
+            f"{adapter.source}: made for a Flux of width {adapter.dim}, {where} has {dim}; "
+            "they do not belong together"
         )
-    hooks = -(-double // DOUBLE_INTERVAL) + -(-single // SINGLE_INTERVAL)
-    if hooks != len(adapter):
+    places = hook_places(double, single)
+    if places != len(adapter):
         raise IdentityError(
-            f"{adapter.source}: has {len(adapter)} pulid_ca layers, {where} ({double} double and {single} single blocks) has {hooks} "
-            "places for them; a pruned Flux cannot be used, its layers belong to other block numbers"
+            f"{adapter.source}: has {len(adapter)} pulid_ca layers, {where} ({double} double and "
+            f"{single} single blocks) has {places} places for them; a pruned Flux cannot be used, "
+            "its layers belong to other block numbers"
         )
 
 
@@ -73,7 +76,8 @@ def attach(transformer: Any) -> Iterator[Injection]:
         def hook(_block, _arguments, output):
             if not injection.terms:
                 return None
-            text_tokens, img_tokens = output  # both Flux block kinds return (text, image)
+            # both Flux block kinds return (text, image)
+            text_tokens, img_tokens = output
             return text_tokens, injection.add(img_tokens, index, double=index < doubles)
 
         return hook
@@ -111,12 +115,12 @@ def inject(
     width = config.num_attention_heads * config.attention_head_dim
     check_fit(adapter, width, config.num_layers, config.num_single_layers)
     tokens: Any = getattr(identity, "tokens", identity)
+    source = getattr(identity, "source", "identity")
     # under sequential offload the weights are on meta between forwards; the layers follow the
     # tokens' device in any case
     device = "cpu" if transformer.device.type == "meta" else transformer.device
     with attach(transformer) as injection:
-        layers = adapter.bind(
-            tokens, transformer.dtype, device, where=getattr(identity, "source", "identity")
-        )
-        injection.terms, injection.weight = (Term(layers, region=region),), id_weight
+        layers = adapter.bind(tokens, transformer.dtype, device, where=source)
+        injection.terms = (Term(layers, region=region),)
+        injection.weight = id_weight
         yield injection

@@ -73,10 +73,13 @@ def skip_layers(transformer: Any, layers: Sequence[int]) -> Iterator[LayerSkip]:
     double = len(transformer.transformer_blocks)
     count = double + len(transformer.single_transformer_blocks)
     check_layers(layers, count)
-    lists = transformer.transformer_blocks, transformer.single_transformer_blocks
-    skip = LayerSkip(
-        [(lists[0], layer) if layer < double else (lists[1], layer - double) for layer in layers]
-    )
+    places = []
+    for layer in layers:
+        if layer < double:
+            places.append((transformer.transformer_blocks, layer))
+        else:
+            places.append((transformer.single_transformer_blocks, layer - double))
+    skip = LayerSkip(places)
     try:
         yield skip
     finally:
@@ -91,11 +94,13 @@ def check_layers(layers: Sequence[int], count: int) -> None:
     outside = [layer for layer in layers if not 0 <= layer < count]
     if outside:
         raise RequestError(
-            f"{listed}: there is no layer {outside[0]}; this Flux has layers 0 to {count - 1}, double blocks first"
+            f"{listed}: there is no layer {outside[0]}; "
+            f"this Flux has layers 0 to {count - 1}, double blocks first"
         )
     if len(set(layers)) < len(layers):
         raise RequestError(f"{listed}: names a layer twice; name each once")
     if not layers or len(layers) == count:
+        which = "all" if layers else "none"
         raise RequestError(
-            f"{listed}: expected some of the layers 0 to {count - 1}, not {'all' if layers else 'none'} of them"
+            f"{listed}: expected some of the layers 0 to {count - 1}, not {which} of them"
         )

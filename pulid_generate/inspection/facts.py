@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from math import ceil
 from typing import Any
 
-from pulid_generate.files.layouts import DOUBLE_INTERVAL, LATENT_WIDTH, SINGLE_INTERVAL, VARIANTS
+from pulid_generate.files.layouts import LATENT_WIDTH, VARIANTS, hook_places
+from pulid_generate.files.storage import depth_of
 
 # T5's one table, which t5xxl_fp16 holds under both names
 EMBEDDING_TWICE = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def _depth(shapes: Shapes, blocks: str) -> int:
-    """1 + the largest number in `blocks.NUMBER.*`, 0 if there is none."""
-    found = re.compile(re.escape(blocks) + r"\.(\d+)\.")
-    return 1 + max((int(match[1]) for match in map(found.match, shapes) if match), default=-1)
 
 
 def _axis(shapes: Shapes, name: str, axis: int) -> int | None:
@@ -35,8 +28,8 @@ def _flux(names: tuple[str, str, str, str, str]) -> Callable[[Shapes], dict[str,
     def facts(shapes: Shapes) -> dict[str, Any]:
         image, text, doubles, singles, guidance = names
         double, single, inputs = (
-            _depth(shapes, doubles),
-            _depth(shapes, singles),
+            depth_of(shapes, doubles),
+            depth_of(shapes, singles),
             _axis(shapes, image, 1),
         )
         variant = VARIANTS.get(inputs or 0)
@@ -51,7 +44,7 @@ def _flux(names: tuple[str, str, str, str, str]) -> Callable[[Shapes], dict[str,
             "single_blocks": single,
             "width": _axis(shapes, image, 0),
             "text_width": _axis(shapes, text, 1),
-            "hook_places": ceil(double / DOUBLE_INTERVAL) + ceil(single / SINGLE_INTERVAL),
+            "hook_places": hook_places(double, single),
         }
         if inputs is not None and inputs != LATENT_WIDTH:
             found["refusal"] = (
@@ -64,7 +57,7 @@ def _flux(names: tuple[str, str, str, str, str]) -> Callable[[Shapes], dict[str,
 
 def _pulid(shapes: Shapes) -> dict[str, Any]:
     return {
-        "layers": _depth(shapes, "pulid_ca"),
+        "layers": depth_of(shapes, "pulid_ca"),
         "width": _axis(shapes, "pulid_ca.0.norm2.weight", 0),
         "token_width": _axis(shapes, "pulid_ca.0.norm1.weight", 0),
         "id_tokens": _axis(shapes, "pulid_encoder.latents", 1),
@@ -74,7 +67,7 @@ def _pulid(shapes: Shapes) -> dict[str, Any]:
 
 def _tower(blocks: str, table: str) -> Callable[[Shapes], dict[str, Any]]:
     return lambda shapes: {
-        "layers": _depth(shapes, blocks),
+        "layers": depth_of(shapes, blocks),
         "width": _axis(shapes, table, 1),
         "vocabulary": _axis(shapes, table, 0),
     }

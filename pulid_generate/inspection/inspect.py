@@ -17,32 +17,15 @@ from typing import Any
 
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.model_files import Header, kind_of, kinds_of, parts_of, read_header
+from pulid_generate.files.storage import (
+    DESCRIBING_ENDINGS,
+    POSITIONS_ENDING,
+    SCALE_ENDINGS,
+    stored_bytes,
+)
 from pulid_generate.inspection.facts import EMBEDDING_TWICE, FACTS
 from pulid_generate.inspection.report import Inspection, Part
 
-WIDTHS = {
-    "F64": 8,
-    "I64": 8,
-    "F32": 4,
-    "I32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
-SCALES = (".scale_weight", ".weight_scale")
-DESCRIBING = (
-    *SCALES,
-    ".scale_input",
-    ".input_scale",
-    ".comfy_quant",
-    "scaled_fp8",
-    "position_ids",
-)  # of other tensors; no parameters
 LORA_ENDINGS = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
 # by general.architecture
 GGUF_MAKERS = {"": "sd.cpp", "flux": "city96", "t5encoder": "llama.cpp", "t5": "llama.cpp"}
@@ -156,22 +139,10 @@ def _part(header: Header, kind: str, refusal: str) -> Part:
     for name, (dtype, shape) in header.tensors.items():
         if twice and name == EMBEDDING_TWICE[1]:
             continue
-        stored += _bytes(dtype, prod(shape))
-        if not name.endswith(DESCRIBING):
+        stored += stored_bytes(dtype, prod(shape))
+        if not name.endswith((*DESCRIBING_ENDINGS, POSITIONS_ENDING)):
             dtypes[dtype] += prod(shape)
     return Part(kind, refusal, facts, dict(dtypes), stored)
-
-
-def _bytes(dtype: str, count: int) -> int:
-    if dtype in WIDTHS:
-        return count * WIDTHS[dtype]
-    import gguf
-
-    try:
-        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[dtype]]
-    except KeyError:  # a type that safetensors will have one day: its name says so
-        return count
-    return count // block * size
 
 
 def _fp8(header: Header) -> dict[str, str]:
@@ -181,7 +152,9 @@ def _fp8(header: Header) -> dict[str, str]:
     )
     if not flavours:
         return {}
-    scales = [prod(shape) for name, (_, shape) in header.tensors.items() if name.endswith(SCALES)]
+    scales = [
+        prod(shape) for name, (_, shape) in header.tensors.items() if name.endswith(SCALE_ENDINGS)
+    ]
     how = "plain" if not scales else "a scale per row" if max(scales) > 1 else "a scale per matrix"
     named = (
         ", named by comfy_quant"
@@ -189,9 +162,6 @@ def _fp8(header: Header) -> dict[str, str]:
         else ""
     )
     return {"fp8": f"{' and '.join(flavours)}, {how}{named}"}
-
-
-# --------------------------------------------------------------------------------- by kind of model
 
 
 # ------------------------------------------------------------------------- files that are no models

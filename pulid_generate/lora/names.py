@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pulid_generate.files.layouts import FLUX_BLOCKS, FLUX_TOP, LATENT_WIDTH, FluxShape
-from pulid_generate.models.tensor_files import depth_of
+from pulid_generate.files.storage import depth_of
 
 FLUX, CLIP, T5 = "Flux", "CLIP-L", "T5"  # the models of a LoRA, as messages call them
 

@@ -20,9 +20,8 @@ from functools import cached_property
 
 from pulid_extract.shared.model_files import Header, parts_of
 from pulid_generate.files.layouts import HEAD_WIDTH, MARKERS
+from pulid_generate.files.storage import FLOAT_BYTES, stays_packed, stored_bytes
 
-PLAIN_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FN")
 BLOCK = re.compile(r"(?:^|\.)((?:\w*blocks|block|blk|layers))\.(\d+)\.")
 
 TOKEN_PIXELS, LATENT_PIXELS = 16, 8  # pixels per image token and per latent cell, of a side
@@ -94,7 +93,7 @@ class Footprint:
 
     def has_packed(self) -> bool:
         """Whether matrices stay packed in memory, to be widened one at a time."""
-        return any(_is_packed(name, kind, shape) for name, (kind, shape) in self.tensors.items())
+        return any(stays_packed(name, kind, shape) for name, (kind, shape) in self.tensors.items())
 
     def block_bytes(self, width: int | None, dequantize: bool = False) -> list[int]:
         """Bytes of each repeated block, in the order they run (Flux: double blocks, then single
@@ -185,26 +184,10 @@ def _bytes(
     name: str, kind: str, shape: tuple[int, ...], width: int | None, dequantize: bool
 ) -> int:
     count = math.prod(shape)
-    if _is_packed(name, kind, shape) and not dequantize:
+    if stays_packed(name, kind, shape) and not dequantize:
         return stored_bytes(kind, count)
-    return count * (width or PLAIN_BYTES.get(kind, 2))
-
-
-def _is_packed(name: str, kind: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and name.endswith("weight") and kind not in PLAIN_BYTES
+    return count * (width or FLOAT_BYTES.get(kind, 2))
 
 
 def _is_table(name: str) -> bool:
     return "embed" in name or name.endswith(("shared.weight", "token_embd.weight"))
-
-
-def stored_bytes(kind: str, count: int) -> int:
-    """Bytes of `count` numbers of a type as safetensors or ggml spell it."""
-    if kind in PLAIN_BYTES:
-        return count * PLAIN_BYTES[kind]
-    if kind in FP8:
-        return count
-    import gguf
-
-    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    return count // block * size

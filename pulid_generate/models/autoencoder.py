@@ -27,13 +27,8 @@ from pulid_generate.files.layouts import (
     VAE_MARKER,
     VAE_NAMES,
 )
-from pulid_generate.models.tensor_files import (
-    depth_of,
-    load_strictly,
-    part_of,
-    read_tensors,
-    reject_unknown,
-)
+from pulid_generate.files.storage import depth_of, part_of
+from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.models.tiles import tiled
 from pulid_generate.request.tiling import SCALE, Tiling
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.layouts import CLIP_MARKER
+from pulid_generate.files.storage import depth_of
 from pulid_generate.models.t5 import HEAD_WIDTH, Note, check_ids
-from pulid_generate.models.tensor_files import depth_of, load_strictly, read_tensors
+from pulid_generate.models.tensor_files import load_strictly, read_tensors
 from pulid_generate.models.tokenizers import clip_tokenizer
 from pulid_generate.models.weighted_prompts import clip_ids
 from pulid_generate.request.prompt import parse_weights

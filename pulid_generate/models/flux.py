@@ -30,14 +30,8 @@ from pulid_generate.files.layouts import (
     FluxNames,
     FluxShape,
 )
-from pulid_generate.models.tensor_files import (
-    check_storage,
-    depth_of,
-    load_strictly,
-    part_of,
-    read_tensors,
-    reject_unknown,
-)
+from pulid_generate.files.storage import check_storage, depth_of, part_of
+from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.packed.layers import PACKED, keep_packed, swap_halves
 
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim

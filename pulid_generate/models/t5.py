@@ -20,7 +20,8 @@ from torch import Tensor
 from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.files.layouts import T5_MARKER
-from pulid_generate.models.tensor_files import depth_of, load_strictly, part_of, read_tensors
+from pulid_generate.files.storage import depth_of, part_of
+from pulid_generate.models.tensor_files import load_strictly, read_tensors
 from pulid_generate.models.tokenizers import read_t5_tokenizer
 from pulid_generate.models.weighted_prompts import encode_chunks, t5_chunks, t5_weighted
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed

@@ -13,13 +13,13 @@ from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import CheckpointError, IdentityError, RequestError
 from pulid_generate.files.layouts import CLIP_MARKER, T5_MARKER, FluxShape
 from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.files.storage import check_storage, part_of, width_of
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import check_fit
 from pulid_generate.injection.layer_skip import check_layers
 from pulid_generate.lora.files import LoraFile, read_lora, resolve
 from pulid_generate.lora.names import FLUX, flux_layers
 from pulid_generate.models.flux import flux_shape
-from pulid_generate.models.tensor_files import check_storage, part_of, width_of
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, LoraUse, StartPicture, Subject
 from pulid_generate.request.tiling import Tiling

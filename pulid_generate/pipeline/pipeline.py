@@ -25,6 +25,7 @@ from pulid_extract.shared.model_files import Found
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
 from pulid_generate.files.layouts import FLUX_MARKER, T5_MARKER
 from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.files.storage import quality_notes
 from pulid_generate.injection.compiling import check_compiler, compile_blocks
 from pulid_generate.lora.files import resolve
 from pulid_generate.lora.hooks import attach_lora_files
@@ -36,7 +37,6 @@ from pulid_generate.memory.planning import make_plan
 from pulid_generate.models.autoencoder import decode, encode
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.t5 import T5Text, t5_length
-from pulid_generate.models.tensor_files import quality_notes
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.description import describe
 from pulid_generate.pictures.picture import Picture

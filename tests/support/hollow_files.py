@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from seeded import public_layouts
 
-from pulid_generate.inspection.inspect import WIDTHS
+from pulid_generate.files.storage import NUMBER_BYTES
 
 DEV = public_layouts.flux(3072, context=4096, guidance=True)
 
@@ -18,7 +18,7 @@ def hollow(path: Path, entries: dict[str, tuple[str, tuple[int, ...]]]) -> Path:
     """A safetensors file of any size whose numbers take no room on the disk."""
     header, end = {}, 0
     for name, (dtype, shape) in entries.items():
-        size = int(np.prod(shape, dtype=np.int64)) * WIDTHS[dtype]
+        size = int(np.prod(shape, dtype=np.int64)) * NUMBER_BYTES[dtype]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     data = json.dumps(header).encode()

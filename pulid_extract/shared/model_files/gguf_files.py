@@ -147,17 +147,34 @@ class _Cursor:
 
     def tensor(self) -> tuple[str, str, tuple[int, ...], int, int]:
         """Name, type name, row-major shape, offset in the data, bytes."""
-        import gguf
-
         name, axes = self.text(), self.number("<I")
         if not 0 < axes <= MAX_AXES:
             raise ValueError(f"{name} has {axes} axes")
         shape = tuple(reversed([self.number("<Q") for _ in range(axes)]))
-        kind = gguf.GGMLQuantizationType(self.number("<I"))
+        kind = _type_name(self.number("<I"))
         offset = self.number("<Q")
-        block, size = gguf.GGML_QUANT_SIZES[kind]
+        block, _ = ggml_block(kind)
         if shape[-1] % block:
             raise ValueError(
-                f"{name} has rows of {shape[-1]} numbers, no multiple of {kind.name}'s {block}"
+                f"{name} has rows of {shape[-1]} numbers, no multiple of {kind}'s {block}"
             )
-        return name, kind.name, shape, offset, math.prod(shape) // block * size
+        return name, kind, shape, offset, ggml_bytes(kind, math.prod(shape))
+
+
+def ggml_block(kind: str) -> tuple[int, int]:
+    """(numbers, bytes) of one block of a ggml type. Raises KeyError for an unknown name."""
+    import gguf  # not for --help
+
+    return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+
+
+def ggml_bytes(kind: str, count: int) -> int:
+    """Bytes of `count` numbers of a ggml type. Raises KeyError for an unknown name."""
+    numbers, size = ggml_block(kind)
+    return count // numbers * size
+
+
+def _type_name(number: int) -> str:
+    import gguf
+
+    return gguf.GGMLQuantizationType(number).name

@@ -18,12 +18,8 @@ from support.paths import ROOT
 from support.portrait_models import write_antelopev2
 
 from pulid_extract.shared.errors import WeightsError
-from pulid_generate.inspection import facts
-from pulid_generate.inspection import inspect as inspection
+from pulid_generate.files.storage import NUMBER_BYTES
 from pulid_generate.inspection.inspect import files_of, inspect
-
-WIDTHS = inspection.WIDTHS
-
 
 SCHNELL = public_layouts.flux(3072, context=4096)
 SMALL = public_layouts.flux(256, depth=3, single=5)
@@ -65,7 +61,7 @@ def test_the_public_files(name, tensors, parameters, facts, tmp_path):
     [part] = found.parts
     assert part.parameters == parameters
     assert {key: part.facts[key] for key in facts} == facts
-    width = WIDTHS[next(iter(part.dtypes))]
+    width = NUMBER_BYTES[next(iter(part.dtypes))]
     assert part.memory == {
         "stored": width * parameters,
         "bf16": 2 * parameters,
@@ -265,19 +261,6 @@ def test_pickles_folders_and_loras(tmp_path):
     )
     lora = inspect(tmp_path / "l.safetensors")
     assert (lora.kind, lora.facts) == ("LoRA", {"layers": 1, "rank": 16})
-
-
-def test_numbers_that_stand_in_two_places():
-    from pulid_generate.files import layouts
-    from pulid_generate.models import tensor_files
-
-    assert (facts.DOUBLE_INTERVAL, facts.SINGLE_INTERVAL) == (
-        layouts.DOUBLE_INTERVAL,
-        layouts.SINGLE_INTERVAL,
-    )
-    assert facts.LATENT_WIDTH == layouts.LATENT_WIDTH
-    assert set(tensor_files.SCALE_ENDINGS) == set(inspection.SCALES)
-    assert set(tensor_files.IGNORED_ENDINGS) <= set(inspection.DESCRIBING)
 
 
 # -------------------------------------------------------------------------------------- the command

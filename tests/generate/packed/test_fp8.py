@@ -13,10 +13,11 @@ from support.golden_flux import inputs, tensors, velocity
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.files.layouts import FLUX_MARKER, T5_MARKER
+from pulid_generate.files.layouts import FLUX_MARKER
+from pulid_generate.files.storage import quality_notes
+from pulid_generate.memory.footprint import Footprint
 from pulid_generate.models.flux import load_flux
 from pulid_generate.models.t5 import T5Text
-from pulid_generate.models.tensor_files import float32_bytes, quality_notes
 from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
 from pulid_generate.packed.layers import PackedEmbedding, swap_halves
 from pulid_generate.packed.widening import widen_while_running
@@ -156,7 +157,7 @@ def test_t5_stays_fp8_and_its_feed_forward_keeps_its_precision(micro, tmp_path, 
 
 
 def test_memory_is_counted_as_it_will_be(schnell, tmp_path, micro):
-    plain = float32_bytes(read_header(micro / "t5xxl_fp16.safetensors"), T5_MARKER)
+    plain = Footprint.of(read_header(micro / "t5xxl_fp16.safetensors"), "T5").bytes(4)
     assert plain == 4 * sum(
         value.numel() for value in load_file(micro / "t5xxl_fp16.safetensors").values()
     )
@@ -164,8 +165,8 @@ def test_memory_is_counted_as_it_will_be(schnell, tmp_path, micro):
     header = read_header(tmp_path / "fp8.safetensors")
     matrices = sum(value.numel() for value in schnell.values() if value.ndim == 2)
     rest = sum(value.numel() for value in schnell.values() if value.ndim != 2)
-    assert float32_bytes(header, FLUX_MARKER) == matrices + 4 * rest
-    assert float32_bytes(header, FLUX_MARKER, dequantize=True) == 4 * (matrices + rest)
+    assert Footprint.of(header, "Flux").bytes(4) == matrices + 4 * rest
+    assert Footprint.of(header, "Flux").bytes(4, dequantize=True) == 4 * (matrices + rest)
 
 
 def test_e5m2_is_noted_and_e4m3_is_not(schnell, tmp_path):
