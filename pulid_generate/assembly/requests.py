@@ -8,24 +8,23 @@ only to make the pipeline.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.embedding_file import Embedding, read_embedding
+from pulid_generate.assembly.people import read_subjects
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import choose_loras, file_sha256, parse_lora_flag
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import LoraUse, StartPicture, Subject
-from pulid_generate.request.people import Person, PersonSpec, assemble, parse_person
 from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
-from pulid_generate.assembly.usage import Given
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Readers:
     sha256: Callable[[Path], str] = file_sha256
 
 
-def read_drawing(flags: Flags, given: Given, readers: Readers = Readers()) -> Drawing:
+def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Readers()) -> Drawing:
     """The request, the people and the pictures that the flags name. Raises PulidError."""
     folder = Path(flags.lora_model_dir).expanduser() if flags.lora_model_dir is not None else None
     prompt = (
@@ -56,18 +55,18 @@ def read_drawing(flags: Flags, given: Given, readers: Readers = Readers()) -> Dr
     )
     prompt, tags = take_lora_tags(prompt)
     loras = choose_loras([parse_lora_flag(text) for text in flags.lora or ()], tags, folder)
-    request = replace(read_request(flags, given), prompt=prompt)
+    request = replace(read_request(flags), prompt=prompt)
     refuse_lora_tags(request.negative_prompt)
     request, start = _read_start(flags, given, request)
     return Drawing(
         request=request,
-        subjects=_read_subjects(flags, request, readers.embedding),
+        subjects=read_subjects(flags, request, readers.embedding),
         start=start,
         loras=tuple(LoraUse(lora.path, lora.weight, readers.sha256(lora.path)) for lora in loras),
     )
 
 
-def read_request(flags: Flags, given: Given) -> GenerationRequest:
+def read_request(flags: Flags) -> GenerationRequest:
     """The checked numbers and words of the flags; reads no file but a negative prompt's. Raises
     RequestError.
     """
@@ -128,7 +127,7 @@ def _read_schedule(flags: Flags) -> IdSchedule:
 
 
 def _read_start(
-    flags: Flags, given: Given, request: GenerationRequest
+    flags: Flags, given: Collection[str], request: GenerationRequest
 ) -> tuple[GenerationRequest, StartPicture | None]:
     """The picture to start from, and the request in its size where none was asked for, as sd-cli
     does.
@@ -143,7 +142,7 @@ def _read_start(
     )
 
     source = read_source(flags.init_img)  # once: it may be standard input
-    if not given("width") and not given("height"):
+    if "width" not in given and "height" not in given:
         width, height = init_image_size(source)
         request = replace(request, width=width, height=height)
     pixels = read_init_image(source, request.width, request.height)
@@ -153,36 +152,6 @@ def _read_start(
         else None
     )
     return request, StartPicture(pixels, mask)
-
-
-def _read_subjects(
-    flags: Flags, request: GenerationRequest, read: Callable[[str], Embedding]
-) -> tuple[Subject, ...]:
-    from pulid_generate.request.regions import box_region, mask_region, share_overlaps
-
-    specs = [PersonSpec(flags.pulid_id_embedding)] if flags.pulid_id_embedding is not None else []
-    specs += [parse_person(text) for text in flags.identity or ()]
-    if not specs:
-        return ()
-    people = assemble(specs, [read(spec.file) for spec in specs], flags.identity_fusion)
-
-    def region_of(person: Person):
-        where = f"identity {person.spec.file}"
-        if person.spec.box is not None:
-            return box_region(person.spec.box, request.width, request.height, f"{where}: box")
-        if person.spec.mask is not None:
-            return mask_region(person.spec.mask, request.width, request.height, f"{where}: mask")
-        return None
-
-    regions = [region_of(person) for person in people]
-    if len(people) > 1:
-        regions = share_overlaps(regions)  # type: ignore[assignment]
-    return tuple(
-        Subject(
-            person.embedding, person.spec.weight, person.spec.schedule(request.id_schedule), region
-        )
-        for person, region in zip(people, regions, strict=True)
-    )
 
 
 def jobs_of(pipeline: Pipeline, drawing: Drawing) -> list:

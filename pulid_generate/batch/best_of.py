@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from pulid_extract.shared.writing import (
     make_folder,
     write_atomically,
 )
-from pulid_generate.assembly import opening, usage
+from pulid_generate.assembly import opening
 from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import ScoringError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pulid_generate.request.job import Job
 
 
-def usage_error(flags: DrawFlags, given: usage.Given) -> str | None:
+def usage_error(flags: DrawFlags, given: Collection[str]) -> str | None:
     """What is wrong with these flags, whatever their values."""
     if flags.best_of is None:
         for name in (
@@ -45,7 +45,7 @@ def usage_error(flags: DrawFlags, given: usage.Given) -> str | None:
             "det_threshold",
             "keep_others",
         ):
-            if given(name):
+            if name in given:
                 return f"{flag_name(name)} needs '--best-of'."
         return None
     if not flags.reference:

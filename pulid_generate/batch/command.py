@@ -8,7 +8,6 @@ the same, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import typer
 
@@ -17,7 +16,7 @@ from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.cluster.flags import usage_error as cluster_usage_error
 from pulid_extract.shared.records import Problem, listed
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import wants_standard_input
+from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.judging import RowChecker, Rows
 from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import Look
@@ -25,7 +24,7 @@ from pulid_generate.batch.running import BatchRun, Outlet, Tally, print_line
 from pulid_generate.batch.serving import serve
 from pulid_generate.batch.sheet import sheet_of
 from pulid_generate.errors import InputError, OutputError, PulidError
-from pulid_generate.flags.commands import BatchFlags, Flags
+from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.manifest import Row
 from pulid_generate.rows.sources import count, make_folders, read_rows
 
@@ -34,7 +33,7 @@ GRID = ("prompts", "identities", "seeds")
 
 def run(context: typer.Context, flags: BatchFlags) -> None:
     """The command."""
-    given = frozenset(item.name for item in fields(Flags) if console.was_given(context, item.name))
+    given = given_flags(context, flags)
     if wrong := _usage_error(flags, given):
         context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
@@ -71,7 +70,7 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
         return "--reference scores pictures once all are drawn; standard input is answered line by line."
     if flags.sheet == "-":
         return "--sheet is a file; standard output has lines of results."
-    return wants_standard_input(flags) or cluster_usage_error(flags, flags.device)
+    return shared_input_error(flags) or cluster_usage_error(flags, flags.device)
 
 
 # ----------------------------------------------------------------------------------------- all rows

@@ -17,11 +17,11 @@ from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.records import Problem
 from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly import usage
+from pulid_generate.assembly.people import identity_files
 from pulid_generate.errors import OutputError, PulidError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.lora.choice import file_sha256
 from pulid_generate.pictures.sheet import is_page
-from pulid_generate.request.people import parse_person
 from pulid_generate.rows.items import Item
 from pulid_generate.rows.manifest import Row
 from pulid_generate.rows.names import NamePattern, check_name, identity_word
@@ -83,9 +83,6 @@ class Asked:
     flags: BatchFlags
     given: frozenset[str]
 
-    def was_given(self, name: str) -> bool:
-        return name in self.given
-
 
 class Rows:
     """Turns rows into what can be drawn. flags: the command's; given: which of them stood on the
@@ -104,7 +101,7 @@ class Rows:
     def ask(self, row: Row) -> Asked:
         """Raises RequestError for a row that lacks something, or holds what means nothing."""
         flags, given = row.merged(self.flags, self.given)
-        wrong = usage.usage_error(flags, given.__contains__)
+        wrong = usage.usage_error(flags, given)
         if wrong:
             raise RequestError(wrong[:1].lower() + wrong[1:].removesuffix("."))
         if flags.seed < 0:  # now: the row is read more than once
@@ -123,7 +120,7 @@ class Rows:
 
     def read(self, asked: Asked) -> assembly.Drawing:
         """What the row's files hold. Raises PulidError."""
-        return assembly.read_drawing(asked.flags, asked.was_given, self._readers)
+        return assembly.read_drawing(asked.flags, asked.given, self._readers)
 
     def jobs(self, asked: Asked, pipeline: Pipeline, session: Session) -> list[Job]:
         """The row's pictures, as the pipeline draws them. Raises PulidError."""
@@ -178,8 +175,7 @@ class Rows:
                 str(name) for name in output_paths(flags.output, len(jobs), flags.output_begin_idx)
             ]
         else:
-            files = [asked.flags.pulid_id_embedding] if asked.flags.pulid_id_embedding else []
-            files += [parse_person(text).file for text in asked.flags.identity or ()]
+            files = identity_files(asked.flags)
             names = [
                 self.pattern.name(
                     {
@@ -316,7 +312,7 @@ class RowChecker:
                 found += self.rows.items(one, pipeline, session)
                 inputs.add(usage.input_files(one.flags, pipeline))
                 inputs.add(Path(name).expanduser() for name in one.flags.reference or ())
-                idle |= dict.fromkeys(usage.idle_flags(one.flags, one.was_given, pipeline.dev))
+                idle |= dict.fromkeys(usage.idle_flags(one.flags, one.given, pipeline.dev))
             except PulidError as error:
                 self.problems.append(one.row.problem(error))
         for item in found:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_writable, make_folder
+from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import people_of
 from pulid_generate.batch.judging import Asked, Rows
 from pulid_generate.batch.lines import PictureResult, Result, ScoreResult, SheetResult
 from pulid_generate.batch.running import Tally
@@ -218,7 +218,7 @@ def references_of(asked: Asked) -> tuple[Path, ...]:
         if not path.is_dir():
             found.append(path)
             continue
-        people = people_of(asked.flags)
+        people = identity_files(asked.flags)
         if len(people) == 1:
             found.append(_portrait(path, Path(people[0]).stem, name))
     return tuple(found)

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pulid_generate.assembly.usage import people_of
+from pulid_generate.assembly.people import identity_files
 from pulid_generate.batch.results import Shown
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
@@ -36,7 +36,7 @@ FULL_ENOUGH = 0.5  # share of the cells that must hold something
 
 def sheet_of(shown: Sequence[Shown]) -> Grid:
     """The grid of all pictures of a batch."""
-    people = {one.asked.row.number: tuple(people_of(one.asked.flags)) for one in shown}
+    people = {one.asked.row.number: tuple(identity_files(one.asked.flags)) for one in shown}
     prompts = {one.asked.row.number: _prompt(one.asked.flags) for one in shown}
     names, differing = (
         names_of(list(people.values())),

@@ -5,22 +5,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import typer
 
-from pulid_extract.shared.cli import console
 from pulid_generate.assembly import usage
+from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import people_of, wants_standard_input
+from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import Result, SheetResult
 from pulid_generate.batch.results import Look, Shown
 from pulid_generate.batch.running import print_line
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags, Flags, SweepFlags
+from pulid_generate.flags.commands import BatchFlags, SweepFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.sheet_layout import Grid, Head, flow
 from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis
@@ -33,7 +33,7 @@ MOST_IN_A_ROW = 10  # values of a single axis; more stand in lines below each ot
 
 def run(context: typer.Context, flags: SweepFlags) -> None:
     """The command."""
-    given = frozenset(item.name for item in fields(Flags) if console.was_given(context, item.name))
+    given = given_flags(context, flags)
     if wrong := _usage_error(flags, given):
         context.fail(wrong)
     axes = [parse_axis(text) for text in flags.over or ()]
@@ -79,7 +79,7 @@ def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
         return "--output-begin-idx has no meaning for a sheet."
     if flags.resume and flags.output_dir is None:
         return "--resume needs '--output-dir'."
-    return wants_standard_input(flags)
+    return shared_input_error(flags)
 
 
 def _axes_error(axes: Sequence[Axis], given: frozenset[str]) -> str | None:
@@ -94,7 +94,7 @@ def _axes_error(axes: Sequence[Axis], given: frozenset[str]) -> str | None:
 def _row_error(rows: Rows, first: Row) -> str | None:
     """What is wrong with the usage: the same in every row."""
     flags, given = first.merged(rows.flags, rows.given)
-    return usage.usage_error(flags, given.__contains__)
+    return usage.usage_error(flags, given)
 
 
 def _print_without_file(result: Result) -> None:
@@ -133,7 +133,7 @@ def _title(shown: Sequence[Shown]) -> str:
     """What the pictures share."""
     flags = [one.asked.flags for one in shown]
     prompts = list(dict.fromkeys(one.prompt or one.prompt_file or "" for one in flags))
-    people = list(dict.fromkeys(identity_word(people_of(one)) for one in flags))
+    people = list(dict.fromkeys(identity_word(identity_files(one)) for one in flags))
     seeds = sorted({one.seed for one in shown if one.seed is not None})
     facts = [prompts[0] if len(prompts) == 1 else "", people[0] if len(people) == 1 else ""]
     return ", ".join(filter(None, [*facts, f"seed {seeds[0]}" if len(seeds) == 1 else ""]))

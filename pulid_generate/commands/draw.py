@@ -31,9 +31,7 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     from pulid_generate.batch import best_of
     from pulid_generate.pictures.saving import output_paths, report, save
 
-    def given(name: str) -> bool:
-        return console.was_given(context, name)
-
+    given = usage.given_flags(context, flags)
     if wrong := usage.usage_error(flags, given) or best_of.usage_error(flags, given):
         context.fail(wrong)
     if flags.output == "-" and flags.as_json:

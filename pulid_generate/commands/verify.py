@@ -27,11 +27,9 @@ def verify(context: typer.Context, flags: Flags) -> None:
     from pulid_generate.assembly.progress import Progress
     from pulid_generate.pictures.picture import format_of
     from pulid_generate.pictures.saving import output_paths
-    from pulid_generate.pictures.three_way import as_table, compare, three_requests
+    from pulid_generate.pictures.three_way import as_table, compare, three_casts
 
-    def given(name: str) -> bool:
-        return console.was_given(context, name)
-
+    given = usage.given_flags(context, flags)
     if wrong := usage.usage_error(flags, given):
         context.fail(wrong)
     if flags.pulid_id_embedding is None and not flags.identity:
@@ -42,7 +40,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
         )
     [output] = output_paths(flags.output, 1)
     paths: dict[str, Path] = {}
-    if given("output") and output is not None:
+    if "output" in given and output is not None:
         paths = {run: output.with_stem(f"{output.stem}_{run}") for run in "ABC"}
     for path in paths.values():
         check_writable(path)
@@ -58,10 +56,8 @@ def verify(context: typer.Context, flags: Flags) -> None:
         progress.note(line)
     jobs = [
         job
-        for request, with_identity in three_requests(drawing.request)
-        for job in pipeline.jobs(
-            request, drawing.subjects if with_identity else (), drawing.start, drawing.loras
-        )
+        for subjects in three_casts(drawing.subjects)
+        for job in pipeline.jobs(drawing.request, subjects, drawing.start, drawing.loras)
     ]
     files, pixels = {}, {}
     for run, picture in zip("ABC", pipeline.draw(jobs), strict=True):

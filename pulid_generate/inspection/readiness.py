@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
@@ -38,6 +37,7 @@ from pulid_extract.shared.model_files.checkup import (
     surroundings,
 )
 from pulid_generate.assembly.opening import find_files, placement_of
+from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.files.kits import KITS
@@ -86,7 +86,7 @@ def run(context: typer.Context, flags: Flags) -> None:
         found, files = _all_files(flags, folder)
         checks.append(found)
         if files is not None:
-            verdict, plan = _memory(flags, files, lambda name: console.was_given(context, name))
+            verdict, plan = _memory(flags, files)
             checks.append(verdict)
     gated = sorted({item.source.repo for items in KITS.values() for item in items if item.gated})
     checks += surroundings(folder, gated)
@@ -140,9 +140,7 @@ def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | N
     return Check(FILES, T5_TOKENIZER.name, "ok", str(files.t5_tokenizer)), files
 
 
-def _memory(
-    flags: Flags, files: ModelFiles, given: Callable[[str], bool]
-) -> tuple[Check, Plan | None]:
+def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
     """Whether it would fit, for the size and the placement that the flags ask for. Loads no
     model.
     """
@@ -150,7 +148,7 @@ def _memory(
     from pulid_generate.request.tiling import Tiling
 
     try:
-        request = read_request(flags, given)
+        request = read_request(flags)
         placement = placement_of(flags)
         tiling = (
             Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap) if flags.vae_tiling else None
@@ -190,9 +188,8 @@ def _id_tokens(flags: Flags) -> tuple[int, ...]:
     """Tokens of everybody who is to be drawn; one person where nobody is named. With true CFG the
     negative branch has its own.
     """
-    named = [text.split(",")[0] for text in flags.identity or ()]
-    named += [flags.pulid_id_embedding] if flags.pulid_id_embedding else []
-    tokens = [len(read_embedding(name).tokens) if name != "-" else ID_TOKENS for name in named] or [
-        ID_TOKENS
-    ]
-    return tuple(tokens * (2 if flags.cfg_scale != 1 else 1))
+    tokens = []
+    for name in identity_files(flags):
+        tokens.append(ID_TOKENS if name == "-" else len(read_embedding(name).tokens))
+    branches = 2 if flags.cfg_scale != 1 else 1
+    return tuple((tokens or [ID_TOKENS]) * branches)

@@ -136,15 +136,15 @@ def describe(
 
 def _is_seen(job: Job, subject: Subject) -> bool:
     """Whether this person's identity is added with a weight other than 0 at any step."""
-    return any(weight != 0 for step in range(job.steps) for weight in job.weights_at(subject, step))
+    return any(any(subject.weights_at(step, job.steps)) for step in range(job.steps))
 
 
 def _person(job: Job, subject: Subject) -> dict[str, Any]:
     """What decides this person's part in the picture; defaults that change nothing are left out."""
-    schedule, usual = job.schedule(subject), IdSchedule()
+    schedule, usual = subject.schedule, IdSchedule()
     facts: dict[str, Any] = {
         "sha256": subject.embedding.sha256,
-        "weight": job.request.id_weight * subject.weight,
+        "weight": subject.weight,
         "start_step": step_of(schedule.start, job.steps),
     }
     if schedule.end is not None and step_of(schedule.end, job.steps) < job.steps:

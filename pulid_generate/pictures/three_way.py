@@ -2,20 +2,20 @@
 asked for is another picture.
 
 Run B passes through every hook and adds 0 * CA, so A = B proves that nothing but the identity is
-added, C that it is. Knows nothing of models: it makes the requests and judges the results.
+added, C that it is. Knows nothing of models: it says who is drawn and judges the results.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pulid_generate.request.generation import GenerationRequest
+    from pulid_generate.request.job import Subject
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-def three_requests(request: GenerationRequest) -> list[tuple[GenerationRequest, bool]]:
-    """(request, with an identity) of runs A, B and C."""
-    return [(request, False), (replace(request, id_weight=0.0), True), (request, True)]
+def three_casts(subjects: Sequence[Subject]) -> list[list[Subject]]:
+    """Who is in the picture in runs A, B and C."""
+    weightless = [replace(subject, weight=0.0) for subject in subjects]
+    return [[], weightless, list(subjects)]
 
 
 def compare(files: Mapping[str, bytes], pixels: Mapping[str, np.ndarray]) -> Verdict:

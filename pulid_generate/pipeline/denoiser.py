@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -112,7 +111,7 @@ class Denoiser:
         # without an identity no hook is attached at all: run A of the three-way check is Flux alone
         seen = any(job.subjects for job in jobs)
         injection = stack.enter_context(attach(self.flux)) if seen else None
-        shares = {negative: self._shares(jobs, negative) for negative in read} if seen else {}
+        cast = {negative: self._cast(jobs, negative) for negative in read} if seen else {}
         skip = (
             stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers))
             if request.skip_guidance.scale
@@ -122,11 +121,7 @@ class Denoiser:
         def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
             text = read[branch == "negative"]
             if injection is not None:
-                injection.terms = [
-                    share.term_at(step)
-                    for share in shares[branch == "negative"]
-                    if share.active(step)
-                ]
+                injection.terms = _terms_at(step, jobs[0].steps, cast[branch == "negative"])
             if skip is not None:
                 skip.active = branch == "skip"
             return self.flux(
@@ -158,34 +153,30 @@ class Denoiser:
 
     # ----------------------------------------------------------------------------------- identities
 
-    def _shares(self, jobs: Sequence[Job], negative: bool) -> list[_Share]:
-        """What each person adds in one branch. Rows that show the same person in the same way share
-        one; a person who is named twice in one picture counts twice.
+    def _cast(self, jobs: Sequence[Job], negative: bool) -> list[tuple[Subject, Term]]:
+        """The people of one branch, each with what the hooks add of them. Rows that show the same
+        person in the same way share one; a person who is named twice in one picture counts twice.
         """
-        found: dict[Hashable, tuple[Job, Subject, list[int]]] = {}
+        rows_of: dict[Hashable, tuple[Subject, str, list[int]]] = {}
         for row, job in enumerate(jobs):
             for index, subject in enumerate(job.subjects):
-                weight = job.request.id_weight * subject.weight
                 key = (
                     index,
                     subject.embedding.sha256,
                     subject.region_sha256,
-                    weight,
-                    job.schedule(subject),
+                    subject.weight,
+                    subject.schedule,
                 )
-                found.setdefault(key, (job, subject, []))[2].append(row)
-        shares = []
-        for job, subject, rows in found.values():
-            layers = self._layers(subject.embedding, negative, job.request.negative_id)
-            if layers is not None:
-                shares.append(
-                    _Share(
-                        job,
-                        subject,
-                        Term(layers, region=subject.region, rows=rows if len(jobs) > 1 else None),
-                    )
-                )
-        return shares
+                entry = rows_of.setdefault(key, (subject, job.request.negative_id, []))
+                entry[2].append(row)
+        cast = []
+        for subject, negative_id, rows in rows_of.values():
+            layers = self._layers(subject.embedding, negative, negative_id)
+            if layers is None:
+                continue
+            shown_in = rows if len(jobs) > 1 else None
+            cast.append((subject, Term(layers, region=subject.region, rows=shown_in)))
+        return cast
 
     def _layers(
         self, embedding: Embedding, negative: bool, negative_id: str
@@ -210,21 +201,16 @@ class Denoiser:
         return self._bound[key]
 
 
-@dataclass(frozen=True)
-class _Share:
-    """A person's term, and where its weights come from."""
-
-    job: Job
-    subject: Subject
-    term: Term
-
-    def active(self, step: int) -> bool:
-        """Outside the window nothing is computed; inside, a weight of 0 still is."""
-        return self.job.schedule(self.subject).active(step, self.job.steps)
-
-    def term_at(self, step: int) -> Term:
-        self.term.double, self.term.single = self.job.weights_at(self.subject, step)
-        return self.term
+def _terms_at(step: int, steps: int, cast: Sequence[tuple[Subject, Term]]) -> list[Term]:
+    """The terms of those who are seen at a step, with its weights. Outside the window nothing is
+    computed; inside, a weight of 0 still is.
+    """
+    terms = []
+    for subject, term in cast:
+        if subject.schedule.active(step, steps):
+            term.double, term.single = subject.weights_at(step, steps)
+            terms.append(term)
+    return terms
 
 
 def _guidance(job: Job) -> Guidance:

@@ -67,12 +67,13 @@ class Fitting:
     ) -> list[Job]:
         """The request's pictures, seeds seed, seed + 1, ..; its schedule filled in.
 
-        subjects: who is in them; an embedding alone is one person over the whole picture. start:
+        subjects: who is in them; an embedding alone is one person over the whole picture, with the
+        request's weight and schedule. start:
         what they start from. Raises RequestError for a part that would silently do nothing,
         IdentityError, WeightsError for a LoRA that does not fit.
         """
         if isinstance(subjects, Embedding):
-            subjects = (Subject(subjects),)
+            subjects = (Subject(subjects, request.id_weight, request.id_schedule),)
         times = request.sigmas or tuple(self._times(request))
         if start is not None:
             times = self._cut(times, request, start)
@@ -82,8 +83,7 @@ class Fitting:
         tiling_of(request)
         for subject in subjects or ():
             self._check_identity(request, subject.embedding)
-            if subject.schedule is not None:
-                subject.schedule.check(len(times) - 1, subject.embedding.source)
+            subject.schedule.check(len(times) - 1, subject.embedding.source)
         self._check_loras(loras)
         return [
             Job(resolved, request.seed + index, tuple(subjects or ()), start, tuple(loras))

@@ -13,21 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
-from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.generation import ALWAYS, GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Somebody in the picture.
-
-    weight: a factor on the request's. schedule: when, None for the request's own. region: (L,)
-    float32 in [0, 1] over the image tokens, None for the whole picture.
-    """
+    """Somebody in the picture, with all that decides this person's part in it."""
 
     embedding: Embedding
+    # Strength of the identity: nothing else is multiplied with it but the schedule's factors
     weight: float = 1.0
-    schedule: IdSchedule | None = None
+    # At which steps
+    schedule: IdSchedule = ALWAYS
+    # (L,) float32 in [0, 1] over the image tokens; None for the whole picture
     region: np.ndarray | None = field(default=None, repr=False)
 
     @cached_property
@@ -35,6 +34,13 @@ class Subject:
         return (
             hashlib.sha256(self.region.tobytes()).hexdigest() if self.region is not None else None
         )
+
+    def weights_at(self, step: int, steps: int) -> tuple[float, float]:
+        """Weights after double and after single blocks at step `step` (from 0) of `steps`; 0
+        outside the window.
+        """
+        double, single = self.schedule.weight_at(step, steps)
+        return self.weight * double, self.weight * single
 
 
 @dataclass(frozen=True)
@@ -87,17 +93,6 @@ class Job:
     def steps(self) -> int:
         """Of the resolved request."""
         return len(self.request.sigmas or ()) - 1
-
-    def weights_at(self, subject: Subject, step: int) -> tuple[float, float]:
-        """A subject's weights after double and after single blocks at step `step` (from 0); 0
-        outside its window.
-        """
-        factor = self.request.id_weight * subject.weight
-        double, single = self.schedule(subject).weight_at(step, self.steps)
-        return factor * double, factor * single
-
-    def schedule(self, subject: Subject) -> IdSchedule:
-        return subject.schedule or self.request.id_schedule
 
 
 def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:

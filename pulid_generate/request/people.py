@@ -1,4 +1,4 @@
-"""Who is in the picture: the text of one `--identity`, and how several become the persons that are
+"""Who is in the picture: the text of one `--identity`, and how several become the people that are
 drawn.
 
 Knows nothing of regions' pixels, models or devices, and imports no torch.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -28,17 +28,17 @@ EXAMPLE = "me.pulidembd,weight=0.8,box=0,0,512,768"
 
 @dataclass(frozen=True)
 class PersonSpec:
-    """One `--identity`, as typed.
+    """One `--identity`, as typed."""
 
-    file: a .pulidembd, or "-". weight: factor on the identity's weight. mask: a PNG, white where
-    this person is. box: X, Y, W, H in pixels. start, end: this person's own window, None for
-    everybody's; see id_schedule.
-    """
-
+    # A .pulidembd, or "-" for standard input
     file: str
+    # Factor on everybody's weight
     weight: float = 1.0
+    # A PNG, white where this person is
     mask: str | None = None
+    # X, Y, W, H in pixels
     box: Box | None = None
+    # This person's own window; None for everybody's
     start: Moment | None = None
     end: Moment | None = None
 
@@ -69,14 +69,6 @@ class PersonSpec:
         return replace(everybody, start=start, end=everybody.end if self.end is None else self.end)
 
 
-@dataclass(frozen=True)
-class Person:
-    """Somebody to draw: an identity, and the weight, region and window of its `spec`."""
-
-    embedding: Embedding
-    spec: PersonSpec
-
-
 def parse_person(text: str) -> PersonSpec:
     """ "FILE[,weight=W][,mask=PNG|,box=X,Y,W,H][,start=S][,end=E]" -> PersonSpec. Raises
     RequestError naming the part.
@@ -105,10 +97,19 @@ def parse_person(text: str) -> PersonSpec:
     )
 
 
+def rename_files(text: str, change: Callable[[str], str]) -> str:
+    """The text of one `--identity` with other names of its embedding and its mask."""
+    file, *parts = _PART.split(text)
+    renamed = change(file)
+    for name, value in zip(parts[::2], parts[1::2], strict=True):
+        renamed += f",{name}={change(value) if name == 'mask' else value}"
+    return renamed
+
+
 def assemble(
     specs: Sequence[PersonSpec], embeddings: Sequence[Embedding], fusion: Fusion = "concat"
-) -> tuple[Person, ...]:
-    """The persons to draw. Without regions all the embeddings are one person and fuse; with regions
+) -> list[tuple[PersonSpec, Embedding]]:
+    """The people to draw. Without regions all the embeddings are one person and fuse; with regions
     each is a person of its own.
 
     embeddings: one per spec. Raises RequestError for regions given to some and not to others, or
@@ -121,9 +122,7 @@ def assemble(
             "whole picture"
         )
     if not specs or not specs[0].everywhere:
-        return tuple(
-            Person(embedding, spec) for spec, embedding in zip(specs, embeddings, strict=True)
-        )
+        return list(zip(specs, embeddings, strict=True))
     first = specs[0]
     for spec in specs[1:]:
         for name in ("weight", "start", "end"):
@@ -132,7 +131,7 @@ def assemble(
                     f"identity {spec.file}: its {name} differs from {first.file}'s, but without a mask or box they are one person; "
                     "give both the same, or each a region"
                 )
-    return (Person(fuse(embeddings, fusion), first),)
+    return [(first, fuse(embeddings, fusion))]
 
 
 def fuse(embeddings: Sequence[Embedding], how: Fusion = "concat") -> Embedding:

@@ -22,6 +22,7 @@ from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
+from pulid_generate.request.people import rename_files
 
 # What may differ from row to row. The rest is loaded, placed or said once for all of them.
 BY_ROW = (
@@ -247,20 +248,10 @@ def _value(column: Column, value: object, base: Path) -> Any:
     if column.name in FILES:
         return _file(read, base)
     if column.name == "identity":
-        return [_person(text, base) for text in read]
+        return [rename_files(text, lambda name: _file(name, base)) for text in read]
     if column.name in ("lora", "reference"):
         return [_file(text, base) for text in read]
     return read
-
-
-def _person(text: str, base: Path) -> str:
-    """FILE[,KEY=VALUE..], as --identity takes it."""
-    name, *rest = text.split(",")
-    rest = [
-        f"mask={_file(part.lstrip()[5:], base)}" if part.lstrip().startswith("mask=") else part
-        for part in rest
-    ]
-    return ",".join([_file(name, base), *rest])
 
 
 def _file(name: str, base: Path) -> str:

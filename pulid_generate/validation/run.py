@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from pulid_extract.shared.writing import (
 )
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import wants_standard_input
+from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
 from pulid_generate.errors import InputError, PulidError
-from pulid_generate.flags.commands import BatchFlags, Flags, ValidateFlags
+from pulid_generate.flags.commands import BatchFlags, ValidateFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
@@ -65,7 +65,7 @@ STATUS = {"failed": "unreadable"}  # of a score, where a picture's own word is a
 
 def run(context: typer.Context, flags: ValidateFlags) -> None:
     """The command."""
-    given = frozenset(item.name for item in fields(Flags) if console.was_given(context, item.name))
+    given = given_flags(context, flags)
     if wrong := _usage_error(flags, given):
         context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
@@ -138,7 +138,7 @@ def _usage_error(flags: ValidateFlags, given: frozenset[str]) -> str | None:
             return f"{flag_name(name)} is for one picture; give {instead}."
     if flags.pulid_id_weight == 0:
         return "validate compares with weight 0 by itself; give another --pulid-id-weight."
-    return wants_standard_input(flags)
+    return shared_input_error(flags)
 
 
 # ------------------------------------------------------------------------------------------ drawing

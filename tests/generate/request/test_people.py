@@ -13,7 +13,7 @@ from support.paths import ROOT
 from pulid_extract.shared.embedding_file import Embedding, encode_embedding
 from pulid_generate.errors import IdentityError, RequestError
 from pulid_generate.request.id_schedule import IdSchedule
-from pulid_generate.request.people import Person, PersonSpec, assemble, fuse, parse_person
+from pulid_generate.request.people import PersonSpec, assemble, fuse, parse_person, rename_files
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,24 @@ def test_other_counts_do_concatenate():
 def test_without_regions_all_are_one_person_and_with_regions_each_is_one():
     a, b = identity("a", seed=1), identity("b", seed=2)
     specs = [PersonSpec("a", 0.5, start=2), PersonSpec("b", 0.5, start=2)]
-    (one,) = assemble(specs, [a, b], "mean")
-    assert one.spec == specs[0]
-    assert one.embedding.sha256 == fuse([a, b], "mean").sha256
+    ((spec, embedding),) = assemble(specs, [a, b], "mean")
+    assert spec == specs[0]
+    assert embedding.sha256 == fuse([a, b], "mean").sha256
     specs = [PersonSpec("a", box=(0, 0, 16, 16)), PersonSpec("b", 0.3, mask="m.png")]
-    assert assemble(specs, [a, b]) == (Person(a, specs[0]), Person(b, specs[1]))
-    assert assemble([], []) == ()
+    assert assemble(specs, [a, b]) == [(specs[0], a), (specs[1], b)]
+    assert assemble([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "renamed"),
+    [
+        ("ada, 2024.pulidembd", "<ada, 2024.pulidembd>"),
+        ("a.pulidembd, weight = 0.5", "<a.pulidembd>,weight= 0.5"),
+        ("a,b.pulidembd,mask=l,r.png,start=1", "<a,b.pulidembd>,mask=<l,r.png>,start=1"),
+    ],
+)
+def test_files_of_a_person_are_renamed_where_they_stand(text, renamed):
+    assert rename_files(text, lambda name: f"<{name}>") == renamed
 
 
 @pytest.mark.parametrize(

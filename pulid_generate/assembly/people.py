@@ -1,0 +1,75 @@
+"""Who is in the picture: from the flags' words to embeddings, weights and regions.
+
+The one place that knows which flags name a person. Loads no model; imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pulid_extract.shared.embedding_file import Embedding
+from pulid_generate.flags.commands import Flags
+from pulid_generate.request.job import Subject
+from pulid_generate.request.people import PersonSpec, assemble, parse_person
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pulid_generate.request.generation import GenerationRequest
+
+
+def people_of(flags: Flags) -> list[PersonSpec]:
+    """Everybody whom the flags name, as typed. Raises RequestError."""
+    named = [parse_person(text) for text in flags.identity or ()]
+    if flags.pulid_id_embedding is not None:
+        named.insert(0, PersonSpec(flags.pulid_id_embedding))
+    return named
+
+
+def identity_files(flags: Flags) -> list[str]:
+    """The embeddings of everybody whom the flags name; "-" is standard input. Raises
+    RequestError.
+    """
+    return [spec.file for spec in people_of(flags)]
+
+
+def read_subjects(
+    flags: Flags, request: GenerationRequest, read: Callable[[str], Embedding]
+) -> tuple[Subject, ...]:
+    """The people of a picture, with all that decides their part in it.
+
+    request: its weight and schedule hold for everybody. read: gives the embedding of a file.
+    Raises PulidError.
+    """
+    specs = people_of(flags)
+    if not specs:
+        return ()
+    people = assemble(specs, [read(spec.file) for spec in specs], flags.identity_fusion)
+    regions = [_region(spec, request) for spec, _ in people]
+    if len(people) > 1:
+        from pulid_generate.request.regions import share_overlaps
+
+        # several people have regions all, `assemble` has seen to it
+        regions = list(share_overlaps([region for region in regions if region is not None]))
+    return tuple(
+        Subject(
+            embedding,
+            weight=request.id_weight * spec.weight,
+            schedule=spec.schedule(request.id_schedule),
+            region=region,
+        )
+        for (spec, embedding), region in zip(people, regions, strict=True)
+    )
+
+
+def _region(spec: PersonSpec, request: GenerationRequest) -> np.ndarray | None:
+    """(L,) float32 in [0, 1] over the image tokens; None for the whole picture."""
+    from pulid_generate.request.regions import box_region, mask_region
+
+    where = f"identity {spec.file}"
+    if spec.box is not None:
+        return box_region(spec.box, request.width, request.height, f"{where}: box")
+    if spec.mask is not None:
+        return mask_region(spec.mask, request.width, request.height, f"{where}: mask")
+    return None
