@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pulid_extract.extraction.extractor import Extractor, Identity
     from pulid_extract.faces.choice import FaceChoice
-    from pulid_extract.pictures.portrait import FaceBox, read_portrait
+    from pulid_extract.pictures.portrait import read_portrait
+    from pulid_extract.pictures.regions import FaceBox
     from pulid_extract.shared.embedding_file import (
         Embedding,
         decode_embedding,
@@ -37,7 +38,7 @@ __all__ = [
 _HOMES = {
     "Embedding": "shared.embedding_file",
     "Extractor": "extraction.extractor",
-    "FaceBox": "pictures.portrait",
+    "FaceBox": "pictures.regions",
     "FaceChoice": "faces.choice",
     "Identity": "extraction.extractor",
     "PulidError": "shared.errors",

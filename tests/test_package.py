@@ -95,7 +95,7 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
 def test_numbers_that_two_leaves_must_agree_on():
     from pulid_extract.commands import cache
     from pulid_extract.faces import crop as face_crop
-    from pulid_extract.pictures import portrait
+    from pulid_extract.pictures import regions
     from pulid_generate.files import layouts
     from pulid_generate.injection import attention as pulid_attention
     from pulid_generate.models import t5 as text_encoders
@@ -109,8 +109,8 @@ def test_numbers_that_two_leaves_must_agree_on():
     assert request.SIZE_UNIT == LATENT_SCALE * PATCH
     assert set(get_args(request.Rng)) == set(get_args(Rng)) == {"cpu", "cuda"}
     assert layouts.HEAD_WIDTH == pulid_attention.HEAD_WIDTH
-    assert portrait.CROP_SIDE == face_crop.CROP_SIDE
-    assert face_crop.BORDER_BGR[::-1] == portrait.PAD_RGB
+    assert regions.CROP_SIDE == face_crop.CROP_SIDE
+    assert face_crop.BORDER_BGR[::-1] == regions.PAD_RGB
 
 
 # ------------------------------------------------------------------------------------------- wheel

@@ -21,7 +21,7 @@ from pulid_extract.shared.records import FORMS, MAX_BYTES, Problem
 
 if TYPE_CHECKING:
     from pulid_extract.faces.choice import FaceChoice
-    from pulid_extract.pictures.portrait import FaceBox
+    from pulid_extract.pictures.regions import FaceBox
 from pulid_extract.flags.batch import BatchFlags
 
 ENDING = ".pulidembd"

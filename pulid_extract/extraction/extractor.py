@@ -38,7 +38,7 @@ from pulid_extract.files import roles as weights
 from pulid_extract.files.model_set import find_files, needed_roles
 from pulid_extract.networks import eva_clip, fusion, idformer
 from pulid_extract.networks.fusion import Fuse
-from pulid_extract.pictures import portrait
+from pulid_extract.pictures import portrait, regions
 from pulid_extract.pictures.portrait import Photo
 from pulid_extract.shared.errors import FaceError, InputError, WeightsError
 from pulid_extract.shared.model_files import Found
@@ -392,7 +392,7 @@ class Extractor:
             return _Chosen(box, points, Face(box, points, 1.0))
         assert choice.box is not None  # `detects` says so
         (sx, sy), by_hand = photo.scale, choice.box
-        portrait.check_box("--face-box", by_hand, photo.size)
+        regions.check_box("--face-box", by_hand, photo.size)
         return _Chosen(
             (
                 by_hand.x / sx,
@@ -454,15 +454,15 @@ class Extractor:
         """The aligned crop, uint8 BGR (512, 512, 3), and what is kept of it, bool (1, 1, 512,
         512).
         """
-        mask = None if keep is None else portrait.limit_mask(keep, photo.bgr.shape[1::-1])
+        mask = None if keep is None else regions.limit_mask(keep, photo.bgr.shape[1::-1])
         if chosen.points is not None:
             matrix = face_crop.alignment(chosen.points)
             crop = face_crop.warp(photo.bgr, matrix)
             kept = None if mask is None else face_crop.warp(mask, matrix, None)
         else:
             box = photo.in_portrait(chosen.box)
-            crop = portrait.crop_box(photo.bgr, box, photo.size, portrait.PAD_RGB[::-1])
-            kept = None if mask is None else portrait.crop_box(mask, box, photo.size, None)
+            crop = regions.crop_box(photo.bgr, box, photo.size, regions.PAD_RGB[::-1])
+            kept = None if mask is None else regions.crop_box(mask, box, photo.size, None)
         # Beyond the picture's border its rim decides: a mask that keeps all is the same as none.
         return crop, None if kept is None else torch.from_numpy(kept[..., 0] >= 128)[None, None]
 

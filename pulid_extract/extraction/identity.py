@@ -16,7 +16,7 @@ from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces.antelopev2 import Face
 from pulid_extract.faces.quality import Quality
-from pulid_extract.pictures.portrait import FaceBox
+from pulid_extract.pictures.regions import FaceBox
 from pulid_extract.shared.errors import InputError
 
 Aligner = Literal["retinaface", "antelopev2"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pulid_extract.extraction.identity import FaceCrop
     from pulid_extract.faces.choice import FaceChoice
     from pulid_extract.flags.extract import Flags
-    from pulid_extract.pictures.portrait import FaceBox
+    from pulid_extract.pictures.regions import FaceBox
 
 Log = Callable[[str], None]
 Seen = Callable[[Source, "np.ndarray", "FaceCrop"], None]
@@ -110,7 +110,7 @@ def decide(flags: Flags, fail: Callable[[str], None]) -> tuple[FaceChoice, tuple
     """The choice of face and the boxes that the flags mean. `fail` is called for flags that exclude
     each other, and must raise.
     """
-    from pulid_extract.pictures.portrait import FaceBox
+    from pulid_extract.pictures.regions import FaceBox
 
     choice = face_choice(_Context(fail), flags)  # type: ignore[arg-type]
     if flags.aligner != "retinaface" and not choice.detects:
@@ -180,10 +180,11 @@ def cut(
 
 
 def kept_of(job: Job, source: Source, image: np.ndarray) -> np.ndarray | None:
-    """What --mask and --box leave of a portrait, see `portrait.keep_of`; checks a --face-box as
+    """What --mask and --box leave of a portrait, see `regions.keep_of`; checks a --face-box as
     well. Raises InputError.
     """
-    from pulid_extract.pictures.portrait import check_box, decode_portrait, keep_of
+    from pulid_extract.pictures.portrait import decode_portrait
+    from pulid_extract.pictures.regions import check_box, keep_of
 
     size = (image.shape[1], image.shape[0])
     mask = decode_portrait(job.mask.data, job.mask.where) if job.mask is not None else None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pulid_extract.pictures.portrait import FaceBox
+from pulid_extract.pictures.regions import FaceBox
 from pulid_extract.shared.errors import FaceError, InputError
 
 Order = Literal["largest", "left", "right", "top", "bottom", "center"]

@@ -36,7 +36,7 @@ def face_choice(context: typer.Context, flags: FaceFlags) -> FaceChoice:
     change nothing.
     """
     from pulid_extract.faces.choice import FaceChoice
-    from pulid_extract.pictures.portrait import FaceBox
+    from pulid_extract.pictures.regions import FaceBox
 
     directly = {
         "--face-at": flags.face_at,

@@ -1,5 +1,16 @@
-"""All that pulid_generate may import of pulid_extract: the file format, errors, records, and three
-folders.
+"""All that pulid_generate may import of pulid_extract: file formats, errors, records, three folders.
+
+    errors.py          the error tree
+    embedding_file.py  the .pulidembd format
+    picture_file.py    picture files into upright pixels, or why not
+    records.py         JSON Lines and CSV, each problem with its line
+    writing.py         results written beside and renamed; folders
+    captions.py        text on sheets of pictures
+    cache_folder.py    where both programs keep what makes the next run faster
+    cpu_linear.py      float32 products on a CPU through oneDNN
+    cli/               output, exit codes, interrupts, flags from tables
+    cluster/           workers that share tasks, Ray
+    model_files/       recognising, finding and fetching files by their headers
 
 Imports no torch, but for `cpu_linear`.
 """

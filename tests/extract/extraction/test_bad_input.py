@@ -28,8 +28,9 @@ from pulid_extract.extraction.sources import expand, read_sources
 from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces.choice import FaceChoice
-from pulid_extract.pictures.portrait import MAX_PIXELS, check_portrait, decode_portrait, pictures_in
+from pulid_extract.pictures.portrait import check_portrait, decode_portrait, pictures_in
 from pulid_extract.shared.errors import InputError, WeightsError
+from pulid_extract.shared.picture_file import MAX_PIXELS
 
 # Every format as a photograph of 32x48 that is read, whatever its mode.
 MODES = {
@@ -405,7 +406,8 @@ def test_any_png_header_is_refused_or_read(width, height, depth, colour):
     st.sampled_from([(640, 640), (100, 1000), (2000, 40)]),
 )
 def test_any_box_is_cut_or_refused(values, size):
-    from pulid_extract.pictures.portrait import Photo, crop_box
+    from pulid_extract.pictures.portrait import Photo
+    from pulid_extract.pictures.regions import crop_box
 
     image = np.zeros((size[1], size[0], 3), np.uint8)
     with contextlib.suppress(InputError):

@@ -17,7 +17,7 @@ from pulid_extract.extraction.identity import Options
 from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces.choice import FaceChoice, in_order, pick
-from pulid_extract.pictures import portrait
+from pulid_extract.pictures import portrait, regions
 from pulid_extract.shared.errors import FaceError, InputError
 
 # left small, middle large, right middle-sized and low: every order is another one
@@ -305,7 +305,7 @@ def test_with_margin_maps_back_whatever_the_size():
         assert max(padded.shape) <= 1024
         corner = ((0 - shift[0]) / scale[0], (0 - shift[1]) / scale[1])
         assert corner == pytest.approx((padded.shape[1] / 4, padded.shape[0] / 4), rel=0.02)
-        assert (padded[0, 0] == portrait.PAD_RGB[::-1]).all()
+        assert (padded[0, 0] == regions.PAD_RGB[::-1]).all()
 
 
 def test_a_face_that_fills_the_frame_is_found(tmp_path):
@@ -391,17 +391,17 @@ def test_a_mask_that_hides_the_face_is_an_error():
 def test_what_is_kept_is_mask_and_boxes():
     size, mask = (40, 20), np.zeros((20, 40, 3), np.uint8)
     mask[:, :20] = 255
-    assert portrait.keep_of(size, None, [], "x") is None
-    assert portrait.keep_of(size, mask, [], "x").sum() == 400
+    assert regions.keep_of(size, None, [], "x") is None
+    assert regions.keep_of(size, mask, [], "x").sum() == 400
     boxes = [FaceBox(0, 0, 10, 20), FaceBox(30, 0, 10, 20)]
-    assert portrait.keep_of(size, None, boxes, "x").sum() == 400
-    assert portrait.keep_of(size, mask, boxes, "x").sum() == 200
+    assert regions.keep_of(size, None, boxes, "x").sum() == 400
+    assert regions.keep_of(size, mask, boxes, "x").sum() == 200
     with pytest.raises(
         InputError, match=r"m\.png: the mask is 40x20, the upright portrait is 40x30"
     ):
-        portrait.keep_of((40, 30), mask, [], "m.png")
+        regions.keep_of((40, 30), mask, [], "m.png")
     with pytest.raises(InputError, match="--box 30,0,11,20: reaches outside"):
-        portrait.keep_of(size, None, [FaceBox(30, 0, 11, 20)], "x")
+        regions.keep_of(size, None, [FaceBox(30, 0, 11, 20)], "x")
 
 
 def test_without_a_parser_the_whole_crop_is_grey_and_no_parser_is_loaded(monkeypatch):

@@ -13,14 +13,8 @@ import pytest
 from PIL import Image
 from support.picture_files import PICTURE, encode
 
-from pulid_extract.pictures.portrait import (
-    PAD_RGB,
-    FaceBox,
-    crop_box,
-    decode_portrait,
-    limit_long_side,
-    read_portrait,
-)
+from pulid_extract.pictures.portrait import decode_portrait, limit_long_side, read_portrait
+from pulid_extract.pictures.regions import PAD_RGB, FaceBox, crop_box
 from pulid_extract.shared.errors import InputError
 
 

@@ -107,8 +107,11 @@ def bad_pictures():
     huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
     frames = [Image.fromarray(picture(16, 16)), Image.fromarray(255 - picture(16, 16))]
     return {
-        "empty": (b"", "not a readable picture"),
-        "html": (b"<!DOCTYPE html><html>404</html>", "not a readable picture"),
+        "empty": (b"", "is empty"),
+        "html": (
+            b"<!DOCTYPE html><html>404</html>",
+            "is not a readable JPEG, PNG, WebP, BMP or TIFF picture",
+        ),
         "truncated": (file_of(picture(160, 160), "JPEG")[:-900], "truncated or damaged"),
         "animation": (
             file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
@@ -128,7 +131,7 @@ def test_what_is_no_picture_is_refused(case, read):
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch):
     data = file_of(picture(16, 16))
-    monkeypatch.setattr("pulid_generate.request.start_picture.MAX_PIXELS", 100)
+    monkeypatch.setattr("pulid_extract.shared.picture_file.MAX_PIXELS", 100)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(InputError, match="16x16, more than"):
         read_init_image(data, 16, 16)

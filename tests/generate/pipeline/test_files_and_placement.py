@@ -89,7 +89,7 @@ def test_inpainting_leaves_the_other_pixels_alone(draw, photo, tmp_path):
     ("flags", "message"),
     [
         (("-i", "nowhere.png"), "nowhere.png: no such file"),
-        (("-i", "text.png"), "is not a readable picture"),
+        (("-i", "text.png"), "is not a readable JPEG, PNG, WebP, BMP or TIFF picture"),
         (("-i", "photo.png", "--strength", 1.5), "strength 1.5: expected 0"),
         # sd-cli's default 0.75 of 4 steps
         (("-i", "photo.png", "--steps", 4), "start from nothing but noise"),
