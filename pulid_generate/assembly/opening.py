@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")
 
 
-def scorer_of(flags: LikenessFlags, models_dir: str | None, say: Callable[[str], None]) -> Scorer:
-    """Who pictures are compared with. say: as of `Scorer`. Raises InputError."""
+def scorer_of(flags: LikenessFlags, models_dir: str | None, log: Callable[[str], None]) -> Scorer:
+    """Who pictures are compared with. log: as of `Scorer`. Raises InputError."""
     return Scorer(
         references=flags.reference or (),
         strangers=flags.stranger or (),
@@ -41,7 +41,7 @@ def scorer_of(flags: LikenessFlags, models_dir: str | None, say: Callable[[str],
         antelopev2=flags.antelopev2,
         recognizer=flags.recognizer,
         det_threshold=flags.det_threshold,
-        say=say,
+        log=log,
     )
 
 

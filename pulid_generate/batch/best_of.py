@@ -26,7 +26,7 @@ from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import DrawFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.picture import format_of
-from pulid_generate.pictures.saving import facts
+from pulid_generate.pictures.saving import SavedPicture
 from pulid_generate.pictures.scorer import Score, Scorer
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class BestOf:
                 )
                 write_atomically(file, data)
             # what the program would say of all of them (a mean, strangers) is no word about one
-            scores = list(replace(self.scorer, say=lambda line: None).scores(files))
+            scores = list(replace(self.scorer, log=lambda line: None).scores(files))
             best = best_of(scores)
             self._list(jobs, scores, best)
             for place, file in enumerate(files):
@@ -123,9 +123,11 @@ class BestOf:
         if not self.flags.as_json:
             console.write_line(str(self.path))
             return
-        line = facts(jobs[best], self.path, data, time.monotonic() - started)
+        saved = SavedPicture.of(jobs[best], self.path, data, time.monotonic() - started)
         told = [{"seed": job.seed, **_told(score)} for job, score in zip(jobs, scores, strict=True)]
-        console.write_line(json.dumps(line | {"cosine": scores[best].cosine, "best_of": told}))
+        console.write_line(
+            json.dumps(saved.as_dict() | {"cosine": scores[best].cosine, "best_of": told})
+        )
 
     def _name(self, job: Job) -> str:
         """By its seed; as the kept one is called where that has a name."""

@@ -24,7 +24,7 @@ from pulid_generate.errors import InputError, OutputError, PulidError, RequestEr
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Score, Scorer
 from pulid_generate.pictures.sheet import write_sheet
-from pulid_generate.pictures.sheet_layout import Grid, Tile
+from pulid_generate.pictures.sheet_grid import SheetGrid, Thumbnail
 from pulid_generate.rows.manifest import Row
 
 PORTRAITS = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".bmp", ".tif", ".tiff")
@@ -49,13 +49,15 @@ class Shown:
             return None
         return Path(self.result.output)
 
-    def tile(self, *facts: str, with_seed: bool = True) -> Tile:
+    def tile(self, *facts: str, with_seed: bool = True) -> Thumbnail:
         """facts: further lines of its caption."""
         reason = ""
         if self.path is None:
             reason = (self.result.error if self.result is not None else None) or NOT_DRAWN
         seed = [f"seed {self.seed}"] if self.seed is not None and with_seed else []
-        return Tile(self.path, "\n".join([*seed, *filter(None, facts), *self._likeness()]), reason)
+        return Thumbnail(
+            self.path, "\n".join([*seed, *filter(None, facts), *self._likeness()]), reason
+        )
 
     def _likeness(self) -> list[str]:
         if self.score is None:
@@ -113,7 +115,9 @@ class Look:
                     f"reference {path}: {score.error or score.status}; give another picture"
                 )
 
-    def around(self, layout: Callable[[Sequence[Shown]], Grid], draw: Callable[[], Tally]) -> Tally:
+    def around(
+        self, layout: Callable[[Sequence[Shown]], SheetGrid], draw: Callable[[], Tally]
+    ) -> Tally:
         """Draw, then finish; an interrupted run has its sheet, of what is there, without scores."""
         try:
             tally = draw()
@@ -123,7 +127,7 @@ class Look:
         self.finish(layout)
         return tally
 
-    def finish(self, layout: Callable[[Sequence[Shown]], Grid], scored: bool = True) -> None:
+    def finish(self, layout: Callable[[Sequence[Shown]], SheetGrid], scored: bool = True) -> None:
         """Score what was drawn, tell the scores, write the sheet. scored: False leaves the scores
         out. Raises PulidError.
         """
@@ -181,10 +185,10 @@ class Look:
             antelopev2=flags.antelopev2,
             recognizer=flags.recognizer,
             det_threshold=flags.det_threshold,
-            say=self.progress.log,
+            log=self.progress.log,
         )
 
-    def _write(self, grid: Grid, with_faces: bool) -> None:
+    def _write(self, grid: SheetGrid, with_faces: bool) -> None:
         assert self.sheet is not None
         make_folder(self.sheet.parent)
         for path in write_sheet(self.sheet, grid, console.log, 0o600 if with_faces else None):

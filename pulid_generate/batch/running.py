@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
+from pulid_extract.shared.writing import write_atomically
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch.lines import PictureResult, Result, Status, as_json
 from pulid_generate.errors import OutputError, PulidError
@@ -97,13 +98,11 @@ class Outlet:
 
     def drawn(self, item: Item, data: bytes, seconds: float) -> None:
         """Write the file, and only then say so. seconds: that it took until now."""
-        from pulid_generate.pictures.saving import store
-
         if self.full is not None:  # it would be said again
             return
         started = time.perf_counter()
         try:
-            store(item.path, data)
+            write_atomically(item.path, data)
         except OutputError as error:
             self.failed(item, error)
             if getattr(error.__context__, "errno", None) in FULL:

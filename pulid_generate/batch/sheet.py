@@ -14,7 +14,7 @@ from pulid_generate.batch.results import Shown
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import flag_name
-from pulid_generate.pictures.sheet_layout import Grid, Head, Tile, flow
+from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
 from pulid_generate.request.prompt import read_prompt_file
 from pulid_generate.rows.manifest import BY_ROW
 from pulid_generate.rows.names import identity_word
@@ -34,7 +34,7 @@ TOLD = tuple(name for name in BY_ROW if name not in PLACED + UNSEEN)
 FULL_ENOUGH = 0.5  # share of the cells that must hold something
 
 
-def sheet_of(shown: Sequence[Shown]) -> Grid:
+def sheet_of(shown: Sequence[Shown]) -> SheetGrid:
     """The grid of all pictures of a batch."""
     people = {one.asked.row.number: tuple(identity_files(one.asked.flags)) for one in shown}
     prompts = {one.asked.row.number: _prompt(one.asked.flags) for one in shown}
@@ -64,19 +64,19 @@ def sheet_of(shown: Sequence[Shown]) -> Grid:
     ]
     if len(rows) > 1 and len(set(portraits)) == 1:
         portraits = [None] * len(rows)  # of one of them, or of nobody here
-    return Grid(
+    return SheetGrid(
         [
             [[_tile(one, differing) for one in cells[row, column]] for column in columns]
             for row in rows
         ],
-        [Head(column) for column in columns],
-        [Head(names[row], portrait) for row, portrait in zip(rows, portraits, strict=True)]
+        [Heading(column) for column in columns],
+        [Heading(names[row], portrait) for row, portrait in zip(rows, portraits, strict=True)]
         if rows != [()]
         else (),
     )
 
 
-def _tile(one: Shown, differing: Sequence[str], *facts: str) -> Tile:
+def _tile(one: Shown, differing: Sequence[str], *facts: str) -> Thumbnail:
     return one.tile(
         *facts,
         ", ".join(filter(None, (told(name, getattr(one.asked.flags, name)) for name in differing))),

@@ -22,7 +22,7 @@ from pulid_generate.batch.running import print_line
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags, SweepFlags
 from pulid_generate.flags.names import flag_name
-from pulid_generate.pictures.sheet_layout import Grid, Head, flow
+from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, flow
 from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis
 from pulid_generate.rows.axes import sweep as rows_of
 from pulid_generate.rows.manifest import Row
@@ -104,7 +104,7 @@ def _print_without_file(result: Result) -> None:
     print_line(result)
 
 
-def grid_of(axes: Sequence[Axis], shown: Sequence[Shown]) -> Grid:
+def grid_of(axes: Sequence[Axis], shown: Sequence[Shown]) -> SheetGrid:
     """The first axis across, the second down. Pictures of several seeds share a cell."""
     several = len({one.seed for one in shown}) > 1
     columns = axes[0].labels()
@@ -120,13 +120,13 @@ def grid_of(axes: Sequence[Axis], shown: Sequence[Shown]) -> Grid:
         cells[row][column].append(one.tile(with_seed=several))
     portraits = list(dict.fromkeys(path for one in shown for path in one.references))
     heads = (
-        [Head(text) for text in rows]
+        [Heading(text) for text in rows]
         if len(axes) > 1
-        else [Head("reference", portraits[0])]
+        else [Heading("reference", portraits[0])]
         if portraits
         else []
     )
-    return Grid(cells, [Head(text) for text in columns], heads, _title(shown))
+    return SheetGrid(cells, [Heading(text) for text in columns], heads, _title(shown))
 
 
 def _title(shown: Sequence[Shown]) -> str:

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from pulid_generate.errors import RequestError
-from pulid_generate.request.generation import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE
+from pulid_generate.request.generation import (
+    DEFAULT_TILE_OVERLAP,
+    DEFAULT_TILE_SIZE,
+    GenerationRequest,
+)
 from pulid_generate.request.id_schedule import IdSchedule, format_points, step_of
-from pulid_generate.request.job import Job, Subject
+from pulid_generate.request.job import Job, LoraUse, Subject
 from pulid_generate.sampling.names import DEFAULT_ETA
 
+# as AUTOMATIC1111 calls them; the others by their own names
 SAMPLER_NAMES = {
     "euler": "Euler",
     "heun": "Heun",
@@ -40,11 +45,17 @@ def describe(
     """The text of one picture.
 
     job: its request resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative
-    prompt where there is one. arithmetic: the compute dtype, and what else decides the numbers.
-    pulid: the PuLID file's name, told only of a picture with somebody in it.
+    prompt where there is one. models: role -> file name. arithmetic: the compute dtype, and what
+    else decides the numbers. pulid: the PuLID file's name, told only of a picture with somebody in
+    it.
     """
     request = job.request
+    loras = [_lora(use) for use in job.loras if use.weight]
+    people = [_person(job, subject) for subject in job.subjects if _is_seen(job, subject)]
+    if people and pulid:
+        models = {**models, "pulid": pulid}
     facts: dict[str, Any] = {
+        "pulid_generate": version,
         "prompt": request.prompt,
         "width": request.width,
         "height": request.height,
@@ -55,62 +66,19 @@ def describe(
         "t5_tokens": list(t5_lengths),
         "dtype": arithmetic,
         "models": models,
+        **_sampling(job, dev),
+        **_start(job),
+        **_tiling(request),
     }
-    if request.sampling_method != "euler":
-        facts["sampling_method"] = request.sampling_method
-        if request.eta is not None and request.sampling_method in DEFAULT_ETA:
-            facts["eta"] = request.eta
-    if request.prompt_weights:
-        facts["prompt_weights"] = True
-    if dev:
-        facts["guidance"] = request.guidance
-    if request.cfg_scale != 1:
-        facts |= {
-            "negative_prompt": request.negative_prompt,
-            "cfg_scale": request.cfg_scale,
-            "cfg_start_step": request.cfg_start_step,
-        }
-    guided = [step for step in range(job.steps) if request.skip_guidance.active(step, job.steps)]
-    if guided:
-        facts["skip_layers"] = {
-            "layers": list(request.skip_guidance.layers),
-            "scale": request.skip_guidance.scale,
-            "steps": guided,
-        }
-    if job.start is not None:
-        facts["init_image"] = {"sha256": job.start.sha256}
-        if job.request.seed != job.seed:  # of a batch, the first seed encodes it for all
-            facts["init_image"]["encoded_with_seed"] = job.request.seed
-        if job.start.mask_sha256:
-            facts["init_image"]["mask_sha256"] = job.start.mask_sha256
-    if request.vae_tiling:
-        facts["vae_tiling"] = True
-        if (request.vae_tile_size, request.vae_tile_overlap) != (
-            DEFAULT_TILE_SIZE,
-            DEFAULT_TILE_OVERLAP,
-        ):
-            facts["vae_tiling"] = {
-                "size": request.vae_tile_size,
-                "overlap": request.vae_tile_overlap,
-            }
-    loras = [
-        {"name": lora.name, "sha256": lora.sha256, "weight": lora.weight}
-        for lora in job.loras
-        if lora.weight
-    ]
     if loras:
         facts["loras"] = loras
-    people = [_person(job, subject) for subject in job.subjects if _is_seen(job, subject)]
-    if people and pulid:
-        facts["models"] = {**models, "pulid": pulid}
     if len(people) == 1:
         facts["identity"] = people[0]
     elif people:
         facts["identities"] = people
 
-    lines = [
-        request.prompt + "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in loras)
-    ]
+    tags = [f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in loras]
+    lines = [request.prompt + "".join(tags)]
     if request.cfg_scale != 1:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     settings = {
@@ -122,16 +90,63 @@ def describe(
         "RNG": request.rng,
         "Size": f"{request.width}x{request.height}",
         "Model": models.get("flux"),
-        "PuLID": _short(people),
+        "PuLID": _short(people) or None,
         "Version": f"pulid-generate {version}",
     }
-    lines.append(
-        ", ".join(f"{name}: {value}" for name, value in settings.items() if value is not None)
-    )
-    lines.append(
-        json.dumps({"pulid_generate": version, **facts}, ensure_ascii=False, sort_keys=True)
-    )
+    known = [f"{name}: {value}" for name, value in settings.items() if value is not None]
+    lines.append(", ".join(known))
+    lines.append(json.dumps(facts, ensure_ascii=False, sort_keys=True))
     return "\n".join(lines)
+
+
+def _sampling(job: Job, dev: bool) -> dict[str, Any]:
+    """The sampler and every kind of guidance, as far as they differ from doing nothing."""
+    request = job.request
+    facts: dict[str, Any] = {}
+    if request.sampling_method != "euler":
+        facts["sampling_method"] = request.sampling_method
+        if request.eta is not None and request.sampling_method in DEFAULT_ETA:
+            facts["eta"] = request.eta
+    if request.prompt_weights:
+        facts["prompt_weights"] = True
+    if dev:
+        facts["guidance"] = request.guidance
+    if request.cfg_scale != 1:
+        facts["negative_prompt"] = request.negative_prompt
+        facts["cfg_scale"] = request.cfg_scale
+        facts["cfg_start_step"] = request.cfg_start_step
+    skip = request.skip_guidance
+    guided = [step for step in range(job.steps) if skip.active(step, job.steps)]
+    if guided:
+        facts["skip_layers"] = {"layers": list(skip.layers), "scale": skip.scale, "steps": guided}
+    return facts
+
+
+def _start(job: Job) -> dict[str, Any]:
+    """The picture to start from."""
+    if job.start is None:
+        return {}
+    facts: dict[str, Any] = {"sha256": job.start.sha256}
+    # of several pictures, the first seed encodes it for all
+    if job.request.seed != job.seed:
+        facts["encoded_with_seed"] = job.request.seed
+    if job.start.mask_sha256:
+        facts["mask_sha256"] = job.start.mask_sha256
+    return {"init_image": facts}
+
+
+def _tiling(request: GenerationRequest) -> dict[str, Any]:
+    """Tiles of the autoencoder; their size if it is not the usual one."""
+    if not request.vae_tiling:
+        return {}
+    tiles = request.vae_tile_size, request.vae_tile_overlap
+    if tiles == (DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP):
+        return {"vae_tiling": True}
+    return {"vae_tiling": {"size": tiles[0], "overlap": tiles[1]}}
+
+
+def _lora(use: LoraUse) -> dict[str, Any]:
+    return {"name": use.name, "sha256": use.sha256, "weight": use.weight}
 
 
 def _is_seen(job: Job, subject: Subject) -> bool:
@@ -150,11 +165,11 @@ def _person(job: Job, subject: Subject) -> dict[str, Any]:
     if schedule.end is not None and step_of(schedule.end, job.steps) < job.steps:
         facts["end_step"] = step_of(schedule.end, job.steps)
     if schedule.points != usual.points:
-        facts["schedule"] = format_points(
-            tuple((step_of(moment, job.steps), weight) for moment, weight in schedule.points)
-        )
+        points = [(step_of(moment, job.steps), weight) for moment, weight in schedule.points]
+        facts["schedule"] = format_points(tuple(points))
     if (schedule.double, schedule.single) != (1.0, 1.0):
-        facts |= {"weight_double": schedule.double, "weight_single": schedule.single}
+        facts["weight_double"] = schedule.double
+        facts["weight_single"] = schedule.single
     if subject.region_sha256:
         facts["region_sha256"] = subject.region_sha256
     if job.request.cfg_scale != 1:
@@ -162,16 +177,14 @@ def _person(job: Job, subject: Subject) -> dict[str, Any]:
     return facts
 
 
-def _short(people: Sequence[dict[str, Any]]) -> str | None:
-    return (
-        " + ".join(f"{person['sha256'][:10]} weight {person['weight']:g}" for person in people)
-        or None
-    )
+def _short(people: Sequence[dict[str, Any]]) -> str:
+    """For people who read the text."""
+    return " + ".join(f"{one['sha256'][:10]} weight {one['weight']:g}" for one in people)
 
 
 def parse_description(text: str) -> dict[str, Any]:
-    """The JSON line of a `parameters` text, as a dictionary. Raises RequestError if there is
-    none.
+    """The JSON line of a `parameters` text, as a dictionary. Raises RequestError if there is no
+    such line.
     """
     try:
         facts = json.loads(text.rstrip("\n").rsplit("\n", 1)[-1])

@@ -27,28 +27,27 @@ SUFFIXES: dict[str, Format] = {
     ".webp": "WEBP",
 }
 # JPEG loses the least that is still worth its size: quality 95 with whole colour planes. WebP is
-# lossless, the PNG's own pixels.
+# lossless, the PNG's own pixels
 SAVE_OPTIONS: dict[Format, dict[str, object]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "quality": 100, "method": 4, "exact": True},
 }
-EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.3
+# Exif 2.3
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 # the comment's character code; what follows is UTF-16, big-endian as piexif writes it
 UNICODE = b"UNICODE\0"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: (H, W, 3) uint8 RGB. parameters: the text that the file carries."""
+    """One picture, drawn."""
 
     job: Job
+    # (H, W, 3) uint8 RGB
     pixels: np.ndarray = field(repr=False)
+    # the text that the file carries
     parameters: str
-
-    def png(self, metadata: bool = True) -> bytes:
-        """The PNG file."""
-        return self.encode("PNG", metadata)
 
     def encode(self, format: Format, metadata: bool = True) -> bytes:
         """The file in that format. The same picture gives the same bytes.
@@ -69,7 +68,8 @@ def format_of(path: str | PurePath) -> Format:
     if suffix not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise OutputError(
-            f"{path}: the suffix {suffix or '(none)'} names no picture format; end the name in one of {known}"
+            f"{path}: the suffix {suffix or '(none)'} is not that of a picture format; "
+            f"end the name in one of {known}"
         )
     return SUFFIXES[suffix]
 
@@ -84,9 +84,9 @@ def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) ->
     if parameters is not None:
         if format == "PNG":
             info = PngImagePlugin.PngInfo()
-            info.add_text("parameters", parameters) if parameters.isascii() else info.add_itxt(
-                "parameters", parameters
-            )
+            # readers expect the older chunk where it can hold the text
+            add = info.add_text if parameters.isascii() else info.add_itxt
+            add("parameters", parameters)
             options["pnginfo"] = info
         else:
             exif = Image.Exif()
@@ -99,7 +99,8 @@ def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) ->
         if "EXIF" not in str(error):
             raise
         raise OutputError(
-            f"the picture's metadata of {len(parameters or '')} characters does not fit a JPEG; write a PNG, or leave the metadata out"
+            f"the picture's metadata of {len(parameters or '')} characters does not fit a JPEG; "
+            "write a PNG, or leave the metadata out"
         ) from None
     return buffer.getvalue()
 
@@ -113,17 +114,17 @@ def read_parameters(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(SAVE_OPTIONS)) as image:
             if image.format == "PNG":
-                image.load()  # the chunk may stand behind the pixels
+                # the chunk may stand behind the pixels
+                image.load()
                 text = image.info.get("parameters")
             else:
                 comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-                text = (
-                    comment[len(UNICODE) :].decode("utf-16-be")
-                    if comment.startswith(UNICODE)
-                    else None
-                )
-    except Exception:  # Pillow's plugins raise whatever a damaged byte leads to
-        raise RequestError("this file is no readable PNG, JPEG or WebP picture") from None
+                text = None
+                if comment.startswith(UNICODE):
+                    text = comment.removeprefix(UNICODE).decode("utf-16-be")
+    # Pillow's plugins raise whatever a damaged byte leads to
+    except Exception:
+        raise RequestError("this file is not a readable PNG, JPEG or WebP picture") from None
     if text is None:
         raise RequestError("this picture carries no parameters text")
     return text

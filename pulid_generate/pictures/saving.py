@@ -1,4 +1,4 @@
-"""Where pictures go: the names of several, one line of facts about each. Knows no model. Imports no
+"""Where pictures go: the names of several, and what is printed of each. Knows no model. Imports no
 torch.
 """
 
@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from pulid_generate.pictures.picture import Picture, format_of
 from pulid_generate.request.generation import check_batch_count
 from pulid_generate.request.job import Job
 
-NUMBER = re.compile(r"%%|%(\d{0,3})d")  # as sd-cli: out_%03d.png, and %% is a per cent sign
+# as sd-cli: out_%03d.png, and %% is a per cent sign
+NUMBER = re.compile(r"%%|%(\d{0,3})d")
 
 
 def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[Path | None]:
@@ -29,11 +31,13 @@ def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[
     begin: the first number, None or less than 0 for 0 (sd-cli's default is -1). Raises RequestError
     or OutputError.
     """
-    check_batch_count(count)  # before there are so many names
+    # before there are so many names
+    check_batch_count(count)
     if output == "-":
         if count > 1:
             raise RequestError(
-                "output -: standard output takes one picture; leave --batch-count out or name a file"
+                "output -: standard output takes one picture; leave --batch-count out or name a "
+                "file"
             )
         if sys.stdout is not None and sys.stdout.isatty():
             raise OutputError(
@@ -46,7 +50,9 @@ def output_paths(output: str, count: int, begin: int | None = None) -> Sequence[
     if any(match[1] is not None for match in NUMBER.finditer(output)):
         return [Path(_numbered(output, index)) for index in numbers]
     path = Path(output)
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}_{index}") for index in numbers]
+    if count == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}_{index}") for index in numbers]
 
 
 def _numbered(output: str, index: int) -> str:
@@ -58,11 +64,6 @@ def encoded(picture: Picture, path: Path | None, metadata: bool) -> bytes:
     return picture.encode(format_of(path) if path is not None else "PNG", metadata)
 
 
-def store(path: Path, data: bytes) -> None:
-    """Write a picture's file, complete or not at all. Raises OutputError."""
-    write_atomically(path, data)
-
-
 def save(picture: Picture, path: Path | None, metadata: bool) -> bytes:
     """Write the picture's file, complete or not at all, and return its bytes. None: standard
     output, as PNG. Raises OutputError.
@@ -71,30 +72,49 @@ def save(picture: Picture, path: Path | None, metadata: bool) -> bytes:
     if path is None:
         console.write_result(data)
     else:
-        store(path, data)
+        write_atomically(path, data)
     return data
 
 
-def facts(job: Job, path: Path, data: bytes, seconds: float) -> dict[str, Any]:
-    """What --json prints of a job's picture."""
-    shown: dict[str, Any] = {
-        "output": str(path),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "seed": job.seed,
-        "width": job.request.width,
-        "height": job.request.height,
-        "steps": job.steps,
-        "identity": job.subjects[0].embedding.sha256 if job.subjects else None,
-        "id_weight": job.request.id_weight if job.subjects else None,
-        "seconds": round(seconds, 3),
-    }
-    if len(job.subjects) > 1:
-        shown["identities"] = [subject.embedding.sha256 for subject in job.subjects]
-    return shown
+@dataclass(frozen=True)
+class SavedPicture:
+    """What --json prints of a picture."""
+
+    output: Path
+    # of the file
+    sha256: str
+    job: Job
+    # since the command was started
+    seconds: float
+
+    @classmethod
+    def of(cls, job: Job, path: Path, data: bytes, seconds: float) -> SavedPicture:
+        """data: the file's bytes."""
+        return cls(path, hashlib.sha256(data).hexdigest(), job, seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is printed. identity: the first person; identities: where there are several."""
+        request = self.job.request
+        identities = [subject.embedding.sha256 for subject in self.job.subjects]
+        line: dict[str, Any] = {
+            "output": str(self.output),
+            "sha256": self.sha256,
+            "seed": self.job.seed,
+            "width": request.width,
+            "height": request.height,
+            "steps": self.job.steps,
+            "identity": identities[0] if identities else None,
+            "id_weight": request.id_weight if identities else None,
+            "seconds": round(self.seconds, 3),
+        }
+        if len(identities) > 1:
+            line["identities"] = identities
+        return line
 
 
 def report(picture: Picture, path: Path, data: bytes, seconds: float, as_json: bool) -> None:
-    """The line that a picture gets on standard output."""
-    console.write_line(
-        json.dumps(facts(picture.job, path, data, seconds)) if as_json else str(path)
-    )
+    """Print the line that a picture gets on standard output: its path, or JSON."""
+    if not as_json:
+        console.write_line(str(path))
+        return
+    console.write_line(json.dumps(SavedPicture.of(picture.job, path, data, seconds).as_dict()))

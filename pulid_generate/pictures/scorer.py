@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,41 +24,45 @@ from typing import Any, Literal
 from pulid_generate.errors import InputError, PackageError, ScoringError
 
 PROGRAM = "pulid-extract"
+# how its error messages begin
+ERROR = f"{PROGRAM}: error: "
 # without which our own environment's program could not score
 LIBRARIES = ("cv2", "insightface", "onnxruntime")
-AT_ONCE = 500  # pictures of one call: command lines have an end
-ERROR = f"{PROGRAM}: error: "
+# pictures of one call: command lines have an end
+AT_ONCE = 500
 
-Status = Literal["ok", "no face", "failed"]
+ScoreStatus = Literal["ok", "no face", "failed"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One picture, as `score --json` says it; numbers are rounded to four places.
-
-    cosines: of the picture's face to each reference, of the face that is most like them; cosine:
-    their mean, which is what counts; both empty or None unless status is "ok". stranger: the
-    highest cosine of that face to the strangers, None without any. faces: how many the picture has.
-    box: X, Y, width, height in its pixels. error: why there is no cosine.
+    """One picture, as `score --json` prints it; numbers are rounded to four places. Of several
+    faces, the one that is most like the references is compared.
     """
 
-    status: Status
+    status: ScoreStatus
+    # the mean of `cosines`, which is what counts; None unless status is "ok"
     cosine: float | None = None
+    # of the face to each reference
     cosines: tuple[float, ...] = ()
+    # the highest cosine of the face to the strangers; None without any
     stranger: float | None = None
+    # how many the picture has
     faces: int = 0
+    # of the face, in pixels: X, Y, width, height
     box: tuple[int, ...] | None = None
+    # why there is no cosine
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Recognizer:
-    """Whose numbers they are: the network's file name and SHA-256. own: it is the one that PuLID is
-    conditioned on, which flatters itself.
-    """
+    """The network whose numbers they are."""
 
+    # of its file
     name: str
     sha256: str
+    # it is the one that PuLID is conditioned on, which flatters itself
     own: bool
 
 
@@ -67,24 +71,26 @@ class Scorer:
     """Who is looked for, and by what: the options of `pulid-extract score`, None or empty for its
     defaults.
 
-    references: pictures of the person. strangers: pictures of somebody else, as a control.
-    models_dir: where antelopev2 is (antelopev2: its folder itself). recognizer: another
-    ArcFace-shaped .onnx. det_threshold: the score from which something is a face. say: gets each
-    line that the program says on standard error, as it says it.
-
         scorer = Scorer(references=("me.jpg",), models_dir="models")
         scorer.check()                               # raises before anything is drawn
         for score in scorer.scores(["a.png", "b.png"]):
             print(score.status, score.cosine)        # "no face" and "failed" have None
     """
 
+    # pictures of the person
     references: Sequence[str | Path]
+    # pictures of somebody else, as a control
     strangers: Sequence[str | Path] = ()
+    # where antelopev2 is
     models_dir: str | Path | None = None
+    # its folder itself
     antelopev2: str | Path | None = None
+    # another ArcFace-shaped .onnx
     recognizer: str | Path | None = None
+    # the score from which something is a face
     det_threshold: float | None = None
-    say: Callable[[str], None] = lambda line: None
+    # gets each line that the program writes to standard error, at once
+    log: Callable[[str], None] = lambda line: None
 
     def __post_init__(self) -> None:
         """Raises InputError."""
@@ -101,10 +107,11 @@ class Scorer:
         picture that cannot be read or has no face, a network that is missing, and so on.
         """
         lines = list(self._ask(self.references))
-        judge = lines[0]["recognizer"]
-        return Recognizer(str(judge["name"]), str(judge["sha256"]), self.recognizer is None), [
-            _score(line) for line in lines
-        ]
+        network = lines[0]["recognizer"]
+        recognizer = Recognizer(
+            str(network["name"]), str(network["sha256"]), own=self.recognizer is None
+        )
+        return recognizer, [_score(line) for line in lines]
 
     def scores(self, pictures: Sequence[str | Path]) -> Iterator[Score]:
         """One for each picture file, in their order, as they are found.
@@ -120,66 +127,62 @@ class Scorer:
         """The program's line for each picture. Its exit code is 1 as well when a picture cannot be
         read: then all lines are there.
         """
-        said: deque[str] = deque(maxlen=1)
+        command = [*program(), *self._arguments(), "--", *map(os.path.abspath, pictures)]
+        last_line: deque[str] = deque(maxlen=1)
         try:
             child = subprocess.Popen(
-                [
-                    *program(),
-                    *self._arguments(),
-                    "--",
-                    *(os.path.abspath(picture) for picture in pictures),
-                ],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
             )
-        except OSError as error:  # it is no program after all; too many words
+        # it is not a program after all; too many words
+        except OSError as error:
             raise ScoringError(
                 f"{PROGRAM} score: cannot be run ({error.strerror or error})"
             ) from None
         assert child.stdout is not None
-        listener = threading.Thread(target=self._listen, args=(child.stderr, said), daemon=True)
-        listener.start()
-        found = failed = 0
+        reader = threading.Thread(target=self._pass_on, args=(child.stderr, last_line), daemon=True)
+        reader.start()
+        answered = failed = 0
         with child:
             for text in child.stdout:
                 line = _parse(text)
-                found, failed = found + 1, failed + (line["status"] == "failed")
+                answered += 1
+                failed += line["status"] == "failed"
                 yield line
             code = child.wait()
-            listener.join()
-        if code != (1 if failed else 0) or found != len(pictures):
-            raise ScoringError(f"{PROGRAM} score: {_reason(code, said, found, len(pictures))}")
+            reader.join()
+        if code != (1 if failed else 0) or answered != len(pictures):
+            reason = _reason(code, last_line, answered, len(pictures))
+            raise ScoringError(f"{PROGRAM} score: {reason}")
 
     def _arguments(self) -> list[str]:
-        given = {
+        arguments = ["score", "--json"]
+        arguments += [f"--reference={path}" for path in self.references]
+        arguments += [f"--stranger={path}" for path in self.strangers]
+        options = {
             "models-dir": self.models_dir,
             "antelopev2": self.antelopev2,
             "recognizer": self.recognizer,
             "det-threshold": self.det_threshold,
         }
-        return [
-            *("score", "--json"),
-            *(f"--reference={path}" for path in self.references),
-            *(f"--stranger={path}" for path in self.strangers),
-            *(f"--{name}={value}" for name, value in given.items() if value is not None),
-        ]
+        for name, value in options.items():
+            if value is not None:
+                arguments.append(f"--{name}={value}")
+        return arguments
 
-    def _listen(self, stream: Any, said: deque[str]) -> None:
-        """Pass lines on; the last one is why it failed, if it did."""
-        for line in filter(None, map(str.rstrip, stream)):
-            said.append(line)
+    def _pass_on(self, stream: Iterable[str], last_line: deque[str]) -> None:
+        """Log the program's lines; the last one is why it failed, if it did."""
+        for text in stream:
+            line = text.rstrip()
+            if not line:
+                continue
+            last_line.append(line)
             if not line.startswith(ERROR):
-                self.say(line)
-
-
-def scores(
-    pictures: Sequence[str | Path], references: Sequence[str | Path], **options: Any
-) -> list[Score]:
-    """One score for each picture. options: as of `Scorer`. Raises as `Scorer.scores`."""
-    return list(Scorer(references=references, **options).scores(pictures))
+                self.log(line)
 
 
 def program() -> list[str]:
@@ -192,25 +195,29 @@ def program() -> list[str]:
     found = shutil.which(PROGRAM)
     if found is None:
         raise PackageError(
-            f"scores are made by {PROGRAM}, which is not installed; run: pip install 'pulid-flux-toolkit[extract]', or put {PROGRAM} "
-            f"of another environment on the PATH"
+            f"scores are made by {PROGRAM}, which is not installed; run: "
+            f"pip install 'pulid-flux-toolkit[extract]', or put {PROGRAM} of another environment "
+            "on the PATH"
         )
     return [found]
 
 
 def _parse(text: str) -> dict[str, Any]:
+    """A line of the program's standard output. Raises ScoringError for any other."""
     try:
         line = json.loads(text)
         _score(line)
         str(line["recognizer"]["name"]), str(line["recognizer"]["sha256"])
     except (ValueError, KeyError, TypeError):
         raise ScoringError(
-            f"{PROGRAM} score: answered {text.strip()[:80]!r}, expected a line of its JSON; is it of another version?"
+            f"{PROGRAM} score: answered {text.strip()[:80]!r}, expected a line of its JSON; "
+            "is it of another version?"
         ) from None
     return line
 
 
 def _score(line: dict[str, Any]) -> Score:
+    """Raises ValueError, KeyError or TypeError for what is not such a line."""
     if line["status"] not in ("ok", "no face", "failed"):
         raise ValueError("status")
     return Score(
@@ -224,10 +231,11 @@ def _score(line: dict[str, Any]) -> Score:
     )
 
 
-def _reason(code: int, said: Sequence[str], found: int, expected: int) -> str:
+def _reason(code: int, last_line: Sequence[str], answered: int, expected: int) -> str:
+    """Why the program did not score all pictures. last_line: of its standard error, or nothing."""
     if code < 0:
-        return f"was killed by signal {-code} after {found} of {expected} pictures"
+        return f"was killed by signal {-code} after {answered} of {expected} pictures"
     if code == 0:
-        return f"answered for {found} of {expected} pictures; is it of another version?"
-    line = said[0] if said else ""
-    return line.removeprefix(ERROR) or f"failed with exit code {code} and no word"
+        return f"answered for {answered} of {expected} pictures; is it of another version?"
+    line = last_line[0] if last_line else ""
+    return line.removeprefix(ERROR) or f"failed with exit code {code} and no message"

@@ -1,119 +1,50 @@
-"""TODO"""
+"""Where everything goes on the pages of a sheet: sizes of thumbnails, heights of lines, page
+breaks.
+
+Measures pictures by their headers and texts by their font; draws nothing. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from pulid_extract.shared.captions import SIZE, font_of, line_height, wrap
+from pulid_generate.pictures.sheet_grid import Heading, PictureSource, SheetGrid, Thumbnail
 
-Picture: TypeAlias = "str | Path | np.ndarray"
+Size = tuple[int, int]  # width, height
 
-
-# longer side of a tile, in pixels: the first with which all fits on one page
+# width and height of a page, at most; viewers give up on larger ones
+PAGE = 4096
+# longer side of a thumbnail: the first with which all fits on one page
 SIDES = (384, 256, 160)
-
-
-PAGED_SIDE = 256  # where nothing does
-
-
-SMALL_TWICE = 192  # side of a tile to which small pictures are scaled up at least
-
-
-PAGE = 4096  # width and height of a page, at most; viewers give up on larger ones
-
-
-MARGIN, GAP, APART = 16, 8, 24  # around a page; between the tiles of a cell; between cells
-
-
-FOOT = 32  # for the number of a page
-
-
-IN_A_LINE = 3  # tiles of a cell; more stand in a square
-
-
-MOST_LINES = 8  # of a caption or a head
-
-
-HEAD_SIZE, TITLE_SIZE = 17, 20
-
-
-PORTRAIT = 160  # longer side of a picture in a head
-
-
-NARROWEST_HEAD = 60
-
-
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """One picture, and what is said under it, in lines. picture: None for one that is missing;
-    reason: why, told in its place.
-    """
-
-    picture: Picture | None
-    caption: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """What a column or a row is of."""
-
-    text: str = ""
-    picture: Picture | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """cells[row][column]: tiles, shown beside and below each other. columns, rows: a head for each,
-    or none at all.
-    """
-
-    cells: Sequence[Sequence[Sequence[Tile]]]
-    columns: Sequence[Head] = ()
-    rows: Sequence[Head] = ()
-    title: str = ""
-
-    def __post_init__(self) -> None:
-        widths = {len(row) for row in self.cells}
-        assert len(widths) == 1, "a grid is as wide in every row"
-        assert not self.rows or len(self.rows) == len(self.cells)
-        assert not self.columns or len(self.columns) in widths
-
-
-def flow(tiles: Sequence[Tile], title: str = "") -> Grid:
-    """Tiles in their order, about as many across as down."""
-    return Grid([[tiles]], title=title)
-
-
-def size(picture: Picture | None) -> tuple[int, int] | None:
-    """(width, height), from a file's header."""
-    if isinstance(picture, np.ndarray):
-        return picture.shape[1], picture.shape[0]
-    try:
-        return None if picture is None else Image.open(picture).size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
-
-
-def sides(shapes: Collection[tuple[int, int]]) -> list[int]:
-    """Sides worth trying: pictures are not blown up beyond what is good to look at."""
-    longest = max(map(max, shapes))
-    most = longest * max(1, -(-SMALL_TWICE // longest))
-    return list(dict.fromkeys(min(side, most) for side in SIDES))
+# where nothing does
+PAGED_SIDE = 256
+# small pictures are scaled up until their longer side is at least this
+SMALLEST_SIDE = 192
+# around a page; between the thumbnails of a cell; between cells
+MARGIN, GAP, CELL_GAP = 16, 8, 24
+# for the number of a page
+FOOT = 32
+# thumbnails of a cell; more stand in a square
+MOST_IN_A_LINE = 3
+# of a caption or a heading
+MOST_TEXT_LINES = 8
+HEADING_SIZE, TITLE_SIZE = 17, 20
+# longer side of the picture in a heading
+PORTRAIT = 160
+NARROWEST_HEADING = 60
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of tiles: those of `row` from `start` on, in each cell."""
+class PageLine:
+    """A line of thumbnails across a page: those of `row` from `start` on, in each cell."""
 
     row: int
     start: int
@@ -121,134 +52,196 @@ class Line:
 
 
 class Layout:
-    """Where things go if a tile's longer side is `side`. box: (width, height) of every tile's
-    picture.
+    """The places of everything if a thumbnail's longer side is `side`.
+
+    sizes: of all pictures. Every thumbnail has a box of one size, `box`.
     """
 
-    def __init__(self, grid: Grid, shapes: Collection[tuple[int, int]], side: int):
+    def __init__(self, grid: SheetGrid, sizes: Collection[Size], side: int):
         self.grid, self.side = grid, side
-        self.caption_font, self.head_font, self.title_font = (
-            font_of(SIZE),
-            font_of(HEAD_SIZE),
-            font_of(TITLE_SIZE),
-        )
-        fitted = [fit(shape, (side, side)) for shape in shapes]
-        self.box = max(width for width, _ in fitted), max(height for _, height in fitted)
-        self.head_width = self._head_width()
-        left = self.head_width + APART if grid.rows else 0
-        self.body = MARGIN + left, PAGE - MARGIN  # from, to
-        most = max((len(cell) for row in grid.cells for cell in row), default=1)
-        fitting = (self.body[1] - self.body[0] + GAP) // (self.box[0] + GAP)
-        self.across = max(
-            1, min(most if most <= IN_A_LINE else math.ceil(math.sqrt(most)), fitting)
-        )  # tiles of a cell beside each other
-        self.column_width = self.across * (self.box[0] + GAP) - GAP
-        self.apart = APART if self.across > 1 else 2 * GAP
+        self.caption_font = font_of(SIZE)
+        self.heading_font = font_of(HEADING_SIZE)
+        self.title_font = font_of(TITLE_SIZE)
 
-    def _head_width(self) -> int:
-        """As wide as the texts need, and no wider than a tile."""
-        texts = [line for head in self.grid.rows for line in head.text.splitlines()]
-        wanted = max((math.ceil(self.head_font.getlength(text)) for text in texts), default=0)
-        if any(head.picture is not None for head in self.grid.rows):
-            wanted = max(wanted, PORTRAIT)
-        return min(max(wanted, NARROWEST_HEAD), max(self.box[0], PORTRAIT))
+        fitted = [fit(size, (side, side)) for size in sizes]
+        self.box: Size = max(width for width, _ in fitted), max(height for _, height in fitted)
+        self.heading_width = self._heading_width()
+        self.left = MARGIN
+        if grid.rows:
+            self.left += self.heading_width + CELL_GAP
+        self.body_width = PAGE - MARGIN - self.left
+
+        # thumbnails of a cell beside each other
+        self.across = self._across()
+        self.column_width = self.across * (self.box[0] + GAP) - GAP
+        self.cell_gap = CELL_GAP if self.across > 1 else 2 * GAP
+
+    def _heading_width(self) -> int:
+        """Of the headings before rows: as wide as their texts need, and no wider than a
+        thumbnail.
+        """
+        wanted = 0
+        for heading in self.grid.rows:
+            if heading.picture is not None:
+                wanted = max(wanted, PORTRAIT)
+            for text in heading.text.splitlines():
+                wanted = max(wanted, math.ceil(self.heading_font.getlength(text)))
+        return min(max(wanted, NARROWEST_HEADING), max(self.box[0], PORTRAIT))
+
+    def _across(self) -> int:
+        most = max((len(cell) for row in self.grid.cells for cell in row), default=1)
+        if most > MOST_IN_A_LINE:
+            most = math.ceil(math.sqrt(most))
+        fitting = (self.body_width + GAP) // (self.box[0] + GAP)
+        return max(1, min(most, fitting))
 
     @cached_property
     def columns(self) -> list[range]:
         """The columns of each page across."""
-        fitting = max(
-            1, (self.body[1] - self.body[0] + self.apart) // (self.column_width + self.apart)
-        )
-        every = len(self.grid.cells[0])
-        return [range(start, min(start + fitting, every)) for start in range(0, every, fitting)]
+        width = self.column_width + self.cell_gap
+        fitting = max(1, (self.body_width + self.cell_gap) // width)
+        count = len(self.grid.cells[0])
+        return [range(start, min(start + fitting, count)) for start in range(0, count, fitting)]
 
     @cached_property
     def width(self) -> int:
         """Of every page, so that they can be laid side by side."""
         most = max(len(columns) for columns in self.columns)
-        tiles = self.body[0] + most * (self.column_width + self.apart) - self.apart + MARGIN
-        title = math.ceil(
-            max(
-                (self.title_font.getlength(line) for line in self.grid.title.splitlines()),
-                default=0,
-            )
-        )
-        return min(PAGE, max(tiles, min(title + 2 * MARGIN, 2 * self.side + 2 * MARGIN)))
+        cells = most * (self.column_width + self.cell_gap) - self.cell_gap
+        title = 0
+        for line in self.grid.title.splitlines():
+            title = max(title, math.ceil(self.title_font.getlength(line)))
+        titled = min(title, 2 * self.side) + 2 * MARGIN
+        return min(PAGE, max(self.left + cells + MARGIN, titled))
 
     @cached_property
     def title(self) -> list[str]:
-        return (
-            wrap(self.grid.title, self.width - 2 * MARGIN, self.title_font, MOST_LINES)
-            if self.grid.title
-            else []
-        )
+        """The title's lines."""
+        if not self.grid.title:
+            return []
+        return wrap(self.grid.title, self.width - 2 * MARGIN, self.title_font, MOST_TEXT_LINES)
 
     @cached_property
     def top(self) -> int:
-        """Where the tiles begin: under the title and the columns' heads."""
-        title = len(self.title) * line_height(self.title_font) + GAP if self.title else 0
-        return MARGIN + title + self.heads_height
+        """Where the thumbnails begin: under the title and the columns' headings."""
+        top = MARGIN + self._headings_height()
+        if self.title:
+            top += len(self.title) * line_height(self.title_font) + GAP
+        return top
 
-    @cached_property
-    def heads_height(self) -> int:
-        highest = max(
-            (self.head_height(head, self.column_width) for head in self.grid.columns), default=0
-        )
+    def _headings_height(self) -> int:
+        heights = [self.heading_height(one, self.column_width) for one in self.grid.columns]
+        highest = max(heights, default=0)
         return highest + GAP if highest else 0
 
-    def head_lines(self, head: Head, width: int) -> list[str]:
-        return wrap(head.text, width, self.head_font, MOST_LINES) if head.text else []
+    def heading_lines(self, heading: Heading, width: int) -> list[str]:
+        """Its text, broken at `width`."""
+        if not heading.text:
+            return []
+        return wrap(heading.text, width, self.heading_font, MOST_TEXT_LINES)
 
-    def head_height(self, head: Head, width: int) -> int:
-        picture = min(PORTRAIT, width) + GAP if head.picture is not None else 0
-        return picture + len(self.head_lines(head, width)) * line_height(self.head_font)
+    def heading_height(self, heading: Heading, width: int) -> int:
+        """Of its picture and its text."""
+        height = len(self.heading_lines(heading, width)) * line_height(self.heading_font)
+        if heading.picture is not None:
+            height += min(PORTRAIT, width) + GAP
+        return height
 
-    def caption_lines(self, tile: Tile) -> list[str]:
-        return (
-            wrap(tile.caption, self.box[0], self.caption_font, MOST_LINES) if tile.caption else []
-        )
+    def caption_lines(self, thumbnail: Thumbnail) -> list[str]:
+        """Its caption, no wider than its box."""
+        if not thumbnail.caption:
+            return []
+        return wrap(thumbnail.caption, self.box[0], self.caption_font, MOST_TEXT_LINES)
 
     def _line_heights(self, row: int) -> list[int]:
+        """Of each line of a row; the last makes room for a heading that is higher than all."""
         cells = self.grid.cells[row]
         heights = []
         for start in range(0, max([1, *map(len, cells)]), self.across):
-            tiles = [tile for cell in cells for tile in cell[start : start + self.across]]
-            captions = max((len(self.caption_lines(tile)) for tile in tiles), default=0)
-            heights.append(self.box[1] + captions * line_height(self.caption_font) + 2 * GAP)
+            texts = [0]
+            for cell in cells:
+                for thumbnail in cell[start : start + self.across]:
+                    texts.append(len(self.caption_lines(thumbnail)))
+            captions = max(texts) * line_height(self.caption_font)
+            heights.append(self.box[1] + captions + 2 * GAP)
+        if self.grid.rows:
+            heading = self.heading_height(self.grid.rows[row], self.heading_width) + GAP
+            heights[-1] += max(0, heading - sum(heights))
         return heights
 
     @cached_property
-    def down(self) -> list[list[Line]]:
+    def down(self) -> list[list[PageLine]]:
         """The lines of each page down. A row stays together if a page can hold it."""
         room = PAGE - MARGIN - FOOT - self.top
-        found: list[list[Line]] = [[]]
+        pages: list[list[PageLine]] = [[]]
         used = 0
         for row in range(len(self.grid.cells)):
             heights = self._line_heights(row)
-            if self.grid.rows:  # the last line makes room for a head that is higher
-                heights[-1] += max(
-                    0, self.head_height(self.grid.rows[row], self.head_width) + GAP - sum(heights)
-                )
-            if found[-1] and used + sum(heights) > room:
-                found.append([])
+            if pages[-1] and used + sum(heights) > room:
+                pages.append([])
                 used = 0
             for index, height in enumerate(heights):
-                if found[-1] and used + height > room:
-                    found.append([])
+                if pages[-1] and used + height > room:
+                    pages.append([])
                     used = 0
-                found[-1].append(Line(row, index * self.across, height))
-                used += height + (self.apart - 2 * GAP if index == len(heights) - 1 else 0)
-        return found
+                pages[-1].append(PageLine(row, index * self.across, height))
+                used += height
+            used += self.row_gap
+        return pages
+
+    @property
+    def row_gap(self) -> int:
+        """Between rows, beyond what is below every line."""
+        return self.cell_gap - 2 * GAP
 
     @property
     def count(self) -> int:
+        """How many pages there are."""
         return len(self.down) * len(self.columns)
 
-    def pages(self) -> Iterator[tuple[list[Line], range]]:
+    def pages(self) -> Iterator[tuple[list[PageLine], range]]:
+        """The lines and the columns of each page, all of a page's columns first."""
         return itertools.product(self.down, self.columns)
 
 
-def fit(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+def choose_layout(grid: SheetGrid) -> Layout:
+    """With thumbnails as large as fit on one page; in one size on several, if none do."""
+    sizes: set[Size | None] = set()
+    for row in grid.cells:
+        for cell in row:
+            sizes.update(picture_size(one.picture) for one in cell)
+    known = {size for size in sizes if size is not None} or {(PAGED_SIDE, PAGED_SIDE)}
+    sides = sides_for(known)
+    for side in sides:
+        layout = Layout(grid, known, side)
+        if layout.count == 1:
+            return layout
+    return Layout(grid, known, min(PAGED_SIDE, sides[0]))
+
+
+def picture_size(picture: PictureSource | None) -> Size | None:
+    """From a file's header; None for a picture that is missing or cannot be read."""
+    if picture is None:
+        return None
+    if isinstance(picture, np.ndarray):
+        return picture.shape[1], picture.shape[0]
+    try:
+        with Image.open(picture) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def sides_for(sizes: Collection[Size]) -> list[int]:
+    """Sides worth trying, the largest first: pictures are not blown up beyond what is good to look
+    at.
+    """
+    longest = max(map(max, sizes))
+    most = longest * max(1, math.ceil(SMALLEST_SIDE / longest))
+    return list(dict.fromkeys(min(side, most) for side in SIDES))
+
+
+def fit(size: Size, box: Size) -> Size:
     """The largest size of the same shape that fits the box."""
     scale = min(box[0] / size[0], box[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

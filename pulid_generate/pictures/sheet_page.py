@@ -1,144 +1,150 @@
-"""TODO"""
+"""One page of a sheet, drawn as a layout has measured it. Decides no place by itself. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from pulid_extract.shared.captions import INK, PAPER, RIM, line_height, wrap
+from pulid_extract.shared.captions import INK, PAPER, RIM, Font, line_height, wrap
+from pulid_generate.pictures.sheet_grid import Heading, PictureSource, Thumbnail
 from pulid_generate.pictures.sheet_layout import (
     FOOT,
     GAP,
     MARGIN,
     PORTRAIT,
-    Head,
     Layout,
-    Line,
-    Picture,
-    Tile,
+    PageLine,
+    Size,
     fit,
 )
 
+Colour = tuple[int, int, int]
+Place = tuple[int, int]  # left, top
+
+# of a box without a picture; of the reason in it
 EMPTY, ALARM = (244, 244, 244), (170, 40, 30)
+UNREADABLE = "cannot be read"
+# between a thumbnail and its caption
+CAPTION_GAP = 3
 
 
 class Page:
-    """One page. lines, columns: what of the grid is on it."""
+    """One page. lines, columns: what of the grid is on it. number: of the page, from 1."""
 
-    def __init__(self, layout: Layout, lines: Sequence[Line], columns: range, number: int):
+    def __init__(self, layout: Layout, lines: Sequence[PageLine], columns: range, number: int):
         self.layout, self.lines, self.columns, self.number = layout, lines, columns, number
-        bottom = sum(line.height for line in lines) + (len({line.row for line in lines}) - 1) * (
-            layout.apart - 2 * GAP
-        )
-        foot = FOOT if layout.count > 1 else 0
-        self.canvas = Image.new(
-            "RGB", (layout.width, layout.top + bottom + MARGIN - GAP + foot), PAPER
-        )
+        rows = {line.row for line in lines}
+        height = layout.top + sum(line.height for line in lines)
+        height += (len(rows) - 1) * layout.row_gap + MARGIN - GAP
+        if layout.count > 1:
+            height += FOOT
+        self.canvas = Image.new("RGB", (layout.width, height), PAPER)
         self.pen = ImageDraw.Draw(self.canvas)
 
     def draw(self) -> Image.Image:
-        layout, grid = self.layout, self.layout.grid
-        self._lines(layout.title, (MARGIN, MARGIN), layout.title_font)
+        """The whole page, RGB."""
+        layout = self.layout
+        self._write(layout.title, (MARGIN, MARGIN), layout.title_font)
         if layout.count > 1:
-            self._lines(
-                [f"page {self.number} of {layout.count}"],
-                (MARGIN, self.canvas.height - FOOT),
-                layout.caption_font,
-            )
-        if grid.columns:
-            for place, column in enumerate(self.columns):
-                head = grid.columns[column]
-                high = layout.head_height(head, layout.column_width)
-                self._head(head, (self._left(place), layout.top - GAP - high), layout.column_width)
-        top, last = layout.top, None
-        for line in self.lines:
-            if last not in (None, line.row):
-                top += layout.apart - 2 * GAP
-            if grid.rows and last != line.row:
-                self._head(grid.rows[line.row], (MARGIN, top), layout.head_width)
-            for place, column in enumerate(self.columns):
-                tiles = grid.cells[line.row][column][line.start : line.start + layout.across]
-                for index, tile in enumerate(tiles):
-                    self._tile(tile, self._left(place) + index * (layout.box[0] + GAP), top)
-            top, last = top + line.height, line.row
+            foot = [f"page {self.number} of {layout.count}"]
+            self._write(foot, (MARGIN, self.canvas.height - FOOT), layout.caption_font)
+        if layout.grid.columns:
+            self._draw_column_headings()
+        self._draw_lines()
         return self.canvas
 
-    def _left(self, place: int) -> int:
-        return self.layout.body[0] + place * (self.layout.column_width + self.layout.apart)
+    def _draw_column_headings(self) -> None:
+        """At the bottom of their row, so that all end above the thumbnails."""
+        layout = self.layout
+        for index, column in enumerate(self.columns):
+            heading = layout.grid.columns[column]
+            height = layout.heading_height(heading, layout.column_width)
+            place = self._left_of(index), layout.top - GAP - height
+            self._draw_heading(heading, place, layout.column_width)
 
-    def _head(self, head: Head, place: tuple[int, int], width: int) -> None:
+    def _draw_lines(self) -> None:
+        layout, grid = self.layout, self.layout.grid
+        top = layout.top
+        last_row = None
+        for line in self.lines:
+            if last_row is not None and line.row != last_row:
+                top += layout.row_gap
+            if grid.rows and line.row != last_row:
+                self._draw_heading(grid.rows[line.row], (MARGIN, top), layout.heading_width)
+            for index, column in enumerate(self.columns):
+                cell = grid.cells[line.row][column]
+                left = self._left_of(index)
+                for thumbnail in cell[line.start : line.start + layout.across]:
+                    self._draw_thumbnail(thumbnail, (left, top))
+                    left += layout.box[0] + GAP
+            top += line.height
+            last_row = line.row
+
+    def _left_of(self, index: int) -> int:
+        """Of a column on this page."""
+        return self.layout.left + index * (self.layout.column_width + self.layout.cell_gap)
+
+    def _draw_heading(self, heading: Heading, place: Place, width: int) -> None:
         left, top = place
-        if head.picture is not None:
+        if heading.picture is not None:
             side = min(PORTRAIT, width)
-            self._paste(head.picture, (left, top), (side, side), at_top=True)
+            image = read_scaled(heading.picture, (side, side))
+            self._draw_box(image, place, (side, side), UNREADABLE)
             top += side + GAP
-        self._lines(self.layout.head_lines(head, width), (left, top), self.layout.head_font)
+        lines = self.layout.heading_lines(heading, width)
+        self._write(lines, (left, top), self.layout.heading_font)
 
-    def _tile(self, tile: Tile, left: int, top: int) -> None:
-        self._paste(tile.picture, (left, top), self.layout.box, tile.reason)
-        self._lines(
-            self.layout.caption_lines(tile),
-            (left, top + self.layout.box[1] + 3),
-            self.layout.caption_font,
-        )
+    def _draw_thumbnail(self, thumbnail: Thumbnail, place: Place) -> None:
+        """The picture at the bottom of its box, above its caption."""
+        left, top = place
+        width, height = self.layout.box
+        image, reason = None, thumbnail.reason
+        if thumbnail.picture is not None:
+            image = read_scaled(thumbnail.picture, (width, height))
+            reason = UNREADABLE
+        above = height - image.height if image is not None else 0
+        self._draw_box(image, (left, top + above), (width, height), reason)
+        lines = self.layout.caption_lines(thumbnail)
+        self._write(lines, (left, top + height + CAPTION_GAP), self.layout.caption_font)
 
-    def _paste(
-        self,
-        picture: Picture | None,
-        place: tuple[int, int],
-        box: tuple[int, int],
-        reason: str = "",
-        at_top: bool = False,
-    ) -> None:
-        """The picture at the bottom of its box, above its caption, or at the top; an empty box with
-        the reason where there is none.
+    def _draw_box(self, image: Image.Image | None, place: Place, box: Size, reason: str) -> None:
+        """The picture, with a rim; an empty box of that size with the reason where there is
+        none.
         """
         left, top = place
-        image = None
-        if picture is not None:
-            try:
-                image = _scaled(picture, box)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                reason = "cannot be read"
         if image is not None:
-            top += 0 if at_top else box[1] - image.height
-            self.canvas.paste(image, (left, top))
+            self.canvas.paste(image, place)
             box = image.size
-        self.pen.rectangle(
-            (left - 1, top - 1, left + box[0], top + box[1]),
-            outline=RIM,
-            fill=None if image is not None else EMPTY,
-        )
+        rim = left - 1, top - 1, left + box[0], top + box[1]
+        self.pen.rectangle(rim, outline=RIM, fill=EMPTY if image is None else None)
         if image is None:
             font = self.layout.caption_font
             most = max(1, (box[1] - 2 * GAP) // line_height(font))
-            self._lines(
-                wrap(reason, box[0] - 2 * GAP, font, most), (left + GAP, top + GAP), font, ALARM
-            )
+            lines = wrap(reason, box[0] - 2 * GAP, font, most)
+            self._write(lines, (left + GAP, top + GAP), font, ALARM)
 
-    def _lines(
-        self,
-        lines: Sequence[str],
-        place: tuple[int, int],
-        font: Any,
-        ink: tuple[int, int, int] = INK,
-    ) -> None:
-        for number, text in enumerate(lines):
-            self.pen.text(
-                (place[0], place[1] + number * line_height(font)), text, fill=ink, font=font
-            )
+    def _write(self, lines: Sequence[str], place: Place, font: Font, ink: Colour = INK) -> None:
+        left, top = place
+        for text in lines:
+            self.pen.text((left, top), text, fill=ink, font=font)
+            top += line_height(font)
 
 
-def _scaled(picture: Picture, box: tuple[int, int]) -> Image.Image:
-    """The picture, upright, as large as fits the box."""
-    if isinstance(picture, np.ndarray):
-        image = Image.fromarray(picture)
-    else:
-        with Image.open(picture) as file:
-            file.draft("RGB", (2 * box[0], 2 * box[1]))  # a large JPEG is decoded smaller
-            image = ImageOps.exif_transpose(file) or file
-            image.load()
-    return image.convert("RGB").resize(fit(image.size, box), Image.Resampling.LANCZOS)
+def read_scaled(picture: PictureSource, box: Size) -> Image.Image | None:
+    """The picture, upright, RGB, as large as fits the box; None for one that cannot be read."""
+    try:
+        if isinstance(picture, np.ndarray):
+            image = Image.fromarray(picture)
+        else:
+            with Image.open(picture) as file:
+                # a large JPEG is decoded smaller
+                file.draft("RGB", (2 * box[0], 2 * box[1]))
+                image = ImageOps.exif_transpose(file) or file
+                image.load()
+        return image.convert("RGB").resize(fit(image.size, box), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

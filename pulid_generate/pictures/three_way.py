@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """files, pixels: SHA-256 by run, of the PNG's bytes and of the bare pixels. moved: mean
-    absolute change of C from A, of 255.
-    """
+    """What the three runs come to."""
 
+    # run -> SHA-256 of the PNG's bytes
     files: Mapping[str, str]
+    # run -> SHA-256 of the bare pixels
     pixels: Mapping[str, str]
+    # mean absolute change of C from A, of 255
     moved: float
+    # why it failed; "" if it passed
     reason: str
 
     @property
@@ -34,6 +36,7 @@ class Verdict:
         return not self.reason
 
     def as_dict(self) -> dict[str, Any]:
+        """As it is printed."""
         return {"passed": self.passed, **asdict(self)}
 
 
@@ -73,7 +76,6 @@ def as_table(verdict: Verdict) -> str:
     lines = [f"{run:<4} {file:<64} {drawn}" for run, file, drawn in rows]
     same = "=" if verdict.files["A"] == verdict.files["B"] else "!="
     other = "!=" if verdict.pixels["A"] != verdict.pixels["C"] else "="
-    lines.append(
-        f"A {same} B, A {other} C (mean change {verdict.moved:.2f} of 255): {'PASSED' if verdict.passed else 'FAILED'}"
-    )
+    outcome = "PASSED" if verdict.passed else "FAILED"
+    lines.append(f"A {same} B, A {other} C (mean change {verdict.moved:.2f} of 255): {outcome}")
     return "\n".join(lines)

@@ -38,7 +38,7 @@ from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.pictures.scorer import Recognizer, Score, Scorer
 from pulid_generate.pictures.sheet import write_sheet
-from pulid_generate.pictures.sheet_layout import Grid, Head, Tile
+from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail
 from pulid_generate.pictures.three_way import mean_change
 from pulid_generate.rows.grid import parse_seeds, read_prompts
 from pulid_generate.rows.manifest import Row
@@ -90,7 +90,7 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     )
     judge, own = scorer.check()
     shots = _draw(flags, given, shots, progress)
-    shots = _compare(shots, folder, replace(scorer, say=lambda line: None), progress)
+    shots = _compare(shots, folder, replace(scorer, log=lambda line: None), progress)
     report = Report(
         tool=f"pulid-generate {__version__}",
         identity=identity,
@@ -307,24 +307,24 @@ def _write(report: Report, folder: Path, scorer: Scorer, progress: Progress) -> 
     return [*(folder / name for name in texts), *sheets]
 
 
-def _grid(report: Report, folder: Path) -> Grid:
+def _grid(report: Report, folder: Path) -> SheetGrid:
     """Prompts down; the person and the controls across, each with its seeds."""
 
-    def tile(shot: Shot) -> Tile:
+    def tile(shot: Shot) -> Thumbnail:
         drawn = folder / shot.output if shot.sha256 is not None else None
-        return Tile(drawn, f"seed {shot.seed}\n{shot.told}", shot.error or "")
+        return Thumbnail(drawn, f"seed {shot.seed}\n{shot.told}", shot.error or "")
 
     judge = f"by {report.recognizer['name']} {report.recognizer['sha256'][:SHORT]}"
-    return Grid(
+    return SheetGrid(
         cells=[
             [[tile(shot) for shot in report.of(run, trial)] for run in report.runs]
             for trial in report.trials
         ],
         columns=[
-            Head(f"{RUNS[run]}: {number(mean(shot.counted for shot in report.of(run)))}")
+            Heading(f"{RUNS[run]}: {number(mean(shot.counted for shot in report.of(run)))}")
             for run in report.runs
         ],
-        rows=[Head(f"{trial.name}\n{trial.aspect}") for trial in report.trials],
+        rows=[Heading(f"{trial.name}\n{trial.aspect}") for trial in report.trials],
         title=f"similarity {number(report.similarity)}, {judge}",
     )
 

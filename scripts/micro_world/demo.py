@@ -26,7 +26,7 @@ from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import Scene
 from micro_world.train import JUDGE
 from pulid_generate.pictures.sheet import write_sheet
-from pulid_generate.pictures.sheet_layout import Grid, Head, Tile
+from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # relative, so that the commands shown are short
@@ -139,7 +139,7 @@ def grid(
     pictures: Sequence[Path],
     cosines: Sequence[Sequence[float]],
     verdict: str,
-) -> Grid:
+) -> SheetGrid:
     """People down, prompts across; last the row without PuLID, with the cosine to whoever is the
     most alike by chance.
     """
@@ -150,13 +150,13 @@ def grid(
             place = row * len(PROMPTS) + column
             own = f"cosine {cosines[place][row]:.2f}" if row < len(PEOPLE) else ""
             caption = own or f"to anybody at most {max(cosines[place]):.2f}"
-            line.append([Tile(pictures[place], caption)])
+            line.append([Thumbnail(pictures[place], caption)])
         cells.append(line)
-    rows = [Head(name, path) for name, path in portraits.items()] + [
-        Head("without PuLID, the same seed")
+    rows = [Heading(name, path) for name, path in portraits.items()] + [
+        Heading("without PuLID, the same seed")
     ]
-    columns = [Head(prompt.removeprefix("a portrait of a person, ")) for prompt in PROMPTS]
-    return Grid(cells, columns, rows, f"A portrait, a prompt, a picture. {verdict}")
+    columns = [Heading(prompt.removeprefix("a portrait of a person, ")) for prompt in PROMPTS]
+    return SheetGrid(cells, columns, rows, f"A portrait, a prompt, a picture. {verdict}")
 
 
 if __name__ == "__main__":

@@ -385,7 +385,7 @@ def test_a_full_disk_is_one_line_and_stops(generate, models, rows, tmp_path, mon
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
 
-    monkeypatch.setattr("pulid_generate.pictures.saving.write_atomically", full)
+    monkeypatch.setattr("pulid_generate.batch.running.write_atomically", full)
     run = generate("batch", rows, *models, "--output-dir", tmp_path / "out")
     assert "No space left on device" in run.error
     assert "--resume" in run.error

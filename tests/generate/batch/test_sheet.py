@@ -294,7 +294,7 @@ def test_a_reference_without_a_face_is_known_before_anything_is_drawn(
             "is where the sheet goes",
         ),
         (("--sheet", "people/ada.png", "--reference", "people"), "is read as an input"),
-        (("--sheet", "grid.pdf"), "names no picture format"),
+        (("--sheet", "grid.pdf"), "is not that of a picture format"),
         (("--sheet", "nowhere/grid.png"), "its folder is not there"),
     ],
 )

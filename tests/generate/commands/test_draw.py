@@ -243,7 +243,7 @@ def test_offloaded_weights_draw_the_same_picture(micro, person):
         jobs = pipeline.jobs(
             GenerationRequest("a cat", width=64, height=48, steps=2), read_embedding(person)
         )
-        drawn += [picture.png() for picture in pipeline.draw(jobs)]
+        drawn += [picture.encode("PNG") for picture in pipeline.draw(jobs)]
     assert drawn[0] == drawn[1]
     assert not Placement.choose("cpu", offload=True).offload  # nothing to offload from
 
@@ -440,7 +440,7 @@ BAD_VALUES = [
     (("--sampling-method", "tcd"), "sampling-method tcd"),
     (("--sampling-method", "eule"), "sampling-method 'eule': expected one of euler, heun"),
     (("--scheduler", "ays"), "scheduler ays"),
-    (("-o", "out.gif"), "out.gif: the suffix .gif names no picture format"),
+    (("-o", "out.gif"), "out.gif: the suffix .gif is not that of a picture format"),
     (("-o", "no/such/folder/out.png"), "check that the folder exists"),
 ]
 

@@ -129,7 +129,7 @@ def test_offloading_and_verify_work_with_quantised_weights(micro, person, tmp_pa
         jobs = pipeline.jobs(
             GenerationRequest("a cat", width=64, height=48, steps=1), read_embedding(person)
         )
-        drawn += [picture.png() for picture in pipeline.draw(jobs)]
+        drawn += [picture.encode("PNG") for picture in pipeline.draw(jobs)]
     assert drawn[0] == drawn[1]
 
 

@@ -15,7 +15,11 @@ from support.portrait_models import models_folder
 
 from pulid_generate.errors import InputError, PackageError, ScoringError
 from pulid_generate.pictures import scorer as likeness
-from pulid_generate.pictures.scorer import Scorer, scores
+from pulid_generate.pictures.scorer import Score, Scorer
+
+
+def scores(pictures, references, **options) -> list[Score]:
+    return list(Scorer(references=references, **options).scores(pictures))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def test_the_real_program(photos, monkeypatch):
     monkeypatch.chdir(photos)
     said: list[str] = []
     scorer = Scorer(
-        references=["me.png"], strangers=["other.png"], models_dir=models_folder(), say=said.append
+        references=["me.png"], strangers=["other.png"], models_dir=models_folder(), log=said.append
     )
     judge, [own] = scorer.check()
     assert (judge.name, len(judge.sha256), judge.own) == ("glintr100.onnx", 64, True)
@@ -105,7 +109,7 @@ def test_the_command_line(fake, tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("print(json.dumps(line)); sys.exit(1)", "failed with exit code 1 and no word"),
+        ("print(json.dumps(line)); sys.exit(1)", "failed with exit code 1 and no message"),
         (
             "say('a note'); say('pulid-extract: error: no room'); sys.exit(1)",
             "^pulid-extract score: no room$",
@@ -143,7 +147,7 @@ def test_what_it_says_is_passed_on_while_it_works(fake):
     fake("say('fetching'); say(''); say('pulid-extract: error: broken'); sys.exit(1)\n")
     said: list[str] = []
     with pytest.raises(ScoringError, match="broken"):
-        scores(["a.png"], ["me.png"], say=said.append)
+        scores(["a.png"], ["me.png"], log=said.append)
     assert said == ["fetching"]
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from pulid_extract.shared.captions import font_of, wrap
 from pulid_generate.pictures import sheet_layout, sheet_page
 from pulid_generate.pictures.sheet import is_page, pages, write_sheet
-from pulid_generate.pictures.sheet_layout import PAGE, Grid, Head, Tile, flow
+from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
+from pulid_generate.pictures.sheet_layout import PAGE
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "sea": (0, 130, 130)}
 
@@ -32,34 +33,45 @@ def dark(page, *, below=0, left_of=None) -> int:
 
 def test_identities_down_prompts_across():
     cells = [
-        [[Tile(plain("red"))], [Tile(plain("green"))]],
-        [[Tile(plain("blue"))], [Tile(plain("sea"))]],
+        [[Thumbnail(plain("red"))], [Thumbnail(plain("green"))]],
+        [[Thumbnail(plain("blue"))], [Thumbnail(plain("sea"))]],
     ]
-    [page] = pages(Grid(cells, [Head("in the rain"), Head("at night")], [Head("ada"), Head("bob")]))
+    [page] = pages(
+        SheetGrid(
+            cells, [Heading("in the rain"), Heading("at night")], [Heading("ada"), Heading("bob")]
+        )
+    )
     red, green, blue, sea = (box_of(page, name) for name in COLOURS)
     assert red[2:] == green[2:] == (192, 192)  # 96 pixels, doubled
     assert red[1] == green[1] < blue[1] == sea[1]
     assert red[0] == blue[0] < green[0] == sea[0]
     assert dark(page[: red[1] - 2]) > 50  # columns' heads
     assert dark(page, left_of=red[0] - 2) > 50
-    [bare] = pages(Grid(cells))
+    [bare] = pages(SheetGrid(cells))
     assert dark(bare) == 0
     assert bare.shape[1] < page.shape[1]
     [again] = pages(
-        Grid(cells, [Head("in the rain"), Head("at night")], [Head("ada"), Head("bob")])
+        SheetGrid(
+            cells, [Heading("in the rain"), Heading("at night")], [Heading("ada"), Heading("bob")]
+        )
     )
     np.testing.assert_array_equal(page, again)
 
 
 def test_several_tiles_of_a_cell_stay_together_and_captions_stand_under_them():
-    many = [Tile(plain("red"), f"seed {seed}") for seed in range(4)]
-    [page] = pages(Grid([[many, [Tile(plain("blue"), "seed 0")]]], [Head("a"), Head("b")]))
+    many = [Thumbnail(plain("red"), f"seed {seed}") for seed in range(4)]
+    [page] = pages(
+        SheetGrid([[many, [Thumbnail(plain("blue"), "seed 0")]]], [Heading("a"), Heading("b")])
+    )
     left, _, width, height = box_of(page, "red")
     assert width == 2 * 192 + sheet_layout.GAP  # two by two
     assert height > 2 * 192 + 15
     assert box_of(page, "blue")[0] > left + width
     [without] = pages(
-        Grid([[[Tile(plain("red"))] * 4, [Tile(plain("blue"))]]], [Head("a"), Head("b")])
+        SheetGrid(
+            [[[Thumbnail(plain("red"))] * 4, [Thumbnail(plain("blue"))]]],
+            [Heading("a"), Heading("b")],
+        )
     )
     assert without.shape[0] < page.shape[0]
 
@@ -68,21 +80,21 @@ def test_a_missing_tile_says_why_and_an_unreadable_file_too(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
 
     def ink(tile):
-        [page] = pages(flow([tile, Tile(plain("red"))]))
+        [page] = pages(flow([tile, Thumbnail(plain("red"))]))
         alarm = np.abs(page.astype(int) - sheet_page.ALARM).sum(axis=2) < 60
         assert box_of(page, "red")[2:] == (192, 192)
         return int(alarm.sum()), int((page == sheet_page.EMPTY).all(axis=2).sum())
 
     for tile in (
-        Tile(None, reason="no room left"),
-        Tile(tmp_path / "broken.png"),
-        Tile(tmp_path / "gone.png"),
+        Thumbnail(None, reason="no room left"),
+        Thumbnail(tmp_path / "broken.png"),
+        Thumbnail(tmp_path / "gone.png"),
     ):
         told, empty = ink(tile)
         assert told > 20
         assert empty > 15_000
-    assert ink(Tile(None))[0] == 0
-    assert ink(Tile(plain("blue"))) == (0, 0)
+    assert ink(Thumbnail(None))[0] == 0
+    assert ink(Thumbnail(plain("blue"))) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +102,7 @@ def test_a_missing_tile_says_why_and_an_unreadable_file_too(tmp_path):
     [(16, 16, (192, 192)), (64, 128, (128, 256)), (1024, 512, (384, 192))],
 )
 def test_small_pictures_are_scaled_up_and_large_ones_down(width, height, expected):
-    [page] = pages(flow([Tile(plain("red", width, height))]))
+    [page] = pages(flow([Thumbnail(plain("red", width, height))]))
     got = box_of(page, "red")[2:]
     assert got == (expected if max(width, height) != 128 else (128, 256))
 
@@ -99,9 +111,9 @@ def test_sizes_may_be_mixed():
     [page] = pages(
         flow(
             [
-                Tile(plain("red", 512, 512)),
-                Tile(plain("blue", 256, 512)),
-                Tile(plain("green", 1024, 256)),
+                Thumbnail(plain("red", 512, 512)),
+                Thumbnail(plain("blue", 256, 512)),
+                Thumbnail(plain("green", 1024, 256)),
             ]
         )
     )
@@ -116,7 +128,9 @@ def test_a_portrait_before_its_row(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter: what is 40x80 in the file is 80x40
     Image.fromarray(plain("sea", 40, 80)).save(tmp_path / "me.png", exif=exif)
-    [page] = pages(Grid([[[Tile(plain("red"))]]], rows=[Head("me", tmp_path / "me.png")]))
+    [page] = pages(
+        SheetGrid([[[Thumbnail(plain("red"))]]], rows=[Heading("me", tmp_path / "me.png")])
+    )
     left, _, width, height = box_of(page, "sea")
     assert (width, height) == (160, 80)
     assert left + width < box_of(page, "red")[0]
@@ -126,21 +140,23 @@ def test_pages_hold_everything_once_with_its_heads():
     rows = 40
     seen = [(name, row) for row in range(rows) for name in ("red", "blue")]
     cells = [
-        [[Tile(plain(name, 512, 512), f"{row}")] * 5 for name in ("red", "blue")]
+        [[Thumbnail(plain(name, 512, 512), f"{row}")] * 5 for name in ("red", "blue")]
         for row in range(rows)
     ]
     found = list(
         pages(
-            Grid(
+            SheetGrid(
                 cells,
-                [Head("left"), Head("right")],
-                [Head(f"row {row}") for row in range(rows)],
+                [Heading("left"), Heading("right")],
+                [Heading(f"row {row}") for row in range(rows)],
                 "all",
             )
         )
     )
     assert len(found) > 1
-    tile = box_of(next(pages(Grid([cells[0]], [Head("a"), Head("b")], [Head("c")]))), "red")
+    tile = box_of(
+        next(pages(SheetGrid([cells[0]], [Heading("a"), Heading("b")], [Heading("c")]))), "red"
+    )
     assert tile is not None
     side = sheet_layout.PAGED_SIDE
     area = sum(
@@ -153,9 +169,13 @@ def test_pages_hold_everything_once_with_its_heads():
 
 
 def test_a_cell_larger_than_a_page_and_columns_beyond_its_edge():
-    tall = list(pages(flow([Tile(plain("red", 512, 512))] * 700)))
+    tall = list(pages(flow([Thumbnail(plain("red", 512, 512))] * 700)))
     wide = list(
-        pages(Grid([[[Tile(plain("red", 512, 512))] for _ in range(60)]], rows=[Head("one")]))
+        pages(
+            SheetGrid(
+                [[[Thumbnail(plain("red", 512, 512))] for _ in range(60)]], rows=[Heading("one")]
+            )
+        )
     )
     for found, count in ((tall, 700), (wide, 60)):
         assert len(found) > 1
@@ -168,10 +188,10 @@ def test_a_cell_larger_than_a_page_and_columns_beyond_its_edge():
 def test_pages_are_files_and_it_is_said(tmp_path):
     said: list[str] = []
     path = tmp_path / "grid.png"
-    assert write_sheet(path, flow([Tile(plain("red"), "a")]), said.append, 0o600) == [path]
+    assert write_sheet(path, flow([Thumbnail(plain("red"), "a")]), said.append, 0o600) == [path]
     assert path.stat().st_mode & 0o777 == 0o600
     assert not said
-    written = write_sheet(path, flow([Tile(plain("red", 512, 512))] * 700), said.append)
+    written = write_sheet(path, flow([Thumbnail(plain("red", 512, 512))] * 700), said.append)
     assert written == [
         path,
         *(tmp_path / f"grid-{number}.png" for number in range(2, len(written) + 1)),
@@ -191,7 +211,7 @@ def test_a_long_prompt_ends_in_dots_and_an_empty_grid_is_a_sheet():
     assert wrap("word " * 50, 100, font_of(), 3)[-1].endswith("..")
     assert len(wrap("word " * 50, 100, font_of(), 3)) == 3
     assert wrap("a word", 100, font_of(), 3) == ["a word"]
-    [long] = pages(Grid([[[Tile(plain("red"))]]], [Head("word " * 1000)]))
+    [long] = pages(SheetGrid([[[Thumbnail(plain("red"))]]], [Heading("word " * 1000)]))
     assert long.shape[0] < 500
-    [empty] = pages(Grid([[[]]], title="nothing was drawn"))
+    [empty] = pages(SheetGrid([[[]]], title="nothing was drawn"))
     assert dark(empty) > 50
