@@ -124,10 +124,10 @@ def test_a_folder_that_lists_its_files_lists_them_all(tree):
         if path.name != "__init__.py":
             continue
         said = folder_tables.docstring_of(path)
-        listed = re.findall(r"^ {4}(\w+\.py|\w+/) {2,}\S", said, re.MULTILINE)
+        listed = re.findall(r"^(?: {4})?(\w+)(?:\.py|/)? {2,}\S", said, re.MULTILINE)
         if listed:
-            files = {file.name for file in path.parent.glob("*.py")} - {"__init__.py"}
-            folders = {f"{file.parent.name}/" for file in path.parent.glob("*/__init__.py")}
+            files = {file.stem for file in path.parent.glob("*.py")} - {"__init__"}
+            folders = {file.parent.name for file in path.parent.glob("*/__init__.py")}
             assert sorted(listed) == sorted(files | folders), module
 
 
