@@ -1,4 +1,5 @@
-"""What hangs on Flux's blocks while it runs, and comes off again. Knows no prompt and no schedule.
+"""Where the identity is added: what hangs on Flux's blocks while it runs, and comes off again. Knows
+no prompt and no schedule.
 
 adapter      PuLID's layers from their file, bound to one identity
 attention    one PuLID layer, as the reference writes it and folded for one identity

@@ -1,4 +1,5 @@
-"""Weights that stay packed in memory, and their matrix products. Knows no model and no file.
+"""Where the bytes of a GGUF or of fp8 become a matrix: weights that stay packed in memory, and their
+products. Knows no model and no file.
 
 ggml            weights in ggml's quantised types, and the linear layer that keeps them so
 ggml_blocks     a block of ggml's bytes -> float32 numbers
