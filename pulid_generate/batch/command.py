@@ -25,8 +25,9 @@ from pulid_generate.batch.serving import serve
 from pulid_generate.batch.sheet import sheet_of
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.rows.manifest import Row
-from pulid_generate.rows.sources import count, make_folders, read_rows
+from pulid_generate.rows.folders import make_folders
+from pulid_generate.rows.row import Row
+from pulid_generate.rows.sources import read_rows
 
 GRID = ("prompts", "identities", "seeds")
 
@@ -86,7 +87,7 @@ def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     )
     if tally.counts.get("failed"):
         raise PulidError(
-            f"{tally.counts['failed']} of {count(tally.total, 'picture')} failed, the others are in {rows.folder}"
+            f"{tally.counts['failed']} of {console.counted(tally.total, 'picture')} failed, the others are in {rows.folder}"
         )
 
 
@@ -118,7 +119,7 @@ def draw_rows(
         for line in listed(problems):
             console.log(line)
         raise InputError(
-            f"{whose}: {count(problems, 'problem')}, listed above; nothing was started"
+            f"{whose}: {console.counted(len(problems), 'problem')}, listed above; nothing was started"
         )
     make_folders(items)
     tally = Tally(len(items), progress, tell)
@@ -141,10 +142,10 @@ def draw_rows(
     left = len(items) - tally.total
     if outlet.full is not None:
         raise OutputError(
-            f"{outlet.full}; {count(left, 'picture')} not drawn, make room and run it again with --resume"
+            f"{outlet.full}; {console.counted(left, 'picture')} not drawn, make room and run it again with --resume"
         )
     if interrupts.asked and left:
-        progress.note(f"stopped, {count(left, 'picture')} not drawn; run it again with --resume")
+        progress.note(f"stopped, {console.counted(left, 'picture')} not drawn; run it again with --resume")
         raise KeyboardInterrupt
     return tally
 

@@ -23,8 +23,8 @@ from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.lora.choice import file_sha256
 from pulid_generate.pictures.sheet import is_page
 from pulid_generate.rows.items import Item
-from pulid_generate.rows.manifest import Row
 from pulid_generate.rows.names import NamePattern, check_name, identity_word
+from pulid_generate.rows.row import Row
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
@@ -44,7 +44,7 @@ from pulid_generate.flags.placement import PlacementFlags
 from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.pipeline.session import Session
 from pulid_generate.request.job import Job
-from pulid_generate.rows.manifest import BY_ROW
+from pulid_generate.rows.row import BY_ROW
 
 REMEMBERED = 64  # files of identities, 0.3 MB each, and hashes of LoRAs
 Value = TypeVar("Value")

@@ -25,7 +25,7 @@ from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Score, Scorer
 from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_grid import SheetGrid, Thumbnail
-from pulid_generate.rows.manifest import Row
+from pulid_generate.rows.row import Row
 
 PORTRAITS = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".bmp", ".tif", ".tiff")
 NOT_DRAWN = "not drawn"

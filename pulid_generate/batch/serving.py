@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.records import MAX_LINE
 from pulid_generate.assembly import usage
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.pipeline.session import Session
 from pulid_generate.assembly.opening import open_session
-from pulid_generate.rows.sources import count, make_folders
+from pulid_generate.rows.folders import make_folders
 
 
 def serve(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
@@ -49,7 +50,7 @@ def serve(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
                 raise KeyboardInterrupt
     session.cache.trim()
     if tally.counts.get("failed"):
-        raise PulidError(f"{tally.counts['failed']} of {count(tally.total, 'line')} failed")
+        raise PulidError(f"{tally.counts['failed']} of {console.counted(tally.total, 'line')} failed")
 
 
 def answer(

@@ -16,8 +16,8 @@ from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
 from pulid_generate.request.prompt import read_prompt_file
-from pulid_generate.rows.manifest import BY_ROW
 from pulid_generate.rows.names import identity_word
+from pulid_generate.rows.row import BY_ROW
 
 # What is not said under a picture: it is its place, it is said in any case, or it is not seen
 PLACED = (

@@ -23,10 +23,9 @@ from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags, SweepFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, flow
-from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis
-from pulid_generate.rows.axes import sweep as rows_of
-from pulid_generate.rows.manifest import Row
+from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis, sweep_rows
 from pulid_generate.rows.names import identity_word
+from pulid_generate.rows.row import Row
 
 MOST_IN_A_ROW = 10  # values of a single axis; more stand in lines below each other
 
@@ -47,7 +46,7 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
             tempfile.TemporaryDirectory(prefix="pulid-sweep-")
         )
         batch = BatchFlags.of_command(flags, sheet=flags.output, output_dir=folder)
-        rows, found = Rows(batch, given - {"output"}), rows_of(axes)
+        rows, found = Rows(batch, given - {"output"}), sweep_rows(axes)
         if wrong := _row_error(rows, found[0]):
             context.fail(wrong)
         look = Look(

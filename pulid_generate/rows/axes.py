@@ -5,20 +5,24 @@ no model and no sheet. Imports no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pulid_generate.errors import RequestError
-from pulid_generate.rows.manifest import COLUMNS, LIST_TEXTS, NAMES, Row, read_row
+from pulid_generate.rows.columns import COLUMNS, LIST_TEXTS, field_of
+from pulid_generate.rows.manifest import read_row
 from pulid_generate.rows.names import as_word
+from pulid_generate.rows.row import Row
 
-MOST_AXES = 2  # a sheet has columns and rows
+# a sheet has columns and rows
+MOST_AXES = 2
 MOST_VALUES = 1000
-ON = ".."
+# between values: goes on as the two values before do
+ELLIPSIS = ".."
 EXAMPLE = "id-weight=0,0.25,..,1.5"
-# What makes no axis, and why
+# Columns that cannot be an axis: their values may hold commas, or they change no picture
 WITH_COMMAS = (
     *LIST_TEXTS,
     "id_weight_schedule",
@@ -34,68 +38,72 @@ SWEPT = tuple(name for name in COLUMNS if name not in WITH_COMMAS + UNSEEN)
 
 @dataclass(frozen=True)
 class Axis:
-    """name: the field of Flags. option: as it was typed. values: as they were typed, or follow from
-    what was.
-    """
+    """One option and its values."""
 
+    # the field of BatchFlags
     name: str
+    # as it was typed
     option: str
+    # as they were typed, or follow from what was
     values: tuple[str, ...]
 
     def labels(self) -> list[str]:
+        """What each value is called on a sheet."""
         return [f"{self.option} {value}" for value in self.values]
 
 
 def parse_axis(text: str) -> Axis:
     """An axis of "id-weight=0,0.25,..,1.5". Raises RequestError."""
+    where = f"--over {text}"
     option, equals, values = text.partition("=")
     option = option.strip().lstrip("-")
-    name = NAMES.get(option.replace("-", "_"))
+    name = field_of(option)
     if not equals or not values.strip():
-        raise RequestError(f"--over {text}: expected an option and its values, such as {EXAMPLE}")
+        raise RequestError(f"{where}: expected an option and its values, such as {EXAMPLE}")
     if name in WITH_COMMAS:
         raise RequestError(
-            f"--over {text}: values of {option} may hold commas; draw them with 'pulid-generate batch --sheet'"
+            f"{where}: values of {option} may hold commas; draw them with "
+            "'pulid-generate batch --sheet'"
         )
     if name not in SWEPT:
+        known = ", ".join(field.replace("_", "-") for field in SWEPT)
         raise RequestError(
-            f"--over {text}: {option} is no option that makes other pictures; known: {', '.join(_options())}"
+            f"{where}: {option} is not an option that changes pictures; known: {known}"
         )
-    axis = Axis(name, option, tuple(expand(values, f"--over {text}")))
-    read = [repr(_read(axis, value, text)) for value in axis.values]
-    for index, value in enumerate(read):
-        if value in read[:index]:
-            raise RequestError(f"--over {text}: {axis.values[index]} is there twice")
+    axis = Axis(name, option, tuple(expand(values, where)))
+    seen = set()
+    for value in axis.values:
+        read = repr(_read(axis, value, where))
+        if read in seen:
+            raise RequestError(f"{where}: {value} is there twice")
+        seen.add(read)
     return axis
 
 
-def _options() -> Iterator[str]:
-    return (name.replace("_", "-") for name in SWEPT)
-
-
-def _read(axis: Axis, value: str, text: str) -> Any:
+def _read(axis: Axis, value: str, where: str) -> Any:
+    """The value as the option takes it. Raises RequestError."""
     try:
         return read_row({axis.name: value}, 1, 1).values[axis.name]
     except RequestError as error:
-        raise RequestError(f"--over {text}: {error}") from None
+        raise RequestError(f"{where}: {error}") from None
 
 
 def expand(text: str, where: str) -> list[str]:
     """["0", "0.25", "0.5", "0.75", "1"] of "0,0.25,..,1": two dots go on as the two values before
-    do. Raises RequestError.
+    do. where: for messages. Raises RequestError.
     """
     parts = [part.strip() for part in text.split(",")]
-    found: list[str] = []
+    values: list[str] = []
     for index, part in enumerate(parts):
-        if part == ON:
-            if index + 1 == len(parts):
-                raise RequestError(f"{where}: after {ON} comes the last value")
-            found += _between(found[-2:], parts[index + 1], where)
+        if part != ELLIPSIS:
+            values.append(part)
+        elif index + 1 == len(parts):
+            raise RequestError(f"{where}: after {ELLIPSIS} comes the last value")
         else:
-            found.append(part)
-    if len(found) > MOST_VALUES:
-        raise RequestError(f"{where}: {len(found)} values; the most is {MOST_VALUES}")
-    return found
+            values += _between(values[-2:], parts[index + 1], where)
+    if len(values) > MOST_VALUES:
+        raise RequestError(f"{where}: {len(values)} values; the most is {MOST_VALUES}")
+    return values
 
 
 def _between(before: Sequence[str], last: str, where: str) -> list[str]:
@@ -109,7 +117,7 @@ def _between(before: Sequence[str], last: str, where: str) -> list[str]:
         finite = False
     if not finite:
         raise RequestError(
-            f"{where}: {ON} stands after two numbers and before one, such as 0,0.25,..,1.5"
+            f"{where}: {ELLIPSIS} stands after two numbers and before one, such as 0,0.25,..,1.5"
         )
     step = second - first
     if not step or (end - second) / step < 0:
@@ -122,17 +130,17 @@ def _between(before: Sequence[str], last: str, where: str) -> list[str]:
     return [f"{(second + number * step).normalize():f}" for number in range(1, int(count))]
 
 
-def sweep(axes: Sequence[Axis]) -> list[Row]:
+def sweep_rows(axes: Sequence[Axis]) -> list[Row]:
     """A row for each choice of values, the first axis innermost, as a sheet is read. Raises
     RequestError.
     """
     if len({axis.name for axis in axes}) < len(axes):
         raise RequestError(f"--over {axes[0].option}: is there twice")
     rows = []
-    for number, choice in enumerate(
-        itertools.product(*(axis.values for axis in reversed(axes))), 1
-    ):
-        chosen = dict(zip((axis.option for axis in axes), reversed(choice), strict=True))
+    # the last axis of a product is its innermost
+    choices = itertools.product(*(axis.values for axis in reversed(axes)))
+    for number, choice in enumerate(choices, 1):
+        chosen = {axis.option: value for axis, value in zip(axes, reversed(choice), strict=True)}
         row = read_row(chosen, number, number)
         label = ", ".join(f"{option} {value}" for option, value in chosen.items())
         name = as_word("_".join(f"{option}-{value}" for option, value in chosen.items()))

@@ -7,32 +7,37 @@ Knows no model, no flag and no manifest. Imports no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One picture of a row, judged and not yet drawn: little enough to keep for every row.
+    """One picture of a row, judged and not yet drawn: little enough to keep for every row."""
 
-    number, line: of its row. index: of the row's pictures. path: what is written. key: items
-    of equal keys may share a batch. loras: what must be on Flux. prompts: what text encoders read.
-    identities: hashes, for folding. metadata: whether the file tells what made it. done: the
-    SHA-256 of what an earlier run has made of the same inputs.
-    """
-
+    # of its row
     number: int
     line: int | None
+    # of the row's pictures, from 0
     index: int
+    # what is written
     path: Path
     seed: int
+    # hashes; each is folded once
     identities: tuple[str, ...]
+    # what must be on Flux
     loras: Hashable
+    # items of equal keys may share a batch
     key: Hashable
+    # what the text encoders read
     prompts: tuple[Any, ...] = ()
+    # whether the file tells what made it
     metadata: bool = True
+    # the SHA-256 of what an earlier run has made of the same inputs
     done: str | None = None
 
 
@@ -42,25 +47,28 @@ def in_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     Equal LoRAs stand together (each set is put on once), then equal keys (sizes, steps), then
     identities (each is folded once); within them, and among them, the order of the rows is kept.
     """
-    ranks: list[dict[Hashable, int]] = [{}, {}, {}]
-    for item in items:
-        for rank, value in zip(ranks, (item.loras, item.key, item.identities), strict=True):
-            rank.setdefault(value, len(rank))
-    loras, keys, people = ranks
-    # stable
-    ordered = sorted(
-        items, key=lambda item: (loras[item.loras], keys[item.key], people[item.identities])
-    )
-    return [
-        list(group)
-        for _, alike in itertools.groupby(
-            ordered, key=lambda item: (loras[item.loras], keys[item.key])
-        )
-        for group in in_groups(alike, size)
-    ]
+    loras = _ranks(item.loras for item in items)
+    keys = _ranks(item.key for item in items)
+    people = _ranks(item.identities for item in items)
+
+    def together(item: Item) -> tuple[int, int]:
+        return loras[item.loras], keys[item.key]
+
+    # a stable sort
+    ordered = sorted(items, key=lambda item: (*together(item), people[item.identities]))
+    batches: list[list[Item]] = []
+    for _, alike in itertools.groupby(ordered, key=together):
+        batches += in_groups(alike, size)
+    return batches
 
 
-def in_groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+def _ranks(values: Iterable[Hashable]) -> dict[Hashable, int]:
+    """Each value -> its place in the order of first appearance."""
+    return {value: rank for rank, value in enumerate(dict.fromkeys(values))}
+
+
+def in_groups(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
     """At most `size` of them at a time, in their order."""
-    while group := list(itertools.islice(items, size)):
+    left = iter(values)
+    while group := list(itertools.islice(left, size)):
         yield group

@@ -30,50 +30,45 @@ EXAMPLES: dict[str, Any] = {
     "height": 512,
 }
 NOBODY = "nobody"
-LONGEST_NAME = 235  # bytes: what file systems take, less what is put around it while it is written
-LONGEST_WORD = 60  # characters of a prompt or of identities in a name
+# bytes: what file systems take, less what is put around it while it is written
+LONGEST_NAME = 235
+# characters of a prompt or of identities in a name
+LONGEST_WORD = 60
 UNSAFE = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
 class NamePattern:
-    """Raises RequestError or OutputError for a pattern that cannot be."""
+    """Raises RequestError or OutputError for an invalid pattern."""
 
     text: str = DEFAULT_PATTERN
 
     def __post_init__(self) -> None:
+        where = f"--name {self.text}"
         try:
-            used = [
-                (name, convert or "{" in str(spec))
-                for _, name, spec, convert in string.Formatter().parse(self.text)
-                if name is not None
-            ]
+            parts = list(string.Formatter().parse(self.text))
         except ValueError as error:
-            raise RequestError(
-                f"--name {self.text}: {error}; expected such as {DEFAULT_PATTERN}"
-            ) from None
-        for name, more in used:
-            if name not in EXAMPLES or more:
+            raise RequestError(f"{where}: {error}; expected such as {DEFAULT_PATTERN}") from None
+        for _, name, spec, conversion in parts:
+            if name is None:
+                continue
+            if name not in EXAMPLES or conversion or "{" in str(spec):
                 raise RequestError(
-                    f"--name {self.text}: {{{name}}} is not known; known: {', '.join(EXAMPLES)}"
+                    f"{where}: {{{name}}} is not known; known: {', '.join(EXAMPLES)}"
                 )
         try:
             example = self.text.format_map(EXAMPLES)
         except (ValueError, LookupError, OverflowError, MemoryError) as error:
-            raise RequestError(
-                f"--name {self.text}: {error}; expected such as {DEFAULT_PATTERN}"
-            ) from None
+            raise RequestError(f"{where}: {error}; expected such as {DEFAULT_PATTERN}") from None
         check_name(example, "--name")
         format_of(example)
 
     def name(self, facts: Mapping[str, Any]) -> str:
         """facts: a value for each of EXAMPLES; texts become fit for a file name."""
-        return self.text.format_map(
-            {
-                name: as_word(value) if isinstance(value, str) else value
-                for name, value in facts.items()
-            }
-        )
+        values = {}
+        for name, value in facts.items():
+            values[name] = as_word(value) if isinstance(value, str) else value
+        return self.text.format_map(values)
 
 
 def as_word(text: str) -> str:
@@ -94,15 +89,11 @@ def check_name(name: str, where: str = "output") -> PurePath:
         )
     if name == "-":
         raise OutputError(f"{where} -: pictures of a batch are files; give a file name")
-    if (
-        not path.name
-        or path.is_absolute()
-        or ".." in path.parts
-        or "\0" in name
-        or path.name.startswith(".")
-    ):
+    leads_out = path.is_absolute() or ".." in path.parts
+    if leads_out or not path.name or path.name.startswith(".") or "\0" in name:
         raise OutputError(
-            f"{where} {name[:60]!r}: expected a file name below --output-dir that does not start with a dot"
+            f"{where} {name[:60]!r}: expected a file name below --output-dir that does not start "
+            "with a dot"
         )
     return path
 

@@ -41,7 +41,7 @@ from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail
 from pulid_generate.pictures.three_way import mean_change
 from pulid_generate.rows.grid import parse_seeds, read_prompts
-from pulid_generate.rows.manifest import Row
+from pulid_generate.rows.row import Row
 from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
 from pulid_generate.validation.report import (

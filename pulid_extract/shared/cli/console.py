@@ -92,6 +92,11 @@ def log(line: str) -> None:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 picture", "2 pictures". noun: whose plural ends in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def was_given(context: typer.Context, name: str) -> bool:
     """Whether a parameter stood on the command line."""
     source = context.get_parameter_source(name)

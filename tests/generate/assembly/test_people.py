@@ -24,7 +24,8 @@ from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.inspection import readiness
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
-from pulid_generate.rows.manifest import Row, read_row
+from pulid_generate.rows.manifest import read_row
+from pulid_generate.rows.row import Row
 
 WITH_COMMA = "ada, 2024.pulidembd"
 

@@ -21,7 +21,7 @@ from pulid_generate.batch.sheet import differing_of, names_of, sheet_of, told
 from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.scorer import Score
-from pulid_generate.rows.manifest import Row
+from pulid_generate.rows.row import Row
 
 
 def shown(number, seed=1, *, output="a.png", error=None, score=None, references=(), **values):

@@ -16,7 +16,7 @@ from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import Shown
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.rows.axes import SWEPT, expand, parse_axis, sweep
+from pulid_generate.rows.axes import SWEPT, expand, parse_axis, sweep_rows
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_two_dots_go_on(text, values):
         ("rng=cuda,tpu", "expected one of cuda, cpu"),
         ("skip-layers=7,8", "may hold commas"),
         ("prompt=a,b", "may hold commas"),
-        ("output=a.png,b.png", "no option that makes other pictures"),
-        ("batch-count=1,2", "no option that makes other pictures"),
-        ("device=cpu,cuda", "no option that makes other pictures"),
+        ("output=a.png,b.png", "not an option that changes pictures"),
+        ("batch-count=1,2", "not an option that changes pictures"),
+        ("device=cpu,cuda", "not an option that changes pictures"),
         ("seeeds=1,2", "known: "),
     ],
 )
@@ -91,7 +91,7 @@ def test_every_option_of_numbers_and_words_may_be_swept():
         "pulid_id_embedding",
     } <= set(SWEPT)
     axes = [parse_axis(text) for text in ("--pulid-id-weight=0,1", "vae-tiling=yes,no")]
-    assert [row.values for row in sweep(axes)] == [
+    assert [row.values for row in sweep_rows(axes)] == [
         {
             "pulid_id_weight": weight,
             "vae_tiling": tiled,
@@ -107,7 +107,7 @@ def test_every_option_of_numbers_and_words_may_be_swept():
         )
     ]
     with pytest.raises(RequestError, match="there twice"):
-        sweep([parse_axis("id-weight=0,1"), parse_axis("pulid-id-weight=0,1")])
+        sweep_rows([parse_axis("id-weight=0,1"), parse_axis("pulid-id-weight=0,1")])
 
 
 def grid(*texts, seeds=(42,), **common):
@@ -120,7 +120,7 @@ def grid(*texts, seeds=(42,), **common):
             seed,
             PictureResult("done", row.number, output=f"{row.number}.png"),
         )
-        for row in sweep(axes)
+        for row in sweep_rows(axes)
         for seed in seeds
     ]
     return sweep_run.grid_of(axes, shown)

@@ -21,9 +21,10 @@ from pulid_generate.batch.lines import PictureResult, ScoreResult, SheetResult, 
 from pulid_generate.errors import InputError, OutputError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pipeline.text_cache import TextCache, file_identity, key_of
-from pulid_generate.rows.grid import grid, identities_in, parse_seeds
+from pulid_generate.rows.columns import COLUMNS, FIELDS_BY_NAME
+from pulid_generate.rows.grid import grid_rows, identities_in, parse_seeds
 from pulid_generate.rows.items import Item, in_batches
-from pulid_generate.rows.manifest import COLUMNS, NAMES, parse_line, read_manifest, read_row
+from pulid_generate.rows.manifest import parse_line, read_manifest, read_row
 from pulid_generate.rows.names import NamePattern, as_word, check_name
 
 BASE = Path("/models")
@@ -94,8 +95,8 @@ def test_every_option_of_a_generation_has_a_place():
         "verbose",
         "as_json",
     }.isdisjoint(COLUMNS)
-    assert set(COLUMNS) < set(NAMES.values())
-    assert all(NAMES[name] == name for name in COLUMNS)
+    assert set(COLUMNS) < set(FIELDS_BY_NAME.values())
+    assert all(FIELDS_BY_NAME[name] == name for name in COLUMNS)
 
 
 def test_a_row_over_the_commands_flags():
@@ -151,7 +152,7 @@ def test_a_grid(tmp_path):
     (tmp_path / "p.txt").write_text("\ufeffa cat\r\n\r\n# a dog \r\n", encoding="utf-8")
     for name in ("b.pulidembd", "a.pulidembd", ".hidden.pulidembd", "notes.txt"):
         (tmp_path / name).write_text("x")
-    rows = grid(str(tmp_path / "p.txt"), str(tmp_path), "1-2")
+    rows = grid_rows(str(tmp_path / "p.txt"), str(tmp_path), "1-2")
     assert [
         (row.values["prompt"], Path(row.values["pulid_id_embedding"]).stem, row.values["seed"])
         for row in rows
@@ -160,7 +161,7 @@ def test_a_grid(tmp_path):
     ]
     assert [row.number for row in rows] == list(range(1, 9))
     assert "line 3" in rows[-1].where
-    assert grid(None, None, "5")[0].values == {"seed": 5}
+    assert grid_rows(None, None, "5")[0].values == {"seed": 5}
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no \.pulidembd"):
         identities_in(str(tmp_path / "empty"))
