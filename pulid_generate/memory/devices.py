@@ -1,4 +1,7 @@
-"""TODO"""
+"""Devices under torch's and sd-cli's names, and how much memory is free on them.
+
+Knows no model. Source of sd-cli's names: leejet/stable-diffusion.cpp docs/backend.md.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,8 @@ import torch
 from pulid_generate.errors import RequestError
 
 CGROUP = Path("/sys/fs/cgroup")
-
-
 CPU = torch.device("cpu")
-
-
-GIB = 2**30
-
-
+# names of a kind of device -> torch's, where ROCm is "cuda"
 KINDS = {
     "cuda": "cuda",
     "rocm": "cuda",
@@ -32,39 +29,40 @@ KINDS = {
     "mtl": "mps",
     "mps": "mps",
     "cpu": "cpu",
-}  # torch: ROCm is "cuda"
-
-
+}
+# kinds that sd-cli has and torch does not
 NOT_IN_TORCH = ("vulkan", "opencl", "sycl", "cann", "musa", "webgpu", "rpc")
 
 
 def find_device(name: str, flag: str = "device") -> torch.device:
     """The device of that name, torch's or sd-cli's (cuda0, metal, gpu), or the best one for "auto".
-    Raises RequestError if it is not usable.
+
+    flag: whose value the name is, for messages. Raises RequestError if it is not usable.
     """
-    usable = [kind for kind in ("cuda", "mps", "cpu") if _is_there(kind)]
+    usable = [kind for kind in ("cuda", "mps", "cpu") if _is_usable(kind)]
     text = name.strip().lower()
     if text in ("auto", "default"):
         return torch.device(usable[0])
     if text == "gpu" and usable[0] != "cpu":
         return torch.device(usable[0])
-    there = f"usable: {', '.join(device_names())}"
+    choices = f"usable: {', '.join(device_names())}"
     if text == "disk":
         raise RequestError(
-            f"{flag} {name}: weights can wait there (--params-backend), a model cannot run there; {there}"
+            f"{flag} {name}: weights can wait there (--params-backend), "
+            f"a model cannot run there; {choices}"
         )
     match = re.fullmatch(r"([a-z]+?):?(\d*)", text)
     if match is None:
-        raise RequestError(f"{flag} {name}: expected auto, cuda, cuda:N, mps or cpu; {there}")
+        raise RequestError(f"{flag} {name}: expected auto, cuda, cuda:N, mps or cpu; {choices}")
     kind = KINDS.get(match[1], "")
     if kind not in usable:
         why = " (PyTorch has no such device)" if match[1] in NOT_IN_TORCH else ""
-        raise RequestError(f"{flag} {name}: not usable here{why}; {there}")
+        raise RequestError(f"{flag} {name}: not usable here{why}; {choices}")
     index = int(match[2] or 0)
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if index >= count:
         raise RequestError(
-            f"{flag} {name}: there are {count} {kind} devices, counted from 0; {there}"
+            f"{flag} {name}: there are {count} {kind} devices, counted from 0; {choices}"
         )
     return torch.device(kind, index) if kind == "cuda" and match[2] else torch.device(kind)
 
@@ -76,25 +74,33 @@ def device_name(device: torch.device) -> str:
 
 def device_names() -> list[str]:
     """sd-cli's names of the devices that are usable here: cuda0, cuda1, metal, cpu."""
-    cards = (
-        [f"cuda{index}" for index in range(torch.cuda.device_count())] if _is_there("cuda") else []
-    )
-    return [*cards, *(["metal"] if _is_there("mps") else []), "cpu"]
+    names = []
+    if _is_usable("cuda"):
+        names += [f"cuda{index}" for index in range(torch.cuda.device_count())]
+    if _is_usable("mps"):
+        names.append("metal")
+    return [*names, "cpu"]
 
 
 def list_devices() -> list[str]:
     """A line for each device: its name, tabulator, what it is. As sd-cli's --list-devices."""
     described = {"cpu": "processor", "metal": "Apple GPU"}
-    return [
-        f"{name}\t{described.get(name) or torch.cuda.get_device_name(int(name.removeprefix('cuda')))}"
-        for name in device_names()
-    ]
+    lines = []
+    for name in device_names():
+        if name in described:
+            what = described[name]
+        else:
+            what = torch.cuda.get_device_name(int(name.removeprefix("cuda")))
+        lines.append(f"{name}\t{what}")
+    return lines
 
 
-def _is_there(kind: str) -> bool:
-    return kind == "cpu" or (
-        torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available()
-    )
+def _is_usable(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    if kind == "mps":
+        return torch.backends.mps.is_available()
+    return True
 
 
 def available_on(devices: Iterable[torch.device]) -> dict[str, int]:
@@ -103,10 +109,10 @@ def available_on(devices: Iterable[torch.device]) -> dict[str, int]:
     for device in devices:
         if device.type == "cuda":
             free[device_name(device)] = torch.cuda.mem_get_info(device)[0]
-        elif device.type == "mps":  # it shares main memory, of which Metal recommends a part
-            free["mps"] = max(
-                0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-            )
+        elif device.type == "mps":
+            # it shares main memory, of which Metal recommends a part
+            left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+            free["mps"] = max(0, left)
     return free
 
 
@@ -129,11 +135,12 @@ def available_memory() -> int:
     """Bytes of main memory that can be taken now, in this container if it is one."""
     free = psutil.virtual_memory().available
     try:
-        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        cached = dict(
-            line.split() for line in (CGROUP / "memory.stat").read_text().splitlines()
-        ).get("inactive_file", 0)
-    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        cached = dict(line.split() for line in lines).get("inactive_file", 0)
+    except (OSError, ValueError):
+        # no cgroup v2, or no limit ("max")
         return free
     # pages of files that were read, such as memory-mapped weights, count as used and are given back
     # when they are needed

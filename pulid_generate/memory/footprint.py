@@ -4,8 +4,8 @@ no torch.
 Weights are counted tensor by tensor from the file's header. Activations are formulas whose
 constants were measured: the peak of live tensors (running sum of torch.profiler's memory events) of
 seeded models of several widths and sizes on a CPU, in float32 and bfloat16, torch 2.15 and
-diffusers 0.42.1. Each constant says what came out; tests/generate/memory/test_plan.py measures two of them
-again. Attention scores are left out where torch's scaled_dot_product_attention does not store them.
+diffusers 0.42.1. Each constant says what came out; the tests measure two of them again. Attention
+scores are left out where torch's scaled_dot_product_attention does not store them.
 
 Shapes: L image tokens, T text tokens, N tokens of an identity, D hidden width.
 """
@@ -18,19 +18,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pulid_extract.shared.model_files import Header, parts_of
-from pulid_generate.files.layouts import HEAD_WIDTH, MARKERS
-from pulid_generate.files.storage import FLOAT_BYTES, stays_packed, stored_bytes
+from pulid_extract.shared.model_files import Header
+from pulid_generate.files.layouts import HEAD_WIDTH, LATENT_SCALE, T5_TABLES
+from pulid_generate.files.storage import FLOAT_BYTES, Marker, part_of, stays_packed, stored_bytes
 
+GIB = 2**30
+# a tensor of a repeated block: the list's name and the block's number
 BLOCK = re.compile(r"(?:^|\.)((?:\w*blocks|block|blk|layers))\.(\d+)\.")
-
-TOKEN_PIXELS, LATENT_PIXELS = 16, 8  # pixels per image token and per latent cell, of a side
 
 # 15.00 numbers per token and channel in float32 (D 256 to 1024, 384 to 2560 tokens): a single
 # block's query, key, value, MLP and its activation, their concatenation and two residuals. 16 bits:
 # 17.00, for the rotation widens one of them to float32.
 FLUX_NUMBERS = {4: 15.0, 2: 17.0}
-FLUX_ROPE_BYTES = 1024  # per token, any width: cosines and sines, 2 x 128 float32
+# per token, any width: cosines and sines, 2 x 128 float32
+FLUX_ROPE_BYTES = 1024
 # The finest level of the decoder works on 2 x the channels of its last convolution: 3.75 to 3.82
 # such maps in float32, 4.00 in bfloat16.
 DECODE_MAPS, ENCODE_MAPS = 5.0, 2.5
@@ -40,30 +41,31 @@ TILED_BYTES = 60
 # T5 at 128 to 512 tokens, 4 and 8 heads: 2.9 float32 score matrices (bias, scores, softmax) and 2.6
 # float32 feed-forward maps
 T5_SCORES, T5_MAPS = 3.0, 3.0
-CLIP_ACTIVATIONS = 16 * 2**20  # 77 tokens: a few megabytes at any published width
-FOLDING_BYTES = (
-    # float64 copies of PuLID's two largest matrices of a layer, in units of their 16-bit bytes; one
-    # layer at a time
-    6
-)
+# of T5-XXL, where the header does not tell
+T5_HEADS, T5_FORWARD = 64, 10240
+# 77 tokens: a few megabytes at any published width
+CLIP_ACTIVATIONS = 16 * 2**20
+# per number of a PuLID layer: float64 copies of its two largest matrices, one layer at a time
+FOLDING_BYTES = 6
+# of the last convolution, where the header does not tell: Flux's autoencoder
+DECODER_CHANNELS = 128
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """The tensors of one model: name -> (type as the file spells it, shape)."""
+    """The tensors of one model, and what they take in memory."""
 
+    # name -> (type as the file spells it, shape)
     tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(repr=False)
 
     @classmethod
-    def of(cls, header: Header, model: str) -> Footprint:
-        """model: a key of MARKERS. Of a file that holds several models, that one."""
-        for part in parts_of(header).values():
-            if part.names & set(MARKERS[model]):
-                return cls(part.tensors)
-        return cls(header.tensors)
+    def of(cls, header: Header, marker: Marker) -> Footprint:
+        """Of a file that holds several models, the one that `marker` belongs to."""
+        return cls(part_of(header, marker).tensors)
 
     @cached_property
     def numbers(self) -> int:
+        """How many numbers the model holds."""
         return sum(math.prod(shape) for _, shape in self.tensors.values())
 
     @cached_property
@@ -71,16 +73,18 @@ class Footprint:
         """Numbers of the largest matrix, embeddings aside (only a few of their rows are
         widened).
         """
-        sizes = [
-            math.prod(shape)
-            for name, (_, shape) in self.tensors.items()
-            if len(shape) == 2 and not _is_table(name)
-        ]
-        return max(sizes, default=0)
+        largest = 0
+        for name, (_, shape) in self.tensors.items():
+            if len(shape) == 2 and not _is_embedding(name):
+                largest = max(largest, math.prod(shape))
+        return largest
 
     def shape(self, *names: str) -> tuple[int, ...]:
         """Of the first of these tensors that there is; () without any."""
-        return next((self.tensors[name][1] for name in names if name in self.tensors), ())
+        for name in names:
+            if name in self.tensors:
+                return self.tensors[name][1]
+        return ()
 
     def bytes(self, width: int | None, dequantize: bool = False) -> int:
         """In memory: plain tensors in numbers of `width` bytes (None: as stored), fp8 and ggml
@@ -109,13 +113,14 @@ class Footprint:
 
 
 def flux_activations(flux: Footprint, tokens: int, width: int) -> int:
-    """Peak of one forward of `tokens` = L + T in numbers of `width` bytes."""
-    hidden = (flux.shape("img_in.weight", "x_embedder.weight") or (0,))[0]
+    """Bytes at the peak of one forward of `tokens` = L + T in numbers of `width` bytes."""
+    hidden = _first(flux.shape("img_in.weight", "x_embedder.weight"), 0)
     return int(tokens * (FLUX_NUMBERS[width] * hidden * width + FLUX_ROPE_BYTES))
 
 
 def identity_bytes(pulid: Footprint, id_tokens: int, width: int) -> int:
-    """PuLID's layers made ready for one identity; folded below 128 tokens, as injection does.
+    """Bytes of PuLID's layers made ready for one identity, in numbers of `width` bytes; folded
+    below 128 tokens, as injection does.
 
     What a layer takes while it runs (1.3 to 2.3 maps of the image tokens) is less than a block of
     Flux takes, and comes after it.
@@ -131,53 +136,60 @@ def identity_bytes(pulid: Footprint, id_tokens: int, width: int) -> int:
 
 
 def folding_bytes(pulid: Footprint) -> int:
-    """Main memory that preparing one layer takes."""
-    return FOLDING_BYTES * sum(
-        math.prod(shape)
-        for name, (_, shape) in pulid.tensors.items()
-        if name.startswith("pulid_ca.0.")
-    )
+    """Bytes of main memory that preparing one layer takes."""
+    numbers = 0
+    for name, (_, shape) in pulid.tensors.items():
+        if name.startswith("pulid_ca.0."):
+            numbers += math.prod(shape)
+    return FOLDING_BYTES * numbers
 
 
 def t5_activations(t5: Footprint, tokens: int) -> int:
-    """One prompt of `tokens`."""
-    heads = (
-        t5.shape(
-            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            "enc.blk.0.attn_rel_b.weight",
-        )
-        or (0, 64)
-    )[1]
-    forward = (
-        t5.shape("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", "enc.blk.0.ffn_gate.weight")
-        or (10240,)
-    )[0]
+    """Bytes at the peak of T5 for one prompt of so many tokens."""
+    bias = t5.shape(
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "enc.blk.0.attn_rel_b.weight",
+    )
+    heads = bias[1] if bias else T5_HEADS
+    gate = t5.shape(
+        "encoder.block.0.layer.1.DenseReluDense.wi_0.weight", "enc.blk.0.ffn_gate.weight"
+    )
+    forward = _first(gate, T5_FORWARD)
     return int(4 * (T5_SCORES * heads * tokens * tokens + T5_MAPS * tokens * forward))
 
 
 def decode_bytes(
     vae: Footprint, width: int, height: int, number: int, tile: tuple[int, int] | None = None
 ) -> int:
-    """Decoding width x height pixels in numbers of `number` bytes. tile: columns and rows of a tile
-    in latent cells.
+    """Bytes to decode width x height pixels in numbers of `number` bytes. tile: columns and rows of
+    a tile in latent cells, None for the whole picture.
     """
-    maps = _finest(vae) * DECODE_MAPS * number
+    maps = _finest_channels(vae) * DECODE_MAPS * number
     if tile is None:
         return int(maps * width * height)
-    columns, rows = (
-        min(side * LATENT_PIXELS, full) for side, full in zip(tile, (width, height), strict=True)
-    )
+    columns = min(tile[0] * LATENT_SCALE, width)
+    rows = min(tile[1] * LATENT_SCALE, height)
     return int(maps * columns * rows + TILED_BYTES * width * height)
 
 
 def encode_bytes(vae: Footprint, width: int, height: int, number: int) -> int:
-    """Encoding a start picture."""
-    return int(_finest(vae) * ENCODE_MAPS * number * width * height)
+    """Bytes to encode a start picture of width x height pixels in numbers of `number` bytes."""
+    return int(_finest_channels(vae) * ENCODE_MAPS * number * width * height)
 
 
-def _finest(vae: Footprint) -> int:
+def gib(count: int) -> str:
+    """A number of bytes for a person."""
+    return f"{count / GIB:.1f} GiB"
+
+
+def _finest_channels(vae: Footprint) -> int:
     """Channels of the widest map at full size: twice those that the last convolution reads."""
-    return 2 * (vae.shape("decoder.conv_out.weight") or (3, 128))[1]
+    shape = vae.shape("decoder.conv_out.weight")
+    return 2 * (shape[1] if shape else DECODER_CHANNELS)
+
+
+def _first(shape: tuple[int, ...], otherwise: int) -> int:
+    return shape[0] if shape else otherwise
 
 
 def _bytes(
@@ -189,5 +201,5 @@ def _bytes(
     return count * (width or FLOAT_BYTES.get(kind, 2))
 
 
-def _is_table(name: str) -> bool:
-    return "embed" in name or name.endswith(("shared.weight", "token_embd.weight"))
+def _is_embedding(name: str) -> bool:
+    return "embed" in name or name.endswith((T5_TABLES[0], "token_embd.weight"))

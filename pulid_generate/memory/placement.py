@@ -1,5 +1,4 @@
-"""Where models run, where their weights wait, and in what arithmetic; and how much memory there is.
-Knows devices, and no model or file.
+"""Where each model runs, where its weights wait, and in what arithmetic. Knows no file.
 
 The assignments are sd-cli's: "diffusion=cuda0,te=cpu,vae=cpu", with its names of modules and
 devices and its precedence. Source: stable-diffusion.cpp docs/backend.md and ggml_extend_backend.cpp
@@ -10,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from pulid_generate.errors import RequestError
-from pulid_generate.memory.devices import CPU, GIB, device_name, find_device
+from pulid_generate.files.model import Model
+from pulid_generate.memory.devices import CPU, device_name, find_device
+from pulid_generate.memory.footprint import GIB
 
 # What sd-cli calls the parts of a generation, hyphens and underscores aside. "te" is CLIP and T5
 # together: it has no name for one of them.
@@ -36,27 +37,33 @@ MODULES = {
     "vae": ("vae", "firststage", "autoencoder", "tae"),
 }
 EVERY = ("all", "default", "*")
+# where a Placement holds the device of a module
+DEVICE_FIELDS = {"diffusion": "device", "te": "text_device", "vae": "vae_device"}
 # sd-cli's modules that Flux with PuLID does not have: an assignment to them is accepted, and has
 # nothing to place
 ABSENT = re.compile(
-    "clipvision|vision|controlnet|control|photomaker|photomakerid|pmid|photo|upscaler|esrgan|hires|detector|adetailer|yolo"
+    "clipvision|vision|controlnet|control|photomaker|photomakerid|pmid|photo|upscaler|esrgan|hires"
+    "|detector|adetailer|yolo"
 )
+# models whose blocks can wait in main memory
+STREAMABLE = (Model.T5, Model.FLUX)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the models run, and in what arithmetic.
+    """Where the models run, and in what arithmetic."""
 
-    offload: the modules ("diffusion", "te") whose weights stay in main memory, a block on the
-    device only while it runs. max_vram: GiB that may be used, by device name ("cuda:0") or "" for
-    every device; negative: GiB to leave free.
-    """
-
+    # Flux's
     device: torch.device
+    # of CLIP and T5
     text_device: torch.device
     vae_device: torch.device
+    # of Flux
     dtype: torch.dtype
-    offload: frozenset[str] = frozenset()
+    # the models whose weights stay in main memory, a block on the device only while it runs
+    offload: frozenset[Model] = frozenset()
+    # GiB that may be used, by device name ("cuda:0") or "" for every device; negative: GiB to leave
+    # free
     max_vram: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -79,38 +86,62 @@ class Placement:
         and the other assignments of a module win over them. Raises RequestError for a module or
         device that there is not.
         """
-        runs = {"te": "cpu"} if clip_on_cpu else {}
-        runs |= {"vae": "cpu"} if vae_on_cpu else {}
+        runs: dict[str, str] = {}
+        if clip_on_cpu:
+            runs["te"] = "cpu"
+        if vae_on_cpu:
+            runs["vae"] = "cpu"
         runs |= parse_assignment("backend", backend)
-        fallback = runs.get("") or device
-        where = {
-            module: find_device(
-                runs.get(module, fallback), "backend" if {module, ""} & set(runs) else "device"
-            )
-            for module in MODULES
-        }
-        waits = ({"": "cpu"} if offload else {}) | parse_assignment(
-            "params-backend", params_backend
-        )
+        devices: dict[str, torch.device] = {}
+        for module in MODULES:
+            flag = "backend" if module in runs or "" in runs else "device"
+            devices[module] = find_device(runs.get(module) or runs.get("") or device, flag)
+        waits = {"": "cpu"} if offload else {}
+        waits |= parse_assignment("params-backend", params_backend)
         for name in waits.values():
             _check_waiting(name)
-        main = where["diffusion"]
-        # bfloat16 matrix products are several times slower than float32 ones on most CPUs, and less
-        # exact
-        kind = dtype if dtype != "auto" else "float32" if main.type == "cpu" else "bfloat16"
-        offloaded = frozenset(
-            module
-            for module in ("diffusion", "te")
-            if _in_main_memory(waits.get(module, waits.get("", ""))) and where[module] != CPU
-        )
+        offloaded = set()
+        for model in STREAMABLE:
+            waits_in = waits.get(model.module, waits.get("", ""))
+            if _in_main_memory(waits_in) and devices[model.module] != CPU:
+                offloaded.add(model)
+        if dtype == "auto":
+            # bfloat16 matrix products are several times slower than float32 ones on most CPUs, and
+            # less exact
+            dtype = "float32" if devices["diffusion"].type == "cpu" else "bfloat16"
         return cls(
-            main,
-            where["te"],
-            where["vae"],
-            getattr(torch, kind),
-            offloaded,
+            devices["diffusion"],
+            devices["te"],
+            devices["vae"],
+            getattr(torch, dtype),
+            frozenset(offloaded),
             parse_budgets(max_vram),
         )
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that a model runs on, some of them twice."""
+        return (self.device, self.text_device, self.vae_device)
+
+    def device_of(self, model: Model) -> torch.device:
+        """Where a model runs."""
+        return getattr(self, DEVICE_FIELDS[model.module])
+
+    def name_of(self, model: Model) -> str:
+        """The name of the device that a model runs on: "cpu", "cuda:0"."""
+        return device_name(self.device_of(model))
+
+    def dtype_of(self, model: Model) -> torch.dtype:
+        """The arithmetic of a model."""
+        dtype = self.dtype_on(self.device_of(model))
+        if model is Model.T5 and dtype == torch.float16:
+            # T5-XXL's activations overflow float16
+            return torch.bfloat16
+        return dtype
+
+    def with_on_cpu(self, model: Model) -> Placement:
+        """The same, but for the model's module, which runs on the CPU."""
+        return replace(self, **{DEVICE_FIELDS[model.module]: CPU})
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
         """The arithmetic of a model that runs on `device`: a CPU beside a GPU computes in float32,
@@ -120,23 +151,25 @@ class Placement:
             return self.dtype
         return torch.float32 if device.type == "cpu" else torch.bfloat16
 
-    def streams(self, module: str) -> bool:
-        """Whether the weights of "diffusion" or "te" may wait in main memory: they were sent there,
-        or their device has a limit.
+    def streams(self, model: Model) -> bool:
+        """Whether the weights of T5 or Flux may wait in main memory: they were sent there, or their
+        device has a limit.
         """
-        device = self.device if module == "diffusion" else self.text_device
-        return module in self.offload or (device != CPU and self._limit(device) is not None)
+        device = self.device_of(model)
+        return model in self.offload or (device != CPU and self._limit(device) is not None)
 
-    def storage(self, device: torch.device, module: str = "diffusion") -> torch.device:
-        """Where the weights of a model that runs on `device` are loaded to."""
-        return CPU if self.streams(module) else device
+    def storage_of(self, model: Model) -> torch.device:
+        """Where the weights of T5 or Flux are loaded to."""
+        return CPU if self.streams(model) else self.device_of(model)
 
     def usable(self, device: torch.device, free: int) -> int:
         """Bytes of a device that may be taken, where `free` are free."""
         limit = self._limit(device)
         if limit is None:
             return free
-        return min(free, int(limit * GIB)) if limit > 0 else max(0, free + int(limit * GIB))
+        if limit > 0:
+            return min(free, int(limit * GIB))
+        return max(0, free + int(limit * GIB))
 
     def _limit(self, device: torch.device) -> float | None:
         """GiB; sd-cli's 0 is no limit."""
@@ -149,10 +182,13 @@ def parse_assignment(flag: str, text: str | None) -> dict[str, str]:
     """{"diffusion": "cuda0", ..} of "diffusion=cuda0,te=cpu"; a device alone, or of all, default or
     *, stands under "". Raises RequestError.
 
-    Modules that do not exist here are left out.
+    flag: whose value the text is, for messages. Modules that do not exist here are left out.
     """
-    found: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+    devices: dict[str, str] = {}
+    for part in (text or "").split(","):
+        part = part.strip()
+        if not part:
+            continue
         name, equals, value = (word.strip() for word in part.partition("="))
         name, value = (name.lower(), value) if equals else ("*", name)
         if not name or not value:
@@ -161,15 +197,15 @@ def parse_assignment(flag: str, text: str | None) -> dict[str, str]:
             raise RequestError(f"{flag} {part}: a model runs on one device here; name one of them")
         plain = re.sub("[-_]", "", name)
         if name in EVERY:
-            found[""] = value
+            devices[""] = value
         elif not ABSENT.fullmatch(plain):
             module = next((module for module, names in MODULES.items() if plain in names), None)
             if module is None:
                 raise RequestError(
                     f"{flag} {part}: there is no module {name!r}; known: {', '.join(MODULES)}, all"
                 )
-            found[module] = value
-    return found
+            devices[module] = value
+    return devices
 
 
 def parse_budgets(text: str | float | None) -> dict[str, float]:
@@ -178,7 +214,7 @@ def parse_budgets(text: str | float | None) -> dict[str, float]:
     """
     if text is None or text == "":
         return {}
-    found: dict[str, float] = {}
+    budgets: dict[str, float] = {}
     for part in str(text).split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         try:
@@ -187,8 +223,9 @@ def parse_budgets(text: str | float | None) -> dict[str, float]:
                 raise ValueError
         except ValueError:
             raise RequestError(f"max-vram {part}: expected GiB, such as 10 or cuda0=10") from None
-        found[device_name(find_device(name, "max-vram")) if equals else ""] = number
-    return found
+        device = device_name(find_device(name, "max-vram")) if equals else ""
+        budgets[device] = number
+    return budgets
 
 
 def _in_main_memory(name: str) -> bool:

@@ -1,102 +1,127 @@
-"""The memory plan: what each stage of a generation needs where, against what is there, before
-anything loads.
+"""The memory plan as values: what is to be drawn, what each stage needs where, what was chosen so
+that it fits; and how a plan is shown.
 
-It decides what the pipeline does on its own (16-bit weights on a CPU, tiles in the autoencoder,
-which blocks stay on a device) and refuses what cannot fit, naming the flag that would make it fit.
-Pure numbers; imports no torch.
+Pure numbers; imports no torch. How a plan is made: stages and planning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import Enum, auto
+from typing import Any
 
 from pulid_generate.errors import PlacementError
-from pulid_generate.memory.footprint import (
-    TOKEN_PIXELS,
-)
+from pulid_generate.files.layouts import TOKEN_PIXELS
+from pulid_generate.files.model import Model
+from pulid_generate.memory.footprint import gib
 
-if TYPE_CHECKING:
-    pass
-
-GIB = 2**30
-CLIP, T5, FLUX, VAE = STAGES = ("CLIP-L", "T5", "Flux", "autoencoder")
-MARGIN = 1.05  # what allocators waste
-Q4_BYTES = 4.5 / 8  # per number of a Q4_0, Q4_K or IQ4_NL matrix
+# what allocators waste
+MARGIN = 1.05
 
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the memory of a generation.
+    """What decides the memory of a generation."""
 
-    width, height: pixels. t5_tokens: the longest prompt. id_tokens: tokens of every identity that
-    is bound, the negative branch's too. tile: of --vae-tiling, columns and rows in latent cells,
-    None without. init_image: whether a picture is encoded first. batch: pictures that go through
-    Flux together. extra: bytes of LoRA matrices.
-    """
-
+    # pixels
     width: int
     height: int
+    # of the longest prompt
     t5_tokens: int = 512
+    # tokens of every identity that is bound, the negative branch's too
     id_tokens: tuple[int, ...] = ()
+    # of --vae-tiling, columns and rows in latent cells; None without
     tile: tuple[int, int] | None = None
+    # whether a picture is encoded first
     init_image: bool = False
+    # whether packed matrices are widened once, when they load
     dequantize: bool = False
+    # pictures that go through Flux together
     batch: int = 1
+    # bytes of LoRA matrices
     extra: int = 0
 
     @property
     def image_tokens(self) -> int:
+        """Tokens of one picture."""
         return (self.width // TOKEN_PIXELS) * (self.height // TOKEN_PIXELS)
+
+
+class MeasureKind(Enum):
+    """What the plan may choose on its own."""
+
+    # weights keep the 16 bits of their file and are widened layer by layer
+    SIXTEEN_BIT = auto()
+    # blocks wait in main memory and pass through the device
+    STREAMED = auto()
+    # the autoencoder decodes in tiles
+    TILED = auto()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something the plan chose so that a stage fits."""
+
+    kind: MeasureKind
+    # for the person at the terminal
+    text: str
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. device: "cpu", "cuda:0", ..; weights and working: bytes there. waiting: bytes of
-    main memory beside it.
+    """What one model needs while it runs."""
 
-    measures: what the plan chose so that it fits.
-    """
-
-    name: str
+    model: Model
+    # "cpu", "cuda:0", ..
     device: str
+    # bytes on that device
     weights: int
     working: int
+    # bytes of main memory beside it
     waiting: int = 0
-    measures: tuple[str, ...] = ()
+    measures: tuple[Measure, ...] = ()
 
     @property
     def needs(self) -> dict[str, int]:
         """Bytes by device."""
-        here = int((self.weights + self.working) * MARGIN)
-        return (
-            {"cpu": here + self.waiting}
-            if self.device == "cpu"
-            else {self.device: here, "cpu": self.waiting}
-        )
+        own = int((self.weights + self.working) * MARGIN)
+        if self.device == "cpu":
+            return {"cpu": own + self.waiting}
+        return {self.device: own, "cpu": self.waiting}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """available: bytes by device. narrow: stages that keep 16-bit weights. resident: numbers of
-    Flux's and T5's blocks that stay on their device, where they stream. tile: the autoencoder's, in
-    latent cells. problem: why it cannot fit, "" if it can.
-    """
+    """The stages of a generation against the memory that is free."""
 
     stages: tuple[Stage, ...]
+    # bytes by device
     available: Mapping[str, int]
-    narrow: frozenset[str]
-    resident: Mapping[str, frozenset[int]]
+    # numbers of the blocks that stay on their device, of the models that stream
+    resident: Mapping[Model, frozenset[int]]
+    # the autoencoder's tile, columns and rows in latent cells; None decodes whole pictures
     tile: tuple[int, int] | None
+    # why it cannot fit, "" if it can
     problem: str = ""
 
     @property
+    def sixteen_bit(self) -> frozenset[Model]:
+        """The models that keep the 16 bits of their files."""
+        return frozenset(
+            stage.model
+            for stage in self.stages
+            if any(measure.kind is MeasureKind.SIXTEEN_BIT for measure in stage.measures)
+        )
+
+    @property
     def verdict(self) -> str:
-        measures = [measure for stage in self.stages for measure in stage.measures]
+        """One of "fits", "fits, with automatic measures" and "cannot fit"."""
         if self.problem:
             return "cannot fit"
-        return "fits, with automatic measures" if measures else "fits"
+        if any(stage.measures for stage in self.stages):
+            return "fits, with automatic measures"
+        return "fits"
 
     @property
     def peak(self) -> dict[str, int]:
@@ -106,12 +131,9 @@ class Plan:
             for device in self.available
         }
 
-    def spare(self, name: str) -> int:
-        """Bytes that a stage leaves free on its device: for widened weights that are worth
-        keeping.
-        """
-        stage = next(stage for stage in self.stages if stage.name == name)
-        return max(0, self.available[stage.device] - stage.needs[stage.device])
+    def stage(self, model: Model) -> Stage:
+        """The stage of a model."""
+        return next(stage for stage in self.stages if stage.model is model)
 
     def check(self) -> None:
         """Raise PlacementError if it cannot fit."""
@@ -120,60 +142,46 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What was chosen, a line each."""
-        return [f"{stage.name}: {measure}" for stage in self.stages for measure in stage.measures]
+        return [
+            f"{stage.model}: {measure.text}" for stage in self.stages for measure in stage.measures
+        ]
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """For --json."""
+    """The plan for --json."""
+    stages = [
+        {
+            "name": str(stage.model),
+            "device": stage.device,
+            "needs": stage.needs,
+            "measures": [measure.text for measure in stage.measures],
+        }
+        for stage in plan.stages
+    ]
     return {
         "verdict": plan.verdict,
         "problem": plan.problem,
-        "stages": [
-            {
-                "name": stage.name,
-                "device": stage.device,
-                "needs": stage.needs,
-                "measures": list(stage.measures),
-            }
-            for stage in plan.stages
-        ],
+        "stages": stages,
         "peak": plan.peak,
         "available": dict(plan.available),
     }
 
 
 def as_table(plan: Plan) -> str:
-    """Lines for `doctor`: each stage, the peak, what is there, the verdict."""
+    """Lines for `doctor`: each stage, the peak, what is free, the verdict."""
     rows = [("stage", "on", "weights", "working", "main memory", "")]
     for stage in plan.stages:
-        beside = gib(stage.waiting) if stage.device != "cpu" else ""
-        rows.append(
-            (
-                stage.name,
-                stage.device,
-                gib(stage.weights),
-                gib(stage.working),
-                beside,
-                "; ".join(stage.measures),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
-        for row in rows
-    ]
-    lines += [
-        f"{device}: {gib(need)} at most, {gib(plan.available[device])} free"
-        for device, need in plan.peak.items()
-    ]
-    return "\n".join([*lines, f"{plan.verdict}{': ' if plan.problem else ''}{plan.problem}"])
-
-
-# ------------------------------------------------------------------------------------------- stages
-
-
-# ----------------------------------------------------------------------------------------- refusals
-
-
-def gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"
+        waiting = "" if stage.device == "cpu" else gib(stage.waiting)
+        measures = "; ".join(measure.text for measure in stage.measures)
+        weights, working = gib(stage.weights), gib(stage.working)
+        rows.append((str(stage.model), stage.device, weights, working, waiting, measures))
+    # the last column is not padded
+    widths = [*(max(len(row[column]) for row in rows) for column in range(5)), 0]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    for device, need in plan.peak.items():
+        lines.append(f"{device}: {gib(need)} at most, {gib(plan.available[device])} free")
+    lines.append(f"{plan.verdict}: {plan.problem}" if plan.problem else plan.verdict)
+    return "\n".join(lines)

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 256  # bytes; what CUDA's own allocator aligns to
-SLOTS = 2  # one block computes while the next one arrives
+from pulid_generate.memory.residency import BUFFERS
+
+# bytes; what CUDA's own allocator aligns to
+ALIGNMENT = 256
 
 
 def stream_blocks(
@@ -64,14 +66,14 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 @dataclass(eq=False)
 class _Slot:
-    """One place on the device, and the pinned memory from which it is filled.
+    """One place on the device, and the pinned memory from which it is filled."""
 
-    arrived: the last copy into it. done: the last computation that read it.
-    """
-
+    # bytes on the device, and in main memory
     place: Tensor
     pinned: Tensor | None = None
+    # event of the last copy into it
     arrived: Any = None
+    # event of the last computation that read it
     done: Any = None
 
 
@@ -91,7 +93,8 @@ class CudaCopies:
         with torch.cuda.stream(self.stream):
             self.stream.wait_event(after)
             place.copy_(pinned, non_blocking=True)
-            place.record_stream(self.stream)  # the last copy may still run when the model is freed
+            # the last copy may still run when the model is freed
+            place.record_stream(self.stream)
             return self.stream.record_event()
 
     def hold_computation(self, copy: Any) -> None:
@@ -108,27 +111,27 @@ class CudaCopies:
 
 
 class Stream:
-    """The blocks that pass through the device, and where each stands. copies: None copies in place,
-    where a device has no streams.
-    """
+    """The blocks that pass through the device, and where each stands."""
 
-    def __init__(self, blocks: Sequence[nn.Module], device: torch.device, copies: Any = None):
+    def __init__(
+        self, blocks: Sequence[nn.Module], device: torch.device, copies: CudaCopies | None = None
+    ):
+        """copies: None copies in place, where a device has no streams."""
         self.copies = copies
         # the tensors themselves, and what each holds between forwards
         self.tensors = [_tensors(block) for block in blocks]
         self.stored = [[tensor.data for tensor in tensors] for tensors in self.tensors]
-        largest = max(sum(map(_room, stored)) for stored in self.stored)
-        self.slots = [
-            _Slot(
-                torch.empty(largest, dtype=torch.uint8, device=device),
-                copies.pinned(largest) if copies else None,
-            )
-            for _ in range(min(SLOTS, len(blocks)))
-        ]
-        if copies:  # the places may be memory that queued computations still read
-            for slot in self.slots:
+        largest = max(sum(map(_aligned_bytes, stored)) for stored in self.stored)
+        self.slots: list[_Slot] = []
+        for _ in range(min(BUFFERS, len(blocks))):
+            slot = _Slot(torch.empty(largest, dtype=torch.uint8, device=device))
+            if copies:
+                slot.pinned = copies.pinned(largest)
+                # the place may be memory that queued computations still read
                 slot.done = copies.computed()
-        self.loaded: dict[int, _Slot] = {}  # block number -> where its weights are, or are arriving
+            self.slots.append(slot)
+        # block number -> where its weights are, or are arriving
+        self.loaded: dict[int, _Slot] = {}
         for index, block in enumerate(blocks):
             block.register_forward_pre_hook(
                 lambda _block, _arguments, index=index: self.enter(index)
@@ -142,9 +145,8 @@ class Stream:
         slot = self.loaded.get(index) or self.fetch(index)
         if self.copies:
             self.copies.hold_computation(slot.arrived)
-        for tensor, view in zip(
-            self.tensors[index], _views(slot.place, self.stored[index]), strict=True
-        ):
+        views = _views(slot.place, self.stored[index])
+        for tensor, view in zip(self.tensors[index], views, strict=True):
             tensor.data = view
 
     def leave(self, index: int) -> None:
@@ -154,7 +156,8 @@ class Stream:
         slot = self.loaded.pop(index, None)
         if slot is not None and self.copies:
             slot.done = self.copies.computed()
-        following = (index + 1) % len(self.stored)  # after the last one the next step begins
+        # after the last one the next step begins
+        following = (index + 1) % len(self.stored)
         if following not in self.loaded:
             self.fetch(following)
 
@@ -164,18 +167,21 @@ class Stream:
         """
         taken = [id(slot) for slot in self.loaded.values()]
         slot = next((slot for slot in self.slots if id(slot) not in taken), None)
-        if slot is None:  # a block whose forward was left out never gave its slot back
+        if slot is None:
+            # a block whose forward was left out never gave its slot back
             slot = self.loaded.pop(next(iter(self.loaded)))
         self.slots.remove(slot)
         self.slots.append(slot)
         self.loaded[index] = slot
-        if slot.pinned is not None and slot.arrived is not None:
-            self.copies.finish(slot.arrived)  # until then the device still reads the pinned memory
-        target = slot.place if slot.pinned is None else slot.pinned
-        for view, data in zip(_views(target, self.stored[index]), self.stored[index], strict=True):
-            view.copy_(data)
-        if slot.pinned is not None:
-            slot.arrived = self.copies.copy(slot.place, slot.pinned, slot.done)
+        stored = self.stored[index]
+        if self.copies is None or slot.pinned is None:
+            _copy(stored, slot.place)
+            return slot
+        if slot.arrived is not None:
+            # until then the device still reads the pinned memory
+            self.copies.finish(slot.arrived)
+        _copy(stored, slot.pinned)
+        slot.arrived = self.copies.copy(slot.place, slot.pinned, slot.done)
         return slot
 
 
@@ -184,19 +190,21 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _room(data: Tensor) -> int:
-    return math.ceil(data.numel() * data.element_size() / ALIGNMENT) * ALIGNMENT
+def _aligned_bytes(data: Tensor) -> int:
+    return math.ceil(data.nbytes / ALIGNMENT) * ALIGNMENT
+
+
+def _copy(stored: Sequence[Tensor], place: Tensor) -> None:
+    for view, data in zip(_views(place, stored), stored, strict=True):
+        view.copy_(data)
 
 
 def _views(place: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Tensors of the shapes and dtypes of `like`, one after the other in the bytes of `place`."""
-    views, start = [], 0
+    views = []
+    start = 0
     for data in like:
-        view = (
-            place[start : start + data.numel() * data.element_size()]
-            .view(data.dtype)
-            .view(data.shape)
-        )
-        views.append(view)
-        start += _room(data)
+        own_bytes = place[start : start + data.nbytes]
+        views.append(own_bytes.view(data.dtype).view(data.shape))
+        start += _aligned_bytes(data)
     return views
