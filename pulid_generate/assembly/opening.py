@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_generate.errors import RequestError, require_packages
+from pulid_generate.files.model import Model
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.likeness import LikenessFlags
 from pulid_generate.flags.names import flag_name
@@ -79,7 +80,7 @@ def open_pipeline(
     files = find_files(flags, with_pulid=with_pulid or flags.pulid_weights is not None)
     for role, found in files.by_role():
         log(f"{role.name}: {found.path} ({found.rule})")
-    if not Footprint.of(files.flux.header, "Flux").has_packed():
+    if not Footprint.of(files.flux.header, Model.FLUX.marker).has_packed():
         for name in ("dequantize", "weight_cache"):
             if getattr(flags, name):
                 note(f"{flag_name(name)} has no effect: {files.flux.path} holds no packed weights")

@@ -17,8 +17,8 @@ from pulid_extract.shared.model_files import PREFIXES, Header, parts_of
 from pulid_extract.shared.model_files.gguf_files import ggml_bytes
 from pulid_generate.errors import CheckpointError
 
-# a tensor that only the model in question has; several: in one of these spellings
-Marker = str | tuple[str, ...]
+# a tensor that only the model in question has, in each of its spellings
+Marker = tuple[str, ...]
 
 # bytes of a number, by the name that safetensors has for its type
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -65,9 +65,8 @@ def part_of(header: Header, marker: Marker) -> Header:
     none.
     """
     parts = parts_of(header)
-    spellings = {marker} if isinstance(marker, str) else set(marker)
     for prefix in PREFIXES:
-        if prefix in parts and parts[prefix].names & spellings:
+        if prefix in parts and not parts[prefix].names.isdisjoint(marker):
             return parts[prefix]
     return header
 
@@ -80,7 +79,7 @@ def shapes_of(header: Header, marker: Marker) -> dict[str, tuple[int, ...]]:
 def width_of(header: Header, marker: Marker) -> int:
     """Columns of the matrix that `marker` names. Raises KeyError without it."""
     shapes = shapes_of(header, marker)
-    for name in (marker,) if isinstance(marker, str) else marker:
+    for name in marker:
         if name in shapes:
             return shapes[name][-1]
     raise KeyError(marker)

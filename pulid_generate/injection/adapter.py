@@ -69,7 +69,7 @@ class _FileLayers(Sequence[Mapping[str, Tensor]]):
 
     def __getitem__(self, index):
         prefix = f"{PREFIX}{index}."
-        tensors = read_tensors(self._parts[index], f"{prefix}to_q.weight", "cpu", None)
+        tensors = read_tensors(self._parts[index], (f"{prefix}to_q.weight",), "cpu", None)
         return {name.removeprefix(prefix): tensor for name, tensor in tensors}
 
 

@@ -46,7 +46,8 @@ from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, V
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import parse_lora_flag
-from pulid_generate.memory.plan import GIB, Plan, Work, as_dict, as_table
+from pulid_generate.memory.footprint import GIB
+from pulid_generate.memory.plan import Plan, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
 
 # by flag

@@ -1,10 +1,8 @@
 """LoRA: low-rank products added to the outputs of linear layers while a model runs, and gone
 afterwards.
 
-    choice.py   which files, and how strongly: flags, tags, names. Imports no torch
-    names.py    whose layer a tensor's name means: the spellings of the field
-    files.py    a file -> its products, by the names it uses
-    hooks.py    products -> forward hooks, and off again
-
-Imports nothing itself, so that `choice` stays without torch.
+    choice   which files, and how strongly: flags, tags, names. Imports no torch
+    names    whose layer a tensor's name means: the spellings of the field. Imports no torch
+    files    a file -> its products, by the names it uses
+    hooks    products -> forward hooks, and off again
 """

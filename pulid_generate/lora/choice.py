@@ -21,8 +21,10 @@ from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.request.prompt import read_weight
 
 EXTENSION = ".safetensors"
-UNREAD = (".gguf", ".pt", ".pth", ".ckpt", ".bin")  # sd-cli reads some of these
-SHOWN = 5  # names in a message
+# sd-cli reads some of these
+UNREAD = (".gguf", ".pt", ".pth", ".ckpt", ".bin")
+# names in a message
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class LoraChoice:
 
 
 def parse_lora_flag(text: str) -> LoraChoice:
-    """FILE or FILE:WEIGHT. Raises RequestError for a file that is not there, or a weight that is no
-    number.
+    """FILE or FILE:WEIGHT. Raises RequestError for a file that is not there, or a weight that is
+    not a number.
     """
     whole = Path(text).expanduser()
     name, colon, weight = text.rpartition(":")
@@ -49,9 +51,8 @@ def parse_lora_flag(text: str) -> LoraChoice:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise RequestError(
-            f"--lora {path}: {'is a folder' if path.is_dir() else 'no such file'}; expected FILE or FILE:WEIGHT"
-        )
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise RequestError(f"--lora {path}: {problem}; expected FILE or FILE:WEIGHT")
     return path
 
 
@@ -76,9 +77,10 @@ def find_lora(name: str, folder: Path | None) -> Path:
         if path.is_file():
             return path
     for extension in UNREAD:
-        if (folder / f"{name}{extension}").is_file():
+        path = folder / f"{name}{extension}"
+        if path.is_file():
             raise RequestError(
-                f"{where}: {folder / f'{name}{extension}'} is no {EXTENSION} file; only those are read here"
+                f"{where}: {path} is not a {EXTENSION} file; only those are read here"
             )
     raise RequestError(f"{where}: {extended} is not there; {_known(name, folder)}")
 
@@ -90,7 +92,8 @@ def _known(name: str, folder: Path) -> str:
     if not names:
         return f"{folder} holds no {EXTENSION} file"
     near = difflib.get_close_matches(name, names, SHOWN) or names[:SHOWN]
-    return f"{folder} has {', '.join(near)}" + (" and others" if len(near) < len(names) else "")
+    others = " and others" if len(near) < len(names) else ""
+    return f"{folder} has {', '.join(near)}{others}"
 
 
 def choose_loras(
@@ -100,8 +103,11 @@ def choose_loras(
 
     A weight of 0 stays in the list, so that its file is read and checked; it changes no picture.
     """
+    choices = list(given)
+    for name, weight in tags:
+        choices.append(LoraChoice(find_lora(name, folder), weight))
     weights: dict[Path, float] = {}
-    for choice in (*given, *(LoraChoice(find_lora(name, folder), weight) for name, weight in tags)):
+    for choice in choices:
         path = next((known for known in weights if known.samefile(choice.path)), choice.path)
         weights[path] = weights.get(path, 0.0) + choice.weight
     return tuple(LoraChoice(path, weight) for path, weight in weights.items())

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pulid_extract.shared.model_files import Header, kind_of, read_header
 from pulid_generate.errors import WeightsError
+from pulid_generate.files.model import Model
 from pulid_generate.lora.names import UNUSED, split_prefix, targets
 
 DOWN = (
@@ -43,11 +44,11 @@ UP = (
     "up.weight",
 )
 ALPHA = ("alpha",)
-LEAVES = {
-    leaf: kind for kind, leaves in (("down", DOWN), ("up", UP), ("alpha", ALPHA)) for leaf in leaves
-}
+# end of a tensor's name -> what it is of its product
+LEAVES = dict.fromkeys(DOWN, "down") | dict.fromkeys(UP, "up") | dict.fromkeys(ALPHA, "alpha")
 LEAF = re.compile(rf"(?P<layer>.+?)\.(?P<leaf>{'|'.join(re.escape(leaf) for leaf in LEAVES)})")
 
+UNET_BLOCKS = "input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block"
 # What cannot be added as a low-rank product of a linear layer of Flux: pattern in a tensor's name
 # -> what the file is
 REFUSED = (
@@ -57,14 +58,8 @@ REFUSED = (
     (r"\.(lora_mid|hada_t|lokr_t)", "a LoCon with a middle matrix"),
     (r"\.(oft_|boft_)", "an OFT"),
     (r"lora_controlnet|^control_model", "a ControlNet"),
-    (
-        r"(^|unet[._])(input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block)[._].*lora",
-        "a LoRA for SD 1.5 or SDXL",
-    ),
-    (
-        r"^lora_unet_(input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block)_",
-        "a LoRA for SD 1.5 or SDXL",
-    ),
+    (rf"(^|unet[._])({UNET_BLOCKS})[._].*lora", "a LoRA for SD 1.5 or SDXL"),
+    (rf"^lora_unet_({UNET_BLOCKS})_", "a LoRA for SD 1.5 or SDXL"),
     (r"joint_blocks[._].*lora", "a LoRA for SD 3"),
     (r"^lora_unet_joint_blocks_", "a LoRA for SD 3"),
 )
@@ -75,24 +70,35 @@ METADATA = "lora_adapter_metadata"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
+# peft's configuration of each model: lora_alpha, alpha_pattern, use_rslora, ..
+Settings = Mapping[Model, Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Product:
-    """y += scale * (x down^T) up^T. down: (r, C). up: (R, r). Both as stored. scale: alpha / r."""
+    """What is added to the output of one layer: y += scale * (x down^T) up^T.
 
+    Shapes: C inputs, R outputs, r the rank.
+    """
+
+    # (r, C) and (R, r), as stored
     down: Tensor
     up: Tensor
+    # alpha / r
     scale: float
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """products: model ("Flux", "CLIP-L", "T5") -> the file's name of a layer -> its product."""
+    """What a file holds."""
 
     path: Path
-    products: Mapping[str, Mapping[str, Product]] = field(default_factory=dict)
+    # the file's name of a layer -> its product, for each model that the file is for
+    products: Mapping[Model, Mapping[str, Product]] = field(default_factory=dict)
 
     @property
-    def models(self) -> tuple[str, ...]:
+    def models(self) -> tuple[Model, ...]:
+        """The models that the file is for."""
         return tuple(self.products)
 
 
@@ -108,9 +114,9 @@ def read_lora(path: str | Path) -> LoraFile:
             f"{path}: is a {header.format} file; only LoRA files in safetensors are read, convert it"
         )
     for pattern, what in REFUSED:
-        found = next((name for name in header.tensors if re.search(pattern, name)), None)
-        if found:
-            raise WeightsError(f"{path}: is {what} ({found}); use a plain LoRA for FLUX.1")
+        for name in header.tensors:
+            if re.search(pattern, name):
+                raise WeightsError(f"{path}: is {what} ({name}); use a plain LoRA for FLUX.1")
     groups, others = _grouped(header.tensors)
     if not any({"down", "up"} & set(group) for group in groups.values()):
         raise WeightsError(
@@ -121,14 +127,16 @@ def read_lora(path: str | Path) -> LoraFile:
             for name in others:
                 if CONTROL.search(name):
                     raise WeightsError(
-                        f"{path}: is a control LoRA, FLUX.1 Canny or Depth ({name}); use a plain LoRA for FLUX.1"
+                        f"{path}: is a control LoRA, FLUX.1 Canny or Depth ({name}); "
+                        "use a plain LoRA for FLUX.1"
                     )
                 if file.get_tensor(name).float().any():
                     raise WeightsError(
-                        f"{path}: {name} is no part of a plain LoRA, which cannot be applied; use a plain LoRA for FLUX.1"
+                        f"{path}: {name} is not part of a plain LoRA and cannot be applied; "
+                        "use a plain LoRA for FLUX.1"
                     )
             settings = _settings(Path(path), file.metadata() or {})
-            products: dict[str, dict[str, Product]] = {}
+            products: dict[Model, dict[str, Product]] = {}
             for name, group in groups.items():
                 model, layer = split_prefix(name)
                 tensors = {kind: file.get_tensor(tensor) for kind, tensor in group.items()}
@@ -144,7 +152,8 @@ def read_lora(path: str | Path) -> LoraFile:
 def _kind(header: Header) -> str:
     try:
         return f", it is: {kind_of(header).name}"
-    except WeightsError:  # of no kind that is known
+    except WeightsError:
+        # of no known kind
         return ""
 
 
@@ -161,9 +170,7 @@ def _grouped(names: Mapping[str, Any]) -> tuple[dict[str, dict[str, str]], list[
     return groups, others
 
 
-def _product(
-    where: str, name: str, tensors: dict[str, Tensor], settings: dict[str, Any]
-) -> Product:
+def _product(where: str, name: str, tensors: dict[str, Tensor], settings: Settings) -> Product:
     if "down" not in tensors or "up" not in tensors:
         missing = "up" if "down" in tensors else "down"
         raise WeightsError(
@@ -172,28 +179,29 @@ def _product(
     down, up = tensors["down"], tensors["up"]
     if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0] or not down.shape[0]:
         raise WeightsError(
-            f"{where}: its matrices are {_size(up)} and {_size(down)}, which do not multiply; the file is damaged"
+            f"{where}: its matrices are {_size(up)} and {_size(down)}, which do not multiply; "
+            "the file is damaged"
         )
     alpha = tensors["alpha"].float().reshape(-1).tolist() if "alpha" in tensors else []
-    if len(alpha) > 1 or not all(
-        torch.isfinite(tensor.float()).all() for tensor in tensors.values()
-    ):
+    finite = all(torch.isfinite(tensor.float()).all() for tensor in tensors.values())
+    if len(alpha) > 1 or not finite:
         raise WeightsError(
-            f"{where}: holds NaN or infinite numbers, or several alphas; the file is damaged, download it again"
+            f"{where}: holds NaN or infinite numbers, or several alphas; "
+            "the file is damaged, download it again"
         )
     return Product(down, up, _scale(name, down.shape[0], alpha[0] if alpha else None, settings))
 
 
-def _scale(name: str, rank: int, alpha: float | None, settings: dict[str, Any]) -> float:
+def _scale(name: str, rank: int, alpha: float | None, settings: Settings) -> float:
     """alpha / rank; alpha is the layer's own, the file's, or the rank."""
-    own = settings.get(split_prefix(name)[0], {})
+    model, layer = split_prefix(name)
+    own = settings.get(model, {})
     if alpha is None:
-        patterns = own.get("alpha_pattern") or {}
-        layer = split_prefix(name)[1]
-        found = (
-            value for pattern, value in patterns.items() if re.match(_peft_pattern(pattern), layer)
-        )
-        alpha = float(next(found, own.get("lora_alpha", rank)))
+        alpha = float(own.get("lora_alpha", rank))
+        for pattern, value in (own.get("alpha_pattern") or {}).items():
+            if re.match(_peft_pattern(pattern), layer):
+                alpha = float(value)
+                break
     return alpha / (math.sqrt(rank) if own.get("use_rslora") else rank)
 
 
@@ -201,21 +209,22 @@ def _peft_pattern(pattern: str) -> str:
     return pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$"
 
 
-def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """model -> peft's configuration of it: from the file's metadata, or from the file that peft
-    writes beside.
+def _settings(path: Path, metadata: Mapping[str, str]) -> Settings:
+    """peft's configuration: from the file's metadata, or from the file that peft writes next to
+    it.
     """
-    beside = path.with_name(PEFT_CONFIG)
+    config = path.with_name(PEFT_CONFIG)
     try:
         if METADATA in metadata:
             entries = json.loads(metadata[METADATA])
-        elif path.name == PEFT_FILE and beside.is_file():
-            entries = json.loads(beside.read_text(encoding="utf-8"))
+        elif path.name == PEFT_FILE and config.is_file():
+            entries = json.loads(config.read_text(encoding="utf-8"))
         else:
             return {}
-        settings: dict[str, dict[str, Any]] = {}
+        settings: dict[Model, dict[str, Any]] = {}
         for key, value in entries.items():
-            model, name = split_prefix(key)  # "transformer.lora_alpha"
+            # "transformer.lora_alpha"
+            model, name = split_prefix(key)
             settings.setdefault(model, {})[name] = value
         for own in settings.values():
             float(own.get("lora_alpha", 1))
@@ -234,7 +243,7 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, An
 
 
 def resolve(
-    lora: LoraFile, model: str, layers: Mapping[str, tuple[int, int]]
+    lora: LoraFile, model: Model, layers: Mapping[str, tuple[int, int]]
 ) -> dict[str, Product]:
     """The file's products of one model by the layers' own names; fused ones split by rows.
 
@@ -249,17 +258,20 @@ def resolve(
             continue
         if name not in table:
             if not product.up.float().any() or not product.scale:
-                continue  # adds exactly nothing; ComfyUI's extracts have such
+                # adds exactly nothing; ComfyUI's extracts have such
+                continue
             raise WeightsError(
-                f"{lora.path}: {name} is no layer of this {model}; the LoRA was made for another model"
+                f"{lora.path}: {name} is not a layer of this {model}; "
+                "the LoRA was made for another model"
             )
         target = table[name]
         rows = [layers[layer][0] for layer in target.layers]
         inputs = layers[target.layers[0]][1]
         if product.up.shape[0] != sum(rows) or product.down.shape[1] != inputs:
             raise WeightsError(
-                f"{lora.path}: {name} is for {product.up.shape[0]} x {product.down.shape[1]} weights, this {model} has "
-                f"{sum(rows)} x {inputs}; the LoRA was made for another model"
+                f"{lora.path}: {name} is for {product.up.shape[0]} x {product.down.shape[1]} "
+                f"weights, this {model} has {sum(rows)} x {inputs}; "
+                "the LoRA was made for another model"
             )
         up = torch.cat(product.up.chunk(2)[::-1]) if target.swapped else product.up
         for layer, part in zip(target.layers, up.split(rows), strict=True):

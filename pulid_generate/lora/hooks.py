@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from pulid_generate.files.model import Model
 from pulid_generate.lora.files import LoraFile, Product, resolve
 
-ATTRIBUTE = "low_rank"  # (down, up) of a layer that has a LoRA on it
+# holds (down, up) of a layer that has a LoRA on it
+ATTRIBUTE = "low_rank"
 
 
 def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -34,20 +36,19 @@ def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 @contextlib.contextmanager
 def attach_lora_files(
     model: nn.Module,
-    kind: str,
+    kind: Model,
     loras: Iterable[tuple[LoraFile, float]],
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Iterator[None]:
-    """As `attach_loras`, with whole files: each file's part for this kind of model ("Flux",
-    "CLIP-L", "T5"), which may be none.
+    """As `attach_loras`, with whole files: each file's part for this kind of model, which may be
+    none.
 
     Raises WeightsError for a file that does not fit the model, before anything is attached.
     """
     shapes = linear_shapes(model)
-    with attach_loras(
-        model, [(resolve(lora, kind, shapes), weight) for lora, weight in loras], dtype, device
-    ):
+    resolved = [(resolve(lora, kind, shapes), weight) for lora, weight in loras]
+    with attach_loras(model, resolved, dtype, device):
         yield
 
 
@@ -67,18 +68,19 @@ def attach_loras(
     """
     layers: dict[str, list[tuple[Product, float]]] = {}
     for products, weight in loras:
-        if weight:
-            for name, product in products.items():
-                layers.setdefault(name, []).append((product, weight))
+        if not weight:
+            continue
+        for name, product in products.items():
+            layers.setdefault(name, []).append((product, weight))
     handles = []
     attached: list[nn.Module] = []
     try:
-        for name, found in layers.items():
+        for name, weighted in layers.items():
             layer = model.get_submodule(name)
             if ATTRIBUTE in layer.__dict__:
                 raise RuntimeError(f"{name} has LoRAs on it already; give all of them in one call")
-            # a plain attribute: no part of the state, and no group of an offloaded model moves it
-            layer.__dict__[ATTRIBUTE] = low_rank(found, dtype, device)
+            # a plain attribute: not part of the state, and no group of an offloaded model moves it
+            layer.__dict__[ATTRIBUTE] = low_rank(weighted, dtype, device)
             attached.append(layer)
             handles.append(layer.register_forward_hook(_add))
         _forget_compiled(bool(attached))
@@ -97,12 +99,11 @@ def low_rank(
     """The weighted sum of one layer's products: down (r, C) and up (R, r). Weights and scales go
     into up, in float32, rounded once.
     """
-    down = torch.cat([product.down.to(device, dtype) for product, _ in products])
-    up = torch.cat(
-        [product.up.to(device).float() * (product.scale * weight) for product, weight in products],
-        dim=1,
-    )
-    return down, up.to(dtype)
+    downs, ups = [], []
+    for product, weight in products:
+        downs.append(product.down.to(device, dtype))
+        ups.append(product.up.to(device).float() * (product.scale * weight))
+    return torch.cat(downs), torch.cat(ups, dim=1).to(dtype)
 
 
 def _add(layer, arguments, output):

@@ -16,28 +16,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pulid_generate.files.layouts import FLUX_BLOCKS, FLUX_TOP, LATENT_WIDTH, FluxShape
+from pulid_generate.files.layouts import (
+    FLUX_BLOCKS,
+    FLUX_SWAPPED,
+    FLUX_TOP,
+    LATENT_WIDTH,
+    FluxShape,
+)
+from pulid_generate.files.model import Model
 from pulid_generate.files.storage import depth_of
-
-FLUX, CLIP, T5 = "Flux", "CLIP-L", "T5"  # the models of a LoRA, as messages call them
 
 # prefix -> model; the first that fits. A name without any of them is Flux's.
 PREFIXES = (
-    ("base_model.model.", None),  # peft's wrapper: what follows may have a prefix of its own
-    ("transformer.", FLUX),
-    ("model.diffusion_model.", FLUX),
-    ("diffusion_model.", FLUX),
-    ("lora_transformer_", FLUX),
-    ("lora_unet_", FLUX),
-    ("lycoris_", FLUX),
-    ("text_encoders.clip_l.transformer.", CLIP),
-    ("text_encoders.t5xxl.transformer.", T5),
-    ("text_encoder_2.", T5),
-    ("text_encoder.", CLIP),
-    ("lora_te1_", CLIP),
-    ("lora_te2_", T5),
-    ("lora_te3_", T5),
-    ("lora_te_", CLIP),
+    # peft's wrapper: what follows may have a prefix of its own
+    ("base_model.model.", None),
+    ("transformer.", Model.FLUX),
+    ("model.diffusion_model.", Model.FLUX),
+    ("diffusion_model.", Model.FLUX),
+    ("lora_transformer_", Model.FLUX),
+    ("lora_unet_", Model.FLUX),
+    ("lycoris_", Model.FLUX),
+    ("text_encoders.clip_l.transformer.", Model.CLIP),
+    ("text_encoders.t5xxl.transformer.", Model.T5),
+    ("text_encoder_2.", Model.T5),
+    ("text_encoder.", Model.CLIP),
+    ("lora_te1_", Model.CLIP),
+    ("lora_te2_", Model.T5),
+    ("lora_te3_", Model.T5),
+    ("lora_te_", Model.CLIP),
 )
 BARE_CLIP = "text_model."
 
@@ -52,13 +58,12 @@ XLABS = {
     },
     "single_blocks": {"processor.qkv_lora": IMAGE_QKV, "processor.proj_lora": ("proj_out",)},
 }
-# BFL: shift, scale; diffusers: scale, shift (as in checkpoints.py)
-SWAPPED = "final_layer.adaLN_modulation.1"
 # the projection comes after the pooled vector that Flux reads, so a LoRA of it changes nothing
 UNUSED = {
-    CLIP: frozenset(("text_projection", "text_model.text_projection", "text_model_text_projection"))
+    Model.CLIP: frozenset(
+        ("text_projection", "text_model.text_projection", "text_model_text_projection")
+    )
 }
-
 
 # (outputs, inputs) of Flux's linear layers, in multiples of the width; what is no multiple stands
 # in `flux_layers`. Source: diffusers 0.42.1 models/transformers/transformer_flux.py
@@ -87,48 +92,44 @@ def flux_layers(shape: FluxShape) -> dict[str, tuple[int, int]]:
     """
     width, embedding = shape.width, "time_text_embed"
     layers = {"x_embedder": (width, LATENT_WIDTH), "context_embedder": (width, shape.context)}
-    for name, inputs, there in (
-        ("timestep", TIMESTEP_CHANNELS, True),
-        ("text", shape.pooled, True),
-        ("guidance", TIMESTEP_CHANNELS, shape.guidance),
-    ):
-        if there:
-            layers[f"{embedding}.{name}_embedder.linear_1"] = (width, inputs)
-            layers[f"{embedding}.{name}_embedder.linear_2"] = (width, width)
+    embedders = {"timestep": TIMESTEP_CHANNELS, "text": shape.pooled}
+    if shape.guidance:
+        embedders["guidance"] = TIMESTEP_CHANNELS
+    for name, inputs in embedders.items():
+        layers[f"{embedding}.{name}_embedder.linear_1"] = (width, inputs)
+        layers[f"{embedding}.{name}_embedder.linear_2"] = (width, width)
     for blocks, count, table in (
         ("transformer_blocks", shape.double, DOUBLE_LAYERS),
         ("single_transformer_blocks", shape.single, SINGLE_LAYERS),
     ):
         for index in range(count):
-            layers |= {
-                f"{blocks}.{index}.{name}": (outs * width, ins * width)
-                for name, (outs, ins) in table.items()
-            }
+            for name, (outputs, inputs) in table.items():
+                layers[f"{blocks}.{index}.{name}"] = (outputs * width, inputs * width)
     return layers | {"norm_out.linear": (2 * width, width), "proj_out": (LATENT_WIDTH, width)}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The layers that one pair of matrices belongs to: their output rows one after the other.
-    swapped: in halves, exchanged.
-    """
+    """The layers that one pair of matrices belongs to."""
 
+    # their output rows stand one after the other
     layers: tuple[str, ...]
+    # whether the halves of the rows are exchanged
     swapped: bool = False
 
 
-def split_prefix(name: str) -> tuple[str, str]:
+def split_prefix(name: str) -> tuple[Model, str]:
     """(model, the rest) of a layer's name in a file."""
     if name.startswith(BARE_CLIP):
-        return CLIP, name
+        return Model.CLIP, name
     for prefix, model in PREFIXES:
         if name.startswith(prefix):
             rest = name[len(prefix) :]
             return split_prefix(rest) if model is None else (model, rest)
-    return FLUX, name
+    return Model.FLUX, name
 
 
-def targets(model: str, layers: Iterable[str]) -> dict[str, Target]:
+def targets(model: Model, layers: Iterable[str]) -> dict[str, Target]:
     """Every spelling of every layer of a model -> its target.
 
     layers: the names of the linear layers, in diffusers' or transformers' spelling.
@@ -140,27 +141,28 @@ def targets(model: str, layers: Iterable[str]) -> dict[str, Target]:
     return table
 
 
-def _spellings(model: str, layers: list[str]) -> Iterator[tuple[str, Target]]:
+def _spellings(model: Model, layers: list[str]) -> Iterator[tuple[str, Target]]:
     for layer in layers:
         yield layer, Target((layer,))
-    if model == CLIP:  # transformers 5 dropped the prefix that every file has
-        yield from (
-            (f"{BARE_CLIP}{layer}", Target((layer,)))
-            for layer in layers
-            if not layer.startswith(BARE_CLIP)
-        )
-    elif model == FLUX:
+    if model is Model.CLIP:
+        # transformers 5 dropped the prefix that every file has
+        for layer in layers:
+            if not layer.startswith(BARE_CLIP):
+                yield f"{BARE_CLIP}{layer}", Target((layer,))
+    elif model is Model.FLUX:
         yield from _bfl_spellings(layers)
 
 
 def _bfl_spellings(layers: list[str]) -> Iterator[tuple[str, Target]]:
     known = set(layers)
-    for name, found in FLUX_TOP.items():
-        if known.issuperset(found):  # schnell has no guidance_in
-            yield name, Target(tuple(found), swapped=name == SWAPPED)
+    for name, layer in FLUX_TOP.items():
+        # schnell has no guidance_in
+        if known.issuperset(layer):
+            yield name, Target(layer, swapped=name == FLUX_SWAPPED)
     for blocks, (target_blocks, table) in FLUX_BLOCKS.items():
         for index in range(depth_of(layers, target_blocks)):
             for name, parts in {**table, **XLABS[blocks]}.items():
                 target = Target(tuple(f"{target_blocks}.{index}.{part}" for part in parts))
-                if known.issuperset(target.layers):  # the norms are no linear layers
+                # the norms are not linear layers
+                if known.issuperset(target.layers):
                     yield f"{blocks}.{index}.{name}", target

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -141,7 +142,8 @@ class Placement:
 
     def with_on_cpu(self, model: Model) -> Placement:
         """The same, but for the model's module, which runs on the CPU."""
-        return replace(self, **{DEVICE_FIELDS[model.module]: CPU})
+        changes: dict[str, Any] = {DEVICE_FIELDS[model.module]: CPU}
+        return replace(self, **changes)
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
         """The arithmetic of a model that runs on `device`: a CPU beside a GPU computes in float32,

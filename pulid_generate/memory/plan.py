@@ -82,6 +82,10 @@ class Stage:
     waiting: int = 0
     measures: tuple[Measure, ...] = ()
 
+    def has(self, kind: MeasureKind) -> bool:
+        """Whether a measure of this kind was chosen."""
+        return any(measure.kind is kind for measure in self.measures)
+
     @property
     def needs(self) -> dict[str, int]:
         """Bytes by device."""
@@ -108,11 +112,7 @@ class Plan:
     @property
     def sixteen_bit(self) -> frozenset[Model]:
         """The models that keep the 16 bits of their files."""
-        return frozenset(
-            stage.model
-            for stage in self.stages
-            if any(measure.kind is MeasureKind.SIXTEEN_BIT for measure in stage.measures)
-        )
+        return frozenset(stage.model for stage in self.stages if stage.has(MeasureKind.SIXTEEN_BIT))
 
     @property
     def verdict(self) -> str:

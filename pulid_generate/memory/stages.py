@@ -148,8 +148,7 @@ def _sixteen_bit(case: Case, whole: Stage, working: int, dequantize: bool) -> St
         return None
     measure = Measure(
         MeasureKind.SIXTEEN_BIT,
-        "16-bit weights kept and widened layer by layer, "
-        f"float32 would take {gib(whole.weights)}",
+        f"16-bit weights kept and widened layer by layer, float32 would take {gib(whole.weights)}",
     )
     widened = footprint.largest * 4
     return replace(whole, weights=kept, working=working + widened, measures=(measure,))
@@ -189,9 +188,7 @@ def _vae_stage(case: Case) -> tuple[Stage, tuple[int, int] | None]:
     if case.work.tile is not None or fits(case, whole):
         return whole, case.work.tile
     text = f"decoded in tiles, the whole picture would take {gib(whole.working)}"
-    tiled = replace(
-        _vae_stage_in(case, DEFAULT_TILE), measures=(Measure(MeasureKind.TILED, text),)
-    )
+    tiled = replace(_vae_stage_in(case, DEFAULT_TILE), measures=(Measure(MeasureKind.TILED, text),))
     return (tiled, DEFAULT_TILE) if fits(case, tiled) else (whole, None)
 
 

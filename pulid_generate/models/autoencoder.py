@@ -24,13 +24,14 @@ import re
 from pulid_extract.shared.model_files import Header
 from pulid_generate.files.layouts import (
     LATENT_CHANNELS,
+    LATENT_SCALE,
     VAE_MARKER,
     VAE_NAMES,
 )
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.models.tiles import tiled
-from pulid_generate.request.tiling import SCALE, Tiling
+from pulid_generate.request.tiling import Tiling
 
 
 def decode(vae: Any, latents: Tensor, *, tiling: Tiling | None = None) -> np.ndarray:
@@ -46,7 +47,9 @@ def decode(vae: Any, latents: Tensor, *, tiling: Tiling | None = None) -> np.nda
         return vae.decode(tile, return_dict=False)[0].float()
 
     with torch.inference_mode():
-        image = (apply(scaled) if tiling is None else tiled(apply, scaled, tiling, SCALE, 1))[0]
+        image = (
+            apply(scaled) if tiling is None else tiled(apply, scaled, tiling, LATENT_SCALE, 1)
+        )[0]
     if not torch.isfinite(image).all():
         raise CheckpointError(
             "the autoencoder gave NaN or infinite pixels; a damaged file, or float16 where --dtype bfloat16 is needed"
@@ -67,9 +70,9 @@ def encode(
     InputError for other sides, CheckpointError if not finite.
     """
     height, width = image.shape[:2]
-    if height % SCALE or width % SCALE:
+    if height % LATENT_SCALE or width % LATENT_SCALE:
         raise InputError(
-            f"the picture to start from is {width}x{height} pixels; the autoencoder takes multiples of {SCALE}"
+            f"the picture to start from is {width}x{height} pixels; the autoencoder takes multiples of {LATENT_SCALE}"
         )
     pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1).to(
         vae.device, vae.dtype
@@ -81,7 +84,7 @@ def encode(
 
     with torch.inference_mode():
         moments = (
-            apply(pixels) if tiling is None else tiled(apply, pixels, tiling, 1, SCALE)
+            apply(pixels) if tiling is None else tiled(apply, pixels, tiling, 1, LATENT_SCALE)
         ).cpu()
         mean, log_variance = moments.chunk(2, dim=1)
         latents = (
@@ -120,7 +123,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
     levels = depth_of(shapes, first.partition(".{}")[0])
     try:
         channels = [shapes[first.format(level)][0] for level in range(levels)]
-        latent = shapes[VAE_MARKER][1]
+        latent = shapes[VAE_MARKER[0]][1]
     except KeyError as error:
         raise CheckpointError(
             f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.files.layouts import CLIP_MARKER
+from pulid_generate.files.layouts import CLIP_MARKER, TEXT_HEAD_WIDTH
 from pulid_generate.files.storage import depth_of
-from pulid_generate.models.t5 import HEAD_WIDTH, Note, check_ids
+from pulid_generate.models.t5 import Note, check_ids
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
 from pulid_generate.models.tokenizers import clip_tokenizer
 from pulid_generate.models.weighted_prompts import clip_ids
@@ -43,13 +43,13 @@ class ClipText:
         )
         state = dict(read_tensors(header, CLIP_MARKER, device, dtype, skip=extras))
         try:
-            rows, width = state[CLIP_MARKER].shape
+            rows, width = state[CLIP_MARKER[0]].shape
             config = CLIPTextConfig(
                 vocab_size=rows,
                 hidden_size=width,
                 intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
                 num_hidden_layers=depth_of(state, "encoder.layers"),
-                num_attention_heads=width // HEAD_WIDTH,
+                num_attention_heads=width // TEXT_HEAD_WIDTH,
                 max_position_embeddings=state["embeddings.position_embedding.weight"].shape[0],
                 hidden_act="quick_gelu",
                 layer_norm_eps=1e-5,

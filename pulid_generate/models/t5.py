@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.files.layouts import T5_MARKER
+from pulid_generate.files.layouts import T5_LONGEST, T5_MARKER, T5_TABLES
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
 from pulid_generate.models.tokenizers import read_t5_tokenizer
@@ -27,9 +27,7 @@ from pulid_generate.models.weighted_prompts import encode_chunks, t5_chunks, t5_
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed
 from pulid_generate.request.prompt import parse_weights
 
-HEAD_WIDTH = 64  # CLIP-L and T5 (d_kv); the tensors give only heads * width
 T5_PAD = 0
-T5_LONGEST = 512  # BFL's length for dev; Flux was not trained beyond
 T5_MAX_DISTANCE = 128  # relative_attention_max_distance of every T5
 
 # llama.cpp's T5 names -> Hugging Face's. Source: llama.cpp
@@ -47,8 +45,6 @@ T5_GGUF_BLOCK = {
     "ffn_down": "1.DenseReluDense.wo",
     "ffn_norm": "1.layer_norm",
 }
-# the same embedding; files store either or both
-T5_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 
 Note = Callable[[str], None]
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import CheckpointError, IdentityError, RequestError
-from pulid_generate.files.layouts import CLIP_MARKER, T5_MARKER, FluxShape
+from pulid_generate.files.layouts import FluxShape
+from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.storage import check_storage, part_of, width_of
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import check_fit
 from pulid_generate.injection.layer_skip import check_layers
 from pulid_generate.lora.files import LoraFile, read_lora, resolve
-from pulid_generate.lora.names import FLUX, flux_layers
+from pulid_generate.lora.names import flux_layers
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, LoraUse, StartPicture, Subject
@@ -93,8 +94,8 @@ class Fitting:
     def _check_widths(self) -> None:
         flux, clip, t5 = self.files.flux, self.files.clip_l, self.files.t5xxl
         for found, marker, wanted, usual in (
-            (clip, CLIP_MARKER, self.shape.pooled, "clip_l.safetensors"),
-            (t5, T5_MARKER, self.shape.context, "t5xxl_fp16.safetensors"),
+            (clip, Model.CLIP.marker, self.shape.pooled, "clip_l.safetensors"),
+            (t5, Model.T5.marker, self.shape.context, "t5xxl_fp16.safetensors"),
         ):
             check_storage(part_of(found.header, marker))
             width = width_of(found.header, marker)
@@ -125,7 +126,7 @@ class Fitting:
         for lora in loras:
             if lora.path not in self.loras:
                 self.loras[lora.path] = read_lora(lora.path)
-            resolve(self.loras[lora.path], FLUX, layers)
+            resolve(self.loras[lora.path], Model.FLUX, layers)
 
     def _cut(
         self, times: tuple[float, ...], request: GenerationRequest, start: StartPicture

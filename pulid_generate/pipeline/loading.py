@@ -13,6 +13,7 @@ import torch
 
 from pulid_extract.shared.cpu_linear import use_cpu_linear
 from pulid_generate.errors import RequestError
+from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import Plan
@@ -68,16 +69,15 @@ class Models:
 
     def clip(self) -> ClipText:
         """CLIP-L. Raises CheckpointError."""
-        device = self.placement.text_device
-        clip = ClipText.load(self.files.clip_l.header, self.placement.dtype_on(device), device)
-        _tune(clip.model, device, self.placement.dtype_on(device))
+        device, dtype = self.placement.device_of(Model.CLIP), self.placement.dtype_of(Model.CLIP)
+        clip = ClipText.load(self.files.clip_l.header, dtype, device)
+        _tune(clip.model, device, dtype)
         return clip
 
     @property
     def t5_dtype(self) -> torch.dtype:
-        """The arithmetic of T5. T5-XXL's activations overflow float16."""
-        dtype = self.placement.dtype_on(self.placement.text_device)
-        return torch.bfloat16 if dtype == torch.float16 else dtype
+        """The arithmetic of T5."""
+        return self.placement.dtype_of(Model.T5)
 
     @cached_property
     def t5_words(self) -> Any:
@@ -88,25 +88,25 @@ class Models:
 
     def t5(self) -> T5Text:
         """T5 and its tokenizer. Raises CheckpointError."""
-        device, keep = self.placement.text_device, "T5" in self.plan.narrow
-        storage = self.placement.storage(device, "te")
+        device, keep = self.placement.device_of(Model.T5), Model.T5 in self.plan.sixteen_bit
+        storage = self.placement.storage_of(Model.T5)
         t5 = T5Text.load(
             self.files.t5xxl.header, self.t5_words, None if keep else self.t5_dtype, storage
         )
         _tune(t5.model, device, self.t5_dtype)
         if keep:
             widen_while_running(t5.model, whole=t5.whole)
-        self._stream("T5", t5.model, device)
+        self._stream(Model.T5, t5.model, device)
         return t5
 
     def flux(self) -> Any:
         """Flux's transformer. Raises CheckpointError."""
-        device, keep = self.placement.device, "Flux" in self.plan.narrow
+        device, keep = self.placement.device, Model.FLUX in self.plan.sixteen_bit
         dtype = None if keep else self.placement.dtype
         flux = load_flux(
             self.files.flux.header,
             dtype,
-            self.placement.storage(device),
+            self.placement.storage_of(Model.FLUX),
             dequantize=self.dequantize,
         )
         _tune(flux, device, self.placement.dtype)
@@ -114,15 +114,15 @@ class Models:
             compute_quantized(flux, self.compute, self.weight_cache)
         if keep:
             widen_while_running(flux)
-        self._stream("Flux", flux, device)
+        self._stream(Model.FLUX, flux, device)
         return flux
 
     def vae(self) -> Any:
         """The autoencoder. Raises CheckpointError."""
-        device = self.placement.vae_device
-        return load_vae(self.files.vae.header, self.placement.dtype_on(device), device)
+        device, dtype = self.placement.device_of(Model.VAE), self.placement.dtype_of(Model.VAE)
+        return load_vae(self.files.vae.header, dtype, device)
 
-    def _stream(self, name: str, model: Any, device: torch.device) -> None:
+    def _stream(self, name: Model, model: Any, device: torch.device) -> None:
         """Weights that wait in main memory: all blocks but those that the plan keeps on the
         device.
         """

@@ -23,16 +23,16 @@ from torch import Tensor
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import Found
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
-from pulid_generate.files.layouts import FLUX_MARKER, T5_MARKER
+from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.storage import quality_notes
 from pulid_generate.injection.compiling import check_compiler, compile_blocks
 from pulid_generate.lora.files import resolve
 from pulid_generate.lora.hooks import attach_lora_files
-from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
+from pulid_generate.lora.names import flux_layers
 from pulid_generate.memory.devices import available_on, give_back_memory
 from pulid_generate.memory.placement import Placement
-from pulid_generate.memory.plan import Plan, Work
+from pulid_generate.memory.plan import MeasureKind, Plan, Work
 from pulid_generate.memory.planning import make_plan
 from pulid_generate.models.autoencoder import decode, encode
 from pulid_generate.models.clip import ClipText
@@ -103,8 +103,8 @@ class Pipeline:
         self.models = Models(
             files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache
         )
-        for found, marker in ((files.flux, FLUX_MARKER), (files.t5xxl, T5_MARKER)):
-            for line in quality_notes(found.header, marker):
+        for found, model in ((files.flux, Model.FLUX), (files.t5xxl, Model.T5)):
+            for line in quality_notes(found.header, model.marker):
                 self.note(line)
 
     @property
@@ -170,8 +170,8 @@ class Pipeline:
             batch=batch,
             extra=self._lora_bytes(jobs) + self.models.weight_cache + extra,
         )
-        devices = (self.placement.device, self.placement.text_device, self.placement.vae_device)
-        return make_plan(self.files, work, self.placement, available or available_on(devices))
+        available = available or available_on(self.placement.devices)
+        return make_plan(self.files, work, self.placement, available)
 
     def adopt(self, plan: Plan) -> None:
         """Load models as this plan has it from now on. Raises PlacementError if they cannot fit."""
@@ -179,9 +179,7 @@ class Pipeline:
         self.models.plan = plan
         for line in plan.notes():
             self.note(line)
-        if self.compile and any(
-            stage.name == "Flux" and stage.measures for stage in plan.stages if plan.resident
-        ):
+        if self.compile and plan.stage(Model.FLUX).has(MeasureKind.STREAMED):
             raise PlacementError(
                 "compile: blocks that stream through the device cannot be compiled; leave out --compile, or --offload-to-cpu and --max-vram"
             )
@@ -207,7 +205,7 @@ class Pipeline:
             sum(
                 product.down.numel() + product.up.numel()
                 for lora in job.loras
-                for product in resolve(self.fitting.loras[lora.path], FLUX, layers).values()
+                for product in resolve(self.fitting.loras[lora.path], Model.FLUX, layers).values()
             )
             for job in jobs
         ]
@@ -224,20 +222,20 @@ class Pipeline:
         jobs = [self.tiled(job, plan) for job in jobs]
         texts = self._encode_texts(jobs)
         starts = (
-            self.stage("autoencoder", self.encode_starts, jobs)
+            self.stage(Model.VAE, self.encode_starts, jobs)
             if any(job.start for job in jobs)
             else {}
         )
-        latents = self.stage("Flux", self._denoise, jobs, texts, starts)
+        latents = self.stage(Model.FLUX, self._denoise, jobs, texts, starts)
         lengths = [text.lengths for text in texts]
         texts.clear()
-        vae = self.stage("autoencoder", self.models.vae)
+        vae = self.stage(Model.VAE, self.models.vae)
         for job, latent, t5_lengths in zip(jobs, latents, lengths, strict=True):
             yield self.decode(vae, latent, job, t5_lengths)
 
     # --------------------------------------------------------------------------------------- stages
 
-    def stage(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    def stage(self, name: Model, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run one stage. `work` loads its own model, so that its return drops the last reference:
         memory is free before the next load.
         """
@@ -248,7 +246,9 @@ class Pipeline:
         finally:
             give_back_memory()
 
-    def guarded(self, name: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def guarded(
+        self, name: Model, work: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Any:
         """Call `work`; running out of memory becomes a line that names the flags which help."""
         try:
             return work(*arguments, **options)
@@ -259,18 +259,12 @@ class Pipeline:
                 raise
             raise self._out_of_memory(name) from None
 
-    def _out_of_memory(self, name: str) -> PlacementError:
-        where, helps, only_beside_a_cpu = {
-            "autoencoder": (
-                self.placement.vae_device,
-                "--vae-tiling, a smaller picture",
-                "--vae-on-cpu",
-            ),
-            "Flux": (self.placement.device, "a GGUF file, a smaller picture", "--offload-to-cpu"),
-        }.get(
-            name,
-            (self.placement.text_device, "a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"),
-        )
+    def _out_of_memory(self, name: Model) -> PlacementError:
+        helps, only_beside_a_cpu = {
+            Model.VAE: ("--vae-tiling, a smaller picture", "--vae-on-cpu"),
+            Model.FLUX: ("a GGUF file, a smaller picture", "--offload-to-cpu"),
+        }.get(name, ("a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"))
+        where = self.placement.device_of(name)
         if where.type != "cpu":
             helps = f"{only_beside_a_cpu}, {helps}"
         return PlacementError(f"{name}: out of memory on {where}; try {helps}")
@@ -296,8 +290,8 @@ class Pipeline:
 
         Raises CheckpointError, and RequestError for a prompt that is too long.
         """
-        pooled = self.stage("CLIP-L", self._pool, prompts, clip)
-        self.stage("T5", self._encode, prompts, pooled, keep, t5)
+        pooled = self.stage(Model.CLIP, self._pool, prompts, clip)
+        self.stage(Model.T5, self._encode, prompts, pooled, keep, t5)
 
     def _pool(self, prompts: Sequence[Prompt], clip: ClipText | None) -> dict[Prompt, Tensor]:
         """CLIP's vector (1, P) of every prompt, in the compute dtype on the main device."""
@@ -305,7 +299,9 @@ class Pipeline:
         device = self.placement.text_device
         pooled = {}
         for loras, group in groupby(prompts, lambda prompt: prompt.loras):
-            with self._attached(clip.model, CLIP, loras, self.placement.dtype_on(device), device):
+            with self._attached(
+                clip.model, Model.CLIP, loras, self.placement.dtype_on(device), device
+            ):
                 for prompt in group:
                     vector = (
                         clip.encode_weighted(prompt.text)
@@ -327,7 +323,7 @@ class Pipeline:
         t5 = t5 or self.models.t5()
         for loras, group in groupby(prompts, lambda prompt: prompt.loras):
             with self._attached(
-                t5.model, T5, loras, self.models.t5_dtype, self.placement.text_device
+                t5.model, Model.T5, loras, self.models.t5_dtype, self.placement.text_device
             ):
                 for prompt in group:
                     ids = (
@@ -398,7 +394,7 @@ class Pipeline:
     ) -> AbstractContextManager[None]:
         """The LoRAs on Flux."""
         return self._attached(
-            denoiser.flux, FLUX, loras, self.placement.dtype, self.placement.device
+            denoiser.flux, Model.FLUX, loras, self.placement.dtype, self.placement.device
         )
 
     def latents(
@@ -425,14 +421,14 @@ class Pipeline:
         """The picture of a job's latent. t5_lengths: as `Texts.lengths`."""
         return Picture(
             job,
-            self.guarded("autoencoder", _decode, vae, latent, job),
+            self.guarded(Model.VAE, _decode, vae, latent, job),
             self.describe(job, t5_lengths),
         )
 
     def _attached(
         self,
         model: Any,
-        kind: str,
+        kind: Model,
         loras: Sequence[LoraUse],
         dtype: torch.dtype,
         device: torch.device,

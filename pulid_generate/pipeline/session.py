@@ -21,8 +21,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pulid_generate.errors import CheckpointError, PlacementError
+from pulid_generate.files.model import Model
 from pulid_generate.memory.devices import available_on, give_back_memory
-from pulid_generate.memory.plan import CLIP, FLUX, T5, VAE, Plan
+from pulid_generate.memory.plan import Plan
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.pipeline import Pipeline
@@ -34,7 +35,11 @@ from pulid_generate.version import __version__
 # of whom the plan makes room: no more folded identities are kept (denoiser.IDENTITIES_KEPT, both
 # branches)
 PEOPLE_COUNTED = 16
-SIDE_BY_SIDE = ((CLIP, T5, VAE), (VAE,), ())  # what may stay beside Flux, the best first
+SIDE_BY_SIDE = (
+    (Model.CLIP, Model.T5, Model.VAE),
+    (Model.VAE,),
+    (),
+)  # what may stay beside Flux, the best first
 
 
 class Session:
@@ -51,8 +56,8 @@ class Session:
         self.pipeline, self.cache, self.batch, self.serving = pipeline, cache, batch, serving
         place = pipeline.placement
         # before anything of ours is loaded
-        self.available = available_on((place.device, place.text_device, place.vae_device))
-        self.beside: frozenset[str] = frozenset()
+        self.available = available_on(place.devices)
+        self.beside: frozenset[Model] = frozenset()
         self._kinds: dict[Hashable, tuple[Job, Plan]] = {}
         self._people: dict[str, Job] = {}
         self.kept = PEOPLE_COUNTED  # folded identities that the plan makes room for
@@ -98,13 +103,13 @@ class Session:
     def keeps_autoencoder(self) -> bool:
         """Whether the autoencoder stays beside Flux."""
         self._replan()
-        return VAE in self.beside
+        return Model.VAE in self.beside
 
     @property
     def keeps_encoders(self) -> bool:
         """Whether the text encoders stay beside Flux."""
         self._replan()
-        return T5 in self.beside
+        return Model.T5 in self.beside
 
     def _replan(self) -> None:
         """Decide what stays beside Flux. What is loaded stays, unless it would have to be loaded
@@ -123,7 +128,7 @@ class Session:
             )
         if base.problem and self.batch > 1:
             raise PlacementError(f"--batch-size {self.batch}: {base.problem}")
-        plan, beside = base, frozenset[str]()
+        plan, beside = base, frozenset[Model]()
         for names in SIDE_BY_SIDE if self.serving else SIDE_BY_SIDE[1:]:
             extra = _bytes_beside(base, names)
             plan = self.pipeline.plan(
@@ -131,13 +136,16 @@ class Session:
             )
             # text encoders are not worth a slower Flux; the autoencoder is worth it, else Flux
             # would have to leave and come back
-            slower = T5 in names and (plan.narrow, plan.resident) != (base.narrow, base.resident)
+            slower = Model.T5 in names and (plan.sixteen_bit, plan.resident) != (
+                base.sixteen_bit,
+                base.resident,
+            )
             if not plan.problem and not slower and _fits_elsewhere(plan, names):
                 beside = frozenset(names)
                 break
         before = self._plan
-        if before is not None and (before.narrow, before.resident, self.beside) == (
-            plan.narrow,
+        if before is not None and (before.sixteen_bit, before.resident, self.beside) == (
+            plan.sixteen_bit,
             plan.resident,
             beside,
         ):
@@ -166,9 +174,9 @@ class Session:
         missing = self.lacks(prompts)
         if not missing:
             return
-        if T5 in self.beside:
-            self._clip = self._clip or self.pipeline.stage("CLIP-L", self.pipeline.models.clip)
-            self._t5 = self._t5 or self.pipeline.stage("T5", self.pipeline.models.t5)
+        if Model.T5 in self.beside:
+            self._clip = self._clip or self.pipeline.stage(Model.CLIP, self.pipeline.models.clip)
+            self._t5 = self._t5 or self.pipeline.stage(Model.T5, self.pipeline.models.t5)
         else:
             self.release()
         self.pipeline.encode(missing, self._keep, self._clip, self._t5)
@@ -257,7 +265,7 @@ class Session:
         if not self.keeps_autoencoder:
             self.release()
         self._starts = self.pipeline.stage(
-            "autoencoder", self.pipeline.encode_starts, started, self.load_autoencoder()
+            Model.VAE, self.pipeline.encode_starts, started, self.load_autoencoder()
         )
         if not self.keeps_autoencoder:
             self.release()
@@ -270,7 +278,7 @@ class Session:
         with torch.inference_mode():
             denoiser = self._with(jobs[0].loras)
             latents = self.pipeline.guarded(
-                "Flux", self.pipeline.latents, denoiser, jobs, texts, self._starts, label
+                Model.FLUX, self.pipeline.latents, denoiser, jobs, texts, self._starts, label
             )
         return [(latent, text.lengths) for latent, text in zip(latents, texts, strict=True)]
 
@@ -278,7 +286,7 @@ class Session:
         """Flux with these LoRAs on it."""
         self._replan()
         if self._denoiser is None:
-            self._denoiser = self.pipeline.stage("Flux", self.pipeline.load_denoiser, self.kept)
+            self._denoiser = self.pipeline.stage(Model.FLUX, self.pipeline.load_denoiser, self.kept)
             self._compiled.enter_context(self.pipeline.compiled(self._denoiser))
             self._loras = ()
         if loras != self._loras:
@@ -293,7 +301,7 @@ class Session:
         if self._vae is None:
             if not self.keeps_autoencoder:
                 self.release()
-            self._vae = self.pipeline.stage("autoencoder", self.pipeline.models.vae)
+            self._vae = self.pipeline.stage(Model.VAE, self.pipeline.models.vae)
         return self._vae
 
     def decode(self, vae: Any, latent: Tensor, job: Job, t5_lengths: tuple[int, ...]) -> Picture:
@@ -327,18 +335,18 @@ def _kind(job: Job) -> Hashable:
     )
 
 
-def _bytes_beside(plan: Plan, names: Sequence[str]) -> int:
+def _bytes_beside(plan: Plan, names: Sequence[Model]) -> int:
     """What these stages take on Flux's device."""
-    [device] = [stage.device for stage in plan.stages if stage.name == FLUX]
-    return sum(stage.needs.get(device, 0) for stage in plan.stages if stage.name in names)
+    device = plan.stage(Model.FLUX).device
+    return sum(stage.needs.get(device, 0) for stage in plan.stages if stage.model in names)
 
 
-def _fits_elsewhere(plan: Plan, names: Sequence[str]) -> bool:
+def _fits_elsewhere(plan: Plan, names: Sequence[Model]) -> bool:
     """Whether Flux and these stages fit together on the other devices; on Flux's own, the plan has
     seen to it.
     """
-    [flux] = [stage for stage in plan.stages if stage.name == FLUX]
-    together = [stage for stage in plan.stages if stage.name in (*names, FLUX)]
+    flux = plan.stage(Model.FLUX)
+    together = [stage for stage in plan.stages if stage.model in (*names, Model.FLUX)]
     return all(
         sum(stage.needs.get(device, 0) for stage in together) <= have
         for device, have in plan.available.items()

@@ -12,20 +12,18 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from pulid_generate.errors import RequestError
+from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.prompt import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
-from pulid_generate.sampling.names import DEFAULT_SCHEDULE, check_method, check_schedule
+from pulid_generate.sampling.names import DEFAULT_SCHEDULE, Rng, check_method, check_schedule
 
-Rng = Literal["cpu", "cuda"]
 NegativeId = Literal["uncond", "same", "none"]
-SIZE_UNIT = 16  # pixels per image token: the autoencoder's 8 times Flux's patches of 2
 MAX_SIDE = 8192
 MAX_STEPS = MAX_BATCH = 10_000
 MAX_STRENGTH = 1000  # of guidances and of the identity; beyond it lies only overflow
 MAX_SHIFT = 10
 MAX_SEED = 2**63 - 1
-T5_LONGEST = 512
 DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP = "32x32", 0.5  # sd-cli's
 NO_SKIP, ALWAYS = SkipGuidance(), IdSchedule()
 
@@ -77,11 +75,13 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         for name in ("width", "height"):
             value = getattr(self, name)
-            if value < SIZE_UNIT or value % SIZE_UNIT or value > MAX_SIDE:
-                lower = min(max(value // SIZE_UNIT, 1) * SIZE_UNIT, MAX_SIDE)
-                near = f"{lower} or {lower + SIZE_UNIT}" if lower < value < MAX_SIDE else str(lower)
+            if value < TOKEN_PIXELS or value % TOKEN_PIXELS or value > MAX_SIDE:
+                lower = min(max(value // TOKEN_PIXELS, 1) * TOKEN_PIXELS, MAX_SIDE)
+                near = (
+                    f"{lower} or {lower + TOKEN_PIXELS}" if lower < value < MAX_SIDE else str(lower)
+                )
                 raise RequestError(
-                    f"{name} {value}: expected a multiple of {SIZE_UNIT} from {SIZE_UNIT} to {MAX_SIDE}; try {near}"
+                    f"{name} {value}: expected a multiple of {TOKEN_PIXELS} from {TOKEN_PIXELS} to {MAX_SIDE}; try {near}"
                 )
         for text in (self.prompt, self.negative_prompt):
             # how Python shows bytes that are not UTF-8

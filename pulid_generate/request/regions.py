@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pulid_generate.errors import RequestError
+from pulid_generate.files.layouts import TOKEN_PIXELS
 
-TOKEN_PIXELS = 16  # of a token's side: the autoencoder's 8 times Flux's patches of 2
 FEATHER = 1  # tokens inside the edge that are weaker: at a straight edge the outermost has 2/3
 
 

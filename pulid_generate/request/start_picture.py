@@ -25,9 +25,9 @@ from pulid_extract.shared.picture_file import (
     read_picture_bytes,
 )
 from pulid_generate.errors import InputError
+from pulid_generate.files.layouts import TOKEN_PIXELS
 
 FORMATS = PictureFormats(("JPEG", "PNG", "WEBP", "BMP", "TIFF"), "JPEG, PNG, WebP, BMP or TIFF")
-SIZE_UNIT = 16  # pixels per image token
 
 Source = str | Path | bytes
 
@@ -54,7 +54,9 @@ def init_image_size(source: Source) -> tuple[int, int]:
     least 16. Raises as `read_init_image`.
     """
     width, height = _decoded(source, "--init-img", "white").size
-    return max(width // SIZE_UNIT, 1) * SIZE_UNIT, max(height // SIZE_UNIT, 1) * SIZE_UNIT
+    return max(width // TOKEN_PIXELS, 1) * TOKEN_PIXELS, max(
+        height // TOKEN_PIXELS, 1
+    ) * TOKEN_PIXELS
 
 
 def read_mask(

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pulid_generate.errors import RequestError
-
-if TYPE_CHECKING:
-    pass
-
-
-SCALE = 8  # pixels per latent cell
-
+from pulid_generate.files.layouts import LATENT_SCALE
 
 MIN_TILE, MAX_OVERLAP = 4, 0.5  # sd-cli's limits
 
@@ -30,7 +23,7 @@ class Tiling:
     def __post_init__(self) -> None:
         if min(self.width, self.height) < MIN_TILE:
             raise RequestError(
-                f"vae-tile-size {self.width}x{self.height}: expected at least {MIN_TILE}x{MIN_TILE} latent cells of {SCALE} pixels"
+                f"vae-tile-size {self.width}x{self.height}: expected at least {MIN_TILE}x{MIN_TILE} latent cells of {LATENT_SCALE} pixels"
             )
         if not 0 <= self.overlap <= MAX_OVERLAP:
             raise RequestError(f"vae-tile-overlap {self.overlap:g}: expected 0 to {MAX_OVERLAP}")

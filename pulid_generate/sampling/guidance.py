@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pulid_generate.sampling.packing import LATENT_CHANNELS, LATENT_SCALE, pack
+from pulid_generate.files.layouts import LATENT_CHANNELS, LATENT_SCALE
+from pulid_generate.sampling.packing import pack
 
 Branch = Literal["positive", "negative", "skip"]
 

@@ -12,8 +12,12 @@ Source of the names: leejet/stable-diffusion.cpp src/stable-diffusion.cpp (`samp
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 from pulid_generate.errors import RequestError
+
+# who draws the noise: torch's generator, or the one that sd-cli's --rng cuda has
+Rng = Literal["cpu", "cuda"]
 
 METHODS: dict[str, str] = {
     "euler": "first order, one evaluation per step",

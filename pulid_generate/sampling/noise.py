@@ -8,15 +8,13 @@ ones for the samplers that add noise).
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pulid_generate.sampling.packing import LATENT_CHANNELS, LATENT_SCALE
-
-Rng = Literal["cpu", "cuda"]
+from pulid_generate.files.layouts import LATENT_CHANNELS, LATENT_SCALE
+from pulid_generate.sampling.names import Rng
 
 
 class NoiseStream:

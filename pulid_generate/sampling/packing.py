@@ -8,14 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LATENT_CHANNELS = 16
-LATENT_SCALE = 8  # pixels per latent cell
-PATCH = 2  # latent cells per token, along each axis
+from pulid_generate.files.layouts import PATCH, TOKEN_PIXELS
 
 
 def token_count(width: int, height: int) -> int:
     """Image tokens of a picture of width x height pixels."""
-    return (width // (LATENT_SCALE * PATCH)) * (height // (LATENT_SCALE * PATCH))
+    return (width // TOKEN_PIXELS) * (height // TOKEN_PIXELS)
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -34,14 +32,14 @@ def unpack(packed: Tensor, width: int, height: int) -> Tensor:
     """The inverse of `pack` for a picture of width x height pixels: (B, L, 64) -> (B, 16, height/8,
     width/8).
     """
-    rows, columns = height // (LATENT_SCALE * PATCH), width // (LATENT_SCALE * PATCH)
+    rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
     x = packed.reshape(packed.shape[0], rows, columns, -1, PATCH, PATCH)
     return x.permute(0, 3, 1, 4, 2, 5).reshape(packed.shape[0], -1, rows * PATCH, columns * PATCH)
 
 
 def position_ids(width: int, height: int) -> Tensor:
     """Rotary positions of the image tokens, (L, 3) float32: (0, row, column)."""
-    rows, columns = height // (LATENT_SCALE * PATCH), width // (LATENT_SCALE * PATCH)
+    rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
     grid = torch.zeros(rows, columns, 3)
     grid[..., 1] = torch.arange(rows)[:, None]
     grid[..., 2] = torch.arange(columns)[None, :]

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from pulid_generate.errors import RequestError
+from pulid_generate.files.layouts import LATENT_SCALE
 from pulid_generate.sampling.names import check_schedule
-from pulid_generate.sampling.packing import LATENT_SCALE, token_count
+from pulid_generate.sampling.packing import token_count
 
 # the BFL resolution shift: mu is linear in the number of image tokens through these two points
 SHIFT_TOKENS, SHIFT_MU = (256, 4096), (0.5, 1.15)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from pulid_generate.files.model import Model
 from pulid_generate.lora.files import Product, read_lora, resolve
 from pulid_generate.lora.hooks import linear_shapes
-from pulid_generate.lora.names import FLUX
 
 RANK = 3
 
@@ -126,7 +126,7 @@ def plain_lora(layer: str = LAYER, size: tuple[int, int] = (256, 256), leaves=PE
     return {f"{layer}.{leaves[0]}": down, f"{layer}.{leaves[1]}": up}
 
 
-def products_of(path: Path, model, kind: str = FLUX) -> dict[str, Product]:
+def products_of(path: Path, model, kind: Model = Model.FLUX) -> dict[str, Product]:
     return resolve(read_lora(path), kind, linear_shapes(model))
 
 

@@ -25,6 +25,8 @@ from support.micro_flags import model_flags, pulid_flags
 from support.paths import ROOT
 
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
+from pulid_generate.files.model import Model
+from pulid_generate.memory.plan import Measure, MeasureKind
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline import loading
 from pulid_generate.pipeline import pipeline as pipeline_module
@@ -210,10 +212,17 @@ def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(
     make_plan, widened = pipeline_module.make_plan, []
     widen = loading.widen_while_running
     # what a plan for little memory says; memory/test_plan.py has such plans
-    narrow = frozenset({"T5", "Flux"})
-    monkeypatch.setattr(
-        pipeline_module, "make_plan", lambda *a: replace(make_plan(*a), narrow=narrow)
-    )
+    measures = (Measure(MeasureKind.SIXTEEN_BIT, "for this test"),)
+
+    def plan_for_little_memory(*arguments):
+        plan = make_plan(*arguments)
+        stages = []
+        for stage in plan.stages:
+            transformer = stage.model in (Model.T5, Model.FLUX)
+            stages.append(replace(stage, measures=measures) if transformer else stage)
+        return replace(plan, stages=tuple(stages))
+
+    monkeypatch.setattr(pipeline_module, "make_plan", plan_for_little_memory)
     monkeypatch.setattr(
         loading,
         "widen_while_running",
@@ -238,7 +247,7 @@ def test_offloaded_weights_draw_the_same_picture(micro, person):
     )
     plain = Placement.choose("cpu")
     drawn = []
-    for placement in (plain, replace(plain, offload=frozenset({"diffusion", "te"}))):
+    for placement in (plain, replace(plain, offload=frozenset({Model.FLUX, Model.T5}))):
         pipeline = Pipeline(files, placement)
         jobs = pipeline.jobs(
             GenerationRequest("a cat", width=64, height=48, steps=2), read_embedding(person)

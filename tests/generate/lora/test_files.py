@@ -21,9 +21,10 @@ from support.lora_files import (
 
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.layouts import FluxShape
+from pulid_generate.files.model import Model
 from pulid_generate.lora.files import read_lora, resolve
 from pulid_generate.lora.hooks import attach_lora_files, linear_shapes
-from pulid_generate.lora.names import CLIP, FLUX, T5, flux_layers
+from pulid_generate.lora.names import flux_layers
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_zeros_for_layers_that_flux_has_not_are_no_reason_to_refuse(model, tmp_p
     }
     path = write(tmp_path / "l.safetensors", {**plain_lora(), **zeros})
     assert list(products_of(path, model)) == ["transformer_blocks.0.attn.to_q"]
-    assert not resolve(read_lora(path), T5, {})
+    assert not resolve(read_lora(path), Model.T5, {})
 
 
 def test_schnell_has_no_guidance_layers(kohya):
@@ -175,16 +176,16 @@ def test_sizes_can_be_checked_from_a_header_alone(guidance):
 def test_a_file_for_several_models_goes_to_each_in_part(model, tmp_path):
     clip = plain_lora("text_encoder.text_model.encoder.layers.0.mlp.fc1", (8, 4))
     lora = read_lora(write(tmp_path / "l.safetensors", {**plain_lora(), **clip}))
-    assert set(lora.models) == {FLUX, CLIP}
+    assert set(lora.models) == {Model.FLUX, Model.CLIP}
     before = velocity(model)
-    with attach_lora_files(model, FLUX, [(lora, 1.0)], torch.float32, "cpu"):
+    with attach_lora_files(model, Model.FLUX, [(lora, 1.0)], torch.float32, "cpu"):
         assert hooks_of(model) == 1
         assert not torch.equal(velocity(model), before)
-    with attach_lora_files(model, T5, [(lora, 1.0)], torch.float32, "cpu"):
+    with attach_lora_files(model, Model.T5, [(lora, 1.0)], torch.float32, "cpu"):
         assert hooks_of(model) == 0
     with (
-        pytest.raises(WeightsError, match="no layer of this CLIP-L"),
-        attach_lora_files(model, CLIP, [(lora, 1.0)], torch.float32, "cpu"),
+        pytest.raises(WeightsError, match="not a layer of this CLIP-L"),
+        attach_lora_files(model, Model.CLIP, [(lora, 1.0)], torch.float32, "cpu"),
     ):
         pass
     assert hooks_of(model) == 0

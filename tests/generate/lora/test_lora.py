@@ -28,9 +28,9 @@ from support.lora_files import (
 from torch import nn
 
 from pulid_generate.errors import WeightsError
+from pulid_generate.files.model import Model
 from pulid_generate.lora.files import Product, read_lora, resolve
 from pulid_generate.lora.hooks import attach_loras, linear_shapes
-from pulid_generate.lora.names import CLIP, FLUX, T5
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_names_are_diffusers_on_a_flux_of_the_public_width(tmp_path, source):
     else:
         tensors = xlabs_lora(3072)
         converted = theirs._convert_xlabs_flux_lora_to_diffusers(dict(tensors))
-    ours = resolve(read_lora(write(tmp_path / "l.safetensors", tensors)), FLUX, shapes)
+    ours = resolve(read_lora(write(tmp_path / "l.safetensors", tensors)), Model.FLUX, shapes)
     converted = {name.removeprefix("transformer."): tensor for name, tensor in converted.items()}
     assert {f"{layer}.{leaf}" for layer in ours for leaf in PEFT} == set(converted)
     for layer, product in ours.items():
@@ -182,9 +182,9 @@ def test_alphas_of_the_metadata(tmp_path, metadata, scale):
         {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up},
         written,
     )
-    assert read_lora(path).products[FLUX]["transformer_blocks.0.attn.to_q"].scale == pytest.approx(
-        scale
-    )
+    assert read_lora(path).products[Model.FLUX][
+        "transformer_blocks.0.attn.to_q"
+    ].scale == pytest.approx(scale)
 
 
 def test_pefts_description_beside_its_file(tmp_path):
@@ -197,7 +197,10 @@ def test_pefts_description_beside_its_file(tmp_path):
         json.dumps({"lora_alpha": 9, "use_rslora": False})
     )
     for name, scale in (("adapter_model.safetensors", 3), ("another.safetensors", 1)):
-        assert read_lora(write(tmp_path / name, tensors)).products[FLUX]["proj_out"].scale == scale
+        assert (
+            read_lora(write(tmp_path / name, tensors)).products[Model.FLUX]["proj_out"].scale
+            == scale
+        )
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(WeightsError, match="description of its alphas cannot be read"):
         read_lora(tmp_path / "adapter_model.safetensors")
@@ -206,13 +209,13 @@ def test_pefts_description_beside_its_file(tmp_path):
         read_lora(tmp_path / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("model_name", [CLIP, T5])
+@pytest.mark.parametrize("model_name", [Model.CLIP, Model.T5])
 def test_text_encoders(micro, tmp_path, model_name):
     from pulid_extract.shared.model_files import read_header
     from pulid_generate.models.clip import ClipText
     from pulid_generate.models.t5 import T5Text
 
-    if model_name == CLIP:
+    if model_name == Model.CLIP:
         text = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)
         layer, names = (
             "encoder.layers.0.mlp.fc1",
@@ -238,7 +241,7 @@ def test_text_encoders(micro, tmp_path, model_name):
         with torch.inference_mode():
             return (
                 text.encode("a cat")
-                if model_name == CLIP
+                if model_name == Model.CLIP
                 else text.encode(text.tokens("a cat", 16))
             )
 
@@ -254,7 +257,7 @@ def test_text_encoders(micro, tmp_path, model_name):
     assert relative(plain, truth) > 1e-4
     for name in names:
         tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-        if model_name == CLIP:  # comes after what Flux reads
+        if model_name == Model.CLIP:  # comes after what Flux reads
             projection = pair(64, 64, 1)
             tensors |= {
                 f"lora_te1_text_projection.{leaf}": tensor

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, RequestError
+from pulid_generate.files.model import Model
 from pulid_generate.memory import devices
 from pulid_generate.memory.devices import (
     available_memory,
@@ -59,8 +60,8 @@ def test_encoders_and_autoencoder_on_the_cpu_compute_in_float32(machine):
     assert (chosen.text_device.type, chosen.vae_device.type) == ("cpu", "cpu")
     assert chosen.dtype_on(chosen.text_device) == torch.float32
     assert chosen.dtype_on(chosen.device) == torch.bfloat16
-    assert chosen.storage(chosen.device).type == "cpu"
-    assert Placement.choose().storage(torch.device("cuda")).type == "cuda"
+    assert chosen.storage_of(Model.FLUX).type == "cpu"
+    assert Placement.choose().storage_of(Model.FLUX).type == "cuda"
 
 
 def test_devices_that_are_not_there_are_refused(machine):
@@ -113,24 +114,24 @@ def test_backend_places_modules_as_sd_cli_does(machine, flags, where):
 @pytest.mark.parametrize(
     ("flags", "offloaded"),
     [
-        ({}, ""),
-        ({"offload": True}, "diffusion te"),
-        ({"params_backend": "cpu"}, "diffusion te"),
-        ({"params_backend": "diffusion=cpu"}, "diffusion"),
-        ({"params_backend": "diffusion=disk,te=cuda0"}, "diffusion"),
-        ({"offload": True, "params_backend": "te=cuda0"}, "diffusion"),
-        ({"offload": True, "clip_on_cpu": True}, "diffusion"),  # it is there already
-        ({"offload": True, "device": "cpu"}, ""),
+        ({}, set()),
+        ({"offload": True}, {Model.FLUX, Model.T5}),
+        ({"params_backend": "cpu"}, {Model.FLUX, Model.T5}),
+        ({"params_backend": "diffusion=cpu"}, {Model.FLUX}),
+        ({"params_backend": "diffusion=disk,te=cuda0"}, {Model.FLUX}),
+        ({"offload": True, "params_backend": "te=cuda0"}, {Model.FLUX}),
+        # it is there already
+        ({"offload": True, "clip_on_cpu": True}, {Model.FLUX}),
+        ({"offload": True, "device": "cpu"}, set()),
     ],
 )
 def test_params_backend_is_where_weights_wait(machine, flags, offloaded):
     machine("cuda")
     chosen = Placement.choose(**flags)
-    assert chosen.offload == set(offloaded.split())
-    for module in ("diffusion", "te"):
-        assert (chosen.storage(torch.device("cuda"), module).type == "cpu") == (
-            module in offloaded.split()
-        )
+    assert chosen.offload == offloaded
+    for model in (Model.FLUX, Model.T5):
+        in_main_memory = model in offloaded or chosen.device_of(model).type == "cpu"
+        assert (chosen.storage_of(model).type == "cpu") == in_main_memory
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_max_vram_limits_a_device(machine, text, free, usable):
     assert chosen.usable(torch.device("cuda"), free * 2**30) == usable * 2**30
     # main memory is not a device's
     assert chosen.usable(torch.device("cpu"), free * 2**30) == free * 2**30
-    assert chosen.streams("diffusion") == ((text is not None and usable < free) or text == "30")
+    assert chosen.streams(Model.FLUX) == ((text is not None and usable < free) or text == "30")
 
 
 def test_assignments_as_text():

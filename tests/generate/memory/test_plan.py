@@ -20,11 +20,11 @@ from support.paths import ROOT
 
 from pulid_extract.shared.model_files import Header, read_header
 from pulid_generate.errors import PlacementError
-from pulid_generate.files import layouts
-from pulid_generate.memory import footprint, plan, residency, streaming
+from pulid_generate.files.model import Model
+from pulid_generate.memory import footprint
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.placement import Placement
-from pulid_generate.memory.plan import Work, as_dict, as_table
+from pulid_generate.memory.plan import MeasureKind, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
 from pulid_generate.memory.residency import choose_resident, device_bytes
 from pulid_generate.models.autoencoder import load_vae
@@ -82,29 +82,25 @@ def files(
 PORTRAIT = Work(1024, 1024, id_tokens=(32,))
 
 
-def stage(made: plan.Plan, name: str) -> plan.Stage:
-    return next(stage for stage in made.stages if stage.name == name)
-
-
 # ----------------------------------------------------------------------------------------- counting
 
 
 def test_published_sizes():
-    flux = Footprint.of(header(FLUX, "BF16"), "Flux")
+    flux = Footprint.of(header(FLUX, "BF16"), Model.FLUX.marker)
     assert flux.numbers == 11_901_408_320
     assert flux.bytes(2) == 23_802_816_640  # the file, less its header
     assert len(flux.block_bytes(2)) == 19 + 38
     assert flux.block_bytes(2)[0] == 2 * 339_831_296  # a double block
     assert flux.block_bytes(2)[-1] == 2 * 141_591_808  # a single block
-    assert Footprint.of(header(T5, "F16"), "T5").numbers == 4_762_310_656
-    assert len(Footprint.of(header(T5, "F16"), "T5").block_bytes(2)) == 24
-    assert Footprint.of(header(VAE, "F32"), "autoencoder").bytes(4) == 4 * 83_819_683
+    assert Footprint.of(header(T5, "F16"), Model.T5.marker).numbers == 4_762_310_656
+    assert len(Footprint.of(header(T5, "F16"), Model.T5.marker).block_bytes(2)) == 24
+    assert Footprint.of(header(VAE, "F32"), Model.VAE.marker).bytes(4) == 4 * 83_819_683
 
 
 def test_packed_matrices_count_as_stored_until_they_are_dequantised():
-    whole = Footprint.of(header(FLUX, "BF16"), "Flux")
+    whole = Footprint.of(header(FLUX, "BF16"), Model.FLUX.marker)
     for kind, bytes_per_number in (("Q8_0", 34 / 32), ("Q4_K", 144 / 256), ("F8_E4M3", 1)):
-        packed = Footprint.of(header(FLUX, "BF16", packed=kind), "Flux")
+        packed = Footprint.of(header(FLUX, "BF16", packed=kind), Model.FLUX.marker)
         matrices = sum(
             math.prod(shape) for type_, shape in packed.tensors.values() if type_ == kind
         )
@@ -120,22 +116,8 @@ def test_a_model_is_found_in_a_file_that_holds_several():
         header(FLUX, "BF16", "model.diffusion_model.").tensors
     )
     both = Header(Path("aio"), "safetensors", tensors)
-    assert Footprint.of(both, "Flux").numbers == 11_901_408_320
-    assert Footprint.of(both, "autoencoder").numbers == 83_819_683
-
-
-def test_markers_are_those_of_the_loaders():
-    def spellings(marker):
-        return {marker} if isinstance(marker, str) else set(marker)
-
-    for name, marker in (
-        ("Flux", layouts.FLUX_MARKER),
-        ("autoencoder", layouts.VAE_MARKER),
-        ("CLIP-L", layouts.CLIP_MARKER),
-        ("T5", layouts.T5_MARKER),
-    ):
-        assert spellings(marker) <= set(layouts.MARKERS[name])
-    assert residency.BUFFERS == streaming.SLOTS
+    assert Footprint.of(both, Model.FLUX.marker).numbers == 11_901_408_320
+    assert Footprint.of(both, Model.VAE.marker).numbers == 83_819_683
 
 
 def test_no_torch_is_needed_to_plan():
@@ -183,7 +165,9 @@ def test_flux_activations_are_what_a_forward_takes(micro, dtype):
         "txt_ids": torch.zeros(text, 3),
         "return_dict": False,
     }
-    planned = footprint.flux_activations(Footprint.of(found, "Flux"), image + text, dtype.itemsize)
+    planned = footprint.flux_activations(
+        Footprint.of(found, Model.FLUX.marker), image + text, dtype.itemsize
+    )
     assert 0.95 * planned < live_peak(lambda: model(**arguments)) < 1.05 * planned
 
 
@@ -192,7 +176,9 @@ def test_decoding_takes_what_is_planned(micro, dtype):
     found = read_header(micro / "ae.safetensors")
     model = load_vae(found, dtype)
     latents = torch.randn(1, 16, 16, 24, dtype=dtype)
-    planned = footprint.decode_bytes(Footprint.of(found, "autoencoder"), 192, 128, dtype.itemsize)
+    planned = footprint.decode_bytes(
+        Footprint.of(found, Model.VAE.marker), 192, 128, dtype.itemsize
+    )
     # 16 bits: by threads
     assert (
         0.7 * planned
@@ -207,28 +193,33 @@ def test_decoding_takes_what_is_planned(micro, dtype):
 def test_what_fits_is_left_alone():
     made = make_plan(files(), PORTRAIT, ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 80 * GIB})
     assert (made.verdict, made.problem, made.notes(), made.tile) == ("fits", "", [], None)
-    assert 23.8e9 < stage(made, "Flux").needs["cuda:0"] < 28e9
+    assert 23.8e9 < made.stage(Model.FLUX).needs["cuda:0"] < 28e9
     assert made.peak["cuda:0"] == max(entry.needs["cuda:0"] for entry in made.stages)
     made.check()
 
 
 def test_a_processor_keeps_sixteen_bits_when_float32_would_not_fit():
     roomy = make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 64 * GIB})
-    assert (roomy.narrow, roomy.verdict) == (frozenset(), "fits")
+    assert (roomy.sixteen_bit, roomy.verdict) == (frozenset(), "fits")
     tight = make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 32 * GIB})
-    assert tight.narrow == {"Flux"}
+    assert tight.sixteen_bit == {Model.FLUX}
     assert "16-bit weights kept" in tight.notes()[0]
     assert tight.verdict == "fits, with automatic measures"
     # and Flux does not fit at all
-    assert make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 16 * GIB}).narrow == {"Flux", "T5"}
+    assert make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 16 * GIB}).sixteen_bit == {
+        Model.FLUX,
+        Model.T5,
+    }
     # nothing to gain where the file is float32 already
-    assert not make_plan(files(flux="F32"), PORTRAIT, ON_CPU, {"cpu": 32 * GIB}).narrow & {"Flux"}
+    assert not make_plan(files(flux="F32"), PORTRAIT, ON_CPU, {"cpu": 32 * GIB}).sixteen_bit & {
+        Model.FLUX
+    }
 
 
 def test_decoding_is_tiled_when_the_whole_picture_would_not_fit():
     large = Work(2048, 2048)
     card = {"cpu": 64 * GIB, "cuda:0": 8 * GIB}
-    place = replace(ON_CUDA, offload=frozenset({"diffusion", "te"}))
+    place = replace(ON_CUDA, offload=frozenset({Model.FLUX, Model.T5}))
     made = make_plan(files(), large, place, card)
     assert made.tile == (32, 32)
     assert made.verdict == "fits, with automatic measures"
@@ -247,19 +238,19 @@ def test_as_many_blocks_stay_as_the_limit_leaves_room_for(limit, least, most):
         files(), Work(512, 512, id_tokens=(32,)), place, {"cpu": 64 * GIB, "cuda:0": 80 * GIB}
     )
     assert made.problem == ""
-    assert least <= len(made.resident["Flux"]) <= most
-    assert stage(made, "Flux").needs["cuda:0"] <= float(limit) * GIB
-    assert ("stream" in " ".join(stage(made, "Flux").measures)) == (limit != "40")
+    assert least <= len(made.resident[Model.FLUX]) <= most
+    assert made.stage(Model.FLUX).needs["cuda:0"] <= float(limit) * GIB
+    assert made.stage(Model.FLUX).has(MeasureKind.STREAMED) == (limit != "40")
 
 
 def test_flux_runs_on_a_card_of_twelve_gigabytes():
     card = {"cpu": 40 * GIB, "cuda:0": int(11.5 * GIB)}
-    place = replace(ON_CUDA, offload=frozenset({"diffusion", "te"}))
+    place = replace(ON_CUDA, offload=frozenset({Model.FLUX, Model.T5}))
     made = make_plan(files(), PORTRAIT, place, card)
     made.check()
-    assert made.resident["Flux"] == frozenset()  # nothing was said of how much may stay
-    assert stage(made, "Flux").needs["cuda:0"] < 4 * GIB
-    assert stage(made, "Flux").needs["cpu"] > 23.8e9 - 3e9
+    assert made.resident[Model.FLUX] == frozenset()  # nothing was said of how much may stay
+    assert made.stage(Model.FLUX).needs["cuda:0"] < 4 * GIB
+    assert made.stage(Model.FLUX).needs["cpu"] > 23.8e9 - 3e9
     make_plan(files(flux_packed="Q4_K", t5_packed="F8_E4M3"), PORTRAIT, ON_CUDA, card).check()
 
 
@@ -340,27 +331,15 @@ def test_a_remedy_is_named_only_if_it_helps():
 
 def test_a_larger_picture_or_another_person_needs_more():
     def flux(**changes) -> int:
-        return stage(
-            make_plan(
-                files(),
-                replace(PORTRAIT, **changes),
-                ON_CUDA,
-                {"cpu": 64 * GIB, "cuda:0": 80 * GIB},
-            ),
-            "Flux",
-        ).working
+        work = replace(PORTRAIT, **changes)
+        made = make_plan(files(), work, ON_CUDA, {"cpu": 64 * GIB, "cuda:0": 80 * GIB})
+        return made.stage(Model.FLUX).working
 
     assert flux(width=2048) > flux()
     assert flux(id_tokens=()) < flux() < flux(id_tokens=(32, 32))
     # the published folded size
     assert flux(id_tokens=(32,)) - flux(id_tokens=()) == pytest.approx(126e6, rel=0.01)
     assert flux(extra=GIB) == flux() + GIB
-
-
-def test_what_a_stage_leaves_free():
-    made = make_plan(files(flux_packed="Q4_K"), PORTRAIT, ON_CPU, {"cpu": 24 * GIB})
-    assert made.spare("Flux") == 24 * GIB - stage(made, "Flux").needs["cpu"] > 10 * GIB
-    assert make_plan(files(), PORTRAIT, ON_CPU, {"cpu": 12 * GIB}).spare("Flux") == 0
 
 
 # ------------------------------------------------------------------------------------------ showing

@@ -13,7 +13,7 @@ from support.golden_flux import inputs, tensors, velocity
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.files.layouts import FLUX_MARKER
+from pulid_generate.files.model import Model
 from pulid_generate.files.storage import quality_notes
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.models.flux import load_flux
@@ -157,7 +157,7 @@ def test_t5_stays_fp8_and_its_feed_forward_keeps_its_precision(micro, tmp_path, 
 
 
 def test_memory_is_counted_as_it_will_be(schnell, tmp_path, micro):
-    plain = Footprint.of(read_header(micro / "t5xxl_fp16.safetensors"), "T5").bytes(4)
+    plain = Footprint.of(read_header(micro / "t5xxl_fp16.safetensors"), Model.T5.marker).bytes(4)
     assert plain == 4 * sum(
         value.numel() for value in load_file(micro / "t5xxl_fp16.safetensors").values()
     )
@@ -165,14 +165,16 @@ def test_memory_is_counted_as_it_will_be(schnell, tmp_path, micro):
     header = read_header(tmp_path / "fp8.safetensors")
     matrices = sum(value.numel() for value in schnell.values() if value.ndim == 2)
     rest = sum(value.numel() for value in schnell.values() if value.ndim != 2)
-    assert Footprint.of(header, "Flux").bytes(4) == matrices + 4 * rest
-    assert Footprint.of(header, "Flux").bytes(4, dequantize=True) == 4 * (matrices + rest)
+    assert Footprint.of(header, Model.FLUX.marker).bytes(4) == matrices + 4 * rest
+    assert Footprint.of(header, Model.FLUX.marker).bytes(4, dequantize=True) == 4 * (
+        matrices + rest
+    )
 
 
 def test_e5m2_is_noted_and_e4m3_is_not(schnell, tmp_path):
     for kind, count in (("e4m3", 0), ("e5m2", 1)):
         save_file(stored(kind, schnell), tmp_path / f"{kind}.safetensors")
-        notes = quality_notes(read_header(tmp_path / f"{kind}.safetensors"), FLUX_MARKER)
+        notes = quality_notes(read_header(tmp_path / f"{kind}.safetensors"), Model.FLUX.marker)
         assert len(notes) == count
         assert all("e5m2" in note and "e4m3 or a Q8_0 GGUF" in note for note in notes)
 

@@ -18,6 +18,7 @@ from support.micro_flags import encoder_flags
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.model_files import read_header
+from pulid_generate.files.model import Model
 from pulid_generate.models.flux import flux_shape, load_flux
 from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
 
@@ -124,7 +125,7 @@ def test_offloading_and_verify_work_with_quantised_weights(micro, person, tmp_pa
     files = ModelFiles.find(models_dir=micro, flux=quantised, t5_tokenizer=micro / "tokenizer.json")
     placement = Placement.choose("cpu")
     drawn = []
-    for where in (placement, replace(placement, offload=frozenset({"diffusion", "te"}))):
+    for where in (placement, replace(placement, offload=frozenset({Model.FLUX, Model.T5}))):
         pipeline = Pipeline(files, where)
         jobs = pipeline.jobs(
             GenerationRequest("a cat", width=64, height=48, steps=1), read_embedding(person)

@@ -113,7 +113,10 @@ def test_kept_weights_stay_within_the_budget_and_change_no_number(compute):
         compute_quantized(stack, compute, budget)
         for _ in range(2):
             results[budget] = [layer(tokens) for layer in stack]
-        assert sum(layer.widened is not None or layer.double_rounded is not None for layer in stack) == kept
+        assert (
+            sum(layer.widened is not None or layer.double_rounded is not None for layer in stack)
+            == kept
+        )
     for other in results.values():
         assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
 

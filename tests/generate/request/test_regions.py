@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from pulid_generate.errors import RequestError
-from pulid_generate.request.regions import TOKEN_PIXELS, box_region, mask_region, share_overlaps
-from pulid_generate.sampling.packing import LATENT_SCALE, PATCH, token_count
+from pulid_generate.files.layouts import TOKEN_PIXELS
+from pulid_generate.request.regions import box_region, mask_region, share_overlaps
+from pulid_generate.sampling.packing import token_count
 
 WIDTH, HEIGHT = 160, 96  # 10 columns, 6 rows of tokens
 
@@ -30,10 +31,6 @@ def half_white():
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
     pixels[:, : WIDTH // 2] = 255
     return pixels
-
-
-def test_a_token_is_what_sampling_says():
-    assert TOKEN_PIXELS == LATENT_SCALE * PATCH
 
 
 @pytest.mark.parametrize(
