@@ -1,18 +1,47 @@
-"""TODO"""
+"""What the shapes in a model's header say about it, for each kind of model. Imports no torch.
+
+Knows no file: shapes come by name, without a prefix.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pulid_generate.files.layouts import LATENT_WIDTH, VARIANTS, hook_places
+from pulid_generate.files.layouts import (
+    BFL_NAMES,
+    CLIP_MARKER,
+    DIFFUSERS_NAMES,
+    LATENT_WIDTH,
+    T5_TABLES,
+    VAE_MARKER,
+    VARIANTS,
+    FluxNames,
+    hook_places,
+)
 from pulid_generate.files.storage import depth_of
 
-# T5's one table, which t5xxl_fp16 holds under both names
-EMBEDDING_TWICE = ("shared.weight", "encoder.embed_tokens.weight")
-
+T5_GGUF_TABLE = "token_embd.weight"
 
 Shapes = Mapping[str, tuple[int, ...]]
+Facts = dict[str, Any]
+
+
+def facts_of(kind: str, shapes: Shapes) -> Facts:
+    """What the shapes say of a model of this kind, by the names of model_files.kinds; nothing of a
+    kind that is not known.
+    """
+    return FACTS[kind](shapes) if kind in FACTS else {}
+
+
+def refusal_of(kind: str, shapes: Shapes) -> str:
+    """Why the shapes make a model of this kind one that cannot be used here; "" if it can."""
+    if kind not in FLUX_NAMES:
+        return ""
+    inputs = _axis(shapes, FLUX_NAMES[kind].latent, 1)
+    if inputs is None or inputs == LATENT_WIDTH:
+        return ""
+    return f"its input is {inputs} wide, expected {LATENT_WIDTH}; use FLUX.1 dev or schnell"
 
 
 def _axis(shapes: Shapes, name: str, axis: int) -> int | None:
@@ -20,42 +49,20 @@ def _axis(shapes: Shapes, name: str, axis: int) -> int | None:
     return shape[axis] if len(shape) > axis else None
 
 
-def _flux(names: tuple[str, str, str, str, str]) -> Callable[[Shapes], dict[str, Any]]:
-    """names: of the image input, the text input, the double and single blocks, and what only dev
-    has.
-    """
-
-    def facts(shapes: Shapes) -> dict[str, Any]:
-        image, text, doubles, singles, guidance = names
-        double, single, inputs = (
-            depth_of(shapes, doubles),
-            depth_of(shapes, singles),
-            _axis(shapes, image, 1),
-        )
-        variant = VARIANTS.get(inputs or 0)
-        found = {
-            "model": variant
-            or (
-                "dev (or Krea, Kontext)"
-                if any(name.startswith(guidance) for name in shapes)
-                else "schnell"
-            ),
-            "double_blocks": double,
-            "single_blocks": single,
-            "width": _axis(shapes, image, 0),
-            "text_width": _axis(shapes, text, 1),
-            "hook_places": hook_places(double, single),
-        }
-        if inputs is not None and inputs != LATENT_WIDTH:
-            found["refusal"] = (
-                f"its input is {inputs} wide, expected {LATENT_WIDTH}; use FLUX.1 dev or schnell"
-            )
-        return found
-
-    return facts
+def _flux(shapes: Shapes, names: FluxNames) -> Facts:
+    model = "dev (or Krea, Kontext)" if names.guidance in shapes else "schnell"
+    double, single = depth_of(shapes, names.double), depth_of(shapes, names.single)
+    return {
+        "model": VARIANTS.get(_axis(shapes, names.latent, 1) or 0, model),
+        "double_blocks": double,
+        "single_blocks": single,
+        "width": _axis(shapes, names.latent, 0),
+        "text_width": _axis(shapes, names.context, 1),
+        "hook_places": hook_places(double, single),
+    }
 
 
-def _pulid(shapes: Shapes) -> dict[str, Any]:
+def _pulid(shapes: Shapes) -> Facts:
     return {
         "layers": depth_of(shapes, "pulid_ca"),
         "width": _axis(shapes, "pulid_ca.0.norm2.weight", 0),
@@ -65,43 +72,39 @@ def _pulid(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _tower(blocks: str, table: str) -> Callable[[Shapes], dict[str, Any]]:
-    return lambda shapes: {
+def _text_encoder(shapes: Shapes, blocks: str, table: str) -> Facts:
+    return {
         "layers": depth_of(shapes, blocks),
         "width": _axis(shapes, table, 1),
         "vocabulary": _axis(shapes, table, 0),
     }
 
 
-def _clip(shapes: Shapes) -> dict[str, Any]:
-    return _tower("encoder.layers", "embeddings.token_embedding.weight")(shapes)
+def _clip(shapes: Shapes) -> Facts:
+    return _text_encoder(shapes, "encoder.layers", CLIP_MARKER[0])
 
 
-def _t5(shapes: Shapes) -> dict[str, Any]:
-    table = next((name for name in (*EMBEDDING_TWICE, "token_embd.weight") if name in shapes), "")
-    return _tower("enc.blk" if table == "token_embd.weight" else "encoder.block", table)(shapes)
+def _t5(shapes: Shapes) -> Facts:
+    for table in T5_TABLES:
+        if table in shapes:
+            return _text_encoder(shapes, "encoder.block", table)
+    if T5_GGUF_TABLE in shapes:
+        return _text_encoder(shapes, "enc.blk", T5_GGUF_TABLE)
+    return _text_encoder(shapes, "encoder.block", "")
 
 
-def _vae(shapes: Shapes) -> dict[str, Any]:
+def _vae(shapes: Shapes) -> Facts:
     return {
-        "latent_channels": _axis(shapes, "decoder.conv_in.weight", 1),
+        "latent_channels": _axis(shapes, VAE_MARKER[0], 1),
         "encoder": "encoder.conv_in.weight" in shapes,
     }
 
 
-FACTS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
-    "Flux transformer": _flux(
-        ("img_in.weight", "txt_in.weight", "double_blocks", "single_blocks", "guidance_in.")
-    ),
-    "diffusers Flux transformer": _flux(
-        (
-            "x_embedder.weight",
-            "context_embedder.weight",
-            "transformer_blocks",
-            "single_transformer_blocks",
-            "time_text_embed.guidance_embedder.",
-        )
-    ),
+# by the names of model_files.kinds
+FLUX_NAMES = {"Flux transformer": BFL_NAMES, "diffusers Flux transformer": DIFFUSERS_NAMES}
+FACTS: dict[str, Callable[[Shapes], Facts]] = {
+    "Flux transformer": lambda shapes: _flux(shapes, BFL_NAMES),
+    "diffusers Flux transformer": lambda shapes: _flux(shapes, DIFFUSERS_NAMES),
     "PuLID-FLUX file": _pulid,
     "CLIP-L text encoder": _clip,
     "T5 encoder": _t5,

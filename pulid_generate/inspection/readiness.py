@@ -50,7 +50,7 @@ from pulid_generate.memory.footprint import GIB
 from pulid_generate.memory.plan import Plan, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
 
-# by flag
+# field of Flags -> the role of the file that it names
 ROLES = {
     "diffusion_model": FLUX,
     "vae": VAE,
@@ -58,25 +58,22 @@ ROLES = {
     "t5xxl": T5XXL,
     "pulid_weights": PULID,
 }
-SMALLEST = "schnell-q4"
-PLAN = "memory plan"  # the section
-ID_TOKENS = 32  # of one portrait
+# kits that bring what is missing
+SMALLEST_KIT, ENCODERS_KIT, PULID_KIT = "schnell-q4", "encoders", "pulid"
+# title of the section
+PLAN = "memory plan"
+# of one portrait
+ID_TOKENS = 32
 
 
 def run(context: typer.Context, flags: Flags) -> None:
-    """The command."""
+    """The command: prints the report, as text or JSON. Raises PackageError if a run could not
+    work.
+    """
     folder = Path(flags.models_dir).expanduser() if flags.models_dir else None
     looked = {name: _look(name, role, flags, folder) for name, role in ROLES.items()}
     absent = {name for name, role in looked.items() if role.absent}
-    # a kit leaves alone what is there; without Flux the smallest one is the way to begin
-    kit = (
-        SMALLEST
-        if "diffusion_model" in absent
-        else "pulid"
-        if absent == {"pulid_weights"}
-        else "encoders"
-    )
-    fetch = f"pulid-generate pull {kit} --models-dir {folder or 'models'}"
+    fetch = f"pulid-generate pull {_kit_for(absent)} --models-dir {folder or 'models'}"
     checks = [
         *libraries("generate"),
         *machine(flags.device),
@@ -92,17 +89,26 @@ def run(context: typer.Context, flags: Flags) -> None:
     gated = sorted({item.source.repo for items in KITS.values() for item in items if item.gated})
     checks += surroundings(folder, gated)
     if flags.as_json:
-        ready = not any(check.stops for check in checks)
-        told = {
-            "ready": ready,
+        report = {
+            "ready": not any(check.stops for check in checks),
             "checks": [check.as_dict() for check in checks],
             "plan": as_dict(plan) if plan else None,
         }
-        console.write_line(json.dumps(told))
+        console.write_line(json.dumps(report))
     else:
-        table = f"\n{PLAN}, stage by stage\n{indent(as_table(plan), '  ')}" if plan else ""
-        console.write_line(f"{as_text(checks)}{table}")
+        text = as_text(checks)
+        if plan:
+            text += f"\n{PLAN}, stage by stage\n{indent(as_table(plan), '  ')}"
+        console.write_line(text)
     raise_missing(checks)
+
+
+def _kit_for(absent: set[str]) -> str:
+    """The kit that brings the files of these flags; it leaves alone what is there already."""
+    if "diffusion_model" in absent:
+        # without Flux the smallest one is the way to begin
+        return SMALLEST_KIT
+    return PULID_KIT if absent == {"pulid_weights"} else ENCODERS_KIT
 
 
 def _look(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
@@ -125,19 +131,17 @@ def _look(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
 
 def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | None]:
     """The files together, with T5's vocabulary: looked for last, since it may be in the T5 file or
-    beside it.
+    next to it.
     """
     try:
         with no_network():
             files = find_files(flags)
     except PulidError as error:
-        remedy = (
-            ""
-            if flags.t5_tokenizer
-            else f"run: pulid-generate pull encoders --models-dir {folder or 'models'}"
-        )
         text = str(error).removeprefix(f"{T5_TOKENIZER.name}: ")
-        return Check(FILES, T5_TOKENIZER.name, "missing" if remedy else "wrong", text, remedy), None
+        if flags.t5_tokenizer:
+            return Check(FILES, T5_TOKENIZER.name, "wrong", text), None
+        remedy = f"run: pulid-generate pull {ENCODERS_KIT} --models-dir {folder or 'models'}"
+        return Check(FILES, T5_TOKENIZER.name, "missing", text, remedy), None
     return Check(FILES, T5_TOKENIZER.name, "ok", str(files.t5_tokenizer)), files
 
 
@@ -151,38 +155,39 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
     try:
         request = read_request(flags)
         placement = placement_of(flags)
-        tiling = (
-            Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap) if flags.vae_tiling else None
-        )
+        tile = None
+        if flags.vae_tiling:
+            tiling = Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap)
+            tile = (tiling.width, tiling.height)
         work = Work(
             request.width,
             request.height,
             t5_tokens=request.t5_max_length,
             id_tokens=_id_tokens(flags),
-            tile=(tiling.width, tiling.height) if tiling else None,
+            tile=tile,
             init_image=flags.init_img is not None,
             dequantize=flags.dequantize,
             extra=int(flags.weight_cache * GIB) + _lora_bytes(flags, placement.dtype.itemsize),
         )
-        devices = (placement.device, placement.text_device, placement.vae_device)
-        plan = make_plan(files, work, placement, available_on(devices))
+        plan = make_plan(files, work, placement, available_on(placement.devices))
     except PulidError as error:
         return Check(PLAN, "flags", "wrong", str(error)), None
-    status: Status = "wrong" if plan.problem else "note" if plan.notes() else "ok"
     size = f"{work.width}x{work.height}"
-    return Check(
-        PLAN, size, status, plan.verdict + (f": {plan.problem}" if plan.problem else "")
-    ), plan
+    if plan.problem:
+        return Check(PLAN, size, "wrong", f"{plan.verdict}: {plan.problem}"), plan
+    status: Status = "note" if plan.notes() else "ok"
+    return Check(PLAN, size, status, plan.verdict), plan
 
 
 def _lora_bytes(flags: Flags, width: int) -> int:
     """Of the LoRAs named by flags, at so many bytes per number. Raises RequestError,
     WeightsError.
     """
-    headers = [read_header(parse_lora_flag(text).path) for text in flags.lora or ()]
-    return width * sum(
-        math.prod(shape) for header in headers for _, shape in header.tensors.values()
-    )
+    numbers = 0
+    for text in flags.lora or ():
+        header = read_header(parse_lora_flag(text).path)
+        numbers += sum(math.prod(shape) for _, shape in header.tensors.values())
+    return width * numbers
 
 
 def _id_tokens(flags: Flags) -> tuple[int, ...]:

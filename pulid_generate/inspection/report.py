@@ -1,4 +1,7 @@
-"""TODO"""
+"""What was found out about a file, as values, and how it is shown: JSON, or a paragraph for people.
+
+Knows no file and no header. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from pulid_extract.shared.model_files.transfer import size_text
 
 @dataclass(frozen=True)
 class Part:
-    """One model of a file.
-
-    refusal: why it cannot be used here, "" if it can. facts: what its shapes say. dtypes:
-    parameters by type, as the file spells it; empty where only the names are known (a pickle).
-    stored: bytes of its tensors. parameters: None where they are not known.
-    """
+    """One model of a file."""
 
     kind: str
+    # why it cannot be used here, "" if it can
     refusal: str
+    # what its shapes say
     facts: dict[str, Any]
+    # parameters by type, as the file spells it; empty where only the names are known (a pickle)
     dtypes: dict[str, int]
+    # bytes of its tensors
     stored: int | None
 
     @property
     def parameters(self) -> int | None:
+        """How many numbers it has, None where that is not known."""
         return sum(self.dtypes.values()) if self.dtypes else None
 
     @property
@@ -40,84 +43,88 @@ class Part:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one file or folder is. size: bytes on disk. facts: of files that are no models."""
+    """What one file or folder is."""
 
     path: Path
     kind: str
     layout: str
+    # bytes on disk
     size: int
+    # the models in it
     parts: list[Part] = field(default_factory=list)
+    # of files that are not models: an identity, a picture, a LoRA
     facts: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
+        """The inspection for --json."""
+        parts = [
+            {
+                "kind": part.kind,
+                "refusal": part.refusal or None,
+                **part.facts,
+                "parameters": part.parameters,
+                "dtypes": part.dtypes,
+                "memory": part.memory,
+            }
+            for part in self.parts
+        ]
         return {
             "path": str(self.path),
             "kind": self.kind,
             "layout": self.layout,
             "bytes": self.size,
             **self.facts,
-            "parts": [
-                {
-                    "kind": part.kind,
-                    "refusal": part.refusal or None,
-                    **part.facts,
-                    "parameters": part.parameters,
-                    "dtypes": part.dtypes,
-                    "memory": part.memory,
-                }
-                for part in self.parts
-            ],
+            "parts": parts,
         }
 
     def as_text(self) -> str:
         """A paragraph for people."""
         rows: list[tuple[str, str]] = [("kind", self.kind), ("layout", self.layout)]
-        rows += [(name, _fact(value)) for name, value in self.facts.items()]
+        rows += [(name, _fact_text(value)) for name, value in self.facts.items()]
         for part in self.parts:
             if len(self.parts) > 1:
                 rows.append(("part", part.kind))
-            rows += [(name, _fact(value)) for name, value in part.facts.items()]
-            rows += _numbers(part)
+            rows += [(name, _fact_text(value)) for name, value in part.facts.items()]
+            rows += _number_rows(part)
             if part.refusal:
                 rows.append(("refused", part.refusal))
-        if len(self.parts) > 1 and all(part.memory for part in self.parts):
-            rows.append(("together", _memory(_sum(part.memory or {} for part in self.parts))))
+        memories = [part.memory for part in self.parts if part.memory is not None]
+        if len(self.parts) > 1 and len(memories) == len(self.parts):
+            rows.append(("together", _memory_text(_total(memories))))
         rows.append(("on disk", size_text(self.size)))
         width = max(len(name) for name, _ in rows)
-        return "\n".join(
-            [
-                str(self.path),
-                *(f"  {name.replace('_', ' '):<{width}}  {value}" for name, value in rows),
-            ]
-        )
+        lines = [str(self.path)]
+        for name, value in rows:
+            lines.append(f"  {name.replace('_', ' '):<{width}}  {value}")
+        return "\n".join(lines)
 
 
-def _fact(value: Any) -> str:
+def _fact_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact(part)}" for name, part in value.items())
-    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        return ", ".join(f"{name} {_fact_text(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return " x ".join(map(str, value))
+    return str(value)
 
 
-def _numbers(part: Part) -> list[tuple[str, str]]:
+def _number_rows(part: Part) -> list[tuple[str, str]]:
+    if part.stored is None:
+        return []
     if part.parameters is None or part.memory is None:
-        return (
-            []
-            if part.stored is None
-            else [("parameters", "not known: a pickle is not opened here")]
-        )
+        return [("parameters", "not known: a pickle is not opened here")]
     shares = sorted(part.dtypes.items(), key=lambda entry: -entry[1])
     mix = ", ".join(f"{100 * count / part.parameters:.1f} % {name}" for name, count in shares)
-    return [("parameters", f"{part.parameters:,}: {mix}"), ("in memory", _memory(part.memory))]
+    return [("parameters", f"{part.parameters:,}: {mix}"), ("in memory", _memory_text(part.memory))]
 
 
-def _memory(memory: Mapping[str, int]) -> str:
+def _memory_text(memory: Mapping[str, int]) -> str:
     stored, half, full = (size_text(memory[name]) for name in ("stored", "bf16", "f32"))
     return f"{stored} as stored, {half} in 16 bits, {full} in 32 bits"
 
 
-def _sum(memories: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _total(memories: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for memory in memories:
         total.update(memory)

@@ -75,7 +75,7 @@ def test_a_tags_name_is_found_in_the_folder(folder, name, found):
     ("name", "message"),
     [
         ("stile", "stile.safetensors is not there; .* has style and others"),
-        ("old", "old.pt is no .safetensors file"),
+        ("old", "old.pt is not a .safetensors file"),
         ("../style", "may not lead out of"),
         ("/etc/style", "may not lead out of"),
     ],
