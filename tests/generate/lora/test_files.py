@@ -100,8 +100,8 @@ def test_other_kinds_are_refused_by_name(tmp_path, extra, what):
             "holds NaN or infinite numbers",
         ),
         ({**plain_lora(), f"{LAYER}.alpha": torch.ones(2)}, "several alphas"),
-        ({**plain_lora(), f"{LAYER}.lora_B.bias": ONE}, "lora_B.bias is no part of a plain LoRA"),
-        ({**plain_lora(), f"{LAYER}.diff": ONE}, "diff is no part of a plain LoRA"),
+        ({**plain_lora(), f"{LAYER}.lora_B.bias": ONE}, "lora_B.bias is not part of a plain LoRA"),
+        ({**plain_lora(), f"{LAYER}.diff": ONE}, "diff is not part of a plain LoRA"),
     ],
 )
 def test_a_damaged_lora_is_refused(tmp_path, tensors, message):
@@ -119,17 +119,17 @@ def test_a_damaged_lora_is_refused(tmp_path, tensors, message):
                 "transformer.no_such.layer.lora_A.weight": torch.ones(1, 1),
                 "transformer.no_such.layer.lora_B.weight": torch.ones(1, 1),
             },
-            "no_such.layer is no layer of this Flux",
+            "no_such.layer is not a layer of this Flux",
         ),
         (
             {**plain_lora(), **plain_lora("transformer.transformer_blocks.9.attn.to_q")},
-            r"transformer_blocks.9.attn.to_q is no layer of this Flux",
+            r"transformer_blocks.9.attn.to_q is not a layer of this Flux",
         ),
         (
             plain_lora("lora_unet_double_blocks_7_img_mlp_0", (1024, 256), KOHYA),
-            "double_blocks_7_img_mlp_0 is no layer",
+            "double_blocks_7_img_mlp_0 is not a layer",
         ),
-        (plain_lora("transformer.transformer_blocks.0.attn.norm_q"), "norm_q is no layer"),
+        (plain_lora("transformer.transformer_blocks.0.attn.norm_q"), "norm_q is not a layer"),
         (plain_lora(size=(512, 256)), "to_q is for 512 x 256 weights, this Flux has 256 x 256"),
         (plain_lora(size=(256, 128)), "to_q is for 256 x 128 weights"),
         (
@@ -163,7 +163,7 @@ def test_zeros_for_layers_that_flux_has_not_are_no_reason_to_refuse(model, tmp_p
 
 
 def test_schnell_has_no_guidance_layers(kohya):
-    with pytest.raises(WeightsError, match="guidance_in_in_layer is no layer of this Flux"):
+    with pytest.raises(WeightsError, match="guidance_in_in_layer is not a layer of this Flux"):
         products_of(kohya, flux(guidance=False))
 
 
