@@ -1,12 +1,11 @@
-"""Flux and autoencoder files, in Black Forest Labs' layout or in diffusers' -> diffusers models.
-Every size is read from the tensors.
+"""Flux files, in Black Forest Labs' layout or in diffusers' -> diffusers' model. Every size is read
+from the tensors.
 
-Name maps are tables, loading is strict. Knows nothing of prompts, identities or where a model will
-run next.
+Name maps are tables (files/layouts), loading is strict. Knows nothing of prompts, identities or
+where a model will run next.
 
-Sources: black-forest-labs/flux src/flux/{model,modules/layers,modules/autoencoder}.py (names and
-order of fused rows); diffusers 0.42.1 transformer_flux.py and autoencoder_kl.py (target names, and
-what their config.json says).
+Sources: black-forest-labs/flux src/flux/{model,modules/layers}.py (names and order of fused rows);
+diffusers 0.42.1 transformer_flux.py (target names, and what its config.json says).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from pulid_generate.files.layouts import (
     DIFFUSERS_NAMES,
     FLUX_BLOCKS,
     FLUX_MARKER,
+    FLUX_SWAPPED,
     FLUX_TOP,
     HEAD_WIDTH,
     LATENT_WIDTH,
@@ -34,7 +34,8 @@ from pulid_generate.files.storage import check_storage, depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.packed.layers import PACKED, keep_packed, swap_halves
 
-ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
+# rotary channels for index, row, column: flux src/flux/util.py, axes_dim
+ROPE_AXES = (16, 56, 56)
 
 
 def flux_shape(header: Header) -> FluxShape:
@@ -49,27 +50,19 @@ def flux_shape(header: Header) -> FluxShape:
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise CheckpointError(
-            f"{header.path}: missing {', '.join(missing)}; the file is incomplete, download it again"
+            f"{header.path}: missing {', '.join(missing)}; "
+            "the file is incomplete, download it again"
         )
     if any(len(shapes[name]) != 2 for name in needed):
         raise CheckpointError(
-            f"{header.path}: its matrices are not two-dimensional; the file is damaged, download it again"
+            f"{header.path}: its matrices are not two-dimensional; "
+            "the file is damaged, download it again"
         )
     width, latent = shapes[names.latent]
-    for found in (
-        latent,
-        part.metadata.get("in_channels", LATENT_WIDTH)
-        if header.format == "diffusers folder"
-        else latent,
-    ):
-        if found != LATENT_WIDTH:
-            raise CheckpointError(
-                f"{header.path}: is {VARIANTS.get(found, 'no Flux text-to-image model')} (input width {found}, "
-                f"expected {LATENT_WIDTH}); use FLUX.1 dev or schnell"
-            )
+    _check_input(header, latent)
     if width % HEAD_WIDTH:
         raise CheckpointError(
-            f"{header.path}: width {width} is no multiple of the head width {HEAD_WIDTH}"
+            f"{header.path}: width {width} is not a multiple of the head width {HEAD_WIDTH}"
         )
     shape = FluxShape(
         width=width,
@@ -80,8 +73,17 @@ def flux_shape(header: Header) -> FluxShape:
         guidance=names.guidance in shapes,
     )
     if header.format == "diffusers folder":
+        _check_input(header, part.metadata.get("in_channels", LATENT_WIDTH))
         _check_config(part, shape)
     return shape
+
+
+def _check_input(header: Header, width: int) -> None:
+    if width != LATENT_WIDTH:
+        raise CheckpointError(
+            f"{header.path}: is {VARIANTS.get(width, 'not a Flux text-to-image model')} "
+            f"(input width {width}, expected {LATENT_WIDTH}); use FLUX.1 dev or schnell"
+        )
 
 
 def _names_of(part: Header) -> FluxNames:
@@ -92,17 +94,19 @@ def _check_config(part: Header, shape: FluxShape) -> None:
     """Raise CheckpointError if a folder's config.json describes another model than its tensors
     do.
     """
-    for key, found in (
-        ("num_layers", shape.double),
-        ("num_single_layers", shape.single),
-        ("guidance_embeds", shape.guidance),
-        ("joint_attention_dim", shape.context),
-        ("pooled_projection_dim", shape.pooled),
-    ):
-        said = part.metadata.get(key, found)
-        if said != found:
+    sizes = {
+        "num_layers": shape.double,
+        "num_single_layers": shape.single,
+        "guidance_embeds": shape.guidance,
+        "joint_attention_dim": shape.context,
+        "pooled_projection_dim": shape.pooled,
+    }
+    for key, size in sizes.items():
+        stated = part.metadata.get(key, size)
+        if stated != size:
             raise CheckpointError(
-                f"{part.path}: config.json says {key} {said}, the tensors {found}; they do not belong together, download the folder again"
+                f"{part.path}: config.json says {key} {stated}, the tensors {size}; "
+                "they do not belong together, download the folder again"
             )
 
 
@@ -162,7 +166,8 @@ def flux_targets(name: str) -> list[str] | None:
     is unknown.
     """
     layer, _, leaf = name.rpartition(".")
-    leaf = {"scale": "weight"}.get(leaf, leaf)
+    if leaf == "scale":
+        leaf = "weight"
     match = re.fullmatch(r"(double_blocks|single_blocks)\.(\d+)\.(.+)", layer)
     if match:
         blocks, table = FLUX_BLOCKS[match[1]]
@@ -173,13 +178,17 @@ def flux_targets(name: str) -> list[str] | None:
 
 
 def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
-    """tensor: a Tensor or a packed weight; both split by rows."""
-    # BFL: shift, scale; diffusers' AdaLayerNormContinuous: scale, shift
-    if name.startswith("final_layer.adaLN_modulation"):
-        return [
-            swap_halves(tensor) if isinstance(tensor, PACKED) else torch.cat(tensor.chunk(2)[::-1])
-        ]
-    rest = tensor.shape[0] - 3 * width  # of the MLP, where there are four parts
+    """The rows of a BFL tensor for each of its `parts` in diffusers.
+
+    tensor: a Tensor or a packed weight; both split by rows.
+    """
+    if name.startswith(FLUX_SWAPPED):
+        if isinstance(tensor, PACKED):
+            return [swap_halves(tensor)]
+        return [torch.cat(tensor.chunk(2)[::-1])]
+    # of the MLP, where there are four parts
+    rest = tensor.shape[0] - 3 * width
     if parts == 1 or rest < 0 or (rest == 0) != (parts == 3):
-        return [tensor] * parts  # a wrong shape is reported with the others, by load_strictly
+        # a wrong shape is reported with the others, by load_strictly
+        return [tensor] * parts
     return list(tensor.split([width] * 3 + [rest] * (parts - 3)))

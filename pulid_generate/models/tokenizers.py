@@ -17,10 +17,12 @@ from typing import Any
 from pulid_extract.shared.model_files import read_gguf
 from pulid_generate.errors import CheckpointError
 
+# tokenised twice, to see whether two libraries read a vocabulary alike
 PROBE = "a photo of a cat"
 # sentencepiece's types: llama.cpp fills the vocabulary up to the embedding's rows with these
 PIECE_UNUSED = 5
-EXTRA_PIECE = "<extra_id_"  # T5's sentinels: not in spiece.model, transformers adds them itself
+# T5's sentinels: not in spiece.model, transformers adds them itself
+EXTRA_PIECE = "<extra_id_"
 
 
 def clip_tokenizer() -> Any:
@@ -31,23 +33,19 @@ def clip_tokenizer() -> Any:
 
     # find_spec does not import open_clip, which takes seconds
     spec = importlib.util.find_spec("open_clip")
-    path = (
-        Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz"
-        if spec and spec.origin
-        else None
-    )
-    if path is None or not path.is_file():
+    path = Path(str(spec.origin if spec else "")).parent / "bpe_simple_vocab_16e6.txt.gz"
+    if spec is None or not path.is_file():
         raise CheckpointError(
-            "CLIP vocabulary: the open_clip package is missing; pip install 'pulid-flux-toolkit[generate]'"
+            "CLIP vocabulary: the open_clip package is missing; "
+            "pip install 'pulid-flux-toolkit[generate]'"
         )
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")
     # open_clip/tokenizer.py, SimpleTokenizer
     merges: Any = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     letters = list(_byte_letters())
     words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    vocabulary = {
-        word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])
-    }
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges)
 
 
@@ -71,9 +69,8 @@ def read_t5_tokenizer(path: Path) -> Any:
             from sentencepiece import SentencePieceProcessor
             from transformers import T5Tokenizer
 
-            pieces = SentencePieceProcessor(
-                model_file=str(path)
-            )  # refuses damaged files; transformers makes something of an empty one
+            # refuses damaged files; transformers makes something of an empty one
+            pieces = SentencePieceProcessor(model_file=str(path))
             # T5Tokenizer(vocab_file=...) gives a tokenizer of 104 words without a word of warning;
             # a folder loads correctly
             with tempfile.TemporaryDirectory() as folder:
@@ -84,13 +81,15 @@ def read_t5_tokenizer(path: Path) -> Any:
     # the libraries raise bare Exceptions and protobuf errors of many kinds
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a T5 tokenizer, or damaged ({str(error).splitlines()[0]}); download it again"
+            f"{path}: not a T5 tokenizer, or damaged ({str(error).splitlines()[0]}); "
+            "download it again"
         ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if tokenizer.encode("a").ids[-1:] != [tokenizer.token_to_id("</s>")]:
         raise CheckpointError(
-            f"{path}: does not end a prompt with </s>; it is not a T5 tokenizer, give the one of google/t5-v1_1-xxl"
+            f"{path}: does not end a prompt with </s>; "
+            "it is not a T5 tokenizer, give the one of google/t5-v1_1-xxl"
         )
     return tokenizer
 
@@ -101,22 +100,21 @@ def sentencepiece_of(path: Path) -> bytes:
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    proto: Any = sentencepiece_model_pb2  # protobuf makes its classes at import
-
+    # protobuf makes its classes at import
+    proto: Any = sentencepiece_model_pb2
     values = read_gguf(path, arrays=True).values
 
     def value(name: str, default: Any = None) -> Any:
-        found = values.get(f"tokenizer.ggml.{name}", default)
-        if found is None:
+        stored = values.get(f"tokenizer.ggml.{name}", default)
+        if stored is None:
             raise ValueError(f"no tokenizer.ggml.{name}")
-        return found
+        return stored
 
     if value("model") != "t5":
         raise ValueError(f"its vocabulary is for {value('model')!r}")
     model = proto.ModelProto()
-    for text, score, kind in zip(
-        value("tokens"), value("scores"), value("token_type"), strict=True
-    ):
+    pieces = zip(value("tokens"), value("scores"), value("token_type"), strict=True)
+    for text, score, kind in pieces:
         if kind == PIECE_UNUSED or text.startswith(EXTRA_PIECE):
             continue
         model.pieces.add(piece=text, score=score, type=kind)
