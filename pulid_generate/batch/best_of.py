@@ -5,6 +5,7 @@ list the others.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Collection, Sequence
@@ -25,26 +26,28 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import DrawFlags
 from pulid_generate.flags.names import flag_name
-from pulid_generate.pictures.picture import format_of
-from pulid_generate.pictures.saving import SavedPicture
-from pulid_generate.pictures.scorer import Score, Scorer
+from pulid_generate.pictures.saving import SavedPicture, encoded
+from pulid_generate.pictures.scorer import Score
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
 
+# fields that mean nothing without --best-of
+NEED_BEST_OF = (
+    "reference",
+    "stranger",
+    "recognizer",
+    "antelopev2",
+    "det_threshold",
+    "keep_others",
+)
+
 
 def usage_error(flags: DrawFlags, given: Collection[str]) -> str | None:
     """What is wrong with these flags, whatever their values."""
     if flags.best_of is None:
-        for name in (
-            "reference",
-            "stranger",
-            "recognizer",
-            "antelopev2",
-            "det_threshold",
-            "keep_others",
-        ):
+        for name in NEED_BEST_OF:
             if name in given:
                 return f"{flag_name(name)} needs '--best-of'."
         return None
@@ -56,17 +59,17 @@ def usage_error(flags: DrawFlags, given: Collection[str]) -> str | None:
 
 
 class BestOf:
-    """path: of the picture that is kept, None for standard output."""
+    """Seeds to try, and where their pictures go. path: of the one that is kept, None for standard
+    output.
+    """
 
     def __init__(self, flags: DrawFlags, path: Path | None, progress: Progress):
         """Raises InputError, OutputError."""
         self.flags, self.path, self.progress = flags, path, progress
-        self.scorer: Scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
-        self.others = (
-            Path(flags.keep_others).expanduser() if flags.keep_others is not None else None
-        )
-        if self.others is not None:
-            make_folder(self.others, flag="--keep-others")
+        self.scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
+        self.others: Path | None = None
+        if flags.keep_others is not None:
+            self.others = make_folder(Path(flags.keep_others).expanduser(), flag="--keep-others")
             check_writable(self.others / "0.png")
 
     def jobs(self, pipeline: Pipeline, drawing: assembly.Drawing) -> list[Job]:
@@ -74,14 +77,10 @@ class BestOf:
         and OutputError.
         """
         first = drawing.request
-        requests = [
-            replace(first, seed=first.seed + number) for number in range(self.flags.best_of or 0)
-        ]
-        jobs = [
-            job
-            for request in requests
-            for job in assembly.jobs_of(pipeline, replace(drawing, request=request))
-        ]
+        jobs: list[Job] = []
+        for number in range(self.flags.best_of or 0):
+            request = replace(first, seed=first.seed + number)
+            jobs += assembly.jobs_of(pipeline, replace(drawing, request=request))
         if self.others is not None:
             for job in jobs:
                 check_not_input(self.others / self._name(job), self.inputs())
@@ -92,28 +91,29 @@ class BestOf:
         return [*self.scorer.references, *self.scorer.strangers]
 
     def draw(self, pipeline: Pipeline, jobs: Sequence[Job]) -> None:
-        """Draw, score, write, tell. Raises PackageError and ScoringError before anything is drawn,
-        ScoringError if no picture has a face.
+        """Draw, score, write, and print what was kept. Raises PackageError and ScoringError before
+        anything is drawn, ScoringError if no picture has a face.
         """
         self.scorer.check()
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="pulid-best-of-") as folder:  # 0700
+        # its mode is 0700
+        with tempfile.TemporaryDirectory(prefix="pulid-best-of-") as folder:
             files = [Path(folder) / self._name(job) for job in jobs]
             for file, picture in zip(files, pipeline.draw(jobs), strict=True):
-                data = picture.encode(
-                    format_of(file), metadata=not self.flags.disable_image_metadata
-                )
-                write_atomically(file, data)
-            # what the program would say of all of them (a mean, strangers) is no word about one
-            scores = list(replace(self.scorer, log=lambda line: None).scores(files))
+                metadata = not self.flags.disable_image_metadata
+                write_atomically(file, encoded(picture, file, metadata))
+            # what the program says of all of them together (a mean, strangers) is not about one
+            scorer = replace(self.scorer, log=lambda line: None)
+            scores = list(scorer.scores(files))
             best = best_of(scores)
             self._list(jobs, scores, best)
-            for place, file in enumerate(files):
-                if self.others is not None and place != best:
+            for index, file in enumerate(files):
+                if self.others is not None and index != best:
                     write_atomically(self.others / file.name, file.read_bytes())
             if best is None:
                 raise ScoringError(
-                    f"none of {len(jobs)} pictures has a face to compare; nothing is written, try other seeds or words"
+                    f"none of {len(jobs)} pictures has a face to compare; nothing is written, "
+                    "try other seeds or words"
                 )
             data = files[best].read_bytes()
         if self.path is None:
@@ -124,10 +124,9 @@ class BestOf:
             console.write_line(str(self.path))
             return
         saved = SavedPicture.of(jobs[best], self.path, data, time.monotonic() - started)
-        told = [{"seed": job.seed, **_told(score)} for job, score in zip(jobs, scores, strict=True)]
-        console.write_line(
-            json.dumps(saved.as_dict() | {"cosine": scores[best].cosine, "best_of": told})
-        )
+        tried = [_as_dict(job, score) for job, score in zip(jobs, scores, strict=True)]
+        line = saved.as_dict() | {"cosine": scores[best].cosine, "best_of": tried}
+        console.write_line(json.dumps(line))
 
     def _name(self, job: Job) -> str:
         """By its seed; as the kept one is called where that has a name."""
@@ -135,27 +134,34 @@ class BestOf:
         return f"{path.stem}_{job.seed}{path.suffix}"
 
     def _list(self, jobs: Sequence[Job], scores: Sequence[Score], best: int | None) -> None:
-        """A line on standard error for each seed, the most alike first."""
+        """A line on standard error for each seed, the most alike first, those without a face
+        last.
+        """
         if self.flags.quiet:
             return
-        order = sorted(
-            range(len(jobs)),
-            key=lambda place: (scores[place].cosine is None, -(scores[place].cosine or 0.0)),
-        )
-        for place in order:
-            score = scores[place]
+        order = sorted(range(len(jobs)), key=lambda index: _likeness(scores[index]), reverse=True)
+        for index in order:
+            score = scores[index]
             text = f"{score.cosine:.3f}" if score.cosine is not None else score.status
-            console.log(f"seed {jobs[place].seed}: {text}{' (kept)' if place == best else ''}")
+            kept = " (kept)" if index == best else ""
+            console.log(f"seed {jobs[index].seed}: {text}{kept}")
 
 
 def best_of(scores: Sequence[Score]) -> int | None:
-    """The place of the most alike, the first of equals; None if none has a face."""
-    there = [place for place, score in enumerate(scores) if score.cosine is not None]
-    return max(there, key=lambda place: scores[place].cosine or 0.0, default=None)
+    """The index of the most alike, the first of equals; None if none has a face."""
+    faces = [index for index, score in enumerate(scores) if score.cosine is not None]
+    return max(faces, key=lambda index: _likeness(scores[index]), default=None)
 
 
-def _told(score: Score) -> dict[str, Any]:
+def _likeness(score: Score) -> float:
+    """The cosine; less than any for a picture without a face."""
+    return score.cosine if score.cosine is not None else -math.inf
+
+
+def _as_dict(job: Job, score: Score) -> dict[str, Any]:
+    """A seed that was tried, as it is printed."""
     return {
+        "seed": job.seed,
         "status": score.status,
         "cosine": score.cosine,
         "stranger": score.stranger,

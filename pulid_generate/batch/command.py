@@ -19,10 +19,10 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.judging import RowChecker, Rows
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.batch.results import Look
+from pulid_generate.batch.results import ResultCollector
 from pulid_generate.batch.running import BatchRun, Outlet, Tally, print_line
 from pulid_generate.batch.serving import serve
-from pulid_generate.batch.sheet import sheet_of
+from pulid_generate.batch.sheet import batch_sheet
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.folders import make_folders
@@ -79,11 +79,11 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
 
 def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     found, problems = read_rows(flags)
-    look = Look(rows, found, flags.sheet, progress, print_line)
-    look.check()
-    tally = look.around(
-        sheet_of,
-        lambda: draw_rows(rows, found, progress, flags.manifest or "the grid", problems, look.tell),
+    results = ResultCollector(rows, found, flags.sheet, progress, print_line)
+    results.check_references()
+    source = flags.manifest or "the grid"
+    tally = results.draw_and_finish(
+        lambda: draw_rows(rows, found, progress, source, problems, results.add), batch_sheet
     )
     if tally.counts.get("failed"):
         raise PulidError(
@@ -95,14 +95,14 @@ def draw_rows(
     rows: Rows,
     found: Sequence[Row],
     progress: Progress,
-    whose: str,
+    source: str,
     problems: Sequence[Problem] = (),
-    tell: Callable[[PictureResult], None] = print_line,
+    emit: Callable[[PictureResult], None] = print_line,
 ) -> Tally:
-    """Judge all rows, draw them all, and say what came of each.
+    """Judge all rows, draw them all, and emit what came of each.
 
-    whose: what the rows are of, for messages. problems: those that reading the rows found. tell:
-    gets each picture's result, perhaps from another thread. A picture that fails is told
+    source: where the rows are from, for messages. problems: those that reading the rows found.
+    emit: gets each picture's result, perhaps from another thread. A picture that fails is emitted
     and counted; raises PulidError for what stops all of them, and before any is drawn if there are
     problems.
     """
@@ -119,10 +119,10 @@ def draw_rows(
         for line in listed(problems):
             console.log(line)
         raise InputError(
-            f"{whose}: {console.counted(len(problems), 'problem')}, listed above; nothing was started"
+            f"{source}: {console.counted(len(problems), 'problem')}, listed above; nothing was started"
         )
     make_folders(items)
-    tally = Tally(len(items), progress, tell)
+    tally = Tally(len(items), progress, emit)
     outlet = Outlet(tally)
     with Interrupts(progress.note) as interrupts, session:
         if rows.on_cluster:

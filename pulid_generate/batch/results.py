@@ -1,5 +1,5 @@
 """What a batch gives beside its pictures: how like a person each is, and a sheet of all. Both from
-the lines of results, whoever drew them.
+its results, whoever drew the pictures.
 
 Pictures are scored once all are drawn, because the program that does it has models of its own to
 load; the scores are lines of their own.
@@ -15,109 +15,117 @@ from pathlib import Path
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_writable, make_folder
-from pulid_generate.assembly.people import identity_files
+from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.batch.judging import Asked, Rows
+from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult, Result, ScoreResult, SheetResult
+from pulid_generate.batch.references import references_of
 from pulid_generate.batch.running import Tally
-from pulid_generate.errors import InputError, OutputError, PulidError, RequestError
+from pulid_generate.errors import InputError, OutputError, PulidError
+from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Score, Scorer
 from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_grid import SheetGrid, Thumbnail
 from pulid_generate.rows.row import Row
 
-PORTRAITS = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".bmp", ".tif", ".tiff")
 NOT_DRAWN = "not drawn"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One picture that was to be drawn, and what came of it. seed: None where it was to be random
-    and nothing came.
-    """
+class PictureOutcome:
+    """One picture that was to be drawn, and what came of it."""
 
-    asked: Asked
+    row: Row
+    # of the row, over the command's own
+    flags: BatchFlags
+    # whom it is compared with
     references: tuple[Path, ...]
+    # None where it was to be random and nothing came
     seed: int | None
+    # None for a picture that was not reached
     result: PictureResult | None = None
+    # None for one that is not compared, or was not drawn
     score: Score | None = None
 
     @property
     def path(self) -> Path | None:
+        """The file; None if there is none."""
         if self.result is None or self.result.output is None:
             return None
         return Path(self.result.output)
 
-    def tile(self, *facts: str, with_seed: bool = True) -> Thumbnail:
-        """facts: further lines of its caption."""
+    def thumbnail(self, *facts: str, with_seed: bool = True) -> Thumbnail:
+        """For the sheet. facts: further lines of its caption."""
         reason = ""
         if self.path is None:
-            reason = (self.result.error if self.result is not None else None) or NOT_DRAWN
-        seed = [f"seed {self.seed}"] if self.seed is not None and with_seed else []
-        return Thumbnail(
-            self.path, "\n".join([*seed, *filter(None, facts), *self._likeness()]), reason
-        )
-
-    def _likeness(self) -> list[str]:
-        if self.score is None:
-            return []
-        if self.score.cosine is None:
-            return [self.score.status if self.score.status == "no face" else "not scored"]
-        stranger = (
-            f", stranger {self.score.stranger:.2f}" if self.score.stranger is not None else ""
-        )
-        return [f"likeness {self.score.cosine:.2f}{stranger}"]
+            error = self.result.error if self.result is not None else None
+            reason = error or NOT_DRAWN
+        lines = [fact for fact in facts if fact]
+        if self.seed is not None and with_seed:
+            lines.insert(0, f"seed {self.seed}")
+        if self.score is not None:
+            lines.append(_likeness(self.score))
+        return Thumbnail(self.path, "\n".join(lines), reason)
 
 
-class Look:
-    """Passes lines of results on, and finishes with scores and a sheet of them. Raises PulidError
-    when made of what cannot be.
+def _likeness(score: Score) -> str:
+    if score.status == "no face":
+        return score.status
+    if score.cosine is None:
+        return "not scored"
+    if score.stranger is None:
+        return f"likeness {score.cosine:.2f}"
+    return f"likeness {score.cosine:.2f}, stranger {score.stranger:.2f}"
 
-    found: the rows. tell: gets every line.
+
+Layout = Callable[[Sequence[PictureOutcome]], SheetGrid]
+
+
+class ResultCollector:
+    """Passes results on as they come, and finishes with scores and a sheet of them.
+
+    rows: those that are drawn. sheet: the file, None for none. emit: gets every result. Raises
+    PulidError for rows that cannot be compared, and for a sheet that cannot be written.
     """
 
     def __init__(
         self,
-        rows: Rows,
-        found: Sequence[Row],
+        batch: Rows,
+        rows: Sequence[Row],
         sheet: str | None,
         progress: Progress,
-        tell: Callable[[Result], None],
+        emit: Callable[[Result], None],
     ):
-        self.rows, self.progress, self._tell = rows, progress, tell
-        self.asked = [Asked(row, *row.merged(rows.flags, rows.given)) for row in found]
+        self.flags, self.progress, self.emit = batch.flags, progress, emit
+        self.rows = [(row, row.merged(batch.flags, batch.given)[0]) for row in rows]
         self.sheet = Path(sheet).expanduser() if sheet is not None else None
+        # row's number -> its pictures so far
         self._results: dict[int, list[PictureResult]] = defaultdict(list)
         if self.sheet is not None:
             format_of(self.sheet)
-            if self.sheet.parent.is_dir():  # else the pictures' folder, which is not made yet
-                check_writable(self.sheet)
-            elif not self.sheet.parent.resolve().is_relative_to(rows.folder.resolve()):
-                raise OutputError(
-                    f"{self.sheet}: its folder is not there; make it, or name a file in --output-dir"
-                )
+            _check_sheet(self.sheet, batch.folder)
 
-    def tell(self, result: PictureResult) -> None:
-        """A line of results, one at a time."""
+    def add(self, result: PictureResult) -> None:
+        """The result of a picture, one at a time."""
         self._results[result.row].append(result)
-        self._tell(result)
+        self.emit(result)
 
-    def check(self) -> None:
+    def check_references(self) -> None:
         """Whether every reference has a face, before anything is drawn. Raises PulidError."""
-        references = list(dict.fromkeys(path for one in self.asked for path in references_of(one)))
+        references: dict[Path, None] = {}
+        for _, flags in self.rows:
+            references |= dict.fromkeys(references_of(flags))
         if not references:
             return
-        scorer = self._scorer(references[:1])
-        for path, score in zip(references, scorer.scores(references), strict=True):
+        paths = list(references)
+        scorer = self._scorer(paths[:1])
+        for path, score in zip(paths, scorer.scores(paths), strict=True):
             if score.cosine is None:
-                raise InputError(
-                    f"reference {path}: {score.error or score.status}; give another picture"
-                )
+                reason = score.error or score.status
+                raise InputError(f"reference {path}: {reason}; give another picture")
 
-    def around(
-        self, layout: Callable[[Sequence[Shown]], SheetGrid], draw: Callable[[], Tally]
-    ) -> Tally:
+    def draw_and_finish(self, draw: Callable[[], Tally], layout: Layout) -> Tally:
         """Draw, then finish; an interrupted run has its sheet, of what is there, without scores."""
         try:
             tally = draw()
@@ -127,76 +135,82 @@ class Look:
         self.finish(layout)
         return tally
 
-    def finish(self, layout: Callable[[Sequence[Shown]], SheetGrid], scored: bool = True) -> None:
-        """Score what was drawn, tell the scores, write the sheet. scored: False leaves the scores
+    def finish(self, layout: Layout, scored: bool = True) -> None:
+        """Score what was drawn, emit the scores, write the sheet. scored: False leaves the scores
         out. Raises PulidError.
         """
-        shown = [one for each in self.asked for one in self._shown(each)]
-        wrong = None
+        outcomes: list[PictureOutcome] = []
+        for row, flags in self.rows:
+            outcomes += self._outcomes(row, flags)
+        failure = None
         if scored:
             try:
-                shown = self._score(shown)
+                outcomes = self._score(outcomes)
+            # raised after the sheet, which shows the pictures in any case
             except PulidError as error:
-                wrong = error  # after the sheet, which shows the pictures in any case
+                failure = error
         if self.sheet is not None:
-            self._write(layout(shown), any(one.references for one in shown))
-        if wrong is not None:
-            raise wrong
+            with_faces = any(one.references for one in outcomes)
+            self._write_sheet(self.sheet, layout(outcomes), mode=0o600 if with_faces else None)
+        if failure is not None:
+            raise failure
 
-    def _shown(self, asked: Asked) -> list[Shown]:
-        references, flags = references_of(asked), asked.flags
-        drawn = sorted(
-            self._results[asked.row.number],
-            key=lambda result: result.seed if result.seed is not None else -1,
-        )
+    def _outcomes(self, row: Row, flags: BatchFlags) -> list[PictureOutcome]:
+        """Of all the row's pictures, by their seeds."""
+        references = references_of(flags)
+        drawn = [
+            PictureOutcome(row, flags, references, result.seed, result)
+            for result in self._results[row.number]
+        ]
         if flags.seed < 0:
             missing: list[int | None] = [None] * max(0, flags.batch_count - len(drawn))
         else:
-            missing = list(
-                set(range(flags.seed, flags.seed + flags.batch_count))
-                - {result.seed for result in drawn}
-            )
-        there = [Shown(asked, references, result.seed, result) for result in drawn]
-        return sorted(
-            [*there, *(Shown(asked, references, seed) for seed in missing)],
-            key=lambda one: one.seed or 0,
-        )
+            wanted = range(flags.seed, flags.seed + flags.batch_count)
+            missing = list(set(wanted) - {one.seed for one in drawn})
+        lacking = [PictureOutcome(row, flags, references, seed) for seed in missing]
+        drawn.sort(key=lambda one: -1 if one.seed is None else one.seed)
+        return sorted(drawn + lacking, key=lambda one: one.seed or 0)
 
-    def _score(self, shown: Sequence[Shown]) -> list[Shown]:
-        found = list(shown)
+    def _score(self, outcomes: Sequence[PictureOutcome]) -> list[PictureOutcome]:
+        """The outcomes with scores where there is something to score; pictures of the same
+        references are scored together. Raises PulidError.
+        """
+        scored = list(outcomes)
         groups: dict[tuple[Path, ...], list[int]] = defaultdict(list)
-        for index, one in enumerate(shown):
+        for index, one in enumerate(outcomes):
             if one.references and one.path is not None:
                 groups[one.references].append(index)
         for references, indices in groups.items():
-            scores = self._scorer(references).scores([str(found[index].path) for index in indices])
+            pictures = [str(scored[index].path) for index in indices]
+            scores = self._scorer(references).scores(pictures)
             for index, score in zip(indices, scores, strict=True):
-                found[index] = one = replace(found[index], score=score)
+                scored[index] = one = replace(scored[index], score=score)
                 if one.result is not None:
-                    self._tell(_scored(one.result, score))
-        return found
+                    self.emit(_score_result(one.result, score))
+        return scored
 
     def _scorer(self, references: Sequence[Path]) -> Scorer:
-        flags = self.rows.flags
-        return Scorer(
-            references=references,
-            strangers=flags.stranger or (),
-            models_dir=flags.models_dir,
-            antelopev2=flags.antelopev2,
-            recognizer=flags.recognizer,
-            det_threshold=flags.det_threshold,
-            log=self.progress.log,
+        flags = replace(self.flags, reference=[str(path) for path in references])
+        return opening.scorer_of(flags, flags.models_dir, self.progress.log)
+
+    def _write_sheet(self, sheet: Path, grid: SheetGrid, mode: int | None) -> None:
+        make_folder(sheet.parent)
+        for path in write_sheet(sheet, grid, console.log, mode):
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.emit(SheetResult(str(path), sha256))
+
+
+def _check_sheet(sheet: Path, folder: Path) -> None:
+    """folder: of the pictures, which may not be made yet. Raises OutputError."""
+    if sheet.parent.is_dir():
+        check_writable(sheet)
+    elif not sheet.parent.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(
+            f"{sheet}: its folder is not there; make it, or name a file in --output-dir"
         )
 
-    def _write(self, grid: SheetGrid, with_faces: bool) -> None:
-        assert self.sheet is not None
-        make_folder(self.sheet.parent)
-        for path in write_sheet(self.sheet, grid, console.log, 0o600 if with_faces else None):
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            self._tell(SheetResult(str(path), sha256))
 
-
-def _scored(picture: PictureResult, score: Score) -> ScoreResult:
+def _score_result(picture: PictureResult, score: Score) -> ScoreResult:
     """The second line of a picture."""
     return ScoreResult(
         row=picture.row,
@@ -209,31 +223,3 @@ def _scored(picture: PictureResult, score: Score) -> ScoreResult:
         faces=score.faces,
         error=score.error,
     )
-
-
-def references_of(asked: Asked) -> tuple[Path, ...]:
-    """Whom a row's pictures are compared with. Of a folder, the picture that is called as the
-    person's file is; nothing for nobody, and for several people, who would be taken for one. Raises
-    InputError.
-    """
-    found: list[Path] = []
-    for name in asked.flags.reference or ():
-        path = Path(name).expanduser()
-        if not path.is_dir():
-            found.append(path)
-            continue
-        people = identity_files(asked.flags)
-        if len(people) == 1:
-            found.append(_portrait(path, Path(people[0]).stem, name))
-    return tuple(found)
-
-
-def _portrait(folder: Path, stem: str, name: str) -> Path:
-    there = sorted(
-        path for path in folder.iterdir() if path.stem == stem and path.suffix.lower() in PORTRAITS
-    )
-    if not there:
-        raise RequestError(
-            f"--reference {name}: holds no picture {stem}.png, .jpg or the like; add it, or name a picture"
-        )
-    return there[0]

@@ -41,16 +41,16 @@ def print_line(result: Result) -> None:
 
 class Tally:
     """The lines of results, and how many there are of each kind. Lines may come from several
-    threads; `tell` gets them one by one.
+    threads; `emit` gets them one by one.
     """
 
     def __init__(
         self,
         expected: int | None,
         progress: Progress,
-        tell: Callable[[PictureResult], None] = print_line,
+        emit: Callable[[PictureResult], None] = print_line,
     ):
-        self.expected, self.progress, self.tell = expected, progress, tell
+        self.expected, self.progress, self.emit = expected, progress, emit
         self.counts: dict[str, int] = {}
         self._lock = threading.Lock()
         self._started = time.monotonic()
@@ -60,10 +60,10 @@ class Tally:
         return sum(self.counts.values())
 
     def report(self, result: PictureResult) -> None:
-        """Tell one line of results. Raises what `tell` raises."""
+        """Emit one line of results. Raises what `emit` raises."""
         with self._lock:
             self.counts[result.status] = self.counts.get(result.status, 0) + 1
-            self.tell(result)
+            self.emit(result)
             if result.error is not None:
                 console.log(f"row {result.row}: {result.error}")
             elif result.status == "done":

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import typer
 
@@ -17,17 +16,18 @@ from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import Result, SheetResult
-from pulid_generate.batch.results import Look, Shown
+from pulid_generate.batch.results import PictureOutcome, ResultCollector
 from pulid_generate.batch.running import print_line
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags, SweepFlags
 from pulid_generate.flags.names import flag_name
-from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, flow
+from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
 from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis, sweep_rows
 from pulid_generate.rows.names import identity_word
 from pulid_generate.rows.row import Row
 
-MOST_IN_A_ROW = 10  # values of a single axis; more stand in lines below each other
+# values of a single axis; more stand in lines below each other
+MOST_IN_A_ROW = 10
 
 
 def run(context: typer.Context, flags: SweepFlags) -> None:
@@ -41,25 +41,22 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
     progress = Progress(flags.verbose, flags.quiet)
     if "as_json" in given:
         progress.note("--json has no effect: results are lines of JSON in any case")
+    rows = sweep_rows(axes)
     with ExitStack() as stack:
-        folder = flags.output_dir or stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="pulid-sweep-")
+        folder, emit = flags.output_dir, print_line
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pulid-sweep-"))
+            emit = _print_without_file
+        batch = Rows(
+            BatchFlags.of_command(flags, sheet=flags.output, output_dir=folder), given - {"output"}
         )
-        batch = BatchFlags.of_command(flags, sheet=flags.output, output_dir=folder)
-        rows, found = Rows(batch, given - {"output"}), sweep_rows(axes)
-        if wrong := _row_error(rows, found[0]):
+        if wrong := _row_error(batch, rows[0]):
             context.fail(wrong)
-        look = Look(
-            rows,
-            found,
-            batch.sheet,
-            progress,
-            print_line if flags.output_dir else _print_without_file,
-        )
-        look.check()
-        tally = look.around(
-            lambda shown: grid_of(axes, shown),
-            lambda: draw_rows(rows, found, progress, "sweep", tell=look.tell),
+        results = ResultCollector(batch, rows, flags.output, progress, emit)
+        results.check_references()
+        tally = results.draw_and_finish(
+            lambda: draw_rows(batch, rows, progress, "sweep", emit=results.add),
+            lambda outcomes: sweep_sheet(axes, outcomes),
         )
     if failed := tally.counts.get("failed"):
         raise PulidError(
@@ -71,7 +68,10 @@ def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
     if not flags.over:
         return "Missing option '--over'."
     if len(flags.over) > MOST_AXES:
-        return f"{len(flags.over)} times --over: a sheet has columns and rows; sweep one or two options, the rest with 'pulid-generate batch'."
+        return (
+            f"{len(flags.over)} times --over: a sheet has columns and rows; sweep one or two "
+            "options, the rest with 'pulid-generate batch'."
+        )
     if flags.output == "-":
         return "--output is the sheet, a file; standard output has lines of results."
     if "output_begin_idx" in given:
@@ -82,17 +82,16 @@ def _usage_error(flags: SweepFlags, given: frozenset[str]) -> str | None:
 
 
 def _axes_error(axes: Sequence[Axis], given: frozenset[str]) -> str | None:
-    twice = [axis for axis in axes if axis.name in given]
-    return (
-        f"{flag_name(twice[0].name)} and --over {twice[0].option} both give it; leave one of them out."
-        if twice
-        else None
-    )
+    for axis in axes:
+        if axis.name in given:
+            flag = flag_name(axis.name)
+            return f"{flag} and --over {axis.option} both give it; leave one of them out."
+    return None
 
 
-def _row_error(rows: Rows, first: Row) -> str | None:
+def _row_error(batch: Rows, first: Row) -> str | None:
     """What is wrong with the usage: the same in every row."""
-    flags, given = first.merged(rows.flags, rows.given)
+    flags, given = first.merged(batch.flags, batch.given)
     return usage.usage_error(flags, given)
 
 
@@ -103,36 +102,42 @@ def _print_without_file(result: Result) -> None:
     print_line(result)
 
 
-def grid_of(axes: Sequence[Axis], shown: Sequence[Shown]) -> SheetGrid:
+def sweep_sheet(axes: Sequence[Axis], outcomes: Sequence[PictureOutcome]) -> SheetGrid:
     """The first axis across, the second down. Pictures of several seeds share a cell."""
-    several = len({one.seed for one in shown}) > 1
+    with_seed = len({one.seed for one in outcomes}) > 1
+    title = _title(outcomes)
     columns = axes[0].labels()
     if len(axes) == 1 and len(columns) > MOST_IN_A_ROW:
-        return flow(
-            [one.tile(columns[one.asked.row.number - 1], with_seed=several) for one in shown],
-            _title(shown),
-        )
+        thumbnails = []
+        for one in outcomes:
+            thumbnails.append(one.thumbnail(columns[one.row.number - 1], with_seed=with_seed))
+        return flow(thumbnails, title)
+
     rows = axes[1].labels() if len(axes) > 1 else [""]
-    cells: list[list[list[Any]]] = [[[] for _ in columns] for _ in rows]
-    for one in shown:
-        row, column = divmod(one.asked.row.number - 1, len(columns))
-        cells[row][column].append(one.tile(with_seed=several))
-    portraits = list(dict.fromkeys(path for one in shown for path in one.references))
-    heads = (
-        [Heading(text) for text in rows]
-        if len(axes) > 1
-        else [Heading("reference", portraits[0])]
-        if portraits
-        else []
-    )
-    return SheetGrid(cells, [Heading(text) for text in columns], heads, _title(shown))
+    cells: list[list[list[Thumbnail]]] = [[[] for _ in columns] for _ in rows]
+    for one in outcomes:
+        row, column = divmod(one.row.number - 1, len(columns))
+        cells[row][column].append(one.thumbnail(with_seed=with_seed))
+
+    headings: list[Heading] = []
+    portraits = [path for one in outcomes for path in one.references]
+    if len(axes) > 1:
+        headings = [Heading(text) for text in rows]
+    elif portraits:
+        headings = [Heading("reference", portraits[0])]
+    return SheetGrid(cells, [Heading(text) for text in columns], headings, title)
 
 
-def _title(shown: Sequence[Shown]) -> str:
-    """What the pictures share."""
-    flags = [one.asked.flags for one in shown]
-    prompts = list(dict.fromkeys(one.prompt or one.prompt_file or "" for one in flags))
-    people = list(dict.fromkeys(identity_word(identity_files(one)) for one in flags))
-    seeds = sorted({one.seed for one in shown if one.seed is not None})
-    facts = [prompts[0] if len(prompts) == 1 else "", people[0] if len(people) == 1 else ""]
-    return ", ".join(filter(None, [*facts, f"seed {seeds[0]}" if len(seeds) == 1 else ""]))
+def _title(outcomes: Sequence[PictureOutcome]) -> str:
+    """What the pictures share: the prompt, the people, the seed."""
+    prompts, people, seeds = set(), set(), set()
+    for one in outcomes:
+        prompts.add(one.flags.prompt or one.flags.prompt_file or "")
+        people.add(identity_word(identity_files(one.flags)))
+        if one.seed is not None:
+            seeds.add(f"seed {one.seed}")
+    shared: list[str] = []
+    for values in (prompts, people, seeds):
+        if len(values) == 1:
+            shared += values
+    return ", ".join(text for text in shared if text)

@@ -195,7 +195,7 @@ def _draw(
         rows,
         progress,
         "validate",
-        tell=lambda result: results.__setitem__(result.row, result),
+        emit=lambda result: results.__setitem__(result.row, result),
     )
     return [
         replace(shot, sha256=results[number].sha256, error=results[number].error)

@@ -12,23 +12,29 @@ import pytest
 from PIL import Image
 from seeded.checkpoints import write_embedding
 
+from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.batch import results as batch_look
-from pulid_generate.batch.judging import Asked, Rows
+from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.batch.results import Look, Shown
-from pulid_generate.batch.sheet import differing_of, names_of, sheet_of, told
+from pulid_generate.batch.references import references_of
+from pulid_generate.batch.results import PictureOutcome, ResultCollector
+from pulid_generate.batch.sheet import (
+    batch_sheet,
+    differing_options,
+    option_text,
+    people_names,
+)
 from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.scorer import Score
 from pulid_generate.rows.row import Row
 
 
-def shown(number, seed=1, *, output="a.png", error=None, score=None, references=(), **values):
+def outcome(number, seed=1, *, output="a.png", error=None, score=None, references=(), **values):
     row = Row(number, number, f"line {number}", {"prompt": "a cat", "seed": seed, **values})
-    flags, given = row.merged(BatchFlags(), frozenset())
+    flags, _ = row.merged(BatchFlags(), frozenset())
     drawn = result(number, seed, output, error)
-    return Shown(Asked(row, flags, given), tuple(map(Path, references)), seed, drawn, score)
+    return PictureOutcome(row, flags, tuple(map(Path, references)), seed, drawn, score)
 
 
 def texts(grid) -> list[list[list[str]]]:
@@ -40,7 +46,7 @@ ADA, BOB = "people/ada.pulidembd", "people/bob.pulidembd"
 
 def test_identities_down_prompts_across_seeds_under_them():
     rows = [
-        shown(
+        outcome(
             1 + index,
             seed,
             prompt=prompt,
@@ -54,7 +60,7 @@ def test_identities_down_prompts_across_seeds_under_them():
             for seed in (1, 2)
         )
     ]
-    grid = sheet_of(rows)
+    grid = batch_sheet(rows)
     assert [head.text for head in grid.columns] == ["a cat", "a dog"]
     assert [(head.text, str(head.picture)) for head in grid.rows] == [
         ("ada", "ada.png"),
@@ -63,37 +69,37 @@ def test_identities_down_prompts_across_seeds_under_them():
     assert texts(grid) == [[["seed 1", "seed 2"]] * 2] * 2
     assert [
         head.picture
-        for head in sheet_of([shown(1, references=["a.png"], pulid_id_embedding=ADA)]).rows
+        for head in batch_sheet([outcome(1, references=["a.png"], pulid_id_embedding=ADA)]).rows
     ] == [Path("a.png")]
     same = [
-        shown(n, references=["a.png"], pulid_id_embedding=person)
+        outcome(n, references=["a.png"], pulid_id_embedding=person)
         for n, person in enumerate((ADA, BOB))
     ]
     # it is of one of them at most
-    assert [head.picture for head in sheet_of(same).rows] == [None, None]
+    assert [head.picture for head in batch_sheet(same).rows] == [None, None]
 
 
 def test_nobody_needs_no_head_and_several_people_are_named_together():
-    assert sheet_of([shown(1), shown(2, 2)]).rows == ()
-    grid = sheet_of([shown(1), shown(2, identity=[ADA, f"{BOB},weight=0.5"])])
+    assert not batch_sheet([outcome(1), outcome(2, 2)]).rows
+    grid = batch_sheet([outcome(1), outcome(2, identity=[ADA, f"{BOB},weight=0.5"])])
     assert [head.text for head in grid.rows] == ["nobody", "ada+bob"]
-    assert names_of([("x/me.pulidembd",), ("y/me.pulidembd",)]) == {
+    assert people_names([("x/me.pulidembd",), ("y/me.pulidembd",)]) == {
         (f"{folder}/me.pulidembd",): f"{folder}/me.pulidembd" for folder in "xy"
     }
 
 
 def test_what_differs_is_said_under_the_pictures_and_the_rest_is_not():
     rows = [
-        shown(1, steps=4, sampling_method="heun"),
-        shown(2, steps=8, sampling_method="heun"),
-        shown(3, prompt_weights=True),
+        outcome(1, steps=4, sampling_method="heun"),
+        outcome(2, steps=8, sampling_method="heun"),
+        outcome(3, prompt_weights=True),
     ]
-    assert differing_of([row.asked.flags for row in rows]) == [
+    assert differing_options([row.flags for row in rows]) == [
         "prompt_weights",
         "steps",
         "sampling_method",
     ]
-    assert texts(sheet_of(rows)) == [
+    assert texts(batch_sheet(rows)) == [
         [
             [
                 "seed 1\nsteps 4, sampling-method heun",
@@ -102,38 +108,38 @@ def test_what_differs_is_said_under_the_pictures_and_the_rest_is_not():
             ]
         ]
     ]
-    assert texts(sheet_of(rows[:1])) == [[["seed 1"]]]
-    assert told("init_img", "a/b.png") == "init-img b.png"
-    assert told("pulid_id_weight", 0.30000000001) == "pulid-id-weight 0.3"
-    assert told("lora", ["a/b.safetensors:0.5"]) == "lora b.safetensors:0.5"
-    assert told("steps", None) == ""
+    assert texts(batch_sheet(rows[:1])) == [[["seed 1"]]]
+    assert option_text("init_img", "a/b.png") == "init-img b.png"
+    assert option_text("pulid_id_weight", 0.30000000001) == "pulid-id-weight 0.3"
+    assert option_text("lora", ["a/b.safetensors:0.5"]) == "lora b.safetensors:0.5"
+    assert option_text("steps", None) == ""
 
 
 def test_rows_that_make_no_grid_stand_in_their_order():
     rows = [
-        shown(n, prompt=f"prompt {n}", pulid_id_embedding=f"p{n}.pulidembd") for n in range(1, 6)
+        outcome(n, prompt=f"prompt {n}", pulid_id_embedding=f"p{n}.pulidembd") for n in range(1, 6)
     ]
-    grid = sheet_of(rows)
+    grid = batch_sheet(rows)
     assert (grid.columns, grid.rows) == ((), ())
     assert texts(grid)[0][0][0] == "seed 1\np1\nprompt 1"
     assert len(grid.cells[0][0]) == 5
 
 
 def test_a_tile_says_why_it_is_empty_and_how_like_it_is():
-    assert shown(1, output=None, error="NaN").tile().reason == "NaN"
-    assert shown(1, output=None, error="NaN").tile().picture is None
-    assert shown(1).tile() == shown(1).tile() or shown(1).tile().reason == ""
-    assert shown(1, score=Score("ok", 0.714)).tile().caption == "seed 1\nlikeness 0.71"
+    assert outcome(1, output=None, error="NaN").thumbnail().reason == "NaN"
+    assert outcome(1, output=None, error="NaN").thumbnail().picture is None
+    assert outcome(1).thumbnail() == outcome(1).thumbnail() or outcome(1).thumbnail().reason == ""
+    assert outcome(1, score=Score("ok", 0.714)).thumbnail().caption == "seed 1\nlikeness 0.71"
     assert (
-        shown(1, score=Score("ok", 0.714, stranger=0.1)).tile("x").caption
+        outcome(1, score=Score("ok", 0.714, stranger=0.1)).thumbnail("x").caption
         == "seed 1\nx\nlikeness 0.71, stranger 0.10"
     )
-    assert shown(1, score=Score("no face")).tile().caption == "seed 1\nno face"
+    assert outcome(1, score=Score("no face")).thumbnail().caption == "seed 1\nno face"
 
 
-def look(tmp_path, rows, told, sheet="grid.png", **flags):
+def collector(tmp_path, rows, told, sheet="grid.png", **flags):
     many = Rows(BatchFlags(output_dir=str(tmp_path), prompt="a cat", **flags), frozenset())
-    return Look(many, rows, str(tmp_path / sheet), Progress(quiet=True), told.append)
+    return ResultCollector(many, rows, str(tmp_path / sheet), Progress(quiet=True), told.append)
 
 
 def result(number, seed, output=None, error=None):
@@ -147,16 +153,18 @@ def test_an_interrupted_run_has_the_sheet_of_what_is_there(tmp_path, monkeypatch
         Row(1, 1, "line 1", {"batch_count": 3, "seed": 5}),
         Row(2, 2, "line 2", {"seed": -1, "reference": ["me.png"]}),
     ]
-    there = look(tmp_path, rows, told)
+    results = collector(tmp_path, rows, told)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    monkeypatch.setattr(batch_look, "Scorer", lambda **_: pytest.fail("nobody waits for scores"))
+    monkeypatch.setattr(opening, "Scorer", lambda **_: pytest.fail("nobody waits for scores"))
 
     def draw():
-        there.tell(result(1, 6, str(tmp_path / "a.png")))
+        results.add(result(1, 6, str(tmp_path / "a.png")))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        there.around(lambda shown: grids.append(sheet_of(shown)) or grids[0], draw)
+        results.draw_and_finish(
+            draw, lambda outcomes: grids.append(batch_sheet(outcomes)) or grids[0]
+        )
     tiles = [tile for row in grids[0].cells for cell in row for tile in cell]
     assert [(tile.caption, tile.reason) for tile in tiles] == [
         ("seed 5", "not drawn"),
@@ -170,18 +178,20 @@ def test_an_interrupted_run_has_the_sheet_of_what_is_there(tmp_path, monkeypatch
 
 def test_scores_that_cannot_be_made_do_not_keep_the_sheet_away(tmp_path, monkeypatch):
     told = []
-    there = look(tmp_path, [Row(1, 1, "line 1", {"reference": ["me.png"], "seed": 1})], told)
+    results = collector(tmp_path, [Row(1, 1, "line 1", {"reference": ["me.png"], "seed": 1})], told)
 
     class Broken:
         def __init__(self, **options):
-            assert options["references"] == (Path("me.png"),)
+            assert options["references"] == ["me.png"]
 
         def scores(self, pictures):
             raise ScoringError("killed")
 
-    monkeypatch.setattr(batch_look, "Scorer", Broken)
+    monkeypatch.setattr(opening, "Scorer", Broken)
     with pytest.raises(ScoringError, match="killed"):
-        there.around(sheet_of, lambda: there.tell(result(1, 1, str(tmp_path / "a.png"))))
+        results.draw_and_finish(
+            lambda: results.add(result(1, 1, str(tmp_path / "a.png"))), batch_sheet
+        )
     assert (tmp_path / "grid.png").is_file()
 
 
@@ -190,14 +200,14 @@ def test_a_folder_of_references_is_one_picture_for_each_person(tmp_path):
         (tmp_path / name).write_bytes(b"")
 
     def references(**values):
-        return batch_look.references_of(shown(1, reference=[str(tmp_path)], **values).asked)
+        return references_of(outcome(1, reference=[str(tmp_path)], **values).flags)
 
     assert references(pulid_id_embedding=ADA) == (tmp_path / "ada.jpg",)
     assert references(identity=[BOB]) == (tmp_path / "bob.PNG",)
     assert references(identity=[ADA, BOB]) == references() == ()
     with pytest.raises(Exception, match=r"holds no picture eve.png"):
         references(pulid_id_embedding="eve.pulidembd")
-    assert batch_look.references_of(shown(1, reference=["x.png", "y.png"]).asked) == (
+    assert references_of(outcome(1, reference=["x.png", "y.png"]).flags) == (
         Path("x.png"),
         Path("y.png"),
     )

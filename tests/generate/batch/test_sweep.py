@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from pulid_generate.batch import sweep as sweep_run
-from pulid_generate.batch.judging import Asked
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.batch.results import Shown
+from pulid_generate.batch.results import PictureOutcome
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.axes import SWEPT, expand, parse_axis, sweep_rows
@@ -113,9 +112,10 @@ def test_every_option_of_numbers_and_words_may_be_swept():
 def grid(*texts, seeds=(42,), **common):
     axes = [parse_axis(text) for text in texts]
     flags = BatchFlags(prompt="in the rain", pulid_id_embedding="x/me.pulidembd", **common)
-    shown = [
-        Shown(
-            Asked(row, *row.merged(flags, frozenset())),
+    outcomes = [
+        PictureOutcome(
+            row,
+            row.merged(flags, frozenset())[0],
             (),
             seed,
             PictureResult("done", row.number, output=f"{row.number}.png"),
@@ -123,7 +123,7 @@ def grid(*texts, seeds=(42,), **common):
         for row in sweep_rows(axes)
         for seed in seeds
     ]
-    return sweep_run.grid_of(axes, shown)
+    return sweep_run.sweep_sheet(axes, outcomes)
 
 
 def test_the_first_axis_goes_across_and_the_second_down():
