@@ -5,7 +5,8 @@ PulidError              anything that ends in one line and exit code 1
   IdentityError         an identity that does not fit the PuLID file or the Flux model
   PlacementError        models that do not fit where they were to run
   ScoringError          pictures whose likeness cannot be told
-  CheckpointError       a Flux, autoencoder or text encoder file that cannot be loaded (also a WeightsError)
+  CheckpointError       a Flux, autoencoder or text encoder file that cannot be loaded
+                        (also a WeightsError)
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ NONCOMMERCIAL = "FLUX.1 [dev] Non-Commercial License: no commercial use of the m
 
 
 def _flux(repo: str, file: str, size: int, licence: str, gated: bool = False) -> Item:
+    """size: bytes."""
     source = Source(repo=repo, files=(file,), licence=licence)
     return Item(FLUX.name, source, size, role=FLUX, gated=gated, own=True)
 

@@ -17,27 +17,33 @@ from pulid_extract.shared.model_files import (
     open_given,
 )
 from pulid_generate.errors import WeightsError
+from pulid_generate.files.model import Model
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of one generation, found and recognised. pulid is None when no identity is asked
-    for.
-    """
+    """The files of one generation, found and recognised."""
 
     flux: Found
     vae: Found
     clip_l: Found
     t5xxl: Found
     t5_tokenizer: Path
+    # None when no identity is asked for
     pulid: Found | None = None
+
+    def of(self, model: Model) -> Found:
+        """The file of a model."""
+        return getattr(self, model.field)
 
     def by_role(self) -> list[tuple[Role, Found]]:
         """Which file fills which role."""
         pairs = [(FLUX, self.flux), (VAE, self.vae), (CLIP_L, self.clip_l), (T5XXL, self.t5xxl)]
-        return [*pairs, (PULID, self.pulid)] if self.pulid else pairs
+        if self.pulid:
+            pairs.append((PULID, self.pulid))
+        return pairs
 
     @classmethod
     def find(
@@ -67,13 +73,14 @@ class ModelFiles:
         # first: of several faults, this is the one to hear of
         transformer = _part(FLUX, flux, whole, folder)
         t5 = _part(T5XXL, t5xxl, whole, folder)
-        beside = [
+        near_t5 = [
             t5.path.parent,
             t5.path,
             t5.path / "tokenizer_2",
             t5.path.parent / "tokenizer_2",
-            *([folder] if folder else []),
         ]
+        if folder is not None:
+            near_t5.append(folder)
         return cls(
             flux=transformer,
             vae=_part(VAE, vae, whole, folder),
@@ -81,7 +88,7 @@ class ModelFiles:
             t5xxl=t5,
             pulid=find(PULID, pulid, models_dir) if with_pulid else None,
             # last: it may be a download
-            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, beside, t5.header),
+            t5_tokenizer=find_t5_tokenizer(t5_tokenizer, near_t5, t5.header),
         )
 
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Where T5's vocabulary is: most T5 files lack it. Reads no vocabulary; that is models/tokenizers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from pulid_extract.shared.model_files import Header, Role, Source, cached, fetch, is_offline
 from pulid_generate.errors import CheckpointError
 
-# what most T5 files lack: their vocabulary
+# in the order they are looked for
+VOCABULARIES = ("tokenizer.json", "spiece.model")
 T5_TOKENIZER = Role(
     "T5 tokenizer",
     "--t5-tokenizer",
@@ -25,34 +26,42 @@ def find_t5_tokenizer(
 
     given: a folder, a tokenizer.json, a spiece.model or a GGUF that carries one; None takes that of
     the `encoder` file if it is such a GGUF, then looks in `folders`, then in the Hugging Face
-    cache, then on the hub. Raises WeightsError.
+    cache, then on the hub. Raises WeightsError, CheckpointError among them.
     """
     if given is not None:
         path = Path(given).expanduser()
         if not path.exists():
             raise CheckpointError(
-                f"{path}: no such T5 tokenizer; give a folder, a tokenizer.json, a spiece.model or a T5 GGUF"
+                f"{path}: no such T5 tokenizer; "
+                "give a folder, a tokenizer.json, a spiece.model or a T5 GGUF"
             )
-        found = _tokenizer_in(path) if path.is_dir() else path
-        if found is None:
+        vocabulary = _vocabulary_in(path) if path.is_dir() else path
+        if vocabulary is None:
             raise CheckpointError(
                 f"{path}: holds no tokenizer.json and no spiece.model; give one of them"
             )
-        return found
+        return vocabulary
     if encoder is not None and encoder.metadata.get("tokenizer.ggml.model") == "t5":
         return encoder.path
     searched = list(folders)
-    found = next(filter(None, map(_tokenizer_in, searched)), None) or cached(T5_TOKENIZER.source)
-    if found is None and is_offline():
+    for folder in searched:
+        vocabulary = _vocabulary_in(folder)
+        if vocabulary is not None:
+            return vocabulary
+    vocabulary = cached(T5_TOKENIZER.source)
+    if vocabulary is not None:
+        return vocabulary
+    if is_offline():
         where = " nor in ".join(map(str, searched))
         raise CheckpointError(
-            f"T5 tokenizer: neither in {where} nor in the Hugging Face cache; give {T5_TOKENIZER.flag} FILE"
+            f"T5 tokenizer: neither in {where} nor in the Hugging Face cache; "
+            f"give {T5_TOKENIZER.flag} FILE"
         )
-    return found or fetch(T5_TOKENIZER, Path())
+    return fetch(T5_TOKENIZER, Path())
 
 
-def _tokenizer_in(folder: Path) -> Path | None:
-    return next(
-        (folder / name for name in ("tokenizer.json", "spiece.model") if (folder / name).is_file()),
-        None,
-    )
+def _vocabulary_in(folder: Path) -> Path | None:
+    for name in VOCABULARIES:
+        if (folder / name).is_file():
+            return folder / name
+    return None

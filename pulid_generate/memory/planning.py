@@ -39,7 +39,7 @@ def make_plan(
     """
     models = {}
     for model in Model:
-        models[model] = Footprint.of(getattr(files, model.field).header, model.marker)
+        models[model] = Footprint.of(files.of(model).header, model.marker)
     pulid = Footprint.of(files.pulid.header, PULID_MARKER) if files.pulid else None
     case = Case(models, pulid, work, placement, available)
     plan = plan_stages(case)

@@ -26,6 +26,9 @@ class Predict(Protocol):
     def __call__(self, latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor: ...
 
 
+UNGUIDED = Guidance()
+
+
 def _no_noise() -> Tensor:
     raise RequestError("this sampling method adds noise; give denoise() fresh_noise")
 
@@ -37,20 +40,22 @@ def denoise(
     *,
     method: str = "euler",
     eta: float | None = None,
-    guidance: Guidance = Guidance(),  # noqa: B008  frozen
+    guidance: Guidance = UNGUIDED,
     inpaint: Inpaint | None = None,
     fresh_noise: Callable[[], Tensor] = _no_noise,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """The latent (1, L, 64) at times[-1], from the one at times[0].
 
-    method: a name of `sampling_names.METHODS`; "euler" is x += (t_next - t) * v. eta: how much
-    noise a method adds, None for its default. fresh_noise: standard normal (1, L, 64) on the
+    times: falling, as `make_schedule` gives them. method: a name of `names.METHODS`; "euler" is
+    x += (t_next - t) * v. eta: how much noise a method adds, None for its default. fresh_noise: standard normal (1, L, 64) on the
     latent's device, asked for by the methods that add noise, once per step at most. on_step: called
     with the steps done and the steps in all. Raises RequestError for a method that is refused.
     """
     total = len(times) - 1
-    eta = DEFAULT_ETA.get(check_method(method), 0.0) if eta is None else eta
+    check_method(method)
+    if eta is None:
+        eta = DEFAULT_ETA.get(method, 0.0)
 
     def velocity(latent: Tensor, t: float, step: int) -> Tensor:
         positive = guided = predict(latent, t, step=step, branch="positive")
@@ -58,9 +63,8 @@ def denoise(
             negative = predict(latent, t, step=step, branch="negative")
             guided = negative + guidance.cfg_scale * (positive - negative)
         if guidance.has_skip(step):
-            guided = guided + guidance.slg_scale * (
-                positive - predict(latent, t, step=step, branch="skip")
-            )
+            skipped = predict(latent, t, step=step, branch="skip")
+            guided = guided + guidance.slg_scale * (positive - skipped)
         return guided if inpaint is None else inpaint.hold(guided, latent, t)
 
     steps = SAMPLERS[method](velocity, latent, times, fresh_noise, eta)

@@ -29,15 +29,14 @@ Branch = Literal["positive", "negative", "skip"]
 class Guidance:
     """Which branches a step needs, and how they are mixed. Steps count from 0; a method of two
     evaluations guides both.
-
-    cfg_scale: v = v_neg + cfg_scale * (v_pos - v_neg) from step `cfg_start_step` on; at 1 the
-    negative branch is never evaluated. slg_scale: v += slg_scale * (v_pos - v_skip) in the steps of
-    `slg_steps`, with or without true CFG; elsewhere the skip branch is never
-        evaluated.
     """
 
+    # v = v_neg + cfg_scale * (v_pos - v_neg) from step cfg_start_step on; at 1 the negative branch
+    # is never evaluated
     cfg_scale: float = 1.0
     cfg_start_step: int = 0
+    # v += slg_scale * (v_pos - v_skip) in the steps slg_steps, with or without true CFG; elsewhere
+    # the skip branch is never evaluated
     slg_scale: float = 0.0
     slg_steps: Collection[int] = ()
 
@@ -52,13 +51,11 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Inpaint:
-    """What stays of a picture while the rest is redrawn.
+    """What stays of a picture while the rest is redrawn."""
 
-    mask: (1, L, 64) packed, float32 in [0, 1]: 1 is redrawn, 0 stays, between is mixed. image: the
-    picture's packed latents, (1, L, 64).
-    """
-
+    # (1, L, 64) packed, float32 in [0, 1]: 1 is redrawn, 0 stays, between is mixed
     mask: Tensor
+    # the picture's packed latents, (1, L, 64)
     image: Tensor
 
     def hold(self, velocity: Tensor, latent: Tensor, t: float) -> Tensor:

@@ -45,12 +45,18 @@ DEFAULT_ETA: dict[str, float] = {
     "res_2s": 0.0,
 }
 
-_OTHER_NOISE = "its noise is written for models whose picture is not scaled down as noise comes in; Flux is a flow, and would get too much of it"
+_OTHER_NOISE = (
+    "its noise is written for models whose picture is not scaled down as noise comes in; "
+    "Flux is a flow, and would get too much of it"
+)
 _OTHER_CFG = (
     "it wants the picture of the negative branch in each step and scales it as no flow does"
 )
 REFUSED_METHODS: dict[str, str] = {
-    "dpm++2mv2": "its steps do not add up to the whole way where their sizes differ, so more steps never settle its picture",
+    "dpm++2mv2": (
+        "its steps do not add up to the whole way where their sizes differ, "
+        "so more steps never settle its picture"
+    ),
     "tcd": "its steps are those of Stable Diffusion's 1,000 timesteps; Flux has none",
     "dpm++2m_sde": _OTHER_NOISE,
     "dpm++2m_sde_bt": _OTHER_NOISE,
@@ -63,7 +69,10 @@ REFUSED_METHODS: dict[str, str] = {
 
 SCHEDULES: dict[str, str] = {
     "flux": "Black Forest Labs' own: shifted by the picture's size for dev, linear for schnell",
-    "sdcpp": "sd-cli's default, which counts four times the tokens and shifts schnell too: repeats its pictures",
+    "sdcpp": (
+        "sd-cli's default, which counts four times the tokens and shifts schnell too: "
+        "repeats its pictures"
+    ),
     "discrete": "1,000 shifted timesteps, evenly, both ends included",
     "simple": "every so many of 1,000 shifted timesteps",
     "sgm_uniform": "as discrete, but the last step starts one step earlier",
@@ -74,7 +83,8 @@ SCHEDULES: dict[str, str] = {
     "smoothstep": "shifted timesteps along 3x^2 - 2x^3: close to beta",
     "lcm": "every so many of LCM's 50 training timesteps",
 }
-SCHEDULE_ALIASES: dict[str, str] = {"normal": "discrete"}  # sd-cli knows it too
+# sd-cli knows it too
+SCHEDULE_ALIASES: dict[str, str] = {"normal": "discrete"}
 
 REFUSED_SCHEDULES: dict[str, str] = {
     "ays": "its noise levels were published for SD 1.5, SDXL and SVD only",

@@ -36,11 +36,8 @@ class NoiseStream:
         self._draws += 1
         if self._generator is not None:
             return torch.randn(self.shape, generator=self._generator, dtype=torch.float32)
-        return torch.from_numpy(
-            philox_randn(self._seed, math.prod(self.shape), offset=self._draws - 1).reshape(
-                self.shape
-            )
-        )
+        numbers = philox_randn(self._seed, math.prod(self.shape), offset=self._draws - 1)
+        return torch.from_numpy(numbers.reshape(self.shape))
 
 
 def make_noise(seed: int, width: int, height: int, rng: Rng) -> Tensor:
@@ -52,7 +49,9 @@ def add_noise(image: Tensor | None, noise: Tensor, t: float) -> Tensor:
     """The latent at time t: image * (1 - t) + noise * t. Shapes equal; without an image only the
     noise, scaled.
     """
-    return noise * t if image is None else image * (1 - t) + noise * t
+    if image is None:
+        return noise * t
+    return image * (1 - t) + noise * t
 
 
 def philox_randn(seed: int, count: int, offset: int = 0) -> np.ndarray:
@@ -78,7 +77,8 @@ def philox_randn(seed: int, count: int, offset: int = 0) -> np.ndarray:
             first & low,
         ]
         keys = [(keys[0] + 0x9E3779B9) & 0xFFFFFFFF, (keys[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    unit = np.float32(2.3283064e-10)  # 2^-32, in the single precision that the CUDA original uses
+    # 2^-32, in the single precision that the CUDA original uses
+    unit = np.float32(2.3283064e-10)
     turn = np.float32(unit * np.float32(2 * math.pi))
     radius = np.sqrt(
         np.float32(-2) * np.log(words[0].astype(np.float32) * unit + unit / np.float32(2))

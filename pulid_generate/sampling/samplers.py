@@ -1,7 +1,8 @@
 """Samplers: methods that follow a velocity from times[0] to times[-1], one function each, yielding
 the latent of every step.
 
-    dx/dt = v(x, t)        D = x - t v, the clean picture that v stands for        dx/dl = D - x, with l = -log t
+    dx/dt = v(x, t)
+    dx/dl = D - x, with l = -log t and D = x - t v, the clean picture that v stands for
 
 The second form is solved exactly where D is constant; the methods that work on D use it. It never
 divides by 1 - t, which is 0 at the start, and the last step, to t = 0, is x = D.
@@ -69,9 +70,8 @@ def _dpmpp_2m(
     for step, (t, t_next) in enumerate(pairwise(times)):
         clean = ahead = x - t * velocity(x, t, step)
         if before is not None and t_next > 0:
-            ahead = clean + math.log(t / t_next) / math.log(times[step - 1] / t) / 2 * (
-                clean - before
-            )
+            ratio = math.log(t / t_next) / math.log(times[step - 1] / t)
+            ahead = clean + ratio / 2 * (clean - before)
         x, before = _toward(x, ahead, t_next / t), clean
         yield x
 
@@ -115,7 +115,8 @@ def _dpmpp_2s_ancestral(
     for step, (t, t_next) in enumerate(pairwise(times)):
         down, keep, up = _ancestral(t, t_next, eta)
         clean = x - t * velocity(x, t, step)
-        if down > 0 and 1 - t >= 1e-6:  # at t = 1 the middle is t itself
+        # at t = 1 the middle is t itself
+        if down > 0 and 1 - t >= 1e-6:
             # half-way in log((1 - t) / t)
             middle = 1 / (1 + math.sqrt((1 - t) / t * (1 - down) / down))
             half = _toward(x, clean, middle / t)
@@ -137,9 +138,8 @@ def _res_multistep(
             h = math.log(t / down)
             # negative: the evaluation before lies behind
             share = math.log(down_before / times[step - 1]) / h
-            x = x * (down / t) + h * (
-                (_phi1(-h) - _phi2(-h) / share) * clean + _phi2(-h) / share * before
-            )
+            newer, older = _phi1(-h) - _phi2(-h) / share, _phi2(-h) / share
+            x = x * (down / t) + h * (newer * clean + older * before)
         before, down_before = clean, down
         yield (x := _renoise(x, keep, up, noise))
 
@@ -181,7 +181,8 @@ def _unipc(
         prediction_type="flow_prediction", use_flow_sigmas=True
     )
     scheduler.set_timesteps(sigmas=np.array(times[:-1]))
-    scheduler.set_begin_index(0)  # its look-up of rounded timesteps confuses neighbours
+    # its look-up of rounded timesteps confuses neighbours
+    scheduler.set_begin_index(0)
     for step, t in enumerate(times[:-1]):
         x = scheduler.step(velocity(x, t, step), t, x, return_dict=False)[0]
         yield x

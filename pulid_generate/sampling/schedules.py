@@ -24,13 +24,22 @@ from pulid_generate.sampling.packing import token_count
 
 # the BFL resolution shift: mu is linear in the number of image tokens through these two points
 SHIFT_TOKENS, SHIFT_MU = (256, 4096), (0.5, 1.15)
-TRAIN_STEPS = 1000  # timesteps 0..999 that sd.cpp's schedules choose from
-DISCRETE_MU = {True: 1.15, False: 1.0}  # dev, schnell: sd.cpp's default flow shifts for them
-KARRAS_RHO = 7.0  # Karras et al. 2022, arXiv:2206.00364
-BETA_EXPONENT = 2 * 0.6 - 1  # of Beta(0.6, 0.6), see _beta_quantile
+# timesteps 0..999 that sd.cpp's schedules choose from
+TRAIN_STEPS = 1000
+# dev, schnell: sd.cpp's default flow shifts for them
+DISCRETE_MU = {True: 1.15, False: 1.0}
+# Karras et al. 2022, arXiv:2206.00364
+KARRAS_RHO = 7.0
+# of Beta(0.6, 0.6), see _beta_quantile
+BETA_EXPONENT = 2 * 0.6 - 1
 LCM_STEPS = 50
 
+# how many steps -> that many falling timesteps in 0..999
 Positions = Callable[[int], Sequence[float]]
+# timestep -> time
+Shift = Callable[[float], float]
+# how many steps, shift -> the times of the schedule but the last
+Spacing = Callable[[int, Shift], list[float]]
 
 
 def resolution_mu(tokens: int) -> float:
@@ -64,14 +73,14 @@ def make_schedule(name: str, steps: int, mu: float | None) -> list[float]:
     are steps.
     """
     name = check_schedule(name)
-    times = (
-        shifted_schedule(steps, mu)
-        if name in ("flux", "sdcpp")
-        else [*SPACINGS[name](steps, _timestep_shift(mu)), 0.0]
-    )
+    if name in SPACINGS:
+        times = [*SPACINGS[name](steps, _timestep_shift(mu)), 0.0]
+    else:
+        times = shifted_schedule(steps, mu)
     if any(a <= b for a, b in pairwise(times)):
         raise RequestError(
-            f"scheduler {name}: does not have {steps} different times; choose fewer steps, or the scheduler flux"
+            f"scheduler {name}: does not have {steps} different times; "
+            "choose fewer steps, or the scheduler flux"
         )
     return times
 
@@ -104,39 +113,37 @@ def cut_schedule(times: Sequence[float], strength: float) -> list[float]:
 # --------------------------------------------------------------- sd.cpp's spacings of its timesteps
 
 
-def _timestep_shift(mu: float | None) -> Callable[[float], float]:
+def _timestep_shift(mu: float | None) -> Shift:
     """S: timestep 0..999 -> time. S(999) = 1."""
     scale = math.exp(mu or 0.0)
     return lambda timestep: scale / (scale + (TRAIN_STEPS / (timestep + 1) - 1))
 
 
-def _at(positions: Positions) -> Callable[[int, Callable[[float], float]], list[float]]:
-    """A spacing from the timesteps that it visits: positions(steps) -> `steps` falling numbers in
-    0..999.
-    """
+def _at(positions: Positions) -> Spacing:
+    """A spacing from the timesteps that it visits."""
     return lambda steps, shift: [shift(timestep) for timestep in positions(steps)]
 
 
-def _between(
-    warp: Callable[[float], float], unwarp: Callable[[float], float]
-) -> Callable[[int, Callable[[float], float]], list[float]]:
+def _between(warp: Callable[[float], float], unwarp: Callable[[float], float]) -> Spacing:
     """A spacing that is even in warp(time), between the times of the last and the first
     timestep.
     """
 
-    def spacing(steps: int, shift: Callable[[float], float]) -> list[float]:
+    def spacing(steps: int, shift: Shift) -> list[float]:
         most, least = warp(shift(TRAIN_STEPS - 1)), warp(shift(0))
-        return [
-            shift(TRAIN_STEPS - 1),
-            *(unwarp(most + (least - most) * i / (steps - 1)) for i in range(1, steps)),
-        ]
+        times = [shift(TRAIN_STEPS - 1)]
+        for i in range(1, steps):
+            times.append(unwarp(most + (least - most) * i / (steps - 1)))
+        return times
 
     return spacing
 
 
 def _discrete(steps: int) -> list[float]:
     last = TRAIN_STEPS - 1
-    return [last - last * i / (steps - 1) for i in range(steps)] if steps > 1 else [last]
+    if steps == 1:
+        return [last]
+    return [last - last * i / (steps - 1) for i in range(steps)]
 
 
 def _simple(steps: int) -> list[float]:
@@ -151,8 +158,9 @@ def _beta(steps: int) -> list[float]:
 
 
 def _beta_quantile(probability: np.ndarray) -> np.ndarray:
-    """Quantiles of Beta(0.6, 0.6), to 1e-6. With x = sin(a)^2 the density becomes (sin a cos
-    a)^0.2, which is finite at both ends.
+    """Quantiles of Beta(0.6, 0.6), to 1e-6.
+
+    With x = sin(a)^2 the density becomes (sin a cos a)^0.2, which is finite at both ends.
     """
     angle = np.linspace(0, np.pi / 2, 1 << 18)
     density = np.abs(np.sin(angle) * np.cos(angle)) ** BETA_EXPONENT
@@ -171,8 +179,7 @@ def _lcm(steps: int) -> list[float]:
     ]
 
 
-# schedule -> its times but the last: (steps, S) -> list
-SPACINGS: dict[str, Callable[[int, Callable[[float], float]], list[float]]] = {
+SPACINGS: dict[str, Spacing] = {
     "discrete": _at(_discrete),
     "simple": _at(_simple),
     "sgm_uniform": _at(lambda steps: [(TRAIN_STEPS - 1) * (1 - i / steps) for i in range(steps)]),

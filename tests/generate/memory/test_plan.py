@@ -21,6 +21,7 @@ from support.paths import ROOT
 from pulid_extract.shared.model_files import Header, read_header
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.model import Model
+from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.memory import footprint
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.placement import Placement
@@ -68,13 +69,14 @@ def files(
     flux_packed: str | None = None,
     t5: str = "F16",
     t5_packed: str | None = None,
-) -> SimpleNamespace:
+) -> ModelFiles:
     """The published set, from headers alone."""
-    return SimpleNamespace(
+    return ModelFiles(
         flux=SimpleNamespace(header=header(FLUX, flux, packed=flux_packed)),
         t5xxl=SimpleNamespace(header=header(T5, t5, packed=t5_packed)),
         clip_l=SimpleNamespace(header=header(CLIP, "F16")),
         vae=SimpleNamespace(header=header(VAE, "F32")),
+        t5_tokenizer=Path("tokenizer.json"),
         pulid=SimpleNamespace(header=header(PULID, "BF16")),
     )
 
