@@ -1,4 +1,4 @@
-"""Where T5's vocabulary is: most T5 files lack it. Reads no vocabulary; that is models/tokenizers."""
+"""Where T5's vocabulary is: most T5 files lack it. Reading it is for models/tokenizers."""
 
 from __future__ import annotations
 

@@ -111,7 +111,8 @@ def read_lora(path: str | Path) -> LoraFile:
     header = read_header(path)
     if header.format != "safetensors":
         raise WeightsError(
-            f"{path}: is a {header.format} file; only LoRA files in safetensors are read, convert it"
+            f"{path}: is a {header.format} file; "
+            "only LoRA files in safetensors are read, convert it"
         )
     for pattern, what in REFUSED:
         for name in header.tensors:

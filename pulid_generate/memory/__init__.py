@@ -1,4 +1,5 @@
-"""Where the models run, and whether their memory suffices: settled before the first weight.
+"""Where the memory plan is made: which model runs where, and whether its memory suffices, settled
+before the first weight.
 
     devices     names of devices, and how much memory is free on them
     placement   which model runs where, where its weights wait, in what arithmetic

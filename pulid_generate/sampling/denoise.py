@@ -48,9 +48,10 @@ def denoise(
     """The latent (1, L, 64) at times[-1], from the one at times[0].
 
     times: falling, as `make_schedule` gives them. method: a name of `names.METHODS`; "euler" is
-    x += (t_next - t) * v. eta: how much noise a method adds, None for its default. fresh_noise: standard normal (1, L, 64) on the
-    latent's device, asked for by the methods that add noise, once per step at most. on_step: called
-    with the steps done and the steps in all. Raises RequestError for a method that is refused.
+    x += (t_next - t) * v. eta: how much noise a method adds, None for its default. fresh_noise:
+    standard normal (1, L, 64) on the latent's device, asked for by the methods that add noise, once
+    per step at most. on_step: called with the steps done and the steps in all. Raises RequestError
+    for a method that is refused.
     """
     total = len(times) - 1
     check_method(method)
