@@ -42,7 +42,7 @@ WITHOUT_TORCH = {
     "pulid_generate.inspection": "*",
     "pulid_generate.assembly": "*",
     "pulid_generate.rows": "*",
-    "pulid_generate.lora": "choice",
+    "pulid_generate.lora": "choice names",
     "pulid_generate.pictures": "*",
     "pulid_generate.flags": "*",
     "pulid_generate.memory": "footprint plan planning residency stages",
