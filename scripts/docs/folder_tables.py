@@ -53,6 +53,7 @@ ORDER = {
         "sampling",
         "files",
         "packed",
+        "kernels",
         "errors",
         "version",
     ),
