@@ -71,7 +71,7 @@ def run(context: typer.Context, flags: Flags) -> None:
     work.
     """
     folder = Path(flags.models_dir).expanduser() if flags.models_dir else None
-    looked = {name: _look(name, role, flags, folder) for name, role in ROLES.items()}
+    looked = {name: _look_for_role(name, role, flags, folder) for name, role in ROLES.items()}
     absent = {name for name, role in looked.items() if role.absent}
     fetch = f"pulid-generate pull {_kit_for(absent)} --models-dir {folder or 'models'}"
     checks = [
@@ -81,11 +81,11 @@ def run(context: typer.Context, flags: Flags) -> None:
     ]
     plan = None
     if not any(check.stops for check in checks):
-        found, files = _all_files(flags, folder)
-        checks.append(found)
+        files_check, files = _all_files(flags, folder)
+        checks.append(files_check)
         if files is not None:
-            verdict, plan = _memory(flags, files)
-            checks.append(verdict)
+            plan_check, plan = _memory(flags, files)
+            checks.append(plan_check)
     gated = sorted({item.source.repo for items in KITS.values() for item in items if item.gated})
     checks += surroundings(folder, gated)
     if flags.as_json:
@@ -111,9 +111,9 @@ def _kit_for(absent: set[str]) -> str:
     return PULID_KIT if absent == {"pulid_weights"} else ENCODERS_KIT
 
 
-def _look(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
-    """By the role's own flag, else in --model, else the models folder and the cache: as
-    ModelFiles.find does for all of them.
+def _look_for_role(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
+    """The check of one role: by its own flag, else in --model, else the models folder and the
+    cache, as ModelFiles.find does for all of them. name: of the flag's field.
     """
     given = getattr(flags, name)
     whole = flags.model if given is None and role is not PULID else None
