@@ -1,5 +1,5 @@
-"""The columns that rows may have, made from the tables of flags: what each is called, and how a cell
-or a JSON value becomes what the command line would give.
+"""The columns that rows may have, made from the tables of flags: what each is called, and how a
+cell or a JSON value becomes what the command line would give.
 
 Knows no row. Imports no torch.
 """

@@ -1,4 +1,6 @@
-"""Where the rows of `pulid-generate batch` come from: its manifest, or its grid. Imports no torch."""
+"""Where the rows of `pulid-generate batch` come from: its manifest, or its grid. Imports no
+torch.
+"""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Trial:
-    """One prompt. name: unique, fit for a file name. aspect: what it makes hard."""
+    """One prompt."""
 
+    # unique, fit for a file name
     name: str
+    # what it makes hard
     aspect: str
     text: str
 
@@ -25,7 +27,8 @@ TRIALS = (
     Trial(
         "over-shoulder",
         "pose",
-        "photograph of a person laughing and looking back over the shoulder, three-quarter view, city street",
+        "photograph of a person laughing and looking back over the shoulder, three-quarter "
+        "view, city street",
     ),
     Trial(
         "profile",
@@ -71,7 +74,8 @@ TRIALS = (
     Trial(
         "crowd",
         "crowd",
-        "photograph of a person in the middle of a crowd at an open-air concert, other faces all around",
+        "photograph of a person in the middle of a crowd at an open-air concert, other "
+        "faces all around",
     ),
 )
 

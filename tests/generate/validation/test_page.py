@@ -10,10 +10,22 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from pulid_generate.pictures.scorer import Recognizer
 from pulid_generate.validation import charts
+from pulid_generate.validation.formats import as_dict
+from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.page import as_page
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
-from pulid_generate.validation.report import PERSON, STRANGER, WITHOUT, Report, Shot, mean, number
+from pulid_generate.validation.report import (
+    PERSON,
+    STRANGER,
+    WITHOUT,
+    KnownPicture,
+    Report,
+    Shot,
+    ValidatedIdentity,
+    number,
+)
 
 # ------------------------------------------------------------------------------------------ numbers
 
@@ -33,10 +45,10 @@ SHOTS = (
 def report(*shots: Shot, **more) -> Report:
     facts = {
         "tool": "test",
-        "identity": {"sha256": "id", "weight": 1.0},
-        "references": [{"name": "me", "sha256": "r", "cosine": 1.0, "stranger": None}],
+        "identity": ValidatedIdentity("id", 1.0),
+        "references": [KnownPicture("me", "r", 1.0)],
         "strangers": [],
-        "recognizer": {"name": "own.onnx", "sha256": "j", "own": False},
+        "recognizer": Recognizer("own.onnx", "j", own=False),
         "settings": {},
     }
     return Report(**(facts | more), shots=shots)
@@ -50,9 +62,9 @@ def test_a_picture_without_a_face_counts_0_and_one_that_failed_does_not_count():
     assert found.share_above(PERSON, 0.0) == pytest.approx(2 / 3)
     assert found.share_above(STRANGER, 0.5) is None
     # no face is not closer, whatever weight 0 has
-    assert found.as_dict()["closer_than_weight_0"] == {"pairs": 3, "closer": 1}
-    assert mean(shot.moved for shot in found.of(PERSON)) == pytest.approx(40 / 3)
-    summary = found.as_dict()["runs"]["person"]
+    assert as_dict(found)["closer_than_weight_0"] == {"pairs": 3, "closer": 1}
+    assert found.mean_moved(PERSON) == pytest.approx(40 / 3)
+    summary = as_dict(found)["runs"]["person"]
     assert (
         summary["pictures"],
         summary["with_face"],
@@ -86,7 +98,7 @@ def test_passing_is_at_least_the_minimum_and_nothing_passes_without_pictures():
     [
         (
             SHOTS[:2],
-            {"recognizer": {"name": "g", "sha256": "j", "own": True}},
+            {"recognizer": Recognizer("g", "j", own=True)},
             "g is the network that PuLID is conditioned on",
         ),
         (SHOTS[4:5], {}, "No face was found in pictures: 1 of 1 of the person; each counts as 0."),
@@ -94,22 +106,22 @@ def test_passing_is_at_least_the_minimum_and_nothing_passes_without_pictures():
         (SHOTS[:2], {}, "No stranger was given"),
         (
             SHOTS[2:3],
-            {"strangers": [{"name": "you"}]},
+            {"strangers": [KnownPicture("you", "y")]},
             "In 1 of 1 picture the face is as like the stranger as the person",
         ),
         (SHOTS[2:4], {}, "Only in 0 of 1 pairs"),
         (SHOTS[2:3], {}, "1 picture of the person with several faces"),
         (
             SHOTS[:2],
-            {"references": [{"name": "me", "sha256": "r", "cosine": 1.0, "stranger": 0.4}]},
+            {"references": [KnownPicture("me", "r", 1.0, 0.4)]},
             "portrait is like the person's (cosine 0.40)",
         ),
     ],
 )
 def test_what_a_reader_must_know_is_said_when_it_is_so(shots, more, note):
-    assert any(note in said for said in report(*shots, **more).notes())
-    calm = report(*SHOTS[:2], strangers=[{"name": "you", "sha256": "y"}])
-    assert calm.notes() == []
+    assert any(note in said for said in notes_of(report(*shots, **more)))
+    calm = report(*SHOTS[:2], strangers=[KnownPicture("you", "y")])
+    assert notes_of(calm) == []
 
 
 def test_our_prompts_are_a_dozen_of_every_aspect():
@@ -211,7 +223,7 @@ def test_the_page_says_what_made_it():
         report(
             SHOTS[0],
             settings=settings,
-            identity={"sha256": "id", "weight": 0.8, "stranger_sha256": "you"},
+            identity=ValidatedIdentity("id", 0.8, "you"),
         ),
         lambda _: None,
         [],
