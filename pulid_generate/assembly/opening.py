@@ -1,36 +1,110 @@
-"""TODO"""
+"""From flags to models: where they run, which files they are, and the pipeline or the engine that
+loads them. Headers are read, no weights.
+
+Imports torch only once something is opened.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cache_folder import default_folder
+from pulid_extract.shared.writing import check_not_input
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.usage import idle_flags, input_files
 from pulid_generate.errors import RequestError, require_packages
 from pulid_generate.files.model import Model
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.flags.likeness import LikenessFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.flags.placement import DTYPES
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.pictures.scorer import Scorer
+from pulid_generate.pipeline.text_cache import TextCache
 
 if TYPE_CHECKING:
     from pulid_generate.files.model_set import ModelFiles
     from pulid_generate.memory.placement import Placement
-    from pulid_generate.pipeline.pipeline import OnStep, Pipeline
-from pulid_generate.assembly.progress import Progress
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.pipeline.text_cache import TextCache
-
-if TYPE_CHECKING:
+    from pulid_generate.pipeline.engine import Engine
     from pulid_generate.pipeline.pipeline import Pipeline
-    from pulid_generate.pipeline.session import Session
+    from pulid_generate.pipeline.planning import Staying
 
 # what the extra [generate] brings
 PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")
+
+
+def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipeline:
+    """The pipeline of the flags' files: headers read, everything placed, no model loaded.
+
+    with_pulid: whether somebody is to be drawn. progress: hears of everything. Raises PulidError.
+    """
+    require_packages(PACKAGES, "generate")
+    # the libraries' advice to their own developers
+    warnings.simplefilter("ignore")
+    from pulid_generate.pipeline.pipeline import Pipeline
+
+    # sd-cli: -1 and 0 leave it to the machine
+    if flags.threads is not None and flags.threads > 0:
+        import torch
+
+        torch.set_num_threads(flags.threads)
+    if not math.isfinite(flags.weight_cache):
+        raise RequestError(f"weight-cache {flags.weight_cache}: expected GiB, such as 4")
+    placement = placement_of(flags)
+    files = find_files(flags, with_pulid=with_pulid or flags.pulid_weights is not None)
+    for line in _idle_placement(flags, placement, files, with_pulid):
+        progress.note(line)
+    for role, found in files.by_role():
+        progress.log(f"{role.name}: {found.path} ({found.rule})")
+    return Pipeline(
+        files,
+        placement,
+        progress.log,
+        progress.step,
+        note=progress.note,
+        dequantize=flags.dequantize,
+        compile=flags.compile_blocks,
+        compute=flags.compute,
+        weight_cache=int(flags.weight_cache * 2**30),
+    )
+
+
+def open_engine(
+    flags: BatchFlags, *, with_pulid: bool, progress: Progress, staying: Staying = "autoencoder"
+) -> tuple[Pipeline, Engine]:
+    """The pipeline, and the engine that draws many pictures with it. staying: models that should
+    stay beside Flux. Raises PulidError.
+    """
+    pipeline = open_pipeline(flags, with_pulid=with_pulid, progress=progress)
+    cache = TextCache(None if flags.no_cache else default_folder())
+    return pipeline, pipeline.engine(cache, staying=staying, batch=flags.batch_size)
+
+
+def open_drawing(
+    flags: Flags,
+    given: Collection[str],
+    outputs: Collection[Path],
+    *,
+    with_pulid: bool,
+    progress: Progress,
+    inputs: Collection[str | Path] = (),
+) -> Pipeline:
+    """The pipeline for a drawing whose pictures go to `outputs`, none of which is a file that is
+    read; flags that have no effect are noted.
+
+    inputs: further files that are read. Raises PulidError.
+    """
+    pipeline = open_pipeline(flags, with_pulid=with_pulid, progress=progress)
+    read = [*input_files(flags, pipeline), *inputs]
+    for path in outputs:
+        check_not_input(path, read)
+    for line in idle_flags(flags, given, pipeline.dev):
+        progress.note(line)
+    return pipeline
 
 
 def scorer_of(flags: LikenessFlags, models_dir: str | None, log: Callable[[str], None]) -> Scorer:
@@ -43,57 +117,6 @@ def scorer_of(flags: LikenessFlags, models_dir: str | None, log: Callable[[str],
         recognizer=flags.recognizer,
         det_threshold=flags.det_threshold,
         log=log,
-    )
-
-
-def open_pipeline(
-    flags: Flags,
-    *,
-    with_pulid: bool,
-    note: Callable[[str], None],
-    log: Callable[[str], None],
-    on_step: OnStep,
-) -> Pipeline:
-    """The pipeline of the flags' files: headers read, everything placed, no model loaded.
-
-    with_pulid: whether somebody is to be drawn. note: for what the user should know; log: for what
-    happens. Raises PulidError.
-    """
-    require_packages(PACKAGES, "generate")
-    warnings.simplefilter("ignore")  # the libraries' advice to their own developers
-    from pulid_generate.pipeline.pipeline import Pipeline
-
-    if flags.threads is not None:
-        import torch
-
-        if flags.threads > 0:  # sd-cli: -1 and 0 leave it to the machine
-            torch.set_num_threads(flags.threads)
-    if not math.isfinite(flags.weight_cache):
-        raise RequestError(f"weight-cache {flags.weight_cache}: expected GiB, such as 4")
-    placement = placement_of(flags)
-    if placement.device.type == "cpu":
-        for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu", "params_backend", "max_vram"):
-            if getattr(flags, name):
-                note(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
-    if not with_pulid and flags.pulid_weights is not None:
-        note("--pulid-weights without --pulid-id-embedding: drawing without an identity")
-    files = find_files(flags, with_pulid=with_pulid or flags.pulid_weights is not None)
-    for role, found in files.by_role():
-        log(f"{role.name}: {found.path} ({found.rule})")
-    if not Footprint.of(files.flux.header, Model.FLUX.marker).has_packed():
-        for name in ("dequantize", "weight_cache"):
-            if getattr(flags, name):
-                note(f"{flag_name(name)} has no effect: {files.flux.path} holds no packed weights")
-    return Pipeline(
-        files,
-        placement,
-        log,
-        on_step,
-        note=note,
-        dequantize=flags.dequantize,
-        compile=flags.compile_blocks,
-        compute=flags.compute,
-        weight_cache=int(flags.weight_cache * 2**30),
     )
 
 
@@ -130,14 +153,21 @@ def find_files(flags: Flags, *, with_pulid: bool = True) -> ModelFiles:
     )
 
 
-def open_session(
-    flags: BatchFlags, with_pulid: bool, progress: Progress, serving: bool = False
-) -> tuple[Pipeline, Session]:
-    """Headers read, nothing loaded. Raises PulidError."""
-    pipeline = open_pipeline(
-        flags, with_pulid=with_pulid, note=progress.note, log=progress.log, on_step=progress.step
-    )
-    from pulid_generate.pipeline.session import Session
-
-    cache = TextCache(None if flags.no_cache else default_folder())
-    return pipeline, Session(pipeline, cache, batch=flags.batch_size, serving=serving)
+def _idle_placement(
+    flags: Flags, placement: Placement, files: ModelFiles, with_pulid: bool
+) -> list[str]:
+    """A line for every flag about models that has no effect with these."""
+    lines = []
+    if placement.device.type == "cpu":
+        for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu", "params_backend", "max_vram"):
+            if getattr(flags, name):
+                lines.append(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
+    if not with_pulid and flags.pulid_weights is not None:
+        lines.append("--pulid-weights without --pulid-id-embedding: drawing without an identity")
+    if not Footprint.of(files.flux.header, Model.FLUX.marker).has_packed():
+        for name in ("dequantize", "weight_cache"):
+            if getattr(flags, name):
+                lines.append(
+                    f"{flag_name(name)} has no effect: {files.flux.path} holds no packed weights"
+                )
+    return lines

@@ -1,30 +1,29 @@
-"""From flags to what the pipeline takes: the request, the people, the picture to start from, the
-LoRAs, the files. Loads no model.
-
-The one place that turns what was typed into objects, for every command that draws. Imports torch
-only to make the pipeline.
+"""From flags to what a pipeline takes: the request, the people, the picture to start from, the
+LoRAs. Loads no model; imports no torch.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pulid_extract.shared.embedding_file import Embedding, read_embedding
 from pulid_generate.assembly.people import read_subjects
 from pulid_generate.flags.commands import Flags
-from pulid_generate.lora.choice import choose_loras, file_sha256, parse_lora_flag
+from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, parse_lora_flag
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
-from pulid_generate.request.job import LoraUse, StartPicture, Subject
+from pulid_generate.request.job import StartPicture, Subject
 from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
+from pulid_generate.request.tokens import LoraUse
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
+    from pulid_generate.request.job import Job
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +37,14 @@ class Drawing:
     start: StartPicture | None = None
     loras: tuple[LoraUse, ...] = ()
 
+    def job(self, pipeline: Pipeline) -> Job:
+        """The first of its pictures. Raises as `Pipeline.job`."""
+        return pipeline.job(self.request, self.subjects, self.start, self.loras)
+
+    def jobs(self, pipeline: Pipeline) -> list[Job]:
+        """All of its pictures. Raises as `Pipeline.jobs`."""
+        return pipeline.jobs(self.request, self.subjects, self.start, self.loras)
+
 
 @dataclass(frozen=True)
 class Readers:
@@ -48,37 +55,43 @@ class Readers:
 
 
 def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Readers()) -> Drawing:
-    """The request, the people and the pictures that the flags name. Raises PulidError."""
-    folder = Path(flags.lora_model_dir).expanduser() if flags.lora_model_dir is not None else None
-    prompt = (
-        read_prompt_file(flags.prompt_file) if flags.prompt_file is not None else flags.prompt or ""
-    )
-    prompt, tags = take_lora_tags(prompt)
-    loras = choose_loras([parse_lora_flag(text) for text in flags.lora or ()], tags, folder)
-    request = replace(read_request(flags), prompt=prompt)
+    """The request, the people and the pictures that the flags name.
+
+    given: the fields that were given. Raises PulidError.
+    """
+    prompt, choices = _read_prompt(flags)
+    init_img = _read_init_img(flags)
+    width, height = flags.width, flags.height
+    # in the picture's own size where none was asked for, as sd-cli does
+    if init_img is not None and "width" not in given and "height" not in given:
+        from pulid_generate.request.start_picture import init_image_size
+
+        width, height = init_image_size(init_img)
+    request = read_request(flags, prompt, width, height)
     refuse_lora_tags(request.negative_prompt)
-    request, start = _read_start(flags, given, request)
     return Drawing(
         request=request,
+        start=_read_start(flags, init_img, width, height),
         subjects=read_subjects(flags, request, readers.embedding),
-        start=start,
-        loras=tuple(LoraUse(lora.path, lora.weight, readers.sha256(lora.path)) for lora in loras),
+        loras=tuple(
+            LoraUse(choice.path, choice.weight, readers.sha256(choice.path)) for choice in choices
+        ),
     )
 
 
-def read_request(flags: Flags) -> GenerationRequest:
+def read_request(flags: Flags, prompt: str, width: int, height: int) -> GenerationRequest:
     """The checked numbers and words of the flags; reads no file but a negative prompt's. Raises
-    RequestError.
+    RequestError, InputError.
     """
     negative = flags.negative_prompt
     if flags.negative_prompt_file is not None:
         negative = read_prompt_file(flags.negative_prompt_file, may_be_empty=True)
     return GenerationRequest(
-        prompt=flags.prompt or "",
+        prompt=prompt,
         negative_prompt=negative,
         prompt_weights=flags.prompt_weights,
-        width=flags.width,
-        height=flags.height,
+        width=width,
+        height=height,
         steps=flags.steps,
         seed=flags.seed if flags.seed >= 0 else secrets.randbelow(2**31),
         batch_count=flags.batch_count,
@@ -86,24 +99,15 @@ def read_request(flags: Flags) -> GenerationRequest:
         guidance=flags.guidance,
         cfg_scale=flags.cfg_scale,
         cfg_start_step=flags.cfg_start_step,
-        skip_guidance=SkipGuidance(
-            parse_layers(flags.skip_layers),
-            flags.slg_scale,
-            flags.skip_layer_start,
-            flags.skip_layer_end,
-        ),
+        skip_guidance=_skip_guidance(flags),
         id_weight=flags.pulid_id_weight,
-        id_schedule=_read_schedule(flags),
+        id_schedule=_id_schedule(flags),
         negative_id=flags.negative_id,
         sampling_method=flags.sampling_method,
         eta=flags.eta,
         scheduler=flags.scheduler,
-        flow_shift=flags.flow_shift
-        if flags.flow_shift in ("auto", "none")
-        else float(flags.flow_shift),  # type: ignore[arg-type]
-        sigmas=tuple(float(part) for part in flags.sigmas.split(","))
-        if flags.sigmas is not None
-        else None,
+        flow_shift=_flow_shift(flags.flow_shift),
+        sigmas=_sigmas(flags.sigmas),
         t5_max_length=flags.t5_max_length,
         strength=flags.strength,
         vae_tiling=flags.vae_tiling,
@@ -112,48 +116,68 @@ def read_request(flags: Flags) -> GenerationRequest:
     )
 
 
-def _read_schedule(flags: Flags) -> IdSchedule:
+# -------------------------------------------------------------------------------------------- parts
+
+
+def _read_prompt(flags: Flags) -> tuple[str, tuple[LoraChoice, ...]]:
+    """The prompt without its tags, and the LoRAs of flags and tags."""
+    text = flags.prompt or ""
+    if flags.prompt_file is not None:
+        text = read_prompt_file(flags.prompt_file)
+    prompt, tags = take_lora_tags(text)
+    folder = None
+    if flags.lora_model_dir is not None:
+        folder = Path(flags.lora_model_dir).expanduser()
+    named = [parse_lora_flag(text) for text in flags.lora or ()]
+    return prompt, choose_loras(named, tags, folder)
+
+
+def _read_init_img(flags: Flags) -> bytes | None:
+    """The file of the picture to start from, read once: it may be standard input."""
+    if flags.init_img is None:
+        return None
+    from pulid_generate.request.start_picture import read_source
+
+    return read_source(flags.init_img)
+
+
+def _read_start(
+    flags: Flags, init_img: bytes | None, width: int, height: int
+) -> StartPicture | None:
+    if init_img is None:
+        return None
+    from pulid_generate.request.start_picture import read_init_image, read_mask
+
+    pixels = read_init_image(init_img, width, height)
+    if flags.mask is None:
+        return StartPicture(pixels)
+    return StartPicture(pixels, read_mask(flags.mask, width, height, init_img))
+
+
+def _skip_guidance(flags: Flags) -> SkipGuidance:
+    layers = parse_layers(flags.skip_layers)
+    return SkipGuidance(layers, flags.slg_scale, flags.skip_layer_start, flags.skip_layer_end)
+
+
+def _id_schedule(flags: Flags) -> IdSchedule:
+    end, points = None, IdSchedule().points
+    if flags.id_end_step is not None:
+        end = parse_moment(flags.id_end_step, "id-end-step")
+    if flags.id_weight_schedule is not None:
+        points = parse_points(flags.id_weight_schedule)
     return IdSchedule(
         start=parse_moment(flags.id_start_step, "id-start-step"),
-        end=parse_moment(flags.id_end_step, "id-end-step")
-        if flags.id_end_step is not None
-        else None,
-        points=parse_points(flags.id_weight_schedule)
-        if flags.id_weight_schedule is not None
-        else IdSchedule().points,
+        end=end,
+        points=points,
         double=flags.id_weight_double,
         single=flags.id_weight_single,
     )
 
 
-def _read_start(
-    flags: Flags, given: Collection[str], request: GenerationRequest
-) -> tuple[GenerationRequest, StartPicture | None]:
-    """The picture to start from, and the request in its size where none was asked for, as sd-cli
-    does.
-    """
-    if flags.init_img is None:
-        return request, None
-    from pulid_generate.request.start_picture import (
-        init_image_size,
-        read_init_image,
-        read_mask,
-        read_source,
-    )
-
-    source = read_source(flags.init_img)  # once: it may be standard input
-    if "width" not in given and "height" not in given:
-        width, height = init_image_size(source)
-        request = replace(request, width=width, height=height)
-    pixels = read_init_image(source, request.width, request.height)
-    mask = (
-        read_mask(flags.mask, request.width, request.height, source)
-        if flags.mask is not None
-        else None
-    )
-    return request, StartPicture(pixels, mask)
+def _flow_shift(text: str) -> Literal["auto", "none"] | float:
+    # the flag's own check has let nothing but numbers through
+    return text if text in ("auto", "none") else float(text)  # type: ignore[return-value]
 
 
-def jobs_of(pipeline: Pipeline, drawing: Drawing) -> list:
-    """The pipeline's jobs for a drawing. Raises as `Pipeline.jobs`."""
-    return pipeline.jobs(drawing.request, drawing.subjects, drawing.start, drawing.loras)
+def _sigmas(text: str | None) -> tuple[float, ...] | None:
+    return tuple(float(part) for part in text.split(",")) if text is not None else None

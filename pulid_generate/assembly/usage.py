@@ -55,7 +55,8 @@ def usage_error(flags: Flags, given: Collection[str]) -> str | None:
         return "Missing option '--prompt' / '-p'."
     for text, file in (("prompt", "prompt_file"), ("negative_prompt", "negative_prompt_file")):
         if text in given and file in given:
-            return f"{flag_name(text)} and {flag_name(file)} both give the text; leave one of them out."
+            both = f"{flag_name(text)} and {flag_name(file)}"
+            return f"{both} both give the text; leave one of them out."
     for name, needed in NEEDS.items():
         if name in given and not any(getattr(flags, other) for other in needed):
             return f"{flag_name(name)} needs '{flag_name(needed[0])}'."

@@ -21,8 +21,8 @@ from pulid_extract.shared.writing import (
     write_atomically,
 )
 from pulid_generate.assembly import opening
-from pulid_generate.assembly import requests as assembly
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.requests import Drawing
 from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import DrawFlags
 from pulid_generate.flags.names import flag_name
@@ -72,15 +72,15 @@ class BestOf:
             self.others = make_folder(Path(flags.keep_others).expanduser(), flag="--keep-others")
             check_writable(self.others / "0.png")
 
-    def jobs(self, pipeline: Pipeline, drawing: assembly.Drawing) -> list[Job]:
+    def jobs(self, pipeline: Pipeline, drawing: Drawing) -> list[Job]:
         """One for each seed, each as a command of its own would draw it. Raises as `Pipeline.jobs`,
         and OutputError.
         """
         first = drawing.request
-        jobs: list[Job] = []
+        jobs = []
         for number in range(self.flags.best_of or 0):
             request = replace(first, seed=first.seed + number)
-            jobs += assembly.jobs_of(pipeline, replace(drawing, request=request))
+            jobs.append(replace(drawing, request=request).job(pipeline))
         if self.others is not None:
             for job in jobs:
                 check_not_input(self.others / self._name(job), self.inputs())

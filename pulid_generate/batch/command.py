@@ -7,7 +7,9 @@ the same, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,17 +19,22 @@ from pulid_extract.shared.cluster.flags import usage_error as cluster_usage_erro
 from pulid_extract.shared.records import Problem, listed
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import given_flags, shared_input_error
-from pulid_generate.batch.judging import RowChecker, Rows
+from pulid_generate.batch.checking import RowChecker
+from pulid_generate.batch.judging import MergedRow, RowJobs, Rows
 from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import ResultCollector
-from pulid_generate.batch.running import BatchRun, Outlet, Tally, print_line
+from pulid_generate.batch.running import BatchRun, PictureWriter, ResultLog, print_line
 from pulid_generate.batch.serving import serve
 from pulid_generate.batch.sheet import batch_sheet
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.folders import make_folders
+from pulid_generate.rows.items import Item
 from pulid_generate.rows.row import Row
 from pulid_generate.rows.sources import read_rows
+
+if TYPE_CHECKING:
+    from pulid_generate.request.job import Job
 
 GRID = ("prompts", "identities", "seeds")
 
@@ -56,7 +63,10 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
             f"{' and '.join(axes)} make rows, and so does {flags.manifest}; leave one of them out."
         )
     if "output" in given or "output_begin_idx" in given:
-        return "--output is one file; pictures of a batch are named by --name PATTERN in --output-dir, or by a row's own output."
+        return (
+            "--output is one file; pictures of a batch are named by --name PATTERN in "
+            "--output-dir, or by a row's own output."
+        )
     known = {
         "--batch-size": flags.batch_size > 1,
         "--sheet": flags.sheet is not None,
@@ -68,13 +78,13 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
             f"{name} needs rows that are known beforehand; standard input is answered line by line."
         )
     if flags.manifest == "-" and flags.reference:
-        return "--reference scores pictures once all are drawn; standard input is answered line by line."
+        return (
+            "--reference scores pictures once all are drawn; "
+            "standard input is answered line by line."
+        )
     if flags.sheet == "-":
         return "--sheet is a file; standard output has lines of results."
     return shared_input_error(flags) or cluster_usage_error(flags, flags.device)
-
-
-# ----------------------------------------------------------------------------------------- all rows
 
 
 def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
@@ -82,12 +92,13 @@ def _draw_all(flags: BatchFlags, rows: Rows, progress: Progress) -> None:
     results = ResultCollector(rows, found, flags.sheet, progress, print_line)
     results.check_references()
     source = flags.manifest or "the grid"
-    tally = results.draw_and_finish(
+    log = results.draw_and_finish(
         lambda: draw_rows(rows, found, progress, source, problems, results.add), batch_sheet
     )
-    if tally.counts.get("failed"):
+    if failed := log.counts["failed"]:
         raise PulidError(
-            f"{tally.counts['failed']} of {console.counted(tally.total, 'picture')} failed, the others are in {rows.folder}"
+            f"{failed} of {console.counted(log.total, 'picture')} failed, "
+            f"the others are in {rows.folder}"
         )
 
 
@@ -98,7 +109,7 @@ def draw_rows(
     source: str,
     problems: Sequence[Problem] = (),
     emit: Callable[[PictureResult], None] = print_line,
-) -> Tally:
+) -> ResultLog:
     """Judge all rows, draw them all, and emit what came of each.
 
     source: where the rows are from, for messages. problems: those that reading the rows found.
@@ -106,48 +117,40 @@ def draw_rows(
     and counted; raises PulidError for what stops all of them, and before any is drawn if there are
     problems.
     """
-    problems, flags = list(problems), rows.flags
-    judge = RowChecker(flags, rows, progress, problems)
-    asked = judge.ask(found)
-    pipeline, session = judge.open(asked)
-    items = (
-        judge.items(asked, pipeline, session)
-        if pipeline is not None and session is not None
-        else []
-    )
-    if problems or pipeline is None or session is None:
-        for line in listed(problems):
+    checker = RowChecker(rows, progress, problems)
+    merged = checker.merge(found)
+    jobs = checker.open(merged)
+    items = checker.items(merged, jobs) if jobs is not None else []
+    if checker.problems or jobs is None:
+        for line in listed(checker.problems):
             console.log(line)
-        raise InputError(
-            f"{source}: {console.counted(len(problems), 'problem')}, listed above; nothing was started"
-        )
+        problem_count = console.counted(len(checker.problems), "problem")
+        raise InputError(f"{source}: {problem_count}, listed above; nothing was started")
     make_folders(items)
-    tally = Tally(len(items), progress, emit)
-    outlet = Outlet(tally)
-    with Interrupts(progress.note) as interrupts, session:
-        if rows.on_cluster:
-            from pulid_generate.batch import ray_command as batch_ray
-
-            batch_ray.draw(rows, asked, items, pipeline, outlet, interrupts, progress)
+    log = ResultLog(len(items), progress, emit)
+    writer = PictureWriter(log)
+    with Interrupts(progress.note) as interrupts:
+        if jobs.engine is not None:
+            with jobs.engine as engine:
+                find = partial(_job_of, jobs, merged)
+                BatchRun(find, engine, writer, interrupts).draw(items)
+            engine.cache.trim()
         else:
-            run = BatchRun(
-                rows.finder(asked, pipeline, session), pipeline, session, outlet, interrupts
-            )
-            run.draw(
-                [item for item in items if item.done is None],
-                [item for item in items if item.done is not None],
-            )
-    session.cache.trim()
-    console.log(tally.summary()) if not flags.quiet else None
-    left = len(items) - tally.total
-    if outlet.full is not None:
+            from pulid_generate.batch import ray_command
+
+            ray_command.draw(rows, merged, items, jobs.pipeline, writer, interrupts, progress)
+    if not rows.flags.quiet:
+        console.log(log.summary())
+    left = console.counted(len(items) - log.total, "picture")
+    if writer.full is not None:
         raise OutputError(
-            f"{outlet.full}; {console.counted(left, 'picture')} not drawn, make room and run it again with --resume"
+            f"{writer.full}; {left} not drawn, make room and run it again with --resume"
         )
-    if interrupts.asked and left:
-        progress.note(f"stopped, {console.counted(left, 'picture')} not drawn; run it again with --resume")
+    if interrupts.asked and log.total < len(items):
+        progress.note(f"stopped, {left} not drawn; run it again with --resume")
         raise KeyboardInterrupt
-    return tally
+    return log
 
 
-# ------------------------------------------------------------------------------------------- worker
+def _job_of(jobs: RowJobs, merged: Mapping[int, MergedRow], item: Item) -> Job:
+    return jobs.job(merged[item.number], item.index)

@@ -14,22 +14,29 @@ from pulid_extract.shared.cluster.dispatch import KnownAnswer, LostTask, dispatc
 from pulid_extract.shared.cluster.ray_workers import join_cluster
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing
-from pulid_generate.batch.judging import Asked, Rows, parameters_of
-from pulid_generate.batch.ray_worker import Answer, Errand, Order, facts_of, open_drawer
-from pulid_generate.batch.running import Outlet
+from pulid_generate.batch.judging import MergedRow, Rows, parameters_in
+from pulid_generate.batch.ray_worker import (
+    DrawResult,
+    DrawTask,
+    WorkerSetup,
+    facts_of,
+    open_worker,
+)
+from pulid_generate.batch.running import PictureWriter
 from pulid_generate.errors import PulidError
 from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.rows.items import Item, in_batches
 
-EXAMPLES = 64  # rows that a worker plans its memory by
+# Rows that a worker plans its memory by
+EXAMPLES = 64
 
 
 def draw(
     rows: Rows,
-    asked: Mapping[int, Asked],
+    merged: Mapping[int, MergedRow],
     items: Sequence[Item],
     pipeline: Pipeline,
-    outlet: Outlet,
+    writer: PictureWriter,
     interrupts: Interrupts,
     progress: Progress,
 ) -> None:
@@ -40,57 +47,59 @@ def draw(
     batches = in_batches(items, flags.batch_size)
     answered: set[Item] = set()
 
-    def orders(number: int) -> list[Order] | KnownAnswer:
+    def task(number: int) -> list[DrawTask] | KnownAnswer:
         """What a worker needs for a batch: all that is read of the rows' files."""
-        found = []
+        tasks = []
         for item in batches[number]:
             if item in answered:
                 continue
             try:
-                there = parameters_of(item.path) if flags.resume else None
-                found.append(Order(item, rows.read(asked[item.number]), there))
+                found = parameters_in(item.path) if flags.resume else None
+                tasks.append(DrawTask(item, rows.read(merged[item.number]), found))
             except PulidError as error:  # a file has changed since it was judged
                 answered.add(item)
-                outlet.failed(item, error)
-        return found or KnownAnswer(())
+                writer.failed(item, error)
+        return tasks or KnownAnswer(())
 
-    def settle(item: Item, answer: Answer) -> None:
-        answered.add(item)
-        if answer.status == "done":
-            outlet.drawn(item, answer.data, answer.seconds)
-        elif answer.status == "skipped":
-            outlet.skipped(item, answer.sha256)
-        else:
-            outlet.failed(item, answer.error)
+    def stopping() -> bool:
+        return interrupts.asked or writer.full is not None
 
-    errand = Errand(
+    setup = WorkerSetup(
         flags=flags,
         folder=os.getcwd(),
-        someone=pipeline.files.pulid is not None,
-        examples=_examples(rows, asked, items),
+        with_pulid=pipeline.files.pulid is not None,
+        examples=_examples(rows, merged, items),
         prompts=tuple(dict.fromkeys(prompt for item in items for prompt in item.prompts)),
         facts=facts_of(pipeline),
     )
-
-    def stopping() -> bool:
-        return interrupts.asked or outlet.full is not None
-
-    opener = partial(open_drawer, errand)
+    opener = partial(open_worker, setup)
     with (
         interrupts.working(),
         join_cluster(flags, flags.device == "cpu", opener, progress.note, progress.log) as pool,
     ):
-        for number, answers in dispatch(
-            len(batches), orders, pool, stopping=stopping, say=progress.note
+        for number, results in dispatch(
+            len(batches), task, pool, stopping=stopping, say=progress.note
         ):
             left = [item for item in batches[number] if item not in answered]
-            if isinstance(answers, LostTask):
-                answers = [Answer("failed", error=answers.reason)] * len(left)
-            for item, answer in zip(left, answers, strict=True):
-                settle(item, answer)
+            if isinstance(results, LostTask):
+                results = [DrawResult("failed", error=results.reason)] * len(left)
+            for item, result in zip(left, results, strict=True):
+                answered.add(item)
+                _settle(item, result, writer)
 
 
-def _examples(rows: Rows, asked: Mapping[int, Asked], items: Sequence[Item]) -> tuple[Drawing, ...]:
+def _settle(item: Item, result: DrawResult, writer: PictureWriter) -> None:
+    if result.status == "done":
+        writer.drawn(item, result.data, result.seconds)
+    elif result.status == "skipped":
+        writer.skipped(item, result.sha256)
+    else:
+        writer.failed(item, result.error)
+
+
+def _examples(
+    rows: Rows, merged: Mapping[int, MergedRow], items: Sequence[Item]
+) -> tuple[Drawing, ...]:
     """Rows that between them need all the memory: one of each kind and person, a few of many.
     Raises PulidError.
     """
@@ -101,4 +110,4 @@ def _examples(rows: Rows, asked: Mapping[int, Asked], items: Sequence[Item]) -> 
         if len(chosen) < EXAMPLES and not kinds.issuperset(kind):
             chosen.setdefault(item.number)
             kinds.update(kind)
-    return tuple(rows.read(asked[number]) for number in chosen)
+    return tuple(rows.read(merged[number]) for number in chosen)

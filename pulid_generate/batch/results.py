@@ -20,7 +20,7 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult, Result, ScoreResult, SheetResult
 from pulid_generate.batch.references import references_of
-from pulid_generate.batch.running import Tally
+from pulid_generate.batch.running import ResultLog
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.picture import format_of
@@ -125,7 +125,7 @@ class ResultCollector:
                 reason = score.error or score.status
                 raise InputError(f"reference {path}: {reason}; give another picture")
 
-    def draw_and_finish(self, draw: Callable[[], Tally], layout: Layout) -> Tally:
+    def draw_and_finish(self, draw: Callable[[], ResultLog], layout: Layout) -> ResultLog:
         """Draw, then finish; an interrupted run has its sheet, of what is there, without scores."""
         try:
             tally = draw()

@@ -153,7 +153,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
     from pulid_generate.request.tiling import Tiling
 
     try:
-        request = read_request(flags)
+        request = read_request(flags, flags.prompt or "", flags.width, flags.height)
         placement = placement_of(flags)
         tile = None
         if flags.vae_tiling:

@@ -1,4 +1,10 @@
-"""TODO"""
+"""CLIP-L: ids of a prompt -> the pooled vector that conditions Flux.
+
+Sizes come from the tensors; what tensors cannot tell is a constant below. Knows no tokenizer, and
+nothing of Flux or of pictures.
+
+Source: openai/clip-vit-large-patch14 config.json.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +18,15 @@ from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.layouts import CLIP_MARKER, TEXT_HEAD_WIDTH
 from pulid_generate.files.storage import depth_of
-from pulid_generate.models.t5 import Note, check_ids
+from pulid_generate.models.t5 import check_ids
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
-from pulid_generate.models.tokenizers import clip_tokenizer
-from pulid_generate.models.weighted_prompts import clip_ids
-from pulid_generate.request.prompt import parse_weights
-
-CLIP_LENGTH = 77
 
 
 class ClipText:
-    """CLIP-L's text tower and its tokenizer."""
+    """CLIP-L's text tower."""
 
-    def __init__(self, model: Any, tokenizer: Any):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: Any):
+        self.model = model
 
     @classmethod
     def load(
@@ -79,27 +80,12 @@ class ClipText:
             if "position_ids" in dict(module.named_buffers(recurse=False)):
                 positions = torch.arange(config.max_position_embeddings, device=device)[None]
                 module.register_buffer("position_ids", positions, persistent=False)
-        return cls(model, clip_tokenizer())
+        return cls(model)
 
-    def encode(self, prompt: str, note: Note = lambda text: None) -> Tensor:
-        """The pooled vector (1, width) of a prompt, cut to 77 tokens as the reference does."""
-        ids = self.tokenizer(prompt, truncation=False)["input_ids"]
-        if len(ids) > CLIP_LENGTH:
-            note(
-                f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(ids) - 2} tokens; T5 reads all"
-            )
-        padded = self.tokenizer(
-            prompt, padding="max_length", max_length=CLIP_LENGTH, truncation=True
-        )["input_ids"]
-        return self._pool(padded)
-
-    def encode_weighted(self, prompt: str) -> Tensor:
-        """The pooled vector (1, width) of a prompt whose (word:1.3) are read as sd-cli does: CLIP
-        sees the words, not their weights.
+    def encode(self, ids: Sequence[int]) -> Tensor:
+        """The pooled vector (1, width) of a prompt's 77 ids. Raises CheckpointError for ids of
+        another vocabulary.
         """
-        return self._pool(clip_ids(self.tokenizer, parse_weights(prompt)))
-
-    def _pool(self, ids: Sequence[int]) -> Tensor:
         batch = torch.tensor([list(ids)])
         check_ids(batch, self.model.config.vocab_size, "CLIP")
         return self.model(batch.to(self.model.device)).pooler_output

@@ -1,33 +1,30 @@
-"""CLIP-L and T5: a prompt -> the pooled vector and the token states that condition Flux.
+"""T5: ids of a prompt -> the token states that condition Flux.
 
-Sizes come from the tensors; what tensors cannot tell is a constant below. Knows nothing of Flux or
-of pictures.
+Sizes come from the tensors; what tensors cannot tell is a constant below. Knows no tokenizer, and
+nothing of Flux or of pictures.
 
-Sources: openai/clip-vit-large-patch14 and google/t5-v1_1-xxl config.json; black-forest-labs/flux
-src/flux/modules/conditioner.py (lengths, padding, no attention mask).
+Sources: google/t5-v1_1-xxl config.json; black-forest-labs/flux src/flux/modules/conditioner.py (no
+attention mask).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pulid_extract.shared.model_files import Header
-from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.files.layouts import T5_LONGEST, T5_MARKER, T5_TABLES
+from pulid_generate.errors import CheckpointError
+from pulid_generate.files.layouts import T5_MARKER, T5_TABLES
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
-from pulid_generate.models.tokenizers import read_t5_tokenizer
-from pulid_generate.models.weighted_prompts import encode_chunks, t5_chunks, t5_weighted
+from pulid_generate.models.weighted_prompts import encode_chunks
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed
-from pulid_generate.request.prompt import parse_weights
+from pulid_generate.request.tokens import Chunk
 
-T5_PAD = 0
 T5_MAX_DISTANCE = 128  # relative_attention_max_distance of every T5
 
 # llama.cpp's T5 names -> Hugging Face's. Source: llama.cpp
@@ -46,11 +43,9 @@ T5_GGUF_BLOCK = {
     "ffn_norm": "1.layer_norm",
 }
 
-Note = Callable[[str], None]
-
 
 class T5Text:
-    """T5's encoder and its tokenizer."""
+    """T5's encoder."""
 
     @property
     def whole(self) -> tuple[type, ...]:
@@ -61,27 +56,23 @@ class T5Text:
 
         return (T5DenseGatedActDense,)
 
-    def __init__(self, model: Any, tokenizer: Any):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: Any):
+        self.model = model
 
     @classmethod
     def load(
         cls,
         header: Header,
-        tokenizer: Any,
         dtype: torch.dtype | None,
         device: torch.device | str = "cpu",
     ) -> T5Text:
         """From t5xxl_*.safetensors, a GGUF or a diffusers folder.
 
-        tokenizer: what read_t5_tokenizer takes, or gave. dtype: of what is not packed; None keeps
-        the file's 16 bits, for float32. Matrices in fp8 and in ggml's quantised types stay as
+        dtype: of what is not packed; None keeps the file's 16 bits, for float32. Matrices in fp8 and in ggml's quantised types stay as
         stored, the embedding too; the position bias does not. Raises CheckpointError.
         """
         from transformers import T5Config, T5EncoderModel
 
-        # first: it is quick
-        words = read_t5_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer
         part = part_of(header, T5_MARKER)
         twice = {T5_TABLES[1]} if T5_TABLES[0] in part.tensors else ()
         state: dict[str, Any] = {}
@@ -134,21 +125,7 @@ class T5Text:
         load_strictly(model, state, header)
         if not isinstance(embedding, PACKED):
             model.encoder.embed_tokens.weight = model.shared.weight
-        return cls(model, words)
-
-    def tokens(self, prompt: str, length: int, note: Note = lambda text: None) -> Tensor:
-        """Ids (1, length), end token included, padded with 0; a longer prompt takes 512 and says
-        so.
-
-        Raises RequestError for a prompt of more than 512 tokens.
-        """
-        ids = self.tokenizer.encode(prompt).ids
-        if len(ids) > length:
-            note(f"the prompt has {len(ids)} T5 tokens, more than {length}: using {T5_LONGEST}")
-        length = _padded_length(len(ids), length)
-        padded = torch.tensor([ids + [T5_PAD] * (length - len(ids))])
-        check_ids(padded, self.model.config.vocab_size, "T5")
-        return padded
+        return cls(model)
 
     def encode(self, ids: Tensor) -> Tensor:
         """States (1, T, width) of ids (1, T). No attention mask: Flux was trained with the padding
@@ -156,34 +133,13 @@ class T5Text:
         """
         return self.model(input_ids=ids.to(self.model.device)).last_hidden_state
 
-    def encode_weighted(self, prompt: str) -> Tensor:
-        """States (1, 256 * n, width) of a prompt whose (word:1.3) are read as sd-cli does, in as
-        many chunks as it needs.
+    def encode_chunks(self, chunks: Sequence[Chunk]) -> Tensor:
+        """States (1, T, width) of a prompt's chunks, T tokens in all: each run by itself, weighed
+        by itself. Raises CheckpointError for ids of another vocabulary.
         """
-        ids, weights = t5_weighted(self.tokenizer, parse_weights(prompt))
-        check_ids(torch.tensor([[0, *ids]]), self.model.config.vocab_size, "T5")
-        return encode_chunks(self.encode, t5_chunks(ids, weights))
-
-
-def t5_length(tokenizer: Any, prompt: str, length: int, weighted: bool) -> int:
-    """How many states T5 gives of a prompt, without the encoder. Raises RequestError for a prompt
-    of more than 512 tokens.
-
-    length: of `T5Text.tokens`. weighted: as `T5Text.encode_weighted` reads it.
-    """
-    if weighted:
-        return sum(
-            len(chunk.ids) for chunk in t5_chunks(*t5_weighted(tokenizer, parse_weights(prompt)))
-        )
-    return _padded_length(len(tokenizer.encode(prompt).ids), length)
-
-
-def _padded_length(count: int, length: int) -> int:
-    if count > T5_LONGEST:
-        raise RequestError(
-            f"the prompt has {count} T5 tokens, the most that Flux reads is {T5_LONGEST}; shorten it"
-        )
-    return length if count <= length else T5_LONGEST
+        for chunk in chunks:
+            check_ids(torch.tensor([chunk.ids]), self.model.config.vocab_size, "T5")
+        return encode_chunks(self.encode, chunks)
 
 
 def t5_name(name: str) -> str:

@@ -19,27 +19,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pulid_generate.request.prompt_weights import Part
+from pulid_generate.request.tokens import Chunk
 
 if TYPE_CHECKING:
     from torch import Tensor
-from pulid_generate.request.prompt import Part
 
-T5_CHUNK = 256  # FluxCLIPEmbedder, chunk_len
+# FluxCLIPEmbedder, chunk_len
+T5_CHUNK = 256
 T5_END, T5_PAD = 1, 0
 CLIP_LENGTH = 77
 CLIP_START, CLIP_END = 49406, 49407
-
 T5_SPECIAL = {"<pad>": T5_PAD, "</s>": T5_END, "<unk>": 2}
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one run of T5 reads: as many weights as ids."""
-
-    ids: tuple[int, ...]
-    weights: tuple[float, ...]
 
 
 def t5_ids(tokenizer: Any, text: str) -> list[int]:
@@ -91,10 +84,16 @@ def clip_ids(tokenizer: Any, parts: Sequence[Part]) -> list[int]:
 
     tokenizer: transformers' CLIPTokenizer.
     """
-    ids = [
-        i for part in parts for i in tokenizer(part.text, add_special_tokens=False)["input_ids"]
-    ][: CLIP_LENGTH - 2]
-    return [CLIP_START, *ids, *[CLIP_END] * (CLIP_LENGTH - 1 - len(ids))]
+    ids: list[int] = []
+    for part in parts:
+        ids += tokenizer(part.text, add_special_tokens=False)["input_ids"]
+    return padded_clip_ids(ids)
+
+
+def padded_clip_ids(ids: Sequence[int]) -> list[int]:
+    """The 77 ids that CLIP reads: the first 75 of a prompt's tokens between start and end."""
+    read = list(ids[: CLIP_LENGTH - 2])
+    return [CLIP_START, *read, *[CLIP_END] * (CLIP_LENGTH - 1 - len(read))]
 
 
 def weigh_states(states: Tensor, weights: Sequence[float]) -> Tensor:

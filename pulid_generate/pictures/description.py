@@ -15,10 +15,10 @@ from pulid_generate.errors import RequestError
 from pulid_generate.request.generation import (
     DEFAULT_TILE_OVERLAP,
     DEFAULT_TILE_SIZE,
-    GenerationRequest,
 )
 from pulid_generate.request.id_schedule import IdSchedule, format_points, step_of
-from pulid_generate.request.job import Job, LoraUse, Subject
+from pulid_generate.request.job import Job, Subject
+from pulid_generate.request.tokens import LoraUse
 from pulid_generate.sampling.names import DEFAULT_ETA
 
 # as AUTOMATIC1111 calls them; the others by their own names
@@ -35,7 +35,6 @@ SAMPLER_NAMES = {
 def describe(
     job: Job,
     *,
-    t5_lengths: tuple[int, ...],
     dev: bool,
     models: dict[str, str],
     arithmetic: str,
@@ -44,10 +43,8 @@ def describe(
 ) -> str:
     """The text of one picture.
 
-    job: its request resolved. t5_lengths: tokens that T5 gave of the prompt, and of the negative
-    prompt where there is one. models: role -> file name. arithmetic: the compute dtype, and what
-    else decides the numbers. pulid: the PuLID file's name, told only of a picture with somebody in
-    it.
+    models: role -> file name. arithmetic: the compute dtype, and what else decides the numbers.
+    pulid: the PuLID file's name, told only of a picture with somebody in it.
     """
     request = job.request
     loras = [_lora(use) for use in job.loras if use.weight]
@@ -60,15 +57,15 @@ def describe(
         "width": request.width,
         "height": request.height,
         "steps": job.steps,
-        "sigmas": [round(sigma, 6) for sigma in request.sigmas or ()],
+        "sigmas": [round(sigma, 6) for sigma in job.times],
         "seed": job.seed,
         "rng": request.rng,
-        "t5_tokens": list(t5_lengths),
+        "t5_tokens": list(job.t5_tokens),
         "dtype": arithmetic,
         "models": models,
         **_sampling(job, dev),
         **_start(job),
-        **_tiling(request),
+        **_tiling(job),
     }
     if loras:
         facts["loras"] = loras
@@ -135,12 +132,15 @@ def _start(job: Job) -> dict[str, Any]:
     return {"init_image": facts}
 
 
-def _tiling(request: GenerationRequest) -> dict[str, Any]:
-    """Tiles of the autoencoder; their size if it is not the usual one."""
-    if not request.vae_tiling:
+def _tiling(job: Job) -> dict[str, Any]:
+    """Tiles of the autoencoder; their size if it is not the usual one, which a memory plan takes as
+    well.
+    """
+    if job.tiling is None:
         return {}
+    request = job.request
     tiles = request.vae_tile_size, request.vae_tile_overlap
-    if tiles == (DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP):
+    if not request.vae_tiling or tiles == (DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP):
         return {"vae_tiling": True}
     return {"vae_tiling": {"size": tiles[0], "overlap": tiles[1]}}
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pulid_generate.request.job import Subject
 
 
+RUNS = "ABC"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the three runs come to."""
@@ -40,10 +43,10 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-def three_casts(subjects: Sequence[Subject]) -> list[list[Subject]]:
+def three_casts(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:
     """Who is in the picture in runs A, B and C."""
-    weightless = [replace(subject, weight=0.0) for subject in subjects]
-    return [[], weightless, list(subjects)]
+    weightless = tuple(replace(subject, weight=0.0) for subject in subjects)
+    return [(), weightless, tuple(subjects)]
 
 
 def compare(files: Mapping[str, bytes], pixels: Mapping[str, np.ndarray]) -> Verdict:
@@ -72,7 +75,7 @@ def mean_change(pixels: np.ndarray, others: np.ndarray) -> float:
 def as_table(verdict: Verdict) -> str:
     """The table and the verdict, for a person."""
     rows = [("run", "file SHA-256", "pixel SHA-256")]
-    rows += [(run, verdict.files[run], verdict.pixels[run]) for run in "ABC"]
+    rows += [(run, verdict.files[run], verdict.pixels[run]) for run in RUNS]
     lines = [f"{run:<4} {file:<64} {drawn}" for run, file, drawn in rows]
     same = "=" if verdict.files["A"] == verdict.files["B"] else "!="
     other = "!=" if verdict.pixels["A"] != verdict.pixels["C"] else "="

@@ -22,14 +22,13 @@ from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
 from pulid_generate.injection.terms import Term
+from pulid_generate.pipeline.planning import IDENTITIES_KEPT
 from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.job import Job, Subject
 from pulid_generate.sampling.denoise import Predict, denoise
 from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_mask
 from pulid_generate.sampling.noise import NoiseStream, add_noise
 from pulid_generate.sampling.packing import pack, position_ids, unpack
-
-IDENTITIES_KEPT = 8  # folded; 126 MB each in bfloat16 with the public file
 
 
 class Denoiser:
@@ -46,7 +45,7 @@ class Denoiser:
         device: torch.device,
         dtype: torch.dtype,
         dev: bool,
-        kept: int = 2 * IDENTITIES_KEPT,
+        kept: int = IDENTITIES_KEPT,
     ):
         """kept: folded identities, both branches counted, that stay for the next job."""
         self.flux, self.adapter, self.device, self.dtype, self.dev, self.kept = (
@@ -71,7 +70,7 @@ class Denoiser:
         starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. The numbers
         may be NaN if the model's are.
         """
-        request, times = jobs[0].request, jobs[0].request.sigmas or ()
+        request, times = jobs[0].request, jobs[0].times
         noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
         first = [
             add_noise(start, noise.draw(), times[0])
@@ -124,7 +123,7 @@ class Denoiser:
                 injection.terms = _terms_at(step, jobs[0].steps, cast[branch == "negative"])
             if skip is not None:
                 skip.active = branch == "skip"
-            return self.flux(
+            velocity = self.flux(
                 hidden_states=latent.to(self.dtype),
                 encoder_hidden_states=text.t5,
                 pooled_projections=text.pooled,
@@ -133,11 +132,10 @@ class Denoiser:
                 img_ids=img_ids,
                 txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
                 return_dict=False,
-            )[
-                0
-                # the latent stays float32: adding 28 small steps in bfloat16, as the reference does,
-                # loses them to rounding
-            ].float()
+            )[0]
+            # the latent stays float32: adding 28 small steps in bfloat16, as the reference does,
+            # loses them to rounding
+            return velocity.float()
 
         return predict
 

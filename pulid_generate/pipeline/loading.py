@@ -6,13 +6,14 @@ Knows no order, no prompt and no picture.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pulid_extract.shared.cpu_linear import use_cpu_linear
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.memory.placement import Placement
@@ -22,7 +23,6 @@ from pulid_generate.models.autoencoder import load_vae
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.flux import load_flux
 from pulid_generate.models.t5 import T5Text
-from pulid_generate.models.tokenizers import read_t5_tokenizer
 from pulid_generate.packed.ggml import Compute, compute_quantized
 from pulid_generate.packed.widening import widen_while_running
 
@@ -74,26 +74,12 @@ class Models:
         _tune(clip.model, device, dtype)
         return clip
 
-    @property
-    def t5_dtype(self) -> torch.dtype:
-        """The arithmetic of T5."""
-        return self.placement.dtype_of(Model.T5)
-
-    @cached_property
-    def t5_words(self) -> Any:
-        """T5's tokenizer: read once, for lengths before anything loads and for the encoder. Raises
-        CheckpointError.
-        """
-        return read_t5_tokenizer(self.files.t5_tokenizer)
-
     def t5(self) -> T5Text:
-        """T5 and its tokenizer. Raises CheckpointError."""
-        device, keep = self.placement.device_of(Model.T5), Model.T5 in self.plan.sixteen_bit
-        storage = self.placement.storage_of(Model.T5)
-        t5 = T5Text.load(
-            self.files.t5xxl.header, self.t5_words, None if keep else self.t5_dtype, storage
-        )
-        _tune(t5.model, device, self.t5_dtype)
+        """T5. Raises CheckpointError."""
+        device, dtype = self.placement.device_of(Model.T5), self.placement.dtype_of(Model.T5)
+        storage, keep = self.placement.storage_of(Model.T5), Model.T5 in self.plan.sixteen_bit
+        t5 = T5Text.load(self.files.t5xxl.header, None if keep else dtype, storage)
+        _tune(t5.model, device, dtype)
         if keep:
             widen_while_running(t5.model, whole=t5.whole)
         self._stream(Model.T5, t5.model, device)
@@ -137,3 +123,36 @@ def _tune(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     """
     if device.type == "cpu" and dtype == torch.float32:
         use_cpu_linear(model)
+
+
+@contextmanager
+def naming_memory(model: Model, placement: Placement) -> Iterator[None]:
+    """While a model is loaded or used, running out of memory is a PlacementError that names the
+    flags which help.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise _out_of_memory(model, placement) from None
+    except RuntimeError as error:
+        # the CPU's allocator and mps raise a plain one
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise _out_of_memory(model, placement) from None
+
+
+# What helps a model that does not fit; and what does beside a CPU
+HELPS = {
+    Model.CLIP: ("a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"),
+    Model.T5: ("a smaller t5xxl file", "--clip-on-cpu, --offload-to-cpu"),
+    Model.FLUX: ("a GGUF file, a smaller picture", "--offload-to-cpu"),
+    Model.VAE: ("--vae-tiling, a smaller picture", "--vae-on-cpu"),
+}
+
+
+def _out_of_memory(model: Model, placement: Placement) -> PlacementError:
+    device = placement.device_of(model)
+    helps, beside_a_cpu = HELPS[model]
+    if device.type != "cpu":
+        helps = f"{beside_a_cpu}, {helps}"
+    return PlacementError(f"{model}: out of memory on {device}; try {helps}")

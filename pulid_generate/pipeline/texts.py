@@ -1,25 +1,44 @@
-"""TODO"""
+"""Encoded prompts: what Flux reads of them, and where it is kept. Encoders come as objects; knows
+nothing of when they load.
+
+Shapes: T text tokens, C channels of T5, P of CLIP's pooled vector.
+"""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from itertools import groupby
+from typing import Any
 
+import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
-from pulid_generate.request.job import Job, LoraUse
+from pulid_extract.shared.model_files import Found
+from pulid_generate.errors import CheckpointError
+from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.memory.placement import Placement
+from pulid_generate.models.clip import ClipText
+from pulid_generate.models.t5 import T5Text
+from pulid_generate.pipeline.text_cache import TextCache, file_identity, key_of
+from pulid_generate.request.tokens import LoraUse, Prompt
+from pulid_generate.version import __version__
 
-if TYPE_CHECKING:
-    pass
+# LoRAs -> a context in which they are on an encoder
+Attach = Callable[[Sequence[LoraUse]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class TextStates:
-    """What Flux reads of a prompt: t5 (1, T, C) and pooled (1, P), in the compute dtype on the main
-    device.
-    """
+    """What Flux reads of a prompt, in the compute dtype on the main device."""
 
+    # (1, T, C)
     t5: Tensor
+    # (1, P)
     pooled: Tensor
 
 
@@ -30,32 +49,91 @@ class Texts:
     positive: TextStates
     negative: TextStates | None = None
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """T5 tokens of each."""
-        return tuple(
-            states.t5.shape[1] for states in (self.positive, self.negative) if states is not None
+
+def pool_prompts(clip: ClipText, prompts: Sequence[Prompt], attach: Attach) -> list[Tensor]:
+    """CLIP's vector (1, P) of every prompt."""
+    pooled = []
+    for loras, alike in groupby(prompts, lambda prompt: prompt.loras):
+        with attach(loras):
+            pooled += [clip.encode(prompt.clip_ids) for prompt in alike]
+    return pooled
+
+
+def encode_prompts(
+    t5: T5Text, prompts: Sequence[Prompt], attach: Attach, keep: Callable[[Prompt, Tensor], None]
+) -> None:
+    """T5's states (1, T, C) of every prompt go to `keep` as soon as they are there."""
+    for loras, alike in groupby(prompts, lambda prompt: prompt.loras):
+        with attach(loras):
+            for prompt in alike:
+                keep(prompt, t5.encode_chunks(prompt.t5_chunks))
+
+
+def check_finite(states: Tensor, found: Found) -> None:
+    """Raise CheckpointError for what an encoder of a damaged file gives."""
+    if not torch.isfinite(states).all():
+        raise CheckpointError(
+            f"{found.path}: gives NaN or infinite states; the file is damaged, download it again"
         )
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A text as the encoders are to read it. length: T5 tokens. weighted: with (word:1.3), as
-    sd-cli. loras: that may have parts for them.
+class TextStore:
+    """Encoded prompts of one set of files, in a cache: under a key that holds everything they
+    depend on.
     """
 
-    text: str
-    length: int
-    weighted: bool
-    loras: tuple[LoraUse, ...] = ()
+    def __init__(self, cache: TextCache, files: ModelFiles, placement: Placement):
+        self.cache, self.files, self.placement = cache, files, placement
 
+    def lacks(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Those that are not there."""
+        return [prompt for prompt in prompts if self._key(prompt) not in self.cache]
 
-def prompts_of(job: Job) -> list[Prompt]:
-    """The positive, and with true CFG the negative prompt."""
-    request = job.request
-    texts = (
-        [request.prompt, request.negative_prompt] if request.cfg_scale != 1 else [request.prompt]
-    )
-    return [
-        Prompt(text, request.t5_max_length, request.prompt_weights, job.loras) for text in texts
-    ]
+    def put(self, prompt: Prompt, states: TextStates) -> None:
+        """Raises OutputError for a cache that cannot be written."""
+        tensors = {"t5": states.t5, "pooled": states.pooled}
+        data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        self.cache.put(self._key(prompt), data)
+
+    def get(self, prompt: Prompt) -> TextStates | None:
+        """On the main device; None if it is not there, or damaged."""
+        data = self.cache.get(self._key(prompt))
+        if data is None:
+            return None
+        tensors = load(data)
+        device = self.placement.device
+        return TextStates(tensors["t5"].to(device), tensors["pooled"].to(device))
+
+    def _key(self, prompt: Prompt) -> str:
+        facts = {
+            "text": prompt.text,
+            "length": prompt.length,
+            "weighted": prompt.weighted,
+            "loras": [(lora.sha256, lora.weight) for lora in prompt.loras],
+        }
+        return key_of(self._encoders | facts)
+
+    @cached_property
+    def _encoders(self) -> dict[str, Any]:
+        """What all states depend on beside their prompt; rounding differs between machines and
+        versions.
+        """
+        files, device = self.files, self.placement.text_device
+        if device.type == "cuda":
+            machine = torch.cuda.get_device_name(device)
+        else:
+            machine = f"{platform.machine()} {platform.processor()}"
+        tokenizer = files.t5_tokenizer.stat()
+        return {
+            "clip_l": file_identity(files.clip_l.header, files.clip_l.path),
+            "t5xxl": file_identity(files.t5xxl.header, files.t5xxl.path),
+            "tokenizer": [files.t5_tokenizer.name, tokenizer.st_size, tokenizer.st_mtime_ns],
+            "dtypes": [str(self.placement.dtype), str(self.placement.dtype_on(device))],
+            "machine": [
+                device.type,
+                machine,
+                torch.backends.cpu.get_cpu_capability(),
+                torch.get_num_threads(),
+            ],
+            "versions": [__version__, torch.__version__],
+        }

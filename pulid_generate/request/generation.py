@@ -7,15 +7,16 @@ Knows nothing of files, models or devices, and imports no torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
 from pulid_generate.request.id_schedule import IdSchedule
-from pulid_generate.request.prompt import parse_weights
+from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
+from pulid_generate.request.tiling import Tiling
 from pulid_generate.sampling.names import DEFAULT_SCHEDULE, Rng, check_method, check_schedule
 
 NegativeId = Literal["uncond", "same", "none"]
@@ -32,43 +33,50 @@ NO_SKIP, ALWAYS = SkipGuidance(), IdSchedule()
 class GenerationRequest:
     """One picture (or `batch_count` of them, with seeds seed, seed + 1, ..). Raises RequestError
     when built from impossible values.
-
-    width, height: pixels, multiples of 16. steps: None takes the model's default (schnell 4, dev
-    20). prompt_weights: read (word:1.3) as sd-cli does, and encode long prompts in pieces; else the
-    text is taken as it stands. id_weight: strength of everybody's identity, ignored without one;
-    id_schedule: at which steps. negative_id: what the negative branch
-        of true CFG gets.
-    sampling_method, scheduler: names of `sampling_names`; scheduler None is the method's own. eta:
-    None is the method's own. flow_shift: "auto" (as the scheduler has it), "none", or mu. sigmas:
-    the whole schedule, ends in 0. strength: how much of a picture to start from is redrawn; ignored
-    without one. vae_tile_size: latent cells, "WxH". vae_tile_overlap: share of a tile. Both ignored
-    without vae_tiling.
     """
 
     prompt: str
+    # Of the negative branch of true CFG
     negative_prompt: str = ""
+    # Read (word:1.3) as sd-cli does, and encode long prompts in pieces
     prompt_weights: bool = False
+    # Pixels, multiples of 16
     width: int = 512
     height: int = 512
+    # None takes the model's default: schnell 4, dev 20
     steps: int | None = None
     seed: int = 42
     batch_count: int = 1
+    # Whose noise: PyTorch's on a CPU, or the generator of sd-cli and of CUDA
     rng: Rng = "cuda"
+    # Of a distilled model
     guidance: float = 3.5
+    # True CFG; 1 is off
     cfg_scale: float = 1.0
     cfg_start_step: int = 0
     skip_guidance: SkipGuidance = NO_SKIP
+    # Strength of everybody's identity, and at which steps; subjects are made with both
     id_weight: float = 1.0
     id_schedule: IdSchedule = ALWAYS
+    # Whose identity the negative branch of true CFG gets
     negative_id: NegativeId = "uncond"
+    # Names of `sampling.names`
     sampling_method: str = "euler"
+    # Noise that a method adds; None is the method's own
     eta: float | None = None
+    # None is the method's own
     scheduler: str | None = None
+    # As the scheduler has it, none, or a number mu
     flow_shift: Literal["auto", "none"] | float = "auto"
+    # The whole schedule; ends in 0
     sigmas: tuple[float, ...] | None = None
+    # T5 tokens of a prompt, padded
     t5_max_length: int = 256
+    # How much of a picture to start from is redrawn; ignored without one
     strength: float = 0.75
+    # Whether the autoencoder works in tiles
     vae_tiling: bool = False
+    # Latent cells, "WxH", and the share of a tile that overlaps; ignored without vae_tiling
     vae_tile_size: str = DEFAULT_TILE_SIZE
     vae_tile_overlap: float = DEFAULT_TILE_OVERLAP
 
@@ -81,7 +89,8 @@ class GenerationRequest:
                     f"{lower} or {lower + TOKEN_PIXELS}" if lower < value < MAX_SIDE else str(lower)
                 )
                 raise RequestError(
-                    f"{name} {value}: expected a multiple of {TOKEN_PIXELS} from {TOKEN_PIXELS} to {MAX_SIDE}; try {near}"
+                    f"{name} {value}: expected a multiple of {TOKEN_PIXELS} from {TOKEN_PIXELS} to "
+                    f"{MAX_SIDE}; try {near}"
                 )
         for text in (self.prompt, self.negative_prompt):
             # how Python shows bytes that are not UTF-8
@@ -103,13 +112,15 @@ class GenerationRequest:
             if not abs(getattr(self, name)) <= MAX_STRENGTH:  # also refuses NaN
                 flag = {"id_weight": "pulid-id-weight"}.get(name, name.replace("_", "-"))
                 raise RequestError(
-                    f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}"
+                    f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to "
+                    f"{MAX_STRENGTH}"
                 )
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise RequestError(f"eta {self.eta}: expected 0 to 1")
         if not 0 <= self.strength <= 1:
             raise RequestError(
-                f"strength {self.strength}: expected 0 (hardly anything is redrawn) to 1 (everything)"
+                f"strength {self.strength}: expected 0 (hardly anything is redrawn) to 1 "
+                "(everything)"
             )
         if self.rng not in get_args(Rng):
             raise RequestError(f"rng {self.rng!r}: expected {' or '.join(get_args(Rng))}")
@@ -123,7 +134,8 @@ class GenerationRequest:
             and abs(self.flow_shift) <= MAX_SHIFT
         ):
             raise RequestError(
-                f"flow-shift {self.flow_shift!r}: expected auto, none or a number mu from -{MAX_SHIFT} to {MAX_SHIFT}"
+                f"flow-shift {self.flow_shift!r}: expected auto, none or a number mu from "
+                f"-{MAX_SHIFT} to {MAX_SHIFT}"
             )
         if self.sigmas is not None:
             self._check_sigmas()
@@ -139,13 +151,15 @@ class GenerationRequest:
             or sigmas[-1] != 0
         ):
             raise RequestError(
-                f"sigmas {_list(sigmas)}: expected numbers from 1 down to 0, the last one 0, such as 1.0,0.75,0.5,0.25,0"
+                f"sigmas {_list(sigmas)}: expected numbers from 1 down to 0, the last one 0, "
+                "such as 1.0,0.75,0.5,0.25,0"
             )
         if any(a <= b for a, b in pairwise(sigmas)):
             raise RequestError(f"sigmas {_list(sigmas)}: each must be smaller than the one before")
         if self.steps is not None and self.steps != len(sigmas) - 1:
             raise RequestError(
-                f"steps {self.steps}: {len(sigmas)} sigmas are {len(sigmas) - 1} steps; leave --steps out or make them agree"
+                f"steps {self.steps}: {len(sigmas)} sigmas are {len(sigmas) - 1} steps; "
+                "leave --steps out or make them agree"
             )
         if self.flow_shift != "auto" or self.scheduler is not None:
             name = "flow-shift" if self.flow_shift != "auto" else "scheduler"
@@ -158,17 +172,23 @@ class GenerationRequest:
         """The scheduler that makes the times: the one asked for, or the method's own."""
         return check_schedule(self.scheduler or DEFAULT_SCHEDULE.get(self.sampling_method, "flux"))
 
-    def resolved(self, steps: int, sigmas: tuple[float, ...]) -> GenerationRequest:
-        """The request with its schedule filled in. Raises RequestError for a part that would
-        silently do nothing, such as a late start step.
+    def check_steps(self, steps: int) -> None:
+        """Raise RequestError for a part that, with so many steps, would silently do nothing, such
+        as a late start step.
         """
         self.id_schedule.check(steps)
         self.skip_guidance.check(steps)
         if self.cfg_scale != 1 and self.cfg_start_step >= steps:
             raise RequestError(
-                f"cfg-start-step {self.cfg_start_step}: there are only {steps} steps; cfg-scale would never be used"
+                f"cfg-start-step {self.cfg_start_step}: there are only {steps} steps; "
+                "cfg-scale would never be used"
             )
-        return replace(self, steps=steps, sigmas=sigmas, flow_shift="auto", scheduler=None)
+
+    def tiling(self) -> Tiling | None:
+        """The tiles of the autoencoder that are asked for. Raises RequestError."""
+        if not self.vae_tiling:
+            return None
+        return Tiling.parse(self.vae_tile_size, self.vae_tile_overlap)
 
 
 def check_batch_count(count: int) -> None:

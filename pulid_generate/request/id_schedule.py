@@ -16,21 +16,21 @@ from itertools import pairwise
 from pulid_generate.errors import RequestError
 
 Moment = int | float
-MAX_WEIGHT = 1000  # beyond it lies only overflow
+# Beyond it lies only overflow
+MAX_WEIGHT = 1000
 
 
 @dataclass(frozen=True)
 class IdSchedule:
-    """When the identity is seen, and with which factors on its weight.
+    """When the identity is seen, and with which factors on its weight."""
 
-    start: first step that sees it. end: first step that does not any more; None for the last step
-    and all. points: (moment, factor) pairs, in order, the first at 0; each factor holds from its
-    moment to the next one. double, single: factors after Flux's double and single blocks.
-    """
-
+    # First step that sees it
     start: Moment = 0
+    # First step that no longer does; None for none
     end: Moment | None = None
+    # (moment, factor) pairs, in order, the first at 0; each holds from its moment to the next one
     points: tuple[tuple[Moment, float], ...] = ((0, 1.0),)
+    # Factors after Flux's double and single blocks
     double: float = 1.0
     single: float = 1.0
 
@@ -56,42 +56,50 @@ class IdSchedule:
 
         where: whose schedule it is, for messages; "" for the flags' own.
         """
-        start, end = (
-            step_of(self.start, steps),
-            step_of(self.end, steps) if self.end is not None else steps,
-        )
+        start, end = self._window(steps)
         of = f"{where}: " if where else ""
         if start >= steps:
             raise RequestError(
-                f"{of}id-start-step {self.start!r}: there are only {steps} steps; the identity would never be used"
+                f"{of}id-start-step {self.start!r}: there are only {steps} steps; "
+                "the identity would never be used"
             )
         if end > steps:
             raise RequestError(
-                f"{of}id-end-step {self.end!r}: there are only {steps} steps; leave it out to use all of them"
+                f"{of}id-end-step {self.end!r}: there are only {steps} steps; "
+                "leave it out to use all of them"
             )
         if end <= start:
             raise RequestError(
-                f"{of}id-start-step {self.start!r}, id-end-step {self.end!r}: no step of {steps} lies between them; the identity "
-                "would never be used; the end is the first step without it"
+                f"{of}id-start-step {self.start!r}, id-end-step {self.end!r}: no step of {steps} "
+                "lies between them; the identity would never be used; the end is the first step "
+                "without it"
             )
         reached = [step_of(moment, steps) for moment, _ in self.points]
         points = f"{of}id-weight-schedule {format_points(self.points)}"
         for (a, b), (earlier, later) in zip(pairwise(reached), pairwise(self.points), strict=True):
             if a >= b:
                 raise RequestError(
-                    f"{points}: {earlier[0]!r} is step {a} and {later[0]!r} is step {b} of {steps}; each must come after the one before"
+                    f"{points}: {earlier[0]!r} is step {a} and {later[0]!r} is step {b} of "
+                    f"{steps}; "
+                    "each must come after the one before"
                 )
         if reached[-1] >= steps:
             raise RequestError(
-                f"{points}: there are only {steps} steps, from 0; {self.points[-1][0]!r} is never reached"
+                f"{points}: there are only {steps} steps, from 0; "
+                f"{self.points[-1][0]!r} is never reached"
             )
 
     def active(self, step: int, steps: int) -> bool:
         """Whether step `step` (from 0) of `steps` sees the identity at all. Outside the window
         nothing is computed.
         """
+        start, end = self._window(steps)
+        return start <= step < end
+
+    def _window(self, steps: int) -> tuple[int, int]:
+        """First step that sees it, first step after that which does not."""
         end = steps if self.end is None else step_of(self.end, steps)
-        return step_of(self.start, steps) <= step < end
+        return step_of(self.start, steps), end
 
     def weight_at(self, step: int, steps: int) -> tuple[float, float]:
         """Factors on the weight at step `step` (from 0) of `steps`, after double and after single
@@ -99,7 +107,10 @@ class IdSchedule:
         """
         if not self.active(step, steps):
             return 0.0, 0.0
-        factor = [factor for moment, factor in self.points if step_of(moment, steps) <= step][-1]
+        factor = 1.0
+        for moment, value in self.points:
+            if step_of(moment, steps) <= step:
+                factor = value
         return factor * self.double, factor * self.single
 
 
@@ -115,7 +126,8 @@ def parse_moment(text: str, where: str) -> Moment:
         moment: Moment = int(text) if text.strip().isdecimal() else float(text)
     except ValueError:
         raise RequestError(
-            f"{where} {text!r}: expected a step number such as 4, or a share of the steps such as 0.2"
+            f"{where} {text!r}: expected a step number such as 4, "
+            "or a share of the steps such as 0.2"
         ) from None
     check_moment(where, moment)
     return moment
@@ -125,7 +137,8 @@ def check_moment(where: str, moment: Moment) -> None:
     """Raise RequestError unless `moment` is an int from 0 or a float from 0 to 1."""
     if not (moment >= 0 if isinstance(moment, int) else 0 <= moment <= 1):  # NaN fails both
         raise RequestError(
-            f"{where} {moment!r}: expected a step number from 0, without a point, or a share of the steps from 0.0 to 1.0"
+            f"{where} {moment!r}: expected a step number from 0, without a point, "
+            "or a share of the steps from 0.0 to 1.0"
         )
 
 
@@ -133,7 +146,8 @@ def check_weight(where: str, weight: float) -> None:
     """Raise RequestError unless `weight` is a number of sensible size."""
     if not abs(weight) <= MAX_WEIGHT:  # also refuses NaN
         raise RequestError(
-            f"{where}: {weight:g} is no weight; expected a number from -{MAX_WEIGHT} to {MAX_WEIGHT}"
+            f"{where}: {weight:g} is not a weight; "
+            f"expected a number from -{MAX_WEIGHT} to {MAX_WEIGHT}"
         )
 
 

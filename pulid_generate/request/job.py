@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.request.generation import ALWAYS, GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.tiling import Tiling
+from pulid_generate.request.tokens import LoraUse, Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,28 +44,13 @@ class Subject:
         return self.weight * double, self.weight * single
 
 
-@dataclass(frozen=True)
-class LoraUse:
-    """A LoRA file and its weight; sha256 and name go into the picture's metadata."""
-
-    path: Path
-    weight: float
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-
 @dataclass(frozen=True, eq=False)
 class StartPicture:
-    """What image-to-image starts from.
+    """What image-to-image starts from."""
 
-    pixels: (H, W, 3) uint8 RGB of the size that is drawn. mask: (H, W) uint8, 255 is redrawn, None
-    for all of it.
-    """
-
+    # (H, W, 3) uint8 RGB of the size that is drawn
     pixels: np.ndarray = field(repr=False)
+    # (H, W) uint8, 255 is redrawn; None for all of it
     mask: np.ndarray | None = field(default=None, repr=False)
 
     @cached_property
@@ -79,41 +65,65 @@ class StartPicture:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One picture: a request with its schedule, its own seed, nobody (then no hook is attached) or
-    some subjects, and a start or None.
-    """
+    """One picture to draw, fitted to a model: all of what decides its pixels but the files."""
 
+    # As it was asked for
     request: GenerationRequest
     seed: int
+    # Noise levels from the first to 0, one more than there are steps
+    times: tuple[float, ...]
+    # The prompt, and with true CFG the negative prompt
+    prompts: tuple[Prompt, ...]
+    # Nobody: then no hook is attached
     subjects: tuple[Subject, ...] = ()
     start: StartPicture | None = None
     loras: tuple[LoraUse, ...] = ()
+    # Of the autoencoder: asked for, or what the memory plan chose
+    tiling: Tiling | None = None
 
     @property
     def steps(self) -> int:
-        """Of the resolved request."""
-        return len(self.request.sigmas or ()) - 1
+        return len(self.times) - 1
+
+    @property
+    def t5_tokens(self) -> tuple[int, ...]:
+        """Of each prompt."""
+        return tuple(prompt.t5_tokens for prompt in self.prompts)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the model runs twice a step, with the negative prompt the second time."""
+        return self.request.cfg_scale != 1
+
+    @property
+    def needs_uncond(self) -> bool:
+        """Whether the negative branch sees the unconditional identity."""
+        return self.guided and self.request.negative_id == "uncond"
+
+    def numbered(self, index: int) -> Job:
+        """The request's picture number `index`, from 0: the next seeds."""
+        return replace(self, seed=self.request.seed + index)
 
 
-def batch_key(job: Job, t5_lengths: tuple[int, ...]) -> Hashable:
+# Fields of a request that jobs of one batch may differ in: the model takes them row by row, ..
+BY_ROW = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "batch_count",
+    "guidance",
+    "id_weight",
+    "id_schedule",
+)
+# .. or the job's times are all that is left of them
+IN_TIMES = ("steps", "sigmas", "scheduler", "flow_shift")
+ALIKE = tuple(item.name for item in fields(GenerationRequest) if item.name not in BY_ROW + IN_TIMES)
+
+
+def batch_key(job: Job) -> Hashable:
     """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
     starting picture at most.
-
-    t5_lengths: as `Texts.lengths`.
     """
     masked = job.start is not None and job.start.mask is not None
-    alike = replace(
-        job.request,
-        prompt="",
-        negative_prompt="",
-        seed=0,
-        batch_count=1,
-        guidance=0.0,
-        id_weight=1.0,
-    )
-    return (
-        replace(alike, id_schedule=GenerationRequest("").id_schedule),
-        t5_lengths,
-        masked,
-        job.loras,
-    )
+    asked = tuple(getattr(job.request, name) for name in ALIKE)
+    return asked, job.times, job.t5_tokens, job.tiling, masked, job.loras

@@ -85,7 +85,8 @@ def parse_person(text: str) -> PersonSpec:
     for value in (file, values.get("mask", "")):
         if misspelt := _MISSPELT.search(value):
             raise RequestError(
-                f"identity {value}: unknown part {misspelt[1]!r}; expected {', '.join(PARTS)}, as in {EXAMPLE}"
+                f"identity {value}: unknown part {misspelt[1]!r}; "
+                f"expected {', '.join(PARTS)}, as in {EXAMPLE}"
             )
     return PersonSpec(
         file,
@@ -118,7 +119,8 @@ def assemble(
     if len({spec.everywhere for spec in specs}) > 1:
         without = next(spec for spec in specs if spec.everywhere)
         raise RequestError(
-            f"identity {without.file}: has no mask and no box while another has; give each its own, or box=0,0,WIDTH,HEIGHT for the "
+            f"identity {without.file}: has no mask and no box while another has; "
+            "give each its own, or box=0,0,WIDTH,HEIGHT for the "
             "whole picture"
         )
     if not specs or not specs[0].everywhere:
@@ -128,7 +130,8 @@ def assemble(
         for name in ("weight", "start", "end"):
             if getattr(spec, name) != getattr(first, name):
                 raise RequestError(
-                    f"identity {spec.file}: its {name} differs from {first.file}'s, but without a mask or box they are one person; "
+                    f"identity {spec.file}: its {name} differs from {first.file}'s, "
+                    "but without a mask or box they are one person; "
                     "give both the same, or each a region"
                 )
     return [(first, fuse(embeddings, fusion))]
@@ -151,7 +154,8 @@ def fuse(embeddings: Sequence[Embedding], how: Fusion = "concat") -> Embedding:
     for other in embeddings[1:]:
         if other.tokens.shape[1] != first.tokens.shape[1]:
             raise IdentityError(
-                f"{other.source}: has tokens of width {other.tokens.shape[1]}, {first.source} of {first.tokens.shape[1]}; extract both "
+                f"{other.source}: has tokens of width {other.tokens.shape[1]}, "
+                f"{first.source} of {first.tokens.shape[1]}; extract both "
                 "with the same PuLID file"
             )
     tokens = _joined([embedding.tokens for embedding in embeddings], how, names)
@@ -167,13 +171,15 @@ def _joined(arrays: Sequence[np.ndarray], how: Fusion, names: str) -> np.ndarray
     if how == "mean":
         if len(set(counts)) > 1:
             raise IdentityError(
-                f"{names}: have {', '.join(map(str, counts))} tokens, which have no mean; use --identity-fusion concat, or extract each "
+                f"{names}: have {', '.join(map(str, counts))} tokens, which have no mean; "
+                "use --identity-fusion concat, or extract each "
                 "from the same number of portraits"
             )
         return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
     if sum(counts) > MAX_TOKENS:
         raise IdentityError(
-            f"{names}: are {sum(counts)} tokens together, at most {MAX_TOKENS} are possible; use fewer, or --identity-fusion mean"
+            f"{names}: are {sum(counts)} tokens together, at most {MAX_TOKENS} are possible; "
+            "use fewer, or --identity-fusion mean"
         )
     return np.concatenate([array.astype(np.float32) for array in arrays])
 

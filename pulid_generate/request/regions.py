@@ -33,7 +33,8 @@ def box_region(
     coverage = np.outer(rows, columns)
     if not coverage.any():
         raise RequestError(
-            f"{where} {x},{y},{w},{h}: covers nothing of the picture, which has {width}x{height} pixels"
+            f"{where} {x},{y},{w},{h}: covers nothing of the picture, "
+            f"which has {width}x{height} pixels"
         )
     return _softened(coverage)
 
@@ -52,7 +53,8 @@ def mask_region(path: str | Path, width: int, height: int, where: str = "mask") 
     coverage = cells.mean(axis=(1, 3))
     if not coverage.any():
         raise RequestError(
-            f"{where} {path}: is black all over, so it covers nothing; paint the person's place white"
+            f"{where} {path}: is black all over, so it covers nothing; "
+            "paint the person's place white"
         )
     return _softened(coverage)
 
@@ -104,12 +106,14 @@ def _read_mask(path: str | Path, width: int, height: int, where: str) -> np.ndar
                 )
             if image.size != (width, height):
                 raise RequestError(
-                    f"{where}: has {image.width}x{image.height} pixels, the picture {width}x{height}; make the mask in the picture's size"
+                    f"{where}: has {image.width}x{image.height} pixels, "
+                    f"the picture {width}x{height}; make the mask in the picture's size"
                 )
             return _grey(image)
     except FileNotFoundError:
         raise RequestError(
-            f"{where}: no such file; give a PNG of {width}x{height} pixels, white where the person is"
+            f"{where}: no such file; give a PNG of {width}x{height} pixels, "
+            "white where the person is"
         ) from None
     except RequestError:
         raise

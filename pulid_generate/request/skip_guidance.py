@@ -3,7 +3,7 @@ at which steps.
 
     v = v + scale * (v_positive - v_skipped)        v: after true CFG
 
-Knows nothing of models or tensors; `layer_skip` leaves the layers out.
+Knows nothing of models or tensors; `injection.layer_skip` leaves the layers out.
 
 Source: leejet/stable-diffusion.cpp, guidance.cpp (SkipLayerGuidance) and denoiser.hpp (its samplers
 count steps from 1).
@@ -18,17 +18,19 @@ import numpy as np
 
 from pulid_generate.errors import RequestError
 
-MAX_SCALE = 1000  # beyond it lies only overflow
+# Beyond it lies only overflow
+MAX_SCALE = 1000
 
 
 @dataclass(frozen=True)
 class SkipGuidance:
-    """layers: block numbers, double blocks first. scale: 0 is off. start, end: shares of the
-    schedule. The defaults are sd-cli's.
-    """
+    """Which layers are left out, how strongly, when. The defaults are sd-cli's."""
 
+    # Block numbers, double blocks first
     layers: tuple[int, ...] = (7, 8, 9)
+    # 0 is off
     scale: float = 0.0
+    # Shares of the schedule
     start: float = 0.01
     end: float = 0.2
 
@@ -58,14 +60,11 @@ class SkipGuidance:
 
     def check(self, steps: int) -> None:
         """Raise RequestError if guidance was asked for and no step would have it."""
-        if (
-            self.scale
-            and self.layers
-            and not any(self.active(step, steps) for step in range(steps))
-        ):
+        asked_for = self.scale and self.layers
+        if asked_for and not any(self.active(step, steps) for step in range(steps)):
             raise RequestError(
-                f"skip-layer-start {self.start:g}, skip-layer-end {self.end:g}: no step of {steps} lies between them, so slg-scale would "
-                "do nothing; give a later end"
+                f"skip-layer-start {self.start:g}, skip-layer-end {self.end:g}: no step of {steps} "
+                "lies between them, so slg-scale would do nothing; give a later end"
             )
 
 

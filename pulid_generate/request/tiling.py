@@ -1,4 +1,4 @@
-"""TODO"""
+"""Tiles of the autoencoder: their size and their overlap, as sd-cli names them. Pure numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import LATENT_SCALE
 
-MIN_TILE, MAX_OVERLAP = 4, 0.5  # sd-cli's limits
+# sd-cli's limits
+MIN_TILE, MAX_OVERLAP = 4, 0.5
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Tiling:
     def __post_init__(self) -> None:
         if min(self.width, self.height) < MIN_TILE:
             raise RequestError(
-                f"vae-tile-size {self.width}x{self.height}: expected at least {MIN_TILE}x{MIN_TILE} latent cells of {LATENT_SCALE} pixels"
+                f"vae-tile-size {self.width}x{self.height}: "
+                f"expected at least {MIN_TILE}x{MIN_TILE} latent cells of {LATENT_SCALE} pixels"
             )
         if not 0 <= self.overlap <= MAX_OVERLAP:
             raise RequestError(f"vae-tile-overlap {self.overlap:g}: expected 0 to {MAX_OVERLAP}")
@@ -34,6 +36,7 @@ class Tiling:
         sides = size.lower().split("x")
         if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
             raise RequestError(
-                f"vae-tile-size {size!r}: expected WIDTHxHEIGHT or one number, in latent cells, such as 32x32"
+                f"vae-tile-size {size!r}: expected WIDTHxHEIGHT or one number, in latent cells, "
+                "such as 32x32"
             )
         return cls(int(sides[0]), int(sides[-1]), overlap)

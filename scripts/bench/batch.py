@@ -31,8 +31,8 @@ WANTED = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
 TIMED = """
 import json, sys, time
 from pulid_generate import cli
-from pulid_generate.commands import batch_run
-from pulid_generate.pipeline import Pipeline
+from pulid_generate.batch.running import ResultLog
+from pulid_generate.pipeline.engine import Engine
 busy, memory, ends = [], [], []
 def timed(function):
     def run(*arguments, **options):
@@ -42,14 +42,14 @@ def timed(function):
         finally:
             busy.append((start, time.perf_counter()))
     return run
-Pipeline.latents = timed(Pipeline.latents)
-Pipeline.decode = timed(Pipeline.decode)
-report = batch_run.Tally.report
+Engine._latents = timed(Engine._latents)
+Engine._decode = timed(Engine._decode)
+report = ResultLog.report
 def reported(self, line):
     memory.append(int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1]))
     ends.append(time.perf_counter())
     report(self, line)
-batch_run.Tally.report = reported
+ResultLog.report = reported
 sys.argv = ["pulid-generate", *sys.argv[1:]]
 try:
     cli.main()

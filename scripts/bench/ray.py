@@ -24,7 +24,7 @@ from pulid_extract.shared.cluster.dispatch import dispatch
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_extract.shared.cluster.ray_workers import join_cluster
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.batch.running import Outlet, Tally
+from pulid_generate.batch.running import PictureWriter, ResultLog
 from pulid_generate.rows.items import Item
 
 ROWS = int(os.environ.get("BENCH_ROWS", "1000"))
@@ -76,7 +76,7 @@ def _measure(size: int) -> float:
         tempfile.TemporaryDirectory() as name,
         contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())),
     ):
-        outlet = Outlet(Tally(ROWS, Progress(quiet=True)))
+        writer = PictureWriter(ResultLog(ROWS, Progress(quiet=True)))
         with join_cluster(flags, True, partial(Idle, size), print, lambda line: None) as pool:
             started = None
             for number, data in dispatch(
@@ -93,5 +93,5 @@ def _measure(size: int) -> float:
                     (),
                     (),
                 )
-                outlet.drawn(item, data, 0.0)
+                writer.drawn(item, data, 0.0)
             return time.perf_counter() - (started or 0.0)

@@ -72,7 +72,7 @@ def pipeline_folder(micro: Path, target: Path) -> Path:
     )
     load_vae(header("ae"), torch.float32).save_pretrained(target / "vae")
     ClipText.load(header("clip_l"), torch.float16).model.save_pretrained(target / "text_encoder")
-    t5 = T5Text.load(header("t5xxl_fp16"), micro / "tokenizer.json", torch.float16).model
+    t5 = T5Text.load(header("t5xxl_fp16"), torch.float16).model
     t5.save_pretrained(target / "text_encoder_2", max_shard_size="5MB")
     (target / "tokenizer_2").mkdir()
     (target / "tokenizer_2" / "tokenizer.json").write_bytes((micro / "tokenizer.json").read_bytes())

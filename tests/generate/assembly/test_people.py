@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from make_seeded_checkpoints import write_embedding
+from seeded.checkpoints import write_embedding
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.assembly.people import identity_files, people_of, read_subjects
@@ -17,15 +17,13 @@ from pulid_generate.assembly.usage import (
     standard_input_readers,
     usage_error,
 )
-from pulid_generate.batch.judging import Asked
-from pulid_generate.batch.results import references_of
+from pulid_generate.batch.references import references_of
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.inspection import readiness
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.rows.manifest import read_row
-from pulid_generate.rows.row import Row
 
 WITH_COMMA = "ada, 2024.pulidembd"
 
@@ -43,8 +41,7 @@ def test_a_comma_in_a_name_is_part_of_it_wherever_a_person_is_looked_for(tmp_pat
     no_models = SimpleNamespace(files=SimpleNamespace(by_role=tuple))
     assert Path(WITH_COMMA) in list(input_files(flags, no_models))
     # the reference that belongs to the person
-    asked = Asked(Row(1, 1, "line 1"), flags, frozenset())
-    assert references_of(asked) == (tmp_path / "ada, 2024.png",)
+    assert references_of(flags) == (tmp_path / "ada, 2024.png",)
     # doctor's plan
     assert readiness._id_tokens(flags) == (32,)
     # a manifest's row, in a folder of its own

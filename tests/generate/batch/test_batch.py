@@ -23,9 +23,9 @@ from support.paths import ROOT
 
 from pulid_generate.batch import running as batch_run
 from pulid_generate.errors import IdentityError, OutputError, PlacementError
-from pulid_generate.pipeline import loading
+from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.denoiser import Denoiser
-from pulid_generate.pipeline.session import Session
+from pulid_generate.pipeline.engine import Engine
 
 # of 255, any channel: a row of a larger batch against the same row alone, float32 on a CPU;
 # README.md names it
@@ -371,7 +371,8 @@ def test_where_the_autoencoder_does_not_fit_beside_flux(
         line["row"]: line["sha256"]
         for line in lines(generate("batch", rows, *models, "--output-dir", tmp_path / "a"))
     }
-    monkeypatch.setattr("pulid_generate.pipeline.session.SIDE_BY_SIDE", ((), ()))
+    nothing = dict.fromkeys(planning.BESIDE_FLUX, (frozenset(),))
+    monkeypatch.setattr(planning, "BESIDE_FLUX", nothing)
     monkeypatch.setattr(batch_run, "CHUNK", 2)
     run = generate("batch", rows, *models, "--output-dir", tmp_path / "b", "--verbose")
     assert {line["row"]: line["sha256"] for line in lines(run)} == together
@@ -432,14 +433,14 @@ def test_a_worker_answers_line_by_line(generate, models, rows, people, tmp_path,
 
 
 def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkeypatch):
-    encode = Session.encode_prompts
+    encode = Engine.encode
 
     def fails_once(self, prompts):
         if prompts[0].text == "a cat":
             raise PlacementError("T5: out of memory")
         encode(self, prompts)
 
-    monkeypatch.setattr(Session, "encode_prompts", fails_once)
+    monkeypatch.setattr(Engine, "encode", fails_once)
     stdin = "".join(
         json.dumps({"prompt": prompt, **SIZE, "output": "x.png"}) + "\n"
         for prompt in ("a cat", "a dog")

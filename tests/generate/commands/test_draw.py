@@ -28,8 +28,7 @@ from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 from pulid_generate.files.model import Model
 from pulid_generate.memory.plan import Measure, MeasureKind
 from pulid_generate.pictures.description import parse_description
-from pulid_generate.pipeline import loading
-from pulid_generate.pipeline import pipeline as pipeline_module
+from pulid_generate.pipeline import loading, planning
 
 STEPS = ("--steps", 2)
 
@@ -209,7 +208,7 @@ def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(
     generate, base, identity, tmp_path, monkeypatch
 ):
     generate(*base, *identity, "-o", tmp_path / "wide.png")
-    make_plan, widened = pipeline_module.make_plan, []
+    make_plan, widened = planning.make_plan, []
     widen = loading.widen_while_running
     # what a plan for little memory says; memory/test_plan.py has such plans
     measures = (Measure(MeasureKind.SIXTEEN_BIT, "for this test"),)
@@ -222,7 +221,7 @@ def test_sixteen_bit_weights_widened_per_layer_draw_the_same_bytes(
             stages.append(replace(stage, measures=measures) if transformer else stage)
         return replace(plan, stages=tuple(stages))
 
-    monkeypatch.setattr(pipeline_module, "make_plan", plan_for_little_memory)
+    monkeypatch.setattr(planning, "make_plan", plan_for_little_memory)
     monkeypatch.setattr(
         loading,
         "widen_while_running",
@@ -310,7 +309,7 @@ def test_running_out_of_memory_is_a_line_that_names_what_helps(
     def explode(*_arguments, **_options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(pipeline_module, "decode", explode)
+    monkeypatch.setattr("pulid_generate.pipeline.pixels.decode", explode)
     assert (
         "autoencoder: out of memory on cpu; try --vae-tiling"
         in generate(*base, "-o", tmp_path / "a.png").error
@@ -331,9 +330,9 @@ def test_t5_never_runs_in_float16(generate, base, tmp_path, monkeypatch, asked, 
     seen = []
     load = loading.T5Text.load
 
-    def watched(header, tokenizer, dtype, device):
+    def watched(header, dtype, device):
         seen.append(dtype)
-        return load(header, tokenizer, dtype, device)
+        return load(header, dtype, device)
 
     monkeypatch.setattr(loading.T5Text, "load", watched)
     assert generate(*base, "--dtype", asked, "-o", tmp_path / "a.png").code == 0

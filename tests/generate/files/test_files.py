@@ -66,7 +66,7 @@ def loaded(files: ModelFiles):
         "flux": load_flux(files.flux.header, torch.float32),
         "vae": load_vae(files.vae.header, torch.float32),
         "clip_l": ClipText.load(files.clip_l.header, torch.float32).model,
-        "t5xxl": T5Text.load(files.t5xxl.header, files.t5_tokenizer, torch.float32).model,
+        "t5xxl": T5Text.load(files.t5xxl.header, torch.float32).model,
     }
 
 

@@ -25,6 +25,7 @@ from support.lora_files import (
     velocity,
     write,
 )
+from support.tokens import clip_ids, t5_ids
 from torch import nn
 
 from pulid_generate.errors import WeightsError
@@ -226,9 +227,7 @@ def test_text_encoders(micro, tmp_path, model_name):
             ],
         )
     else:
-        text = T5Text.load(
-            read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
-        )
+        text = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), torch.float32)
         layer, names = (
             "encoder.block.0.layer.0.SelfAttention.q",
             [
@@ -239,11 +238,10 @@ def test_text_encoders(micro, tmp_path, model_name):
 
     def states():
         with torch.inference_mode():
-            return (
-                text.encode("a cat")
-                if model_name == Model.CLIP
-                else text.encode(text.tokens("a cat", 16))
-            )
+            vocabulary = micro / "tokenizer.json"
+            if model_name == Model.CLIP:
+                return text.encode(clip_ids(vocabulary, "a cat"))
+            return text.encode(t5_ids(vocabulary, "a cat", 16))
 
     shapes = linear_shapes(text.model)
     layer = layer if layer in shapes else f"text_model.{layer}"

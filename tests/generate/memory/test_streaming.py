@@ -7,6 +7,7 @@ from __future__ import annotations
 import gguf
 import pytest
 import torch
+from support.tokens import t5_ids
 from torch import nn
 
 from pulid_extract.shared.model_files import read_header
@@ -197,10 +198,8 @@ def test_flux_with_pulids_hooks_draws_the_same(micro):
 
 
 def test_t5_reads_the_same(micro):
-    text = T5Text.load(
-        read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
-    )
-    ids = text.tokens("a photo of a woman", 32)
+    text = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), torch.float32)
+    ids = t5_ids(micro / "tokenizer.json", "a photo of a woman", 32)
     with torch.inference_mode():
         wanted = text.encode(ids)
         blocks = blocks_of(text.model)

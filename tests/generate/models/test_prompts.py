@@ -17,8 +17,8 @@ from support.vocabularies import vocabulary
 
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.models import weighted_prompts as weights
+from pulid_generate.models.prompt_reader import PromptReader
 from pulid_generate.models.weighted_prompts import (
-    Chunk,
     encode_chunks,
     t5_chunks,
     t5_ids,
@@ -27,12 +27,12 @@ from pulid_generate.models.weighted_prompts import (
 )
 from pulid_generate.request.prompt import (
     MAX_FILE_BYTES,
-    Part,
-    parse_weights,
     read_prompt_file,
     refuse_lora_tags,
     take_lora_tags,
 )
+from pulid_generate.request.prompt_weights import Part, parse_weights
+from pulid_generate.request.tokens import Chunk
 
 # -------------------------------------------------------------------------------------------- files
 
@@ -340,15 +340,13 @@ def test_a_plain_prompt_gives_the_states_of_the_plain_way(micro):
     from pulid_extract.shared.model_files import read_header
     from pulid_generate.models.t5 import T5Text
 
-    t5 = T5Text.load(
-        read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
-    )
-    plain = t5.encode(t5.tokens("a red cat", 256))
+    t5 = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), torch.float32)
+    reader = PromptReader(micro / "tokenizer.json")
+    [chunk] = reader.read("a red cat", 256).t5_chunks
+    plain = t5.encode(torch.tensor([chunk.ids]))
 
     def ours(prompt):
-        return encode_chunks(
-            t5.encode, t5_chunks(*t5_weighted(t5.tokenizer, parse_weights(prompt)))
-        )
+        return t5.encode_chunks(reader.read(prompt, 256, weighted=True).t5_chunks)
 
     assert torch.equal(ours("a red cat"), plain)
     assert not torch.allclose(ours("a (red:1.5) cat"), plain, rtol=0.01)

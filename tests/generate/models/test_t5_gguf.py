@@ -10,6 +10,7 @@ from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from support.distances import relative
 from support.flux_files import t5_gguf, write_gguf
+from support.tokens import t5_ids
 from support.vocabularies import PROMPTS, vocabulary
 
 from pulid_extract.shared.model_files import find, kind_of, read_gguf, read_header
@@ -30,7 +31,7 @@ def quantised(micro, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def t5(quantised):
-    return T5Text.load(read_header(quantised), quantised, torch.float32)
+    return T5Text.load(read_header(quantised), torch.float32)
 
 
 def test_the_tokenizer_of_the_metadata_gives_the_real_ids(quantised, tmp_path):
@@ -95,19 +96,16 @@ def test_states_are_those_of_the_dequantised_numbers(t5, quantised, micro, tmp_p
     save_file(plain, tmp_path / "plain.safetensors")
     wide = T5Text.load(
         read_header(tmp_path / "plain.safetensors"),
-        micro / "tokenizer.json",
         dtype or torch.float32,
     )
-    ours = t5 if dtype == torch.float32 else T5Text.load(header, quantised, dtype)
-    ids = t5.tokens("a photo of a cat, (word:1.3)", 32)
+    ours = t5 if dtype == torch.float32 else T5Text.load(header, dtype)
+    ids = t5_ids(quantised, "a photo of a cat, (word:1.3)", 32)
     truth = wide.encode(ids)
     assert ours.encode(ids).dtype == truth.dtype
     assert relative(ours.encode(ids).float(), truth.float()) < (
         1e-2 if dtype == torch.bfloat16 else 1e-6
     )
-    original = T5Text.load(
-        read_header(micro / "t5xxl_fp16.safetensors"), quantised, torch.float32
-    ).encode(ids)
+    original = T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), torch.float32).encode(ids)
     assert 1e-4 < relative(truth.float(), original) < 0.1  # the numbers did change
 
 
@@ -123,8 +121,8 @@ def test_huggingface_names_in_a_gguf_are_read_too(micro, tmp_path, t5):
         for name, value in state.items()
     }
     header = read_header(write_gguf(tmp_path / "sd.gguf", tensors))
-    ours = T5Text.load(header, micro / "tokenizer.json", torch.float32)
-    ids = t5.tokens("a cat", 16)
+    ours = T5Text.load(header, torch.float32)
+    ids = t5_ids(micro / "tokenizer.json", "a cat", 16)
     assert torch.equal(ours.encode(ids), t5.encode(ids))
 
 
@@ -152,4 +150,4 @@ def test_what_is_no_t5_encoder_is_refused(micro, tmp_path):
     )
     assert kind_of(read_header(part)).name == "T5 encoder in GGUF"
     with pytest.raises(CheckpointError, match=r"missing shared\.weight"):
-        T5Text.load(read_header(part), micro / "tokenizer.json", torch.float32)
+        T5Text.load(read_header(part), torch.float32)

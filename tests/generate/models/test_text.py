@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.distances import relative
+from support.tokens import clip_ids, t5_ids
 from support.vocabularies import PROMPTS, vocabulary
 
 from pulid_extract.shared.model_files import read_header
-from pulid_generate.errors import CheckpointError
+from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 from pulid_generate.models.clip import ClipText
+from pulid_generate.models.prompt_reader import PromptReader
 from pulid_generate.models.t5 import T5Text
 from pulid_generate.models.tokenizers import clip_tokenizer, read_t5_tokenizer
 
@@ -25,9 +27,7 @@ def t5_tokenizer(given, t5_path):
 
 @pytest.fixture(scope="module")
 def t5(micro):
-    return T5Text.load(
-        read_header(micro / "t5xxl_fp16.safetensors"), micro / "tokenizer.json", torch.float32
-    )
+    return T5Text.load(read_header(micro / "t5xxl_fp16.safetensors"), torch.float32)
 
 
 def test_clip_ids_are_openais():
@@ -38,6 +38,34 @@ def test_clip_ids_are_openais():
     for prompt in PROMPTS:
         flags = {"padding": "max_length", "max_length": 77, "truncation": True}
         assert ours(prompt, **flags)["input_ids"] == theirs(prompt, **flags)["input_ids"]
+
+
+@pytest.mark.parametrize("prompt", [*PROMPTS, "cat " * 74, "cat " * 75, "cat " * 76, ""])
+def test_a_prompt_is_read_once_into_the_ids_of_both_encoders(micro, prompt):
+    reader = PromptReader(micro / "tokenizer.json")
+    read = reader.read(prompt, 300)
+    flags = {"padding": "max_length", "max_length": 77, "truncation": True}
+    assert list(read.clip_ids) == clip_tokenizer()(prompt, **flags)["input_ids"]
+    ids = reader.t5.encode(prompt).ids
+    padded = 300 if len(ids) <= 300 else 512
+    assert list(read.t5_chunks[0].ids) == ids + [0] * (padded - len(ids))
+    assert read.t5_tokens == padded
+    assert reader.read(prompt, 300) is read
+    assert reader.read(prompt, 200) is not read
+
+
+def test_a_long_prompt_takes_what_t5_reads_and_a_longer_one_is_refused(micro):
+    reader = PromptReader(micro / "tokenizer.json")
+    count = len(reader.t5.encode("cat " * 10).ids) - 1
+    words = "cat " * (10 * 511 // count)
+    tokens = len(reader.t5.encode(words).ids)
+    assert 20 < tokens <= 512
+    read = reader.read(words, 20)
+    assert read.t5_tokens == 512
+    assert f"the prompt has {tokens} T5 tokens, more than 20: using 512" in read.notes
+    with pytest.raises(RequestError, match=r"T5 tokens, the most that Flux reads is 512"):
+        reader.read("cat " * 600, 20)
+    assert reader.read("cat " * 600, 20, weighted=True).t5_tokens > 512
 
 
 @pytest.mark.parametrize("form", ["folder", "tokenizer.json", "spiece.model", "beside the T5 file"])
@@ -117,8 +145,8 @@ def test_truncation_and_padding_saved_in_a_vocabulary_are_not_obeyed(tmp_path):
     ]
 
 
-def test_t5_pads_with_zeros_and_attends_to_them(t5):
-    ids = t5.tokens("a cat", 32)
+def test_t5_pads_with_zeros_and_attends_to_them(t5, micro):
+    ids = t5_ids(micro / "tokenizer.json", "a cat", 32)
     assert ids.shape == (1, 32)
     assert ids[0, -20:].tolist() == [0] * 20
     states = t5.encode(ids)
@@ -141,10 +169,8 @@ def test_t5_embedding_stored_once_under_either_name(micro, tmp_path, t5, kept):
         {name: value for name, value in state.items() if name != dropped},
         tmp_path / "t5.safetensors",
     )
-    once = T5Text.load(
-        read_header(tmp_path / "t5.safetensors"), micro / "tokenizer.json", torch.float32
-    )
-    ids = t5.tokens("a cat", 16)
+    once = T5Text.load(read_header(tmp_path / "t5.safetensors"), torch.float32)
+    ids = t5_ids(micro / "tokenizer.json", "a cat", 16)
     assert torch.equal(once.encode(ids), t5.encode(ids))
 
 
@@ -160,9 +186,7 @@ def test_plain_fp8_t5_is_read_as_its_numbers(micro, tmp_path, t5, dtype):
         name: value.to(dtype) for name, value in load_file(micro / "t5xxl_fp16.safetensors").items()
     }
     save_file(state, tmp_path / "t5.safetensors")
-    ours = T5Text.load(
-        read_header(tmp_path / "t5.safetensors"), micro / "tokenizer.json", torch.float32
-    )
+    ours = T5Text.load(read_header(tmp_path / "t5.safetensors"), torch.float32)
     rows = torch.tensor([[5, 31000, 0]])
     assert torch.equal(ours.model.shared(rows), state["shared.weight"].float()[rows])
     assert ours.model.shared.table.data.dtype == dtype  # kept as stored
@@ -172,10 +196,8 @@ def test_plain_fp8_t5_is_read_as_its_numbers(micro, tmp_path, t5, dtype):
     assert torch.equal(layer.weight.dequantize(torch.float32), state[name].float())
     # the states are those of a file that holds the same numbers in 32 bits
     save_file({name: value.float() for name, value in state.items()}, tmp_path / "wide.safetensors")
-    wide = T5Text.load(
-        read_header(tmp_path / "wide.safetensors"), micro / "tokenizer.json", torch.float32
-    )
-    ids = t5.tokens("a cat", 16)
+    wide = T5Text.load(read_header(tmp_path / "wide.safetensors"), torch.float32)
+    ids = t5_ids(micro / "tokenizer.json", "a cat", 16)
     assert torch.equal(ours.encode(ids), wide.encode(ids))
     assert relative(ours.encode(ids), t5.encode(ids)) > 0.01  # of rounding to 8 bits
 
@@ -189,24 +211,23 @@ def test_clip_positions_are_not_lost_on_meta(micro):
     clip = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)
     plain = CLIPTextModel(clip.model.config).eval()
     plain.load_state_dict(clip.model.state_dict(), strict=True)
-    ids = clip.tokenizer(
-        "a photo of a cat", padding="max_length", max_length=77, return_tensors="pt"
-    )["input_ids"]
+    ids = clip_ids(micro / "tokenizer.json", "a photo of a cat")
     with torch.no_grad():
-        assert torch.equal(clip.encode("a photo of a cat"), plain(ids).pooler_output)
+        assert torch.equal(clip.encode(ids), plain(torch.tensor([ids])).pooler_output)
     assert clip.model.embeddings.position_ids.device.type == "cpu"
 
 
 def test_clip_pools_at_the_end_token_and_reads_77(micro):
     clip = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)
-    notes: list[str] = []
-    short = clip.encode("a photo of a cat", notes.append)
-    assert short.shape == (1, 64)
-    assert not notes
-    long = "cat " * 100
-    assert not torch.equal(clip.encode(long, notes.append), short)
-    assert torch.equal(clip.encode(long), clip.encode("cat " * 75))
-    assert notes == ["CLIP reads the first 75 of the prompt's 100 tokens; T5 reads all"]
+    reader = PromptReader(micro / "tokenizer.json")
+    short, long, cut = (
+        reader.read(text, 256) for text in ("a photo of a cat", "cat " * 100, "cat " * 75)
+    )
+    assert clip.encode(short.clip_ids).shape == (1, 64)
+    assert not torch.equal(clip.encode(long.clip_ids), clip.encode(short.clip_ids))
+    assert torch.equal(clip.encode(long.clip_ids), clip.encode(cut.clip_ids))
+    assert not short.notes
+    assert long.notes == ("CLIP reads the first 75 of the prompt's 100 tokens; T5 reads all",)
 
 
 def test_clip_extras_of_other_exports_are_dropped(micro, tmp_path):
@@ -218,10 +239,9 @@ def test_clip_extras_of_other_exports_are_dropped(micro, tmp_path):
     }
     save_file(state | extras, tmp_path / "clip.safetensors")
     ours = ClipText.load(read_header(tmp_path / "clip.safetensors"), torch.float32)
-    assert torch.equal(
-        ours.encode("a"),
-        ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32).encode("a"),
-    )
+    plain = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)
+    ids = clip_ids(micro / "tokenizer.json", "a")
+    assert torch.equal(ours.encode(ids), plain.encode(ids))
     save_file(
         state | {"text_model.encoder.layers.0.extra": torch.ones(1)}, tmp_path / "clip.safetensors"
     )

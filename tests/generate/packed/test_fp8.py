@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from support.distances import relative
 from support.flux_files import scaled_fp8, widened
 from support.golden_flux import inputs, tensors, velocity
+from support.tokens import t5_ids
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError
@@ -140,16 +141,14 @@ def test_t5_stays_fp8_and_its_feed_forward_keeps_its_precision(micro, tmp_path, 
     save_file(made, tmp_path / "fp8.safetensors")
     save_file(widened(made), tmp_path / "wide.safetensors")
     ours, wide = (
-        T5Text.load(
-            read_header(tmp_path / f"{name}.safetensors"), micro / "tokenizer.json", torch.float32
-        )
+        T5Text.load(read_header(tmp_path / f"{name}.safetensors"), torch.float32)
         for name in ("fp8", "wide")
     )
     assert sum(isinstance(module, Fp8Linear) for module in ours.model.modules()) == 2 * 7 + 1
-    ids = ours.tokens("a photo of a cat", 24)
+    ids = t5_ids(micro / "tokenizer.json", "a photo of a cat", 24)
     assert torch.equal(ours.encode(ids), wide.encode(ids))
     half = T5Text.load(
-        read_header(tmp_path / "fp8.safetensors"), micro / "tokenizer.json", None
+        read_header(tmp_path / "fp8.safetensors"), None
     )  # 16 bits kept, widened per layer
     widen_while_running(half.model, whole=half.whole)
     assert half.encode(ids).dtype == torch.float32

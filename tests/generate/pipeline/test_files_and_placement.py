@@ -16,8 +16,7 @@ from support.micro_drawing import HEIGHT, WIDTH, write_lora
 
 from pulid_generate.errors import PlacementError
 from pulid_generate.injection.compiling import check_compiler
-from pulid_generate.pipeline import loading
-from pulid_generate.pipeline import pipeline as pipeline_module
+from pulid_generate.pipeline import loading, pixels, planning
 
 FEW = ("--steps", 4)
 
@@ -266,7 +265,7 @@ def test_a_plan_that_cannot_fit_says_so_before_anything_loads(
         monkeypatch.setattr(loading, name, lambda *a, **o: loaded.append(a))
     for text in (loading.ClipText, loading.T5Text):
         monkeypatch.setattr(text, "load", lambda *a: loaded.append(a))
-    monkeypatch.setattr(pipeline_module, "available_on", lambda devices: {"cpu": int(0.6 * 2**30)})
+    monkeypatch.setattr(planning, "available_on", lambda devices: {"cpu": int(0.6 * 2**30)})
     result = generate(*kept.base, "-W", 2048, "-H", 2048, "-o", tmp_path / "o.png")
     advice = r"autoencoder: needs \S+ GiB of main memory, 0.6 GiB can be used; it would fit with -W and -H of half the size"
     assert re.search(advice, result.error)
@@ -278,7 +277,7 @@ def test_an_interrupt_leaves_no_file(generate, kept, tmp_path, monkeypatch):
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline_module, "decode", interrupt)
+    monkeypatch.setattr(pixels, "decode", interrupt)
     assert generate(*kept.base, "-o", tmp_path / "o.png").code == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -337,7 +336,7 @@ def test_wrong_usage_is_exit_2(generate, kept, flags, message):
         (("--id-weight-schedule", "0-1"), "is not STEP:WEIGHT"),
         (("--id-end-step", 3), "there are only 2 steps"),
         (("--id-start-step", 1, "--id-end-step", "0.5"), "no step of 2 lies between them"),
-        (("--id-weight-double", "nan"), "nan is no weight"),
+        (("--id-weight-double", "nan"), "nan is not a weight"),
         (("-o", "-", "-b", 2), "standard output takes one picture"),
         (("--vae-tiling", "--vae-tile-size", "2"), "expected at least 4x4"),
         (("--prompt-weights", "-p", "a (cat:.)"), "(cat:.)"),

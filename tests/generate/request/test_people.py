@@ -42,7 +42,7 @@ def test_an_identity_reads_as_it_is_written(text, spec):
         (",weight=1", "no file is named"),
         ("a.pulidembd,weight=much", r"identity a.pulidembd: weight 'much': expected a number"),
         ("a.pulidembd,weight=", "weight '': expected a number"),
-        ("a.pulidembd,weight=nan", "weight: nan is no weight"),
+        ("a.pulidembd,weight=nan", "weight: nan is not a weight"),
         ("a.pulidembd,weight=1e9", "expected a number from -1000 to 1000"),
         ("a.pulidembd,weight=1,weight=2", "weight is given twice"),
         ("a.pulidembd,wieght=1", "unknown part 'wieght'; expected weight, mask, box, start, end"),

@@ -124,14 +124,14 @@ def test_what_would_silently_do_nothing_is_refused(schedule, message):
     [
         ({"start": -1}, "id-start-step -1"),
         ({"end": 1.5}, "id-end-step 1.5"),
-        ({"double": float("nan")}, "id-weight-double: nan is no weight"),
+        ({"double": float("nan")}, "id-weight-double: nan is not a weight"),
         ({"single": 1e9}, "id-weight-single"),
         (
             {"points": ((4, 1.0),)},
             "id-weight-schedule 4:1: says nothing about the first steps; begin with step 0",
         ),
         ({"points": ()}, r"id-weight-schedule \(none\)"),
-        ({"points": ((0, float("nan")),)}, "nan is no weight"),
+        ({"points": ((0, float("nan")),)}, "nan is not a weight"),
     ],
 )
 def test_impossible_schedules_are_refused_at_once(options, message):

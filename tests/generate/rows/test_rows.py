@@ -377,10 +377,10 @@ def test_interrupts():
 def test_what_stays_beside_flux(vae_device, main_memory, extra, fits):
     from pulid_generate.files.model import Model
     from pulid_generate.memory.plan import Plan, Stage
-    from pulid_generate.pipeline.session import _bytes_beside, _fits_elsewhere
+    from pulid_generate.pipeline.planning import _bytes_on_flux_device, _fits_elsewhere
 
     stages = (Stage(Model.FLUX, "cuda:0", 100, 0, waiting=5), Stage(Model.VAE, vae_device, 20, 10))
     plan = Plan(stages, {"cuda:0": 1000, "cpu": main_memory}, {}, None)
-    assert _bytes_beside(plan, (Model.VAE,)) == int(extra * 1.05)
-    assert _fits_elsewhere(plan, (Model.VAE,)) is fits
-    assert _fits_elsewhere(plan, ())
+    assert _bytes_on_flux_device(plan, frozenset({Model.VAE})) == int(extra * 1.05)
+    assert _fits_elsewhere(plan, frozenset({Model.VAE})) is fits
+    assert _fits_elsewhere(plan, frozenset())

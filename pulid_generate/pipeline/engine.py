@@ -1,0 +1,304 @@
+"""The order of the stages, and the models that stay from one picture to the next: the one loop
+behind the single command, a batch, its workers and whoever else draws.
+
+    prompts -> CLIP-L, T5 -> starting pictures -> Flux with PuLID's hooks, denoise -> autoencoder
+
+Which models stay beside Flux the memory plan says; the others come for their stage and go. Who
+draws, where pictures go and what becomes of one that fails is the caller's. Knows no row, no flag
+and no output file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pulid_generate.errors import CheckpointError, PulidError
+from pulid_generate.files.model import Model
+from pulid_generate.memory.devices import give_back_memory
+from pulid_generate.pictures.picture import Picture
+from pulid_generate.pipeline.callers import Caller, Denoised, Item, Latent, Reports
+from pulid_generate.pipeline.fitting import Fitting
+from pulid_generate.pipeline.loaded import LoadedModels
+from pulid_generate.pipeline.loading import Models
+from pulid_generate.pipeline.pixels import decode_job, encode_start, parameters_of, start_key
+from pulid_generate.pipeline.planning import MemoryPlanner, Staying
+from pulid_generate.pipeline.text_cache import TextCache
+from pulid_generate.pipeline.texts import (
+    Texts,
+    TextStates,
+    TextStore,
+    check_finite,
+    encode_prompts,
+    pool_prompts,
+)
+from pulid_generate.request.job import Job, batch_key
+from pulid_generate.request.tokens import Prompt
+
+
+class Engine:
+    """Draws what it was told to expect. Use it in a `with`: at its end all models go."""
+
+    def __init__(
+        self,
+        fitting: Fitting,
+        models: Models,
+        reports: Reports,
+        *,
+        cache: TextCache,
+        staying: Staying = "nothing",
+        batch: int = 1,
+        compile: bool = False,
+    ):
+        """Loads nothing.
+
+        cache: for encoded prompts. staying: what should stay beside Flux. batch: the most jobs that
+        go through Flux together. compile: torch.compile Flux's blocks.
+        """
+        self.fitting, self.models, self.reports = fitting, models, reports
+        self.cache, self.batch = cache, batch
+        self.planner = MemoryPlanner(fitting, models, staying=staying, batch=batch)
+        self._loaded = LoadedModels(models, self.planner, reports, compile)
+        self._store = TextStore(cache, fitting.files, models.placement)
+        # Latents to start from, of the pictures in work
+        self._starts: dict[Hashable, Tensor] = {}
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._loaded.release_all()
+
+    def expect(self, job: Job) -> Job:
+        """Make room for such a job, and give it back with its tiles. Raises PlacementError if it
+        cannot fit.
+        """
+        return self.planner.expect(job)
+
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether the autoencoder stays beside Flux, so that a picture can be finished while the
+        next one is denoised.
+        """
+        return self._loaded.stays(Model.VAE)
+
+    @property
+    def encodes_beside(self) -> bool:
+        """Whether the text encoders stay beside Flux."""
+        return self._loaded.stays(Model.T5)
+
+    def lacks(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts that are not encoded yet."""
+        return self._store.lacks(prompts)
+
+    # ------------------------------------------------------------------------------------ the order
+
+    def draw(
+        self, batches: Sequence[Sequence[Item]], caller: Caller[Item], chunk: int | None = None
+    ) -> Iterator[Denoised[Item]]:
+        """Every picture as soon as it can be decoded. Items of one batch go through Flux together
+        where that is possible.
+
+        chunk: batches after which Flux leaves and they are decoded, where the autoencoder cannot
+        stay beside it; None for all.
+        Raises PulidError for what stops all, such as a text encoder that does not fit.
+        """
+        if not batches:
+            return
+        prompts: dict[Prompt, None] = {}
+        for batch in batches:
+            for item in batch:
+                prompts |= dict.fromkeys(caller.prompts(item))
+        self.encode(list(prompts))
+        left = iter(batches)
+        size = 1 if self.decodes_beside else chunk
+        while together := list(itertools.islice(left, size)):
+            with caller.holding():
+                yield from self._draw_chunk(together, caller)
+            if caller.stopping():
+                return
+
+    def _draw_chunk(
+        self, chunk: Sequence[Sequence[Item]], caller: Caller[Item]
+    ) -> Iterator[Denoised[Item]]:
+        """Batches after which Flux may leave."""
+        waiting: list[Latent[Item]] = []
+        for pairs in self._start([_find(batch, caller) for batch in chunk], caller):
+            if caller.stopping():
+                break
+            latents = self._denoise(pairs, caller)
+            if self.decodes_beside:
+                yield from self._decodable(latents)
+            else:
+                waiting += latents
+        if waiting:
+            yield from self._decodable(waiting)
+            self._loaded.release()
+
+    def _start(
+        self, batches: Sequence[Sequence[tuple[Item, Job]]], caller: Caller[Item]
+    ) -> list[Sequence[tuple[Item, Job]]]:
+        """Encode the pictures to start from, and forget earlier ones. Batches without those whose
+        picture cannot be encoded.
+        """
+        jobs = [job for pairs in batches for _, job in pairs]
+        try:
+            self._encode_starts(jobs)
+        except PulidError as error:
+            left = []
+            for pairs in batches:
+                for item, job in pairs:
+                    if job.start is not None:
+                        caller.failed(item, error)
+                left.append([pair for pair in pairs if pair[1].start is None])
+            batches = left
+        return [pairs for pairs in batches if pairs]
+
+    def _denoise(
+        self, pairs: Sequence[tuple[Item, Job]], caller: Caller[Item]
+    ) -> list[Latent[Item]]:
+        """The latents of those that can be drawn. Where a batch cannot go through Flux together, or
+        fails, each of it is tried alone.
+        """
+        jobs = [job for _, job in pairs]
+        # they were alike when they were announced, but files may have changed since
+        if len({batch_key(job) for job in jobs}) > 1:
+            return [latent for pair in pairs for latent in self._denoise([pair], caller)]
+        started = time.perf_counter()
+        try:
+            latents = self._latents(jobs, caller.label([item for item, _ in pairs]))
+        except PulidError as error:
+            if len(pairs) > 1:
+                return [latent for pair in pairs for latent in self._denoise([pair], caller)]
+            caller.failed(pairs[0][0], error)
+            return []
+        seconds = (time.perf_counter() - started) / len(pairs)
+        drawn = zip(pairs, latents, strict=True)
+        return [Latent(item, job, latent, seconds) for (item, job), latent in drawn]
+
+    def _decodable(self, latents: Sequence[Latent[Item]]) -> Iterator[Denoised[Item]]:
+        for latent in latents:
+            vae = self._loaded.autoencoder()
+            yield Denoised(latent, partial(self._decode, vae, latent.latent, latent.job))
+
+    # -------------------------------------------------------------------------------------- prompts
+
+    def encode(self, prompts: Sequence[Prompt]) -> None:
+        """Encode the prompts that the cache does not hold. CLIP and T5 load once for all of them;
+        where they cannot stay beside Flux, Flux leaves.
+
+        Raises CheckpointError, PlacementError, and OutputError for a cache that cannot be written.
+        """
+        beside, missing = self.encodes_beside, self.lacks(prompts)
+        if not missing:
+            return
+        if not beside:
+            self._loaded.release()
+        pooled = self._pool(missing)
+        give_back_memory()
+        self._encode(missing, pooled)
+        give_back_memory()
+
+    def _pool(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
+        """CLIP's vector of every prompt, in the compute dtype on the main device."""
+        place = self.models.placement
+        with self._loaded.running(Model.CLIP):
+            clip = self._loaded.clip()
+            for prompt in prompts:
+                for line in prompt.notes:
+                    self.reports.note(line)
+            attach = partial(self._loaded.attached, clip.model, Model.CLIP)
+            pooled = {}
+            for prompt, vector in zip(prompts, pool_prompts(clip, prompts, attach), strict=True):
+                check_finite(vector, self.fitting.files.clip_l)
+                pooled[prompt] = vector.to(place.device, place.dtype)
+        return pooled
+
+    def _encode(self, prompts: Sequence[Prompt], pooled: dict[Prompt, Tensor]) -> None:
+        """T5's states of every prompt, into the cache."""
+        place = self.models.placement
+
+        def keep(prompt: Prompt, states: Tensor) -> None:
+            check_finite(states, self.fitting.files.t5xxl)
+            on_main = states.to(place.device, place.dtype)
+            self._store.put(prompt, TextStates(on_main, pooled[prompt]))
+
+        with self._loaded.running(Model.T5):
+            t5 = self._loaded.t5()
+            attach = partial(self._loaded.attached, t5.model, Model.T5)
+            encode_prompts(t5, prompts, attach, keep)
+
+    def _texts(self, job: Job) -> Texts:
+        """What Flux reads for a job."""
+        return Texts(*(self._text(prompt) for prompt in job.prompts))
+
+    def _text(self, prompt: Prompt) -> TextStates:
+        found = self._store.get(prompt)
+        if found is None:  # damaged, or another process has made room
+            self.encode([prompt])
+            found = self._store.get(prompt)
+        if found is None:
+            raise CheckpointError(
+                "an encoded prompt was taken out of the cache while it was needed; run it again"
+            )
+        return found
+
+    # ------------------------------------------------------------------------------------- pictures
+
+    def _encode_starts(self, jobs: Sequence[Job]) -> None:
+        """Where the autoencoder cannot stay, it comes and goes before Flux loads."""
+        self._starts = {}
+        started = [(job, job.start) for job in jobs if job.start is not None]
+        if not started:
+            return
+        vae = self._loaded.autoencoder()
+        with self._loaded.running(Model.VAE):
+            for job, start in started:
+                if start_key(job) not in self._starts:
+                    self._starts[start_key(job)] = encode_start(vae, job, start)
+        del vae
+        if not self.decodes_beside:
+            self._loaded.release()
+
+    def _latents(self, jobs: Sequence[Job], label: str) -> list[Tensor]:
+        """Latents (1, 16, H/8, W/8) float32 of jobs of one `batch_key`. Raises CheckpointError,
+        PlacementError.
+        """
+        texts = [self._texts(job) for job in jobs]
+        starts = [self._starts.get(start_key(job)) for job in jobs]
+        with self._loaded.running(Model.FLUX):
+            denoiser = self._loaded.denoiser(jobs[0].loras)
+            on_step = partial(self.reports.on_step, label)
+            latents = denoiser.latents(jobs, texts, starts, on_step)
+        if not torch.isfinite(latents).all():
+            raise CheckpointError(
+                f"{self.fitting.files.flux.path}: the denoised latents hold NaN or infinite "
+                "values; a damaged file, or float16 where --dtype bfloat16 is needed"
+            )
+        return list(latents.split(1))
+
+    def _decode(self, vae: Any, latent: Tensor, job: Job) -> Picture:
+        with self._loaded.running(Model.VAE):
+            pixels = decode_job(vae, latent, job)
+        return Picture(job, pixels, self.parameters(job))
+
+    def parameters(self, job: Job) -> str:
+        """The text that a job's picture carries, known before it is drawn."""
+        return parameters_of(job, self.fitting, self.models.placement, self.models.compute)
+
+
+def _find(batch: Sequence[Item], caller: Caller[Item]) -> list[tuple[Item, Job]]:
+    """The items whose files still are what they were, each with its job."""
+    pairs = []
+    for item in batch:
+        try:
+            pairs.append((item, caller.job(item)))
+        except PulidError as error:
+            caller.failed(item, error)
+    return pairs

@@ -1,0 +1,71 @@
+"""Between pictures and latents, for jobs: the picture to start from, the drawn one, and the text
+that it carries. The autoencoder comes as an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pulid_generate.memory.placement import Placement
+from pulid_generate.models.autoencoder import decode, encode
+from pulid_generate.packed.ggml import Compute
+from pulid_generate.pictures.description import describe
+from pulid_generate.pipeline.fitting import Fitting
+from pulid_generate.request.job import Job, StartPicture
+from pulid_generate.request.start_picture import paste
+from pulid_generate.sampling.noise import make_noise
+from pulid_generate.version import __version__
+
+MODELS = ("flux", "vae", "clip_l", "t5xxl")  # that a picture's metadata names
+
+
+def start_key(job: Job) -> Hashable:
+    """Jobs of equal keys start from the same latent; None without a picture to start from."""
+    if job.start is None:
+        return None
+    return job.start.sha256, job.request.seed, job.request.rng, job.tiling
+
+
+def encode_start(vae: Any, job: Job, start: StartPicture) -> Tensor:
+    """The latent (1, 16, H/8, W/8) that a job starts from."""
+    request = job.request
+    # of several pictures, sd-cli's: the sample is the first seed's for every one
+    noise = make_noise(request.seed, request.width, request.height, request.rng)
+    return encode(vae, start.pixels, noise=noise, tiling=job.tiling)
+
+
+def decode_job(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a job's latent (1, 16, H/8, W/8). Where a mask is black, the starting
+    picture's own pixels.
+    """
+    pixels = decode(vae, latent, tiling=job.tiling)
+    if job.start is None or job.start.mask is None:
+        return pixels
+    return paste(pixels, job.start.pixels, job.start.mask)
+
+
+def parameters_of(job: Job, fitting: Fitting, placement: Placement, compute: Compute) -> str:
+    """The text that a job's picture carries, known before it is drawn."""
+    files = fitting.files
+    return describe(
+        job,
+        dev=fitting.dev,
+        models={name: getattr(files, name).name for name in MODELS},
+        arithmetic=_arithmetic(placement, compute),
+        pulid=files.pulid.name if files.pulid else None,
+        version=__version__,
+    )
+
+
+def _arithmetic(placement: Placement, compute: Compute) -> str:
+    """Flux's, and the other models' where a CPU beside a GPU makes it another."""
+    told = str(placement.dtype).removeprefix("torch.")
+    for name, device in (("text", placement.text_device), ("vae", placement.vae_device)):
+        kind = placement.dtype_on(device)
+        if kind != placement.dtype:
+            told += f" {name} {str(kind).removeprefix('torch.')}"
+    return told + (" int8" if compute == "int8" else "")

@@ -1,0 +1,211 @@
+"""Which models stay in memory side by side, for jobs that are announced one after the other.
+
+Reads headers and free memory. Loads nothing, and knows nothing of what is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from pulid_generate.errors import PlacementError
+from pulid_generate.files.model import Model
+from pulid_generate.lora.files import resolve
+from pulid_generate.lora.names import flux_layers
+from pulid_generate.memory.devices import available_on
+from pulid_generate.memory.plan import Plan, Work
+from pulid_generate.memory.planning import make_plan
+from pulid_generate.pipeline.fitting import Fitting
+from pulid_generate.pipeline.loading import Models
+from pulid_generate.request.generation import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE
+from pulid_generate.request.job import Job
+from pulid_generate.request.tiling import Tiling
+
+# Folded identities, both branches counted, that stay for the next picture if there is room; 126 MB
+# each in bfloat16 with the public file
+IDENTITIES_KEPT = 16
+# What a caller wants to stay beside Flux once it is loaded
+Staying = Literal["nothing", "autoencoder", "all"]
+# The sets of models that may do so, the best first
+NOTHING, AUTOENCODER = frozenset[Model](), frozenset({Model.VAE})
+BESIDE_FLUX: dict[Staying, tuple[frozenset[Model], ...]] = {
+    "nothing": (NOTHING,),
+    "autoencoder": (AUTOENCODER, NOTHING),
+    "all": (frozenset({Model.CLIP, Model.T5, Model.VAE}), AUTOENCODER, NOTHING),
+}
+
+
+@dataclass(frozen=True)
+class Residents:
+    """What a plan means for the models."""
+
+    plan: Plan
+    # Models that stay beside Flux
+    beside: frozenset[Model]
+    # Folded identities that there is room for
+    identities: int
+
+    def loads_as(self, other: Residents | None) -> bool:
+        """Whether what is loaded for the other one may stay as it is."""
+        return other is not None and (
+            (self.plan.sixteen_bit, self.plan.resident, self.beside)
+            == (other.plan.sixteen_bit, other.plan.resident, other.beside)
+        )
+
+
+class MemoryPlanner:
+    """Plans for all kinds of jobs that were announced."""
+
+    def __init__(self, fitting: Fitting, models: Models, *, staying: Staying, batch: int):
+        """Looks at the free memory: nothing of ours should be loaded yet. batch: jobs that go
+        through Flux together at most.
+        """
+        self.fitting, self.models = fitting, models
+        self.staying, self.batch = staying, batch
+        # Bytes by device
+        self.available = available_on(models.placement.devices)
+        # Whether something was announced since the last decision
+        self.stale = True
+        self._kinds: dict[Hashable, tuple[Job, Plan]] = {}
+        self._people: dict[str, Job] = {}
+        # Identities that one batch needs at once
+        self._fewest = 1
+
+    def expect(self, job: Job) -> Job:
+        """Make room for such a job, and give it back with the tiles that it alone would get: they
+        change pixels slightly, so the picture's metadata must tell of them.
+
+        Raises PlacementError if it cannot fit.
+        """
+        kind = _kind(job)
+        if kind not in self._kinds:
+            plan = self.plan([job])
+            plan.check()
+            self._kinds[kind] = job, plan
+            self.stale = True
+        branches = 2 if job.guided else 1
+        self._fewest = max(self._fewest, self.batch * branches * len(job.subjects))
+        for subject in job.subjects:
+            name = subject.embedding.sha256
+            if name not in self._people and len(self._people) < IDENTITIES_KEPT:
+                self._people[name] = job
+                self.stale = True
+        if self._kinds[kind][1].tile is None or job.tiling is not None:
+            return job
+        return replace(job, tiling=Tiling.parse(DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP))
+
+    def decide(self) -> Residents:
+        """What stays, for all that was announced. Raises PlacementError if a batch cannot fit."""
+        jobs = [job for job, _ in self._kinds.values()] + list(self._people.values())
+        identities = max(IDENTITIES_KEPT, self._fewest)
+        base = self.plan(jobs, batch=self.batch, identities=identities)
+        # those that do not fit are folded anew when their turn comes
+        while base.problem and identities > self._fewest:
+            identities = max(identities // 2, self._fewest)
+            base = self.plan(jobs, batch=self.batch, identities=identities)
+        if base.problem and self.batch > 1:
+            raise PlacementError(f"--batch-size {self.batch}: {base.problem}")
+        self.stale = False
+        for beside in BESIDE_FLUX[self.staying]:
+            if not beside:
+                break
+            extra = _bytes_on_flux_device(base, beside)
+            plan = self.plan(jobs, batch=self.batch, identities=identities, extra=extra)
+            # text encoders are not worth a slower Flux; the autoencoder is, else Flux would have to
+            # leave and come back
+            slower = (plan.sixteen_bit, plan.resident) != (base.sixteen_bit, base.resident)
+            if Model.T5 in beside and slower:
+                continue
+            if not plan.problem and _fits_elsewhere(plan, beside):
+                return Residents(plan, beside, identities)
+        return Residents(base, NOTHING, identities)
+
+    def plan(
+        self,
+        jobs: Sequence[Job],
+        *,
+        batch: int = 1,
+        identities: int = IDENTITIES_KEPT,
+        extra: int = 0,
+    ) -> Plan:
+        """What these jobs need where, from headers alone.
+
+        batch: that go through Flux together. identities: that stay folded at most. extra: bytes of
+        what else is on its device.
+        """
+        largest = max(
+            (job.request for job in jobs), key=lambda request: request.width * request.height
+        )
+        tile = largest.tiling() if all(job.request.vae_tiling for job in jobs) else None
+        work = Work(
+            largest.width,
+            largest.height,
+            t5_tokens=max(count for job in jobs for count in job.t5_tokens),
+            id_tokens=_identity_tokens(jobs)[:identities],
+            tile=(tile.width, tile.height) if tile else None,
+            init_image=any(job.start for job in jobs),
+            dequantize=self.models.dequantize,
+            batch=batch,
+            extra=self._lora_bytes(jobs) + self.models.weight_cache + extra,
+        )
+        return make_plan(self.fitting.files, work, self.models.placement, self.available)
+
+    def _lora_bytes(self, jobs: Sequence[Job]) -> int:
+        """Of the matrices of the LoRAs that are on at once, in the compute dtype."""
+        layers = flux_layers(self.fitting.shape)
+        most = 0
+        for job in jobs:
+            numbers = 0
+            for lora in job.loras:
+                products = resolve(self.fitting.loras[lora.path], Model.FLUX, layers).values()
+                numbers += sum(product.down.numel() + product.up.numel() for product in products)
+            most = max(most, numbers)
+        return most * torch.finfo(self.models.placement.dtype).bits // 8
+
+
+def _kind(job: Job) -> Hashable:
+    """Jobs of one kind need the same memory, people aside."""
+    request = job.request
+    return (
+        request.width,
+        request.height,
+        job.t5_tokens,
+        job.tiling,
+        job.needs_uncond,
+        job.start is not None,
+        job.loras,
+    )
+
+
+def _identity_tokens(jobs: Sequence[Job]) -> tuple[int, ...]:
+    """Of every person once, and once more in the negative branch if any job has one."""
+    people = {}
+    for job in jobs:
+        for subject in job.subjects:
+            people[subject.embedding.sha256] = subject.embedding
+    tokens = [len(person.tokens) for person in people.values()]
+    if any(job.needs_uncond for job in jobs):
+        tokens += [len(person.uncond) for person in people.values() if person.uncond is not None]
+    return tuple(tokens)
+
+
+def _bytes_on_flux_device(plan: Plan, models: frozenset[Model]) -> int:
+    """What these models take on Flux's device."""
+    device = plan.stage(Model.FLUX).device
+    return sum(plan.stage(model).needs.get(device, 0) for model in models)
+
+
+def _fits_elsewhere(plan: Plan, models: frozenset[Model]) -> bool:
+    """Whether Flux and these models fit together on the other devices; on Flux's own, the plan has
+    seen to it.
+    """
+    flux_device = plan.stage(Model.FLUX).device
+    together = [plan.stage(model) for model in models | {Model.FLUX}]
+    for device, have in plan.available.items():
+        needed = sum(stage.needs.get(device, 0) for stage in together)
+        if device != flux_device and needed > have:
+            return False
+    return True
