@@ -52,17 +52,26 @@ def generate(capfdbinary, monkeypatch):
 @pytest.fixture(scope="session")
 def micro(tmp_path_factory) -> Path:
     """A folder with the generation half of the micro models (schnell), and Flux dev beside it in
-    `dev/`.
+    `dev/`. Flux has 4 double and 6 single blocks, so that a picture takes a third of a second.
     """
+    return write_generation(tmp_path_factory.mktemp("micro"), blocks=(4, 6))
+
+
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory) -> Path:
+    """As `micro`, with as many blocks as the published Flux."""
+    return write_generation(tmp_path_factory.mktemp("deep"))
+
+
+def write_generation(folder: Path, **options) -> Path:
     from seeded import micro_models
 
-    folder = tmp_path_factory.mktemp("micro")
     wanted = ("flux1-", "pulid_flux", "ae.", "clip_l", "t5xxl", "tokenizer")
-    for part in micro_models.parts():
+    for part in micro_models.parts(**options):
         if part.name.startswith(wanted):
             part.write(folder / part.name, 0)
     (folder / "dev").mkdir()
-    dev = micro_models.parts(dev=True)[0]
+    dev = micro_models.parts(dev=True, **options)[0]
     dev.write(folder / "dev" / dev.name, 0)
     return folder
 

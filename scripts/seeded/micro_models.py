@@ -26,6 +26,7 @@ from seeded.tensors import seeded_weights
 from seeded.unigram import write_unigram
 
 FLUX_WIDTH = 128  # one head
+PUBLISHED = (public_layouts.DOUBLE_BLOCKS, public_layouts.SINGLE_BLOCKS)
 PULID_HEADS = 2
 TOKEN_WIDTH = 2048  # as published: the .pulidembd keeps its 131 KB
 IDENTITY_WIDTH = 128  # IDFormer's own, two heads
@@ -68,15 +69,23 @@ class Part:
     write: Callable[[Path, int], object]
 
 
-def parts(dev: bool = False) -> tuple[Part, ...]:
-    """The set, in the order it is written. dev: a Flux with guidance_in instead of schnell."""
+def parts(dev: bool = False, blocks: tuple[int, int] = PUBLISHED) -> tuple[Part, ...]:
+    """The set, in the order it is written.
+
+    dev: a Flux with guidance_in instead of schnell. blocks: how many double and single blocks it
+    has, and PuLID layers for them.
+    """
     return (
         Part(
             f"flux1-{'dev' if dev else 'schnell'}.safetensors",
             "random",
-            lambda path, seed: _flux(path, seed, dev),
+            lambda path, seed: _flux(path, seed, dev, blocks),
         ),
-        Part("pulid_flux_v0.9.1.safetensors", "random", _pulid),
+        Part(
+            "pulid_flux_v0.9.1.safetensors",
+            "random",
+            lambda path, seed: _pulid(path, seed, blocks),
+        ),
         Part("EVA02_CLIP_L_336_psz14_s6B.pt", "random", _eva),
         Part("ae.safetensors", "random", _autoencoder),
         Part("clip_l.safetensors", "random", _clip),
@@ -127,13 +136,15 @@ def _seeded(
     return seeded_weights(layout | changed, seed, dtype)
 
 
-def _flux(path: Path, seed: int, dev: bool) -> None:
-    layout = public_layouts.flux(FLUX_WIDTH, context=T5_WIDTH, vector=CLIP_WIDTH, guidance=dev)
+def _flux(path: Path, seed: int, dev: bool, blocks: tuple[int, int]) -> None:
+    layout = public_layouts.flux(
+        FLUX_WIDTH, *blocks, context=T5_WIDTH, vector=CLIP_WIDTH, guidance=dev
+    )
     save_file(_seeded(layout, seed, torch.bfloat16), path)
 
 
-def _pulid(path: Path, seed: int) -> None:
-    layers = public_layouts.pulid_layers(public_layouts.DOUBLE_BLOCKS, public_layouts.SINGLE_BLOCKS)
+def _pulid(path: Path, seed: int, blocks: tuple[int, int]) -> None:
+    layers = public_layouts.pulid_layers(*blocks)
     layout = public_layouts.pulid_ca(FLUX_WIDTH, layers, PULID_HEADS, TOKEN_WIDTH)
     layout |= public_layouts.pulid_encoder(
         IDENTITY_WIDTH, out_dim=TOKEN_WIDTH, vit=EVA_WIDTH, cond=ARCFACE_WIDTH + EVA_POOLED

@@ -1,5 +1,9 @@
 """Ctrl-C that lets the picture in work be finished; a second one stops at once. Knows no
 picture.
+
+A program that is started with SIGINT ignored goes on ignoring it: a shell starts what stands before
+`&` in a script that way, and so does nohup, so that the Ctrl-C of what runs in front does not stop
+what runs behind. Python does the same for what has no `Interrupts`.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._before = None
-        if threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 

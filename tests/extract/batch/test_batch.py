@@ -7,19 +7,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import signal
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 from support.coloured_faces import ALONE, GROUP, OTHER, save
 from support.commands import run
-from support.paths import ROOT
 from support.portrait_models import models_folder
+from support.processes import started
 
 from pulid_extract import read_embedding
 from pulid_extract.batch.journal import NAME, Journal
@@ -194,20 +191,16 @@ def test_what_was_finished_is_not_lost(signal_sent, code, photos, tmp_path, capf
         csv.writer(file).writerows(
             [["portrait", "out"], *(["group.png", f"row{number}"] for number in range(rows))]
         )
-    environment = {**os.environ, "PULID_MODELS_DIR": str(models_folder()), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pulid_extract", "batch", str(manifest), "--out-dir", str(out)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    child = started(
+        *("-m", "pulid_extract", "batch", manifest, "--out-dir", out),
+        environment={"PULID_MODELS_DIR": str(models_folder())},
     )
     said = [json.loads(child.stdout.readline()) for _ in range(2)]
     child.send_signal(signal_sent)
     rest, err = child.communicate(timeout=120)
     assert child.returncode == code
-    assert b"Traceback" not in err
-    whole = [json.loads(line) for line in rest.splitlines(keepends=True) if line.endswith(b"\n")]
+    assert "Traceback" not in err
+    whole = [json.loads(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
     assert len(said) + len(whole) < rows  # it was stopped in the middle
     for report in said:
         assert sha256(Path(report["output"])) == report["sha256"]

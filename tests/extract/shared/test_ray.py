@@ -23,6 +23,7 @@ from support.coloured_faces import ALONE, GROUP, OTHER, save
 from support.commands import run
 from support.paths import ROOT, TESTS
 from support.portrait_models import models_folder
+from support.processes import started
 from support.ray_work import open_echo, open_half
 
 from pulid_extract.shared.cluster.dispatch import MAX_DEATHS, LostTask, dispatch
@@ -62,7 +63,11 @@ def environment():
 @pytest.fixture(scope="module")
 def address(environment):
     process = subprocess.Popen(
-        [sys.executable, str(TESTS / "ray_work.py"), str(Path(environment["TMPDIR"]) / "head")],
+        [
+            sys.executable,
+            str(TESTS / "support" / "ray_work.py"),
+            str(Path(environment["TMPDIR"]) / "head"),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -73,18 +78,6 @@ def address(environment):
     finally:
         process.stdin.close()
         process.wait(timeout=60)
-
-
-def started(program: str, *arguments: object, environment: dict[str, str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", program, "batch", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def finished(process: subprocess.Popen, said: tuple[str, ...] = ()) -> tuple[list[dict], str]:
@@ -202,7 +195,7 @@ def test_identities_are_the_same_files_though_a_worker_is_killed(
     known = {line["row"]: line for line in plain}
 
     into = (manifest, "--out-dir", tmp_path / "ray", "--ray", address, "--cpus-per-worker", 1)
-    process = started("pulid_extract", *into, environment=environment)
+    process = started("-m", "pulid_extract", "batch", *into, environment=environment)
     first = process.stdout.readline()
     os.kill(workers_of()[0], signal.SIGKILL)
     lines, err = finished(process, (first,))

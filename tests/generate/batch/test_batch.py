@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from seeded.checkpoints import write_embedding
 from support.micro_flags import model_flags, pulid_flags
-from support.paths import ROOT
+from support.processes import started
 
 from pulid_generate.batch import running as batch_run
 from pulid_generate.errors import IdentityError, OutputError, PlacementError
@@ -473,37 +471,20 @@ def test_wrong_usage(generate, flags, words):
 @pytest.fixture
 def child(models, people, tmp_path):
     """Start `pulid-generate batch` on a grid of 30 rows in a process of its own."""
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "pulid_generate",
-            "batch",
-            "-p",
-            "a cat",
-            "--identities",
-            people,
-            "--seeds",
-            "1-15",
-        ),
-        *(*models, "-W", 64, "-H", 48, "--output-dir", tmp_path / "out"),
-    ]
-    started = []
+    running = []
 
     def start(*more):
-        process = subprocess.Popen(
-            [*map(str, command), *more],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        process = started(
+            *("-m", "pulid_generate", "batch", "-p", "a cat"),
+            *("--identities", people, "--seeds", "1-15"),
+            *(*models, "-W", 64, "-H", 48, "--output-dir", tmp_path / "out", *more),
             start_new_session=True,
         )
-        started.append(process)
+        running.append(process)
         return process
 
     yield start
-    for process in started:
+    for process in running:
         process.kill()
         process.communicate()
 

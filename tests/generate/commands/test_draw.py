@@ -536,7 +536,7 @@ def damaged(kind: str, micro: Path, folder: Path) -> tuple[str, Path]:
                 {
                     n: v
                     for n, v in flux.items()
-                    if not n.startswith("single") or int(n.split(".")[1]) < 20
+                    if not n.startswith("single") or int(n.split(".")[1]) < 2
                 },
                 path,
             ),

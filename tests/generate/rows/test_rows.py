@@ -7,14 +7,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.model_files import read_header
 from pulid_extract.shared.records import Problem
 from pulid_generate.batch.lines import PictureResult, ScoreResult, SheetResult, as_json
@@ -349,22 +347,6 @@ def test_keys_hold_everything(tmp_path):
         os.utime(path, (when, when))
         seen.add(file_identity(read_header(path), path))
     assert len(seen) == 3
-
-
-def test_interrupts():
-    said: list[str] = []
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupts(said.append) as interrupts:
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        with interrupts.working():
-            with interrupts.working():
-                os.kill(os.getpid(), signal.SIGINT)
-            assert interrupts.asked
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before
-    assert len(said) == 1
 
 
 # ------------------------------------------------------------------------------------- side by side
