@@ -393,7 +393,7 @@ def edit(path, **values):
         ),
         (
             lambda f: edit(f / "transformer/config.json", num_layers=8),
-            "num_layers 8, the tensors 19",
+            "num_layers 8, the tensors 4",
         ),
         (lambda f: (f / "transformer/config.json").write_text("{"), "config.json: damaged JSON"),
         (
