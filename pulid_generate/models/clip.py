@@ -21,6 +21,8 @@ from pulid_generate.files.storage import depth_of
 from pulid_generate.models.t5 import check_ids
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
 
+PREFIX = "text_model."
+
 
 class ClipText:
     """CLIP-L's text tower."""
@@ -68,12 +70,9 @@ class ClipText:
             model = CLIPTextModel(config)
         # transformers 5 dropped the `text_model.` prefix of this class; follow the class that is
         # installed
-        prefix = (
-            "text_model."
-            if any(name.startswith("text_model.") for name in model.state_dict())
-            else ""
-        )
-        load_strictly(model, {prefix + name: tensor for name, tensor in state.items()}, header)
+        if any(name.startswith(PREFIX) for name in model.state_dict()):
+            state = {PREFIX + name: tensor for name, tensor in state.items()}
+        load_strictly(model, state, header)
         # a buffer built on meta stays there, and indexing with it gives wrong states without an
         # error
         for module in model.modules():

@@ -25,7 +25,8 @@ from pulid_generate.models.weighted_prompts import encode_chunks
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed
 from pulid_generate.request.tokens import Chunk
 
-T5_MAX_DISTANCE = 128  # relative_attention_max_distance of every T5
+# relative_attention_max_distance of every T5
+T5_MAX_DISTANCE = 128
 
 # llama.cpp's T5 names -> Hugging Face's. Source: llama.cpp
 # gguf-py/gguf/{constants,tensor_mapping}.py, MODEL_ARCH.T5ENCODER
@@ -68,8 +69,9 @@ class T5Text:
     ) -> T5Text:
         """From t5xxl_*.safetensors, a GGUF or a diffusers folder.
 
-        dtype: of what is not packed; None keeps the file's 16 bits, for float32. Matrices in fp8 and in ggml's quantised types stay as
-        stored, the embedding too; the position bias does not. Raises CheckpointError.
+        dtype: of what is not packed; None keeps the file's 16 bits, for float32. Matrices in fp8
+        and in ggml's quantised types stay as stored, the embedding too; the position bias does not.
+        Raises CheckpointError.
         """
         from transformers import T5Config, T5EncoderModel
 
@@ -152,7 +154,11 @@ def t5_name(name: str) -> str:
 
 
 def check_ids(ids: Tensor, rows: int, name: str) -> None:
+    """Raise CheckpointError if an id is beyond the rows of an encoder's table. name: of the
+    encoder.
+    """
     if int(ids.max()) >= rows:
         raise CheckpointError(
-            f"{name} tokenizer gives id {int(ids.max())}, the encoder has {rows} rows; they do not belong together"
+            f"{name} tokenizer gives id {int(ids.max())}, the encoder has {rows} rows; "
+            "they do not belong together"
         )

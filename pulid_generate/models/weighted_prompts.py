@@ -56,8 +56,13 @@ def t5_ids(tokenizer: Any, text: str) -> list[int]:
 
 def t5_weighted(tokenizer: Any, parts: Sequence[Part]) -> tuple[list[int], list[float]]:
     """(ids, weights) of the parts one after the other, without the end token."""
-    encoded = [(t5_ids(tokenizer, part.text), part.weight) for part in parts]
-    return [i for ids, _ in encoded for i in ids], [weight for ids, weight in encoded for _ in ids]
+    ids: list[int] = []
+    weights: list[float] = []
+    for part in parts:
+        own = t5_ids(tokenizer, part.text)
+        ids += own
+        weights += [part.weight] * len(own)
+    return ids, weights
 
 
 def t5_chunks(
@@ -121,6 +126,7 @@ def encode_chunks(encode: Callable[[Tensor], Tensor], chunks: Sequence[Chunk]) -
     """
     import torch
 
-    return torch.cat(
-        [weigh_states(encode(torch.tensor([chunk.ids])), chunk.weights) for chunk in chunks], dim=1
-    )
+    states = []
+    for chunk in chunks:
+        states.append(weigh_states(encode(torch.tensor([chunk.ids])), chunk.weights))
+    return torch.cat(states, dim=1)

@@ -14,7 +14,6 @@ import itertools
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch import Tensor
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.memory.devices import give_back_memory
+from pulid_generate.models.autoencoder import Autoencoder
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.callers import Caller, Denoised, Item, Latent, Reports
 from pulid_generate.pipeline.fitting import Fitting
@@ -283,7 +283,7 @@ class Engine:
             )
         return list(latents.split(1))
 
-    def _decode(self, vae: Any, latent: Tensor, job: Job) -> Picture:
+    def _decode(self, vae: Autoencoder, latent: Tensor, job: Job) -> Picture:
         with self._loaded.running(Model.VAE):
             pixels = decode_job(vae, latent, job)
         return Picture(job, pixels, self.parameters(job))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from pulid_generate.injection.compiling import compile_blocks
 from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.memory.devices import give_back_memory
 from pulid_generate.memory.plan import MeasureKind, Plan
+from pulid_generate.models.autoencoder import Autoencoder
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.t5 import T5Text
 from pulid_generate.pipeline.callers import Reports
@@ -25,6 +26,8 @@ from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.loading import Models, naming_memory
 from pulid_generate.pipeline.planning import MemoryPlanner, Residents
 from pulid_generate.request.tokens import LoraUse
+
+Loaded = TypeVar("Loaded")
 
 
 class LoadedModels:
@@ -37,7 +40,7 @@ class LoadedModels:
         self._residents: Residents | None = None
         self._clip: ClipText | None = None
         self._t5: T5Text | None = None
-        self._vae: Any = None
+        self._vae: Autoencoder | None = None
         self._denoiser: Denoiser | None = None
         # What hangs on Flux
         self._compiled, self._with_loras = ExitStack(), ExitStack()
@@ -63,7 +66,7 @@ class LoadedModels:
             self._t5 = t5
         return t5
 
-    def autoencoder(self) -> Any:
+    def autoencoder(self) -> Autoencoder:
         """The autoencoder. Where it cannot stay beside Flux, Flux leaves.
 
         Raises CheckpointError.
@@ -153,7 +156,7 @@ class LoadedModels:
             )
         self.models.plan = plan
 
-    def _load(self, model: Model, load: Callable[[], Any]) -> Any:
+    def _load(self, model: Model, load: Callable[[], Loaded]) -> Loaded:
         self.reports.log(f"loading {model}")
         with self.running(model):
             return load()

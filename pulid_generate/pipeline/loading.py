@@ -19,7 +19,7 @@ from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import Plan
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
-from pulid_generate.models.autoencoder import load_vae
+from pulid_generate.models.autoencoder import Autoencoder, load_vae
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.flux import load_flux
 from pulid_generate.models.t5 import T5Text
@@ -103,7 +103,7 @@ class Models:
         self._stream(Model.FLUX, flux, device)
         return flux
 
-    def vae(self) -> Any:
+    def vae(self) -> Autoencoder:
         """The autoencoder. Raises CheckpointError."""
         device, dtype = self.placement.device_of(Model.VAE), self.placement.dtype_of(Model.VAE)
         return load_vae(self.files.vae.header, dtype, device)

@@ -5,13 +5,12 @@ that it carries. The autoencoder comes as an object.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pulid_generate.memory.placement import Placement
-from pulid_generate.models.autoencoder import decode, encode
+from pulid_generate.models.autoencoder import Autoencoder, decode, encode
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.description import describe
 from pulid_generate.pipeline.fitting import Fitting
@@ -30,7 +29,7 @@ def start_key(job: Job) -> Hashable:
     return job.start.sha256, job.request.seed, job.request.rng, job.tiling
 
 
-def encode_start(vae: Any, job: Job, start: StartPicture) -> Tensor:
+def encode_start(vae: Autoencoder, job: Job, start: StartPicture) -> Tensor:
     """The latent (1, 16, H/8, W/8) that a job starts from."""
     request = job.request
     # of several pictures, sd-cli's: the sample is the first seed's for every one
@@ -38,7 +37,7 @@ def encode_start(vae: Any, job: Job, start: StartPicture) -> Tensor:
     return encode(vae, start.pixels, noise=noise, tiling=job.tiling)
 
 
-def decode_job(vae: Any, latent: Tensor, job: Job) -> np.ndarray:
+def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a job's latent (1, 16, H/8, W/8). Where a mask is black, the starting
     picture's own pixels.
     """
