@@ -30,7 +30,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
     from pulid_generate.assembly.usage import given_flags, usage_error
     from pulid_generate.pictures.picture import format_of
     from pulid_generate.pictures.saving import output_paths
-    from pulid_generate.pictures.three_way import RUNS, as_table, compare, three_casts
+    from pulid_generate.pictures.three_way import RUNS, as_table, compare, subjects_of_runs
 
     given = given_flags(context, flags)
     if wrong := usage_error(flags, given):
@@ -53,7 +53,7 @@ def verify(context: typer.Context, flags: Flags) -> None:
     pipeline = open_drawing(flags, given, paths.values(), with_pulid=True, progress=progress)
     jobs = [
         replace(drawing, subjects=subjects).job(pipeline)
-        for subjects in three_casts(drawing.subjects)
+        for subjects in subjects_of_runs(drawing.subjects)
     ]
     files, pixels = {}, {}
     for run, picture in zip(RUNS, pipeline.draw(jobs), strict=True):

@@ -43,7 +43,7 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-def three_casts(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:
+def subjects_of_runs(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:
     """Who is in the picture in runs A, B and C."""
     weightless = tuple(replace(subject, weight=0.0) for subject in subjects)
     return [(), weightless, tuple(subjects)]

@@ -32,11 +32,7 @@ from pulid_generate.sampling.packing import pack, position_ids, unpack
 
 
 class Denoiser:
-    """Denoises with one Flux model, and keeps the identities that were folded last.
-
-    flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a subject.
-    dev: whether it has a guidance input.
-    """
+    """Denoises with one Flux model, and keeps the identities that were folded last."""
 
     def __init__(
         self,
@@ -47,15 +43,14 @@ class Denoiser:
         dev: bool,
         kept: int = IDENTITIES_KEPT,
     ):
-        """kept: folded identities, both branches counted, that stay for the next job."""
-        self.flux, self.adapter, self.device, self.dtype, self.dev, self.kept = (
-            flux,
-            adapter,
-            device,
-            dtype,
-            dev,
-            kept,
-        )
+        """flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a
+        subject. dev: whether Flux has a guidance input. kept: folded identities, both branches
+        counted, that stay for the next job.
+        """
+        self.flux, self.adapter = flux, adapter
+        self.device, self.dtype, self.dev = device, dtype, dev
+        self.kept = kept
+        # SHA-256 of an identity, whether it is the unconditional one -> its layers
         self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
 
     def latents(
@@ -72,10 +67,13 @@ class Denoiser:
         """
         request, times = jobs[0].request, jobs[0].times
         noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
-        first = [
-            add_noise(start, noise.draw(), times[0])
-            for start, noise in zip(starts, noises, strict=True)
-        ]
+        first = []
+        for start, noise in zip(starts, noises, strict=True):
+            first.append(add_noise(start, noise.draw(), times[0]))
+
+        def fresh_noise() -> Tensor:
+            return pack(torch.cat([noise.draw() for noise in noises])).to(self.device)
+
         with ExitStack() as stack:
             predict = self._predict(jobs, texts, stack)
             packed = denoise(
@@ -86,9 +84,7 @@ class Denoiser:
                 eta=request.eta,
                 guidance=_guidance(jobs[0]),
                 inpaint=self._inpaint(jobs, starts),
-                fresh_noise=lambda: pack(torch.cat([noise.draw() for noise in noises])).to(
-                    self.device
-                ),
+                fresh_noise=fresh_noise,
                 on_step=on_step,
             )
         return unpack(packed, request.width, request.height)
@@ -99,28 +95,26 @@ class Denoiser:
         """The model as the denoise loop wants it. What it hangs on the model goes with `stack`."""
         request, device = jobs[0].request, self.device
         img_ids = position_ids(request.width, request.height).to(device)
-        guidance = (
-            torch.tensor([job.request.guidance for job in jobs], device=device)
-            if self.dev
-            else None
-        )
-        read = {False: _joined([text.positive for text in texts])}
-        if request.cfg_scale != 1:
-            read[True] = _joined([text.negative for text in texts if text.negative])
+        guidance = None
+        if self.dev:
+            guidance = torch.tensor([job.request.guidance for job in jobs], device=device)
+        states = {"positive": _joined([text.positive for text in texts])}
+        if jobs[0].guided:
+            states["negative"] = _joined([text.negative for text in texts if text.negative])
         # without an identity no hook is attached at all: run A of the three-way check is Flux alone
-        seen = any(job.subjects for job in jobs)
-        injection = stack.enter_context(attach(self.flux)) if seen else None
-        cast = {negative: self._cast(jobs, negative) for negative in read} if seen else {}
-        skip = (
-            stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers))
-            if request.skip_guidance.scale
-            else None
-        )
+        injection, people = None, {}
+        if any(job.subjects for job in jobs):
+            injection = stack.enter_context(attach(self.flux))
+            people = {branch: self._people(jobs, branch == "negative") for branch in states}
+        skip = None
+        if request.skip_guidance.scale:
+            skip = stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers))
 
         def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
-            text = read[branch == "negative"]
+            side = "negative" if branch == "negative" else "positive"
+            text = states[side]
             if injection is not None:
-                injection.terms = _terms_at(step, jobs[0].steps, cast[branch == "negative"])
+                injection.terms = _terms_at(step, jobs[0].steps, people[side])
             if skip is not None:
                 skip.active = branch == "skip"
             velocity = self.flux(
@@ -140,18 +134,18 @@ class Denoiser:
         return predict
 
     def _inpaint(self, jobs: Sequence[Job], starts: Sequence[Tensor | None]) -> Inpaint | None:
-        masks = [
-            job.start.mask for job in jobs if job.start is not None and job.start.mask is not None
-        ]
-        images = [pack(start) for start in starts if start is not None]
+        masks, images = [], []
+        for job, start in zip(jobs, starts, strict=True):
+            if start is not None and job.start is not None and job.start.mask is not None:
+                masks.append(latent_mask(job.start.mask))
+                images.append(pack(start))
         if not masks:
             return None
-        mask = torch.cat([latent_mask(mask) for mask in masks])
-        return Inpaint(mask.to(self.device), torch.cat(images).to(self.device))
+        return Inpaint(torch.cat(masks).to(self.device), torch.cat(images).to(self.device))
 
     # ----------------------------------------------------------------------------------- identities
 
-    def _cast(self, jobs: Sequence[Job], negative: bool) -> list[tuple[Subject, Term]]:
+    def _people(self, jobs: Sequence[Job], negative: bool) -> list[tuple[Subject, Term]]:
         """The people of one branch, each with what the hooks add of them. Rows that show the same
         person in the same way share one; a person who is named twice in one picture counts twice.
         """
@@ -167,14 +161,14 @@ class Denoiser:
                 )
                 entry = rows_of.setdefault(key, (subject, job.request.negative_id, []))
                 entry[2].append(row)
-        cast = []
+        people = []
         for subject, negative_id, rows in rows_of.values():
             layers = self._layers(subject.embedding, negative, negative_id)
             if layers is None:
                 continue
             shown_in = rows if len(jobs) > 1 else None
-            cast.append((subject, Term(layers, region=subject.region, rows=shown_in)))
-        return cast
+            people.append((subject, Term(layers, region=subject.region, rows=shown_in)))
+        return people
 
     def _layers(
         self, embedding: Embedding, negative: bool, negative_id: str
@@ -188,7 +182,8 @@ class Denoiser:
         key = embedding.sha256, unconditional
         if key not in self._bound:
             tokens = embedding.uncond if unconditional else embedding.tokens
-            assert self.adapter is not None  # the pipeline has checked both
+            # the fitting has checked both
+            assert self.adapter is not None
             assert tokens is not None
             self._bound[key] = self.adapter.bind(
                 tokens, self.dtype, self.device, where=embedding.source
@@ -199,12 +194,12 @@ class Denoiser:
         return self._bound[key]
 
 
-def _terms_at(step: int, steps: int, cast: Sequence[tuple[Subject, Term]]) -> list[Term]:
+def _terms_at(step: int, steps: int, people: Sequence[tuple[Subject, Term]]) -> list[Term]:
     """The terms of those who are seen at a step, with its weights. Outside the window nothing is
     computed; inside, a weight of 0 still is.
     """
     terms = []
-    for subject, term in cast:
+    for subject, term in people:
         if subject.schedule.active(step, steps):
             term.double, term.single = subject.weights_at(step, steps)
             terms.append(term)
@@ -220,6 +215,5 @@ def _guidance(job: Job) -> Guidance:
 def _joined(states: Sequence[TextStates]) -> TextStates:
     if len(states) == 1:
         return states[0]
-    return TextStates(
-        torch.cat([state.t5 for state in states]), torch.cat([state.pooled for state in states])
-    )
+    t5, pooled = [state.t5 for state in states], [state.pooled for state in states]
+    return TextStates(torch.cat(t5), torch.cat(pooled))

@@ -19,7 +19,8 @@ from pulid_generate.request.start_picture import paste
 from pulid_generate.sampling.noise import make_noise
 from pulid_generate.version import __version__
 
-MODELS = ("flux", "vae", "clip_l", "t5xxl")  # that a picture's metadata names
+# Files that a picture's metadata names
+MODELS = ("flux", "vae", "clip_l", "t5xxl")
 
 
 def start_key(job: Job) -> Hashable:

@@ -22,9 +22,12 @@ from pulid_extract.shared.model_files import Header
 from pulid_extract.shared.writing import make_folder, write_atomically
 
 ENTRIES = "text"
-MAX_BYTES = 4 << 30  # 2,000 prompts of 256 tokens in bfloat16
-FIRST_BYTES = 1 << 20  # of a model file, for its identity
-STALE = 3600  # seconds after which a half-written file has no writer any more
+# 2,000 prompts of 256 tokens in bfloat16
+MAX_BYTES = 4 << 30
+# Of a model file, for its identity
+FIRST_BYTES = 1 << 20
+# Seconds after which a half-written file has no writer any more
+STALE = 3600
 
 
 def key_of(facts: Mapping[str, Any]) -> str:

@@ -22,10 +22,12 @@ from pulid_generate.sampling.names import DEFAULT_SCHEDULE, Rng, check_method, c
 NegativeId = Literal["uncond", "same", "none"]
 MAX_SIDE = 8192
 MAX_STEPS = MAX_BATCH = 10_000
-MAX_STRENGTH = 1000  # of guidances and of the identity; beyond it lies only overflow
+# Of guidances and of the identity; beyond it lies only overflow
+MAX_STRENGTH = 1000
 MAX_SHIFT = 10
 MAX_SEED = 2**63 - 1
-DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP = "32x32", 0.5  # sd-cli's
+# sd-cli's
+DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP = "32x32", 0.5
 NO_SKIP, ALWAYS = SkipGuidance(), IdSchedule()
 
 
@@ -81,40 +83,22 @@ class GenerationRequest:
     vae_tile_overlap: float = DEFAULT_TILE_OVERLAP
 
     def __post_init__(self) -> None:
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            if value < TOKEN_PIXELS or value % TOKEN_PIXELS or value > MAX_SIDE:
-                lower = min(max(value // TOKEN_PIXELS, 1) * TOKEN_PIXELS, MAX_SIDE)
-                near = (
-                    f"{lower} or {lower + TOKEN_PIXELS}" if lower < value < MAX_SIDE else str(lower)
-                )
-                raise RequestError(
-                    f"{name} {value}: expected a multiple of {TOKEN_PIXELS} from {TOKEN_PIXELS} to "
-                    f"{MAX_SIDE}; try {near}"
-                )
-        for text in (self.prompt, self.negative_prompt):
-            # how Python shows bytes that are not UTF-8
-            if any(0xD800 <= ord(character) < 0xE000 for character in text):
-                raise RequestError(
-                    "prompt: is not valid UTF-8; set the terminal or the script to UTF-8"
-                )
+        _check_side("width", self.width)
+        _check_side("height", self.height)
+        _check_text(self.prompt)
+        _check_text(self.negative_prompt)
         _between("steps", self.steps, 1, MAX_STEPS)
         check_batch_count(self.batch_count)
         check_method(self.sampling_method)
         if self.scheduler is not None:
             check_schedule(self.scheduler)
         _between("cfg-start-step", self.cfg_start_step, 0, MAX_STEPS)
-        if not 0 <= self.seed <= MAX_SEED - self.batch_count:
-            raise RequestError(f"seed {self.seed}: expected 0 to {MAX_SEED - self.batch_count}")
-        if not 1 <= self.t5_max_length <= T5_LONGEST:
-            raise RequestError(f"t5-max-length {self.t5_max_length}: expected 1 to {T5_LONGEST}")
-        for name in ("guidance", "cfg_scale", "id_weight"):
-            if not abs(getattr(self, name)) <= MAX_STRENGTH:  # also refuses NaN
-                flag = {"id_weight": "pulid-id-weight"}.get(name, name.replace("_", "-"))
-                raise RequestError(
-                    f"{flag} {getattr(self, name)}: expected a number from -{MAX_STRENGTH} to "
-                    f"{MAX_STRENGTH}"
-                )
+        # the last picture has the last seed
+        _between("seed", self.seed, 0, MAX_SEED - self.batch_count)
+        _between("t5-max-length", self.t5_max_length, 1, T5_LONGEST)
+        _check_strength("guidance", self.guidance)
+        _check_strength("cfg-scale", self.cfg_scale)
+        _check_strength("pulid-id-weight", self.id_weight)
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise RequestError(f"eta {self.eta}: expected 0 to 1")
         if not 0 <= self.strength <= 1:
@@ -128,34 +112,24 @@ class GenerationRequest:
             raise RequestError(
                 f"negative-id {self.negative_id!r}: expected {', '.join(get_args(NegativeId))}"
             )
-        if self.flow_shift not in ("auto", "none") and not (
-            isinstance(self.flow_shift, int | float)
-            and math.isfinite(self.flow_shift)
-            and abs(self.flow_shift) <= MAX_SHIFT
-        ):
-            raise RequestError(
-                f"flow-shift {self.flow_shift!r}: expected auto, none or a number mu from "
-                f"-{MAX_SHIFT} to {MAX_SHIFT}"
-            )
+        if self.flow_shift not in ("auto", "none"):
+            _check_flow_shift(self.flow_shift)
         if self.sigmas is not None:
-            self._check_sigmas()
+            self._check_sigmas(self.sigmas)
         if self.prompt_weights:
             parse_weights(self.prompt)
             parse_weights(self.negative_prompt)
 
-    def _check_sigmas(self) -> None:
-        sigmas = self.sigmas or ()
-        if (
-            len(sigmas) < 2
-            or not all(math.isfinite(s) and 0 <= s <= 1 for s in sigmas)
-            or sigmas[-1] != 0
-        ):
+    def _check_sigmas(self, sigmas: tuple[float, ...]) -> None:
+        where = f"sigmas {','.join(f'{sigma:g}' for sigma in sigmas) or '(none)'}"
+        in_range = all(math.isfinite(sigma) and 0 <= sigma <= 1 for sigma in sigmas)
+        if len(sigmas) < 2 or not in_range or sigmas[-1] != 0:
             raise RequestError(
-                f"sigmas {_list(sigmas)}: expected numbers from 1 down to 0, the last one 0, "
+                f"{where}: expected numbers from 1 down to 0, the last one 0, "
                 "such as 1.0,0.75,0.5,0.25,0"
             )
         if any(a <= b for a, b in pairwise(sigmas)):
-            raise RequestError(f"sigmas {_list(sigmas)}: each must be smaller than the one before")
+            raise RequestError(f"{where}: each must be smaller than the one before")
         if self.steps is not None and self.steps != len(sigmas) - 1:
             raise RequestError(
                 f"steps {self.steps}: {len(sigmas)} sigmas are {len(sigmas) - 1} steps; "
@@ -201,5 +175,35 @@ def _between(name: str, value: int | None, least: int, most: int) -> None:
         raise RequestError(f"{name} {value}: expected {least} to {most}")
 
 
-def _list(numbers: tuple[float, ...]) -> str:
-    return ",".join(f"{number:g}" for number in numbers) or "(none)"
+def _check_side(name: str, value: int) -> None:
+    unit = TOKEN_PIXELS
+    if unit <= value <= MAX_SIDE and value % unit == 0:
+        return
+    lower = min(max(value // unit, 1) * unit, MAX_SIDE)
+    near = f"{lower} or {lower + unit}" if lower < value < MAX_SIDE else str(lower)
+    raise RequestError(
+        f"{name} {value}: expected a multiple of {unit} from {unit} to {MAX_SIDE}; try {near}"
+    )
+
+
+def _check_text(text: str) -> None:
+    # how Python shows bytes that are not UTF-8
+    if any(0xD800 <= ord(character) < 0xE000 for character in text):
+        raise RequestError("prompt: is not valid UTF-8; set the terminal or the script to UTF-8")
+
+
+def _check_strength(name: str, value: float) -> None:
+    # NaN is refused as well
+    if not abs(value) <= MAX_STRENGTH:
+        raise RequestError(
+            f"{name} {value}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}"
+        )
+
+
+def _check_flow_shift(mu: object) -> None:
+    number = isinstance(mu, int | float) and math.isfinite(mu)
+    if not number or abs(mu) > MAX_SHIFT:  # type: ignore[arg-type]
+        raise RequestError(
+            f"flow-shift {mu!r}: expected auto, none or a number mu from "
+            f"-{MAX_SHIFT} to {MAX_SHIFT}"
+        )

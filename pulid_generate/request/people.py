@@ -66,7 +66,8 @@ class PersonSpec:
     def schedule(self, everybody: IdSchedule) -> IdSchedule:
         """The flags' schedule with this person's own window in place of theirs."""
         start = everybody.start if self.start is None else self.start
-        return replace(everybody, start=start, end=everybody.end if self.end is None else self.end)
+        end = everybody.end if self.end is None else self.end
+        return replace(everybody, start=start, end=end)
 
 
 def parse_person(text: str) -> PersonSpec:
@@ -75,9 +76,9 @@ def parse_person(text: str) -> PersonSpec:
 
     Only `,weight=` and the other part names end a file name, so that it may hold commas and `=`.
     """
-    file, *parts = _PART.split(text)
+    file, parts = _split(text)
     values: dict[str, str] = {}
-    for name, value in zip(parts[::2], parts[1::2], strict=True):
+    for name, value in parts:
         if name in values:
             raise RequestError(f"identity {file}: {name} is given twice")
         values[name] = value
@@ -88,21 +89,29 @@ def parse_person(text: str) -> PersonSpec:
                 f"identity {value}: unknown part {misspelt[1]!r}; "
                 f"expected {', '.join(PARTS)}, as in {EXAMPLE}"
             )
-    return PersonSpec(
-        file,
-        weight=_number(f"{where}: weight", values["weight"]) if "weight" in values else 1.0,
-        mask=values.get("mask"),
-        box=_parse_box(f"{where}: box", values["box"]) if "box" in values else None,
-        start=parse_moment(values["start"], f"{where}: start") if "start" in values else None,
-        end=parse_moment(values["end"], f"{where}: end") if "end" in values else None,
-    )
+    spec = PersonSpec(file, mask=values.get("mask"))
+    if "weight" in values:
+        spec = replace(spec, weight=_number(f"{where}: weight", values["weight"]))
+    if "box" in values:
+        spec = replace(spec, box=_parse_box(f"{where}: box", values["box"]))
+    if "start" in values:
+        spec = replace(spec, start=parse_moment(values["start"], f"{where}: start"))
+    if "end" in values:
+        spec = replace(spec, end=parse_moment(values["end"], f"{where}: end"))
+    return spec
+
+
+def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """The file, and (name, value) of every part."""
+    file, *parts = _PART.split(text)
+    return file, list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def rename_files(text: str, change: Callable[[str], str]) -> str:
     """The text of one `--identity` with other names of its embedding and its mask."""
-    file, *parts = _PART.split(text)
+    file, parts = _split(text)
     renamed = change(file)
-    for name, value in zip(parts[::2], parts[1::2], strict=True):
+    for name, value in parts:
         renamed += f",{name}={change(value) if name == 'mask' else value}"
     return renamed
 
@@ -116,15 +125,14 @@ def assemble(
     embeddings: one per spec. Raises RequestError for regions given to some and not to others, or
     for parts of one person that disagree; IdentityError where `fuse` does.
     """
-    if len({spec.everywhere for spec in specs}) > 1:
-        without = next(spec for spec in specs if spec.everywhere)
-        raise RequestError(
-            f"identity {without.file}: has no mask and no box while another has; "
-            "give each its own, or box=0,0,WIDTH,HEIGHT for the "
-            "whole picture"
-        )
-    if not specs or not specs[0].everywhere:
+    without = [spec for spec in specs if spec.everywhere]
+    if not without:
         return list(zip(specs, embeddings, strict=True))
+    if len(without) < len(specs):
+        raise RequestError(
+            f"identity {without[0].file}: has no mask and no box while another has; "
+            "give each its own, or box=0,0,WIDTH,HEIGHT for the whole picture"
+        )
     first = specs[0]
     for spec in specs[1:]:
         for name in ("weight", "start", "end"):
@@ -155,8 +163,8 @@ def fuse(embeddings: Sequence[Embedding], how: Fusion = "concat") -> Embedding:
         if other.tokens.shape[1] != first.tokens.shape[1]:
             raise IdentityError(
                 f"{other.source}: has tokens of width {other.tokens.shape[1]}, "
-                f"{first.source} of {first.tokens.shape[1]}; extract both "
-                "with the same PuLID file"
+                f"{first.source} of {first.tokens.shape[1]}; "
+                "extract both with the same PuLID file"
             )
     tokens = _joined([embedding.tokens for embedding in embeddings], how, names)
     unconds = [embedding.uncond for embedding in embeddings if embedding.uncond is not None]
@@ -172,8 +180,7 @@ def _joined(arrays: Sequence[np.ndarray], how: Fusion, names: str) -> np.ndarray
         if len(set(counts)) > 1:
             raise IdentityError(
                 f"{names}: have {', '.join(map(str, counts))} tokens, which have no mean; "
-                "use --identity-fusion concat, or extract each "
-                "from the same number of portraits"
+                "use --identity-fusion concat, or extract each from the same number of portraits"
             )
         return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
     if sum(counts) > MAX_TOKENS:

@@ -28,7 +28,7 @@ OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 def read_prompt_file(path: str | Path, may_be_empty: bool = False) -> str:
     """The text of a UTF-8 file, or of standard input for "-". A byte order mark and the line ends
-    after the last line are no part of it.
+    after the last line are left out.
 
     may_be_empty: for a negative prompt, whose default is the empty one. Raises InputError.
     """
@@ -82,7 +82,7 @@ def take_lora_tags(prompt: str) -> tuple[str, tuple[tuple[str, float], ...]]:
     left = TAG_START.search(text)
     if left:
         raise RequestError(
-            f"prompt: {text[left.start() :][:40]!r} is no LoRA tag; expected <lora:NAME:WEIGHT>"
+            f"prompt: {text[left.start() :][:40]!r} is not a LoRA tag; expected <lora:NAME:WEIGHT>"
         )
     return text, tags
 

@@ -17,7 +17,8 @@ import numpy as np
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 
-FEATHER = 1  # tokens inside the edge that are weaker: at a straight edge the outermost has 2/3
+# Tokens inside the edge that are weaker: at a straight edge the outermost has 2/3
+FEATHER = 1
 
 
 def box_region(
@@ -43,7 +44,7 @@ def mask_region(path: str | Path, width: int, height: int, where: str = "mask") 
     """Weights (L,) float32 in [0, 1] for a PNG of width x height pixels, white where the person is;
     grey is in between.
 
-    Transparent pixels count as black. Raises RequestError if it cannot be read, is no PNG, has
+    Transparent pixels count as black. Raises RequestError if it cannot be read, is not a PNG, has
     another size or covers nothing.
     """
     pixels = _read_mask(path, width, height, f"{where} {path}")

@@ -115,10 +115,10 @@ def test_lora_tags_leave_the_prompt(prompt, text, tags):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("a <lora:style>", "'<lora:style>' is no LoRA tag; expected <lora:NAME:WEIGHT>"),
-        ("a <lora:style:", "is no LoRA tag"),
-        ("a <LoRA:style:1>", "is no LoRA tag"),
-        ("<lora::1>", "is no LoRA tag"),
+        ("a <lora:style>", "'<lora:style>' is not a LoRA tag; expected <lora:NAME:WEIGHT>"),
+        ("a <lora:style:", "is not a LoRA tag"),
+        ("a <LoRA:style:1>", "is not a LoRA tag"),
+        ("<lora::1>", "is not a LoRA tag"),
         ("<lora: :1>", "names no LoRA"),
         ("<lora:a:b>", "the weight 'b' is not a number"),
         ("<lora:a:1:2>", "the weight '1:2' is not a number"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate.pictures.three_way import RUNS, as_table, compare, three_casts
+from pulid_generate.pictures.three_way import RUNS, as_table, compare, subjects_of_runs
 from pulid_generate.request.job import Subject
 
 GREY, OTHER = np.full((4, 4, 3), 100, np.uint8), np.full((4, 4, 3), 103, np.uint8)
@@ -48,7 +48,7 @@ def test_it_fails_for_hooks_that_leave_a_trace_and_for_an_identity_without_effec
 
 def test_the_second_run_has_the_same_people_without_weight(person):
     subject = Subject(read_embedding(person), weight=0.8)
-    nobody, weightless, asked = three_casts([subject])
+    nobody, weightless, asked = subjects_of_runs([subject])
     assert nobody == ()
     assert asked == (subject,)
     assert weightless[0].weight == 0
