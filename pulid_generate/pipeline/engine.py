@@ -105,9 +105,9 @@ class Engine:
         """Every picture as soon as it can be decoded. Items of one batch go through Flux together
         where that is possible.
 
-        chunk: batches after which Flux leaves and they are decoded, where the autoencoder cannot
-        stay beside it; None for all.
-        Raises PulidError for what stops all, such as a text encoder that does not fit.
+        chunk: where the autoencoder cannot stay beside Flux, how many batches are denoised before
+        Flux leaves and they are decoded; None for all. Raises PulidError for what stops all, such
+        as a text encoder that does not fit.
         """
         if not batches:
             return
@@ -271,7 +271,7 @@ class Engine:
         PlacementError.
         """
         texts = [self._texts(job) for job in jobs]
-        starts = [self._starts.get(start_key(job)) for job in jobs]
+        starts = [self._starts[start_key(job)] if job.start else None for job in jobs]
         with self._loaded.running(Model.FLUX):
             denoiser = self._loaded.denoiser(jobs[0].loras)
             on_step = partial(self.reports.on_step, label)
@@ -286,11 +286,8 @@ class Engine:
     def _decode(self, vae: Autoencoder, latent: Tensor, job: Job) -> Picture:
         with self._loaded.running(Model.VAE):
             pixels = decode_job(vae, latent, job)
-        return Picture(job, pixels, self.parameters(job))
-
-    def parameters(self, job: Job) -> str:
-        """The text that a job's picture carries, known before it is drawn."""
-        return parameters_of(job, self.fitting, self.models.placement, self.models.compute)
+        place, compute = self.models.placement, self.models.compute
+        return Picture(job, pixels, parameters_of(job, self.fitting, place, compute))
 
 
 def _find(batch: Sequence[Item], caller: Caller[Item]) -> list[tuple[Item, Job]]:
