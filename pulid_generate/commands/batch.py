@@ -1,4 +1,6 @@
-"""`pulid-generate batch`, as --help shows it; `batch_draw` does the work and is imported for it."""
+"""`pulid-generate batch`, as --help shows it; `batch.command` does the work, imported when it is
+called.
+"""
 
 from __future__ import annotations
 

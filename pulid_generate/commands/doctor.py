@@ -1,5 +1,5 @@
-"""`pulid-generate doctor`, as --help shows it; `doctor_report` does the work and is imported for
-it.
+"""`pulid-generate doctor`, as --help shows it; `inspection.readiness` does the work, imported when
+it is called.
 """
 
 from __future__ import annotations

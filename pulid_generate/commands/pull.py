@@ -29,14 +29,16 @@ def pull(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only say what is there, what is missing and how much space there is; no network call.",
+            help="Only say what is there, what is missing and how much space there is; "
+            "no network call.",
         ),
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Fetch also what another file of the folder already fills, and replace damaged files.",
+            help="Fetch also what another file of the folder already fills, "
+            "and replace damaged files.",
         ),
     ] = False,
     as_json: Annotated[

@@ -1,4 +1,6 @@
-"""`pulid-generate sweep`, as --help shows it; `sweep_run` does the work and is imported for it."""
+"""`pulid-generate sweep`, as --help shows it; `batch.sweep` does the work, imported when it is
+called.
+"""
 
 from __future__ import annotations
 

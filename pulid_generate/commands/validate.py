@@ -1,5 +1,5 @@
-"""`pulid-generate validate`, as --help shows it; `validate_run` does the work and is imported for
-it.
+"""`pulid-generate validate`, as --help shows it; `validation.run` does the work, imported when it is
+called.
 """
 
 from __future__ import annotations
