@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import io
@@ -46,7 +47,9 @@ def generate_command(capfdbinary, monkeypatch) -> Callable[..., Run]:
             cli.main()
         except SystemExit as stop:
             code = stop.code or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a test has closed it
+            with contextlib.suppress(OSError):  # or a test lets it lead to a full disk
+                sys.stdout.flush()
         out, err = capfdbinary.readouterr()
         if "pulid_generate.pipeline.pipeline" in sys.modules:
             _freeze_libraries()

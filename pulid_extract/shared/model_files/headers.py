@@ -10,6 +10,7 @@ one model: insightface's pack.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickletools
@@ -213,21 +214,30 @@ def _json_of(path: Path) -> dict[str, Any]:
     return content
 
 
-def _pickle_strings(path: Path, start: bytes) -> list[str]:
+def _pickle_strings(path: Path, start: bytes) -> tuple[str, ...]:
     """All strings of a torch checkpoint's pickles: its keys are among them. Lists opcodes; executes
     nothing.
+
+    Every role looks at every file of a models folder, and opcodes are slow: what an unchanged file
+    says is listed once.
     """
+    state = path.stat()
+    return _listed_strings(path, start, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed_strings(path: Path, start: bytes, size: int, mtime_ns: int) -> tuple[str, ...]:
     try:
         if start[:2] == b"PK":
             with zipfile.ZipFile(path) as archive:
                 name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-                return _strings_of(archive.read(name))
+                return tuple(_strings_of(archive.read(name)))
         strings: list[str] = []
         with open(path, "rb") as file:
             # legacy layout: magic number, protocol, system info, the object itself
             for _ in range(4):
                 strings += _strings_of(file)
-        return strings
+        return tuple(strings)
     except Exception:  # zipfile, zlib and pickletools raise whatever a damaged byte leads to
         raise WeightsError(
             f"{path}: damaged or truncated torch checkpoint; download it again"

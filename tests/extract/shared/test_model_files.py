@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.paths import ROOT
 from support.portrait_models import eva_state, write_antelopev2
 
 from pulid_extract.files.roles import ROLES
@@ -34,7 +35,6 @@ from pulid_extract.shared.model_files import (
 )
 from pulid_extract.shared.writing import check_writable, write_atomically
 
-ROOT = Path(__file__).parent.parent
 ONE = np.ones(2, np.float32)
 
 

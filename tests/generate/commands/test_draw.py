@@ -4,6 +4,7 @@ everything that cannot be done.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import io
@@ -55,7 +56,10 @@ def parameters(path) -> str:
     return Image.open(path).text["parameters"]
 
 
-def test_three_way_by_sha256(generate, base, identity, tmp_path):
+def test_three_way_by_sha256(generate, base, identity, deep, tmp_path):
+    # with as many blocks as the published Flux
+    base = (*base, "--diffusion-model", deep / "flux1-schnell.safetensors")
+    identity = (*identity, *pulid_flags(deep))
     a, b, c = (tmp_path / f"{run}.png" for run in "abc")
     assert generate(*base, "-o", a).code == 0
     assert generate(*base, *identity, "--pulid-id-weight", 0, "-o", b).code == 0
@@ -676,18 +680,28 @@ def test_a_picture_never_replaces_an_input(generate, base, identity, person, tmp
     assert mine.read_bytes() == person.read_bytes()
 
 
-def test_a_full_or_closed_standard_output_is_one_line(base, micro, tmp_path):
-    command = " ".join(
-        shlex.quote(str(part))
-        for part in (sys.executable, "-m", "pulid_generate", *base, "-o", tmp_path / "a.png")
+@pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
+def test_a_full_or_closed_standard_output_is_one_line(micro, redirect):
+    """In a process, with a command that needs no torch."""
+    inspect = (sys.executable, "-m", "pulid_generate", "inspect", micro / "ae.safetensors")
+    command = " ".join(shlex.quote(str(part)) for part in inspect)
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True
     )
-    for redirect in (">/dev/full", ">&-"):
-        done = subprocess.run(
-            ["bash", "-c", f"{command} {redirect}"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert "standard output: " in done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "standard output: " in done.stderr.splitlines()[-1]
+
+
+def test_a_picture_whose_name_cannot_be_printed_is_one_line(generate, base, tmp_path, monkeypatch):
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert "standard output: " in generate(*base, "-o", tmp_path / "a.png").error
+        with contextlib.suppress(OSError):  # what is left in its buffer
+            full.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)  # as Python starts with a closed one
+        assert "standard output: " in generate(*base, "-o", tmp_path / "b.png").error
 
 
 @pytest.mark.parametrize(
@@ -763,6 +777,7 @@ def test_help_is_quick_because_torch_stays_out(package):
     assert "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_three_processes_agree(base, identity, tmp_path):
     """scripts/verify_three_way.sh: the same check with separate processes and sha256sum."""
     flags = [str(flag) for flag in (*base, *identity)]

@@ -60,6 +60,7 @@ def test_the_real_program(photos, monkeypatch):
     assert (other.stranger, other.cosine) == (1.0, own.stranger)
 
 
+@pytest.mark.slow
 def test_what_the_real_program_refuses_is_its_own_line(photos):
     scorer = Scorer(references=[photos / "nobody.png"], models_dir=models_folder())
     with pytest.raises(

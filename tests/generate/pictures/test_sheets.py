@@ -12,7 +12,6 @@ from pulid_extract.shared.captions import font_of, wrap
 from pulid_generate.pictures import sheet_layout, sheet_page
 from pulid_generate.pictures.sheet import is_page, pages, write_sheet
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
-from pulid_generate.pictures.sheet_layout import PAGE
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "sea": (0, 130, 130)}
 
@@ -136,8 +135,14 @@ def test_a_portrait_before_its_row(tmp_path):
     assert left + width < box_of(page, "red")[0]
 
 
-def test_pages_hold_everything_once_with_its_heads():
-    rows = 40
+@pytest.fixture
+def small_pages(monkeypatch):
+    """Pages of a quarter of the area: as many of them with fewer pictures."""
+    monkeypatch.setattr(sheet_layout, "PAGE", sheet_layout.PAGE // 2)
+
+
+def test_pages_hold_everything_once_with_its_heads(small_pages):
+    rows = 12
     seen = [(name, row) for row in range(rows) for name in ("red", "blue")]
     cells = [
         [[Thumbnail(plain(name, 512, 512), f"{row}")] * 5 for name in ("red", "blue")]
@@ -164,34 +169,34 @@ def test_pages_hold_everything_once_with_its_heads():
     )
     assert area == len(seen) * 5 * side * side
     for page in found:
-        assert max(page.shape[:2]) <= PAGE
+        assert max(page.shape[:2]) <= sheet_layout.PAGE
         assert dark(page[: box_of(page, "red")[1] - 2]) > 50  # title and heads are on every page
 
 
-def test_a_cell_larger_than_a_page_and_columns_beyond_its_edge():
-    tall = list(pages(flow([Thumbnail(plain("red", 512, 512))] * 700)))
+def test_a_cell_larger_than_a_page_and_columns_beyond_its_edge(small_pages):
+    tall = list(pages(flow([Thumbnail(plain("red", 512, 512))] * 180)))
     wide = list(
         pages(
             SheetGrid(
-                [[[Thumbnail(plain("red", 512, 512))] for _ in range(60)]], rows=[Heading("one")]
+                [[[Thumbnail(plain("red", 512, 512))] for _ in range(30)]], rows=[Heading("one")]
             )
         )
     )
-    for found, count in ((tall, 700), (wide, 60)):
+    for found, count in ((tall, 180), (wide, 30)):
         assert len(found) > 1
-        assert all(max(page.shape[:2]) <= PAGE for page in found)
+        assert all(max(page.shape[:2]) <= sheet_layout.PAGE for page in found)
         sides = {sheet_layout.PAGED_SIDE, *sheet_layout.SIDES}
         area = sum(int((page == COLOURS["red"]).all(axis=2).sum()) for page in found)
         assert area in {count * side * side for side in sides}
 
 
-def test_pages_are_files_and_it_is_said(tmp_path):
+def test_pages_are_files_and_it_is_said(small_pages, tmp_path):
     said: list[str] = []
     path = tmp_path / "grid.png"
     assert write_sheet(path, flow([Thumbnail(plain("red"), "a")]), said.append, 0o600) == [path]
     assert path.stat().st_mode & 0o777 == 0o600
     assert not said
-    written = write_sheet(path, flow([Thumbnail(plain("red", 512, 512))] * 700), said.append)
+    written = write_sheet(path, flow([Thumbnail(plain("red", 512, 512))] * 180), said.append)
     assert written == [
         path,
         *(tmp_path / f"grid-{number}.png" for number in range(2, len(written) + 1)),
