@@ -1,21 +1,25 @@
 # Two commands do everything on a machine that has python3 (3.11 or newer, with venv and pip) and make:
 #
 #   make demo    set up, extract, draw, score, prove the injection, and lay the pictures out in demo/sheet.png
-#   make test    set up, run the tests
+#   make test    set up, run the tests but for the slow ones; make test-all runs these too
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 SOURCES := pulid_extract pulid_generate scripts tests
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench world setup clean
+.PHONY: demo test test-all check format docs bench world setup clean
 
 demo: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m micro_world.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)
+	$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -24,7 +28,7 @@ check: $(READY)
 	$(BIN)/python scripts/docs/cli_reference.py --check
 	$(BIN)/python scripts/docs/folder_tables.py --check
 	$(BIN)/python scripts/docs/sdcli_table.py --check
-	$(MAKE) test
+	$(MAKE) test-all
 
 format: $(READY)
 	$(BIN)/ruff format $(SOURCES)
