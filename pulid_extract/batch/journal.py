@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from pulid_extract.shared.errors import OutputError
@@ -18,27 +19,35 @@ from pulid_extract.shared.errors import OutputError
 NAME = ".pulid-batch.jsonl"
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """What one line says of its output."""
+
+    key: str
+    sha256: str
+
+
 class Journal:
-    """The journal of one output folder. key: hash of everything that decides an output's bytes
-    (`embedding_cache.Key.name`).
+    """The journal of one output folder. A key is the hash of everything that decides an output's
+    bytes (`embedding_cache.Key.name`).
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.path = folder / NAME
-        self._known = _read(self.path)
+        self._entries = _read(self.path)
 
     def done(self, output: str, key: str) -> str | None:
         """The SHA-256 of the output, if it was made with this key and still is what it was."""
-        known = self._known.get(output)
-        if known is None or known["key"] != key:
+        entry = self._entries.get(output)
+        if entry is None or entry.key != key:
             return None
         try:
             with open(self.folder / output, "rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             return None
-        return sha256 if sha256 == known["sha256"] else None
+        return sha256 if sha256 == entry.sha256 else None
 
     def add(self, output: str, key: str, sha256: str) -> None:
         """Call it when the output is written. Raises OutputError."""
@@ -57,20 +66,18 @@ class Journal:
             ) from None
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
-    """output -> its last line. Lines that are none are left out."""
+def _read(path: Path) -> dict[str, _Entry]:
+    """output -> what its last line says. Lines that say nothing are left out."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError:
         return {}
-    found = {}
+    entries = {}
     for line in lines:
         try:
             record = json.loads(line)
-            found[str(record["output"])] = {
-                "key": str(record["key"]),
-                "sha256": str(record["sha256"]),
-            }
+            entry = _Entry(str(record["key"]), str(record["sha256"]))
+            entries[str(record["output"])] = entry
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
-    return found
+    return entries

@@ -20,37 +20,39 @@ EXAMPLE = '{"portrait": "me.jpg"}'
 
 
 @dataclass(frozen=True)
-class Row:
-    """One extraction. line: where it starts, from 1. values: column -> str, int, float, bool or
-    list of str; what was not given is not there. "portrait" is a list of at least one name;
-    "portraits" has become it.
-    """
+class ManifestRow:
+    """One extraction."""
 
+    # where it starts, from 1
     line: int
+    # column -> str, int, float, bool or list of str, for what was given; "portrait" is a list of at
+    # least one name, "portraits" has become it
     values: Mapping[str, Any]
 
 
 def _portraits(value: object) -> list[str]:
-    found = records.texts(value)
-    if not found:
+    names = records.texts(value)
+    if not names:
         raise ValueError("at least one")
-    return found
+    return names
 
 
 def _pixels(value: object) -> str:
     """ "1,2" or [1, 2], or a list of points."""
     if isinstance(value, str):
         return value
-    flat = (
-        [part for item in value for part in (item if isinstance(item, list) else [item])]
-        if isinstance(value, list)
-        else []
-    )
-    if not flat or not all(
-        isinstance(part, int | float) and not isinstance(part, bool) for part in flat
-    ):
+    flat: list[object] = []
+    for item in value if isinstance(value, list) else []:
+        flat += item if isinstance(item, list) else [item]
+    if not flat:
         raise ValueError("numbers of pixels")
-    return ",".join(f"{part:.12g}" if isinstance(part, float) else str(part) for part in flat)
+    return ",".join(map(_number_text, flat))
+
+
+def _number_text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("numbers of pixels")
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _regions(value: object) -> list[str]:
@@ -87,30 +89,32 @@ COLUMNS: dict[str, tuple[Callable[[object], Any], str]] = {
 }
 
 
-def read_manifest(data: bytes, where: str, form: str) -> tuple[list[Row], list[Problem]]:
+def read_manifest(data: bytes, where: str, form: str) -> tuple[list[ManifestRow], list[Problem]]:
     """(rows, problems) of a manifest. form: ".jsonl" or ".csv".
 
-    Raises InputError for what is no such text at all: another encoding, NUL bytes, a header that
-    cannot be, more than 256 MiB.
+    Raises InputError for what is not such a text at all: another encoding, NUL bytes, an invalid
+    header, more than 256 MiB.
     """
     text = records.read_text(data, where)
     problems: list[Problem] = []
-    rows = []
+
+    def check_head(head: list[str], line: int) -> None:
+        _check_head(head, where, line)
+
     if form == ".csv":
-        found = records.csv_records(
-            text, problems, lambda head, line: _check_head(head, where, line)
-        )
+        found = records.csv_records(text, problems, check_head)
     else:
         found = records.json_lines(text, problems, EXAMPLE)
+    rows = []
     for line, record in found:
-        row = _row(
-            line, {name: value for name, value in record.items() if value is not None}, problems
-        )
+        given = {name: value for name, value in record.items() if value is not None}
+        row = _row(line, given, problems)
         if row is not None:
             rows.append(row)
     if not rows and not problems:
         raise InputError(
-            f"{where}: holds no row; expected one extraction in each, with a column 'portrait' or 'portraits'"
+            f"{where}: holds no row; expected one extraction in each, with a column 'portrait' or "
+            "'portraits'"
         )
     return rows, problems
 
@@ -122,11 +126,12 @@ def _check_head(head: list[str], where: str, line: int) -> None:
     unknown = [name for name in head if name not in COLUMNS]
     if unknown:
         raise InputError(
-            f"{where}: line {line}: unknown column {unknown[0][:40]!r}; expected some of {', '.join(COLUMNS)}"
+            f"{where}: line {line}: unknown column {unknown[0][:40]!r}; expected some of "
+            f"{', '.join(COLUMNS)}"
         )
 
 
-def _row(line: int, record: dict[str, object], problems: list[Problem]) -> Row | None:
+def _row(line: int, record: dict[str, object], problems: list[Problem]) -> ManifestRow | None:
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for name, value in record.items():
@@ -149,4 +154,4 @@ def _row(line: int, record: dict[str, object], problems: list[Problem]) -> Row |
         problems += (Problem.of_line(line, text) for text in wrong)
         return None
     portraits = values.pop("portraits", None) or [values["portrait"]]
-    return Row(line, {**values, "portrait": portraits})
+    return ManifestRow(line, {**values, "portrait": portraits})

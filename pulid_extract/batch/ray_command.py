@@ -7,10 +7,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
-from pulid_extract.batch.ray_worker import Errand, Order, open_extraction
-from pulid_extract.batch.work import Batch, Elsewhere, Prepared, roles_of
+from pulid_extract.batch.ray_worker import ExtractTask, WorkerSetup, open_worker
+from pulid_extract.batch.results import RowResult
+from pulid_extract.batch.work import BatchRun, ForWorker, PreparedRow, roles_of
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.cluster.dispatch import KnownAnswer, LostTask, dispatch
@@ -18,35 +18,39 @@ from pulid_extract.shared.cluster.ray_workers import join_cluster
 from pulid_extract.shared.errors import InputError
 
 
-def reports(batch: Batch) -> Iterator[dict[str, Any]]:
+def results(run: BatchRun) -> Iterator[RowResult]:
     """One for each row, as they are done; fewer if it was interrupted. Raises WorkerError, and
     OutputError for the journal.
     """
-    batch.networks.worked = True  # a worker whose networks do not work says so itself
-    prepared: dict[int, Prepared] = {}  # rows in the hands of workers
+    # a worker whose networks do not work says so itself
+    run.networks.have_worked = True
+    # rows that workers have, by their place
+    prepared: dict[int, PreparedRow] = {}
 
-    def order(number: int) -> Order | KnownAnswer:
-        one = prepared[number] = batch.prepare(batch.planned[number], lambda job: Elsewhere())
-        if not isinstance(one.outcome, Elsewhere):
-            return KnownAnswer(one.outcome)
-        assert one.job is not None
-        assert one.key is not None
-        return Order(one.planned.name, one.job, one.key.name, frozenset(roles_of(one.planned)))
+    def task(number: int) -> ExtractTask | KnownAnswer:
+        row = run.prepare(run.rows[number], lambda job: ForWorker())
+        prepared[number] = row
+        if not isinstance(row.outcome, ForWorker):
+            return KnownAnswer(row.outcome)
+        assert row.job is not None
+        assert row.key is not None
+        return ExtractTask(row.row.name, row.job, row.key.name, frozenset(roles_of(row.row)))
 
-    flags = batch.flags
-    opener = partial(open_extraction, Errand(flags, os.getcwd(), frozenset(batch.networks.found)))
-    joining = join_cluster(flags, flags.device == "cpu", opener, _note, lambda line: None)
+    flags = run.flags
+    setup = WorkerSetup(flags, os.getcwd(), frozenset(run.networks.files))
+    joining = join_cluster(
+        flags, flags.device == "cpu", partial(open_worker, setup), _note, lambda line: None
+    )
     with Interrupts(_note) as interrupts, interrupts.working(), joining as pool:
         for number, answer in dispatch(
-            len(batch.planned), order, pool, stopping=lambda: interrupts.asked, say=_note
+            len(run.rows), task, pool, stopping=lambda: interrupts.asked, say=_note
         ):
-            one = prepared.pop(number)
-            one.outcome = (
-                InputError(f"{one.planned.name}: {answer.reason}")
-                if isinstance(answer, LostTask)
-                else answer
-            )
-            yield batch.finish(one)
+            row = prepared.pop(number)
+            if isinstance(answer, LostTask):
+                row.outcome = InputError(f"{row.row.name}: {answer.reason}")
+            else:
+                row.outcome = answer
+            yield run.finish(row)
 
 
 def _note(line: str) -> None:

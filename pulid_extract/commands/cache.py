@@ -1,6 +1,4 @@
-"""`pulid-extract cache [list|clear]`: what the embedding cache holds, and how to be rid of it.
-Imports no torch.
-"""
+"""`pulid-extract cache [list|clear]`: what the embedding cache holds, and how to be rid of it."""
 
 from __future__ import annotations
 
@@ -8,16 +6,17 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pulid_extract.extraction.embedding_cache import EmbeddingCache
-from pulid_extract.files.file_hashes import MEMORY
-from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 
-TEXT = "text"  # pulid_generate's, in the same folder; a test compares the names
+if TYPE_CHECKING:
+    from pulid_extract.extraction.embedding_cache import EmbeddingCache
+
+# pulid_generate's, in the same folder; a test compares the names
+TEXT = "text"
 
 
 def cache(
@@ -36,40 +35,49 @@ def cache(
     PULID_CACHE_DIR, or pulid-flux-toolkit in the user's cache folder; --no-cache and
     PULID_NO_CACHE=1 turn the cache off.
     """
+    from pulid_extract.extraction.embedding_cache import EmbeddingCache
+    from pulid_extract.shared.cache_folder import default_folder
+
     folder = default_folder()
     store = EmbeddingCache(folder)
-    entries = store.entries()
-    size = sum(entry.size for entry in entries)
     if action == "clear":
-        store.clear()
-        shutil.rmtree(folder / TEXT, ignore_errors=True)
-        (folder / MEMORY).unlink(missing_ok=True)  # which model files there were
-        if as_json:
-            console.write_line(
-                json.dumps({"folder": str(store.folder), "deleted": len(entries), "bytes": size})
-            )
-        else:
-            console.write_line(f"{store.folder}: {len(entries)} deleted ({size / 1e6:.1f} MB)")
-        return
+        _clear(folder, store, as_json)
+    else:
+        _list(folder, store, as_json)
+
+
+def _clear(folder: Path, store: EmbeddingCache, as_json: bool) -> None:
+    from pulid_extract.files.file_hashes import MEMORY
+
+    size = sum(entry.size for entry in store.entries())
+    count = store.clear()
+    shutil.rmtree(folder / TEXT, ignore_errors=True)
+    # which model files there were
+    (folder / MEMORY).unlink(missing_ok=True)
+    line = f"{store.folder}: {count} deleted ({size / 1e6:.1f} MB)"
+    if as_json:
+        line = json.dumps({"folder": str(store.folder), "deleted": count, "bytes": size})
+    console.write_line(line)
+
+
+def _list(folder: Path, store: EmbeddingCache, as_json: bool) -> None:
+    entries = store.entries()
     for entry in entries:
         used = datetime.fromtimestamp(entry.used, UTC)
+        line = f"{entry.name[:16]}  {entry.size:>9}  {used:%Y-%m-%d %H:%M:%S} UTC"
         if as_json:
-            console.write_line(
-                json.dumps(
-                    {
-                        "entry": entry.name,
-                        "bytes": entry.size,
-                        "used": used.isoformat(timespec="seconds"),
-                    }
-                )
-            )
-        else:
-            console.write_line(f"{entry.name[:16]}  {entry.size:>9}  {used:%Y-%m-%d %H:%M:%S} UTC")
+            record = {
+                "entry": entry.name,
+                "bytes": entry.size,
+                "used": used.isoformat(timespec="seconds"),
+            }
+            line = json.dumps(record)
+        console.write_line(line)
+    size = sum(entry.size for entry in entries)
     console.log(
-        f"{store.folder}: {len(entries)} entries, {size / 1e6:.1f} of at most {store.limit / 1e6:.0f} MB"
+        f"{store.folder}: {len(entries)} entries, {size / 1e6:.1f} of at most "
+        f"{store.limit / 1e6:.0f} MB"
     )
-    console.log(f"{folder / TEXT}: {_bytes_in(folder / TEXT) / 1e6:.1f} MB of encoded prompts")
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    texts = folder / TEXT
+    size = sum(path.stat().st_size for path in texts.rglob("*") if path.is_file())
+    console.log(f"{texts}: {size / 1e6:.1f} MB of encoded prompts")

@@ -1,24 +1,18 @@
-"""`pulid-extract pull [PART..]`: parse, plan, fetch, print. Imports no torch."""
+"""`pulid-extract pull [PART..]`: parse, plan, fetch, print."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pulid_extract.files.antelopev2_zip import fill_from_zip
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
-from pulid_extract.shared.model_files.pulling import (
-    Outcome,
-    Status,
-    carry_out,
-    plan,
-    unpack_antelopev2,
-)
+from pulid_extract.shared.model_files.pulling import KitItem, PullOutcome, carry_out, plan
 
 
 def pull(
@@ -48,14 +42,16 @@ def pull(
         bool,
         typer.Option(
             "--dry-run",
-            help="Only say what is there, what is missing and how much space there is; no network call.",
+            help="Only say what is there, what is missing and how much space there is; no network "
+            "call.",
         ),
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Fetch also what another file of the folder already fills, and replace damaged files.",
+            help="Fetch also what another file of the folder already fills, and replace damaged "
+            "files.",
         ),
     ] = False,
     as_json: Annotated[
@@ -74,32 +70,14 @@ def pull(
     if antelopev2_zip is not None and "antelopev2" not in chosen:
         context.fail("--antelopev2-zip: antelopev2 is not among the parts that were named.")
     folder = Path(models_dir).expanduser()
-    outcomes = plan([item for part in chosen for item in KITS[part]], folder, force)
+    items: list[KitItem] = []
+    for part in chosen:
+        items += KITS[part]
+    outcomes = plan(items, folder, force)
     if antelopev2_zip is not None:
-        outcomes = _from_zip(outcomes, Path(antelopev2_zip).expanduser(), folder, dry_run)
-    carry_out(
-        outcomes,
-        folder,
-        dry_run,
-        console.log,
-        lambda o: console.write_line(json.dumps(o.as_dict()) if as_json else o.line()),
-    )
+        outcomes = fill_from_zip(outcomes, Path(antelopev2_zip).expanduser(), folder, dry_run)
 
+    def tell(outcome: PullOutcome) -> None:
+        console.write_line(json.dumps(outcome.as_dict()) if as_json else outcome.line())
 
-def _from_zip(outcomes: list[Outcome], archive: Path, folder: Path, dry_run: bool) -> list[Outcome]:
-    """The outcomes, with what was missing of antelopev2 unpacked instead of left to be fetched.
-    Raises WeightsError.
-    """
-    lacking = {item.path_in(folder) for item in KITS["antelopev2"]}
-    lacking &= {outcome.path for outcome in outcomes if outcome.status == "missing"}
-    if not lacking:
-        console.log(f"note: antelopev2 is there already; {archive} is not used")
-    elif not dry_run:
-        unpack_antelopev2(archive, folder)
-    status: Status = "missing" if dry_run else "fetched"
-    return [
-        replace(outcome, status=status, why=f"from {archive}")
-        if outcome.path in lacking
-        else outcome
-        for outcome in outcomes
-    ]
+    carry_out(outcomes, folder, dry_run, console.log, tell)

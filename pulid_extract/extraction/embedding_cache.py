@@ -24,40 +24,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pulid_extract.shared.errors import OutputError
 from pulid_extract.shared.writing import make_folder, write_atomically
 
 ENTRIES = "embeddings"
-MAX_BYTES = 256 << 20  # of all entries; one of the public shape takes 132 KB, so about 2,000
+# of all entries; one of the public shape takes 132 KB, so about 2,000
+MAX_BYTES = 256 << 20
 MAGIC = b"PULIDEMBCACHE 1\n"
-NONCE, SEAL = 16, 32  # bytes
-STALE = 3600.0  # seconds after which what a killed process left half-written is swept away
+# bytes
+NONCE, SEAL = 16, 32
+# seconds after which what a killed process left half-written is swept away
+STALE = 3600.0
 
 
 @dataclass(frozen=True)
 class Key:
-    """name: of the entry's file. secret: 64 bytes that open it; never written anywhere."""
+    """Of one entry."""
 
+    # of its file
     name: str
+    # 64 bytes that open it; never written anywhere
     secret: bytes
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What can be seen of an entry from outside. used: seconds since 1970 of its last use."""
+    """What can be seen of an entry from outside."""
 
     name: str
+    # bytes
     size: int
+    # seconds since 1970 of its last use
     used: float
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What was put in: the bytes of a .pulidembd, and what was found out on the way (plain JSON
-    values).
-    """
+class CachedExtraction:
+    """What an entry holds."""
 
+    # of a .pulidembd
     data: bytes
+    # what was found out on the way: JSON values
     facts: dict[str, Any]
 
 
@@ -67,8 +76,8 @@ def key_of(portraits: Iterable[bytes], settings: Mapping[str, Any]) -> Key:
     and the portraits' SHA-256.
     """
     parts = sorted(hashlib.blake2b(data, person=b"pulid portrait").digest() for data in portraits)
-    told = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
-    secret = hashlib.blake2b(b"".join(parts) + told, person=b"pulid secret").digest()
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()
+    secret = hashlib.blake2b(b"".join(parts) + text, person=b"pulid secret").digest()
     return Key(hashlib.blake2b(secret, digest_size=32, person=b"pulid name").hexdigest(), secret)
 
 
@@ -76,10 +85,11 @@ class EmbeddingCache:
     """The entries of one folder, at most `limit` bytes of them; the longest unused go first."""
 
     def __init__(self, folder: Path, limit: int = MAX_BYTES):
+        """folder: of all caches, see `default_folder`; nothing is made before the first `put`."""
         self.folder = folder / ENTRIES
         self.limit = limit
 
-    def get(self, key: Key) -> Stored | None:
+    def get(self, key: Key) -> CachedExtraction | None:
         """What was put under this key, or None. An entry that is damaged is deleted."""
         path = self.folder / key.name
         try:
@@ -88,10 +98,13 @@ class EmbeddingCache:
             return None
         stored = _open(sealed, key)
         with contextlib.suppress(OSError):
-            os.utime(path) if stored is not None else path.unlink()
+            if stored is None:
+                path.unlink()
+            else:
+                os.utime(path)
         return stored
 
-    def put(self, key: Key, stored: Stored) -> None:
+    def put(self, key: Key, stored: CachedExtraction) -> None:
         """Keep it, and forget what was not used for longest. Raises OutputError if the folder
         cannot be written.
         """
@@ -109,13 +122,15 @@ class EmbeddingCache:
 
     def entries(self) -> list[Entry]:
         """All of them, the last used first."""
-        found = []
+        entries = []
         for path in _files(self.folder):
-            if not path.name.startswith("."):
-                with contextlib.suppress(OSError):  # another process may be trimming
-                    seen = path.stat()
-                    found.append(Entry(path.name, seen.st_size, seen.st_mtime))
-        return sorted(found, key=lambda entry: (-entry.used, entry.name))
+            if path.name.startswith("."):
+                continue
+            # another process may be trimming
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                entries.append(Entry(path.name, status.st_size, status.st_mtime))
+        return sorted(entries, key=lambda entry: (-entry.used, entry.name))
 
     def clear(self) -> int:
         """Delete every entry and whatever a killed process left; returns how many entries there
@@ -151,7 +166,7 @@ def _files(folder: Path) -> Sequence[Path]:
         return []
 
 
-def _seal(stored: Stored, key: Key) -> bytes:
+def _seal(stored: CachedExtraction, key: Key) -> bytes:
     facts = json.dumps(stored.facts, separators=(",", ":")).encode()
     plain = len(facts).to_bytes(8, "little") + facts + stored.data
     nonce = secrets.token_bytes(NONCE)
@@ -159,19 +174,18 @@ def _seal(stored: Stored, key: Key) -> bytes:
     return MAGIC + nonce + _mac(nonce + hidden, key) + hidden
 
 
-def _open(sealed: bytes, key: Key) -> Stored | None:
-    nonce, seal = (sealed[len(MAGIC) :][:NONCE], sealed[len(MAGIC) + NONCE :][:SEAL])
-    hidden = sealed[len(MAGIC) + NONCE + SEAL :]
+def _open(sealed: bytes, key: Key) -> CachedExtraction | None:
+    rest = sealed[len(MAGIC) :]
+    nonce, seal, hidden = rest[:NONCE], rest[NONCE:][:SEAL], rest[NONCE + SEAL :]
     if not sealed.startswith(MAGIC) or not secrets.compare_digest(seal, _mac(nonce + hidden, key)):
         return None
-    plain = _stream(hidden, key, nonce)  # sealed by us: no check below can fail
+    # sealed by us: no check below can fail
+    plain = _stream(hidden, key, nonce)
     size = int.from_bytes(plain[:8], "little")
-    return Stored(plain[8 + size :], json.loads(plain[8 : 8 + size]))
+    return CachedExtraction(plain[8 + size :], json.loads(plain[8 : 8 + size]))
 
 
 def _stream(data: bytes, key: Key, nonce: bytes) -> bytes:
-    import numpy as np  # here, because --help imports this file
-
     mask = hashlib.shake_256(b"pulid stream" + key.secret + nonce).digest(len(data))
     return (np.frombuffer(data, np.uint8) ^ np.frombuffer(mask, np.uint8)).tobytes()
 

@@ -1,4 +1,4 @@
-"""What stage one works with on its way from a portrait to an identity: options, a face crop,
+"""What an extraction works with on its way from a portrait to an identity: options, a face crop,
 features, the identity. Values only.
 
 Knows nothing of how they are made; see extractor.py.
@@ -14,7 +14,6 @@ import torch
 
 from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.faces import crop as face_crop
-from pulid_extract.faces.antelopev2 import Face
 from pulid_extract.faces.quality import Quality
 from pulid_extract.pictures.regions import FaceBox
 from pulid_extract.shared.errors import InputError
@@ -25,16 +24,13 @@ Parser = Literal["bisenet", "none"]
 
 @dataclass(frozen=True)
 class Options:
-    """What changes the numbers beside the choice of face; the defaults are the reference's.
+    """What changes the numbers beside the choice of face; the defaults are the reference's."""
 
-    aligner: whose five landmarks align the crop. parser: what paints the background white; "none"
-    leaves the whole crop grey. det_threshold: score, above 0 and below 1, from which antelopev2
-    takes something for a face. RetinaFace, which only supplies landmarks of that same face, follows
-    it below antelopev2's own threshold.
-    """
-
+    # whose five landmarks align the crop
     aligner: Aligner = "retinaface"
+    # what paints the background white; "none" leaves the whole crop grey
     parser: Parser = "bisenet"
+    # score, above 0 and below 1, from which antelopev2 takes something for a face
     det_threshold: float = faces.THRESHOLD
 
     def __post_init__(self) -> None:
@@ -45,40 +41,35 @@ class Options:
 
     @property
     def retinaface_confidence(self) -> float:
-        return face_crop.CONFIDENCE if self.det_threshold >= faces.THRESHOLD else self.det_threshold
-
-
-@dataclass(frozen=True)
-class RecognisedFace:
-    """One face by its ArcFace vector alone. vector: (512,) float32, not normalised. box: in pixels
-    of the portrait. face: as detected, in pixels of the portrait; None for a region by hand.
-    """
-
-    vector: np.ndarray
-    box: FaceBox
-    face: Face | None
-    faces_found: int
+        """RetinaFace, which only supplies landmarks of that same face, follows the threshold below
+        antelopev2's own.
+        """
+        if self.det_threshold < faces.THRESHOLD:
+            return self.det_threshold
+        return face_crop.CONFIDENCE
 
 
 @dataclass(frozen=True)
 class FaceCrop:
-    """The chosen face of one portrait, ready for EVA-CLIP, and how good it is.
+    """The chosen face of one portrait, ready for EVA-CLIP, and how good it is."""
 
-    crop: uint8 RGB (512, 512, 3), the aligned face. labels: uint8 (512, 512), BiSeNet's 0..18.
-    grey: float32 (1, 3, 512, 512) in [0, 1], grey on white. vector: (512,) float32, ArcFace, not
-    normalised. face: how it was chosen (`FaceChoice.name`). box, landmarks: where it is, in pixels
-    of the portrait; no landmarks for a box by hand. score: the detector's, None by hand.
-    faces_found: how many faces that detector saw, 0 by hand.
-    """
-
+    # uint8 RGB (512, 512, 3), the aligned face
     crop: np.ndarray
+    # uint8 (512, 512), BiSeNet's 0..18
     labels: np.ndarray
+    # float32 (1, 3, 512, 512) in [0, 1], grey on white
     grey: torch.Tensor
+    # (512,) float32, ArcFace's, not normalised
     vector: np.ndarray
+    # how it was chosen: `FaceChoice.name`
     face: str
+    # where it is, in pixels of the portrait
     box: FaceBox
+    # (5, 2) float32 pixels of the portrait; None for a box by hand
     landmarks: np.ndarray | None
+    # the detector's, None by hand
     score: float | None
+    # how many faces that detector saw, 0 by hand
     faces_found: int
     quality: Quality
 
@@ -90,26 +81,26 @@ class FaceCrop:
 
 @dataclass(frozen=True)
 class Features:
-    """What IDFormer wants of one portrait. condition: (1, 512 + P): ArcFace as it is, pooled vector
-    L2-normalised. hidden_states: five of (1, L, W).
-    """
+    """What IDFormer wants of one portrait."""
 
+    # (1, 512 + P): ArcFace as it is, then the pooled vector, L2-normalised
     condition: torch.Tensor
+    # five of (1, L, W)
     hidden_states: list[torch.Tensor]
 
     def zeros(self) -> Features:
-        return Features(
-            torch.zeros_like(self.condition),
-            [torch.zeros_like(hidden) for hidden in self.hidden_states],
-        )
+        """The same shapes, all zero: the condition of the tokens for a negative prompt."""
+        hidden_states = [torch.zeros_like(hidden) for hidden in self.hidden_states]
+        return Features(torch.zeros_like(self.condition), hidden_states)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One identity. tokens: (N, C) float32, finite; (32, 2048) with the public PuLID file. uncond:
-    the same for an all-zero condition, or None. crops: the portraits it was made from.
-    """
+    """One identity."""
 
+    # (N, C) float32, finite; (32, 2048) with the public PuLID file
     tokens: np.ndarray
+    # the same for an all-zero condition, or None
     uncond: np.ndarray | None
+    # the portraits it was made from
     crops: tuple[FaceCrop, ...]

@@ -10,14 +10,15 @@ app/face_analysis.py.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pulid_extract.shared.errors import WeightsError
+from pulid_extract.faces.choice import Order, in_order
+from pulid_extract.shared.errors import WeightsError, first_line
 
 DETECTOR_FILE, RECOGNISER_FILE = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
 # Said out loud: insightface 2.1 would otherwise look at two scales. The smaller ones are tried only
@@ -30,12 +31,13 @@ VECTOR_WIDTH = 512
 
 @dataclass(frozen=True)
 class Face:
-    """One detected face in pixels of the picture. box: (x1, y1, x2, y2). landmarks: (5, 2) eyes,
-    nose, mouth corners.
-    """
+    """One detected face in pixels of the picture."""
 
+    # (x1, y1, x2, y2)
     box: tuple[float, float, float, float]
+    # (5, 2) float32: eyes, nose tip, mouth corners
     landmarks: np.ndarray
+    # the detector's, 0 to 1
     score: float
 
     def mapped(self, scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Face:
@@ -84,20 +86,22 @@ class Antelope:
         # insightface and onnxruntime raise anything for a network of another shape
         except Exception as error:
             raise WeightsError(
-                f"{detector.model_file}: the face detector fails ({_first_line(error)})"
+                f"{detector.model_file}: the face detector fails ({first_line(error)})"
             ) from None
         if landmarks is None:
             raise WeightsError(
-                f"{detector.model_file}: gives no landmarks; expected an SCRFD with keypoints ({DETECTOR_FILE})"
+                f"{detector.model_file}: gives no landmarks; expected an SCRFD with keypoints "
+                f"({DETECTOR_FILE})"
             )
         if not (np.isfinite(boxes).all() and np.isfinite(landmarks).all()):
             raise WeightsError(
                 f"{detector.model_file}: gives boxes that are NaN or infinite; download it again"
             )
-        return [
-            Face(tuple(float(x) for x in box[:4]), points.astype(np.float32), float(box[4]))  # type: ignore[arg-type]
-            for box, points in zip(boxes, landmarks, strict=True)
-        ]
+        faces = []
+        for (left, top, right, bottom, score), points in zip(boxes, landmarks, strict=True):
+            box = (float(left), float(top), float(right), float(bottom))
+            faces.append(Face(box, points.astype(np.float32), float(score)))
+        return faces
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
         """ArcFace vector of a detected face: (512,) float32, not normalised, from the picture
@@ -121,16 +125,19 @@ class Antelope:
         recogniser = self._model("recognition", RECOGNISER_FILE)
         return self._vector(recogniser, lambda: recogniser.get_feat(crop))
 
-    def _vector(self, recogniser, compute) -> np.ndarray:
+    def _vector(self, recogniser: Any, compute: Callable[[], Any]) -> np.ndarray:
+        """What `compute` gives, checked: (512,) float32. Raises WeightsError."""
         try:
             vector = np.asarray(compute(), np.float32).reshape(-1)
-        except Exception as error:  # as in detect
+        # as in `_detect_at`
+        except Exception as error:
             raise WeightsError(
-                f"{recogniser.model_file}: the ArcFace network fails ({_first_line(error)})"
+                f"{recogniser.model_file}: the ArcFace network fails ({first_line(error)})"
             ) from None
         if vector.shape != (VECTOR_WIDTH,):
             raise WeightsError(
-                f"{recogniser.model_file}: gives {vector.size} numbers, an ArcFace network gives {VECTOR_WIDTH}"
+                f"{recogniser.model_file}: gives {vector.size} numbers, an ArcFace network gives "
+                f"{VECTOR_WIDTH}"
             )
         if not np.isfinite(vector).all():
             raise WeightsError(
@@ -139,22 +146,23 @@ class Antelope:
         return vector
 
     def _model(self, task: str, file: str) -> Any:
-        if task not in self._models:
-            published = self.folder / file
-            candidates = [published] if published.is_file() else sorted(self.folder.glob("*.onnx"))
-            # the first of its task in name order, as insightface's own FaceAnalysis takes it
-            for path in candidates:
-                model = self._open(path)
-                if model is not None and model.taskname == task:
-                    model.prepare(0, input_size=(DETECTION_SIZES[0],) * 2, det_thresh=THRESHOLD)
-                    self._models[task] = model
-                    break
-            else:
-                names = ", ".join(path.name for path in candidates) or "nothing"
-                raise WeightsError(
-                    f"{self.folder}: no {task} network among its .onnx files ({names}); expected {file}"
-                )
-        return self._models[task]
+        """insightface's model for a task: the published file, else the first of that task in name
+        order, as insightface's own FaceAnalysis takes it. Raises WeightsError.
+        """
+        if task in self._models:
+            return self._models[task]
+        published = self.folder / file
+        candidates = [published] if published.is_file() else sorted(self.folder.glob("*.onnx"))
+        for path in candidates:
+            model = self._open(path)
+            if model is not None and model.taskname == task:
+                model.prepare(0, input_size=(DETECTION_SIZES[0],) * 2, det_thresh=THRESHOLD)
+                self._models[task] = model
+                return model
+        names = ", ".join(path.name for path in candidates) or "nothing"
+        raise WeightsError(
+            f"{self.folder}: no {task} network among its .onnx files ({names}); expected {file}"
+        )
 
     def _open(self, path: Path) -> Any:
         import onnxruntime
@@ -169,9 +177,10 @@ class Antelope:
                 # absolute, not resolved: the Hugging Face cache links to files without the .onnx
                 # ending that insightface goes by
                 return get_model(str(path.absolute()), providers=["CPUExecutionProvider"])
-            except Exception as error:  # onnx, protobuf and onnxruntime each have their own
+            # onnx, protobuf and onnxruntime each have their own
+            except Exception as error:
                 raise WeightsError(
-                    f"{path}: insightface cannot open it ({_first_line(error)}); download it again"
+                    f"{path}: insightface cannot open it ({first_line(error)}); download it again"
                 ) from None
 
 
@@ -184,5 +193,8 @@ def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, 
     return both / union if union > 0 else 0.0
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+def sorted_faces(faces: Sequence[Face], order: Order, image: np.ndarray) -> list[Face]:
+    """As --face-index counts them in this order. image: (H, W, 3), in whose pixels they are."""
+    size = (image.shape[1], image.shape[0])
+    places = in_order([face.box for face in faces], order, size)
+    return [faces[place] for place in places]

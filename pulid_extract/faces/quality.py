@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,8 @@ LIMITS = {
         30,
         70,
         0.2,
-        "head tilted {0:.0f} degrees up or down: likeness will suffer; hold the camera at eye level",
+        "head tilted {0:.0f} degrees up or down: likeness will suffer; hold the camera at eye "
+        "level",
     ),
     # Shares from 0 to 1 of the ellipse where an uncovered face would be.
     "covered": Limit(
@@ -128,7 +130,7 @@ SEVERAL_FACES = (
 
 
 @dataclass(frozen=True)
-class Warning:
+class QualityWarning:
     """name: the measure, or "faces". advice: one line."""
 
     name: str
@@ -156,15 +158,22 @@ class Quality:
     outside: float
     score: float | None
     faces: int
-    warnings: tuple[Warning, ...]
+    warnings: tuple[QualityWarning, ...]
 
-    def as_dict(self) -> dict[str, object]:
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Quality:
+        """The inverse of `as_dict`."""
+        warnings = [QualityWarning(name, advice) for name, advice in record["warnings"].items()]
+        return cls(**{**record, "warnings": tuple(warnings)})
+
+    def as_dict(self) -> dict[str, Any]:
         """For JSON: rounded numbers, and warnings as {name: advice}."""
-        plain = {
-            name: round(value, 4) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-        }
-        return {**plain, "warnings": {warning.name: warning.advice for warning in self.warnings}}
+        record = asdict(self)
+        for name, value in record.items():
+            if isinstance(value, float):
+                record[name] = round(value, 4)
+        record["warnings"] = {warning.name: warning.advice for warning in self.warnings}
+        return record
 
     def line(self) -> str:
         """One line for people, without the warnings."""
@@ -209,12 +218,12 @@ def judge(
     }
     known = {name: value for name, value in measures.items() if value is not None}
     warnings = [
-        Warning(name, LIMITS[name].advice.format(value))
+        QualityWarning(name, LIMITS[name].advice.format(value))
         for name, value in known.items()
         if LIMITS[name].exceeded(value)
     ]
     if faces > 1 and taken is not None:
-        warnings.append(Warning("faces", SEVERAL_FACES.format(faces, taken)))
+        warnings.append(QualityWarning("faces", SEVERAL_FACES.format(faces, taken)))
     measures |= {"yaw": pose.yaw, "pitch": pose.pitch} if pose is not None else {}
     return Quality(
         value=math.prod(LIMITS[name].factor(value) for name, value in known.items()),

@@ -13,22 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pulid_extract.shared.errors import FaceError, WeightsError
+from pulid_extract.shared.errors import FaceError, WeightsError, first_line
 
+# pixels that the network takes
 SIDE = 112
-PUBLISHED = "glintr100.onnx"  # of antelopev2
+# of antelopev2
+PUBLISHED = "glintr100.onnx"
 
 
 class Recognizer:
-    """name, sha256: of its file, so that a number can say whose it is."""
+    """One network, with the name and the SHA-256 of its file, so that a number can say which
+    network it is from.
+    """
 
     def __init__(self, path: Path):
-        """Raises WeightsError for a file that is no such network."""
+        """Raises WeightsError for a file that is not such a network."""
         self.name = path.name
         self.path = path
         self.sha256 = _sha256(path)
@@ -64,16 +69,16 @@ class Recognizer:
                 # scikit-image: SimilarityTransform.estimate is deprecated
                 warnings.simplefilter("ignore")
                 crop = norm_crop(image, landmark=landmarks, image_size=SIDE)
-        except Exception:  # a transform that cannot be: numpy and OpenCV each have their own
+        # a transform that does not exist: numpy and OpenCV each have their own error
+        except Exception:
             raise FaceError(
                 "the face's landmarks lie on top of each other; it cannot be aligned"
             ) from None
         try:
             vector = np.asarray(self._model.get_feat(crop), np.float32).reshape(-1)
-        except Exception as error:  # onnxruntime raises anything for a network of another shape
-            raise WeightsError(
-                f"{self.path}: the recogniser fails ({_first_line(error)})"
-            ) from None
+        # onnxruntime raises anything for a network of another shape
+        except Exception as error:
+            raise WeightsError(f"{self.path}: the recogniser fails ({first_line(error)})") from None
         if not np.isfinite(vector).all():
             raise WeightsError(f"{self.path}: gives NaN or infinite values; download it again")
         return vector
@@ -91,26 +96,33 @@ def _open(path: Path) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        shape = inputs[0].shape
-        given = ["?" if not isinstance(side, int) else side for side in shape]
-        fits = len(shape) == 4 and all(
-            want in (have, "?") or have == "?"
-            for have, want in zip(given[1:], (3, SIDE, SIDE), strict=True)
-        )
-        if len(inputs) != 1 or len(outputs) != 1 or not fits:
+        shape = ["?" if not isinstance(side, int) else side for side in inputs[0].shape]
+        if len(inputs) != 1 or len(outputs) != 1 or not _fits(shape):
             raise WeightsError(
-                f"{path}: takes {len(inputs)} of {'x'.join(map(str, given))} and gives {len(outputs)}; an ArcFace-shaped recogniser "
+                f"{path}: takes {len(inputs)} of {'x'.join(map(str, shape))} and gives "
+                f"{len(outputs)}; an ArcFace-shaped recogniser "
                 f"takes one of Nx3x{SIDE}x{SIDE} and gives one vector"
             )
         model = ArcFaceONNX(str(path), session)
     except WeightsError:
         raise
-    except Exception as error:  # onnx, protobuf and onnxruntime each have their own
+    # onnx, protobuf and onnxruntime each have their own
+    except Exception as error:
         raise WeightsError(
-            f"{path}: onnxruntime cannot open it ({_first_line(error)}); expected an .onnx recogniser"
+            f"{path}: onnxruntime cannot open it ({first_line(error)}); expected an .onnx "
+            "recogniser"
         ) from None
-    model.input_size = (SIDE, SIDE)  # which a file may leave open
+    # which a file may leave open
+    model.input_size = (SIDE, SIDE)
     return model
+
+
+def _fits(shape: Sequence[int | str]) -> bool:
+    """Whether an input of this shape, "?" for a side that is left open, takes N x 3 x 112 x 112."""
+    if len(shape) != 4:
+        return False
+    pairs = zip(shape[1:], (3, SIDE, SIDE), strict=True)
+    return all(side in ("?", wanted) for side, wanted in pairs)
 
 
 def _sha256(path: Path) -> str:
@@ -121,7 +133,3 @@ def _sha256(path: Path) -> str:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror or error}); expected an .onnx recogniser"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -13,21 +13,23 @@ from typing import Literal
 
 import numpy as np
 
-Status = Literal["ok", "no face", "failed"]
+ScoreStatus = Literal["ok", "no face", "failed"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One picture. cosines: of the face that was taken, to each reference; empty unless status is
-    "ok". stranger: the highest of its cosines to the strangers, None without any. faces: how many
-    there are. error: why it failed.
-    """
+    """One picture."""
 
+    # as it was given
     picture: str
-    status: Status
+    status: ScoreStatus
+    # of the face that was taken, to each reference; empty unless status is "ok"
     cosines: tuple[float, ...] = ()
+    # the highest of its cosines to the strangers, None without any
     stranger: float | None = None
+    # how many there are in it
     faces: int = 0
+    # why it has no cosine
     error: str | None = None
 
     @property
@@ -37,6 +39,7 @@ class Score:
 
     @property
     def best(self) -> float | None:
+        """To the reference that it is most like."""
         return max(self.cosines, default=None)
 
 
@@ -44,12 +47,12 @@ def cosines_to(vector: np.ndarray, others: Sequence[np.ndarray]) -> tuple[float,
     """The cosine of a (D,) vector to each of the others, float64. A vector of length 0 has cosine 0
     to all.
     """
-    found = []
+    cosines = []
     for other in others:
         a, b = vector.astype(np.float64), other.astype(np.float64)
         length = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found.append(float(a @ b) / length if length > 0 else 0.0)
-    return tuple(found)
+        cosines.append(float(a @ b) / length if length > 0 else 0.0)
+    return tuple(cosines)
 
 
 def most_alike(vectors: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> int:
@@ -63,17 +66,21 @@ class Tally:
 
     count: int = 0
     scored: int = 0
+    # of the means
     total: float = 0.0
-    lowest: tuple[float, str] | None = None  # and whose it is
+    # the lowest mean, and its picture
+    lowest: tuple[float, str] | None = None
     without_face: int = 0
     failed: int = 0
+    # pictures below the limit, those without a face among them
     below: int = 0
-    fooled: int = 0  # pictures in which the stranger is as like as the references
-    limit: float | None = field(
-        default=None, kw_only=True
-    )  # below which a picture counts in `below`; one without a face is below
+    # pictures in which the stranger is as like as the references
+    fooled: int = 0
+    # of --min, None without one
+    limit: float | None = field(default=None, kw_only=True)
 
     def add(self, score: Score) -> None:
+        """Count one picture."""
         self.count += 1
         self.without_face += score.status == "no face"
         self.failed += score.status == "failed"
@@ -88,6 +95,7 @@ class Tally:
 
     @property
     def mean(self) -> float | None:
+        """Over the pictures that have one."""
         return self.total / self.scored if self.scored else None
 
     def line(self) -> str:
@@ -95,6 +103,8 @@ class Tally:
         parts = [f"{self.count} picture{'s' * (self.count != 1)}"]
         if self.mean is not None and self.lowest is not None:
             parts[0] += f": mean {self.mean:.3f}, lowest {self.lowest[0]:.3f} ({self.lowest[1]})"
-        parts += [f"{self.without_face} without a face"] if self.without_face else []
-        parts += [f"{self.failed} failed"] if self.failed else []
+        if self.without_face:
+            parts.append(f"{self.without_face} without a face")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
         return ", ".join(parts)

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from pulid_extract.files.roles import ANTELOPEV2, BISENET, EVA_CLIP, RETINAFACE
 from pulid_extract.shared.model_files import PULID
-from pulid_extract.shared.model_files.pulling import Item
+from pulid_extract.shared.model_files.pulling import KitItem
 
-KITS: dict[str, tuple[Item, ...]] = {
+KITS: dict[str, tuple[KitItem, ...]] = {
     # of the pack's five networks the two that are used
     "antelopev2": tuple(
-        Item(
+        KitItem(
             ANTELOPEV2.name,
             replace(ANTELOPEV2.source, files=(file,)),
             size,
@@ -26,9 +26,9 @@ KITS: dict[str, tuple[Item, ...]] = {
     ),
     # and not parsing_parsenet.pth, which facexlib loads unasked: nothing here uses it
     "facexlib": (
-        Item(RETINAFACE.name, RETINAFACE.source, 109_497_761, role=RETINAFACE),
-        Item(BISENET.name, BISENET.source, 53_289_463, role=BISENET),
+        KitItem(RETINAFACE.name, RETINAFACE.source, 109_497_761, role=RETINAFACE),
+        KitItem(BISENET.name, BISENET.source, 53_289_463, role=BISENET),
     ),
-    "eva-clip": (Item(EVA_CLIP.name, EVA_CLIP.source, 856_461_210, role=EVA_CLIP),),
-    "pulid": (Item(PULID.name, PULID.source, 1_142_099_520, role=PULID),),
+    "eva-clip": (KitItem(EVA_CLIP.name, EVA_CLIP.source, 856_461_210, role=EVA_CLIP),),
+    "pulid": (KitItem(PULID.name, PULID.source, 1_142_099_520, role=PULID),),
 }

@@ -1,18 +1,17 @@
-"""TODO"""
+"""The flags of `pulid-extract batch`: its own beside those of an extraction. Knows nothing of what
+they do.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pulid_extract.flags.extract import CacheFlags, FuseFlags
 from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags
 from pulid_extract.shared.cluster.flags import ClusterFlags
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +22,9 @@ class RowFlags:
         str,
         typer.Argument(
             metavar="FOLDER|MANIFEST|-",
-            help="Folder of pictures, one person in each; or a manifest (.jsonl, .csv) with columns portrait or portraits, out, and any "
-            "option of a single extraction; - reads JSON lines from standard input.",
+            help="Folder of pictures, one person in each; or a manifest (.jsonl, .csv) with "
+            "columns portrait or portraits, out, and any option of a single extraction; - reads "
+            "JSON lines from standard input.",
             show_default=False,
         ),
     ]
@@ -41,7 +41,8 @@ class RowFlags:
         bool,
         typer.Option(
             "--resume",
-            help="Skip what an earlier run into this folder made of the same portraits, options and weights.",
+            help="Skip what an earlier run into this folder made of the same portraits, options "
+            "and weights.",
         ),
     ] = False
     strict: Annotated[
@@ -53,6 +54,4 @@ class RowFlags:
 class BatchFlags(
     CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags
 ):
-    """Every flag of `batch`; those of an extraction hold for every row that does not say
-    otherwise.
-    """
+    """Every flag of `batch`; those of an extraction are defaults for every row."""

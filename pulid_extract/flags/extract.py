@@ -1,30 +1,20 @@
-"""TODO"""
+"""The flags of one extraction, `pulid-extract --portrait ... --out ...`, in groups that `batch`
+takes as well. Knows nothing of what they do.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from pulid_extract.flags.groups import CropFlags, EncodeFlags, FaceFlags, ModelFlags, show_version
 
-if TYPE_CHECKING:
-    pass
-
-
-ONE_PICTURE = (
-    "face_at",
-    "face_box",
-    "landmarks",
-    "mask",
-    "box",
-    "face_image",
-    "crop_image",
-)  # flags about the pixels of one portrait
-
-
-SEVERAL = ("fuse", "drop_outliers", "mix_people")  # flags about several portraits
+# flags about the pixels of one portrait
+ONE_PORTRAIT = ("face_at", "face_box", "landmarks", "mask", "box", "face_image", "crop_image")
+# flags about several portraits
+SEVERAL_PORTRAITS = ("fuse", "drop_outliers", "mix_people")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +70,8 @@ class RegionFlags:
         typer.Option(
             "--mask",
             metavar="FILE",
-            help="Picture as large as the upright portrait: EVA-CLIP sees only what is white in it.",
+            help="Picture as large as the upright portrait: EVA-CLIP sees only what is white in "
+            "it.",
         ),
     ] = None
     box: Annotated[
@@ -101,8 +92,9 @@ class FuseFlags:
         Literal["encoder", "mean", "concat", "weighted"],
         typer.Option(
             "--fuse",
-            help="How several portraits become one identity. encoder: in one pass of IDFormer (the reference). mean, weighted (by "
-            "quality): average of their tokens. concat: all tokens, 32 for each portrait.",
+            help="How several portraits become one identity. encoder: in one pass of IDFormer (the "
+            "reference). mean, weighted (by quality): average of their tokens. concat: all tokens, "
+            "32 for each portrait.",
         ),
     ] = "encoder"
     drop_outliers: Annotated[
@@ -116,13 +108,16 @@ class FuseFlags:
         bool,
         typer.Option(
             "--mix-people",
-            help="Fuse portraits even if two of them are different people (ArcFace cosine below 0.25).",
+            help="Fuse portraits even if two of them are different people (ArcFace cosine below "
+            "0.25).",
         ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheFlags:
+    """Whether results are remembered."""
+
     no_cache: Annotated[
         bool,
         typer.Option(
@@ -135,13 +130,16 @@ class CacheFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class PortraitFlags:
+    """Portraits in, one file out."""
+
     portrait: Annotated[
         list[str] | None,
         typer.Option(
             "--portrait",
             metavar="FILE|FOLDER|-",
-            help="Picture of the person: JPEG, PNG or WebP (HEIC with pillow-heif); - reads standard input. Several of one person "
-            "are fused: repeat it, name a folder, or write --portrait *.jpg.",
+            help="Picture of the person: JPEG, PNG or WebP (HEIC with pillow-heif); - reads "
+            "standard input. Several of one person are fused: repeat it, name a folder, or write "
+            "--portrait *.jpg.",
         ),
     ] = None
     out: Annotated[
@@ -156,7 +154,7 @@ class PortraitFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(
+class ExtractFlags(
     PictureFlags,
     CacheFlags,
     ModelFlags,

@@ -1,20 +1,19 @@
-"""TODO"""
+"""The flags of `pulid-extract faces`. Knows nothing of what they do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoFlags:
+    """The photograph, and how its faces are shown."""
+
     photo: Annotated[
         str,
         typer.Argument(

@@ -8,15 +8,12 @@ line of it. Knows nothing of what the flags do.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 
 def _threshold(value: float | None) -> float | None:
@@ -32,6 +29,7 @@ def _index(value: int | None) -> int | None:
 
 
 def show_version(asked: bool) -> None:
+    """A typer callback: print the version and exit, if --version was given."""
     if asked:
         typer.echo(f"pulid-extract {__version__}")
         raise typer.Exit
@@ -55,8 +53,8 @@ class AntelopeFlags:
             "--models-dir",
             metavar="FOLDER",
             envvar=MODELS_DIR_VARIABLE,
-            help="Folder of model files, told apart by their headers. Asked after the flags for single files, "
-            "before the Hugging Face cache and download.",
+            help="Folder of model files, told apart by their headers. Asked after the flags for "
+            "single files, before the Hugging Face cache and download.",
         ),
     ] = None
 
@@ -148,7 +146,8 @@ class FaceFlags(DetectFlags):
         typer.Option(
             "--landmarks",
             metavar="X,Y,..",
-            help="Align by these five points (eyes, nose tip, mouth corners; left ones first) and use no face detector.",
+            help="Align by these five points (eyes, nose tip, mouth corners; left ones first) and "
+            "use no face detector.",
         ),
     ] = None
 
@@ -161,15 +160,16 @@ class CropFlags:
         Literal["retinaface", "antelopev2"],
         typer.Option(
             "--aligner",
-            help="Whose landmarks align the crop. antelopev2 saves loading and running RetinaFace; the crop shifts by some pixels "
-            "against the reference's, and the tokens with it.",
+            help="Whose landmarks align the crop. antelopev2 saves loading and running RetinaFace; "
+            "the crop shifts by some pixels against the reference's, and the tokens with it.",
         ),
     ] = "retinaface"
     parser: Annotated[
         Literal["bisenet", "none"],
         typer.Option(
             "--parser",
-            help="What removes the background. none: EVA-CLIP sees the whole crop in grey, unlike the reference.",
+            help="What removes the background. none: EVA-CLIP sees the whole crop in grey, unlike "
+            "the reference.",
         ),
     ] = "bisenet"
 

@@ -1,20 +1,19 @@
-"""TODO"""
+"""The flags of `pulid-extract score`. Knows nothing of what they do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOnlyFlags:
+class ComparisonFlags:
+    """Who is compared with whom, what counts as alike, and what is written."""
+
     images: Annotated[
         list[str],
         typer.Argument(
@@ -45,8 +44,8 @@ class ScoreOnlyFlags:
         typer.Option(
             "--recognizer",
             metavar="FILE.onnx",
-            help="Another ArcFace-shaped network (3x112x112 in, one vector out), because the one that PuLID is conditioned on flatters "
-            "itself. Default: antelopev2's.",
+            help="Another ArcFace-shaped network (3x112x112 in, one vector out), because the one "
+            "that PuLID is conditioned on flatters itself. Default: antelopev2's.",
         ),
     ] = None
     face_index: Annotated[
@@ -55,7 +54,8 @@ class ScoreOnlyFlags:
             "--face-index",
             metavar="N",
             min=0,
-            help="Score face N of each picture, counted from 0 in --face-order. Default: the most alike.",
+            help="Score face N of each picture, counted from 0 in --face-order. Default: the most "
+            "alike.",
         ),
     ] = None
     minimum: Annotated[
@@ -93,5 +93,5 @@ class ScoreOnlyFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreFlags(AntelopeFlags, DetectFlags, ScoreOnlyFlags):
+class ScoreFlags(AntelopeFlags, DetectFlags, ComparisonFlags):
     """Every flag of `score`."""

@@ -37,48 +37,42 @@ LABELS = {
     18: ("hat", (0, 200, 255)),
 }
 _COLOURS = np.array([colour for _, colour in LABELS.values()], np.uint8)
-BLEND = 0.6  # of the colour, over the grey crop, so that one sees what was labelled
-HEIGHT, LEAST_HEIGHT, ALL_HEIGHTS = (
-    384,
-    96,
-    9600,
-)  # pixels of a row's pictures, of one and of all: viewers give up on taller sheets
-NAMED = 0.005  # share of the crop from which a label is named in the caption
+# of the colour, over the grey crop, so that one sees what was labelled
+BLEND = 0.6
+# pixels of a row's pictures, of one and of all: viewers give up on taller sheets
+HEIGHT, LEAST_HEIGHT, ALL_HEIGHTS = 384, 96, 9600
+# share of the crop from which a label is named in the caption
+NAMED_SHARE = 0.005
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One portrait's row. photo, crop, grey_face: uint8 RGB. labels: (512, 512), None without a
-    parser. mark: the chosen face.
-    """
+class PreviewRow:
+    """One portrait. Pictures are uint8 RGB (H, W, 3)."""
 
+    # may hold several lines
     caption: str
     photo: np.ndarray
+    # the chosen face, in pixels of `photo`
     mark: Mark
     crop: np.ndarray
+    # (512, 512) of 0..18, None without a parser
     labels: np.ndarray | None
     grey_face: np.ndarray
 
 
-def preview_sheet(shown: Sequence[Shown]) -> np.ndarray:
-    """uint8 RGB: one row for each portrait; rows are lower where there are many."""
-    return sheet(
-        [_row(one) for one in shown], max(LEAST_HEIGHT, min(HEIGHT, ALL_HEIGHTS // len(shown)))
-    )
+def preview_sheet(rows: Sequence[PreviewRow]) -> np.ndarray:
+    """uint8 RGB (H, W, 3): one row for each portrait; rows are lower where there are many."""
+    height = max(LEAST_HEIGHT, min(HEIGHT, ALL_HEIGHTS // len(rows)))
+    return sheet([_tiles(row) for row in rows], height)
 
 
-def _row(one: Shown) -> list[tuple[str, np.ndarray]]:
-    parsed = (
-        []
-        if one.labels is None
-        else [(f"parse map: {named_labels(one.labels)}", colour_labels(one.labels, one.crop))]
-    )
-    return [
-        (one.caption, draw_faces(one.photo, [one.mark])),
-        ("aligned crop", one.crop),
-        *parsed,
-        ("what EVA-CLIP sees", one.grey_face),
-    ]
+def _tiles(row: PreviewRow) -> list[tuple[str, np.ndarray]]:
+    tiles = [(row.caption, draw_faces(row.photo, [row.mark])), ("aligned crop", row.crop)]
+    if row.labels is not None:
+        caption = f"parse map: {named_labels(row.labels)}"
+        tiles.append((caption, colour_labels(row.labels, row.crop)))
+    tiles.append(("what EVA-CLIP sees", row.grey_face))
+    return tiles
 
 
 def colour_labels(labels: np.ndarray, crop: np.ndarray) -> np.ndarray:
@@ -98,4 +92,4 @@ def named_labels(labels: np.ndarray) -> str:
         name = LABELS[int(label)][0]
         shares[name] = shares.get(name, 0.0) + count / labels.size
     ranked = sorted(shares.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {share:.0%}" for name, share in ranked if share >= NAMED)
+    return ", ".join(f"{name} {share:.0%}" for name, share in ranked if share >= NAMED_SHARE)

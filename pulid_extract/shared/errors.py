@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
+# characters of a message
 MAX_LINE = 1200
 
 
@@ -30,9 +31,8 @@ class PulidError(Exception):
     def __init__(self, message: str):
         # names inside files may hold anything: no escape codes into a terminal, and no page-long
         # lines
-        line = "".join(
-            character if character.isprintable() else "?" for character in " ".join(message.split())
-        )
+        words = " ".join(message.split())
+        line = "".join(character if character.isprintable() else "?" for character in words)
         super().__init__(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 4]} ...")
 
 
@@ -64,6 +64,12 @@ class WorkerError(PulidError):
     """There is no cluster, or nobody on it can do the work."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, short enough for a message of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
 def require_packages(names: Iterable[str], extra: str) -> None:
     """Raise PackageError, saying what to install, if a package of an extra is missing. Imports none
     of them.
@@ -71,5 +77,6 @@ def require_packages(names: Iterable[str], extra: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise PackageError(
-            f"the packages {', '.join(missing)} are not installed; run: pip install 'pulid-flux-toolkit[{extra}]'"
+            f"the packages {', '.join(missing)} are not installed; run: pip install "
+            f"'pulid-flux-toolkit[{extra}]'"
         )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from pulid_extract.shared.model_files import Source
-from pulid_extract.shared.model_files.pulling import Item
+from pulid_extract.shared.model_files.pulling import KitItem
 from pulid_generate.files.roles import CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 
@@ -21,15 +21,15 @@ APACHE = "Apache-2.0"
 NONCOMMERCIAL = "FLUX.1 [dev] Non-Commercial License: no commercial use of the model"
 
 
-def _flux(repo: str, file: str, size: int, licence: str, gated: bool = False) -> Item:
+def _flux(repo: str, file: str, size: int, licence: str, gated: bool = False) -> KitItem:
     """size: bytes."""
     source = Source(repo=repo, files=(file,), licence=licence)
-    return Item(FLUX.name, source, size, role=FLUX, gated=gated, own=True)
+    return KitItem(FLUX.name, source, size, role=FLUX, gated=gated, own=True)
 
 
 # byte for byte the ae.safetensors of FLUX.1-schnell and -dev, which are behind gates; the hash says
 # so
-AUTOENCODER = Item(
+AUTOENCODER = KitItem(
     VAE.name,
     Source(
         repo="Comfy-Org/Lumina_Image_2.0_Repackaged",
@@ -40,7 +40,7 @@ AUTOENCODER = Item(
     335_304_388,
     role=VAE,
 )
-CLIP = Item(
+CLIP = KitItem(
     CLIP_L.name,
     replace(
         CLIP_L.source, sha256="660c6f5b1abae9dc498ac2d21e1347d2abdb0cf6c0c0c8576cd796491d9a6cdd"
@@ -48,7 +48,7 @@ CLIP = Item(
     246_144_152,
     role=CLIP_L,
 )
-T5_FP16 = Item(
+T5_FP16 = KitItem(
     T5XXL.name,
     replace(
         T5XXL.source, sha256="6e480b09fae049a72d2a8c5fbccb8d3e92febeb233bbe9dfe7256958a9167635"
@@ -56,7 +56,7 @@ T5_FP16 = Item(
     9_787_841_024,
     role=T5XXL,
 )
-T5_FP8 = Item(
+T5_FP8 = KitItem(
     T5XXL.name,
     replace(
         T5XXL.source,
@@ -66,14 +66,16 @@ T5_FP8 = Item(
     4_893_934_904,
     role=T5XXL,
 )
-T5_VOCABULARY = Item(T5_TOKENIZER.name, T5_TOKENIZER.source, 791_656, or_else=("tokenizer.json",))
-IDENTITY = Item(PULID.name, PULID.source, 1_142_099_520, role=PULID)
+T5_VOCABULARY = KitItem(
+    T5_TOKENIZER.name, T5_TOKENIZER.source, 791_656, or_else=("tokenizer.json",)
+)
+IDENTITY = KitItem(PULID.name, PULID.source, 1_142_099_520, role=PULID)
 
 TEXT, TEXT_SMALL = (CLIP, T5_FP16, T5_VOCABULARY), (CLIP, T5_FP8, T5_VOCABULARY)
 
 # Each holds everything that a generation needs; "encoders" all but Flux, for whoever has that;
 # "pulid" the one file.
-KITS: dict[str, tuple[Item, ...]] = {
+KITS: dict[str, tuple[KitItem, ...]] = {
     "schnell-q4": (
         _flux("city96/FLUX.1-schnell-gguf", "flux1-schnell-Q4_K_S.gguf", 6_780_000_000, APACHE),
         AUTOENCODER,

@@ -26,8 +26,8 @@ from pulid_extract.shared.model_files import (
 from pulid_extract.shared.model_files.checkup import (
     FILES,
     Check,
-    Looked,
-    Status,
+    CheckStatus,
+    RoleCheck,
     as_text,
     libraries,
     look_for,
@@ -111,7 +111,7 @@ def _kit_for(absent: set[str]) -> str:
     return PULID_KIT if absent == {"pulid_weights"} else ENCODERS_KIT
 
 
-def _look_for_role(name: str, role: Role, flags: Flags, folder: Path | None) -> Looked:
+def _look_for_role(name: str, role: Role, flags: Flags, folder: Path | None) -> RoleCheck:
     """The check of one role: by its own flag, else in --model, else the models folder and the
     cache, as ModelFiles.find does for all of them. name: of the flag's field.
     """
@@ -175,7 +175,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
     size = f"{work.width}x{work.height}"
     if plan.problem:
         return Check(PLAN, size, "wrong", f"{plan.verdict}: {plan.problem}"), plan
-    status: Status = "note" if plan.notes() else "ok"
+    status: CheckStatus = "note" if plan.notes() else "ok"
     return Check(PLAN, size, status, plan.verdict), plan
 
 

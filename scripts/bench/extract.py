@@ -210,7 +210,7 @@ class Reference:
         self.retinaface, self.bisenet = extractor._retinaface, extractor._bisenet
         self.tower = extractor._tower.to(torch.bfloat16)
         self.idformer = extractor._idformer.to(torch.bfloat16)
-        folder = extractor.found["antelopev2"].path
+        folder = extractor.files["antelopev2"].path
         self.models = {
             path.stem: get_model(str(path), providers=["CPUExecutionProvider"])
             for path in sorted(folder.glob("*.onnx"))

@@ -1,8 +1,9 @@
 """What both command lines have in common.
 
-    console.py     standard output and error, exit codes
-    flags.py       a dataclass of flags -> a command line
-    interrupts.py  Ctrl-C that lets the work in hand be finished
+    console.py          standard output and error, exit codes
+    standard_output.py  kept free of what libraries print, open to lines of results
+    flags.py            a dataclass of flags -> a command line
+    interrupts.py       Ctrl-C that lets the work in hand be finished
 
 Imports no torch.
 """

@@ -51,7 +51,7 @@ CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 
-Status = Literal["ok", "note", "missing", "wrong"]
+CheckStatus = Literal["ok", "note", "missing", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Check:
 
     section: str
     name: str
-    status: Status
+    status: CheckStatus
     text: str
     remedy: str = ""
 
@@ -111,9 +111,7 @@ def raise_missing(checks: Iterable[Check]) -> None:
 
 
 def libraries(extra: str) -> list[Check]:
-    """Python, and every library that the project's own metadata asks for, with what the extra
-    adds.
-    """
+    """Python, and every library that the project's own metadata asks for, with what the extra adds."""
     checks = [Check("libraries", "Python", "ok", platform.python_version())]
     try:
         wanted = importlib.metadata.requires(PROJECT) or []
@@ -250,7 +248,7 @@ def _devices(wanted: str) -> list[Check]:
 
 
 @dataclass(frozen=True)
-class Looked:
+class RoleCheck:
     """A role's check. found: the file, or None. absent: nothing is there at all, so that fetching
     it would help.
     """
@@ -266,7 +264,7 @@ class Looked:
 
 def look_for(
     role: Role, search: Callable[[], Found], models_dir: Path | None, given: bool
-) -> Looked:
+) -> RoleCheck:
     """Whether a role's file is there: where, by which rule, how large. search: finds it or raises
     PulidError; is kept from fetching it.
 
@@ -278,8 +276,10 @@ def look_for(
     except PulidError as error:
         text = str(error).removeprefix(f"{role.name}: ")
         absent = not given and not _has_candidates(role, models_dir)
-        return Looked(Check(FILES, role.name, "missing" if absent else "wrong", text), None, absent)
-    return Looked(
+        return RoleCheck(
+            Check(FILES, role.name, "missing" if absent else "wrong", text), None, absent
+        )
+    return RoleCheck(
         Check(FILES, role.name, "ok", f"{found.path} ({found.rule}, {size_text(_size(found))})"),
         found,
         False,

@@ -8,17 +8,13 @@ one role are an error of every later command, so a role that the folder already 
 
 from __future__ import annotations
 
-import contextlib
-import lzma
 import shlex
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
 from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, candidates_in, is_offline
@@ -34,20 +30,18 @@ from pulid_extract.shared.model_files.transfer import (
     size_text,
     transfer,
 )
-from pulid_extract.shared.writing import make_folder, write_atomically
+from pulid_extract.shared.writing import make_folder
 
 RESERVE = 64 << 20  # bytes of the disk that stay free
-# of antelopev2's five, what PuLID uses
-NEEDED_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
 HEADERLESS = (".onnx", ".model")  # formats whose kind is not told apart here
 START = 64  # bytes that show a page
 PAGES = (b"<", b"version https://git-lfs")
 Log = Callable[[str], None]
-Status = Literal["present", "skipped", "missing", "fetched", "failed"]
+PullStatus = Literal["present", "skipped", "missing", "fetched", "failed"]
 
 
 @dataclass(frozen=True)
-class Item:
+class KitItem:
     """One file of a kit.
 
     source: with exactly one file, or a url. size: bytes, for the plan; the server's own number is
@@ -84,15 +78,15 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PullOutcome:
     """What is known of one item, or was done with it. status: "present" (whole), "skipped" (its
     role is filled by another file), "missing" (to be fetched), "fetched", or "failed" (why says
     it).
     """
 
-    item: Item
+    item: KitItem
     path: Path
-    status: Status
+    status: PullStatus
     why: str = ""
     sha256: str = ""
 
@@ -117,38 +111,39 @@ class Outcome:
         }
 
 
-def plan(items: Iterable[Item], models_dir: Path, force: bool = False) -> list[Outcome]:
+def plan(items: Iterable[KitItem], models_dir: Path, force: bool = False) -> list[PullOutcome]:
     """What is there and what is missing, without a network call. force: fetch although the role is
     filled or the file is damaged.
     """
     return [_look(item, models_dir, force) for item in items]
 
 
-def _look(item: Item, models_dir: Path, force: bool) -> Outcome:
+def _look(item: KitItem, models_dir: Path, force: bool) -> PullOutcome:
     path = item.path_in(models_dir)
     others = [str(other) for other in _others(item, path, models_dir)]
     if path.is_file():
         sha256, wrong = _check(item, path)
         if wrong:
-            return Outcome(item, path, "missing" if force else "failed", wrong)
-        return Outcome(item, path, "present", _ambiguous(item, others), sha256)
+            return PullOutcome(item, path, "missing" if force else "failed", wrong)
+        return PullOutcome(item, path, "present", _ambiguous(item, others), sha256)
     if not others or force:
         begun = sum(part.stat().st_size for part in parts_in(path))
         notes = [f"beside {', '.join(others)}"] if others else []
         notes += [f"{size_text(begun)} of it are there already"] if begun else []
-        return Outcome(item, path, "missing", "; ".join(notes))
+        return PullOutcome(item, path, "missing", "; ".join(notes))
     if item.own and item.role:
-        return Outcome(
+        return PullOutcome(
             item,
             path,
             "failed",
-            f"{others[0]} is already the {item.name}, and two would make every command ask which; take another --models-dir, or "
+            f"{others[0]} is already the {item.name}, and two would make every command ask which; "
+            "take another --models-dir, or "
             f"--force and then choose with {item.role.flag}",
         )
-    return Outcome(item, path, "skipped", f"{others[0]} is already the {item.name}")
+    return PullOutcome(item, path, "skipped", f"{others[0]} is already the {item.name}")
 
 
-def _ambiguous(item: Item, others: list[str]) -> str:
+def _ambiguous(item: KitItem, others: list[str]) -> str:
     """What to say of a file beside which others fill the same role."""
     return (
         f"{', '.join(others)} can be the {item.name}, too: choose with {item.role.flag}"
@@ -157,7 +152,7 @@ def _ambiguous(item: Item, others: list[str]) -> str:
     )
 
 
-def _others(item: Item, path: Path, models_dir: Path) -> list[Path]:
+def _others(item: KitItem, path: Path, models_dir: Path) -> list[Path]:
     """Other files of the folder that fill the item's role."""
     if item.role is None:
         return [models_dir / name for name in item.or_else if (models_dir / name).is_file()]
@@ -167,14 +162,15 @@ def _others(item: Item, path: Path, models_dir: Path) -> list[Path]:
     return [other for other in found if other not in (path, path.parent)]
 
 
-def _check(item: Item, path: Path) -> tuple[str, str]:
+def _check(item: KitItem, path: Path) -> tuple[str, str]:
     """(SHA-256 where the table has one to compare, what is wrong with the file or "")."""
     if item.source.sha256:
         found = file_sha256(path, Meter(f"checking {path.name}"))
         if found != item.source.sha256:
             return (
                 found,
-                f"is there with SHA-256 {found[:12]}.., expected {item.source.sha256[:12]}..; delete it, or --force replaces it",
+                f"is there with SHA-256 {found[:12]}.., expected {item.source.sha256[:12]}..; "
+                "delete it, or --force replaces it",
             )
         return found, ""
     try:
@@ -184,20 +180,20 @@ def _check(item: Item, path: Path) -> tuple[str, str]:
     return "", ""
 
 
-def _verify(item: Item, path: Path) -> None:
+def _verify(item: KitItem, path: Path) -> None:
     """Raise WeightsError for what is not the file it should be: a truncated one, another model, the
     login page of a proxy.
     """
     if item.file_name.endswith(HEADERLESS):
         with open(path, "rb") as file:
-            _check_start(str(path), file.read(START))
+            check_start(str(path), file.read(START))
     elif item.role is None:
         read_header(path)
     else:
         check_role(read_header(path), item.role)
 
 
-def _check_start(name: str, start: bytes) -> None:
+def check_start(name: str, start: bytes) -> None:
     """Raise WeightsError for a file without a header of its own that is empty or begins as a page
     does.
     """
@@ -214,8 +210,8 @@ def free_bytes(folder: Path) -> int:
 
 
 def pull(
-    outcomes: Iterable[Outcome], models_dir: Path, log: Log, pause: float = 1.0
-) -> Iterator[Outcome]:
+    outcomes: Iterable[PullOutcome], models_dir: Path, log: Log, pause: float = 1.0
+) -> Iterator[PullOutcome]:
     """Fetch what a plan says is missing; every outcome as it is known. One that fails does not stop
     the others.
 
@@ -228,7 +224,8 @@ def pull(
     if missing and is_offline():
         names = ", ".join(outcome.item.file_name for outcome in missing)
         raise WeightsError(
-            f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull again"
+            f"HF_HUB_OFFLINE is set: no network call was made; missing: {names}; unset it and pull "
+            "again"
         )
     make_folder(models_dir, advice="name another --models-dir")
     remotes: dict[Path, Remote | PulidError] = {}
@@ -241,7 +238,7 @@ def pull(
     for outcome in outcomes:
         remote = remotes.get(outcome.path)
         if isinstance(remote, PulidError):
-            yield Outcome(outcome.item, outcome.path, "failed", str(remote))
+            yield PullOutcome(outcome.item, outcome.path, "failed", str(remote))
         elif remote is None:
             yield outcome
         else:
@@ -254,18 +251,21 @@ def _check_disk(models_dir: Path, remotes: dict[Path, Remote | PulidError]) -> N
         if isinstance(remote, Remote):
             part = part_of(path, remote)
             needed += max(0, (remote.size or 0) - (part.stat().st_size if part.is_file() else 0))
-    _check_room(models_dir, needed, "fetched")
+    check_room(models_dir, needed, "fetched")
 
 
-def _check_room(models_dir: Path, needed: int, what: str) -> None:
+def check_room(models_dir: Path, needed: int, what: str) -> None:
     free = free_bytes(models_dir)
     if needed and needed + RESERVE > free:
         raise OutputError(
-            f"{models_dir}: {size_text(needed)} are to be {what}, {size_text(free)} are free; make room or name another --models-dir"
+            f"{models_dir}: {size_text(needed)} are to be {what}, {size_text(free)} are free; make "
+            "room or name another --models-dir"
         )
 
 
-def _fetch(outcome: Outcome, remote: Remote, models_dir: Path, log: Log, pause: float) -> Outcome:
+def _fetch(
+    outcome: PullOutcome, remote: Remote, models_dir: Path, log: Log, pause: float
+) -> PullOutcome:
     item, path = outcome.item, outcome.path
     log(f"{path.name}: {item.terms}, from {item.source.page}")
     try:
@@ -279,12 +279,12 @@ def _fetch(outcome: Outcome, remote: Remote, models_dir: Path, log: Log, pause: 
             pause,
         )
     except PulidError as error:
-        return Outcome(item, path, "failed", str(error))
+        return PullOutcome(item, path, "failed", str(error))
     others = [str(other) for other in _others(item, path, models_dir)]  # of a fetch that was forced
-    return Outcome(item, path, "fetched", _ambiguous(item, others), sha256)
+    return PullOutcome(item, path, "fetched", _ambiguous(item, others), sha256)
 
 
-def raise_failures(outcomes: Iterable[Outcome]) -> None:
+def raise_failures(outcomes: Iterable[PullOutcome]) -> None:
     """Raise WeightsError, in one line, if any item failed."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if len(failed) == 1:
@@ -292,16 +292,17 @@ def raise_failures(outcomes: Iterable[Outcome]) -> None:
     if failed:
         names = ", ".join(outcome.item.file_name for outcome in failed)
         raise WeightsError(
-            f"{len(failed)} files could not be had: {names}; the list on standard output says why of each"
+            f"{len(failed)} files could not be had: {names}; the list on standard output says why "
+            "of each"
         )
 
 
 def carry_out(
-    outcomes: Iterable[Outcome],
+    outcomes: Iterable[PullOutcome],
     models_dir: Path,
     dry_run: bool,
     log: Callable[[str], None],
-    tell: Callable[[Outcome], None],
+    tell: Callable[[PullOutcome], None],
 ) -> None:
     """Fetch what is missing, unless this is only to look, and tell of each file as it is done.
     Raises WeightsError if one failed.
@@ -315,7 +316,7 @@ def carry_out(
     raise_failures(done)
 
 
-def closing_lines(outcomes: Iterable[Outcome], models_dir: Path, dry_run: bool) -> list[str]:
+def closing_lines(outcomes: Iterable[PullOutcome], models_dir: Path, dry_run: bool) -> list[str]:
     """For standard error: what a dry run would fetch, on what terms and onto what disk; else how
     the next command finds the folder.
     """
@@ -329,66 +330,12 @@ def closing_lines(outcomes: Iterable[Outcome], models_dir: Path, dry_run: bool) 
         size = size_text(sum(outcome.item.size for outcome in missing))
         return [
             *terms,
-            f"to fetch: about {size}; free where {models_dir} is: {size_text(free_bytes(models_dir))}",
+            f"to fetch: about {size}; free where {models_dir} is: "
+            f"{size_text(free_bytes(models_dir))}",
         ]
     if any(outcome.status == "failed" for outcome in outcomes):
         return []
     return [
-        f"all there; the other commands find it with: export {MODELS_DIR_VARIABLE}={shlex.quote(str(models_dir.absolute()))}"
+        "all there; the other commands find it with: export "
+        f"{MODELS_DIR_VARIABLE}={shlex.quote(str(models_dir.absolute()))}"
     ]
-
-
-def unpack_antelopev2(archive: Path, models_dir: Path) -> list[Path]:
-    """The two networks that are used out of InsightFace's antelopev2.zip, into
-    models_dir/antelopev2/, without its own folder.
-
-    FaceAnalysis unpacks it to antelopev2/antelopev2/ and then does not find it (insightface issue
-    2517). Raises WeightsError, OutputError.
-    """
-    folder = models_dir / "antelopev2"
-    with _readable(archive), zipfile.ZipFile(archive) as opened:
-        members = {Path(name).name: name for name in opened.namelist()}
-        lacking = [name for name in NEEDED_NETWORKS if name not in members]
-        if lacking:
-            raise WeightsError(
-                f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's antelopev2.zip"
-            )
-        for name in NEEDED_NETWORKS:
-            with opened.open(members[name]) as member:
-                _check_start(f"{archive}: {name}", member.read(START))
-        make_folder(folder, advice="name another --models-dir")
-        _check_room(
-            models_dir,
-            sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS),
-            "unpacked",
-        )
-        for name in NEEDED_NETWORKS:
-            with opened.open(members[name]) as member:
-                write_atomically(folder / name, _chunks(member, archive))
-    return [folder / name for name in NEEDED_NETWORKS]
-
-
-def _chunks(member: IO[bytes], archive: Path) -> Iterator[bytes]:
-    """Reading to the end checks the CRC."""
-    with _readable(archive):
-        while chunk := member.read(1 << 20):
-            yield chunk
-
-
-@contextlib.contextmanager
-def _readable(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        ValueError,
-    ) as error:
-        raise WeightsError(
-            f"{archive}: cannot be unpacked ({error}); expected InsightFace's antelopev2.zip"
-        ) from None

@@ -20,7 +20,7 @@ from support.processes import started
 
 from pulid_extract import read_embedding
 from pulid_extract.batch.journal import NAME, Journal
-from pulid_extract.extraction.ahead import ahead
+from pulid_extract.shared.background import ahead
 from pulid_extract.shared.cache_folder import default_folder
 
 
@@ -264,7 +264,7 @@ def test_a_row_that_cannot_be_is_named_before_anything_starts(
     rows = [{"portrait": "first.png"}, line, {"portrait": "third.png", "with_uncond": "perhaps"}]
     given = "\n".join(map(json.dumps, rows)).encode()
     monkeypatch.setattr(
-        "pulid_extract.commands.batch.find_models", lambda *_: pytest.fail("files were looked for")
+        "pulid_extract.batch.work.find_models", lambda *_: pytest.fail("files were looked for")
     )
     code, reports, err = run(
         capfd, monkeypatch, "batch", "-", "--out-dir", tmp_path / "out", stdin=given
@@ -278,7 +278,7 @@ def test_a_row_that_cannot_be_is_named_before_anything_starts(
 
 
 def test_a_rows_choice_takes_the_place_of_the_command_lines(tmp_path):
-    from pulid_extract.batch.rows import plan
+    from pulid_extract.batch.rows import plan_rows
     from pulid_extract.flags.batch import BatchFlags
 
     manifest = tmp_path / "list.csv"
@@ -291,13 +291,13 @@ def test_a_rows_choice_takes_the_place_of_the_command_lines(tmp_path):
         det_threshold=0.3,
         dtype="f32",
     )
-    planned, problems = plan(flags)
+    rows, problems = plan_rows(flags)
     assert problems == []
-    assert [one.choice.name for one in planned] == ["left 0", "box", "left 2"]
-    assert [one.flags.aligner for one in planned] == ["antelopev2", "retinaface", "antelopev2"]
-    assert [one.flags.det_threshold for one in planned] == [0.3, None, 0.3]
-    assert {one.flags.dtype for one in planned} == {"f32"}
-    assert [one.flags.portrait for one in planned] == [
+    assert [row.choice.name for row in rows] == ["left 0", "box", "left 2"]
+    assert [row.flags.aligner for row in rows] == ["antelopev2", "retinaface", "antelopev2"]
+    assert [row.flags.det_threshold for row in rows] == [0.3, None, 0.3]
+    assert {row.flags.dtype for row in rows} == {"f32"}
+    assert [row.flags.portrait for row in rows] == [
         [str(tmp_path / f"{name}.png")] for name in "abc"
     ]
 

@@ -15,7 +15,7 @@ from support.coloured_faces import GREEN, RED, picture
 from support.portrait_models import models_folder, write_projection
 
 from pulid_extract import cli, encode_embedding
-from pulid_extract.commands import score as command
+from pulid_extract.faces import score_report, scorer
 from pulid_extract.faces.recognizer import Recognizer
 from pulid_extract.faces.scoring import Score, Tally, cosines_to, most_alike
 from pulid_extract.shared.errors import FaceError, WeightsError
@@ -62,10 +62,10 @@ def test_the_vector_is_the_extractions(photos):
     image = picture(*PICTURES["again"])
     recognizer = Recognizer.of_pack(models_folder() / "antelopev2")
     (first, *_) = extractor().detect(image)
-    chosen = extractor().recognise(image)
     assert recognizer.name == "glintr100.onnx"
-    vector = recognizer.embed(np.ascontiguousarray(image[..., ::-1]), chosen.face.landmarks)
-    np.testing.assert_allclose(vector, chosen.vector, rtol=1e-5, atol=1e-4)
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    want = extractor()._antelope.embed(bgr, first)
+    np.testing.assert_allclose(recognizer.embed(bgr, first.landmarks), want, rtol=1e-5, atol=1e-4)
     with pytest.raises(FaceError, match="on top of each other"):
         recognizer.embed(image, np.full((5, 2), np.nan, np.float32))
     assert first.score > 0.9
@@ -141,7 +141,11 @@ def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
             "1 of 2 pictures below --min 0.1, or without a face",
         ),
         (("me.png", "other.png", "--min-mean", "0.9"), 1, "below --min-mean 0.9"),
-        (("nobody.png", "--min-mean", "-1"), 1, "the mean is not there"),
+        (
+            ("nobody.png", "--min-mean", "-1"),
+            1,
+            "no face was scored, so there is no mean for --min-mean -1",
+        ),
         (("me.png", "broken.png"), 1, "1 of 2 pictures cannot be read"),
     ],
 )
@@ -265,8 +269,8 @@ def test_a_contact_sheet(photos, tmp_path, capfd, monkeypatch):
     )
     assert code == 0
     image = Image.open(sheet)
-    assert image.height > 2 * command.TILE
-    assert image.width > 3 * command.TILE
+    assert image.height > 2 * scorer.TILE
+    assert image.width > 3 * scorer.TILE
     assert str(photos).encode() not in sheet.read_bytes()
     code, out, err = run(
         capfd,
@@ -274,24 +278,24 @@ def test_a_contact_sheet(photos, tmp_path, capfd, monkeypatch):
         photos,
         "--reference",
         "me.png",
-        *["me.png"] * (command.ON_A_SHEET + 1),
+        *["me.png"] * (score_report.MAX_ON_A_SHEET + 1),
         "--sheet",
         tmp_path / "b.png",
     )
     assert (code, out) == (1, "")
-    assert f"a sheet holds {command.ON_A_SHEET}" in err
+    assert f"a sheet holds {score_report.MAX_ON_A_SHEET}" in err
 
 
 def test_the_sheet_is_sorted():
     tile = np.zeros((8, 8, 3), np.uint8)
     looked = [
-        command.Looked(Score("b", "ok", (0.2,)), tile=tile),
-        command.Looked(Score("d", "no face"), tile=tile),
-        command.Looked(Score("a", "ok", (0.9, 0.7)), tile=tile),
-        command.Looked(Score("c", "ok", (-0.5,)), tile=tile),
-        command.Looked(Score("e", "failed"), tile=None),
+        scorer.ScoredPicture(Score("b", "ok", (0.2,)), tile=tile),
+        scorer.ScoredPicture(Score("d", "no face"), tile=tile),
+        scorer.ScoredPicture(Score("a", "ok", (0.9, 0.7)), tile=tile),
+        scorer.ScoredPicture(Score("c", "ok", (-0.5,)), tile=tile),
+        scorer.ScoredPicture(Score("e", "failed"), tile=None),
     ]
-    assert [caption.splitlines() for caption, _ in command.tiles_of(looked)] == [
+    assert [caption.splitlines() for caption, _ in score_report.tiles_of(looked)] == [
         ["0.800", "a"],
         ["0.200", "b"],
         ["-0.500", "c"],

@@ -24,11 +24,11 @@ from support.picture_files import PICTURE, encode
 from support.portrait_models import models, models_folder
 
 from pulid_extract import FaceBox
-from pulid_extract.extraction.sources import expand, read_sources
 from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces.choice import FaceChoice
 from pulid_extract.pictures.portrait import check_portrait, decode_portrait, pictures_in
+from pulid_extract.pictures.sources import expand, read_sources
 from pulid_extract.shared.errors import InputError, WeightsError
 from pulid_extract.shared.picture_file import MAX_PIXELS
 
@@ -221,7 +221,7 @@ def test_a_folder_holds_pictures_by_their_names_sorted(tmp_path):
     assert [path.name for path in skipped] == ["more.jpg", "notes.txt"]
     said: list[str] = []
     assert expand([str(tmp_path), "-"], said.append) == [*map(str, pictures), "-"]
-    assert said == [f"{tmp_path}: 2 of 6 skipped, no pictures by their names: more.jpg, notes.txt"]
+    assert said == [f"{tmp_path}: 2 of 6 skipped, not pictures by their names: more.jpg, notes.txt"]
 
 
 def test_a_folder_without_pictures_and_standard_input_twice_are_errors(tmp_path):
@@ -246,13 +246,13 @@ def test_names_that_cannot_be_are_one_line(name, tmp_path, capfd, monkeypatch):
 
 
 def test_a_model_file_that_nothing_needs_is_said(monkeypatch):
-    from pulid_extract.extraction import opening as session
-    from pulid_extract.flags.extract import Flags
+    from pulid_extract.extraction import opening
+    from pulid_extract.flags.extract import ExtractFlags
 
     said: list[str] = []
-    monkeypatch.setattr(session.console, "log", said.append)
-    session.open_extractor(
-        Flags(models_dir=str(models_folder()), bisenet="b.pth", parser="none", device="cpu")
+    monkeypatch.setattr(opening.console, "log", said.append)
+    opening.open_extractor(
+        ExtractFlags(models_dir=str(models_folder()), bisenet="b.pth", parser="none", device="cpu")
     )
     assert said[-1] == "--bisenet b.pth: is not used; nothing here needs it"
 
@@ -272,11 +272,10 @@ def test_fifty_faces():
         *((column, row, GREEN) for column in range(0, 20, 3) for row in range(0, 20, 3)),
         (10, 10, RED),
     ]
-    found = extractor().recognise(picture(*patches))
-    assert found.faces_found == len(patches) == 50
-    assert found.box.width > 150
-    report = extractor().crop(picture(*patches)).quality
-    assert "50 faces: the largest was taken" in [warning.advice for warning in report.warnings][-1]
+    crop = extractor().crop(picture(*patches))
+    assert crop.faces_found == len(patches) == 50
+    assert crop.box.width > 150
+    assert "50 faces: the largest was taken" in crop.quality.warnings[-1].advice
 
 
 NAN = float("nan")

@@ -15,6 +15,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.coloured_faces import GREEN, RED, picture
@@ -22,7 +23,13 @@ from support.paths import ROOT
 from support.portrait_models import models_folder
 
 from pulid_extract import cli
-from pulid_extract.extraction.embedding_cache import MAGIC, EmbeddingCache, Key, Stored, key_of
+from pulid_extract.extraction.embedding_cache import (
+    MAGIC,
+    CachedExtraction,
+    EmbeddingCache,
+    Key,
+    key_of,
+)
 from pulid_extract.files import file_hashes
 from pulid_extract.files.file_hashes import FileHashes
 from pulid_extract.shared.cache_folder import default_folder
@@ -30,7 +37,7 @@ from pulid_extract.shared.errors import InputError, OutputError
 
 PORTRAIT, OTHER = b"a portrait" * 100, b"another portrait" * 100
 SETTINGS = {"dtype": "f16", "weights": {"eva_clip": ["00ff"]}}
-STORED = Stored(
+STORED = CachedExtraction(
     b"GGUF the embedding of a face" * 500, {"portraits": [{"sha256": "beef"}], "cosines": None}
 )
 
@@ -348,40 +355,49 @@ def test_off_means_off(caching, tmp_path, capfd, monkeypatch):
 
 def test_several_portraits_are_recalled_in_any_order(tmp_path):
     """`recall` puts the facts into the order of this command line, and judges them again."""
-    from pulid_extract.extraction.job import Job, recall, together_of
-    from pulid_extract.extraction.sources import Source
+    from pulid_extract.extraction.job import Job
+    from pulid_extract.extraction.result_cache import recall
+    from pulid_extract.extraction.results import ExtractionResult, PortraitResult, report_of
     from pulid_extract.faces.choice import FaceChoice
-    from pulid_extract.flags.extract import Flags
+    from pulid_extract.faces.quality import Quality, QualityWarning
+    from pulid_extract.flags.extract import ExtractFlags
+    from pulid_extract.pictures.sources import Source
     from pulid_extract.shared.errors import FaceError
 
     sources = tuple(Source(f"{name}.png", f"{name}.png", name.encode()) for name in "abc")
-    facts = {
-        "portraits": [
-            {
-                "sha256": source.sha256,
-                "line": f"quality of {source.where}",
-                "quality": {"warnings": {"yaw": "profile"}},
-            }
-            for source in sources
-        ],
-        "cosines": [[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]],
-    }
-    job = Job(sources, FaceChoice(), None, (), Flags(mix_people=True))
+    warnings = (QualityWarning("yaw", "profile"),)
+    quality = Quality(0.5, 90.0, 0.1, 45.0, 0.0, 0.0, None, None, None, 0.0, None, 1, warnings)
+    portraits = [
+        PortraitResult(
+            source.sha256,
+            "largest",
+            (1, 2, 3, 4),
+            None,
+            0.9,
+            1,
+            quality,
+            f"quality of {source.where}",
+        )
+        for source in sources
+    ]
+    cosines = np.array([[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]])
+    made = ExtractionResult(b"bytes", tuple(portraits), cosines, (32, 2048), False, "cpu")
+    job = Job(sources, FaceChoice(), None, (), ExtractFlags(mix_people=True))
     cache, key = EmbeddingCache(tmp_path), job.key({"eva_clip": ["00"]}, "cpu")
-    cache.put(key, Stored(b"bytes", facts))
+    cache.put(key, made.to_cache())
     turned = replace(job, sources=(sources[2], sources[0], sources[1]))
     assert turned.key({"eva_clip": ["00"]}, "cpu") == key
     said: list[str] = []
-    made = recall(turned, cache, key, said.append)
-    assert [one["sha256"] for one in made.facts["portraits"]] == [
-        source.sha256 for source in turned.sources
-    ]
+    recalled = recall(turned, cache, key, said.append)
+    assert recalled.is_cached
+    assert recalled.portraits == (portraits[2], portraits[0], portraits[1])
     assert said[:2] == ["c.png: quality of c.png", "c.png: warning: profile"]
-    assert together_of(turned, made)["outliers"] == ["c.png"]
-    assert together_of(turned, made)["cosines"][0] == [1.0, 0.1, 0.1]
+    report = report_of(turned, recalled)
+    assert report["outliers"] == ["c.png"]
+    assert report["cosines"][0] == [1.0, 0.1, 0.1]
     for flags, message in (
-        (Flags(), "two people"),
-        (Flags(mix_people=True, strict=True), "--strict: 4 warnings"),
+        (ExtractFlags(), "two people"),
+        (ExtractFlags(mix_people=True, strict=True), "--strict: 4 warnings"),
     ):
         with pytest.raises(FaceError, match=message):
             recall(replace(turned, flags=flags), cache, key, said.append)

@@ -172,7 +172,7 @@ def test_a_box_by_hand_needs_no_detector():
     from pulid_extract.extraction.extractor import Extractor
 
     by_hand = Extractor.load(models_dir=models_folder(), device="cpu", detect=False)
-    assert "retinaface" not in by_hand.found
+    assert "retinaface" not in by_hand.files
     (one,) = by_hand.extract(
         picture(CORNER, MIDDLE), FaceChoice(box=FaceBox(100, 64, 512, 400))
     ).crops

@@ -251,7 +251,7 @@ def test_a_folder_a_glob_and_repeated_flags_give_the_same_bytes(
         assert "ArcFace cosines" in stderr
         assert "0.98" in stderr
         if name == "folder":
-            assert "1 of 4 skipped, no pictures by their names: notes.txt" in stderr
+            assert "1 of 4 skipped, not pictures by their names: notes.txt" in stderr
             assert f"{c}: is the same picture as {b}; it counts once" in stderr
             # in the order of their names
             assert stderr.index("a.JPG: quality") < stderr.index("b.png: quality")
@@ -406,13 +406,13 @@ TAKES_VALUE = {"--portrait": True, "--out": True, "-o": True, "--json": False, "
     ],
 )
 def test_names_in_a_row_are_portraits(typed, want):
-    from pulid_extract.cli import repeat_portrait
+    from pulid_extract.flags.portrait_list import repeat_portrait
 
     assert repeat_portrait(typed.split(), TAKES_VALUE, {"faces", "pull"}) == want.split()
 
 
 def test_a_file_named_like_a_command_is_a_portrait_behind_portrait(tmp_path, monkeypatch):
-    from pulid_extract.cli import repeat_portrait
+    from pulid_extract.flags.portrait_list import repeat_portrait
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faces").write_bytes(b"x")

@@ -16,7 +16,13 @@ from support.portrait_models import models
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.pictures import drawing
 from pulid_extract.pictures.drawing import Mark, draw_faces, encode_png, sheet
-from pulid_extract.pictures.preview import LABELS, Shown, colour_labels, named_labels, preview_sheet
+from pulid_extract.pictures.preview import (
+    LABELS,
+    PreviewRow,
+    colour_labels,
+    named_labels,
+    preview_sheet,
+)
 from pulid_extract.shared import captions
 
 GREY = np.full((200, 300, 3), 90, np.uint8)
@@ -97,7 +103,9 @@ def test_details_are_drawn_where_the_face_is_large_enough():
 
 def test_many_portraits_make_low_rows_and_no_parse_map_without_a_parser():
     blank = np.zeros((512, 512, 3), np.uint8)
-    one = Shown("", blank, Mark((0.0, 0.0, 9.0, 9.0)), blank, np.zeros((512, 512), np.uint8), blank)
+    one = PreviewRow(
+        "", blank, Mark((0.0, 0.0, 9.0, 9.0)), blank, np.zeros((512, 512), np.uint8), blank
+    )
     heights = [preview_sheet([one] * count).shape[0] / count for count in (1, 40)]
     assert heights[0] > 384 > 300 > heights[1] > 240
     assert (
@@ -123,7 +131,7 @@ def test_every_label_has_a_name_and_only_pairs_share_a_colour():
 
 def test_the_sheet_shows_what_the_tower_sees():
     grey_face = np.full((512, 512, 3), 200, np.uint8)
-    shown = Shown(
+    shown = PreviewRow(
         "me.jpg",
         GREY,
         Mark((5, 5, 50, 50)),

@@ -22,17 +22,16 @@ from safetensors.numpy import save
 from support.paths import ROOT
 from support.portrait_models import write_antelopev2
 
+from pulid_extract.files.antelopev2_zip import NEEDED_NETWORKS, unpack_antelopev2
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.errors import OutputError, WeightsError
 from pulid_extract.shared.model_files import PULID, Source, find, pulling, transfer
 from pulid_extract.shared.model_files.pulling import (
-    NEEDED_NETWORKS,
-    Item,
+    KitItem,
     closing_lines,
     plan,
     pull,
     raise_failures,
-    unpack_antelopev2,
 )
 from pulid_extract.shared.model_files.transfer import Meter, ask, part_of, size_text
 
@@ -52,9 +51,9 @@ def hub(online):
     return online
 
 
-def item(**changes) -> Item:
+def item(**changes) -> KitItem:
     source = Source(repo=REPO, files=(FILE,), licence="Apache-2.0")
-    return replace(Item("PuLID weights", source, len(BODY), role=PULID), **changes)
+    return replace(KitItem("PuLID weights", source, len(BODY), role=PULID), **changes)
 
 
 def get(target: Path, source: Source | None = None, **options) -> str:

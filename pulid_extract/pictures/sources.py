@@ -1,7 +1,5 @@
-"""The portraits of one command line: files, folders and standard input, each picture once. Reads
+"""The pictures of one command line: files, folders and standard input, each picture once. Reads
 bytes, decodes nothing.
-
-numpy is imported only once there is work to do.
 """
 
 from __future__ import annotations
@@ -11,21 +9,26 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pulid_extract.pictures.portrait import pictures_in, read_portrait_bytes
 from pulid_extract.shared.errors import InputError
 
-SHOWN = 5  # names of skipped files in one line
+# names of skipped files in one line
+MAX_SKIPPED_NAMES = 5
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture. where: its name for messages. path: as it was given, "-" for standard input."""
+    """One picture."""
 
+    # its name for messages
     where: str
+    # as it was given, "-" for standard input
     path: str
     data: bytes
 
     @property
     def sha256(self) -> str:
+        """Lower-case hex."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -35,21 +38,19 @@ def expand(given: Sequence[str], log: Callable[[str], None]) -> list[str]:
 
     Says what of a folder is skipped. Raises InputError for a folder without a picture.
     """
-    from pulid_extract.pictures.portrait import pictures_in
-
     paths: list[str] = []
     for path in given:
-        if path == "-" or not os.path.isdir(path):  # which, unlike Path, takes a name of any length
+        # which, unlike Path, takes a name of any length
+        if path == "-" or not os.path.isdir(path):
             paths.append(path)
             continue
         pictures, skipped = pictures_in(path)
         if skipped:
-            names = ", ".join(item.name for item in skipped[:SHOWN]) + (
-                ", ..." if len(skipped) > SHOWN else ""
-            )
-            log(
-                f"{path}: {len(skipped)} of {len(pictures) + len(skipped)} skipped, no pictures by their names: {names}"
-            )
+            names = [item.name for item in skipped[:MAX_SKIPPED_NAMES]]
+            if len(skipped) > MAX_SKIPPED_NAMES:
+                names.append("...")
+            count = f"{len(skipped)} of {len(pictures) + len(skipped)}"
+            log(f"{path}: {count} skipped, not pictures by their names: {', '.join(names)}")
         paths += [str(picture) for picture in pictures]
     return paths
 
@@ -60,8 +61,6 @@ def read_sources(
     """Every picture's bytes; the same picture twice counts once, and is said. flag: what named
     them. Raises InputError.
     """
-    from pulid_extract.pictures.portrait import read_portrait_bytes
-
     if list(paths).count("-") > 1:
         raise InputError(f"{flag} -: standard input was named twice; it holds one picture")
     sources: dict[str, Source] = {}

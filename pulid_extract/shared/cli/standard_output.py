@@ -1,0 +1,89 @@
+"""Standard output while libraries run: kept free of what they print, and open to lines of results
+that leave while the work goes on. Knows nothing of what is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from types import TracebackType
+from typing import BinaryIO
+
+from pulid_extract.shared.errors import OutputError
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries out of standard output, at the level of file descriptors, and their
+    warnings out of standard error.
+
+    Raises OutputError if there is no standard output: a result could not be said, and its
+    descriptor may be any file's by now.
+    """
+    _check_open()
+    sys.stdout.flush()
+    handler = logging.NullHandler()
+    # without any handler, logging prints warnings by itself
+    logging.getLogger().addHandler(handler)
+    saved = None
+    with contextlib.suppress(OSError):
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+class ResultLines:
+    """Standard output, held by a descriptor of its own, past `quiet`. Open it before that; every
+    line arrives or raises.
+    """
+
+    def __init__(self) -> None:
+        """Raises OutputError if there is no standard output."""
+        _check_open()
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> ResultLines:
+        sys.stdout.flush()
+        self._file = os.fdopen(os.dup(1), "wb", buffering=0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, line: str) -> None:
+        """One line. Raises OutputError, BrokenPipeError."""
+        assert self._file is not None  # within `with`
+        left = memoryview(f"{line}\n".encode())
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise OutputError(
+                f"standard output: cannot be written ({error.strerror or error})"
+            ) from None
+
+
+def _check_open() -> None:
+    if sys.stdout is None:
+        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
