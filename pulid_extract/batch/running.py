@@ -35,7 +35,7 @@ def run_batch(flags: BatchFlags) -> None:
     if problems:
         for line in listed(problems):
             console.log(line)
-        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        count = console.counted(len(problems), "problem")
         raise InputError(f"{flags.rows}: {count}, listed above; nothing was started")
     out_dir = make_folder(flags.out_dir, flag="--out-dir")
     _delete_half_written(out_dir, rows)
@@ -67,7 +67,7 @@ def _results(run: BatchRun) -> Iterator[RowResult]:
 def _say_counts(counts: Counter[str], rows: int) -> None:
     """What became of the rows. Raises KeyboardInterrupt if some were never begun."""
     parts = [f"{count} {status}" for status, count in sorted(counts.items())]
-    console.log(f"{rows} row{'s' * (rows != 1)}: {', '.join(parts) or 'none done'}")
+    console.log(f"{console.counted(rows, 'row')}: {', '.join(parts) or 'none done'}")
     left = rows - counts.total()
     if left:
         console.log(f"stopped, {left} not done; run it again with --resume")

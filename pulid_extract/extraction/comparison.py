@@ -13,6 +13,7 @@ import numpy as np
 
 from pulid_extract.flags.extract import ExtractFlags
 from pulid_extract.networks import fusion
+from pulid_extract.shared.cli.console import counted
 from pulid_extract.shared.errors import FaceError
 
 Log = Callable[[str], None]
@@ -60,7 +61,7 @@ def compare(
         comparison = _judge_outliers(names, cosines, flags, log, warnings)
         _refuse_strangers(names, cosines, comparison.dropped, flags, log)
     if flags.strict and warnings:
-        count = f"{len(warnings)} warning{'s' * (len(warnings) != 1)}"
+        count = counted(len(warnings), "warning")
         raise FaceError(f"--strict: {count}, nothing was written: {'; '.join(warnings)}")
     return comparison
 

@@ -6,8 +6,8 @@ made from: its name and its key are hashes of their bytes together with every op
 shaped it (convergent encryption, Douceur et al., ICDCS 2002; here SHAKE-256 as the stream and keyed
 BLAKE2b as the seal). The SHA-256 of a portrait, which a .pulidembd holds, opens nothing. Deleting
 the folder loses nothing but time. Safe between processes: files are written beside and renamed, and
-what does not open is not there. Knows nothing of portraits, networks or command lines beyond the
-bytes it is given.
+what does not open counts as missing. Knows nothing of portraits, networks or command lines beyond
+the bytes it is given.
 """
 
 from __future__ import annotations

@@ -174,7 +174,9 @@ class Extractor:
     def fuse(
         self, crops: Sequence[FaceCrop], fuse: Fuse = "encoder", with_uncond: bool = False
     ) -> Identity:
-        """One identity from one or several portraits of a person, in the order given; see `tokens`."""
+        """One identity from one or several portraits of a person, in the order given; see
+        `tokens`.
+        """
         features = [self.features(crop) for crop in crops]
         tokens = self.tokens(features, fuse, [crop.quality.value for crop in crops])
         return Identity(tokens, self.uncond(features, fuse) if with_uncond else None, tuple(crops))

@@ -18,6 +18,7 @@ from pulid_extract.faces.choice import FaceChoice, pick
 from pulid_extract.faces.crop import Landmarks
 from pulid_extract.pictures import regions
 from pulid_extract.pictures.portrait import Photo
+from pulid_extract.shared.cli.console import counted
 from pulid_extract.shared.errors import FaceError, InputError
 
 # IoU below which the two detectors' boxes are taken for two faces
@@ -125,8 +126,8 @@ class FaceLocator:
         return LocatedFace(face.box, face.landmarks, face, face.score, len(faces))
 
     def _say_taken(self, faces: Sequence[Face], choice: FaceChoice, score: float) -> None:
-        count = f"{len(faces)} face{'s' * (len(faces) != 1)} found"
-        self.log(f"{count}, taking {choice.words()} (score {score:.2f})")
+        count = counted(len(faces), "face")
+        self.log(f"{count} found, taking {choice.words()} (score {score:.2f})")
 
 
 def _place(photo: Photo, faces: Sequence[Face | Landmarks], choice: FaceChoice) -> int:

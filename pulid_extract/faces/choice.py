@@ -17,16 +17,21 @@ from pulid_extract.pictures.regions import FaceBox
 from pulid_extract.shared.errors import FaceError, InputError
 
 Order = Literal["largest", "left", "right", "top", "bottom", "center"]
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, x right, y down
-Size = tuple[float, float]  # width, height of the picture
-LANDMARKS = 5  # eyes, nose tip, mouth corners; of each pair the left one in the picture first
+# x1, y1, x2, y2 in pixels, x right, y down
+Box = tuple[float, float, float, float]
+# width, height of the picture
+Size = tuple[float, float]
+# eyes, nose tip, mouth corners; of each pair the left one in the picture first
+LANDMARKS = 5
 
 
 def area(box: Box) -> float:
+    """In square pixels."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def centre(box: Box) -> tuple[float, float]:
+    """x, y."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
@@ -51,15 +56,18 @@ class FaceChoice:
     """The face that is meant; by default the largest. Coordinates are pixels of the upright
     portrait.
 
-    index: counts from 0 in `order`. at: a point inside the face's box. box: a region by hand, no
-    detector runs. landmarks: five points by hand, no detector runs. At most one of `at`, `box` and
-    `landmarks`, and then no index or order. Raises InputError for what is none of these.
+    At most one of `at`, `box` and `landmarks`, and then no index or order. Raises InputError for
+    anything else.
     """
 
+    # from 0, in `order`
     index: int = 0
     order: Order = "largest"
+    # a point inside the face's box
     at: tuple[float, float] | None = None
+    # a region by hand, no detector runs
     box: FaceBox | None = None
+    # five points by hand, no detector runs
     landmarks: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -69,17 +77,17 @@ class FaceChoice:
             )
         if self.index < 0:
             raise InputError(f"--face-index {self.index}: faces are counted from 0")
-        if (
-            sum(way is not None for way in (self.at, self.box, self.landmarks))
-            + (self.index != 0 or self.order != "largest")
-            > 1
-        ):
+        ways = [way for way in (self.at, self.box, self.landmarks) if way is not None]
+        is_counted = self.index != 0 or self.order != "largest"
+        if len(ways) + is_counted > 1:
             raise InputError(
-                "a face is chosen in one way: by index and order, by a point, by a box, or by landmarks"
+                "a face is chosen in one way: by index and order, by a point, by a box, or by "
+                "landmarks"
             )
         if self.landmarks is not None and len(self.landmarks) != LANDMARKS:
             raise InputError(
-                f"--landmarks: {len(self.landmarks)} points, expected {LANDMARKS}: eyes, nose tip, mouth corners"
+                f"--landmarks: {len(self.landmarks)} points, expected {LANDMARKS}: eyes, nose tip, "
+                "mouth corners"
             )
 
     @property
@@ -90,28 +98,26 @@ class FaceChoice:
         for word in ("at", "box", "landmarks"):
             if getattr(self, word) is not None:
                 return word
-        return (
-            "largest"
-            if (self.order, self.index) == ("largest", 0)
-            else f"{self.order} {self.index}"
-        )
+        if (self.order, self.index) == ("largest", 0):
+            return "largest"
+        return f"{self.order} {self.index}"
 
     @property
     def detects(self) -> bool:
         """Whether a face detector has to run."""
         return self.box is None and self.landmarks is None
 
-    def words(self, whose: str = "") -> str:
+    def words(self, detector: str = "") -> str:
         """ "the largest", "insightface's largest face", "the face at 10,20", for messages about a
         face that a detector found.
         """
         if self.at is not None:
             which = f"face at {self.at[0]:g},{self.at[1]:g}"
         elif self.name == "largest":
-            which = "largest face" if whose else "largest"
+            which = "largest face" if detector else "largest"
         else:
             which = f"face {self.index} in the order '{self.order}'"
-        return f"{whose}'s {which}" if whose else f"the {which}"
+        return f"{detector}'s {which}" if detector else f"the {which}"
 
 
 def in_order(boxes: Sequence[Box], order: Order, size: Size) -> list[int]:
@@ -131,7 +137,8 @@ def pick(boxes: Sequence[Box], choice: FaceChoice, size: Size) -> int:
         return _at(boxes, choice.at)
     if choice.index >= len(boxes):
         raise FaceError(
-            f"--face-index {choice.index}: there {_faces(len(boxes))}, counted from 0; `pulid-extract faces` lists them"
+            f"--face-index {choice.index}: there {_faces(len(boxes))}, counted from 0; "
+            "`pulid-extract faces` lists them"
         )
     return in_order(boxes, choice.order, size)[choice.index]
 
@@ -143,14 +150,17 @@ def _at(boxes: Sequence[Box], point: tuple[float, float]) -> int:
         middle = centre(boxes[place])
         return (middle[0] - x) ** 2 + (middle[1] - y) ** 2
 
-    around = [
-        place for place, box in enumerate(boxes) if box[0] <= x <= box[2] and box[1] <= y <= box[3]
-    ]
+    around = []
+    for place, (left, top, right, bottom) in enumerate(boxes):
+        if left <= x <= right and top <= y <= bottom:
+            around.append(place)
     if around:
         return min(around, key=away)
-    near = tuple(round(value) for value in centre(boxes[min(range(len(boxes)), key=away)]))
+    nearest = min(range(len(boxes)), key=away)
+    near = [round(value) for value in centre(boxes[nearest])]
     raise FaceError(
-        f"--face-at {x:g},{y:g}: no face is there; the nearest of {len(boxes)} is around {near[0]},{near[1]}; "
+        f"--face-at {x:g},{y:g}: no face is there; the nearest of {len(boxes)} is around "
+        f"{near[0]},{near[1]}; "
         f"`pulid-extract faces` lists them"
     )
 

@@ -44,12 +44,13 @@ GREY = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One face as RetinaFace sees it, in pixels. box: (x1, y1, x2, y2). points: (5, 2) eyes, nose,
-    mouth corners.
-    """
+    """One face as RetinaFace sees it, in pixels of the picture."""
 
+    # (x1, y1, x2, y2)
     box: tuple[float, float, float, float]
+    # (5, 2): eyes, nose tip, mouth corners
     points: np.ndarray
+    # 0 to 1
     score: float
 
     def mapped(
@@ -58,11 +59,8 @@ class Landmarks:
         """The same face where x becomes x * scale + shift, and y alike."""
         (sx, sy), (dx, dy) = scale, shift
         left, top, right, bottom = self.box
-        return Landmarks(
-            (left * sx + dx, top * sy + dy, right * sx + dx, bottom * sy + dy),
-            self.points * scale + shift,
-            self.score,
-        )
+        box = (left * sx + dx, top * sy + dy, right * sx + dx, bottom * sy + dy)
+        return Landmarks(box, self.points * scale + shift, self.score)
 
 
 def load_retinaface(path: Path, device: str = "cpu") -> nn.Module:
@@ -93,15 +91,18 @@ def find_landmarks(
     detector: nn.Module, image: np.ndarray, confidence: float = CONFIDENCE
 ) -> list[Landmarks]:
     """All faces in a uint8 BGR (H, W, 3) picture, at its own size, best score first."""
-    found = detector.detect_faces(image, confidence)  # type: ignore[operator]  # (faces, 15): box, score, five points
-    if not np.isfinite(found).all():
+    # (faces, 15): box, score, five points
+    rows = detector.detect_faces(image, confidence)  # type: ignore[operator]
+    if not np.isfinite(rows).all():
         raise WeightsError(
-            "RetinaFace gives boxes that are NaN or infinite; download detection_Resnet50_Final.pth again"
+            "RetinaFace gives boxes that are NaN or infinite; download "
+            "detection_Resnet50_Final.pth again"
         )
-    return [
-        Landmarks(tuple(float(x) for x in row[:4]), row[5:15].reshape(5, 2), float(row[4]))  # type: ignore[arg-type]
-        for row in found
-    ]
+    marks = []
+    for row in rows:
+        left, top, right, bottom, score = (float(value) for value in row[:5])
+        marks.append(Landmarks((left, top, right, bottom), row[5:15].reshape(5, 2), score))
+    return marks
 
 
 def align(image: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -123,7 +124,8 @@ def alignment(points: np.ndarray) -> np.ndarray:
     matrix = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.LMEDS)[0]
     if matrix is None or not np.isfinite(matrix).all():
         raise FaceError(
-            "the face's landmarks lie on top of each other; give another portrait, or the region with --face-box"
+            "the face's landmarks lie on top of each other; give another portrait, or the region "
+            "with --face-box"
         )
     return matrix
 
@@ -136,21 +138,16 @@ def warp(
     """
     import cv2
 
+    size = (CROP_SIDE, CROP_SIDE)
     if border is None:
-        return cv2.warpAffine(
-            image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE
-        )
-    return cv2.warpAffine(
-        image, matrix, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_CONSTANT, borderValue=border
-    )
+        return cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
 
 
 def to_tensor(crop: np.ndarray) -> torch.Tensor:
     """uint8 BGR (H, W, 3) -> float32 RGB (1, 3, H, W) in [0, 1]."""
-    return (
-        torch.from_numpy(np.ascontiguousarray(crop[..., ::-1].transpose(2, 0, 1))).float()[None]
-        / 255.0
-    )
+    channels_first = np.ascontiguousarray(crop[..., ::-1].transpose(2, 0, 1))
+    return torch.from_numpy(channels_first).float()[None] / 255.0
 
 
 @torch.no_grad()

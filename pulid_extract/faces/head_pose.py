@@ -35,18 +35,19 @@ DISTANCE = 100.0
 
 @dataclass(frozen=True)
 class Pose:
-    """Degrees. yaw: above 0 the face turns to the right edge of the picture. pitch: above 0 it
-    looks up. roll: above 0 the head leans clockwise, as seen in the picture.
-    """
+    """In degrees."""
 
+    # above 0 the face turns to the right edge of the picture
     yaw: float
+    # above 0 it looks up
     pitch: float
+    # above 0 the head leans clockwise, as seen in the picture
     roll: float
 
 
 def head_pose(landmarks: np.ndarray) -> Pose | None:
-    """landmarks: (5, 2) pixels: eyes, nose tip, mouth corners. None if they are no face: all on one
-    line, or not finite.
+    """landmarks: (5, 2) pixels: eyes, nose tip, mouth corners. None if they cannot be a face: all
+    on one line, or not finite.
     """
     import cv2
 

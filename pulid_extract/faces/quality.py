@@ -33,23 +33,26 @@ NO_PITCH_BEYOND = 60.0
 
 @dataclass(frozen=True)
 class Limit:
-    """From `good` on a measure costs nothing, at `bad` it makes the value 0 times `floor`; beyond
-    `warn` it is said.
+    """How much a measure costs."""
 
-    floor: what is left of the value at the worst; 0 only for what leaves no face to speak of.
-    """
-
+    # from here on nothing
     good: float
+    # beyond this it is said
     warn: float
+    # from here on as much as it can
     bad: float
+    # what is left of the value at the worst; 0 only for what leaves no face to speak of
     floor: float
+    # for people, {0} is the measure
     advice: str
 
     def factor(self, measure: float) -> float:
+        """1 for a good measure, `floor` for a bad one."""
         part = (measure - self.bad) / (self.good - self.bad)
         return self.floor + (1 - self.floor) * min(max(part, 0.0), 1.0)
 
     def exceeded(self, measure: float) -> bool:
+        """Whether it is worth a word."""
         return measure < self.warn if self.good > self.bad else measure > self.warn
 
 
@@ -131,9 +134,11 @@ SEVERAL_FACES = (
 
 @dataclass(frozen=True)
 class QualityWarning:
-    """name: the measure, or "faces". advice: one line."""
+    """What could be better."""
 
+    # the measure, or "faces"
     name: str
+    # one line
     advice: str
 
 
@@ -141,14 +146,13 @@ class QualityWarning:
 class Quality:
     """What was measured, in the units of LIMITS; None: cannot be measured for a face that was
     chosen this way.
-
-    value: 0 (useless) to 1 (nothing to improve): the product of all factors. yaw, pitch, roll:
-    degrees, see head_pose.
     """
 
+    # 0 (useless) to 1 (nothing to improve): the product of all factors
     value: float
     face_size: float
     sharpness: float
+    # degrees, see head_pose
     yaw: float | None
     pitch: float | None
     roll: float | None
@@ -157,6 +161,7 @@ class Quality:
     hat: float | None
     outside: float
     score: float | None
+    # how many the detector saw
     faces: int
     warnings: tuple[QualityWarning, ...]
 
@@ -177,14 +182,14 @@ class Quality:
 
     def line(self) -> str:
         """One line for people, without the warnings."""
-        pose = (
-            "pose not known"
-            if self.yaw is None
-            else f"yaw {self.yaw:.0f}, pitch {self.pitch:.0f}, roll {self.roll:.0f} degrees"
-        )
+        pose = "pose not known"
+        if self.yaw is not None:
+            pose = f"yaw {self.yaw:.0f}, pitch {self.pitch:.0f}, roll {self.roll:.0f} degrees"
         parts = [f"face {self.face_size:.0f} px", f"sharpness {self.sharpness:.3f}", pose]
-        parts += [f"covered {self.covered:.0%}"] if self.covered is not None else []
-        parts += [f"score {self.score:.2f}"] if self.score is not None else []
+        if self.covered is not None:
+            parts.append(f"covered {self.covered:.0%}")
+        if self.score is not None:
+            parts.append(f"score {self.score:.2f}")
         return f"quality {self.value:.2f}: {', '.join(parts)}"
 
 
@@ -205,26 +210,33 @@ def judge(
     parser. box: (x1, y1, x2, y2), not cut at the border, in the pixels of a portrait of `size`
     (width, height). taken: which of several faces, if that was not said by hand.
     """
-    yaw, pitch = (abs(pose.yaw), abs(pose.pitch)) if pose is not None else (None, None)
     measures: dict[str, float | None] = {
         "face_size": min(box[2] - box[0], box[3] - box[1]),
         "sharpness": sharpness(crop),
-        "yaw": yaw,
-        "pitch": None if yaw is not None and yaw > NO_PITCH_BEYOND else pitch,
-        **dict.fromkeys(("covered", "glasses", "hat")),
-        **(parsed_shares(labels) if labels is not None else {}),
+        "yaw": None,
+        "pitch": None,
+        "covered": None,
+        "glasses": None,
+        "hat": None,
         "outside": outside(box, size),
         "score": score,
     }
+    if pose is not None:
+        measures["yaw"] = abs(pose.yaw)
+        if abs(pose.yaw) <= NO_PITCH_BEYOND:
+            measures["pitch"] = abs(pose.pitch)
+    if labels is not None:
+        measures |= parsed_shares(labels)
     known = {name: value for name, value in measures.items() if value is not None}
-    warnings = [
-        QualityWarning(name, LIMITS[name].advice.format(value))
-        for name, value in known.items()
-        if LIMITS[name].exceeded(value)
-    ]
+    warnings = []
+    for name, value in known.items():
+        if LIMITS[name].exceeded(value):
+            warnings.append(QualityWarning(name, LIMITS[name].advice.format(value)))
     if faces > 1 and taken is not None:
         warnings.append(QualityWarning("faces", SEVERAL_FACES.format(faces, taken)))
-    measures |= {"yaw": pose.yaw, "pitch": pose.pitch} if pose is not None else {}
+    # with their signs, and beyond the limit, too
+    if pose is not None:
+        measures |= {"yaw": pose.yaw, "pitch": pose.pitch}
     return Quality(
         value=math.prod(LIMITS[name].factor(value) for name, value in known.items()),
         roll=pose.roll if pose is not None else None,

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from pulid_extract.shared.cli.console import counted
+
 ScoreStatus = Literal["ok", "no face", "failed"]
 
 
@@ -100,7 +102,7 @@ class Tally:
 
     def line(self) -> str:
         """For people."""
-        parts = [f"{self.count} picture{'s' * (self.count != 1)}"]
+        parts = [counted(self.count, "picture")]
         if self.mean is not None and self.lowest is not None:
             parts[0] += f": mean {self.mean:.3f}, lowest {self.lowest[0]:.3f} ({self.lowest[1]})"
         if self.without_face:

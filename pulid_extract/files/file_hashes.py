@@ -25,7 +25,8 @@ from pulid_extract.shared.writing import make_folder, write_atomically
 MEMORY = "weights.json"
 # seconds: a file that changed this recently may change again within one tick of its clock
 YOUNG = 2.0
-USED = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")  # of an antelopev2 folder, if they are there
+# of an antelopev2 folder, if it has them
+USED = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
 
 
 class FileHashes:
@@ -38,11 +39,9 @@ class FileHashes:
     def known(self, path: Path) -> str | None:
         """The hash, if the file is as it was when it was last read."""
         remembered = self._known.get(_name(path))
-        return (
-            remembered["sha256"]
-            if remembered is not None and remembered["mark"] == _mark(path)
-            else None
-        )
+        if remembered is None or remembered["mark"] != _mark(path):
+            return None
+        return remembered["sha256"]
 
     def of(self, path: Path) -> str:
         """The hash, lower-case hex; reads the file unless it is known. Raises InputError."""
@@ -64,22 +63,21 @@ class FileHashes:
         """Best effort: what another process wrote meanwhile is read again later, at worst."""
         if self.path is None:
             return
-        there = {
-            name: entry
-            for name, entry in {**_read(self.path), **self._known}.items()
-            if os.path.exists(name)
-        }
+        remembered = _read(self.path) | self._known
+        existing = {name: entry for name, entry in remembered.items() if os.path.exists(name)}
         with contextlib.suppress(OutputError, OSError):
             make_folder(self.path.parent, mode=0o700)
-            write_atomically(self.path, json.dumps(there, indent=1).encode(), mode=0o600)
+            write_atomically(self.path, json.dumps(existing, indent=1).encode(), mode=0o600)
 
 
 def files_of(found: Mapping[str, Found]) -> dict[str, list[Path]]:
-    """role -> the files that are read for it; of an antelopev2 folder the two that are used."""
-    return {
-        name: _inside(one.path) if one.path.is_dir() else [one.path]
-        for name, one in sorted(found.items())
-    }
+    """role -> the files that are read for it; of an antelopev2 folder the two that are used. found:
+    role -> its file or folder.
+    """
+    files = {}
+    for role, file in sorted(found.items()):
+        files[role] = _inside(file.path) if file.path.is_dir() else [file.path]
+    return files
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -107,8 +105,8 @@ def _read(path: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(known, dict):
         return {}
-    return {
-        name: entry
-        for name, entry in known.items()
-        if isinstance(entry, dict) and {"mark", "sha256"} <= entry.keys()
-    }
+    entries = {}
+    for name, entry in known.items():
+        if isinstance(entry, dict) and {"mark", "sha256"} <= entry.keys():
+            entries[name] = entry
+    return entries

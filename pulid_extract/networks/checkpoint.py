@@ -58,18 +58,19 @@ def _read_pickle(path: Path, wanted: Callable[[str], bool]) -> dict[str, torch.T
     except Exception as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
-            f"{path}: torch cannot load it as plain tensors ({reason}); download it again, or convert it to safetensors"
+            f"{path}: torch cannot load it as plain tensors ({reason}); download it again, or "
+            "convert it to safetensors"
         ) from None
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path}: holds a {type(loaded).__name__}, expected a dict of tensors")
-    return {
-        _plain(name): value
-        for name, value in loaded.items()
-        if wanted(_plain(name)) and isinstance(value, torch.Tensor)
-    }
+    tensors = {}
+    for name, value in loaded.items():
+        if isinstance(value, torch.Tensor) and wanted(_plain(name)):
+            tensors[_plain(name)] = value
+    return tensors
 
 
 def _plain(name: object) -> str:
@@ -84,24 +85,22 @@ def load_strictly(
 
     Every parameter and persistent buffer must be there, with its shape, and nothing else.
     """
-    want = module.state_dict()
+    wanted = module.state_dict()
     # counters of batch norms, of no use in eval mode: torch itself lets files from before they
     # existed leave them out
     counters = {
-        name: tensor for name, tensor in want.items() if name.endswith("num_batches_tracked")
+        name: tensor for name, tensor in wanted.items() if name.endswith("num_batches_tracked")
     }
     tensors = counters | dict(tensors)
+    wrong_shapes = []
+    for name in wanted.keys() & tensors.keys():
+        shape, wanted_shape = tuple(tensors[name].shape), tuple(wanted[name].shape)
+        if shape != wanted_shape:
+            wrong_shapes.append(f"{name} {shape} for {wanted_shape}")
     problems = [
-        *_listed("missing", want.keys() - tensors.keys()),
-        *_listed("unknown", tensors.keys() - want.keys()),
-        *_listed(
-            "wrong shape",
-            [
-                f"{name} {tuple(tensors[name].shape)} for {tuple(want[name].shape)}"
-                for name in want.keys() & tensors.keys()
-                if tensors[name].shape != want[name].shape
-            ],
-        ),
+        *_listed("missing", wanted.keys() - tensors.keys()),
+        *_listed("unknown", tensors.keys() - wanted.keys()),
+        *_listed("wrong shape", wrong_shapes),
     ]
     if problems:
         raise WeightsError(f"{path}: does not fit {what}: {'; '.join(problems)}")
@@ -113,7 +112,7 @@ def size_of(
     tensors: Mapping[str, torch.Tensor], name: str, axis: int, path: Path, what: str
 ) -> int:
     """Length of one axis of a tensor that the sizes of `what` are read from. Raises WeightsError if
-    it is not there.
+    it is missing.
     """
     if name not in tensors or tensors[name].ndim <= axis:
         raise WeightsError(f"{path}: does not fit {what}: missing {name}")

@@ -30,8 +30,10 @@ HEAD_WIDTH = 64
 # pt_hw_seq_len of the reference's config: rope was trained at 224 / 14 and is interpolated
 # (intp_freq)
 ROPE_GRID = (16, 16)
-TAPS = (3, 7, 11, 15, 19)  # the reference keeps x *before* blocks 4, 8, 12, 16 and 20
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # OPENAI_DATASET_MEAN and _STD, eva_clip/constants.py
+# the reference keeps x *before* blocks 4, 8, 12, 16 and 20
+TAPS = (3, 7, 11, 15, 19)
+# OPENAI_DATASET_MEAN and _STD, eva_clip/constants.py
+MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 # Layouts by the prefix before `pos_embed`: open_clip, original, timm.
@@ -51,6 +53,7 @@ RENAMES = {
     "mlp.w3.weight": "mlp.fc2.weight",
     "mlp.w3.bias": "mlp.fc2.bias",
 }
+BLOCK = re.compile(r"blocks\.\d+\.")
 # Dropped on purpose: rope tables follow from the sizes. The public file has none, other savings of
 # the tower do.
 ROPE = re.compile(r"(blocks\.\d+\.attn\.)?rope\.(freqs_cos|freqs_sin|bands|pos_embed)")
@@ -63,27 +66,23 @@ def load_eva_clip(path: Path) -> nn.Module:
     read. Raises WeightsError, naming the tensors, if they are not exactly those of a tower deep
     enough for PuLID.
     """
-    tensors = tower_tensors(
-        read_tensors(path, lambda name: not name.startswith(("text.", "logit_"))), path
-    )
+    stored = read_tensors(path, lambda name: not name.startswith(("text.", "logit_")))
+    tensors = tower_tensors(stored, path)
 
     def size(name: str, axis: int = 0) -> int:
         return size_of(tensors, name, axis, path, WHAT)
 
-    width, patch, depth = (
-        size("pos_embed", 2),
-        size("patch_embed.proj.weight", 3),
-        count_of(tensors, "blocks."),
-    )
-    side = round((size("pos_embed", 1) - 1) ** 0.5)
+    width, positions = size("pos_embed", 2), size("pos_embed", 1)
+    patch, depth = size("patch_embed.proj.weight", 3), count_of(tensors, "blocks.")
+    # but for the class token
+    side = round((positions - 1) ** 0.5)
     if depth <= TAPS[-1]:
         raise WeightsError(
-            f"{path}: the tower has {depth} blocks, PuLID reads the output of block {TAPS[-1]}: at least {TAPS[-1] + 1}"
+            f"{path}: the tower has {depth} blocks, PuLID reads the output of block {TAPS[-1]}: at "
+            f"least {TAPS[-1] + 1}"
         )
-    if width % HEAD_WIDTH or side * side != size("pos_embed", 1) - 1:
-        raise WeightsError(
-            f"{path}: does not fit {WHAT}: width {width}, {size('pos_embed', 1)} positions"
-        )
+    if width % HEAD_WIDTH or side * side != positions - 1:
+        raise WeightsError(f"{path}: does not fit {WHAT}: width {width}, {positions} positions")
 
     from timm.models.eva import Eva
 
@@ -116,14 +115,16 @@ def tower_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, tor
     prefix = next((prefix for prefix in PREFIXES if prefix + "pos_embed" in tensors), None)
     if prefix is None:
         raise WeightsError(f"{path}: does not fit {WHAT}: missing pos_embed")
-    found = {}
+    renamed = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix(prefix)
         if not name.startswith(prefix) or ROPE.fullmatch(plain):
             continue
-        block, ending = re.fullmatch(r"(blocks\.\d+\.)?(.*)", plain, re.DOTALL).groups(default="")  # type: ignore[union-attr]
-        found[block + RENAMES.get(ending, ending)] = tensor
-    return found
+        block = BLOCK.match(plain)
+        start = block[0] if block else ""
+        ending = plain[len(start) :]
+        renamed[start + RENAMES.get(ending, ending)] = tensor
+    return renamed
 
 
 def image_size(tower: nn.Module) -> int:

@@ -10,11 +10,13 @@ the cosine of two vectors says whether they are one person.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
+from pulid_extract.shared.embedding_file import MAX_TOKENS
 from pulid_extract.shared.errors import FaceError, InputError
 
 Fuse = Literal["encoder", "mean", "concat", "weighted"]
@@ -23,10 +25,10 @@ FUSE: tuple[Fuse, ...] = get_args(Fuse)
 # Cosines of un-normalised ArcFace vectors (antelopev2's glintr100). Two photographs of one person
 # are usually above 0.4, two strangers around 0; both limits leave room for age, profile and poor
 # light.
-OUTLIER = 0.35  # mean cosine to the other portraits below which one is named
-STRANGER = 0.25  # cosine of two portraits below which they are two people
-
-MAX_TOKENS = 1024  # of a .pulidembd; the format's own number, compared by a test
+# mean cosine to the other portraits below which one is named
+OUTLIER = 0.35
+# cosine of two portraits below which they are two people
+STRANGER = 0.25
 # of the best portrait's: a useless portrait still counts, so that weights never sum to nothing
 SMALLEST_WEIGHT = 0.01
 
@@ -52,27 +54,28 @@ def outliers(pairs: np.ndarray) -> list[int]:
     The worst is taken out before the next is judged, so that one stranger does not pull the others
     down. Of two portraits neither is the outlier, since nothing says which.
     """
-    left, found = list(range(len(pairs))), []
+    left, outlying = list(range(len(pairs))), []
     while len(left) > 2:
         means = mean_to_others(pairs[np.ix_(left, left)])
         worst = int(np.argmin(means))
         if means[worst] >= OUTLIER:
             break
-        found.append(left.pop(worst))
-    return found
+        outlying.append(left.pop(worst))
+    return outlying
 
 
 def strangers(pairs: np.ndarray) -> tuple[int, int, float] | None:
     """The two portraits least like each other and their cosine, if it says that they are two
     people.
     """
-    upper = [
-        (float(pairs[i, j]), i, j) for i in range(len(pairs)) for j in range(i + 1, len(pairs))
-    ]
-    if not upper or min(upper)[0] >= STRANGER:
+    least = None
+    for first, second in itertools.combinations(range(len(pairs)), 2):
+        cosine = float(pairs[first, second])
+        if least is None or cosine < least[2]:
+            least = (first, second, cosine)
+    if least is None or least[2] >= STRANGER:
         return None
-    cosine, first, second = min(upper)
-    return first, second, cosine
+    return least
 
 
 def cosine_table(names: Sequence[str], pairs: np.ndarray) -> list[str]:
@@ -81,11 +84,9 @@ def cosine_table(names: Sequence[str], pairs: np.ndarray) -> list[str]:
     heads = "".join(f"{number:>7}" for number in range(1, len(names) + 1))
     lines = [f"{'ArcFace cosines':<{wide + 4}}{heads}   mean"]
     for place, (name, mean) in enumerate(zip(names, mean_to_others(pairs), strict=True)):
-        row = "".join(
-            f"{'-':>7}" if other == place else f"{pairs[place, other]:>7.2f}"
-            for other in range(len(names))
-        )
-        lines.append(f"{place + 1:>3} {name:<{wide}}{row}{mean:>7.2f}")
+        cells = [f"{cosine:>7.2f}" for cosine in pairs[place]]
+        cells[place] = f"{'-':>7}"
+        lines.append(f"{place + 1:>3} {name:<{wide}}{''.join(cells)}{mean:>7.2f}")
     return lines
 
 
@@ -110,7 +111,8 @@ def fuse_tokens(
         total = sum(len(part) for part in tokens)
         if total > MAX_TOKENS:
             raise FaceError(
-                f"--fuse concat: {len(tokens)} portraits give {total} tokens, a .pulidembd holds {MAX_TOKENS}; "
+                f"--fuse concat: {len(tokens)} portraits give {total} tokens, a .pulidembd holds "
+                f"{MAX_TOKENS}; "
                 f"give fewer portraits, or --fuse encoder"
             )
         return np.concatenate(tokens)

@@ -27,7 +27,8 @@ from pulid_extract.shared.errors import WeightsError
 
 PREFIX = "pulid_encoder."
 HEAD_WIDTH = 64
-SCALES = 5  # hidden states of the tower, one mapping each; the layers divide evenly among them
+# hidden states of the tower, one mapping each; the layers divide evenly among them
+SCALES = 5
 WHAT = "PuLID's IDFormer"
 
 
@@ -63,8 +64,8 @@ class PerceiverAttention(nn.Module):
 class IDFormer(nn.Module):
     """The encoder at the sizes of the reference by default.
 
-    cond_dim: width of the condition vector: ArcFace 512 + EVA-CLIP's pooled 768.
-    vit_dims: width of each of the five hidden states.
+    cond_dim: width of the condition vector: ArcFace 512 + EVA-CLIP's pooled 768. vit_dims: width of
+    each of the five hidden states.
     """
 
     def __init__(
@@ -91,12 +92,8 @@ class IDFormer(nn.Module):
         for i, vit_dim in enumerate(vit_dims):
             self.add_module(f"mapping_{i}", _mapping(vit_dim, mapping_dim, dim))
         self.id_embedding_mapping = _mapping(cond_dim, mapping_dim, dim * num_cond_tokens)
-        self.num_latents, self.dim, self.cond_dim, self.vit_dims = (
-            num_latents,
-            dim,
-            cond_dim,
-            vit_dims,
-        )
+        self.num_latents, self.dim = num_latents, dim
+        self.cond_dim, self.vit_dims = cond_dim, vit_dims
 
     def forward(self, id_cond: torch.Tensor, hidden_states: list[torch.Tensor]) -> torch.Tensor:
         """Identity tokens (B, N, C) in the module's dtype.
@@ -153,21 +150,21 @@ def load_idformer(path: Path) -> IDFormer:
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     if not tensors:
         raise WeightsError(
-            f"{path}: holds no {PREFIX}* tensors; {WHAT} needs them: use pulid_flux_v0.9.1.safetensors"
+            f"{path}: holds no {PREFIX}* tensors; {WHAT} needs them: use "
+            "pulid_flux_v0.9.1.safetensors"
         )
 
     def size(name: str, axis: int = 0) -> int:
         return size_of(tensors, name, axis, path, WHAT)
 
-    dim, depth, inner = (
-        size("latents", 2),
-        count_of(tensors, "layers."),
-        size("layers.0.0.to_q.weight"),
-    )
-    if inner % HEAD_WIDTH or depth % SCALES or size("id_embedding_mapping.6.weight") % dim:
+    dim, depth = size("latents", 2), count_of(tensors, "layers.")
+    inner = size("layers.0.0.to_q.weight")
+    condition = size("id_embedding_mapping.6.weight")
+    if inner % HEAD_WIDTH or depth % SCALES or condition % dim:
         raise WeightsError(
             f"{path}: does not fit {WHAT}: {depth} layers (a multiple of {SCALES} expected), "
-            f"attention width {inner} (a multiple of {HEAD_WIDTH} expected), {size('id_embedding_mapping.6.weight')} condition rows"
+            f"attention width {inner} (a multiple of {HEAD_WIDTH} expected), "
+            f"{condition} condition rows"
         )
     with without_init():
         model = IDFormer(
@@ -178,7 +175,7 @@ def load_idformer(path: Path) -> IDFormer:
             num_latents=size("latents", 1),
             output_dim=size("proj_out", 1),
             cond_dim=size("id_embedding_mapping.0.weight", 1),
-            num_cond_tokens=size("id_embedding_mapping.6.weight") // dim,
+            num_cond_tokens=condition // dim,
             vit_dims=tuple(size(f"mapping_{i}.0.weight", 1) for i in range(SCALES)),
             mapping_dim=size("mapping_0.0.weight"),
         )

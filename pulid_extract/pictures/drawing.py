@@ -14,25 +14,30 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pulid_extract.shared.captions import INK, PAPER, RIM, font_of, line_height, wrap
+from pulid_extract.shared.captions import INK, PAPER, RIM, Font, font_of, line_height, wrap
 
 BOX, CHOSEN, POINT = (255, 200, 0), (0, 220, 90), (255, 60, 60)
-MARGIN = 12  # pixels around a sheet and between its tiles
-DETAILS_WIDTH = 2  # widths of a face that its further lines may take
-LINES_PER_SIDE = 320  # a line is one pixel wide for each of these on the longer side
+# pixels around a sheet and between its tiles
+MARGIN = 12
+# widths of a face that its further lines may take
+DETAILS_WIDTH = 2
+# a line is one pixel wide for each of these on the longer side
+LINES_PER_SIDE = 320
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One face to draw. box: (x1, y1, x2, y2). points: (5, 2), or None. caption: on the box.
-    chosen: in the other colour. details: further lines, where the face is large enough for them not
-    to hide its neighbours.
-    """
+    """One face to draw."""
 
+    # (x1, y1, x2, y2)
     box: tuple[float, float, float, float]
+    # (5, 2), or None
     points: np.ndarray | None = None
+    # on the box
     caption: str = ""
+    # in the other colour
     chosen: bool = False
+    # further lines, where the face is large enough for them not to hide its neighbours
     details: str = ""
 
 
@@ -59,10 +64,10 @@ def _caption(
 ) -> None:
     """On a patch of the box's colour at its upper left corner, moved inside the picture."""
     font = font_of(max(12, round(max(size) / 45)))
-    has_room = draw.textbbox((0, 0), mark.details, font=font)[2] <= DETAILS_WIDTH * (
-        mark.box[2] - mark.box[0]
-    )
-    text = f"{mark.caption}\n{mark.details}" if mark.details and has_room else mark.caption
+    text = mark.caption
+    room = DETAILS_WIDTH * (mark.box[2] - mark.box[0])
+    if mark.details and draw.textbbox((0, 0), mark.details, font=font)[2] <= room:
+        text = f"{mark.caption}\n{mark.details}"
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 6, bottom - top + 6
     x = min(max(mark.box[0], 0), max(size[0] - wide, 0))
@@ -79,16 +84,18 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -
     """
     font = font_of()
     line = line_height(font)
-    scaled = [[(caption, _scaled(picture, height)) for caption, picture in row] for row in rows]
-    wrapped = [[wrap(caption, tile.width, font) for caption, tile in row] for row in scaled]
-    heights = [max(len(lines) for lines in row) * line + height + MARGIN for row in wrapped]
-    width = max(sum(tile.width + MARGIN for _, tile in row) for row in scaled) + MARGIN
-    canvas = Image.new("RGB", (width, sum(heights) + MARGIN), PAPER)
+    scaled, widths, heights = [], [], []
+    for row in rows:
+        tiles = [_tile(caption, picture, height, font) for caption, picture in row]
+        scaled.append(tiles)
+        widths.append(sum(tile.width + MARGIN for tile, _ in tiles))
+        heights.append(max(len(lines) for _, lines in tiles) * line + height + MARGIN)
+    canvas = Image.new("RGB", (max(widths) + MARGIN, sum(heights) + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = MARGIN
-    for row, captions, high in zip(scaled, wrapped, heights, strict=True):
+    for tiles, high in zip(scaled, heights, strict=True):
         left = MARGIN
-        for (_, tile), lines in zip(row, captions, strict=True):
+        for tile, lines in tiles:
             canvas.paste(tile, (left, top))
             # or white would run into white
             draw.rectangle((left - 1, top - 1, left + tile.width, top + height), outline=RIM)
@@ -97,6 +104,14 @@ def sheet(rows: Sequence[Sequence[tuple[str, np.ndarray]]], height: int = 384) -
             left += tile.width + MARGIN
         top += high
     return np.asarray(canvas)
+
+
+def _tile(
+    caption: str, picture: np.ndarray, height: int, font: Font
+) -> tuple[Image.Image, list[str]]:
+    """The picture at this height, and the lines below it."""
+    tile = _scaled(picture, height)
+    return tile, wrap(caption, tile.width, font)
 
 
 def _scaled(picture: np.ndarray, height: int) -> Image.Image:

@@ -30,15 +30,16 @@ LONG_SIDE = 1024
 
 @dataclass(frozen=True)
 class Photo:
-    """A portrait, and what the networks see of it: uint8 BGR, its long side limited. scale: (x, y)
-    from that to the portrait.
-    """
+    """A portrait, and what the networks see of it."""
 
+    # uint8 RGB (H, W, 3), upright
     image: np.ndarray
+    # the same as uint8 BGR, its long side limited
     bgr: np.ndarray
 
     @classmethod
     def of(cls, image: np.ndarray) -> Photo:
+        """image: uint8 RGB (H, W, 3). Raises InputError for another array or a ribbon."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise InputError(
                 f"the portrait is {image.dtype} {image.shape}, expected uint8 RGB (H, W, 3)"
@@ -52,6 +53,7 @@ class Photo:
 
     @property
     def scale(self) -> tuple[float, float]:
+        """(x, y) from the limited picture to the portrait."""
         return self.image.shape[1] / self.bgr.shape[1], self.image.shape[0] / self.bgr.shape[0]
 
     @property
@@ -61,12 +63,9 @@ class Photo:
 
     def in_portrait(self, box: tuple[float, float, float, float]) -> FaceBox:
         """A box as whole pixels of the portrait, cut at its borders: what --face-box would take."""
-        left, right = (
-            min(max(round(x * self.scale[0]), 0), self.size[0]) for x in (box[0], box[2])
-        )
-        top, bottom = (
-            min(max(round(y * self.scale[1]), 0), self.size[1]) for y in (box[1], box[3])
-        )
+        (sx, sy), (width, height) = self.scale, self.size
+        left, right = (min(max(round(x * sx), 0), width) for x in (box[0], box[2]))
+        top, bottom = (min(max(round(y * sy), 0), height) for y in (box[1], box[3]))
         return FaceBox(left, top, right - left, bottom - top)
 
 

@@ -52,7 +52,7 @@ def keep_of(
 
     mask: uint8 RGB (H, W, 3), the lighter half keeps. boxes: regions, of which any keeps. With
     both, what both keep. `where` names the mask in messages. Raises InputError for a mask of
-    another size and a box that cannot be.
+    another size and for an invalid box.
     """
     if mask is None and not boxes:
         return None
@@ -61,7 +61,8 @@ def keep_of(
     if mask is not None:
         if mask.shape[:2] != (height, width):
             raise InputError(
-                f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, the upright portrait is {width}x{height}; they must be equal"
+                f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, the upright portrait is "
+                f"{width}x{height}; they must be equal"
             )
         keep &= mask.mean(axis=2) >= 128
     if boxes:
@@ -81,7 +82,8 @@ def check_box(flag: str, box: FaceBox, size: tuple[int, int], smallest: int = MI
         raise InputError(f"{flag} {_text(box)}: has no area; give X,Y,W,H with W and H above 0")
     if box.x < 0 or box.y < 0 or box.x + box.width > size[0] or box.y + box.height > size[1]:
         raise InputError(
-            f"{flag} {_text(box)}: reaches outside the portrait, which is {size[0]}x{size[1]} pixels"
+            f"{flag} {_text(box)}: reaches outside the portrait, which is {size[0]}x{size[1]} "
+            "pixels"
         )
     if max(box.width, box.height) < smallest:
         raise InputError(
@@ -114,11 +116,8 @@ def crop_box(
     part = image[max(top, 0) : top + side, max(left, 0) : left + side]
     y, x = max(-top, 0), max(-left, 0)
     if pad is None:
-        rims = [
-            (before, side - before - length)
-            for before, length in zip((y, x), part.shape, strict=False)
-        ]
-        square = np.pad(part, (*rims, (0, 0)), mode="edge")
+        below, beyond = side - y - part.shape[0], side - x - part.shape[1]
+        square = np.pad(part, ((y, below), (x, beyond), (0, 0)), mode="edge")
     else:
         square = np.full((side, side, 3), pad, np.uint8)
         square[y : y + part.shape[0], x : x + part.shape[1]] = part

@@ -1,4 +1,5 @@
-"""All that pulid_generate may import of pulid_extract: file formats, errors, records, three folders.
+"""All that pulid_generate may import of pulid_extract: file formats, errors, records, three
+folders.
 
     errors.py          the error tree
     embedding_file.py  the .pulidembd format

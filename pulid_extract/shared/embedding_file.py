@@ -240,12 +240,14 @@ def _check_keys(where: str, keys: Mapping[str, Any]) -> None:
     architecture = keys.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise EmbeddingError(
-            f"{where}: general.architecture is {architecture!r}, expected {ARCHITECTURE!r}; this gguf is not an identity file"
+            f"{where}: general.architecture is {architecture!r}, expected {ARCHITECTURE!r}; this "
+            "gguf is not an identity file"
         )
     version = keys.get("pulid.version")
     if isinstance(version, bool) or version != VERSION:
         raise EmbeddingError(
-            f"{where}: pulid.version is {version!r}, this program reads {VERSION}; extract it again or update"
+            f"{where}: pulid.version is {version!r}, this program reads {VERSION}; extract it "
+            "again or update"
         )
 
 
@@ -266,7 +268,8 @@ def _tensor(
     begin = start + offset
     if begin + size > len(data):
         raise EmbeddingError(
-            f"{where}: tensor '{name}' needs bytes {begin} to {begin + size}, the file has {len(data)}; it is truncated"
+            f"{where}: tensor '{name}' needs bytes {begin} to {begin + size}, the file has "
+            f"{len(data)}; it is truncated"
         )
     array = _widen(data[begin : begin + size], (rows, columns), dtype)
     _check_finite(where, name, array)
@@ -290,7 +293,8 @@ def _check_shape(where: str, name: str, shape: tuple[int, ...]) -> None:
 def _check_widths(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     if UNCOND in arrays and arrays[UNCOND].shape[1] != arrays[TOKENS].shape[1]:
         raise EmbeddingError(
-            f"{where}: '{UNCOND}' has width {arrays[UNCOND].shape[1]}, '{TOKENS}' has {arrays[TOKENS].shape[1]}; they must agree"
+            f"{where}: '{UNCOND}' has width {arrays[UNCOND].shape[1]}, '{TOKENS}' has "
+            f"{arrays[TOKENS].shape[1]}; they must agree"
         )
 
 

@@ -61,7 +61,7 @@ class PackageError(PulidError):
 
 
 class WorkerError(PulidError):
-    """There is no cluster, or nobody on it can do the work."""
+    """There is no cluster, or none of its machines can do the work."""
 
 
 def first_line(error: BaseException) -> str:

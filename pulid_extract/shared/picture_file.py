@@ -1,5 +1,5 @@
-"""Picture files of any origin into upright pixels of 8 bits, or one line that says why not: what both
-programs read portraits, starting pictures and masks with.
+"""Picture files of any origin into upright pixels of 8 bits, or one line that says why not: what
+both programs read portraits, starting pictures and masks with.
 
 Bytes of a file or of standard input go in, a Pillow image comes out. Limits of size are checked
 before anything is decoded. Colour profiles are not applied, as in the reference app. Knows nothing
@@ -112,8 +112,8 @@ def decode_picture(
     """The picture as a viewer shows it: upright, 8 bits per channel, of mode "L" or "RGB".
 
     where: names the source in messages. behind: the colour, as Pillow spells it, that shows through
-    what is transparent. Raises InputError for bytes that are not a picture of these formats, and for
-    one that is truncated, animated or has more than 128 million pixels.
+    what is transparent. Raises InputError for bytes that are not a picture of these formats, and
+    for one that is truncated, animated or has more than 128 million pixels.
     """
     with warnings.catch_warnings():
         # Pillow warns of bombs (refused in `_open`) and of odd EXIF
@@ -185,7 +185,7 @@ def _unreadable(data: bytes, where: str, formats: PictureFormats, reason: str) -
 
 
 def _guess(data: bytes, formats: PictureFormats) -> str:
-    """What people send instead of a picture, "" if this is none of it."""
+    """What people send instead of a picture, "" if it looks like nothing known."""
     if data[4:12] == b"ftypavif":
         return "it is AVIF: save it as JPEG"
     if data.lstrip()[:1] == b"<":
@@ -197,8 +197,8 @@ def _guess(data: bytes, formats: PictureFormats) -> str:
 
 
 def _flatten(image: Image.Image, behind: str) -> Image.Image:
-    """8 bits per channel, "L" or "RGB", of any mode that Pillow opens; what is transparent shows the
-    colour behind it.
+    """8 bits per channel, "L" or "RGB", of any mode that Pillow opens; what is transparent shows
+    the colour behind it.
     """
     import numpy as np
     from PIL import Image, ImageColor

@@ -101,7 +101,8 @@ def _make_beside(path: Path) -> Path:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); check that the folder exists and is writable"
+            f"{path}: cannot be written ({error.strerror or error}); check that the folder exists "
+            "and is writable"
         ) from None
     os.close(handle)
     return Path(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pulid_extract.shared.model_files.transfer import size_text
+from pulid_extract.shared.model_files.meter import size_text
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def write_result(data: bytes) -> None:
 
 def write_line(line: str) -> None:
     """One line of results. Raises OutputError, BrokenPipeError."""
-    # a file name may hold bytes that are no UTF-8
+    # a file name may hold bytes that are not UTF-8
     write_result(f"{line}\n".encode(errors="surrogateescape"))
 
 
@@ -108,5 +108,6 @@ def refuse_options(context: typer.Context) -> None:
     for parameter in context.command.params:
         if parameter.name and was_given(context, parameter.name):
             context.fail(
-                f"{parameter.opts[0]} stands before '{context.invoked_subcommand}'; options go after the sub-command."
+                f"{parameter.opts[0]} stands before '{context.invoked_subcommand}'; options go "
+                "after the sub-command."
             )

@@ -16,8 +16,8 @@ Command = Callable[[typer.Context, FlagsType], None]
 
 
 def takes_flags(kind: type[FlagsType]) -> Callable[[Command[FlagsType]], Callable[..., None]]:
-    """A decorator for a function of a typer context and one object of flags: makes it a command with
-    every field of `kind` as an option.
+    """A decorator for a function of a typer context and one object of flags: makes it a command
+    with every field of `kind` as an option.
 
     kind: a dataclass, its fields annotated as typer wants them; one without a default is required.
     """

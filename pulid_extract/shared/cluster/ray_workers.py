@@ -193,7 +193,9 @@ class RayWorkers:
         self._refreshed = -math.inf
 
     def places(self) -> list[Place]:
-        """See `dispatch.WorkerPool`. Raises InputError for --cpus-per-worker that no machine has."""
+        """See `dispatch.WorkerPool`. Raises InputError for --cpus-per-worker that no machine
+        has.
+        """
         if time.monotonic() - self._refreshed > NODE_REFRESH:
             self._places = find_places(self._ray.nodes(), self.on_cpu, self.cpus_per_worker)
             self._refreshed = time.monotonic()

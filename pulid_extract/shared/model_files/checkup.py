@@ -12,7 +12,7 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,18 +22,20 @@ import psutil
 from pulid_extract.shared.errors import PackageError, PulidError
 from pulid_extract.shared.model_files.finding import Found, candidates_in, downloads_dir, is_offline
 from pulid_extract.shared.model_files.kinds import Role
+from pulid_extract.shared.model_files.meter import size_text
 from pulid_extract.shared.model_files.pulling import free_bytes
-from pulid_extract.shared.model_files.transfer import size_text
 
 PROJECT = "pulid-flux-toolkit"
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?")
-FILES = "model files"  # the section
+# the section
+FILES = "model files"
 STANDS_IN = {
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
     "onnxruntime": ("onnxruntime-gpu",),
 }
 CPUINFO = Path("/proc/cpuinfo")
-CPU_FLAGS = {  # what the kernel calls them -> what people do; of x86 and of ARM
+# what the kernel calls them -> what people do; of x86 and of ARM
+CPU_FLAGS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
     "avx512_vnni": "VNNI (int8)",
@@ -56,14 +58,15 @@ CheckStatus = Literal["ok", "note", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. status: "missing" and "wrong" make a run impossible. remedy:
-    what to do, or "".
-    """
+    """One thing that was looked at."""
 
+    # of the report
     section: str
     name: str
+    # "missing" and "wrong" make a run impossible
     status: CheckStatus
     text: str
+    # what to do, or ""
     remedy: str = ""
 
     @property
@@ -72,6 +75,7 @@ class Check:
         return self.status in ("missing", "wrong")
 
     def as_dict(self) -> dict[str, Any]:
+        """JSON values, in the order in which they are printed."""
         return {
             "section": self.section,
             "name": self.name,
@@ -111,21 +115,15 @@ def raise_missing(checks: Iterable[Check]) -> None:
 
 
 def libraries(extra: str) -> list[Check]:
-    """Python, and every library that the project's own metadata asks for, with what the extra adds."""
+    """Python, and every library that the project's own metadata asks for, with what the extra
+    adds.
+    """
     checks = [Check("libraries", "Python", "ok", platform.python_version())]
+    install = f"pip install '{PROJECT}[{extra}]'"
     try:
         wanted = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError:
-        return [
-            *checks,
-            Check(
-                "libraries",
-                PROJECT,
-                "missing",
-                "is not installed",
-                f"pip install '{PROJECT}[{extra}]'",
-            ),
-        ]
+        return [*checks, Check("libraries", PROJECT, "missing", "is not installed", install)]
     for line in wanted:
         requirement, _, marker = line.partition(";")
         match = REQUIREMENT.match(requirement.strip())
@@ -162,29 +160,21 @@ def machine(device: str = "auto") -> list[Check]:
     """Processor, main memory, and the devices that torch sees. device: the one that is asked for,
     missing if it is not among them.
     """
+    cores = psutil.cpu_count(logical=False) or os.cpu_count()
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
+    memory = f"{size_text(total)}, {size_text(free)} free"
     limit = memory_limit()
-    inside = (
-        f"; this container may use {size_text(limit)}"
-        if limit is not None and limit < total
-        else ""
-    )
+    if limit is not None and limit < total:
+        memory += f"; this container may use {size_text(limit)}"
     return [
-        Check(
-            "machine",
-            "processor",
-            "ok",
-            f"{psutil.cpu_count(logical=False) or os.cpu_count()} cores{_cpu_abilities()}",
-        ),
-        Check(
-            "machine", "main memory", "ok", f"{size_text(total)}, {size_text(free)} free{inside}"
-        ),
+        Check("machine", "processor", "ok", f"{cores} cores{_cpu_abilities()}"),
+        Check("machine", "main memory", "ok", memory),
         *_devices(device),
     ]
 
 
 def memory_limit() -> int | None:
-    """Bytes that this container may use, None if it is none or has no limit."""
+    """Bytes that this container may use, None outside of one or without a limit."""
     for path in CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             return int(path.read_text())
@@ -196,19 +186,16 @@ def _cpu_abilities() -> str:
         lines = CPUINFO.read_text().splitlines()
     except OSError:  # not Linux
         return f", {platform.machine()}"
-    flags = next(
-        (
-            line.partition(":")[2].split()
-            for line in lines
-            if line.startswith(("flags", "Features"))
-        ),
-        [],
-    )
+    flags: list[str] = []
+    for line in lines:
+        if line.startswith(("flags", "Features")):
+            flags = line.partition(":")[2].split()
+            break
     names = list(dict.fromkeys(text for flag, text in CPU_FLAGS.items() if flag in flags))
-    slow = (
-        "" if any("bf16" in name for name in names) else "; no bf16 arithmetic: computes in float32"
-    )
-    return f", {', '.join(names) or platform.machine()}{slow}"
+    abilities = f", {', '.join(names) or platform.machine()}"
+    if any("bf16" in name for name in names):
+        return abilities
+    return f"{abilities}; no bf16 arithmetic: computes in float32"
 
 
 def _devices(wanted: str) -> list[Check]:
@@ -216,32 +203,22 @@ def _devices(wanted: str) -> list[Check]:
         import torch
     except ImportError:
         return []  # the libraries say so
-    found = []
+    devices = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(index)
         text = f"{torch.cuda.get_device_name(index)}, {size_text(total)}, {size_text(free)} free"
-        found.append(Check("machine", f"cuda:{index}", "ok", text))
+        devices.append(Check("machine", f"cuda:{index}", "ok", text))
     if torch.backends.mps.is_available():
-        found.append(Check("machine", "mps", "ok", "Apple GPU, shares the main memory"))
-    usable = ["cpu", *(check.name for check in found)]
-    found = found or [
-        Check(
-            "machine",
-            "GPU",
-            "note",
-            f"none that torch {torch.__version__} sees; everything runs on the CPU",
-        )
-    ]
-    if wanted not in ("auto", *usable, *(name.partition(":")[0] for name in usable)):
-        found.append(
-            Check(
-                "machine",
-                f"device {wanted}",
-                "wrong",
-                f"not usable here; usable: {', '.join(usable)}",
-            )
-        )
-    return found
+        devices.append(Check("machine", "mps", "ok", "Apple GPU, shares the main memory"))
+    usable = ["cpu", *(device.name for device in devices)]
+    if not devices:
+        none = f"none that torch {torch.__version__} sees; everything runs on the CPU"
+        devices.append(Check("machine", "GPU", "note", none))
+    kinds = [name.partition(":")[0] for name in usable]
+    if wanted not in ("auto", *usable, *kinds):
+        text = f"not usable here; usable: {', '.join(usable)}"
+        devices.append(Check("machine", f"device {wanted}", "wrong", text))
+    return devices
 
 
 # -------------------------------------------------------------------------------------- model files
@@ -249,12 +226,12 @@ def _devices(wanted: str) -> list[Check]:
 
 @dataclass(frozen=True)
 class RoleCheck:
-    """A role's check. found: the file, or None. absent: nothing is there at all, so that fetching
-    it would help.
-    """
+    """One role's file."""
 
     check: Check
+    # None if there is none that can be used
     found: Found | None
+    # whether nothing is there at all, so that fetching it would help
     absent: bool
 
     def with_remedy(self, command: str) -> Check:
@@ -318,32 +295,25 @@ def no_network() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-def surroundings(models_dir: Path | None, gated: Iterable[str] = ()) -> list[Check]:
+def surroundings(models_dir: Path | None, gated: Sequence[str] = ()) -> list[Check]:
     """Disk space and the state of the hub. gated: repositories that want a token."""
     from huggingface_hub import get_token
 
+    section = "disk and hub"
     folder = models_dir or downloads_dir()
-    checks = [
-        Check(
-            "disk and hub", "disk", "ok", f"{size_text(free_bytes(folder))} free where {folder} is"
-        )
-    ]
+    space = f"{size_text(free_bytes(folder))} free where {folder} is"
+    checks = [Check(section, "disk", "ok", space)]
     if models_dir is None:
-        checks.append(
-            Check(
-                "disk and hub",
-                "models folder",
-                "note",
-                "none is named; give --models-dir or set PULID_MODELS_DIR",
-            )
-        )
+        text = "none is named; give --models-dir or set PULID_MODELS_DIR"
+        checks.append(Check(section, "models folder", "note", text))
     if is_offline():
-        checks.append(
-            Check("disk and hub", "hub", "note", "HF_HUB_OFFLINE is set: nothing will be fetched")
-        )
+        text = "HF_HUB_OFFLINE is set: nothing will be fetched"
+        checks.append(Check(section, "hub", "note", text))
     elif get_token():
-        checks.append(Check("disk and hub", "hub", "ok", "a token is set"))
+        checks.append(Check(section, "hub", "ok", "a token is set"))
     else:
-        wanting = f"; {', '.join(gated)} want one: run 'hf auth login'" if gated else ""
-        checks.append(Check("disk and hub", "hub", "ok", f"no token{wanting}"))
+        text = "no token"
+        if gated:
+            text += f"; {', '.join(gated)} want one: run 'hf auth login'"
+        checks.append(Check(section, "hub", "ok", text))
     return checks

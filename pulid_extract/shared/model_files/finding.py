@@ -24,21 +24,18 @@ from pulid_extract.shared.model_files.transfer import download
 
 MODELS_DIR_VARIABLE = "PULID_MODELS_DIR"
 MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".gguf")
-REPOSITORY = re.compile(
-    r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?"
-)  # organisation/repository[/path in it], as on the Hugging Face hub
+# organisation/repository[/path in it], as on the Hugging Face hub
+REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?")
 # transformers' and diffusers' names of the parts of one model
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file or folder for a role, and the rule that found it.
-
-    rule: "flag", "all-in-one" (--model), "models folder", "hugging face cache" or "download".
-    """
+    """A file or folder for a role, and the rule that found it."""
 
     path: Path
+    # "flag", "all-in-one" (--model), "models folder", "hugging face cache" or "download"
     rule: str
     header: Header
 
@@ -69,7 +66,8 @@ def find(
         if len(candidates) > 1:
             listed = ", ".join(str(header.path) for header in candidates)
             raise WeightsError(
-                f"{models_dir}: {len(candidates)} files can be the {role.name}: {listed}; choose one with {role.flag}"
+                f"{models_dir}: {len(candidates)} files can be the {role.name}: {listed}; choose "
+                f"one with {role.flag}"
             )
         if candidates:
             return Found(candidates[0].path, "models folder", candidates[0])
@@ -86,11 +84,12 @@ def find(
         check_role(header, role)
         return Found(stored, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
-    offline = (
-        "; HF_HUB_OFFLINE is set, so it was not fetched" if role.fetch and is_offline() else ""
-    )
+    offline = ""
+    if role.fetch and is_offline():
+        offline = "; HF_HUB_OFFLINE is set, so it was not fetched"
     raise WeightsError(
-        f"{role.name}: no file given{searched}{offline}; give {role.flag} FILE, from {role.source.page}, or fetch it with `pull`"
+        f"{role.name}: no file given{searched}{offline}; give {role.flag} FILE, from "
+        f"{role.source.page}, or fetch it with `pull`"
     )
 
 
@@ -98,8 +97,8 @@ def open_given(role: Role, given: str | Path) -> Found:
     """What the user named for a role: a file, a folder as diffusers saves it, or a repository id
     that is in the Hugging Face cache.
 
-    A folder that is none of diffusers', or whose pipeline lacks the part, may hold one file that
-    fills the role. Raises WeightsError.
+    A folder that is not diffusers', or whose pipeline lacks the part, may hold one file that fills
+    the role. Raises WeightsError.
     """
     path = _located(given)
     if not path.is_dir():
@@ -127,13 +126,15 @@ def _located(given: str | Path) -> Path:
         snapshot = Path(snapshot_download(match[1], local_files_only=True))
     except (OSError, ValueError):
         raise WeightsError(
-            f"{given}: no such file or folder, and no repository of that name in the Hugging Face cache; "
+            f"{given}: no such file or folder, and no repository of that name in the Hugging Face "
+            "cache; "
             f"if it is one, run 'hf download {match[1]}'"
         ) from None
     inside = snapshot / match[2] if match[2] else snapshot
     if not inside.exists():
         raise WeightsError(
-            f"{given}: the cached repository has no {match[2]}; run 'hf download {match[1]} {match[2]}'"
+            f"{given}: the cached repository has no {match[2]}; run 'hf download {match[1]} "
+            f"{match[2]}'"
         )
     return inside
 
@@ -162,7 +163,8 @@ def _only_file(folder: Path, role: Role) -> Path:
     if candidates:
         listed = ", ".join(header.path.name for header in candidates)
         raise WeightsError(
-            f"{folder}: {len(candidates)} files in it can be the {role.name}: {listed}; give {role.flag} one of them"
+            f"{folder}: {len(candidates)} files in it can be the {role.name}: {listed}; give "
+            f"{role.flag} one of them"
         )
     if unreadable:
         raise WeightsError(unreadable[0])
@@ -170,7 +172,8 @@ def _only_file(folder: Path, role: Role) -> Path:
         if read_header(folder).tensors:
             return folder
         raise WeightsError(
-            f"{folder}: a diffusers folder without the weights of the {role.name} (.safetensors); download the whole repository"
+            f"{folder}: a diffusers folder without the weights of the {role.name} (.safetensors); "
+            "download the whole repository"
         )
     raise WeightsError(f"{folder}: is a folder; {role.flag} wants a file: {role.source.page}")
 
@@ -184,23 +187,22 @@ def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Heade
     """
     if not folder.is_dir():
         raise WeightsError(
-            f"{folder}: the models folder does not exist; make it, or correct --models-dir or {MODELS_DIR_VARIABLE}"
+            f"{folder}: the models folder does not exist; make it, or correct --models-dir or "
+            f"{MODELS_DIR_VARIABLE}"
         )
     onnx_folders = {path.parent for path in folder.rglob("*.onnx")}
     pipelines = {path.parent for path in folder.rglob(PIPELINE_INDEX)}
-    sharded = {path.parent for path in folder.rglob("*.safetensors.index.json")} - {
-        part / name for part in pipelines for name in COMPONENTS
-    }
+    components = set()
+    for pipeline in pipelines:
+        components |= {pipeline / name for name in COMPONENTS}
+    sharded = {path.parent for path in folder.rglob("*.safetensors.index.json")} - components
     # a file inside one of these folders is a piece of it, but for the whole files that Black Forest
     # Labs put beside a pipeline
-    pieces = {*sharded, *(part / name for part in pipelines for name in COMPONENTS)}
-    files = [
-        path
-        for ending in MODEL_ENDINGS
-        for path in folder.rglob(f"*{ending}")
-        if path.parent not in pieces
-    ]
-    return _filling(sorted({*files, *onnx_folders, *pipelines, *sharded}), role, unreadable)
+    pieces = sharded | components
+    paths = onnx_folders | pipelines | sharded
+    for ending in MODEL_ENDINGS:
+        paths |= {path for path in folder.rglob(f"*{ending}") if path.parent not in pieces}
+    return _filling(sorted(paths), role, unreadable)
 
 
 def _filling(paths: Iterable[Path], role: Role, unreadable: list[str]) -> list[Header]:
@@ -225,7 +227,8 @@ def _nested(path: Path) -> Path:
         if len(inner) == 1:
             return inner[0]
         raise WeightsError(
-            f"{path}: the folder holds no .onnx files; expected scrfd_10g_bnkps.onnx and glintr100.onnx"
+            f"{path}: the folder holds no .onnx files; expected scrfd_10g_bnkps.onnx and "
+            "glintr100.onnx"
         )
     return path
 

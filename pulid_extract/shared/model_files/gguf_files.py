@@ -41,21 +41,24 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """kind: ggml's type name. shape: row-major. offset and size: its bytes in the file."""
+    """One tensor, not read."""
 
+    # ggml's type name
     kind: str
+    # row-major
     shape: tuple[int, ...]
+    # of its bytes in the file
     offset: int
     size: int
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """values: the key-values; arrays among them only if they were asked for. tensors: by name, in
-    the file's order.
-    """
+    """What a header says."""
 
+    # the key-values; arrays among them only if they were asked for
     values: dict[str, Any]
+    # by name, in the file's order
     tensors: dict[str, GgufTensor]
 
 
@@ -69,7 +72,7 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
         cursor = _Cursor(data)
         try:
             if cursor.take(4) != MAGIC:
-                raise ValueError("no GGUF")
+                raise ValueError("not a GGUF")
             version = cursor.number("<I")
             if version not in VERSIONS:
                 raise ValueError(
@@ -79,7 +82,7 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
             values = dict(cursor.pair(arrays) for _ in range(value_count))
             entries = [cursor.tensor() for _ in range(tensor_count)]
         except (struct.error, UnicodeDecodeError) as error:
-            raise ValueError(f"its header breaks off or is no text ({error})") from None
+            raise ValueError(f"its header breaks off or is not text ({error})") from None
         alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
             raise ValueError(f"alignment {alignment!r}, expected a multiple of 8")
@@ -93,7 +96,7 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
         for name, tensor in tensors.items():
             if tensor.offset % alignment:
                 raise ValueError(
-                    f"{name} starts at byte {tensor.offset}, no multiple of {alignment}"
+                    f"{name} starts at byte {tensor.offset}, not a multiple of {alignment}"
                 )
             if tensor.offset + tensor.size > len(data):
                 raise ValueError(
@@ -156,7 +159,7 @@ class _Cursor:
         block, _ = ggml_block(kind)
         if shape[-1] % block:
             raise ValueError(
-                f"{name} has rows of {shape[-1]} numbers, no multiple of {kind}'s {block}"
+                f"{name} has rows of {shape[-1]} numbers, not a multiple of {kind}'s {block}"
             )
         return name, kind, shape, offset, ggml_bytes(kind, math.prod(shape))
 

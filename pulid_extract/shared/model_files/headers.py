@@ -24,36 +24,37 @@ from typing import Any
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.model_files.gguf_files import read_gguf
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
-PIPELINE_INDEX = "model_index.json"  # what makes a folder a diffusers pipeline
+# the limit of the safetensors library itself
+MAX_HEADER_BYTES = 100_000_000
+# what makes a folder a diffusers pipeline
+PIPELINE_INDEX = "model_index.json"
 # folders of a Flux pipeline that hold weights
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
-WEIGHT_STEMS = ("diffusion_pytorch_model", "model")  # diffusers, transformers
+# diffusers', transformers'
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself before any weight is read.
-
-    format: "safetensors", "torch", "gguf", "diffusers folder" or "onnx folder". tensors: name ->
-    (dtype as the file spells it, shape). For "torch" only the names are known (dtype "", shape ());
-        for an "onnx folder" the names are those of its .onnx files. In a whole diffusers pipeline
-        every name starts with the folder of its component: "vae/decoder.conv_in.weight".
-    metadata: what the file says beside its tensors: the key-values of a GGUF that are no arrays,
-    safetensors' __metadata__, a
-        folder's config.json (its keys behind the component's folder, as the tensors).
-    shards: name -> (the file that holds the tensor, its name there), where that is not `path` and
-    the same name.
-    """
+    """What a file says about itself before any weight is read."""
 
     path: Path
+    # "safetensors", "torch", "gguf", "diffusers folder" or "onnx folder"
     format: str
+    # Name -> (dtype as the file spells it, shape). Of "torch" only the names are known (dtype "",
+    # shape ()); of an "onnx folder" the names are those of its .onnx files. In a whole diffusers
+    # pipeline every name starts with the folder of its component: "vae/decoder.conv_in.weight".
     tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    # What the file says beside its tensors: the key-values of a GGUF but for arrays, safetensors'
+    # __metadata__, a folder's config.json (its keys behind the component's folder, as the tensors).
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    # Name -> (the file that holds the tensor, its name there), where that is not `path` and the
+    # same name.
     shards: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[str]:
+        """Of the tensors."""
         return frozenset(self.tensors)
 
     def place_of(self, name: str) -> tuple[Path, str]:
@@ -62,8 +63,8 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read a model file's header. Raises WeightsError for a file that is missing, truncated, or no
-    model file at all.
+    """Read a model file's header. Raises WeightsError for a file that is missing, truncated, or not
+    a model file at all.
     """
     path = Path(path)
     if path.is_dir():
@@ -109,7 +110,9 @@ def _safetensors_header(path: Path, file, size: int) -> Header:
     (length,) = struct.unpack("<Q", file.read(8))
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise WeightsError(
-            f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or no safetensors"
+            f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or "
+            "not "
+            "safetensors"
         )
     try:
         entries = json.loads(file.read(length))
@@ -155,11 +158,9 @@ def is_diffusers_folder(path: Path) -> bool:
 
 def _folder_header(path: Path) -> Header:
     """Of a whole pipeline, or of one component."""
-    parts = (
-        {f"{name}/": path / name for name in COMPONENTS}
-        if (path / PIPELINE_INDEX).is_file()
-        else {"": path}
-    )
+    parts = {"": path}
+    if (path / PIPELINE_INDEX).is_file():
+        parts = {f"{name}/": path / name for name in COMPONENTS}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     metadata: dict[str, Any] = {}
     shards: dict[str, tuple[Path, str]] = {}
@@ -188,7 +189,8 @@ def _weight_files(folder: Path) -> list[Path]:
             missing = [file.name for file in files if not file.is_file()]
             if missing:
                 raise WeightsError(
-                    f"{folder}: {len(missing)} of {len(files)} parts are missing ({missing[0]}); the download is incomplete, repeat it"
+                    f"{folder}: {len(missing)} of {len(files)} parts are missing ({missing[0]}); "
+                    "the download is incomplete, repeat it"
                 )
             return files
         if (folder / f"{stem}.safetensors").is_file():
@@ -196,7 +198,8 @@ def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) > 1:
         raise WeightsError(
-            f"{folder}: {len(files)} .safetensors files and none is {WEIGHT_STEMS[0]}.safetensors; give one of them by name"
+            f"{folder}: {len(files)} .safetensors files and none is {WEIGHT_STEMS[0]}.safetensors; "
+            "give one of them by name"
         )
     return files
 

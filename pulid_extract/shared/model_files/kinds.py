@@ -14,44 +14,48 @@ from pulid_extract.shared.model_files.headers import Header
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: its name in messages, the test on its header, and why it cannot be used here
-    (empty: it can).
-    """
+    """A kind of file."""
 
+    # for messages
     name: str
+    # whether a header is of this kind
     test: Callable[[Header], bool]
+    # why it cannot be used here, "" if it can
     refusal: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file comes from. repo and file: on the Hugging Face hub; else `url`. sha256:
-    lower-case hex, "" where unknown.
-    """
+    """Where a file comes from: the Hugging Face hub, or a plain address."""
 
+    # on the hub
     repo: str = ""
     files: tuple[str, ...] = ()
+    # instead of the hub
     url: str = ""
+    # lower-case hex, "" where unknown
     sha256: str = ""
     licence: str = ""
 
     @property
     def page(self) -> str:
+        """For messages."""
         return self.url or f"https://huggingface.co/{self.repo} ({', '.join(self.files)})"
 
 
 @dataclass(frozen=True)
 class Role:
-    """A part that a file plays in a stage: which kinds of file can fill it, and how to get one.
+    """A part that a file plays in a stage."""
 
-    fetch: whether a missing file is downloaded without being asked for (small and ungated files
-    only).
-    """
-
+    # for messages
     name: str
+    # that names a file for it
     flag: str
+    # names of the kinds of file that can fill it
     kinds: tuple[str, ...]
+    # how to get one
     source: Source
+    # whether a missing file is downloaded without being asked for: small and ungated ones only
     fetch: bool = False
 
 
@@ -64,17 +68,14 @@ def parts_of(header: Header) -> dict[str, Header]:
     for name, entry in header.tensors.items():
         prefix = next(prefix for prefix in longest_first if name.startswith(prefix))
         parts.setdefault(prefix, {})[name[len(prefix) :]] = entry
-    return {
-        prefix: replace(
-            header,
-            tensors=tensors,
-            metadata=_part_of(header.metadata, prefix)
-            if header.format == "diffusers folder"
-            else header.metadata,
-            shards={name: header.place_of(prefix + name) for name in tensors},
-        )
-        for prefix, tensors in parts.items()
-    }
+    headers = {}
+    for prefix, tensors in parts.items():
+        metadata = header.metadata
+        if header.format == "diffusers folder":
+            metadata = _part_of(metadata, prefix)
+        shards = {name: header.place_of(prefix + name) for name in tensors}
+        headers[prefix] = replace(header, tensors=tensors, metadata=metadata, shards=shards)
+    return headers
 
 
 def _part_of(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -91,15 +92,16 @@ def kinds_of(header: Header) -> dict[str, Kind]:
             "": Kind(
                 f"GGUF of architecture {architecture!r}",
                 lambda header: True,
-                "only Flux and T5 encoders are read (architectures flux and t5encoder); use such a file",
+                "only Flux and T5 encoders are read (architectures flux and t5encoder); use such a "
+                "file",
             )
         }
-    found = {}
+    kinds = {}
     for prefix, part in parts_of(header).items():
         kind = next((kind for kind in KINDS if kind.test(part)), None)
         if kind:
-            found[prefix] = kind
-    return {prefix: found[prefix] for prefix in PREFIXES if prefix in found}
+            kinds[prefix] = kind
+    return {prefix: kinds[prefix] for prefix in PREFIXES if prefix in kinds}
 
 
 def kind_of(header: Header) -> Kind:
@@ -118,7 +120,8 @@ def kind_of(header: Header) -> Kind:
     first = sorted(header.names)[:3]
     seen = f"; first names in it: {', '.join(first)}" if first else ""
     raise WeightsError(
-        f"{header.path}: a {header.format} file of no known kind{seen}; see the table of files in README.md"
+        f"{header.path}: a {header.format} file of no known kind{seen}; see the table of files in "
+        "README.md"
     )
 
 
@@ -176,7 +179,7 @@ KINDS = (
     Kind(
         "identity file (.pulidembd)",
         _has("pulid_id"),
-        "it is no model; give it to pulid-generate as --pulid-id-embedding",
+        "it is not a model; give it to pulid-generate as --pulid-id-embedding",
     ),
     Kind(
         "PuLID file in GGUF",
@@ -213,7 +216,8 @@ KINDS = (
     Kind(
         "SDXL PuLID file (pulid_v1.1)",
         _any_starts("id_adapter"),
-        "it belongs to SDXL; use pulid_flux_v0.9.1.safetensors from https://huggingface.co/guozinan/PuLID",
+        "it belongs to SDXL; use pulid_flux_v0.9.1.safetensors from "
+        "https://huggingface.co/guozinan/PuLID",
     ),
     Kind("FLUX.2 checkpoint", _any_starts("double_stream_modulation_img."), OTHER_MODEL),
     Kind("Chroma checkpoint", _any_starts("distilled_guidance_layer."), OTHER_MODEL),
@@ -287,5 +291,6 @@ def check_role(header: Header, role: Role) -> None:
     if kind.refusal:
         raise WeightsError(f"{header.path}: is a {kind.name}: {kind.refusal}")
     raise WeightsError(
-        f"{header.path}: is a {kind.name}, {role.flag} wants a {role.kinds[0]}; get it from {role.source.page}"
+        f"{header.path}: is a {kind.name}, {role.flag} wants a {role.kinds[0]}; get it from "
+        f"{role.source.page}"
     )

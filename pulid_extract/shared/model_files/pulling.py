@@ -20,21 +20,23 @@ from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
 from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, candidates_in, is_offline
 from pulid_extract.shared.model_files.headers import read_header
 from pulid_extract.shared.model_files.kinds import Role, Source, check_role
+from pulid_extract.shared.model_files.meter import Meter, size_text
 from pulid_extract.shared.model_files.transfer import (
-    Meter,
     Remote,
     ask,
     file_sha256,
     part_of,
     parts_in,
-    size_text,
     transfer,
 )
 from pulid_extract.shared.writing import make_folder
 
-RESERVE = 64 << 20  # bytes of the disk that stay free
-HEADERLESS = (".onnx", ".model")  # formats whose kind is not told apart here
-START = 64  # bytes that show a page
+# bytes of the disk that stay free
+RESERVE = 64 << 20
+# formats whose kind is not told apart here
+HEADERLESS = (".onnx", ".model")
+# bytes that show a page
+START = 64
 PAGES = (b"<", b"version https://git-lfs")
 Log = Callable[[str], None]
 PullStatus = Literal["present", "skipped", "missing", "fetched", "failed"]
@@ -42,61 +44,64 @@ PullStatus = Literal["present", "skipped", "missing", "fetched", "failed"]
 
 @dataclass(frozen=True)
 class KitItem:
-    """One file of a kit.
+    """One file of a kit."""
 
-    source: with exactly one file, or a url. size: bytes, for the plan; the server's own number is
-    what counts later. folder: where below the models folder. role: which files in the folder make
-    this one superfluous; None: those named in `or_else`. gated: the page asks for terms to be
-    accepted. own: what the kit is named for: another file in its role is an error, not a saving.
-    """
-
+    # for messages
     name: str
+    # with exactly one file, or a url
     source: Source
+    # bytes, for the plan; the server's own number is what counts later
     size: int
+    # where below the models folder
     folder: str = ""
+    # which other files in the folder make this one superfluous; None: those named in `or_else`
     role: Role | None = None
     or_else: tuple[str, ...] = ()
+    # whether the page asks for terms to be accepted
     gated: bool = False
+    # whether the kit is named for it: another file in its role is an error then, not a saving
     own: bool = False
 
     @property
     def file_name(self) -> str:
+        """What it is called in the models folder."""
         return (self.source.url or self.source.files[0]).rsplit("/", 1)[-1]
 
     def path_in(self, models_dir: Path) -> Path:
+        """Where it belongs."""
         return models_dir / self.folder / self.file_name
 
     @property
     def terms(self) -> str:
         """The licence, and what it asks for."""
-        gate = (
-            f"; gated, accept the terms at https://huggingface.co/{self.source.repo}"
-            if self.gated
-            else ""
-        )
-        return f"{self.source.licence}{gate}"
+        if not self.gated:
+            return self.source.licence
+        page = f"https://huggingface.co/{self.source.repo}"
+        return f"{self.source.licence}; gated, accept the terms at {page}"
 
 
 @dataclass(frozen=True)
 class PullOutcome:
-    """What is known of one item, or was done with it. status: "present" (whole), "skipped" (its
-    role is filled by another file), "missing" (to be fetched), "fetched", or "failed" (why says
-    it).
-    """
+    """What is known of one item, or was done with it."""
 
     item: KitItem
     path: Path
+    # present: whole. skipped: another file fills its role. missing: to be fetched
     status: PullStatus
+    # a reason or a remark, for people
     why: str = ""
+    # lower-case hex, "" where it was not computed
     sha256: str = ""
 
     def line(self) -> str:
+        """For people."""
         size = self.path.stat().st_size if self.path.is_file() else self.item.size
         about = "" if self.path.is_file() else "about "
         why = f"  ({self.why})" if self.why else ""
         return f"{self.status:<8} {about + size_text(size):>14}  {self.path}{why}"
 
     def as_dict(self) -> dict[str, object]:
+        """JSON values, in the order in which they are printed."""
         here = self.path.is_file()
         return {
             "name": self.item.name,
@@ -128,28 +133,26 @@ def _look(item: KitItem, models_dir: Path, force: bool) -> PullOutcome:
         return PullOutcome(item, path, "present", _ambiguous(item, others), sha256)
     if not others or force:
         begun = sum(part.stat().st_size for part in parts_in(path))
-        notes = [f"beside {', '.join(others)}"] if others else []
-        notes += [f"{size_text(begun)} of it are there already"] if begun else []
+        notes = []
+        if others:
+            notes.append(f"beside {', '.join(others)}")
+        if begun:
+            notes.append(f"{size_text(begun)} of it have been fetched before")
         return PullOutcome(item, path, "missing", "; ".join(notes))
     if item.own and item.role:
-        return PullOutcome(
-            item,
-            path,
-            "failed",
+        why = (
             f"{others[0]} is already the {item.name}, and two would make every command ask which; "
-            "take another --models-dir, or "
-            f"--force and then choose with {item.role.flag}",
+            f"take another --models-dir, or --force and then choose with {item.role.flag}"
         )
+        return PullOutcome(item, path, "failed", why)
     return PullOutcome(item, path, "skipped", f"{others[0]} is already the {item.name}")
 
 
 def _ambiguous(item: KitItem, others: list[str]) -> str:
     """What to say of a file beside which others fill the same role."""
-    return (
-        f"{', '.join(others)} can be the {item.name}, too: choose with {item.role.flag}"
-        if others and item.role
-        else ""
-    )
+    if not others or item.role is None:
+        return ""
+    return f"{', '.join(others)} can be the {item.name}, too: choose with {item.role.flag}"
 
 
 def _others(item: KitItem, path: Path, models_dir: Path) -> list[Path]:
@@ -158,21 +161,21 @@ def _others(item: KitItem, path: Path, models_dir: Path) -> list[Path]:
         return [models_dir / name for name in item.or_else if (models_dir / name).is_file()]
     if not models_dir.is_dir():
         return []
-    found = [header.path for header in candidates_in(models_dir, item.role, [])]
-    return [other for other in found if other not in (path, path.parent)]
+    candidates = [header.path for header in candidates_in(models_dir, item.role, [])]
+    return [other for other in candidates if other not in (path, path.parent)]
 
 
 def _check(item: KitItem, path: Path) -> tuple[str, str]:
     """(SHA-256 where the table has one to compare, what is wrong with the file or "")."""
     if item.source.sha256:
-        found = file_sha256(path, Meter(f"checking {path.name}"))
-        if found != item.source.sha256:
-            return (
-                found,
-                f"is there with SHA-256 {found[:12]}.., expected {item.source.sha256[:12]}..; "
-                "delete it, or --force replaces it",
-            )
-        return found, ""
+        sha256 = file_sha256(path, Meter(f"checking {path.name}"))
+        if sha256 == item.source.sha256:
+            return sha256, ""
+        wrong = (
+            f"is there with SHA-256 {sha256[:12]}.., expected {item.source.sha256[:12]}..; "
+            "delete it, or --force replaces it"
+        )
+        return sha256, wrong
     try:
         _verify(item, path)
     except WeightsError as error:
@@ -280,7 +283,8 @@ def _fetch(
         )
     except PulidError as error:
         return PullOutcome(item, path, "failed", str(error))
-    others = [str(other) for other in _others(item, path, models_dir)]  # of a fetch that was forced
+    # of a fetch that was forced
+    others = [str(other) for other in _others(item, path, models_dir)]
     return PullOutcome(item, path, "fetched", _ambiguous(item, others), sha256)
 
 

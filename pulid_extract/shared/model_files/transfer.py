@@ -1,9 +1,9 @@
-"""One file over the network: asked for, streamed into a `.part` beside its place, gone on with
-after a break, checked, renamed.
+"""One file over the network: asked for, streamed into a `.part` beside its place, resumed after an
+interruption, checked, renamed.
 
 Knows addresses and bytes; knows nothing of models, kits or command lines. huggingface_hub supplies
 addresses, tokens, the session (proxies, certificates) and its words for a refusal. The bytes are
-streamed here because its own downloads no longer go on after a break: huggingface_hub 2.4.0
+streamed here because its own downloads can no longer be resumed: huggingface_hub 2.4.0
 file_download.py, _download_to_tmp_and_move, deletes what it has.
 """
 
@@ -13,53 +13,51 @@ import contextlib
 import errno
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
 from pulid_extract.shared.model_files.kinds import Source
+from pulid_extract.shared.model_files.meter import Meter, Show, size_text
 
-CHUNK = 1 << 20
-TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 5  # in a row without a byte
+# bytes that are read at once to be hashed
+HASH_CHUNK = 8 << 20
+# seconds without a byte
+TIMEOUT = 60.0
+# in a row without a byte
+ATTEMPTS = 5
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
-NO_HEAD = (405, 501)  # a server that answers GET alone: its size is not known beforehand
-EXPIRED = (401, 403)  # what a signed address answers after its hour; a fresh one is asked for
-
-Show = Callable[[int, int | None], None]
+# a server that answers GET alone: its size is not known beforehand
+NO_HEAD = (405, 501)
+# what a signed address answers after its hour; a fresh one is asked for
+EXPIRED = (401, 403)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as its server describes it. size: bytes, None if unsaid. sha256: lower-case hex, "" if
-    unsaid.
-
-    tag: changes when the file changes; parts of another version are not gone on with.
-    """
+    """A file as its server describes it."""
 
     url: str
+    # bytes, None if unsaid
     size: int | None
+    # lower-case hex, "" if unsaid
     sha256: str
+    # changes when the file changes; parts of another version are not resumed
     tag: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def name(self) -> str:
+        """For messages: the address without what signs it."""
+        return self.url.split("?")[0]
 
-class Moved(Exception):
+
+class AddressExpired(Exception):
     """The address is no longer good; ask for a new one."""
-
-
-def size_text(count: float) -> str:
-    """Bytes for people, in decimal units: "23.8 GB"."""
-    for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= least:
-            digits = 0 if count >= 100 * least else 1 if count >= 10 * least else 2
-            return f"{count / least:.{digits}f} {unit}"
-    return f"{count:.0f} bytes"
 
 
 # ------------------------------------------------------------------------------------------- asking
@@ -76,7 +74,8 @@ def ask(source: Source) -> Remote:
     # httpx's errors have no base in common with OSError, and its name differs between versions
     except Exception as error:
         raise WeightsError(
-            f"{source.page}: cannot be reached ({_reason(error)}); check the connection and try again"
+            f"{source.page}: cannot be reached ({_reason(error)}); check the connection and try "
+            "again"
         ) from None
 
 
@@ -97,21 +96,25 @@ def _ask_hub(repo: str, file: str) -> Remote:
     except GatedRepoError:
         seen = "your token has no access to it" if get_token() else "no token is set"
         raise WeightsError(
-            f"{repo}: is gated, and {seen}: accept the terms at {page}, then run 'hf auth login' and pull again"
+            f"{repo}: is gated, and {seen}: accept the terms at {page}, then run 'hf auth login' "
+            "and pull again"
         ) from None
     except RemoteEntryNotFoundError:
         raise WeightsError(
-            f"{repo}: holds no {file} any more (404); look for it at {page} and put it into the models folder"
+            f"{repo}: holds no {file} any more (404); look for it at {page} and put it into the "
+            "models folder"
         ) from None
     except RepositoryNotFoundError:
         raise WeightsError(
-            f"{repo}: no such repository, or not for you (401): look at {page}; if it asks for terms, accept them and run 'hf auth login'"
+            f"{repo}: no such repository, or not for you (401): look at {page}; if it asks for "
+            "terms, accept them and run 'hf auth login'"
         ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in EXPIRED:
             raise WeightsError(
-                f"{repo}: access refused ({status}): accept the terms at {page}, then run 'hf auth login' and pull again"
+                f"{repo}: access refused ({status}): accept the terms at {page}, then run 'hf auth "
+                "login' and pull again"
             ) from None
         raise WeightsError(f"{page}: the hub answers {status}; try again later") from None
     tag = (found.etag or "").lower()
@@ -135,7 +138,8 @@ def _ask_url(url: str) -> Remote:
         return Remote(url, None, "", "")
     if response.status_code >= 400:
         raise WeightsError(
-            f"{url}: the server answers {response.status_code}; fetch it by hand into the models folder"
+            f"{url}: the server answers {response.status_code}; fetch it by hand into the models "
+            "folder"
         )
     size = response.headers.get("content-length")
     return Remote(
@@ -166,18 +170,19 @@ def transfer(
     """Stream a file to `target` by way of `target.<tag>.part`, from where an earlier try ended.
     Returns its SHA-256.
 
-    again: asks for the address anew after a break, since signed addresses expire. sha256: expected;
-    else the server's own, if it gives one. show: called with bytes done and in all. check: raises a
-    PulidError for what is no file of its kind, before it gets its name. pause: seconds before the
-    first repetition, doubled each time. Raises WeightsError (the part stays, unless its bytes are
-    proven wrong), OutputError (disk).
+    again: asks for the address anew after an interruption, since signed addresses expire. sha256:
+    expected; else the server's own, if it gives one. show: called with bytes done and in all.
+    check: raises a PulidError for what is not a file of its kind, before it gets its name. pause:
+    seconds before the first repetition, doubled each time. Raises WeightsError (the part stays,
+    unless its bytes are proven wrong), OutputError (disk).
     """
     expected = sha256 or remote.sha256
     part = part_of(target, remote)
     with _written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     for other in parts_in(target):
-        if other != part:  # of another version of this file
+        # of another version of this file
+        if other != part:
             other.unlink()
     with _Part(part, target) as file:
         if remote.size is not None and file.done > remote.size:
@@ -190,17 +195,20 @@ def transfer(
                 _stream(remote, file, show)
             except (PulidError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # connection, timeout, protocol: see `ask`
+            # connection, timeout, protocol: see `ask`
+            except Exception as error:
                 failures = 1 if file.done > before else failures + 1
                 if failures >= ATTEMPTS:
                     total = size_text(remote.size) if remote.size else "an unknown size"
                     raise WeightsError(
-                        f"{remote.url.split('?')[0]}: broke off after {size_text(file.done)} of {total} ({_reason(error)}); "
-                        "run the same command again, it goes on from there"
+                        f"{remote.name}: broke off after {size_text(file.done)} of "
+                        f"{total} ({_reason(error)}); "
+                        "run the same command again, it resumes there"
                     ) from None
                 time.sleep(pause * 2 ** (failures - 1))
                 if again is not None:
-                    with contextlib.suppress(WeightsError):  # the next try says what is wrong
+                    # the next try says what is wrong
+                    with contextlib.suppress(WeightsError):
                         fresh = again()
                         remote = fresh if fresh.tag == remote.tag else remote
         show(file.done, remote.size)
@@ -208,16 +216,15 @@ def transfer(
         if expected and found != expected:
             part.unlink()
             raise WeightsError(
-                f"{remote.url.split('?')[0]}: SHA-256 is {found}, expected {expected}; what came was deleted, try again later"
+                f"{remote.name}: SHA-256 is {found}, expected {expected}; what came "
+                "was deleted, try again later"
             )
         file.flush()
         try:
             check(part)
         except PulidError as error:
             part.unlink()
-            raise WeightsError(
-                f"{remote.url.split('?')[0]}: {str(error).removeprefix(f'{part}: ')}"
-            ) from None
+            raise WeightsError(f"{remote.name}: {str(error).removeprefix(f'{part}: ')}") from None
         with _written(target):
             part.replace(target)
     return found
@@ -248,7 +255,7 @@ def file_sha256(path: Path, show: Show = lambda done, total: None) -> str:
     try:
         total = path.stat().st_size
         with open(path, "rb") as file:
-            while chunk := file.read(8 * CHUNK):
+            while chunk := file.read(HASH_CHUNK):
                 digest.update(chunk)
                 done += len(chunk)
                 show(done, total)
@@ -269,7 +276,7 @@ class _Part:
             self.file: BinaryIO = open(self.path, "a+b")
         _lock(self.file, self.target)
         self.file.seek(0)
-        while chunk := self.file.read(8 * CHUNK):
+        while chunk := self.file.read(HASH_CHUNK):
             self.digest.update(chunk)
             self.done += len(chunk)
         return self
@@ -309,15 +316,17 @@ def _stream(remote: Remote, file: _Part, show: Show) -> None:
     ) as response:
         status = response.status_code
         if status in EXPIRED or status in RETRIED:
-            raise Moved(f"the server answers {status}")
+            raise AddressExpired(f"the server answers {status}")
         if status == 416 or (status == 206 and not _starts_at(response, file.done)):
             file.start_over()
-            raise Moved("the server's file has another length")
+            raise AddressExpired("the server's file has another length")
         if status >= 400:
             raise WeightsError(
-                f"{remote.url.split('?')[0]}: the server answers {status}; fetch it by hand into {file.target.parent}"
+                f"{remote.name}: the server answers {status}; fetch it by hand into "
+                f"{file.target.parent}"
             )
-        if status == 200 and file.done:  # a server without ranges sends it all again
+        # a server without ranges sends it all again
+        if status == 200 and file.done:
             file.start_over()
         # as they come: what has arrived is kept when the next does not
         for chunk in response.iter_bytes():
@@ -326,7 +335,7 @@ def _stream(remote: Remote, file: _Part, show: Show) -> None:
     if remote.size is not None and file.done != remote.size:
         if file.done > remote.size:
             file.start_over()
-        raise Moved(f"the connection ended at {file.done} of {remote.size} bytes")
+        raise AddressExpired(f"the connection ended at {file.done} of {remote.size} bytes")
     file.complete = True
 
 
@@ -340,7 +349,8 @@ def _lock(file: BinaryIO, target: Path) -> None:
     """
     try:
         import fcntl
-    except ImportError:  # Windows: the SHA-256 tells
+    # Windows: the SHA-256 tells
+    except ImportError:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -358,7 +368,7 @@ def _written(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = (
-            "; free some space and run the command again, it goes on"
+            "; free some space and run the command again, it resumes"
             if error.errno == errno.ENOSPC
             else ""
         )
@@ -369,48 +379,3 @@ def _written(target: Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-# ----------------------------------------------------------------------------------------- progress
-
-
-class Meter:
-    """Shows how far a long read or download is: one line that overwrites itself on a terminal, a
-    line per tenth in a file (and none within two seconds).
-
-    Call it with (bytes done, bytes in all or None). The rate counts what came since the first call.
-    """
-
-    def __init__(
-        self, label: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ):
-        self.label, self.stream, self.clock = label, stream or sys.stderr, clock
-        self.first: tuple[int, float] | None = None
-        self.last_time, self.last_tenth = clock(), 0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        now = self.clock()
-        if self.first is None:
-            self.first, self.last_tenth = (done, now), 10 * done // total if total else 0
-        start, began = self.first
-        rate = (done - start) / (now - began) if now > began else 0.0
-        ended = done == total
-        if self.stream.isatty():
-            if ended or now - self.last_time >= 0.2:
-                self.last_time = now
-                print(
-                    f"\r{self._line(done, total, rate):<79}",
-                    end="\n" if ended else "",
-                    file=self.stream,
-                    flush=True,
-                )
-            return
-        tenth = 10 * done // total if total else done // (100 * CHUNK)
-        if tenth > self.last_tenth and now - self.last_time >= 2:
-            self.last_tenth, self.last_time = tenth, now
-            print(self._line(done, total, rate), file=self.stream, flush=True)
-
-    def _line(self, done: int, total: int | None, rate: float) -> str:
-        share = f"{100 * done // total} % of {size_text(total)}" if total else size_text(done)
-        left = f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
-        return f"{self.label}: {share}, {size_text(rate)}/s{left}"

@@ -17,7 +17,6 @@ from support.distances import relative
 from support.portrait_models import models, models_folder
 
 from pulid_extract import read_embedding
-from pulid_extract.networks import fusion
 from pulid_extract.networks.fusion import (
     OUTLIER,
     STRANGER,
@@ -26,7 +25,6 @@ from pulid_extract.networks.fusion import (
     outliers,
     strangers,
 )
-from pulid_extract.shared.embedding_file import MAX_TOKENS
 from pulid_extract.shared.errors import FaceError, InputError
 
 ONE, TWO = picture((5, 5, RED)), picture((6, 6, RED), (16, 16, GREEN), seed="other")
@@ -124,7 +122,6 @@ def test_weights_of_nothing_are_equal_and_a_useless_portrait_counts_a_hundredth(
 
 
 def test_fusions_that_cannot_be_are_refused():
-    assert fusion.MAX_TOKENS == MAX_TOKENS
     assert len(fuse_tokens(tokens()[:1] * 32, "concat")) == 1024
     with pytest.raises(FaceError, match="33 portraits give 1056 tokens"):
         fuse_tokens(tokens()[:1] * 33, "concat")

@@ -26,6 +26,7 @@ from pulid_extract.files.antelopev2_zip import NEEDED_NETWORKS, unpack_antelopev
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.errors import OutputError, WeightsError
 from pulid_extract.shared.model_files import PULID, Source, find, pulling, transfer
+from pulid_extract.shared.model_files.meter import Meter, size_text
 from pulid_extract.shared.model_files.pulling import (
     KitItem,
     closing_lines,
@@ -33,7 +34,7 @@ from pulid_extract.shared.model_files.pulling import (
     pull,
     raise_failures,
 )
-from pulid_extract.shared.model_files.transfer import Meter, ask, part_of, size_text
+from pulid_extract.shared.model_files.transfer import ask, part_of
 
 REPO, FILE = "someone/pulid", "pulid.safetensors"
 BODY = save(
