@@ -122,7 +122,7 @@ def read_manifest(data: bytes, where: str, form: str) -> tuple[list[ManifestRow]
 def _check_head(head: list[str], where: str, line: int) -> None:
     twice = sorted({name for name in head if head.count(name) > 1})
     if twice:
-        raise InputError(f"{where}: line {line}: the column {twice[0][:40]!r} stands twice")
+        raise InputError(f"{where}: line {line}: the column {twice[0][:40]!r} is named twice")
     unknown = [name for name in head if name not in COLUMNS]
     if unknown:
         raise InputError(

@@ -99,7 +99,7 @@ def json_record(line: str, example: str) -> Record:
         record = json.loads(line, object_pairs_hook=_once)
     except RecursionError:
         raise InputError("is nested too deeply; expected one JSON object of plain values") from None
-    # JSONDecodeError; a number of too many digits; a name that stands twice
+    # JSONDecodeError; a number of too many digits; a name that is named twice
     except ValueError as error:
         raise InputError(
             f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line"
@@ -112,7 +112,7 @@ def json_record(line: str, example: str) -> Record:
 def _once(pairs: list[tuple[str, object]]) -> Record:
     record = dict(pairs)
     if len(record) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name is named twice")
     return record
 
 
@@ -144,7 +144,7 @@ def csv_records(
             twice = sorted({name for name in head if head.count(name) > 1})
             if twice:
                 problems.append(
-                    Problem.of_line(start, f"the column {twice[0][:40]!r} stands twice")
+                    Problem.of_line(start, f"the column {twice[0][:40]!r} is named twice")
                 )
                 return
         elif len(cells) > len(head):

@@ -121,7 +121,7 @@ def test_every_problem_is_listed_with_its_line():
         ("portrait\na.jpg".encode("utf-16"), ".csv", "is UTF-16; save it as UTF-8"),
         (b"portrait\na.jpg\n\0\n", ".csv", "line 3 holds a NUL byte"),
         (b'{"portrait": "a"}\n{"portrait": "\xff"}', ".jsonl", "line 2 is not UTF-8"),
-        (b"portrait,portrait\na,b", ".csv", "line 1: the column 'portrait' is there twice"),
+        (b"portrait,portrait\na,b", ".csv", "line 1: the column 'portrait' is named twice"),
         (
             b"portrait,fce\na,b",
             ".csv",
