@@ -14,7 +14,7 @@ from pulid_extract.shared.cli import console
 
 
 class Progress:
-    """verbose: say it all line by line, also where standard error is no terminal. quiet: say
+    """verbose: say it all line by line, also where standard error is not a terminal. quiet: say
     nothing, not even notes.
     """
 

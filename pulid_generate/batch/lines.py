@@ -9,14 +9,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Status = Literal["done", "skipped", "failed"]
+PictureStatus = Literal["done", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
 class PictureResult:
     """What came of one picture."""
 
-    status: Status
+    status: PictureStatus
     # Number of its row, from 1
     row: int
     # Where the row starts in its manifest; None for a row that no file holds

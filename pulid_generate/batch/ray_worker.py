@@ -19,7 +19,7 @@ from pulid_extract.shared.cluster.actor import Place, UnfitWorkerError
 from pulid_generate.assembly.opening import open_engine
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing
-from pulid_generate.batch.lines import Status
+from pulid_generate.batch.lines import PictureStatus
 from pulid_generate.batch.running import CHUNK, BatchRun, PictureWriter
 from pulid_generate.errors import PulidError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
@@ -63,7 +63,7 @@ class DrawTask:
 class DrawResult:
     """What came of a task."""
 
-    status: Status
+    status: PictureStatus
     # The picture's file
     data: bytes = field(default=b"", repr=False)
     sha256: str | None = None

@@ -16,16 +16,16 @@ def references_of(flags: BatchFlags) -> tuple[Path, ...]:
     """The pictures of the person. Of a folder, the one that is called as the person's file is;
     nothing for nobody, and for several people, who would be taken for one. Raises RequestError.
     """
-    found: list[Path] = []
+    references: list[Path] = []
     for name in flags.reference or ():
         path = Path(name).expanduser()
         if not path.is_dir():
-            found.append(path)
+            references.append(path)
             continue
         people = identity_files(flags)
         if len(people) == 1:
-            found.append(_portrait(path, Path(people[0]).stem, name))
-    return tuple(found)
+            references.append(_portrait(path, Path(people[0]).stem, name))
+    return tuple(references)
 
 
 def _portrait(folder: Path, stem: str, name: str) -> Path:

@@ -18,7 +18,7 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.batch.lines import PictureResult, Result, Status, as_json
+from pulid_generate.batch.lines import PictureResult, Result, PictureStatus, as_json
 from pulid_generate.errors import OutputError, PulidError
 from pulid_generate.pictures.saving import encoded
 from pulid_generate.pipeline.callers import Caller, Denoised
@@ -53,7 +53,7 @@ class ResultLog:
     ):
         """expected: how many there will be, if that is known."""
         self.expected, self.progress, self.emit = expected, progress, emit
-        self.counts: dict[Status, int] = {"done": 0, "failed": 0, "skipped": 0}
+        self.counts: dict[PictureStatus, int] = {"done": 0, "failed": 0, "skipped": 0}
         self._lock = threading.Lock()
         self._started = time.monotonic()
 
@@ -190,7 +190,7 @@ class BatchRun(Caller[Item]):
         return self.interrupts.working()
 
 
-def _result(status: Status, item: Item, **more: Any) -> PictureResult:
+def _result(status: PictureStatus, item: Item, **more: Any) -> PictureResult:
     return PictureResult(
         status,
         row=item.number,

@@ -4,8 +4,9 @@ Where most of such a grid would be empty, the pictures stand in the order of the
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def batch_sheet(outcomes: Sequence[PictureOutcome]) -> SheetGrid:
     for row in rows:
         line = [cells[row, column] for column in columns]
         lines.append([[_thumbnail(one, differing) for one in cell] for cell in line])
-        portraits.append(_portrait([one for cell in line for one in cell]))
+        portraits.append(_portrait(itertools.chain.from_iterable(line)))
     # of one of them, or of nobody here
     if len(rows) > 1 and len(set(portraits)) == 1:
         portraits = [None] * len(rows)
@@ -80,7 +81,7 @@ def _thumbnail(one: PictureOutcome, differing: Sequence[str], *facts: str) -> Th
     return one.thumbnail(*facts, ", ".join(text for text in options if text))
 
 
-def _portrait(outcomes: Sequence[PictureOutcome]) -> Path | None:
+def _portrait(outcomes: Iterable[PictureOutcome]) -> Path | None:
     """The reference of a person, if it is the same in all pictures."""
     first = {one.references[:1] for one in outcomes}
     if len(first) != 1 or first == {()}:

@@ -120,7 +120,7 @@ def sweep_sheet(axes: Sequence[Axis], outcomes: Sequence[PictureOutcome]) -> She
         cells[row][column].append(one.thumbnail(with_seed=with_seed))
 
     headings: list[Heading] = []
-    portraits = [path for one in outcomes for path in one.references]
+    portraits = [one.references[0] for one in outcomes if one.references]
     if len(axes) > 1:
         headings = [Heading(text) for text in rows]
     elif portraits:

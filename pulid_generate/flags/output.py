@@ -47,7 +47,7 @@ class OutputFlags:
         typer.Option(
             "--verbose",
             "-v",
-            help="Say what is loaded and every step, also where standard error is no terminal.",
+            help="Say what is loaded and every step, also where standard error is not a terminal.",
         ),
     ] = False
     quiet: Annotated[

@@ -278,7 +278,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         ),
         _note(
             "--timestep-shift",
-            "0 is no shift",
+            "0 means no shift",
             default="0",
             accepts=("0",),
             otherwise="it belongs to NitroFusion's models of SDXL",

@@ -5,7 +5,7 @@ torch.
     description   that text: what made the picture
     saving        the names of several, and the line that each gets on standard output
     scorer        how like a person pictures are, by asking pulid-extract score
-    three_way     the check that weight 0 is no PuLID at all
+    three_way     the check that weight 0 draws what no PuLID at all draws
     sheet         a grid of many -> files
     sheet_grid    what a sheet shows
     sheet_layout  where everything goes on its pages

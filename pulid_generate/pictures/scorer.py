@@ -192,14 +192,14 @@ def program() -> list[str]:
     if all(importlib.util.find_spec(name) is not None for name in LIBRARIES):
         # -P: never a module of the folder that one happens to stand in
         return [sys.executable, "-P", "-m", "pulid_extract"]
-    found = shutil.which(PROGRAM)
-    if found is None:
+    path = shutil.which(PROGRAM)
+    if path is None:
         raise PackageError(
             f"scores are made by {PROGRAM}, which is not installed; run: "
             f"pip install 'pulid-flux-toolkit[extract]', or put {PROGRAM} of another environment "
             "on the PATH"
         )
-    return [found]
+    return [path]
 
 
 def _parse(text: str) -> dict[str, Any]:

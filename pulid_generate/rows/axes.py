@@ -75,7 +75,7 @@ def parse_axis(text: str) -> Axis:
     for value in axis.values:
         read = repr(_read(axis, value, where))
         if read in seen:
-            raise RequestError(f"{where}: {value} is there twice")
+            raise RequestError(f"{where}: {value} is given twice")
         seen.add(read)
     return axis
 
@@ -135,7 +135,7 @@ def sweep_rows(axes: Sequence[Axis]) -> list[Row]:
     RequestError.
     """
     if len({axis.name for axis in axes}) < len(axes):
-        raise RequestError(f"--over {axes[0].option}: is there twice")
+        raise RequestError(f"--over {axes[0].option}: is given twice")
     rows = []
     # the last axis of a product is its innermost
     choices = itertools.product(*(axis.values for axis in reversed(axes)))

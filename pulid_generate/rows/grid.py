@@ -94,5 +94,5 @@ def parse_seeds(text: str) -> list[int]:
             raise RequestError(f"--seeds {text}: more than {MAX_ROWS} seeds")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
-        raise RequestError(f"--seeds {text}: a seed is there twice")
+        raise RequestError(f"--seeds {text}: a seed is given twice")
     return seeds

@@ -33,12 +33,12 @@ def read_manifest(
     text = records.read_text(data, where)
     problems: list[Problem] = []
     if form == ".csv":
-        found = records.csv_records(text, problems)
+        pairs = records.csv_records(text, problems)
     else:
-        found = records.json_lines(text, problems, EXAMPLE)
+        pairs = records.json_lines(text, problems, EXAMPLE)
     rows: list[Row] = []
     number = 0
-    for line, record in found:
+    for line, record in pairs:
         number += 1
         try:
             rows.append(read_row(record, number, line, base))
@@ -74,7 +74,7 @@ def read_row(record: Mapping[str, object], number: int, line: int, base: Path = 
         elif name not in COLUMNS:
             wrong.append(f"{given[:40]!r} is the same for all rows; give it on the command line")
         elif name in values or name in unset:
-            wrong.append(f"{name} is there twice")
+            wrong.append(f"{name} is given twice")
         elif value is None:
             unset.add(name)
         else:

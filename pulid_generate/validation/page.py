@@ -200,10 +200,10 @@ def _pictures(report: Report, read_thumbnail: ReadThumbnail) -> str:
 
 def _shot(shot: Shot, read_thumbnail: ReadThumbnail) -> str:
     label = f"{RUNS[shot.run]}, seed {shot.seed}"
-    caption = shot.told
+    caption = shot.cosine_text
     if shot.stranger is not None:
         caption += f", stranger {number(shot.stranger, 2)}"
-    alt = f"{shot.trial.name}, {label}: {shot.told}"
+    alt = f"{shot.trial.name}, {label}: {shot.cosine_text}"
     return _figure(read_thumbnail(shot.output), alt, caption, label)
 
 

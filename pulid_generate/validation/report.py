@@ -55,7 +55,7 @@ class Shot:
         return NO_FACE if self.status == "no face" else self.cosine
 
     @property
-    def told(self) -> str:
+    def cosine_text(self) -> str:
         """The cosine for people, or why there is none."""
         return WITHOUT_COSINE.get(self.status) or number(self.cosine)
 

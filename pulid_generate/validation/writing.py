@@ -67,7 +67,7 @@ def _sheet(report: Report, folder: Path) -> SheetGrid:
 
 def _thumbnail(shot: Shot, folder: Path) -> Thumbnail:
     drawn = folder / shot.output if shot.sha256 is not None else None
-    return Thumbnail(drawn, f"seed {shot.seed}\n{shot.told}", shot.error or "")
+    return Thumbnail(drawn, f"seed {shot.seed}\n{shot.cosine_text}", shot.error or "")
 
 
 def read_small(path: Path) -> bytes | None:

@@ -50,7 +50,7 @@ def test_two_dots_go_on(text, values):
         ("id-weight=1,2,..,0", "does not come to 0"),
         ("id-weight=1,1,..,2", "does not come to 2"),
         ("id-weight=0,0.001,..,900", "more than 1000"),
-        ("id-weight=0,1,1.0", "1.0 is there twice"),
+        ("id-weight=0,1,1.0", "1.0 is given twice"),
         ("id-weight=a,b", "pulid_id_weight 'a': expected a number"),
         ("steps=1,2.5", "steps '2.5': expected a whole number"),
         ("rng=cuda,tpu", "expected one of cuda, cpu"),
@@ -105,7 +105,7 @@ def test_every_option_of_numbers_and_words_may_be_swept():
             1,
         )
     ]
-    with pytest.raises(RequestError, match="there twice"):
+    with pytest.raises(RequestError, match="given twice"):
         sweep_rows([parse_axis("id-weight=0,1"), parse_axis("pulid-id-weight=0,1")])
 
 
