@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from micro_world import autoencoder, critic, tower
 from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.painter import DOUBLE, SINGLE, WIDTH, Asked, Painter, flow_loss, latents
+from micro_world.painter import (
+    DOUBLE,
+    SINGLE,
+    WIDTH,
+    Asked,
+    Jury,
+    Painter,
+    PictureLoss,
+    latents,
+)
 from micro_world.reader import Words, truths
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, at_once, half, place, some_of, train
@@ -232,6 +241,7 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
     identity.to(place())
     painter.requires_grad_(False).to(place())
     identity.attach(painter.flux, current)
+    picture_loss = PictureLoss(painter, words, clean, NOISY)
 
     def flow(step: int, generator: torch.Generator) -> tuple[Tensor, Wanted, Asked]:
         """Flux's loss, who was wanted, and what was asked for in the first picture of each."""
@@ -246,14 +256,8 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
             *seen(conditions, hidden, people, None if step % BOTH == 0 else portrait, somebody)
         )
         current["tokens"] = tokens.repeat_interleave(EACH, 0)
-        with torch.no_grad():
-            states, pooled = painter.reader(*words.of(chosen, silent))
-        off = flow_loss(painter, clean[chosen].float(), generator, states, pooled, NOISY)
-        return (
-            off,
-            Wanted(people, somebody, tokens),
-            Asked(chosen, ~silent, states, pooled).some(slice(None, None, EACH)),
-        )
+        off, asked = picture_loss(chosen, silent, generator)
+        return off, Wanted(people, somebody, tokens), asked.some(slice(None, None, EACH))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
@@ -263,20 +267,16 @@ def trained(folder: Path, painter: Painter, glint: nn.Module, eva: Any) -> Ident
     identity.encoder.requires_grad_(False)
     train("layers", identity, loss, LAYERS, folder, BOTH)
     identity.encoder.requires_grad_(True)
-    critics, scenes = critic.trained(folder, clean), truths(folder)
-    everybody = [critic.everybody(one, clean) for one in critics]
+    jury = Jury(painter, critic.trained(folder, clean), truths(folder))
+    everybody = [critic.everybody(one, clean) for one in jury.critics]
 
     def judged(step: int, generator: torch.Generator) -> Tensor:
         with half():
             off, wanted, asked = flow(step, generator)
             current["tokens"] = wanted.tokens
-            seen = critic.looked_at(critics, painter.towards(asked), len(asked.chosen), generator)
+            seen = jury.look(asked, generator)
         unlike = critic.unlike(seen, wanted.people, everybody) * wanted.somebody
-        return (
-            off
-            + ALIKE * unlike.mean()
-            + OBEYED * (critic.disobeyed(seen, scenes[asked.chosen]) * asked.said).mean()
-        )
+        return off + ALIKE * unlike.mean() + OBEYED * jury.disobeyed(seen, asked)
 
     train("identity", identity, judged, PLAN, folder, BOTH)
     painter.to("cpu")

@@ -8,6 +8,7 @@ L = 36 image tokens of 64, T = 32 text tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,6 +155,51 @@ def flow_loss(
     return (off.mean((0, 2)) * importance(off.device)).mean()
 
 
+@dataclass(frozen=True)
+class PictureLoss:
+    """Flux's loss on some of the training pictures: what the painter learns from, and the identity
+    after it.
+    """
+
+    painter: Painter
+    words: Words
+    # (P * K, 36, 64), packed
+    clean: Tensor
+    # as `flow_loss` takes it
+    late: float
+
+    def __call__(
+        self, chosen: Tensor, silent: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Asked]:
+        """The loss, and what was asked for. chosen: numbers (B,) of pictures; silent: (B,), which
+        of them are learnt without a word.
+        """
+        states, pooled = self.painter.reader(*self.words.of(chosen, silent))
+        clean = self.clean[chosen].float()
+        off = flow_loss(self.painter, clean, generator, states, pooled, self.late)
+        return off, Asked(chosen, ~silent, states, pooled)
+
+
+@dataclass(frozen=True)
+class Jury:
+    """Critics who look at new drawings, and the choices (P * K, 7) that the training pictures were
+    asked for.
+    """
+
+    painter: Painter
+    critics: list[critic.Critic]
+    scenes: Tensor
+
+    def look(self, asked: Asked, generator: torch.Generator) -> critic.Seen:
+        """What they see in one new drawing of each."""
+        velocity = self.painter.towards(asked)
+        return critic.looked_at(self.critics, velocity, len(asked.chosen), generator)
+
+    def disobeyed(self, seen: critic.Seen, asked: Asked) -> Tensor:
+        """How much of the scenes is missing, on average; what was not said cannot be."""
+        return (critic.disobeyed(seen, self.scenes[asked.chosen]) * asked.said).mean()
+
+
 def trained(folder: Path) -> Painter:
     torch.manual_seed(31)
     words = Words(folder, autoencoder.pictures(folder)[1])
@@ -162,28 +208,28 @@ def trained(folder: Path) -> Painter:
     lessons.to(place())
     painter = Painter(lessons)
     clean, wanted = latents(folder), reader.truths(folder)
+    picture_loss = PictureLoss(painter, words, clean, LATE)
 
     def flow(generator: torch.Generator) -> tuple[Tensor, Asked]:
         chosen = torch.randint(len(clean), (at_once(BATCH),), generator=generator, device=place())
         silent = torch.rand(len(chosen), generator=generator, device=place()) < EMPTY
-        states, pooled = painter.reader(*words.of(chosen, silent))
-        read = lessons.loss(states, pooled, wanted[chosen]) * ~silent
-        off = flow_loss(painter, clean[chosen].float(), generator, states, pooled, LATE)
-        return off + READING * read.mean(), Asked(chosen, ~silent, states, pooled)
+        off, asked = picture_loss(chosen, silent, generator)
+        read = lessons.loss(asked.states, asked.pooled, wanted[chosen]) * asked.said
+        return off + READING * read.mean(), asked
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         with half():
             return flow(generator)[0]
 
     train("painter", painter, loss, PLAN, folder)
-    critics = critic.trained(folder, clean)
+    jury = Jury(painter, critic.trained(folder, clean), wanted)
 
     def judged(step: int, generator: torch.Generator) -> Tensor:
         with half():
             off, asked = flow(generator)
             asked = asked.some(slice(at_once(SHOWN)))
-            seen = critic.looked_at(critics, painter.towards(asked), len(asked.chosen), generator)
-        return off + OBEYED * (critic.disobeyed(seen, wanted[asked.chosen]) * asked.said).mean()
+            seen = jury.look(asked, generator)
+        return off + OBEYED * jury.disobeyed(seen, asked)
 
     train("shown", painter, judged, SHOWING, folder)
     return painter

@@ -1,8 +1,9 @@
 """Trains the whole small world from seeds and writes its files.
 
-    python -m micro_world.train [--folder build/micro_world] [--models scripts/micro_world/models] [STAGE..]      (PYTHONPATH=scripts)
+    PYTHONPATH=scripts python -m micro_world.train [--folder build/micro_world] [--models FOLDER]
+        [STAGE..]
 
-Stages go on where they were stopped; what is finished is not done again. Progress on standard
+Stages resume where they were stopped; what is finished is not done again. Progress on standard
 error; the table of files on standard output, and the losses as a picture in FOLDER/losses.png.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,19 +31,18 @@ from micro_world import (
     tower,
 )
 
-FLUX, PULID, EVA = (
-    "flux1-schnell-Q8_0.gguf",
-    "pulid_flux_v0.9.1.safetensors",
-    "EVA02_CLIP_L_336_psz14_s6B.safetensors",
-)
+FLUX, PULID = "flux1-schnell-Q8_0.gguf", "pulid_flux_v0.9.1.safetensors"
+EVA = "EVA02_CLIP_L_336_psz14_s6B.safetensors"
 AE, CLIP, T5, WORDS = (
     "ae.safetensors",
     "clip_l.safetensors",
     "t5xxl_fp16.safetensors",
     "tokenizer.json",
 )
+PACK = "antelopev2"
+GLINT, SCRFD = f"{PACK}/glintr100.onnx", f"{PACK}/scrfd_10g_bnkps.onnx"
+JUDGE, PROMPT_JUDGE = "judge/recogniser.onnx", "prompt_judge/prompts.onnx"
 CARD = Path(__file__).parent / "models" / "README.md"
-PACK, JUDGE, PROMPT_JUDGE = "antelopev2", "judge/recogniser.onnx", "prompt_judge/prompts.onnx"
 
 
 class World:
@@ -86,46 +87,37 @@ class World:
         return identity.trained(self.folder, self.painter(), self.glint(), self.tower())
 
 
+def _write_painter(world: World, models: Path) -> None:
+    trained = world.painter()
+    export.write_flux(trained.flux, models / FLUX)
+    export.write_t5(trained.reader.t5, models / T5)
+    export.write_clip(trained.reader.clip, trained.reader.clip_ids, models / CLIP)
+    (models / WORDS).write_bytes((world.folder / WORDS).read_bytes())
+
+
+# Name -> what writes its files.
+STAGES: dict[str, Callable[[World, Path], object]] = {
+    "glint": lambda world, models: recognisers.export(world.glint(), models / GLINT),
+    "tower": lambda world, models: export.write_tower(world.tower(), models / EVA),
+    "painter": _write_painter,
+    "identity": lambda world, models: export.write_pulid(world.identity(), models / PULID),
+    "autoencoder": lambda world, models: export.write_autoencoder(world.autoencoder(), models / AE),
+    "judge": lambda world, models: recognisers.export(world.judge(), models / JUDGE),
+    "prompt_judge": lambda world, models: prompt_judge.export(
+        world.prompt_judge(), models / PROMPT_JUDGE
+    ),
+    "detector": lambda world, models: detector.export(world.detector(), models / SCRFD),
+}
+
+
 def write(world: World, models: Path, stage: str) -> None:
     """The files of one stage, and the card beside them."""
-    (models / PACK).mkdir(parents=True, exist_ok=True)
-    # apart: a folder of two networks would be taken for an antelopev2
-    for file in (JUDGE, PROMPT_JUDGE):
-        (models / file).parent.mkdir(exist_ok=True)
+    # the judges lie apart: a folder of two networks would be taken for an antelopev2
+    for file in (GLINT, JUDGE, PROMPT_JUDGE):
+        (models / file).parent.mkdir(parents=True, exist_ok=True)
     if not (models / CARD.name).exists():
         (models / CARD.name).write_bytes(CARD.read_bytes())
-    if stage == "autoencoder":
-        export.write_autoencoder(world.autoencoder(), models / AE)
-    elif stage == "painter":
-        trained = world.painter()
-        export.write_flux(trained.flux, models / FLUX)
-        export.write_t5(trained.reader.t5, models / T5)
-        export.write_clip(trained.reader.clip, trained.reader.clip_ids, models / CLIP)
-        (models / WORDS).write_bytes((world.folder / WORDS).read_bytes())
-    elif stage == "glint":
-        recognisers.export(world.glint(), models / PACK / "glintr100.onnx")
-    elif stage == "judge":
-        recognisers.export(world.judge(), models / JUDGE)
-    elif stage == "prompt_judge":
-        prompt_judge.export(world.prompt_judge(), models / PROMPT_JUDGE)
-    elif stage == "detector":
-        detector.export(world.detector(), models / PACK / "scrfd_10g_bnkps.onnx")
-    elif stage == "tower":
-        export.write_tower(world.tower(), models / EVA)
-    else:
-        export.write_pulid(world.identity(), models / PULID)
-
-
-STAGES = (
-    "glint",
-    "tower",
-    "painter",
-    "identity",
-    "autoencoder",
-    "judge",
-    "prompt_judge",
-    "detector",
-)
+    STAGES[stage](world, models)
 
 
 def main() -> None:

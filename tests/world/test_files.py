@@ -33,23 +33,6 @@ def test_autoencoder(tmp_path):
         assert relative(again.encoder(picture), model.encoder(picture)) < 1e-2
 
 
-@pytest.fixture
-def painter(tmp_path):
-    """An untrained painter, with the words of two prompts."""
-    from micro_world import painter, reader
-
-    prompts = np.array(
-        [
-            [
-                "a portrait of a person, smiling, in a red shirt, on a blue background",
-                "a sad person with a cap",
-            ]
-        ]
-    )
-    words = reader.Words(tmp_path, prompts)
-    return painter.Painter(reader.Lessons(words)).eval(), words
-
-
 def test_flux(tmp_path, painter):
     from micro_world import export
     from micro_world.painter import image_places

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 from micro_world import critic, training
-from micro_world.painter import FIRST, flow_loss, importance, pack
+from micro_world.painter import FIRST, Jury, PictureLoss, flow_loss, importance, pack
 from micro_world.scenes import CHOICES
 from micro_world.training import Plan, at_once, some_of, train
 from torch import nn
@@ -115,3 +115,57 @@ def test_some_of_them_are_different_ones():
     assert rows.shape == (200, 3)
     assert all(len(set(row)) == 3 and set(row) <= set(range(5)) for row in rows.tolist())
     assert sorted(set(rows.flatten().tolist())) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_silent_is_learnt_without_words_and_obeys_nobody(painter):
+    model, words = painter
+    clean, scenes = torch.randn(2, 36, 64), torch.zeros(2, len(CHOICES), dtype=torch.long)
+    chosen, silent = torch.tensor([0, 1]), torch.tensor([False, True])
+    seeded = torch.Generator().manual_seed
+    with torch.no_grad():
+        off, asked = PictureLoss(model, words, clean, 0.5)(chosen, silent, seeded(3))
+        said_all = PictureLoss(model, words, clean, 0.5)(chosen, ~silent & silent, seeded(3))[1]
+        by_hand = flow_loss(model, clean, seeded(3), asked.states, asked.pooled, 0.5)
+    assert torch.equal(off, by_hand)
+    assert asked.said.tolist() == [True, False]
+    assert torch.equal(asked.states[0], said_all.states[0])
+    assert not torch.equal(asked.states[1], said_all.states[1])
+    jury = Jury(model, [critic.Critic()], scenes)
+    with torch.no_grad():
+        seen = jury.look(asked, seeded(4))
+        each = critic.disobeyed(seen, scenes)
+    assert torch.allclose(jury.disobeyed(seen, asked), each[0] / 2)
+    assert bool(each[1] > 0)
+
+
+def test_every_stage_writes_its_files_and_there_are_no_others(tmp_path, monkeypatch):
+    """The exporters as fakes: which files they are told to write."""
+    from micro_world import detector, export, prompt_judge, recognisers
+    from micro_world import train as training_stages
+
+    class Anything:
+        def __getattr__(self, name):
+            return Anything()
+
+        def __call__(self):
+            return Anything()
+
+    def write(*arguments):
+        arguments[-1].write_bytes(b"x")
+
+    for name in ("write_flux", "write_t5", "write_clip", "write_tower", "write_pulid"):
+        monkeypatch.setattr(export, name, write)
+    monkeypatch.setattr(export, "write_autoencoder", write)
+    for module in (recognisers, detector, prompt_judge):
+        monkeypatch.setattr(module, "export", write)
+    world = Anything()
+    world.folder = tmp_path / "data"
+    world.folder.mkdir()
+    (world.folder / "tokenizer.json").write_text("{}")
+    for stage in training_stages.STAGES:
+        training_stages.write(world, tmp_path / "models", stage)
+
+    def files(folder):
+        return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+    assert files(tmp_path / "models") == files(training_stages.CARD.parent)

@@ -81,8 +81,17 @@ ROWS = [
         ],
     ),
     (
-        {"portraits": ["alone.png", "other.png"], "fuse": "mean", "mix_people": True},
-        ["--portrait", "alone.png", "other.png", "--fuse", "mean", "--mix-people"],
+        {
+            "portraits": ["alone.png", "other.png"],
+            "fuse": "mean",
+            "mix_people": True,
+            "aligner": "antelopev2",
+            "parser": "none",
+        },
+        [
+            *("--portrait", "alone.png", "other.png", "--fuse", "mean", "--mix-people"),
+            *("--aligner", "antelopev2", "--parser", "none"),
+        ],
     ),
 ]
 
@@ -168,8 +177,9 @@ def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(
 
 
 def test_a_folder_with_options_for_all(photos, tmp_path, capfd, monkeypatch):
+    options = ("--dtype", "bf16", "--aligner", "antelopev2", "--parser", "none")
     code, reports, _ = run(
-        capfd, monkeypatch, "batch", photos, "--out-dir", tmp_path / "a" / "b", "--dtype", "bf16"
+        capfd, monkeypatch, "batch", photos, "--out-dir", tmp_path / "a" / "b", *options
     )
     assert code == 1
     assert {Path(report["portrait"][0]).name: report["status"] for report in reports} == {
