@@ -18,7 +18,7 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.batch.lines import PictureResult, Result, PictureStatus, as_json
+from pulid_generate.batch.lines import PictureResult, PictureStatus, Result, as_json
 from pulid_generate.errors import OutputError, PulidError
 from pulid_generate.pictures.saving import encoded
 from pulid_generate.pipeline.callers import Caller, Denoised

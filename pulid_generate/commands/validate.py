@@ -1,5 +1,5 @@
-"""`pulid-generate validate`, as --help shows it; `validation.run` does the work, imported when it is
-called.
+"""`pulid-generate validate`, as --help shows it; `validation.run` does the work, imported when it
+is called.
 """
 
 from __future__ import annotations
