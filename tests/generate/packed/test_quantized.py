@@ -15,6 +15,7 @@ from support.distances import relative
 from torch import nn
 
 from pulid_extract.shared.cpu_linear import linear
+from pulid_generate.packed import ggml
 from pulid_generate.packed import ggml as layers
 from pulid_generate.packed import ggml_blocks as blocks
 from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight, compute_quantized
@@ -93,7 +94,9 @@ def test_a_shared_workspace_changes_no_number_and_is_reused(dtype):
     assert stack[0].computing.workspace.nbytes() == held <= 640 * 256 * (dtype.itemsize + 4)
 
 
-def test_layers_that_nobody_configured_share_memory_too_and_let_it_go():
+def test_layers_that_nobody_configured_share_memory_too_and_let_it_go(monkeypatch):
+    # layers of other tests in this process may still hold theirs
+    monkeypatch.setattr(ggml, "_default_computing", None)
     first, second = layer_of(64, 64), layer_of(64, 64)
     assert first.computing is second.computing
     assert compute_quantized(first) == 1
