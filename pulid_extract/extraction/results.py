@@ -62,7 +62,7 @@ class PortraitResult:
         """The inverse of `to_json`."""
         landmarks = record["landmarks"]
         if landmarks is not None:
-            landmarks = tuple(tuple(point) for point in landmarks)
+            landmarks = tuple((x, y) for x, y in landmarks)
         quality = Quality.from_dict(record["quality"])
         changed = {"box": tuple(record["box"]), "landmarks": landmarks, "quality": quality}
         return cls(**{**record, **changed})
@@ -157,9 +157,12 @@ def _together(job: Job, cosines: np.ndarray) -> dict[str, Any]:
     # it has been judged before
     lenient = replace(job.flags, strict=False, mix_people=True)
     comparison = compare(names, cosines, [[] for _ in names], lenient, lambda line: None)
+    rounded = []
+    for row in cosines.tolist():
+        rounded.append([round(cosine, 4) for cosine in row])
     return {
         "fuse": job.flags.fuse,
-        "cosines": [[round(cosine, 4) for cosine in row] for row in cosines.tolist()],
+        "cosines": rounded,
         "outliers": [names[place] for place in comparison.outliers],
         "dropped": [names[place] for place in comparison.dropped],
     }

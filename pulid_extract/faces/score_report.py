@@ -13,6 +13,7 @@ from pulid_extract.faces.recognizer import Recognizer
 from pulid_extract.faces.scorer import TILE, KnownFace, ScoredPicture, small_picture
 from pulid_extract.faces.scoring import Score, Tally
 from pulid_extract.pictures.drawing import encode_png, sheet
+from pulid_extract.shared.errors import printable
 
 COLUMNS = f"{'cosine':>7}{'best':>8}{'stranger':>10}{'faces':>7}  picture"
 # pictures; beyond it nobody looks, and memory ends
@@ -34,11 +35,11 @@ def table_head(recognizer: Recognizer, references: int) -> list[str]:
 def table_row(score: Score) -> str:
     """One picture, for people."""
     if score.mean is None or score.best is None:
-        what = _printable(score.error or score.picture)
+        what = printable(score.error or score.picture)
         return f"{score.status:>7}{'':>8}{'':>10}{score.faces:>7}  {what}"
     stranger = "-" if score.stranger is None else f"{score.stranger:.3f}"
     numbers = f"{score.mean:>7.3f}{score.best:>8.3f}{stranger:>10}{score.faces:>7}"
-    return f"{numbers}  {_printable(score.picture)}"
+    return f"{numbers}  {printable(score.picture)}"
 
 
 def json_line(picture: ScoredPicture, recognizer: Recognizer) -> str:
@@ -126,10 +127,5 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _short(path: str) -> str:
-    name = _printable(path.rsplit("/", 1)[-1])
+    name = printable(path.rsplit("/", 1)[-1])
     return name if len(name) <= MAX_NAME else f"{name[:10]}..{name[-12:]}"
-
-
-def _printable(text: str) -> str:
-    """File names may hold anything: no escape codes into a terminal, one line for each picture."""
-    return "".join(character if character.isprintable() else "?" for character in text)

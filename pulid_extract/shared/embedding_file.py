@@ -25,6 +25,8 @@ import numpy as np
 from pulid_extract.shared.errors import EmbeddingError
 
 ARCHITECTURE = "pulid"
+# of the keys that are the toolkit's own
+PREFIX = "pulid."
 VERSION = 1
 MAX_TOKENS = 1024
 # 1,024 float32 tokens of width 2048 with an unconditional twin are 16 MiB; this is generous
@@ -57,21 +59,20 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 
 @dataclass(frozen=True)
 class Embedding:
-    """One identity.
+    """One identity."""
 
-    tokens: (N, C) float32, 1 <= N <= 1024, finite. N is 32 and C 2048 for one portrait and the
-    public PuLID file. uncond: (M, C) float32, or None: the tokens of an all-zero condition, for the
-    negative branch of true CFG. dtype: how the tensors were stored: "f16", "bf16" or "f32".
-    provenance: string values of the optional `pulid.*` keys. sha256: hash of the whole file as it
-    was read or written, lower-case hex: what `sha256sum` prints for it. source: where it was read
-    from, for messages.
-    """
-
+    # (N, C) float32, 1 <= N <= 1024, finite; (32, 2048) for one portrait and the public PuLID file
     tokens: np.ndarray
+    # (M, C) float32, or None: the tokens of an all-zero condition, for the negative branch of true
+    # CFG
     uncond: np.ndarray | None = None
+    # how the tensors were stored: "f16", "bf16" or "f32"
     dtype: str = "f16"
+    # texts of the optional `pulid.*` keys
     provenance: Mapping[str, str] = field(default_factory=dict)
+    # of the whole file as it was read or written, lower-case hex: what `sha256sum` prints for it
     sha256: str = ""
+    # where it was read from, for messages
     source: str = "embedding"
 
 
@@ -106,18 +107,18 @@ def encode_embedding(
         ("general.architecture", ARCHITECTURE),
         ("pulid.version", VERSION),
     ]
-    keys += [(f"pulid.{name}", value) for name, value in sorted((provenance or {}).items())]
+    for name, text in sorted((provenance or {}).items()):
+        keys.append((f"{PREFIX}{name}", text))
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(arrays), len(keys)))
     for key, value in keys:
         header += _string(key)
-        header += (
-            struct.pack("<II", _UINT32, value)
-            if isinstance(value, int)
-            else struct.pack("<I", _STRING) + _string(value)
-        )
+        if isinstance(value, int):
+            header += struct.pack("<II", _UINT32, value)
+        else:
+            header += struct.pack("<I", _STRING) + _string(value)
     offset = 0
     for name, array in arrays.items():
-        columns, rows = array.shape[1], array.shape[0]
+        rows, columns = array.shape
         header += _string(name) + struct.pack("<IQQIQ", 2, columns, rows, DTYPES[dtype][0], offset)
         offset += _padded(len(stored[name]))
     body = b"".join(data.ljust(_padded(len(data)), b"\0") for data in stored.values())
@@ -228,12 +229,19 @@ def decode_embedding(data: bytes, where: str = "embedding") -> Embedding:
         tokens=arrays[TOKENS],
         uncond=arrays.get(UNCOND),
         dtype=_DTYPE_NAMES[infos[TOKENS][1]],
-        provenance={
-            k[6:]: v for k, v in keys.items() if k.startswith("pulid.") and isinstance(v, str)
-        },
+        provenance=_provenance(keys),
         sha256=hashlib.sha256(data).hexdigest(),
         source=where,
     )
+
+
+def _provenance(keys: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the `pulid.*` keys, by what follows the prefix."""
+    provenance = {}
+    for key, value in keys.items():
+        if key.startswith(PREFIX) and isinstance(value, str):
+            provenance[key.removeprefix(PREFIX)] = value
+    return provenance
 
 
 def _check_keys(where: str, keys: Mapping[str, Any]) -> None:

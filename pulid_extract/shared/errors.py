@@ -29,10 +29,8 @@ class PulidError(Exception):
     """
 
     def __init__(self, message: str):
-        # names inside files may hold anything: no escape codes into a terminal, and no page-long
-        # lines
-        words = " ".join(message.split())
-        line = "".join(character if character.isprintable() else "?" for character in words)
+        # names inside files may hold anything, and pages of it
+        line = printable(" ".join(message.split()))
         super().__init__(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 4]} ...")
 
 
@@ -62,6 +60,11 @@ class PackageError(PulidError):
 
 class WorkerError(PulidError):
     """There is no cluster, or none of its machines can do the work."""
+
+
+def printable(text: str, stand_in: str = "?") -> str:
+    """One line without escape codes for a terminal: what cannot be printed becomes `stand_in`."""
+    return "".join(character if character.isprintable() else stand_in for character in text)
 
 
 def first_line(error: BaseException) -> str:

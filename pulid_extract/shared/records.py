@@ -162,30 +162,33 @@ def csv_records(
             )
 
 
-# ------------------------------------- one value, of JSON or of a cell; ValueError if it is not one
+# ------------------------------ one value, of JSON or of a cell; ValueError if it is not of a kind
 
 
 def text(value: object) -> str:
-    if (
-        not isinstance(value, str)
-        or "\0" in value
-        or any(0xD800 <= ord(character) < 0xE000 for character in value)
-    ):
+    """A text that can be a file's name or be written anywhere."""
+    if not isinstance(value, str) or "\0" in value or _has_surrogates(value):
         raise ValueError("a text")
     return value
 
 
+def _has_surrogates(value: str) -> bool:
+    return any(0xD800 <= ord(character) < 0xE000 for character in value)
+
+
 def texts(value: object) -> list[str]:
+    """A list of texts, in one cell between semicolons; none of them empty."""
     parts = value.split(SEPARATOR) if isinstance(value, str) else value
     if not isinstance(parts, list):
         raise ValueError("texts")
-    found = [text(part).strip() for part in parts]
-    if not all(found):
+    stripped = [text(part).strip() for part in parts]
+    if not all(stripped):
         raise ValueError("texts, none of them empty")
-    return found
+    return stripped
 
 
 def whole(value: object) -> int:
+    """A whole number."""
     if isinstance(value, str):
         value = int(value) if len(value) < 20 else None
     if not isinstance(value, int) or isinstance(value, bool):
@@ -194,6 +197,7 @@ def whole(value: object) -> int:
 
 
 def number(value: object) -> float:
+    """A finite number."""
     if isinstance(value, str):
         value = float(value)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
@@ -202,7 +206,9 @@ def number(value: object) -> float:
 
 
 def yes_no(value: object) -> bool:
-    found = YES_NO.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
+    """true or false, in a cell also yes, no, 1 and 0."""
+    if isinstance(value, str):
+        value = YES_NO.get(value.strip().lower())
+    if not isinstance(value, bool):
         raise ValueError("true or false")
-    return found
+    return value

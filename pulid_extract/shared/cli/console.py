@@ -13,7 +13,7 @@ import sys
 
 import typer
 
-from pulid_extract.shared.errors import OutputError, PulidError
+from pulid_extract.shared.errors import OutputError, PulidError, printable
 
 
 def new_app(**settings: object) -> typer.Typer:
@@ -85,11 +85,7 @@ def write_line(line: str) -> None:
 def log(line: str) -> None:
     """One line for the person at the terminal."""
     # a file name may hold line breaks and escape codes
-    print(
-        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line),
-        file=sys.stderr,
-        flush=True,
-    )
+    print(printable(line, "\N{REPLACEMENT CHARACTER}"), file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str) -> str:
@@ -104,7 +100,7 @@ def was_given(context: typer.Context, name: str) -> bool:
 
 
 def refuse_options(context: typer.Context) -> None:
-    """Options before a sub-command's name belong to no one: say so instead of dropping them."""
+    """Wrong usage for options before a sub-command's name, which would be dropped."""
     for parameter in context.command.params:
         if parameter.name and was_given(context, parameter.name):
             context.fail(

@@ -1,5 +1,4 @@
-"""Ctrl-C that lets the picture in work be finished; a second one stops at once. Knows no
-picture.
+"""Ctrl-C that lets the picture in work be finished; a second one stops at once. Knows no picture.
 
 A program that is started with SIGINT ignored goes on ignoring it: a shell starts what stands before
 `&` in a script that way, and so does nohup, so that the Ctrl-C of what runs in front does not stop

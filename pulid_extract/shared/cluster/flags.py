@@ -69,6 +69,7 @@ class BatchCommand(TyperCommand):
     """A command whose --ray may stand without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click's; `args` as typed."""
         return super().parse_args(ctx, with_address(args))
 
 

@@ -19,8 +19,9 @@ def size_text(count: float) -> str:
     """Bytes for people, in decimal units: "23.8 GB"."""
     for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= least:
-            digits = 0 if count >= 100 * least else 1 if count >= 10 * least else 2
-            return f"{count / least:.{digits}f} {unit}"
+            # three digits in all
+            before_point = len(str(int(count / least)))
+            return f"{count / least:.{max(0, 3 - before_point)}f} {unit}"
     return f"{count:.0f} bytes"
 
 

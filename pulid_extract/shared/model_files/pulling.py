@@ -253,11 +253,15 @@ def _check_disk(models_dir: Path, remotes: dict[Path, Remote | PulidError]) -> N
     for path, remote in remotes.items():
         if isinstance(remote, Remote):
             part = part_of(path, remote)
-            needed += max(0, (remote.size or 0) - (part.stat().st_size if part.is_file() else 0))
+            begun = part.stat().st_size if part.is_file() else 0
+            needed += max(0, (remote.size or 0) - begun)
     check_room(models_dir, needed, "fetched")
 
 
 def check_room(models_dir: Path, needed: int, what: str) -> None:
+    """Raise OutputError if the disk of the models folder is too small. needed: bytes. what: is to
+    become of them, "fetched" or "unpacked".
+    """
     free = free_bytes(models_dir)
     if needed and needed + RESERVE > free:
         raise OutputError(
@@ -296,7 +300,8 @@ def raise_failures(outcomes: Iterable[PullOutcome]) -> None:
     if failed:
         names = ", ".join(outcome.item.file_name for outcome in failed)
         raise WeightsError(
-            f"{len(failed)} files could not be had: {names}; the list on standard output says why "
+            f"{len(failed)} files could not be fetched: {names}; the list on standard output says "
+            "why "
             "of each"
         )
 
@@ -312,7 +317,9 @@ def carry_out(
     Raises WeightsError if one failed.
     """
     done = []
-    for outcome in outcomes if dry_run else pull(outcomes, models_dir, log):
+    if not dry_run:
+        outcomes = pull(outcomes, models_dir, log)
+    for outcome in outcomes:
         done.append(outcome)
         tell(outcome)
     for line in closing_lines(done, models_dir, dry_run):
@@ -327,16 +334,13 @@ def closing_lines(outcomes: Iterable[PullOutcome], models_dir: Path, dry_run: bo
     outcomes = list(outcomes)
     missing = [outcome for outcome in outcomes if outcome.status == "missing"]
     if dry_run:
-        terms = [
-            f"{outcome.path.name}: {outcome.item.terms}, from {outcome.item.source.page}"
-            for outcome in missing
-        ]
+        lines = []
+        for outcome in missing:
+            terms = f"{outcome.item.terms}, from {outcome.item.source.page}"
+            lines.append(f"{outcome.path.name}: {terms}")
         size = size_text(sum(outcome.item.size for outcome in missing))
-        return [
-            *terms,
-            f"to fetch: about {size}; free where {models_dir} is: "
-            f"{size_text(free_bytes(models_dir))}",
-        ]
+        free = size_text(free_bytes(models_dir))
+        return [*lines, f"to fetch: about {size}; free where {models_dir} is: {free}"]
     if any(outcome.status == "failed" for outcome in outcomes):
         return []
     return [

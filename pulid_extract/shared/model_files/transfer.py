@@ -118,14 +118,15 @@ def _ask_hub(repo: str, file: str) -> Remote:
             ) from None
         raise WeightsError(f"{page}: the hub answers {status}; try again later") from None
     tag = (found.etag or "").lower()
-    same_host = urlsplit(found.location).netloc == urlsplit(url).netloc
-    # never to the storage behind the hub
-    token = build_hf_headers().get("authorization") if same_host else None
     # of a file in large storage the hub's tag is its SHA-256: huggingface_hub hf_hub_url, "Notes"
     sha256 = tag if len(tag) == 64 else ""
-    return Remote(
-        found.location, found.size, sha256, tag, {"authorization": token} if token else {}
-    )
+    headers = {}
+    # the token never goes to the storage behind the hub
+    if urlsplit(found.location).netloc == urlsplit(url).netloc:
+        token = build_hf_headers().get("authorization")
+        if token:
+            headers["authorization"] = token
+    return Remote(found.location, found.size, sha256, tag, headers)
 
 
 def _ask_url(url: str) -> Remote:
@@ -142,9 +143,8 @@ def _ask_url(url: str) -> Remote:
             "folder"
         )
     size = response.headers.get("content-length")
-    return Remote(
-        url, int(size) if size else None, "", response.headers.get("etag", "") or str(size)
-    )
+    tag = response.headers.get("etag", "") or str(size)
+    return Remote(url, int(size) if size else None, "", tag)
 
 
 # ----------------------------------------------------------------------------------------- fetching
@@ -201,16 +201,16 @@ def transfer(
                 if failures >= ATTEMPTS:
                     total = size_text(remote.size) if remote.size else "an unknown size"
                     raise WeightsError(
-                        f"{remote.name}: broke off after {size_text(file.done)} of "
-                        f"{total} ({_reason(error)}); "
-                        "run the same command again, it resumes there"
+                        f"{remote.name}: broke off after {size_text(file.done)} of {total} "
+                        f"({_reason(error)}); run the same command again, it resumes there"
                     ) from None
                 time.sleep(pause * 2 ** (failures - 1))
                 if again is not None:
                     # the next try says what is wrong
                     with contextlib.suppress(WeightsError):
                         fresh = again()
-                        remote = fresh if fresh.tag == remote.tag else remote
+                        if fresh.tag == remote.tag:
+                            remote = fresh
         show(file.done, remote.size)
         found = file.digest.hexdigest()
         if expected and found != expected:
@@ -367,11 +367,9 @@ def _written(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = (
-            "; free some space and run the command again, it resumes"
-            if error.errno == errno.ENOSPC
-            else ""
-        )
+        hint = ""
+        if error.errno == errno.ENOSPC:
+            hint = "; free some space and run the command again, it resumes"
         raise OutputError(
             f"{target}: cannot be written ({error.strerror or error}){hint}"
         ) from None

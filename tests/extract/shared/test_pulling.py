@@ -340,7 +340,7 @@ def test_one_that_fails_does_not_stop_the_others(hub, tmp_path):
     outcomes = list(pull(plan([gone, gate, item()], tmp_path), tmp_path, print))
     assert [outcome.status for outcome in outcomes] == ["failed", "failed", "fetched"]
     with pytest.raises(
-        WeightsError, match=r"2 files could not be had: gone\.safetensors, x\.safetensors"
+        WeightsError, match=r"2 files could not be fetched: gone\.safetensors, x\.safetensors"
     ):
         raise_failures(outcomes)
     with pytest.raises(WeightsError, match=r"x\.safetensors: some/gate: is gated"):
