@@ -31,7 +31,7 @@ from pulid_extract.flags.extract import ONE_PORTRAIT
 from pulid_extract.pictures.sources import expand
 from pulid_extract.shared.background import ahead
 from pulid_extract.shared.errors import InputError, PulidError, WeightsError
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 from pulid_extract.shared.writing import write_atomically
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class PreparedRow:
 class LoadedNetworks:
     """What is loaded once for all rows; torch with the first that needs it."""
 
-    def __init__(self, files: dict[str, Found], device: str):
+    def __init__(self, files: dict[str, FoundFile], device: str):
         """files: role -> its file."""
         self.files, self.device = files, device
         # whether a row was ever made with them

@@ -42,7 +42,7 @@ from pulid_extract.networks.fusion import Fuse
 from pulid_extract.pictures import portrait
 from pulid_extract.pictures.portrait import Photo
 from pulid_extract.shared.errors import InputError, WeightsError
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 
 # BiSeNet's label: what every pixel is called without a parser
 SKIN = 1
@@ -59,7 +59,7 @@ class Extractor:
 
     def __init__(
         self,
-        files: Mapping[str, Found],
+        files: Mapping[str, FoundFile],
         device: str = "auto",
         options: Options | None = None,
         log: Callable[[str], None] = lambda line: None,

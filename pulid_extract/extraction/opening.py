@@ -11,7 +11,7 @@ from pulid_extract.files.model_set import find_files, needed_roles
 from pulid_extract.files.roles import ROLES
 from pulid_extract.flags.groups import AntelopeFlags, CropFlags, DetectFlags, ModelFlags
 from pulid_extract.shared.cli import console
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 
 if TYPE_CHECKING:
     from pulid_extract.extraction.extractor import Extractor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvision")
 
 
-def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found]:
+def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, FoundFile]:
     """role -> its file, by flag, models folder, Hugging Face cache or download; says where each is.
 
     A device that is named and may not be there is looked for first, before anything is fetched.
@@ -41,7 +41,7 @@ def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found
 def open_extractor(
     flags: AntelopeFlags,
     *,
-    files: dict[str, Found] | None = None,
+    files: dict[str, FoundFile] | None = None,
     roles: Collection[str] | None = None,
 ) -> Extractor:
     """The Extractor of a command line; loads no network yet. Call it within `quiet`.

@@ -15,7 +15,7 @@ from pulid_extract.shared.background import BackgroundCall
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import InputError, OutputError
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 
 # key of a .pulidembd -> role
 PROVENANCE = {"weights.sha256": "pulid_weights", "eva_clip.sha256": "eva_clip"}
@@ -26,7 +26,7 @@ class ResultCache:
     at once.
     """
 
-    def __init__(self, files: Mapping[str, Found], device: str, off: bool):
+    def __init__(self, files: Mapping[str, FoundFile], device: str, off: bool):
         """files: role -> its file. off: keep and read nothing."""
         folder = None if off else default_folder()
         self.device = device

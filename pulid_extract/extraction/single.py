@@ -22,7 +22,7 @@ from pulid_extract.files.model_set import needed_roles
 from pulid_extract.pictures.portrait import check_portrait
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.standard_output import quiet
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 from pulid_extract.shared.writing import check_not_input
 
 
@@ -32,7 +32,7 @@ class SingleExtraction:
 
     result: ExtractionResult
     # role -> its file
-    files: dict[str, Found]
+    files: dict[str, FoundFile]
     # path -> PNG
     pictures: dict[str, bytes]
 

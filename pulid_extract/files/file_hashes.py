@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.errors import InputError, OutputError
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 from pulid_extract.shared.writing import make_folder, write_atomically
 
 MEMORY = "weights.json"
@@ -70,7 +70,7 @@ class FileHashes:
             write_atomically(self.path, json.dumps(existing, indent=1).encode(), mode=0o600)
 
 
-def files_of(found: Mapping[str, Found]) -> dict[str, list[Path]]:
+def files_of(found: Mapping[str, FoundFile]) -> dict[str, list[Path]]:
     """role -> the files that are read for it; of an antelopev2 folder the two that are used. found:
     role -> its file or folder.
     """

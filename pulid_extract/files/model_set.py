@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pulid_extract.files import roles as weights
-from pulid_extract.shared.model_files import Found, find
+from pulid_extract.shared.model_files import FoundFile, find
 
 
 def needed_roles(
@@ -26,7 +26,7 @@ def find_files(
     models_dir: str | Path | None,
     roles: Collection[str],
     log: Callable[[str], None] = lambda line: None,
-) -> dict[str, Found]:
+) -> dict[str, FoundFile]:
     """The file of every named role, by the rules of `model_files.find`; says where each is.
     explicit: role -> what a flag named.
 

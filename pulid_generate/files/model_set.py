@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.model_files import (
-    Found,
+    FoundFile,
     Role,
     check_role,
     fills,
@@ -26,19 +26,19 @@ from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 class ModelFiles:
     """The files of one generation, found and recognised."""
 
-    flux: Found
-    vae: Found
-    clip_l: Found
-    t5xxl: Found
+    flux: FoundFile
+    vae: FoundFile
+    clip_l: FoundFile
+    t5xxl: FoundFile
     t5_tokenizer: Path
     # None when no identity is asked for
-    pulid: Found | None = None
+    pulid: FoundFile | None = None
 
-    def of(self, model: Model) -> Found:
+    def of(self, model: Model) -> FoundFile:
         """The file of a model."""
         return getattr(self, model.field)
 
-    def by_role(self) -> list[tuple[Role, Found]]:
+    def by_role(self) -> list[tuple[Role, FoundFile]]:
         """Which file fills which role."""
         pairs = [(FLUX, self.flux), (VAE, self.vae), (CLIP_L, self.clip_l), (T5XXL, self.t5xxl)]
         if self.pulid:
@@ -93,14 +93,14 @@ class ModelFiles:
 
 
 def _part(
-    role: Role, given: str | Path | None, whole: Found | None, models_dir: Path | None
-) -> Found:
+    role: Role, given: str | Path | None, whole: FoundFile | None, models_dir: Path | None
+) -> FoundFile:
     """The file for one role: what was given, else the all-in-one if it holds the part, else as
     `find`.
     """
     if given is None and whole is not None:
         if fills(whole.header, role):
-            return Found(whole.path, "all-in-one", whole.header)
+            return FoundFile(whole.path, "all-in-one", whole.header)
         try:
             return find(role, None, models_dir)
         except WeightsError as error:

@@ -15,7 +15,7 @@ import typer
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.model_files import (
-    Found,
+    FoundFile,
     Role,
     check_role,
     fills,
@@ -118,7 +118,7 @@ def _look_for_role(name: str, role: Role, flags: Flags, folder: Path | None) -> 
     given = getattr(flags, name)
     whole = flags.model if given is None and role is not PULID else None
 
-    def search() -> Found:
+    def search() -> FoundFile:
         if whole is not None:
             found = open_given(ALL_IN_ONE, whole)
             if role is FLUX or fills(found.header, role):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pulid_extract.shared.embedding_file import Embedding
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 from pulid_generate.errors import CheckpointError, IdentityError, RequestError
 from pulid_generate.files.layouts import FluxShape
 from pulid_generate.files.model import Model
@@ -119,7 +119,7 @@ class Fitting:
             mu = None if request.flow_shift == "none" else float(request.flow_shift)
         return tuple(make_schedule(name, steps, mu))
 
-    def _check_width(self, found: Found, marker: Marker, wanted: int, usual: str) -> None:
+    def _check_width(self, found: FoundFile, marker: Marker, wanted: int, usual: str) -> None:
         """Raise CheckpointError for a text encoder that gives other widths than Flux takes."""
         check_storage(part_of(found.header, marker))
         width = width_of(found.header, marker)

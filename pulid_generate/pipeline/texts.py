@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pulid_extract.shared.model_files import Found
+from pulid_extract.shared.model_files import FoundFile
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.memory.placement import Placement
@@ -69,7 +69,7 @@ def encode_prompts(
                 keep(prompt, t5.encode_chunks(prompt.t5_chunks))
 
 
-def check_finite(states: Tensor, found: Found) -> None:
+def check_finite(states: Tensor, found: FoundFile) -> None:
     """Raise CheckpointError for what an encoder of a damaged file gives."""
     if not torch.isfinite(states).all():
         raise CheckpointError(

@@ -8,7 +8,7 @@ stands in this list.
 
 from pulid_extract.shared.model_files.finding import (
     MODELS_DIR_VARIABLE,
-    Found,
+    FoundFile,
     cached,
     candidates_in,
     download,
@@ -39,7 +39,7 @@ __all__ = [
     "MODELS_DIR_VARIABLE",
     "PREFIXES",
     "PULID",
-    "Found",
+    "FoundFile",
     "GgufFile",
     "GgufTensor",
     "Header",

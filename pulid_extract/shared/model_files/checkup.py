@@ -20,7 +20,12 @@ from typing import Any, Literal
 import psutil
 
 from pulid_extract.shared.errors import PackageError, PulidError
-from pulid_extract.shared.model_files.finding import Found, candidates_in, downloads_dir, is_offline
+from pulid_extract.shared.model_files.finding import (
+    FoundFile,
+    candidates_in,
+    downloads_dir,
+    is_offline,
+)
 from pulid_extract.shared.model_files.kinds import Role
 from pulid_extract.shared.model_files.meter import size_text
 from pulid_extract.shared.model_files.pulling import free_bytes
@@ -230,7 +235,7 @@ class RoleCheck:
 
     check: Check
     # None if there is none that can be used
-    found: Found | None
+    found: FoundFile | None
     # whether nothing is there at all, so that fetching it would help
     absent: bool
 
@@ -240,7 +245,7 @@ class RoleCheck:
 
 
 def look_for(
-    role: Role, search: Callable[[], Found], models_dir: Path | None, given: bool
+    role: Role, search: Callable[[], FoundFile], models_dir: Path | None, given: bool
 ) -> RoleCheck:
     """Whether a role's file is there: where, by which rule, how large. search: finds it or raises
     PulidError; is kept from fetching it.
@@ -272,7 +277,7 @@ def _has_candidates(role: Role, models_dir: Path | None) -> bool:
     return bool(candidates_in(models_dir, role, []))
 
 
-def _size(found: Found) -> int:
+def _size(found: FoundFile) -> int:
     if found.path.is_file():
         return found.path.stat().st_size
     files = {place for place, _ in found.header.shards.values()} or {

@@ -31,7 +31,7 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file or folder for a role, and the rule that found it."""
 
     path: Path
@@ -50,7 +50,7 @@ class Found:
 
 def find(
     role: Role, explicit: str | Path | None = None, models_dir: str | Path | None = None
-) -> Found:
+) -> FoundFile:
     """The file for a role, by the first rule that answers: flag, models folder, Hugging Face cache,
     download.
 
@@ -70,7 +70,7 @@ def find(
                 f"one with {role.flag}"
             )
         if candidates:
-            return Found(candidates[0].path, "models folder", candidates[0])
+            return FoundFile(candidates[0].path, "models folder", candidates[0])
     stored, rule = cached(role.source), "hugging face cache"
     # one of these may be the file that was meant: say so before another copy is downloaded
     if stored is None and unreadable:
@@ -82,7 +82,7 @@ def find(
     if stored is not None:
         header = read_header(stored)
         check_role(header, role)
-        return Found(stored, rule, header)
+        return FoundFile(stored, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
     offline = ""
     if role.fetch and is_offline():
@@ -93,7 +93,7 @@ def find(
     )
 
 
-def open_given(role: Role, given: str | Path) -> Found:
+def open_given(role: Role, given: str | Path) -> FoundFile:
     """What the user named for a role: a file, a folder as diffusers saves it, or a repository id
     that is in the Hugging Face cache.
 
@@ -109,7 +109,7 @@ def open_given(role: Role, given: str | Path) -> Found:
         path = _only_file(path, role)
     header = read_header(path)
     check_role(header, role)
-    return Found(header.path, "flag", header)
+    return FoundFile(header.path, "flag", header)
 
 
 def _located(given: str | Path) -> Path:

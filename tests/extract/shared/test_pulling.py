@@ -116,7 +116,7 @@ def test_an_interruption_keeps_what_has_arrived(hub, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         get(tmp_path / FILE, show=interrupt)
     [outcome] = plan([item()], tmp_path)
-    assert (outcome.status, "of it are there already" in outcome.why) == ("missing", True)
+    assert (outcome.status, "of it have been fetched before" in outcome.why) == ("missing", True)
     hub.calls = []
     assert get(tmp_path / FILE) == SHA256
     assert hub.ranges_asked()[0].startswith("bytes=")
