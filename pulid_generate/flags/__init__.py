@@ -8,6 +8,7 @@ output           what is written, and what is said
 likeness         who pictures are compared with; how many seeds are tried
 batch            where rows come from, and how many pictures are drawn at once
 validation       what an identity is validated with
+serve            where a server listens, and how much it takes
 commands         which of these each command takes
 names            how a field is written on the command line
 sdcli            all of sd-cli's flags and what becomes of them

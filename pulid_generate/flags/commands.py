@@ -19,6 +19,7 @@ from pulid_generate.flags.likeness import BestOfFlags, LikenessFlags
 from pulid_generate.flags.models import ModelFlags
 from pulid_generate.flags.output import OutputFlags
 from pulid_generate.flags.placement import PlacementFlags
+from pulid_generate.flags.serve import ServingFlags
 from pulid_generate.flags.validation import ValidationFlags
 
 
@@ -71,3 +72,10 @@ class SweepFlags(Flags, LikenessFlags, SeriesFlags, AxesFlags):
 @dataclass(frozen=True, kw_only=True)
 class ValidateFlags(Flags, LikenessFlags, ValidationFlags):
     """Every flag of `validate`; those of a generation hold for every picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags(Flags, ServingFlags):
+    """Every flag of `serve`; those of a generation hold for every request that does not say
+    otherwise.
+    """

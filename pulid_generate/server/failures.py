@@ -1,0 +1,55 @@
+"""What becomes of an error: a status and JSON with the command line's sentence, in a form that
+OpenAI's and WebUI's clients read. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from pulid_generate.errors import (
+    EmbeddingError,
+    IdentityError,
+    InputError,
+    PlacementError,
+    PulidError,
+    RequestError,
+)
+
+
+class RefusedError(PulidError):
+    """A request that is not answered, whatever is in it."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None):
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+
+
+def not_found(what: str) -> RefusedError:
+    return RefusedError(404, f"{what}: not here, or not yours")
+
+
+# whose fault an error is: the request's, or else the server's
+OF_REQUEST = (RequestError, InputError, EmbeddingError, IdentityError, PlacementError)
+
+
+def status_of(error: PulidError) -> int:
+    if isinstance(error, RefusedError):
+        return error.status
+    return 400 if isinstance(error, OF_REQUEST) else 503
+
+
+def failure(status: int, message: str, kind: str = "", headers: Any = None) -> JSONResponse:
+    """error: as OpenAI has it. detail: as WebUI has it."""
+    told = {"message": message, "type": kind or "refused", "param": None, "code": status}
+    return JSONResponse({"error": told, "detail": message}, status, headers=headers)
+
+
+def failure_of(error: PulidError) -> JSONResponse:
+    # RequestError -> request_error
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+    headers = error.headers if isinstance(error, RefusedError) else None
+    return failure(status_of(error), str(error), kind, headers)

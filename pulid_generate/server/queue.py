@@ -1,0 +1,205 @@
+"""The jobs of the server: a queue with a bound, those in work, and those that are finished.
+
+Jobs are drawn one by one in the order in which they came. Knows no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from pulid_generate.errors import OutputError
+from pulid_generate.server.failures import RefusedError
+from pulid_generate.server.jobs import (
+    JobRecord,
+    State,
+    delete_job,
+    forget_files,
+    read_record,
+    write_record,
+)
+from pulid_generate.server.settings import FORGET_SECONDS, MAX_FINISHED
+
+
+class JobQueue:
+    """Safe between threads."""
+
+    def __init__(self, limit: int, seconds: Callable[[], float] = lambda: 30.0):
+        """limit: jobs that may wait. seconds: that a job takes, about, for who is to come again."""
+        self.limit, self.seconds = limit, seconds
+        self.is_closed = False
+        self._jobs: dict[str, JobRecord] = {}
+        self._waiting: deque[JobRecord] = deque()
+        self._changed = threading.Condition()
+        self.working: JobRecord | None = None
+        # state -> how many jobs have ended so
+        self.ended: dict[State, int] = {"done": 0, "failed": 0, "cancelled": 0}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def check_room(self) -> None:
+        """Raise RefusedError if no further job is taken, before any work is put into it."""
+        if self.is_closed:
+            raise RefusedError(503, "the server is stopping; try again later", {"Retry-After": "30"})
+        if len(self._waiting) >= self.limit:
+            wait = str(max(1, round(self.seconds())))
+            raise RefusedError(
+                429,
+                f"{len(self._waiting)} jobs are waiting, --max-queue takes no more; "
+                f"try again in {wait} seconds",
+                {"Retry-After": wait},
+            )
+
+    def add(self, job: JobRecord) -> None:
+        """Let a job wait for its turn; its record is on the disk from now on. Raises RefusedError,
+        OutputError.
+        """
+        with self._changed:
+            self.check_room()
+            write_record(job)
+            self._put(job)
+
+    def _put(self, job: JobRecord) -> None:
+        self._jobs[job.id] = job
+        self._waiting.append(job)
+        self._changed.notify_all()
+
+    def resume(self, folder: Path) -> tuple[int, int]:
+        """Take up the jobs of an earlier server in `folder`: how many wait again, and how many
+        records cannot be read.
+        """
+        found, lost = [], 0
+        for path in sorted(folder.glob("*/*/")):
+            if not path.is_dir() or path.name == "identities":
+                continue
+            job = read_record(path)
+            if job is None:
+                lost += 1
+            else:
+                found.append(job)
+        found.sort(key=lambda job: job.created)
+        waiting = 0
+        with self._changed:
+            for job in found:
+                if job.is_finished:
+                    self._jobs[job.id] = job
+                else:
+                    self._put(job)
+                    waiting += 1
+        return waiting, lost
+
+    def get(self, name: str) -> JobRecord | None:
+        return self._jobs.get(name)
+
+    def of_visitor(self, visitor: str) -> list[JobRecord]:
+        """Everything of one visitor, the newest first."""
+        with self._changed:
+            found = [job for job in self._jobs.values() if job.visitor == visitor]
+        return sorted(found, key=lambda job: -job.created)
+
+    def place(self, job: JobRecord) -> int | None:
+        """How many are drawn before it; None for a job that does not wait."""
+        with self._changed:
+            if job.state != "queued" or job not in self._waiting:
+                return None
+            return self._waiting.index(job) + (self.working is not None)
+
+    # ------------------------------------------------------------------------------ the device's side
+
+    def take(self, seconds: float | None) -> JobRecord | None:
+        """The next job, in work from now on; None if none comes in time, or no more do."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._waiting) or self.is_closed, seconds)
+            if self.is_closed or not self._waiting:
+                return None
+            job = self._waiting.popleft()
+            job.state = "drawing"
+            self.working = job
+        self._announce(job)
+        return job
+
+    def finish(self, job: JobRecord, state: State, error: str | None = None) -> None:
+        """A job has ended: its record says so, and what came with it goes."""
+        with self._changed:
+            job.state, job.error = state, error
+            job.finished_at = time.time()
+            job.preview = None
+            self.ended[state] += 1
+            if self.working is job:
+                self.working = None
+            self._save(job)
+        forget_files(job)
+        self._announce(job)
+
+    def put_back(self, job: JobRecord) -> None:
+        """A job that was begun waits for the next start of the server."""
+        with self._changed:
+            job.state, job.step, job.preview = "queued", (0, 0), None
+            self.working = None
+            self._waiting.appendleft(job)
+        job.changes.announce()
+
+    def _save(self, job: JobRecord) -> None:
+        # a disk that is full takes no record; the job has ended all the same
+        with contextlib.suppress(OutputError):
+            write_record(job)
+
+    def _announce(self, job: JobRecord) -> None:
+        job.changes.announce()
+        with self._changed:
+            waiting = list(self._waiting)
+        for other in waiting:
+            other.changes.announce()
+
+    # --------------------------------------------------------------------------- the requests' side
+
+    def cancel(self, job: JobRecord) -> None:
+        """End it: now if it waits, before the next step if it is in work."""
+        with self._changed:
+            job.is_cancelled = True
+            waits = job in self._waiting
+            if waits:
+                self._waiting.remove(job)
+        if waits:
+            self.finish(job, "cancelled")
+        job.changes.announce()
+
+    def delete(self, job: JobRecord) -> None:
+        """End it, and forget everything about it."""
+        self.cancel(job)
+        with self._changed:
+            self._jobs.pop(job.id, None)
+        delete_job(job)
+
+    def close(self) -> list[JobRecord]:
+        """Take no more jobs, and give none out: those that wait now."""
+        with self._changed:
+            self.is_closed = True
+            waiting = list(self._waiting)
+            self._changed.notify_all()
+        for job in waiting:
+            job.changes.announce()
+        return waiting
+
+    def forget_old(self, now: float | None = None) -> None:
+        """Finished jobs without a session whose time is over, or that are too many."""
+        now = time.time() if now is None else now
+        with self._changed:
+            finished = [job for job in self._jobs.values() if job.is_finished and not job.visitor]
+        finished.sort(key=lambda job: job.finished_at or 0.0, reverse=True)
+        for place, job in enumerate(finished):
+            old = now - (job.finished_at or 0.0) > FORGET_SECONDS
+            if old or place >= MAX_FINISHED:
+                self.delete(job)
+
+    def forget_all_finished(self) -> None:
+        """What is left when the server ends and pictures are not kept."""
+        with self._changed:
+            finished = [job for job in self._jobs.values() if job.is_finished]
+        for job in finished:
+            self.delete(job)
