@@ -14,6 +14,7 @@ from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
 from pulid_generate.commands.inspect import inspect
 from pulid_generate.commands.pull import pull
+from pulid_generate.commands.serve import serve
 from pulid_generate.commands.sweep import sweep
 from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
@@ -29,7 +30,7 @@ PROGRAM = "pulid-generate"
 app = console.new_app()
 app.callback(invoke_without_command=True, cls=SdGroup)(draw)
 app.command(cls=SdBatchCommand)(batch)
-for command in (sweep, validate, verify, doctor):
+for command in (sweep, validate, verify, doctor, serve):
     app.command(cls=SdCommand)(command)
 for command in (inspect, pull):
     app.command()(command)

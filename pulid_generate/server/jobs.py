@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pulid_extract.shared.writing import make_folder, write_atomically
+from pulid_generate.pictures.picture import Format
 from pulid_generate.server.changes import Changes
 
 State = Literal["queued", "drawing", "done", "failed", "cancelled"]
 RECORD, FILES = "job.json", "files"
-SUFFIXES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class JobRecord:
     visitor: str | None
     # fields of a generation by name, as JSON; files are plain names in the job's folder
     asked: dict[str, Any]
-    # how the pictures are stored: a key of SUFFIXES
+    # how the pictures are stored: a key of FORMATS
     output_format: str = "png"
     # pictures that it comes to
     count: int = 1

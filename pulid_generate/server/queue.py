@@ -45,7 +45,9 @@ class JobQueue:
     def check_room(self) -> None:
         """Raise RefusedError if no further job is taken, before any work is put into it."""
         if self.is_closed:
-            raise RefusedError(503, "the server is stopping; try again later", {"Retry-After": "30"})
+            raise RefusedError(
+                503, "the server is stopping; try again later", {"Retry-After": "30"}
+            )
         if len(self._waiting) >= self.limit:
             wait = str(max(1, round(self.seconds())))
             raise RefusedError(

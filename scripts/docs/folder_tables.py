@@ -34,9 +34,11 @@ ORDER = {
         "shared",
     ),
     "pulid_extract.shared": ("cluster", "cli", "model_files"),
+    "pulid_generate.server": ("running", "app", "routes"),
     "pulid_generate": (
         "cli",
         "commands",
+        "server",
         "validation",
         "batch",
         "inspection",

@@ -1,0 +1,41 @@
+"""The application: its routes, what becomes of errors, and the layer that every request passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from pulid_generate.errors import PulidError
+from pulid_generate.server.failures import failure, failure_of
+from pulid_generate.server.routes import health, jobs, openai, people, studio, webui
+from pulid_generate.server.safety import Safety
+from pulid_generate.server.state import Server
+from pulid_generate.version import __version__
+
+
+def make_app(server: Server) -> Any:
+    """The application of one server, for an ASGI runner."""
+    # their pages for people load scripts from elsewhere; /openapi.json is here
+    app = FastAPI(title="pulid-generate", version=__version__, docs_url=None, redoc_url=None)
+    app.state.server = server
+    for part in (jobs, openai, webui, people, studio, health):
+        app.include_router(part.router)
+    app.add_exception_handler(PulidError, _told)
+    app.add_exception_handler(HTTPException, _told_status)
+    app.add_exception_handler(RequestValidationError, _told_form)
+    return Safety(app, server.settings, server.visitors)
+
+
+async def _told(request: Request, error: Any) -> Any:
+    return failure_of(error)
+
+
+async def _told_status(request: Request, error: Any) -> Any:
+    return failure(error.status_code, str(error.detail), headers=error.headers)
+
+
+async def _told_form(request: Request, error: Any) -> Any:
+    return failure(400, "the address or its parameters are not as expected; see /openapi.json")

@@ -1,0 +1,120 @@
+"""The fields of a request: every option of a generation that may differ from row to row, made from
+the flags' tables, and a few of the server's own. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pulid_generate.errors import RequestError
+from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.names import flag_name
+from pulid_generate.rows.columns import COLUMNS, field_of
+from pulid_generate.server.jobs import FORMATS
+
+# Options of a row that name places on the server's disk, or belong to a command line
+NOT_FOR_REQUESTS = {
+    "output": "pictures are fetched by their address",
+    "output_begin_idx": "pictures are fetched by their address",
+    "reference": "score pictures with pulid-extract score",
+    "prompt_file": "send the text as prompt",
+    "negative_prompt_file": "send the text as negative_prompt",
+    "lora_model_dir": "the server's own --lora-model-dir holds",
+}
+# The server's own -> what it means
+OWN = {
+    "files": "Files of the request, name -> base64 or data URL; other fields then name them. In a "
+    "form: parts called 'files', each with its file name.",
+    "portraits": "Names of files that are portraits of one person, who is drawn.",
+    "output_format": "png, jpeg or webp: how the pictures are stored.",
+}
+JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def request_fields() -> list[str]:
+    """The options that a request may give."""
+    return [name for name in COLUMNS if name not in NOT_FOR_REQUESTS]
+
+
+def read_names(
+    given: Mapping[str, object], also: Collection[str] = (), ignored: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(options by their fields, the server's own and `also`, names that change nothing here).
+
+    ignored: what clients of other servers always send. Raises RequestError that names all fields
+    that nobody knows.
+    """
+    options: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    idle, wrong = [], []
+    for name, value in given.items():
+        if name in OWN or name in also:
+            own[name] = value
+            continue
+        field = field_of(name)
+        if field in NOT_FOR_REQUESTS:
+            wrong.append(f"{name}: not a field of a request; {NOT_FOR_REQUESTS[field]}")
+        elif field in COLUMNS:
+            if field in options:
+                wrong.append(f"{name}: is there twice")
+            options[str(field)] = value
+        elif name in ignored:
+            idle.append(name)
+        elif field is not None:
+            wrong.append(f"{name}: is the same for all requests; the server was started with it")
+        else:
+            wrong.append(f"{name[:40]}: unknown field{_near(name)}")
+    if wrong:
+        raise RequestError("; ".join(wrong[:20]))
+    return options, own, idle
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, [*request_fields(), *OWN], 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+# ------------------------------------------------------------------------------------------- schema
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a request, for the OpenAPI page and for the studio's forms."""
+    hints = get_type_hints(BatchFlags, include_extras=True)
+    properties: dict[str, Any] = {}
+    for name in request_fields():
+        kind, info = get_args(hints[name])[:2]
+        properties[name] = _property(kind) | {
+            "description": f"{info.help or ''} ({flag_name(name)})".strip(),
+            "default": getattr(BatchFlags, name),
+        }
+    properties["files"] = {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": OWN["files"],
+    }
+    properties["portraits"] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": OWN["portraits"],
+    }
+    properties["output_format"] = {
+        "type": "string",
+        "enum": list(FORMATS),
+        "default": "png",
+        "description": OWN["output_format"],
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _property(kind: Any) -> dict[str, Any]:
+    members = [part for part in get_args(kind) if part is not NoneType]
+    if NoneType in get_args(kind):
+        [kind] = members
+    if get_origin(kind) is Literal:
+        return {"type": "string", "enum": list(get_args(kind))}
+    if get_origin(kind) is list:
+        return {"type": "array", "items": {"type": "string"}}
+    return {"type": JSON_TYPES[kind]}

@@ -1,0 +1,48 @@
+"""What /metrics tells, in Prometheus' text format. Knows no model. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pulid_generate.server.queue import JobQueue
+
+# seconds of a picture
+BUCKETS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 900)
+
+
+class Metrics:
+    """Counts for one server; nothing of what is drawn, and of nobody."""
+
+    def __init__(self, queue: JobQueue):
+        self.queue = queue
+        self.registry = CollectorRegistry()
+        own: Any = {"registry": self.registry}
+        self.waiting = Gauge("pulid_jobs_waiting", "Jobs in the queue.", **own)
+        self.working = Gauge("pulid_jobs_working", "Jobs in work.", **own)
+        self.ended = Gauge("pulid_jobs_ended", "Jobs that have ended, by state.", ["state"], **own)
+        self.pictures = Counter("pulid_pictures", "Pictures drawn.", **own)
+        self.steps = Counter("pulid_steps", "Denoising steps done.", **own)
+        self.seconds = Histogram(
+            "pulid_picture_seconds", "Seconds of a picture.", buckets=BUCKETS, **own
+        )
+        self.loaded = Gauge("pulid_models_loaded", "1 while models are in memory.", **own)
+        self.memory = Gauge("pulid_memory_bytes", "Memory in use, by device.", ["device"], **own)
+
+    def text(self) -> bytes:
+        self.waiting.set(len(self.queue))
+        self.working.set(self.queue.working is not None)
+        for state, count in self.queue.ended.items():
+            self.ended.labels(state).set(count)
+        self._measure_memory()
+        return generate_latest(self.registry)
+
+    def _measure_memory(self) -> None:
+        import psutil
+
+        self.memory.labels("cpu").set(psutil.Process().memory_info().rss)
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+            self.memory.labels("cuda").set(torch.cuda.memory_allocated())

@@ -1,0 +1,195 @@
+"""Identities that can be named, and portraits: the faces on one, what the face network would see of
+it, and an identity made of several.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from pulid_extract.shared.embedding_file import decode_embedding
+from pulid_extract.shared.writing import make_folder, write_atomically
+from pulid_generate.errors import InputError, RequestError
+from pulid_generate.server.failures import RefusedError, not_found
+from pulid_generate.server.people import SUFFIX, check_name
+from pulid_generate.server.settings import MAX_SAVED
+from pulid_generate.server.state import Server, beside, server_of, visitor_of
+from pulid_generate.server.submission import without_folder
+from pulid_generate.server.uploads import Body, read_body, write_files
+
+router = APIRouter()
+# Options of pulid-extract that a request may give, beside its portraits
+OPTIONS = (
+    *("face_index", "face_order", "face_at", "face_box", "landmarks", "box", "det_threshold"),
+    *("with_uncond", "fuse", "drop_outliers", "mix_people", "strict", "aligner", "parser", "dtype"),
+)
+OWN = ("portraits", "mask", "name", "pulid_id_embedding")
+PICTURES = {"crop": "crop_image", "face": "face_image", "sheet": "preview"}
+
+
+@router.get("/v1/identities")
+async def list_identities(request: Request) -> dict[str, Any]:
+    """Who can be named: the server's, and those that this session saved."""
+    server, visitor = server_of(request), visitor_of(request)
+    own: set[str] = set()
+    if visitor:
+        folder = server.visitors.identities_of(visitor)
+        own = {path.stem for path in folder.glob(f"*{SUFFIX}")}
+    names = server.submission.people(visitor).files()
+    return {"identities": [{"name": name, "saved": name in own} for name in names]}
+
+
+@router.post("/v1/identities")
+async def make_identity(request: Request) -> dict[str, Any]:
+    """The .pulidembd of the person on `portraits`, or one that is sent; with `name` and in a session
+    it is saved, so that requests can name it.
+    """
+    server, visitor = server_of(request), visitor_of(request)
+    body = await read_body(request)
+    return await beside(_make, server, body, visitor)
+
+
+def _make(server: Server, body: Body, visitor: str | None) -> dict[str, Any]:
+    fields = _known(body)
+    name = fields.pop("name", None)
+    if name is not None:
+        name = check_name(str(name)).removesuffix(SUFFIX)
+    answer: dict[str, Any] = {}
+    sent = fields.pop("pulid_id_embedding", None)
+    if sent is not None:
+        data = body.files[body.take_file(sent, "pulid_id_embedding")]
+        decode_embedding(data, "pulid_id_embedding")
+    else:
+        with _portraits(server, body, fields, visitor) as (folder, options):
+            out = folder / f"made{SUFFIX}"
+            answer = _ask(server, "extract", folder, options | {"out": str(out)})
+            data = out.read_bytes()
+    answer |= {"sha256": hashlib.sha256(data).hexdigest(), "saved": None}
+    answer["pulid_id_embedding"] = base64.b64encode(data).decode()
+    if name is not None and visitor is not None:
+        folder = make_folder(server.visitors.identities_of(visitor), mode=0o700)
+        if len(list(folder.iterdir())) >= MAX_SAVED:
+            raise RequestError(f"{MAX_SAVED} identities are saved in this session; delete one")
+        write_atomically(folder / f"{name}{SUFFIX}", data, mode=0o600)
+        answer["saved"] = name
+    return answer
+
+
+@router.get("/v1/identities/{name}")
+async def get_identity(request: Request, name: str) -> Response:
+    """The .pulidembd of one that this session saved."""
+    return Response(
+        _saved(request, name).read_bytes(),
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="identity{SUFFIX}"'},
+    )
+
+
+@router.delete("/v1/identities/{name}")
+async def delete_identity(request: Request, name: str) -> dict[str, Any]:
+    """Forget one that this session saved."""
+    _saved(request, name).unlink(missing_ok=True)
+    return {"deleted": name}
+
+
+def _saved(request: Request, name: str) -> Path:
+    server, visitor = server_of(request), visitor_of(request)
+    if visitor is not None:
+        for path in server.visitors.identities_of(visitor).glob(f"*{SUFFIX}"):
+            if path.stem == name:
+                return path
+    raise not_found(f"identity {name[:40]}")
+
+
+@router.post("/v1/faces")
+async def list_faces(request: Request) -> dict[str, Any]:
+    """Every face of one portrait, as `pulid-extract faces --json` has them."""
+    server, visitor = server_of(request), visitor_of(request)
+    body = await read_body(request)
+
+    def ask() -> dict[str, Any]:
+        with _portraits(server, body, _known(body), visitor) as (folder, options):
+            portraits = options.pop("portrait")
+            if len(portraits) != 1:
+                raise RequestError("portraits: expected one")
+            return _ask(server, "faces", folder, options | {"photo": portraits[0]})
+
+    return await beside(ask)
+
+
+@router.post("/v1/crops")
+async def show_crops(request: Request) -> dict[str, Any]:
+    """What the face network would see of portraits, and how good they are: PNG in base64."""
+    server, visitor = server_of(request), visitor_of(request)
+    body = await read_body(request)
+
+    def ask() -> dict[str, Any]:
+        with _portraits(server, body, _known(body), visitor) as (folder, options):
+            paths = {name: folder / f"{name}.png" for name in PICTURES}
+            for name, path in paths.items():
+                options[PICTURES[name]] = str(path)
+            answer = _ask(server, "crops", folder, options)
+            for name, path in paths.items():
+                answer[name] = base64.b64encode(path.read_bytes()).decode()
+            return answer
+
+    return await beside(ask)
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def _known(body: Body) -> dict[str, Any]:
+    unknown = [name[:40] for name in body.fields if name not in (*OPTIONS, *OWN)]
+    if unknown:
+        raise RequestError(f"unknown fields: {', '.join(unknown[:20])}")
+    return {name: value for name, value in body.fields.items() if value is not None}
+
+
+@contextmanager
+def _portraits(
+    server: Server, body: Body, fields: dict[str, Any], visitor: str | None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A folder with the request's portraits, which is gone afterwards, and the worker's fields."""
+    options = dict(fields)
+    wanted = options.pop("portraits", None)
+    names = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(names, list) or not names:
+        raise RequestError("portraits: expected a list of names of files in 'files'")
+    folder = server.visitors.folder_of(visitor) / f"portraits-{secrets.token_hex(8)}"
+    try:
+        taken = {body.take_file(name, "portraits"): None for name in names}
+        mask = options.pop("mask", None)
+        files = {name: body.files[name] for name in taken}
+        if mask is not None:
+            mask_name = body.take_file(mask, "mask")
+            files[mask_name] = body.files[mask_name]
+            options["mask"] = str(folder / mask_name)
+        write_files(files, folder)
+        options["portrait"] = [str(folder / name) for name in taken]
+        yield folder, options
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask(server: Server, task: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer = server.worker.ask(task, options)
+    except RefusedError:
+        raise
+    except InputError as error:
+        raise InputError(without_folder(str(error), folder)) from None
+    for name in ("output", "id", "task", "status"):
+        answer.pop(name, None)
+    if isinstance(answer.get("notes"), list):
+        answer["notes"] = [without_folder(str(note), folder) for note in answer["notes"]]
+    return answer

@@ -1,0 +1,247 @@
+"""AUTOMATIC1111's shape, as stable-diffusion.cpp's server and Forge have it: /sdapi/v1.
+
+Source: leejet/stable-diffusion.cpp 97d29908 examples/server/routes_sdapi.cpp; Forge for
+distilled_cfg_scale.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from pulid_generate.errors import RequestError
+from pulid_generate.pictures.description import SAMPLER_NAMES
+from pulid_generate.pictures.picture import read_parameters
+from pulid_generate.sampling.names import METHODS, SCHEDULES
+from pulid_generate.server.fields import read_names
+from pulid_generate.server.jobs import JobRecord
+from pulid_generate.server.state import Server, beside, finished, pictures_of, server_of, visitor_of
+from pulid_generate.server.uploads import Body, read_body
+
+router = APIRouter(prefix="/sdapi/v1")
+# theirs -> ours
+RENAMED = {
+    "sampler_name": "sampling_method",
+    "sampler_index": "sampling_method",
+    "distilled_cfg_scale": "guidance",
+    "denoising_strength": "strength",
+}
+OWN = (
+    *RENAMED,
+    *("batch_size", "n_iter", "init_images", "inpainting_mask_invert", "lora", "extra_images"),
+    *("enable_hr", "scheduler", "mask"),
+)
+# which change nothing here
+IGNORED = (
+    *("clip_skip", "styles", "send_images", "save_images", "do_not_save_samples"),
+    *("do_not_save_grid", "restore_faces", "tiling", "override_settings", "script_name"),
+    *("override_settings_restore_afterwards", "script_args", "alwayson_scripts", "subseed"),
+    *("subseed_strength", "seed_resize_from_h", "seed_resize_from_w", "s_churn", "s_tmax"),
+    *("s_tmin", "s_noise", "s_min_uncond", "disable_extra_networks", "comments", "firstpass_image"),
+    *("firstphase_width", "firstphase_height", "hr_scale", "hr_upscaler", "hr_second_pass_steps"),
+    *("hr_resize_x", "hr_resize_y", "hr_steps", "hr_sampler_name", "hr_scheduler", "hr_prompt"),
+    *("hr_negative_prompt", "hr_checkpoint_name", "hr_additional_modules", "resize_mode"),
+    *("mask_blur", "mask_blur_x", "mask_blur_y", "inpainting_fill", "inpaint_full_res"),
+    *("inpaint_full_res_padding", "initial_noise_multiplier", "include_init_images"),
+    *("latent_mask", "image_cfg_scale", "refiner_checkpoint", "refiner_switch_at", "force_task_id"),
+    *("infotext", "eta_noise_seed_delta", "model"),
+)
+METHOD_OF = {theirs.lower(): ours for ours, theirs in SAMPLER_NAMES.items()}
+
+
+@router.post("/txt2img")
+async def txt2img(request: Request) -> dict[str, Any]:
+    """Pictures of a prompt."""
+    return await _draw(request, needs_picture=False)
+
+
+@router.post("/img2img")
+async def img2img(request: Request) -> dict[str, Any]:
+    """Pictures drawn over `init_images[0]`, where `mask` is white."""
+    return await _draw(request, needs_picture=True)
+
+
+async def _draw(request: Request, *, needs_picture: bool) -> dict[str, Any]:
+    server = server_of(request)
+    body = await read_body(request)
+    sent = {key: value for key, value in body.fields.items() if key not in ("init_images", "mask")}
+    job, idle = await beside(_submit, server, body, visitor_of(request), needs_picture)
+    server.interruptible.add(job.id)
+    try:
+        await finished(request, job)
+    finally:
+        server.interruptible.discard(job.id)
+    files = await pictures_of(job)
+    texts = [read_parameters(data) for data in files]
+    info = {
+        "prompt": job.asked.get("prompt"),
+        "seed": job.pictures[0].seed,
+        "all_seeds": [picture.seed for picture in job.pictures],
+        "all_prompts": [job.asked.get("prompt")] * len(files),
+        "infotexts": texts,
+        "ignored": idle,
+    }
+    images = [base64.b64encode(data).decode() for data in files]
+    return {"images": images, "parameters": sent, "info": json.dumps(info)}
+
+
+def _submit(
+    server: Server, body: Body, visitor: str | None, needs_picture: bool
+) -> tuple[JobRecord, list[str]]:
+    server.queue.check_room()
+    options, own, idle = read_names(body.fields, OWN, IGNORED)
+    for theirs, ours in RENAMED.items():
+        if own.get(theirs) not in (None, ""):
+            options.setdefault(ours, own[theirs])
+    if "sampling_method" in options:
+        options["sampling_method"] = _method(options["sampling_method"])
+    if own.get("scheduler") not in (None, "", "automatic", "Automatic"):
+        options["scheduler"] = str(own["scheduler"]).lower()
+    if own.get("enable_hr"):
+        raise RequestError("enable_hr: the second, larger pass is not supported; draw at that size")
+    if own.get("extra_images"):
+        raise RequestError("extra_images: reference pictures are not supported")
+    count = _count(own, "batch_size") * _count(own, "n_iter")
+    options.setdefault("batch_count", count)
+    options.setdefault("seed", -1)
+    if own.get("lora"):
+        options["lora"] = _loras(own["lora"])
+    _take_pictures(body, own, options, needs_picture)
+    if not needs_picture:
+        options.pop("strength", None)
+    job = server.submission.job(options, body, visitor, portraits=own.get("portraits"))
+    server.queue.add(job)
+    return job, idle
+
+
+def _take_pictures(
+    body: Body, own: dict[str, Any], options: dict[str, Any], needs_picture: bool
+) -> None:
+    pictures = own.get("init_images")
+    if not needs_picture:
+        return
+    if not isinstance(pictures, list) or len(pictures) != 1:
+        raise RequestError("init_images: expected a list of one picture in base64")
+    options["init_img"] = body.take_file(pictures[0], "init_images")
+    if own.get("mask") is None:
+        return
+    name = body.take_file(own["mask"], "mask")
+    if own.get("inpainting_mask_invert"):
+        body.files[name] = _inverted(body.files[name])
+    options["mask"] = name
+
+
+def _inverted(data: bytes) -> bytes:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            inverted = ImageChops.invert(image.convert("L"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise RequestError("mask: is not a readable picture") from None
+    stored = io.BytesIO()
+    inverted.save(stored, "PNG")
+    return stored.getvalue()
+
+
+def _method(name: object) -> str:
+    text = str(name).strip().lower()
+    return METHOD_OF.get(text, text)
+
+
+def _count(own: dict[str, Any], name: str) -> int:
+    value = own.get(name)
+    if value is None:
+        return 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
+        raise RequestError(f"{name} {str(value)[:20]!r}: expected a whole number from 1")
+    return value
+
+
+def _loras(given: object) -> list[str]:
+    loras = []
+    for one in given if isinstance(given, list) else [given]:
+        if isinstance(one, str):
+            loras.append(one)
+        elif isinstance(one, dict) and isinstance(one.get("path"), str):
+            loras.append(f"{one['path']}:{one.get('multiplier', 1)}")
+        else:
+            raise RequestError("lora: expected a list of {path, multiplier}")
+    return loras
+
+
+# ----------------------------------------------------------------------------------- what there is
+
+
+@router.get("/samplers")
+async def samplers() -> list[dict[str, Any]]:
+    return [{"name": name, "aliases": [name], "options": {}} for name in METHODS]
+
+
+@router.get("/schedulers")
+async def schedulers() -> list[dict[str, Any]]:
+    return [{"name": name, "label": name} for name in SCHEDULES]
+
+
+@router.get("/sd-models")
+async def sd_models(request: Request) -> list[dict[str, Any]]:
+    name = server_of(request).drawer.pipeline.files.flux.name
+    told = {"title": name, "model_name": name, "filename": name}
+    return [told | {"hash": None, "sha256": None, "config": None}]
+
+
+@router.get("/loras")
+async def loras(request: Request) -> list[dict[str, Any]]:
+    folder = server_of(request).drawer.lora_folder
+    files = sorted(folder.glob("*.safetensors")) if folder is not None else []
+    return [{"name": path.stem, "alias": path.stem, "path": path.stem} for path in files]
+
+
+@router.get("/upscalers")
+async def upscalers() -> list[dict[str, Any]]:
+    return []
+
+
+@router.get("/options")
+async def get_options(request: Request) -> dict[str, Any]:
+    name = server_of(request).drawer.pipeline.files.flux.name
+    return {"sd_model_checkpoint": name, "samples_format": "png"}
+
+
+@router.post("/options")
+async def set_options(request: Request) -> dict[str, Any]:
+    """The one model cannot be changed; a client that names it is content."""
+    body = await read_body(request)
+    name = server_of(request).drawer.pipeline.files.flux.name
+    wanted = body.fields.pop("sd_model_checkpoint", name)
+    if wanted not in (name, "", None):
+        raise RequestError(f"sd_model_checkpoint {str(wanted)[:80]!r}: this server has {name}")
+    return {"ignored": list(body.fields)}
+
+
+@router.get("/progress")
+async def progress(request: Request) -> dict[str, Any]:
+    """Of the picture in work, whosever it is: numbers only."""
+    job = server_of(request).queue.working
+    done, total = job.step if job is not None else (0, 0)
+    share = done / total if total else 0.0
+    state = {
+        "job_count": len(server_of(request).queue) + (job is not None),
+        "sampling_step": done,
+        "sampling_steps": total,
+        "interrupted": bool(job is not None and job.is_cancelled),
+    }
+    return {"progress": share, "eta_relative": 0.0, "state": state, "current_image": None}
+
+
+@router.post("/interrupt")
+async def interrupt(request: Request) -> dict[str, Any]:
+    """Cancel the picture in work, if one of these routes asked for it."""
+    server = server_of(request)
+    job = server.queue.working
+    if job is not None and job.id in server.interruptible:
+        server.queue.cancel(job)
+    return {}

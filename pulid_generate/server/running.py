@@ -1,0 +1,143 @@
+"""`pulid-generate serve`: opens the models' files, takes up what an earlier server left, and answers
+until it is told to stop.
+
+SIGTERM and Ctrl-C: no further job is taken, the picture in work is finished, what waits stays in
+the journal.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+import uvicorn
+
+from pulid_extract.shared.cli import console
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.usage import given_flags
+from pulid_generate.errors import OutputError, RequestError
+from pulid_generate.flags.commands import BatchFlags, ServeFlags
+from pulid_generate.flags.names import flag_name
+from pulid_generate.rows.row import BY_ROW
+from pulid_generate.server.app import make_app
+from pulid_generate.server.device import DeviceThread
+from pulid_generate.server.drawing import Drawer
+from pulid_generate.server.extraction import ExtractWorker
+from pulid_generate.server.metrics import Metrics
+from pulid_generate.server.queue import JobQueue
+from pulid_generate.server.settings import STOP_SECONDS, Settings, read_settings
+from pulid_generate.server.state import Server
+from pulid_generate.server.submission import Submission
+from pulid_generate.server.visitors import Visitors
+
+# Flags of a generation's file, and of what is printed of it
+NOT_HERE = ("output", "output_begin_idx", "as_json")
+# requests that are answered at once
+MAX_CONNECTIONS = 512
+
+
+def run(context: typer.Context, flags: ServeFlags) -> None:
+    """The command. Raises PulidError."""
+    given = given_flags(context, flags)
+    for name in NOT_HERE:
+        if name in given:
+            context.fail(f"{flag_name(name)} is not for serve: pictures are fetched over HTTP.")
+    progress = Progress(flags.verbose, flags.quiet)
+    settings = read_settings(flags)
+    server = open_server(flags, given, settings, progress)
+    listening = _listen(settings)
+    waiting, lost = server.queue.resume(settings.folder)
+    if waiting:
+        progress.note(f"{waiting} jobs of an earlier server wait again")
+    if lost:
+        progress.note(f"{lost} jobs of an earlier server cannot be read, and are lost")
+    host, port = listening.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    console.write_line(f"http://{address}:{port}")
+    serve(server, [listening])
+
+
+def open_server(
+    flags: ServeFlags, given: frozenset[str], settings: Settings, progress: Progress
+) -> Server:
+    """All parts of a server, nothing running yet. Raises PulidError."""
+    drawer = Drawer(_common(flags), given & frozenset(BY_ROW), progress)
+    visitors = Visitors(settings.folder)
+    worker = ExtractWorker(settings.extract_flags)
+    queue = JobQueue(settings.max_queue)
+    if missing := worker.missing():
+        progress.note(missing)
+    submission = Submission(settings, drawer, visitors, worker)
+    return Server(settings, drawer, queue, visitors, worker, submission, Metrics(queue))
+
+
+def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
+    """Answer on these sockets until the process is told to stop."""
+    device = DeviceThread(
+        server.drawer, server.queue, server.metrics, server.settings.idle_seconds, server.tidy
+    )
+    device.start()
+    config = uvicorn.Config(
+        make_app(server),
+        # addresses hold names and numbers of jobs; nothing is logged of a request
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=round(STOP_SECONDS),
+        lifespan="off",
+    )
+    try:
+        _Runner(config, server, device).run(sockets=list(sockets))
+    finally:
+        server.queue.close()
+        device.is_stopping = True
+        device.join(STOP_SECONDS)
+        server.worker.stop()
+        if not server.settings.keep:
+            server.queue.forget_all_finished()
+            server.visitors.delete_identities()
+
+
+class _Runner(uvicorn.Server):
+    """Closes the queue as soon as the signal comes, so that who waits is answered in time."""
+
+    def __init__(self, config: uvicorn.Config, server: Server, device: DeviceThread):
+        super().__init__(config)
+        self.server, self.device = server, device
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.device.is_stopping = True
+        # not in the signal's own frame, which may have interrupted one that holds the lock
+        threading.Thread(target=self.server.queue.close, daemon=True).start()
+        super().handle_exit(sig, frame)
+
+
+def _common(flags: ServeFlags) -> BatchFlags:
+    """What holds for every request that does not say otherwise. Raises RequestError."""
+    if "-" in (flags.pulid_id_embedding, flags.init_img, flags.mask, *(flags.identity or ())):
+        raise RequestError("standard input can be read once, not for every request; name a file")
+    return BatchFlags.of_command(
+        flags, identities=None, output_dir=".", output=BatchFlags.output, no_cache=True
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Raises OutputError."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(256)
+    except OSError as error:
+        raise OutputError(
+            f"--host {settings.host} --port {settings.port}: cannot listen there "
+            f"({error.strerror or error}); give another --port"
+        ) from None
+    return listening

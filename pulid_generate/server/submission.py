@@ -1,0 +1,216 @@
+"""From a request to a job: names become files in the job's own folder, portraits an identity, and
+all of it is judged before it waits. Imports no torch.
+
+What the flags of a command name, a request names too; but every file that a request names came with
+it, or is an identity that is there. No name becomes a path.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulid_extract.shared.writing import make_folder
+from pulid_generate.errors import PulidError, RequestError
+from pulid_generate.lora.choice import find_lora
+from pulid_generate.request.people import parse_person, rename_files
+from pulid_generate.server.extraction import ExtractWorker
+from pulid_generate.server.jobs import FILES, FORMATS, JobRecord
+from pulid_generate.server.people import SUFFIX, People, take_tags
+from pulid_generate.server.settings import MAX_PROMPT, Settings
+from pulid_generate.server.uploads import Body, write_files
+from pulid_generate.server.visitors import Visitors
+
+if TYPE_CHECKING:
+    from pulid_generate.server.drawing import Drawer
+
+# what an identity's file begins with
+GGUF = b"GGUF"
+PORTRAITS = "portraits" + SUFFIX
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Makes jobs of requests."""
+
+    settings: Settings
+    drawer: Drawer
+    visitors: Visitors
+    worker: ExtractWorker
+
+    def people(self, visitor: str | None) -> People:
+        """Who can be named: those that the visitor saved, then everybody's."""
+        own = self.visitors.identities_of(visitor) if visitor else None
+        return People((own, self.settings.identities))
+
+    def job(
+        self,
+        options: Mapping[str, Any],
+        body: Body,
+        visitor: str | None,
+        *,
+        portraits: object = None,
+        output_format: object = "png",
+    ) -> JobRecord:
+        """A job that can be drawn, in a folder of its own; not in the queue yet.
+
+        options: fields of a generation. Raises PulidError.
+        """
+        if output_format not in FORMATS:
+            raise RequestError(
+                f"output_format {str(output_format)[:20]!r}: expected {_or(FORMATS)}"
+            )
+        name = secrets.token_hex(16)
+        folder = self.visitors.folder_of(visitor) / name
+        make_folder(folder, mode=0o700)
+        try:
+            with _without_folder(folder / FILES):
+                asked = _Naming(self, body, visitor, folder / FILES).asked(options, portraits)
+                job = JobRecord(name, folder, visitor, asked, str(output_format))
+                drawings = self.drawer.judge(job, self.settings)
+        except PulidError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        job.count = len(drawings)
+        job.notes = self.drawer.notes(job)
+        return job
+
+
+class _Naming:
+    """The files of one request, by the names that its fields give them."""
+
+    def __init__(self, submission: Submission, body: Body, visitor: str | None, folder: Path):
+        self.worker, self.body, self.folder = submission.worker, body, folder
+        self.people = submission.people(visitor)
+        self.lora_folder = submission.drawer.lora_folder
+        # that have come, or were made or copied
+        self.files: dict[str, bytes] = {}
+
+    def asked(self, options: Mapping[str, Any], portraits: object) -> dict[str, Any]:
+        """The options with names of files in the folder, which are written. Raises PulidError."""
+        asked = dict(options)
+        self._read_prompt(asked)
+        for name in ("init_img", "mask"):
+            if asked.get(name) is not None:
+                asked[name] = self._came(self.body.take_file(asked[name], name))
+        if portraits is not None:
+            if asked.get("pulid_id_embedding") is not None:
+                raise RequestError("portraits and pulid_id_embedding both say who it is")
+            asked["pulid_id_embedding"] = self._extract(_names(portraits, "portraits"), PORTRAITS)
+        elif asked.get("pulid_id_embedding") is not None:
+            asked["pulid_id_embedding"] = self._person(asked["pulid_id_embedding"])
+        if asked.get("identity") is not None:
+            asked["identity"] = [
+                self._placed(text) for text in _names(asked["identity"], "identity")
+            ]
+        if asked.get("lora") is not None:
+            asked["lora"] = [self._lora(text) for text in _names(asked["lora"], "lora")]
+        if isinstance(asked.get("seed"), int) and asked["seed"] < 0:
+            # now: the job is read more than once
+            asked["seed"] = secrets.randbelow(2**31)
+        write_files(self.files, self.folder)
+        return asked
+
+    def _read_prompt(self, asked: dict[str, Any]) -> None:
+        """Take the people out of the prompt."""
+        for name in ("prompt", "negative_prompt"):
+            text = asked.get(name)
+            if isinstance(text, str) and len(text) > MAX_PROMPT:
+                raise RequestError(f"{name}: {len(text)} characters; expected at most {MAX_PROMPT}")
+        prompt = asked.get("prompt")
+        if not isinstance(prompt, str):
+            return
+        asked["prompt"], tags = take_tags(prompt)
+        if tags:
+            named = _names(asked.get("identity") or [], "identity")
+            if asked.get("pulid_id_embedding") is not None:
+                named.insert(0, asked.pop("pulid_id_embedding"))
+            asked["identity"] = named + [f"{tag.name},weight={tag.weight}" for tag in tags]
+
+    def _came(self, name: str) -> str:
+        self.files[name] = self.body.files[name]
+        return name
+
+    def _placed(self, text: str) -> str:
+        """One of several people, with a box or a mask."""
+        spec = parse_person(text)
+
+        def change(name: str) -> str:
+            if name == spec.mask:
+                return self._came(self.body.take_file(name, "identity: mask"))
+            return self._person(name)
+
+        return rename_files(text, change)
+
+    def _person(self, name: object) -> str:
+        """The .pulidembd of a person who is named: one that came, one of a portrait that came, or
+        one that is there.
+        """
+        if not isinstance(name, str):
+            raise RequestError("identity: expected a name")
+        if name not in self.body.files and name.startswith("data:"):
+            name = self.body.take_file(name, "pulid_id_embedding")
+        if name in self.body.files:
+            if self.body.files[name].startswith(GGUF):
+                return self._came(name)
+            return self._extract([name], name + SUFFIX)
+        path = self.people.find(name)
+        try:
+            self.files[path.name] = path.read_bytes()
+        except OSError as error:
+            raise RequestError(f"identity {name}: cannot be read ({error.strerror})") from None
+        return path.name
+
+    def _extract(self, portraits: list[str], name: str) -> str:
+        """The .pulidembd of one person on some portraits, as the command makes it."""
+        taken = {self.body.take_file(portrait, "portraits"): None for portrait in portraits}
+        if not taken:
+            raise RequestError("portraits: names no file")
+        write_files({key: self.body.files[key] for key in taken}, self.folder)
+        paths = [str(self.folder / key) for key in taken]
+        out = self.folder / name
+        self.worker.ask("extract", {"portrait": paths, "out": str(out)})
+        self.files[name] = out.read_bytes()
+        return name
+
+    def _lora(self, text: str) -> str:
+        """NAME[:WEIGHT] of the server's folder of LoRAs."""
+        name, colon, weight = text.rpartition(":")
+        if not colon:
+            name, weight = text, "1"
+        return f"{find_lora(name, self.lora_folder)}:{weight}"
+
+
+class _without_folder:
+    """Errors inside speak of files by the names that the request gave them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PulidError):
+            error.args = (without_folder(str(error), self.folder),)
+
+
+def without_folder(text: str, folder: Path) -> str:
+    """A sentence without the folder in which the files of a request lie."""
+    return text.replace(f"{folder}/", "")
+
+
+def _names(value: object, name: str) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise RequestError(f"{name}: expected a list of texts")
+    return list(value)
+
+
+def _or(words: Collection[str]) -> str:
+    return " or ".join(words)
