@@ -1,0 +1,322 @@
+"""A server of the micro models: its pictures are the command's, its jobs wait, end and are
+cancelled, and its routes speak OpenAI's and WebUI's shapes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+
+import pytest
+from support.micro_drawing import write_lora
+from support.served import micro_serve_flags, serving, wait_for
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+
+PROMPT = "a photo of a cat"
+
+
+@pytest.fixture(scope="module")
+def served(micro, tmp_path_factory, kept):
+    folder = tmp_path_factory.mktemp("served")
+    people = folder / "people"
+    people.mkdir()
+    for file in (kept.me, kept.you):
+        (people / file.name).write_bytes(file.read_bytes())
+    loras = folder / "loras"
+    loras.mkdir()
+    write_lora(loras / "style.safetensors")
+    flags = micro_serve_flags(
+        micro, folder, identities=str(people), lora_model_dir=str(loras), max_queue=6
+    )
+    with serving(flags) as running:
+        yield running
+
+
+@pytest.fixture
+def client(served):
+    with served.client() as client:
+        yield client
+
+
+def drawn(client, **fields) -> bytes:
+    """The one picture of a job."""
+    posted = client.post("/v1/jobs", json={"prompt": PROMPT} | fields)
+    assert posted.status_code == 202, posted.text
+    told = wait_for(client, posted.json()["id"])
+    assert told["state"] == "done", told
+    return client.get(told["pictures"][0]["url"]).content
+
+
+def of_file(path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+# --------------------------------------------------------------------------------- the same picture
+
+
+def test_a_job_is_the_commands_file(client, draw):
+    assert drawn(client, seed=7) == draw("--seed", 7).data
+    assert drawn(client, seed=7) != drawn(client, seed=8)
+
+
+def test_an_identity_by_name_by_tag_and_in_the_request(client, draw, kept):
+    wanted = draw(*kept.pulid, "--pulid-id-embedding", kept.me, "--pulid-id-weight", 0.8).data
+    assert wanted != draw().data
+    assert drawn(client, pulid_id_embedding="me", pulid_id_weight=0.8) == wanted
+    assert drawn(client, prompt=f"{PROMPT} <id:me:0.8>") == wanted
+    files = {"somebody.pulidembd": of_file(kept.me)}
+    named = {"pulid_id_embedding": "somebody.pulidembd", "pulid-id-weight": 0.8}
+    assert drawn(client, files=files, **named) == wanted
+    inline = f"data:application/octet-stream;base64,{of_file(kept.me)}"
+    assert drawn(client, pulid_id_embedding=inline, pulid_id_weight=0.8) == wanted
+
+
+def test_two_people_with_boxes(client, draw, kept):
+    boxes = ("box=0,0,32,48", "box=32,0,32,48")
+    people = []
+    for file, box in zip((kept.me, kept.you), boxes, strict=True):
+        people += ["--identity", f"{file},{box}"]
+    wanted = draw(*kept.pulid, *people).data
+    assert drawn(client, identity=[f"me,{boxes[0]}", f"you,{boxes[1]}"]) == wanted
+
+
+def test_a_picture_to_start_from_a_mask_and_a_lora(client, draw, served, tmp_path):
+    from PIL import Image
+
+    picture, mask = tmp_path / "start.png", tmp_path / "mask.png"
+    Image.new("RGB", (64, 48), "orange").save(picture)
+    Image.linear_gradient("L").resize((64, 48)).save(mask)
+    wanted = draw("--init-img", picture, "--mask", mask, "--strength", 0.6).data
+    fields = {"init_img": "a.png", "mask": "b.png", "strength": 0.6}
+    files = {"a.png": of_file(picture), "b.png": of_file(mask)}
+    assert drawn(client, files=files, **fields) == wanted
+    form = client.post(
+        "/v1/jobs",
+        data={"prompt": PROMPT} | fields,
+        files=[("files", ("a.png", picture.read_bytes())), ("files", ("b.png", mask.read_bytes()))],
+    )
+    told = wait_for(client, form.json()["id"])
+    assert client.get(told["pictures"][0]["url"]).content == wanted
+    folder = served.server.drawer.lora_folder
+    with_lora = draw("--lora", f"{folder / 'style.safetensors'}:0.5").data
+    assert drawn(client, lora=["style:0.5"]) == with_lora
+    assert drawn(client, prompt=f"{PROMPT}<lora:style:0.5>") == with_lora
+
+
+# --------------------------------------------------------------------------------------- the queue
+
+
+def test_events_count_the_steps_and_end_with_the_job(client):
+    name = client.post("/v1/jobs", json={"prompt": PROMPT, "steps": 5}).json()["id"]
+    steps, states = [], []
+    with client.stream("GET", f"/v1/jobs/{name}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("event:"):
+                states.append(line.removeprefix("event: "))
+            if line.startswith("data:"):
+                steps.append(json.loads(line.removeprefix("data: "))["step"])
+    assert states[-1] == "done"
+    assert steps == sorted(steps)
+    assert steps[-1] == 5
+
+
+def test_cancel_ends_before_the_next_step_and_what_waits_at_once(client, served):
+    first = client.post("/v1/jobs", json={"prompt": PROMPT, "steps": 100}).json()["id"]
+    second = client.post("/v1/jobs", json={"prompt": PROMPT}).json()
+    assert second["place"] in (0, 1)
+    assert client.delete(f"/v1/jobs/{second['id']}").json()["state"] == "cancelled"
+    job = served.server.queue.get(first)
+    while job.step[0] < 3:
+        time.sleep(0.005)
+    at = job.step[0]
+    client.delete(f"/v1/jobs/{first}")
+    told = wait_for(client, first)
+    assert told["state"] == "cancelled"
+    assert told["pictures"] == []
+    assert told["step"] <= at + 2
+    # and the next one is whole
+    assert drawn(client, seed=7)
+
+
+def test_a_full_queue_is_429_and_says_when(client, served):
+    names = []
+    try:
+        for _ in range(8):
+            posted = client.post("/v1/jobs", json={"prompt": PROMPT, "steps": 100})
+            if posted.status_code == 429:
+                break
+            names.append(posted.json()["id"])
+        assert posted.status_code == 429
+        assert int(posted.headers["retry-after"]) > 0
+        assert "--max-queue" in posted.json()["error"]["message"]
+        assert client.get("/ready").status_code == 503
+    finally:
+        for name in names:
+            client.delete(f"/v1/jobs/{name}")
+    assert client.get("/ready").status_code == 200
+
+
+def test_many_clients_lose_nothing(served):
+    """40 requests by 8 clients, those that find no room coming again."""
+    answers, errors = [], []
+
+    def ask(number: int) -> None:
+        try:
+            with served.client() as client:
+                for request in range(5):
+                    body = {"prompt": PROMPT, "seed": 10 * number + request, "size": "32x32"}
+                    while True:
+                        done = client.post("/v1/images/generations", json=body | {"steps": 1})
+                        if done.status_code != 429:
+                            break
+                        time.sleep(0.05)
+                    assert done.status_code == 200, done.text
+                    answers.append((body["seed"], done.json()["data"][0]["b64_json"]))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(answers) == 40
+    assert len(dict(answers)) == 40
+    assert len(set(dict(answers).values())) == 40
+
+
+def test_the_picture_in_work_is_finished_and_what_waits_is_drawn_after_a_restart(micro, tmp_path):
+    flags = micro_serve_flags(micro, tmp_path)
+    with serving(flags) as running, running.client() as client:
+        names = []
+        for seed in (1, 2):
+            body = {"prompt": PROMPT, "seed": seed, "steps": 30}
+            names.append(client.post("/v1/jobs", json=body).json()["id"])
+        first = running.server.queue.get(names[0])
+        while first.state == "queued":
+            time.sleep(0.005)
+    assert first.state == "done"
+    left = sorted(path.name for path in (tmp_path / "studio").rglob("*") if path.is_file())
+    assert left == ["0.png", "job.json", "job.json"]
+    with serving(flags) as running, running.client() as client:
+        told = wait_for(client, names[1])
+        assert (told["state"], told["pictures"][0]["seed"]) == ("done", 2)
+
+
+def test_models_go_when_nothing_is_asked_for_and_come_back(micro, tmp_path):
+    flags = micro_serve_flags(micro, tmp_path, idle_minutes=0.5 / 60)
+    with serving(flags) as running, running.client() as client:
+        first = drawn(client)
+        until = time.monotonic() + 20
+        while running.server.drawer.is_loaded and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not running.server.drawer.is_loaded
+        assert drawn(client) == first
+
+
+# ------------------------------------------------------------------------------------ other shapes
+
+
+def test_the_openai_package(served, draw, kept, tmp_path):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{served.address}/v1", api_key="none", max_retries=0)
+    assert client.models.list().data[0].id == "flux1-schnell"
+    extra = {"pulid_id_embedding": "me", "seed": 7}
+    made = client.images.generate(
+        model="flux", prompt=PROMPT, n=1, size="64x48", quality="high", extra_body=extra
+    )
+    wanted = draw(*kept.pulid, "--pulid-id-embedding", kept.me, "--seed", 7).data
+    assert base64.b64decode(made.data[0].b64_json) == wanted
+
+    from PIL import Image
+
+    picture, mask = tmp_path / "start.png", tmp_path / "mask.png"
+    Image.new("RGB", (64, 48), "orange").save(picture)
+    Image.new("L", (64, 48), 0).save(mask)
+    with Image.open(mask) as image:
+        image.paste(255, (0, 0, 32, 48))
+        image.save(mask)
+    wanted = draw("--init-img", picture, "--mask", mask, "--seed", 7).data
+    theirs = tmp_path / "theirs.png"
+    with Image.open(mask) as image:
+        transparent = Image.new("RGBA", (64, 48), "black")
+        transparent.putalpha(image.point(lambda value: 255 - value))
+        transparent.save(theirs)
+    edited = client.images.edit(
+        image=picture.open("rb"), mask=theirs.open("rb"), prompt=PROMPT, extra_body={"seed": 7}
+    )
+    assert base64.b64decode(edited.data[0].b64_json) == wanted
+    with pytest.raises(openai.BadRequestError, match="unknown field"):
+        client.images.generate(prompt=PROMPT, extra_body={"sede": 7})
+
+
+def test_without_a_seed_openais_route_draws_another_picture_each_time(client):
+    seeds = set()
+    for _ in range(2):
+        body = {"prompt": PROMPT, "steps": 1, "user": "me"}
+        told = client.post("/v1/images/generations", json=body).json()
+        seeds.add(told["data"][0]["seed"])
+        assert told["ignored"] == ["user"]
+    assert len(seeds) == 2
+
+
+def test_what_a_webui_client_sends(client, draw):
+    assert client.get("/sdapi/v1/sd-models").json()[0]["title"] == "flux1-schnell"
+    assert {"name": "euler_a", "aliases": ["euler_a"], "options": {}} in client.get(
+        "/sdapi/v1/samplers"
+    ).json()
+    assert client.post("/sdapi/v1/options", json={"sd_vae": "x"}).json() == {"ignored": ["sd_vae"]}
+    body = {
+        "prompt": PROMPT,
+        "negative_prompt": "",
+        "width": 64,
+        "height": 48,
+        "steps": 2,
+        "cfg_scale": 1,
+        "seed": 7,
+        "batch_size": 1,
+        "sampler_name": "Euler",
+        "scheduler": "",
+        "clip_skip": 1,
+        "denoising_strength": 0.7,
+    }
+    told = client.post("/sdapi/v1/txt2img", json=body).json()
+    assert base64.b64decode(told["images"][0]) == draw("--seed", 7).data
+    info = json.loads(told["info"])
+    assert info["all_seeds"] == [7]
+    assert info["ignored"] == ["clip_skip"]
+    assert info["infotexts"][0].startswith(PROMPT)
+    refused = client.post("/sdapi/v1/txt2img", json=body | {"enable_hr": True})
+    assert refused.status_code == 400
+    assert "not supported" in refused.json()["detail"]
+
+
+def test_fields_of_a_job_are_the_flags(client):
+    from dataclasses import fields
+
+    from pulid_generate.flags.drawing import DrawingFlags
+    from pulid_generate.flags.identity import IdentityFlags
+
+    told = client.get("/v1/capabilities").json()["fields"]
+    wanted = {item.name for table in (DrawingFlags, IdentityFlags) for item in fields(table)}
+    assert wanted - told.keys() == {"prompt_file", "negative_prompt_file"}
+    assert told["width"]["default"] == 512
+    schema = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]
+    assert schema["content"]["application/json"]["schema"]["properties"].keys() == told.keys()
+
+
+def test_metrics_count_pictures_and_nothing_of_them(client):
+    before = client.get("/metrics").text
+    drawn(client, prompt="a secret prompt")
+    after = client.get("/metrics").text
+    assert "secret" not in after
+
+    def count(text: str) -> float:
+        lines = [line for line in text.splitlines() if line.startswith("pulid_pictures_total")]
+        return float(lines[0].split()[1])
+
+    assert count(after) == count(before) + 1

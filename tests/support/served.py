@@ -1,0 +1,104 @@
+"""A server of the micro models on this machine's loopback, for the time of a `with`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.flags.commands import ServeFlags
+from pulid_generate.server.app import make_app
+from pulid_generate.server.device import DeviceThread
+from pulid_generate.server.running import open_server
+from pulid_generate.server.settings import read_settings
+from pulid_generate.server.state import Server
+
+WAIT = 120.0  # seconds for anything
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    server: Server
+    address: str
+
+    def client(self, **options: Any) -> httpx.Client:
+        """Of nobody's session."""
+        return httpx.Client(base_url=self.address, timeout=WAIT, **options)
+
+    def visitor(self) -> httpx.Client:
+        """With a session of its own, as a browser has."""
+        client = self.client()
+        assert client.get("/").status_code == 200
+        return client
+
+
+def micro_serve_flags(micro: Path, folder: Path, **own: Any) -> ServeFlags:
+    """Flags for the micro models, with small pictures of few steps."""
+    values = {
+        "diffusion_model": str(micro / "flux1-schnell.safetensors"),
+        "vae": str(micro / "ae.safetensors"),
+        "clip_l": str(micro / "clip_l.safetensors"),
+        "t5xxl": str(micro / "t5xxl_fp16.safetensors"),
+        "t5_tokenizer": str(micro / "tokenizer.json"),
+        "pulid_weights": str(micro / "pulid_flux_v0.9.1.safetensors"),
+        "device": "cpu",
+        "width": 64,
+        "height": 48,
+        "steps": 2,
+        "output_dir": str(folder / "studio"),
+        "quiet": True,
+    }
+    return ServeFlags(**values | own)
+
+
+@contextlib.contextmanager
+def serving(flags: ServeFlags) -> Iterator[Served]:
+    given = frozenset({"width", "height", "steps", "pulid_weights"})
+    settings = read_settings(flags)
+    server = open_server(flags, given, settings, Progress(quiet=True))
+    server.queue.resume(settings.folder)
+    device = DeviceThread(
+        server.drawer, server.queue, server.metrics, settings.idle_seconds, server.tidy
+    )
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(make_app(server), lifespan="off", log_level="critical")
+    runner = uvicorn.Server(config)
+    thread = threading.Thread(target=runner.run, args=([listening],), daemon=True)
+    device.start()
+    thread.start()
+    try:
+        until = time.monotonic() + WAIT
+        while not runner.started:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        yield Served(server, f"http://127.0.0.1:{listening.getsockname()[1]}")
+    finally:
+        device.is_stopping = True
+        server.queue.close()
+        runner.should_exit = True
+        runner.force_exit = True
+        thread.join(10)
+        device.join(WAIT)
+        server.worker.stop()
+
+
+def wait_for(client: httpx.Client, name: str) -> dict[str, Any]:
+    """A job, once it has ended."""
+    until = time.monotonic() + WAIT
+    while time.monotonic() < until:
+        told: dict[str, Any] = client.get(f"/v1/jobs/{name}").json()
+        if told["state"] in ("done", "failed", "cancelled"):
+            return told
+        time.sleep(0.02)
+    raise AssertionError(f"the job is {told['state']}")
