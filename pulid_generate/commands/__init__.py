@@ -5,6 +5,7 @@
     sweep     values of one or two options, on one sheet
     validate  does an identity hold?
     verify    the three-way check
+    serve     HTTP, and a studio in the browser
     doctor    is this machine ready?
     inspect   what a file is
     pull      fetch the files of a kit

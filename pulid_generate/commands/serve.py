@@ -1,4 +1,4 @@
-"""`pulid-generate serve`, as --help shows it; `server/running.py` does the work and is imported for
+"""`pulid-generate serve`, as --help shows it; `server/http/running.py` does the work and is imported for
 it.
 """
 
@@ -22,6 +22,6 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
 
     Example: pulid-generate serve --models-dir models --identities people
     """
-    from pulid_generate.server.running import run
+    from pulid_generate.server.http.running import run
 
     run(context, flags)

@@ -5,6 +5,7 @@ OpenAI's and WebUI's clients read. Imports no torch.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -53,3 +54,8 @@ def failure_of(error: PulidError) -> JSONResponse:
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
     headers = error.headers if isinstance(error, RefusedError) else None
     return failure(status_of(error), str(error), kind, headers)
+
+
+def without_folder(text: str, folder: Path) -> str:
+    """A sentence without the folder in which the files of a request lie."""
+    return text.replace(f"{folder}/", "")

@@ -34,7 +34,7 @@ ORDER = {
         "shared",
     ),
     "pulid_extract.shared": ("cluster", "cli", "model_files"),
-    "pulid_generate.server": ("running", "app", "routes"),
+    "pulid_generate.server": ("http", "intake", "work"),
     "pulid_generate": (
         "cli",
         "commands",

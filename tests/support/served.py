@@ -16,11 +16,11 @@ import uvicorn
 
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.flags.commands import ServeFlags
-from pulid_generate.server.app import make_app
-from pulid_generate.server.device import DeviceThread
-from pulid_generate.server.running import open_server
+from pulid_generate.server.http.app import make_app
+from pulid_generate.server.http.running import open_server
+from pulid_generate.server.http.state import Server
 from pulid_generate.server.settings import read_settings
-from pulid_generate.server.state import Server
+from pulid_generate.server.work.device import DeviceThread
 
 WAIT = 120.0  # seconds for anything
 

@@ -22,16 +22,16 @@ from pulid_generate.errors import OutputError, RequestError
 from pulid_generate.flags.commands import BatchFlags, ServeFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.row import BY_ROW
-from pulid_generate.server.app import make_app
-from pulid_generate.server.device import DeviceThread
-from pulid_generate.server.drawing import Drawer
-from pulid_generate.server.extraction import ExtractWorker
-from pulid_generate.server.metrics import Metrics
-from pulid_generate.server.queue import JobQueue
+from pulid_generate.server.http.app import make_app
+from pulid_generate.server.http.state import Server
+from pulid_generate.server.intake.extraction import ExtractWorker
+from pulid_generate.server.intake.submission import Submission
+from pulid_generate.server.intake.visitors import Visitors
 from pulid_generate.server.settings import STOP_SECONDS, Settings, read_settings
-from pulid_generate.server.state import Server
-from pulid_generate.server.submission import Submission
-from pulid_generate.server.visitors import Visitors
+from pulid_generate.server.work.device import DeviceThread
+from pulid_generate.server.work.drawing import Drawer
+from pulid_generate.server.work.metrics import Metrics
+from pulid_generate.server.work.queue import JobQueue
 
 # Flags of a generation's file, and of what is printed of it
 NOT_HERE = ("output", "output_begin_idx", "as_json")

@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 
 from pulid_generate.errors import PulidError
 from pulid_generate.server.failures import failure, failure_of
-from pulid_generate.server.routes import health, jobs, openai, people, studio, webui
-from pulid_generate.server.safety import Safety
-from pulid_generate.server.state import Server
+from pulid_generate.server.http import health, jobs, openai, people, studio, webui
+from pulid_generate.server.http.safety import Safety
+from pulid_generate.server.http.state import Server
 from pulid_generate.version import __version__
 
 

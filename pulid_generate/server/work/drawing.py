@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pulid_generate.assembly.opening import open_pipeline
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.requests import jobs_of, read_drawing
+from pulid_generate.assembly.requests import read_drawing
 from pulid_generate.assembly.usage import idle_flags, usage_error
 from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.pipeline.session import Session
+from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.text_cache import TextCache
-from pulid_generate.pipeline.texts import prompts_of
 from pulid_generate.rows.manifest import read_row
-from pulid_generate.server.jobs import JobRecord
 from pulid_generate.server.settings import Settings
+from pulid_generate.server.work.jobs import JobRecord
 
 if TYPE_CHECKING:
     from pulid_generate.pictures.picture import Picture
+    from pulid_generate.pipeline.engine import Engine
+    from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
+    from pulid_generate.request.tokens import Prompt
 
 # bytes of encoded prompts that are remembered, in memory only: prompts are their visitors' business
 MAX_TEXTS = 512 << 20
@@ -48,7 +50,7 @@ class Drawer:
         self.on_step: OnStep = lambda done, total: None
         self.lora_folder = Path(flags.lora_model_dir) if flags.lora_model_dir is not None else None
         self._lock = threading.Lock()
-        self._session: Session | None = None
+        self._engine: Engine | None = None
         self._texts = _RecentTexts()
         steps = _Steps(progress, self)
         try:
@@ -59,10 +61,8 @@ class Drawer:
             self.pipeline = self._open(steps, with_pulid=False)
             progress.note("no PuLID file was found: pictures are drawn without an identity")
 
-    def _open(self, steps: Progress, *, with_pulid: bool) -> Any:
-        return open_pipeline(
-            self.flags, with_pulid=with_pulid, note=steps.note, log=steps.log, on_step=steps.step
-        )
+    def _open(self, steps: Progress, *, with_pulid: bool) -> Pipeline:
+        return open_pipeline(self.flags, with_pulid=with_pulid, progress=steps)
 
     @property
     def has_pulid(self) -> bool:
@@ -70,7 +70,7 @@ class Drawer:
 
     @property
     def is_loaded(self) -> bool:
-        return self._session is not None
+        return self._engine is not None
 
     def flags_of(self, record: JobRecord) -> tuple[BatchFlags, frozenset[str]]:
         """The flags of a job, over the server's own, and which of them were given. Raises
@@ -97,7 +97,7 @@ class Drawer:
             request = drawing.request
             _check_limits(replace(flags, width=request.width, height=request.height), settings)
         with self._lock:
-            jobs = jobs_of(self.pipeline, drawing)
+            jobs = drawing.jobs(self.pipeline)
         if settings is not None and jobs and jobs[0].steps > settings.max_steps:
             raise RequestError(f"steps {jobs[0].steps}: expected at most {settings.max_steps} here")
         return jobs
@@ -109,28 +109,39 @@ class Drawer:
 
     def draw(self, job: Job, on_step: OnStep) -> Picture:
         """One picture. Raises PulidError, and whatever `on_step` raises."""
-        session = self._warm()
+        engine = self._warm()
         self.on_step = on_step
         with self._lock:
-            job = session.expect(job)
-        session.encode_prompts(prompts_of(job))
-        session.encode_starts([job])
-        [(latent, lengths)] = session.latents([job], "")
-        picture = session.decode(session.load_autoencoder(), latent, job, lengths)
-        if not session.keeps_autoencoder:
-            session.release()
-        return picture
+            job = engine.expect(job)
+        [denoised] = engine.draw([[0]], _OneJob(job))
+        return denoised.decode()
 
-    def _warm(self) -> Session:
-        if self._session is None:
-            self._session = Session(self.pipeline, self._texts, serving=True)
-        return self._session
+    def _warm(self) -> Engine:
+        if self._engine is None:
+            self._engine = self.pipeline.engine(self._texts, staying="all")
+        return self._engine
 
     def release(self) -> None:
         """Let all models go; the next picture loads them again."""
-        if self._session is not None:
-            self._session.__exit__(None, None, None)
-            self._session = None
+        if self._engine is not None:
+            self._engine.__exit__()
+            self._engine = None
+
+
+class _OneJob(Caller[int]):
+    """Wants one job."""
+
+    def __init__(self, wanted: Job):
+        self.wanted = wanted
+
+    def prompts(self, item: int) -> Sequence[Prompt]:
+        return self.wanted.prompts
+
+    def job(self, item: int) -> Job:
+        return self.wanted
+
+    def label(self, items: Sequence[int]) -> str:
+        return ""
 
 
 def _check_limits(flags: BatchFlags, settings: Settings) -> None:

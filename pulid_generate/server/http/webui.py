@@ -18,10 +18,17 @@ from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import SAMPLER_NAMES
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.sampling.names import METHODS, SCHEDULES
-from pulid_generate.server.fields import read_names
-from pulid_generate.server.jobs import JobRecord
-from pulid_generate.server.state import Server, beside, finished, pictures_of, server_of, visitor_of
-from pulid_generate.server.uploads import Body, read_body
+from pulid_generate.server.http.state import (
+    Server,
+    beside,
+    finished,
+    pictures_of,
+    server_of,
+    visitor_of,
+)
+from pulid_generate.server.intake.fields import read_names
+from pulid_generate.server.intake.uploads import Body, read_body
+from pulid_generate.server.work.jobs import JobRecord
 
 router = APIRouter(prefix="/sdapi/v1")
 # theirs -> ours

@@ -18,15 +18,16 @@ from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import PulidError, RequestError
 from pulid_generate.lora.choice import find_lora
 from pulid_generate.request.people import parse_person, rename_files
-from pulid_generate.server.extraction import ExtractWorker
-from pulid_generate.server.jobs import FILES, FORMATS, JobRecord
-from pulid_generate.server.people import SUFFIX, People, take_tags
+from pulid_generate.server.failures import without_folder
+from pulid_generate.server.intake.extraction import ExtractWorker
+from pulid_generate.server.intake.people import SUFFIX, People, take_tags
+from pulid_generate.server.intake.uploads import Body, write_files
+from pulid_generate.server.intake.visitors import Visitors
 from pulid_generate.server.settings import MAX_PROMPT, Settings
-from pulid_generate.server.uploads import Body, write_files
-from pulid_generate.server.visitors import Visitors
+from pulid_generate.server.work.jobs import FILES, FORMATS, JobRecord
 
 if TYPE_CHECKING:
-    from pulid_generate.server.drawing import Drawer
+    from pulid_generate.server.work.drawing import Drawer
 
 # what an identity's file begins with
 GGUF = b"GGUF"
@@ -197,11 +198,6 @@ class _without_folder:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, PulidError):
             error.args = (without_folder(str(error), self.folder),)
-
-
-def without_folder(text: str, folder: Path) -> str:
-    """A sentence without the folder in which the files of a request lie."""
-    return text.replace(f"{folder}/", "")
 
 
 def _names(value: object, name: str) -> list[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pulid_generate.errors import OutputError
 from pulid_generate.server.failures import RefusedError
-from pulid_generate.server.jobs import (
+from pulid_generate.server.settings import FORGET_SECONDS, MAX_FINISHED
+from pulid_generate.server.work.jobs import (
     JobRecord,
     State,
     delete_job,
@@ -22,7 +23,6 @@ from pulid_generate.server.jobs import (
     read_record,
     write_record,
 )
-from pulid_generate.server.settings import FORGET_SECONDS, MAX_FINISHED
 
 
 class JobQueue:

@@ -18,10 +18,17 @@ from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.request.generation import MAX_SEED
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server import settings as limits
-from pulid_generate.server.fields import read_names, schema
-from pulid_generate.server.jobs import FORMATS, JobRecord
-from pulid_generate.server.state import Server, beside, job_of, pictures_of, server_of, visitor_of
-from pulid_generate.server.uploads import Body, decode_file, read_body
+from pulid_generate.server.http.state import (
+    Server,
+    beside,
+    job_of,
+    pictures_of,
+    server_of,
+    visitor_of,
+)
+from pulid_generate.server.intake.fields import read_names, schema
+from pulid_generate.server.intake.uploads import Body, decode_file, read_body
+from pulid_generate.server.work.jobs import FORMATS, JobRecord
 from pulid_generate.version import __version__
 
 router = APIRouter()

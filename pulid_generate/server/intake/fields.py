@@ -13,7 +13,7 @@ from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.columns import COLUMNS, field_of
-from pulid_generate.server.jobs import FORMATS
+from pulid_generate.server.work.jobs import FORMATS
 
 # Options of a row that name places on the server's disk, or belong to a command line
 NOT_FOR_REQUESTS = {

@@ -16,9 +16,7 @@ from fastapi import APIRouter, Request
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from pulid_generate.errors import RequestError
-from pulid_generate.server.fields import read_names
-from pulid_generate.server.jobs import JobRecord
-from pulid_generate.server.state import (
+from pulid_generate.server.http.state import (
     Server,
     beside,
     finished,
@@ -26,7 +24,9 @@ from pulid_generate.server.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.uploads import Body, read_body
+from pulid_generate.server.intake.fields import read_names
+from pulid_generate.server.intake.uploads import Body, read_body
+from pulid_generate.server.work.jobs import JobRecord
 
 router = APIRouter()
 OWN = ("n", "size", "response_format", "image", "mask", "model", "stream")

@@ -11,10 +11,10 @@ from fastapi.responses import JSONResponse, Response
 
 from pulid_generate.errors import RequestError
 from pulid_generate.server.failures import RefusedError, not_found
-from pulid_generate.server.safety import has_key
-from pulid_generate.server.state import beside, server_of, visitor_of
-from pulid_generate.server.uploads import read_body
-from pulid_generate.server.visitors import COOKIE
+from pulid_generate.server.http.safety import has_key
+from pulid_generate.server.http.state import beside, server_of, visitor_of
+from pulid_generate.server.intake.uploads import read_body
+from pulid_generate.server.intake.visitors import COOKIE
 
 router = APIRouter()
 FIRST = "index.html"

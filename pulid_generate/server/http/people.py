@@ -19,12 +19,11 @@ from fastapi.responses import Response
 from pulid_extract.shared.embedding_file import decode_embedding
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.server.failures import RefusedError, not_found
-from pulid_generate.server.people import SUFFIX, check_name
+from pulid_generate.server.failures import RefusedError, not_found, without_folder
+from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
+from pulid_generate.server.intake.people import SUFFIX, check_name
+from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
-from pulid_generate.server.state import Server, beside, server_of, visitor_of
-from pulid_generate.server.submission import without_folder
-from pulid_generate.server.uploads import Body, read_body, write_files
 
 router = APIRouter()
 # Options of pulid-extract that a request may give, beside its portraits

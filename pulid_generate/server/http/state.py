@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from pulid_generate.server.drawing import Drawer
-from pulid_generate.server.extraction import ExtractWorker
 from pulid_generate.server.failures import RefusedError, not_found
-from pulid_generate.server.jobs import JobRecord
-from pulid_generate.server.metrics import Metrics
-from pulid_generate.server.queue import JobQueue
+from pulid_generate.server.intake.extraction import ExtractWorker
+from pulid_generate.server.intake.submission import Submission
+from pulid_generate.server.intake.visitors import COOKIE, Visitors
 from pulid_generate.server.settings import Settings
-from pulid_generate.server.submission import Submission
-from pulid_generate.server.visitors import COOKIE, Visitors
+from pulid_generate.server.work.drawing import Drawer
+from pulid_generate.server.work.jobs import JobRecord
+from pulid_generate.server.work.metrics import Metrics
+from pulid_generate.server.work.queue import JobQueue
 
 Value = TypeVar("Value")
 # seconds between two looks whether who waits is still there

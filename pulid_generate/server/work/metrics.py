@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from pulid_generate.server.queue import JobQueue
+from pulid_generate.server.work.queue import JobQueue
 
 # seconds of a picture
 BUCKETS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 900)

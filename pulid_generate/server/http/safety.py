@@ -20,8 +20,8 @@ from starlette.requests import cookie_parser
 from starlette.responses import Response
 
 from pulid_generate.server.failures import RefusedError, failure_of
+from pulid_generate.server.intake.visitors import COOKIE, Visitors
 from pulid_generate.server.settings import BODY_SECONDS, MAX_BODY, Settings
-from pulid_generate.server.visitors import COOKIE, Visitors
 
 Message = MutableMapping[str, Any]
 Scope = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.pictures.picture import Format
-from pulid_generate.server.changes import Changes
+from pulid_generate.server.work.changes import Changes
 
 State = Literal["queued", "drawing", "done", "failed", "cancelled"]
 RECORD, FILES = "job.json", "files"

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.errors import RequestError
-from pulid_generate.server.people import check_name
+from pulid_generate.server.intake.people import check_name
 from pulid_generate.server.settings import MAX_BODY, MAX_FILES, MAX_NAME
 
 FORM = "multipart/form-data"

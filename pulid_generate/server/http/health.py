@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from pulid_generate.server.state import beside, server_of
+from pulid_generate.server.http.state import beside, server_of
 
 router = APIRouter()
 
