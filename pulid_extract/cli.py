@@ -13,6 +13,7 @@ from pulid_extract.commands.extract import extract
 from pulid_extract.commands.faces import faces
 from pulid_extract.commands.pull import pull
 from pulid_extract.commands.score import score
+from pulid_extract.commands.worker import worker
 from pulid_extract.flags.portrait_list import PortraitGroup
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cluster.flags import BatchCommand
@@ -23,7 +24,7 @@ app = console.new_app(cls=PortraitGroup)
 app.callback(invoke_without_command=True)(extract)
 app.command()(faces)
 app.command(cls=BatchCommand)(batch)
-for command in (score, cache, doctor, pull):
+for command in (score, worker, cache, doctor, pull):
     app.command()(command)
 
 

@@ -6,6 +6,7 @@
     work.py         the two halves of a row's work
     results.py      what became of a row
     journal.py      what a batch has finished, by content
+    worker.py       tasks line by line, answered as they come
     ray_command.py  the same, shared out to workers on a Ray cluster
     ray_worker.py   one such worker
 

@@ -131,9 +131,19 @@ def _judged(
     values["portrait"] = [str(base / path) for path in portraits]
     if "mask" in values:
         values["mask"] = str(base / values["mask"])
+    flags, choice, boxes = judged_flags({**values, "out": output}, defaults)
+    return BatchRow(number, manifest_row.line or None, flags, choice, boxes, output)
+
+
+def judged_flags(
+    values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[ExtractFlags, FaceChoice, tuple[FaceBox, ...]]:
+    """The flags of one extraction, its own `values` over the command's, and what they choose.
+    Raises InputError as `_judged`.
+    """
     for name, value in values.items():
         _check_word(name, value)
-    flags = ExtractFlags(**{**_defaults_for(values, defaults), **values, "out": output})
+    flags = ExtractFlags(**{**_defaults_for(values, defaults), **values})
     if flags.det_threshold is not None and not 0 < flags.det_threshold < 1:
         raise InputError(
             f"det_threshold {flags.det_threshold:g}: expected a number above 0 and below 1"
@@ -145,7 +155,7 @@ def _judged(
     except typer.BadParameter as error:
         flag = error.param_hint if isinstance(error.param_hint, str) else ""
         raise InputError(f"{flag.strip(chr(39))}: {error.message}") from None
-    return BatchRow(number, manifest_row.line or None, flags, choice, boxes, output)
+    return flags, choice, boxes
 
 
 def _defaults_for(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

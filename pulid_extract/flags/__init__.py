@@ -5,6 +5,7 @@
     batch.py          of `batch`
     faces.py          of `faces`
     score.py          of `score`
+    worker.py         of `worker`
     doctor.py         of `doctor`
     face_choice.py    which face and which boxes the flags mean
     portrait_list.py  several names in a row behind --portrait

@@ -26,7 +26,7 @@ from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
 
 router = APIRouter()
-# Options of pulid-extract that a request may give, beside its portraits
+# Options of one extraction that a request may give, beside its portraits
 OPTIONS = (
     *("face_index", "face_order", "face_at", "face_box", "landmarks", "box", "det_threshold"),
     *("with_uncond", "fuse", "drop_outliers", "mix_people", "strict", "aligner", "parser", "dtype"),

@@ -1,0 +1,264 @@
+"""`pulid-extract worker`: tasks in lines of JSON, answered one after the other by networks that are
+loaded once.
+
+A task's file is the same, byte for byte, as the single command's: both are made by
+extraction/stages.py. One task that fails ends nothing. Imports torch only once there is work for
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+from pulid_extract.batch.manifest import COLUMNS
+from pulid_extract.batch.rows import judged_flags
+from pulid_extract.batch.work import LoadedNetworks, unexpected
+from pulid_extract.extraction.job import Job, decoded, read_job
+from pulid_extract.extraction.opening import find_models
+from pulid_extract.extraction.pictures import ExtractionPictures
+from pulid_extract.extraction.result_cache import ResultCache
+from pulid_extract.extraction.results import ExtractionResult, PortraitResult, report_of
+from pulid_extract.extraction.stages import CroppedPortraits, crop_portraits, encode_identity
+from pulid_extract.faces.choice import Order
+from pulid_extract.files.model_set import needed_roles
+from pulid_extract.flags.extract import ONE_PORTRAIT, ExtractFlags
+from pulid_extract.flags.outputs import check_outputs
+from pulid_extract.flags.worker import WorkerFlags
+from pulid_extract.pictures.portrait import check_portrait, decode_portrait, read_portrait_bytes
+from pulid_extract.shared import records
+from pulid_extract.shared.cli.standard_output import ResultLines, quiet
+from pulid_extract.shared.errors import FaceError, InputError, PulidError
+from pulid_extract.shared.writing import write_atomically
+
+EXAMPLE = '{"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"}'
+# pictures that a task may have written -> their fields among the flags
+PICTURES = ("preview", "face_image", "crop_image")
+# columns of a manifest that a task has otherwise
+NOT_COLUMNS = ("portrait", "portraits", "out")
+
+
+def answer_all(flags: WorkerFlags) -> None:
+    """A line in, a line out, until standard input ends. Raises InputError, OutputError for streams
+    that are closed.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input: is closed; pipe tasks into it, such as " + EXAMPLE)
+    worker = Worker(flags)
+    with ResultLines() as lines, quiet(), worker.networks():
+        while data := sys.stdin.buffer.readline(records.MAX_LINE + 1):
+            if data.strip():
+                lines.write(json.dumps(worker.answer(data)))
+
+
+class Worker:
+    """Does tasks."""
+
+    def __init__(self, flags: WorkerFlags):
+        self.flags = flags
+        self._networks = LoadedNetworks({}, flags.device)
+        self._defaults: dict[str, Any] = {}
+        for item in fields(ExtractFlags):
+            if hasattr(flags, item.name):
+                self._defaults[item.name] = getattr(flags, item.name)
+        # what the task in work would have said at a terminal
+        self._notes: list[str] = []
+        self._tasks: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "extract": self._extract,
+            "crops": self._crops,
+            "faces": self._faces,
+        }
+
+    def networks(self) -> Any:
+        """Holds what is loaded; to be entered once."""
+        return self._networks.stack
+
+    def answer(self, data: bytes) -> dict[str, Any]:
+        """One line's answer; whatever goes wrong is in it."""
+        told: dict[str, Any] = {"id": None, "task": None}
+        self._notes = []
+        try:
+            task = _parse(data)
+            told |= {"id": task.pop("id", None), "task": task.pop("task", None)}
+            if told["task"] not in self._tasks:
+                known = ", ".join(self._tasks)
+                raise InputError(f"task {str(told['task'])[:40]!r}: expected one of {known}")
+            told |= {"status": "done"} | self._tasks[told["task"]](task)
+        except PulidError as error:
+            told |= {"status": "failed", "error": str(error)}
+        except Exception as error:
+            told |= {"status": "failed", "error": str(unexpected("task", error))}
+        return told | {"notes": self._notes}
+
+    # -------------------------------------------------------------------------------------- the tasks
+
+    def _extract(self, task: dict[str, Any]) -> dict[str, Any]:
+        out = task.pop("out", None)
+        if not isinstance(out, str) or not out or out == "-":
+            raise InputError("out: expected the name of the .pulidembd")
+        job = self._job(task, {"--out": out})
+        cache = self._find(job)
+        roles = _roles_of(job)
+        pictures = ExtractionPictures(job.flags)
+        result = None
+        # a cached result has no pictures
+        if cache.is_ready and not pictures.paths:
+            result = cache.get(job, cache.key(job, roles), self._note)
+        if result is None:
+            cropped = self._crop(job, pictures)
+            result = encode_identity(cropped, self._networks.extractor, cache.provenance)
+            cache.put(cache.key(job, roles), result)
+        _write(pictures)
+        write_atomically(out, result.data, mode=0o600)
+        return self._told(job, result) | {"output": out}
+
+    def _crops(self, task: dict[str, Any]) -> dict[str, Any]:
+        job = self._job(task, {})
+        self._find(job)
+        pictures = ExtractionPictures(job.flags)
+        cropped = self._crop(job, pictures)
+        _write(pictures)
+        portraits = []
+        for source, crop in zip(job.sources, cropped.crops, strict=True):
+            portrait = PortraitResult.of(source, crop)
+            facts = portrait.to_json() | {"advice": portrait.advice()}
+            portraits.append({"portrait": source.path} | facts)
+        return {"portraits": portraits}
+
+    def _faces(self, task: dict[str, Any]) -> dict[str, Any]:
+        photo = task.pop("photo", None)
+        if not isinstance(photo, str) or not photo or photo == "-":
+            raise InputError("photo: expected the name of a picture")
+        order = task.pop("face_order", None) or self.flags.face_order or "largest"
+        if task:
+            raise InputError(f"unknown field {next(iter(task))[:40]!r}; expected photo, face_order")
+        data, where = read_portrait_bytes(photo)
+        image = decode_portrait(data, where)
+        from pulid_extract.extraction.identity import Options
+        from pulid_extract.faces.antelopev2 import sorted_faces
+        from pulid_extract.faces.listing import list_faces
+
+        if order not in get_args(Order):
+            raise InputError(
+                f"face_order {str(order)[:40]!r}: expected {', '.join(get_args(Order))}"
+            )
+        self._look_for({"antelopev2"})
+        extractor = self._networks.extractor
+        extractor.options = Options(det_threshold=self.flags.det_threshold or Options.det_threshold)
+        try:
+            found = extractor.detect(image)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if not found:
+            raise FaceError(f"{where}: no face found; give the region by hand, or another picture")
+        listed = list_faces(sorted_faces(found, order, image), image)
+        return {
+            "portrait": photo,
+            "width": image.shape[1],
+            "height": image.shape[0],
+            "faces": [face.to_json() for face in listed],
+        }
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def _note(self, line: str) -> None:
+        self._notes.append(line)
+
+    def _job(self, task: Mapping[str, Any], outputs: Mapping[str, str]) -> Job:
+        """What is to be extracted, read and checked before any network. Raises InputError."""
+        values = _read_values(task)
+        portraits = values["portrait"]
+        if len(portraits) > 1:
+            for name in ONE_PORTRAIT:
+                if name in values:
+                    raise InputError(
+                        f"{name} is about the pixels of one portrait; {len(portraits)} are named"
+                    )
+        flags, choice, boxes = judged_flags(values, self._defaults)
+        named = {f"--{name.replace('_', '-')}": getattr(flags, name) for name in PICTURES}
+        paths = {flag: path for flag, path in named.items() if path is not None}
+        mask = [flags.mask] if flags.mask else []
+        check_outputs({**outputs, **paths}, [*portraits, *mask])
+        job = read_job(portraits, flags, choice, boxes, self._note)
+        for source in job.sources:
+            check_portrait(source.data, source.where)
+        return job
+
+    def _find(self, job: Job) -> ResultCache:
+        self._look_for(_roles_of(job))
+        files = {role: self._networks.files[role] for role in _roles_of(job)}
+        return ResultCache(files, self.flags.device, self.flags.no_cache)
+
+    def _look_for(self, roles: set[str]) -> None:
+        """Files that no task has needed before."""
+        missing = roles - self._networks.files.keys()
+        if missing:
+            self._networks.files |= find_models(self.flags, missing)
+        extractor = self._networks.extractor
+        extractor.files = dict(self._networks.files)
+        extractor.log = self._note
+
+    def _crop(self, job: Job, pictures: ExtractionPictures) -> CroppedPortraits:
+        from pulid_extract.extraction.identity import Options
+
+        extractor, flags = self._networks.extractor, job.flags
+        threshold = flags.det_threshold or Options.det_threshold
+        extractor.options = Options(flags.aligner, flags.parser, threshold)
+        return crop_portraits(job, decoded(job), extractor, self._note, pictures.add)
+
+    def _told(self, job: Job, result: ExtractionResult) -> dict[str, Any]:
+        return {
+            "sha256": hashlib.sha256(result.data).hexdigest(),
+            **report_of(job, result),
+            "tokens": list(result.shape),
+            "uncond": result.has_uncond,
+            "cached": result.is_cached,
+        }
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """One line of JSON. Raises InputError."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8; expected one JSON object in each line") from None
+    record = records.json_record(text, EXAMPLE)
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's fields as the command line would give them. Raises InputError."""
+    values: dict[str, Any] = {}
+    wrong = []
+    for name, value in task.items():
+        try:
+            if name == "portrait":
+                values[name] = records.texts(value)
+            elif name in PICTURES:
+                values[name] = records.text(value)
+            elif name in COLUMNS and name not in NOT_COLUMNS:
+                values[name] = COLUMNS[name][0](value)
+            else:
+                wrong.append(f"unknown field {name[:40]!r}")
+        except (ValueError, TypeError, OverflowError):
+            expected = COLUMNS[name][1] if name in COLUMNS else "the name of a picture"
+            wrong.append(f"{name} {str(value)[:60]!r}: expected {expected}")
+    if wrong:
+        raise InputError("; ".join(wrong))
+    if not values.get("portrait") or "-" in values["portrait"]:
+        raise InputError("portrait: expected a list of names of pictures")
+    return values
+
+
+def _roles_of(job: Job) -> set[str]:
+    return needed_roles(job.choice.detects, job.flags.aligner, job.flags.parser)
+
+
+def _write(pictures: ExtractionPictures) -> None:
+    """For their owner alone."""
+    for path, data in pictures.encoded().items():
+        write_atomically(path, data, mode=0o600)

@@ -1,0 +1,27 @@
+"""`pulid-extract worker`: parse, call."""
+
+from __future__ import annotations
+
+import typer
+
+from pulid_extract.flags.worker import WorkerFlags
+from pulid_extract.shared.cli.flags import takes_flags
+from pulid_extract.shared.errors import require_packages
+
+
+@takes_flags(WorkerFlags)
+def worker(context: typer.Context, flags: WorkerFlags) -> None:
+    """Answer tasks line by line with networks that stay: a line of JSON in, a line of JSON out,
+    until standard input ends.
+
+    {"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"} makes an identity.
+    {"task": "crops", "portrait": ["me.jpg"], "preview": "sheet.png"} shows what the networks would
+    see. {"task": "faces", "photo": "group.jpg"} lists faces. Other fields are options of a single
+    extraction. "id" comes back in the answer, with "status": "done" or "failed" and "error".
+    """
+    from pulid_extract.extraction.opening import PACKAGES
+
+    require_packages(PACKAGES, "extract")
+    from pulid_extract.batch.worker import answer_all
+
+    answer_all(flags)

@@ -1,0 +1,137 @@
+"""`pulid-extract worker`: the single command's files, line by line; what cannot be done is an answer
+and ends nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+from support.coloured_faces import ALONE, GROUP, save
+from support.commands import run
+from support.paths import ROOT
+from support.portrait_models import models_folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    save(folder / "group.png", *GROUP)
+    save(folder / "alone.png", *ALONE)
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def answers(capfd, monkeypatch, *tasks: object) -> list[dict]:
+    lines = [task if isinstance(task, str) else json.dumps(task) for task in tasks]
+    stdin = "".join(f"{line}\n" for line in lines).encode()
+    code, told, _ = run(capfd, monkeypatch, "worker", stdin=stdin)
+    assert code == 0
+    assert len(told) == len(tasks)
+    return told
+
+
+def test_a_tasks_file_is_the_commands(photos, tmp_path, capfd, monkeypatch):
+    group = str(photos / "group.png")
+    rows = [
+        ({"portrait": [group]}, []),
+        ({"portrait": [group], "face_order": "right", "dtype": "f32"}, ["--face-order", "right"]),
+        ({"portrait": [group], "aligner": "antelopev2"}, ["--aligner", "antelopev2"]),
+        ({"portrait": [group]}, []),
+    ]
+    tasks = []
+    for number, (fields, _) in enumerate(rows):
+        out = str(tmp_path / f"{number}.pulidembd")
+        tasks.append({"id": number, "task": "extract", "out": out} | fields)
+    told = answers(capfd, monkeypatch, *tasks)
+    made = []
+    for number, (fields, flags) in enumerate(rows):
+        out = str(tmp_path / f"command_{number}.pulidembd")
+        more = ["--dtype", "f32"] if "dtype" in fields else []
+        call_code, _, err = call_extract(capfd, monkeypatch, group, out, *flags, *more)
+        assert call_code == 0, err
+        data = (tmp_path / f"{number}.pulidembd").read_bytes()
+        assert data == (tmp_path / f"command_{number}.pulidembd").read_bytes()
+        assert told[number]["status"] == "done"
+        assert told[number]["id"] == number
+        made.append(data)
+    assert made[0] == made[3]
+    assert len(set(made)) == 3
+    assert stat.S_IMODE((tmp_path / "0.pulidembd").stat().st_mode) == 0o600
+
+
+def call_extract(capfd, monkeypatch, portrait: str, out: str, *flags: str):
+    code, told, err = run(
+        capfd, monkeypatch, "--portrait", portrait, "--out", out, *flags, "--json"
+    )
+    return code, told, err
+
+
+def test_faces_and_crops(photos, tmp_path, capfd, monkeypatch):
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("preview", "crop_image")}
+    alone = str(photos / "alone.png")
+    faces, crops = answers(
+        capfd,
+        monkeypatch,
+        {"task": "faces", "photo": str(photos / "group.png"), "face_order": "left"},
+        {"task": "crops", "portrait": [alone]} | paths,
+    )
+    lefts = [face["box"][0] for face in faces["faces"]]
+    assert len(lefts) > 1
+    assert lefts == sorted(lefts)
+    assert crops["portraits"][0]["portrait"] == alone
+    assert isinstance(crops["portraits"][0]["advice"], list)
+    for path in paths.values():
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+WRONG = {
+    "not JSON": ("nonsense", "not JSON"),
+    "no task": ({"portrait": ["a.png"]}, "task 'None'"),
+    "another task": ({"task": "score"}, "expected one of extract, crops, faces"),
+    "no portrait": ({"task": "extract", "out": "OUT"}, "portrait: expected"),
+    "standard input": ({"task": "extract", "out": "OUT", "portrait": ["-"]}, "portrait: expected"),
+    "no output": ({"task": "extract", "portrait": ["alone.png"]}, "out: expected"),
+    "an unknown field": ({"task": "crops", "portrait": ["alone.png"], "foo": 1}, "unknown field"),
+    "another word": ({"task": "crops", "portrait": ["alone.png"], "dtype": "f64"}, "expected one"),
+    "two choices": (
+        {"task": "crops", "portrait": ["alone.png"], "face_at": [1, 2], "face_index": 1},
+        "both choose the face",
+    ),
+    "not a picture": ({"task": "crops", "portrait": ["broken.png"]}, "broken.png"),
+    "no file": ({"task": "faces", "photo": "nobody.png"}, "no such file"),
+}
+
+
+def test_what_cannot_be_done_is_an_answer(photos, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(photos)
+    tasks = []
+    for task, _ in WRONG.values():
+        if isinstance(task, dict) and task.get("out"):
+            task = task | {"out": str(tmp_path / "out.pulidembd")}
+        tasks.append(task)
+    told = answers(capfd, monkeypatch, *tasks, {"task": "faces", "photo": "alone.png"})
+    for name, (_, words), answer in zip(WRONG, WRONG.values(), told, strict=False):
+        assert answer["status"] == "failed", name
+        assert words in answer["error"], name
+        assert "\n" not in answer["error"]
+    assert told[-1]["status"] == "done"
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_answers_as_tasks_come_and_ends_with_its_input(photos):
+    command = [sys.executable, "-m", "pulid_extract", "worker", "--models-dir", models_folder()]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
+    ) as child:
+        for _ in range(2):
+            task = {"task": "faces", "photo": str(photos / "alone.png")}
+            child.stdin.write(json.dumps(task).encode() + b"\n")
+            child.stdin.flush()
+            assert json.loads(child.stdout.readline())["status"] == "done"
+        child.stdin.close()
+        assert child.wait(60) == 0
