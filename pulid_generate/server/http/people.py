@@ -24,6 +24,7 @@ from pulid_generate.server.http.state import Server, beside, server_of, visitor_
 from pulid_generate.server.intake.people import SUFFIX, check_name
 from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
+from pulid_generate.server.work.queue import PORTRAITS
 
 router = APIRouter()
 # Options of one extraction that a request may give, beside its portraits
@@ -164,7 +165,7 @@ def _portraits(
     names = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(names, list) or not names:
         raise RequestError("portraits: expected a list of names of files in 'files'")
-    folder = server.visitors.folder_of(visitor) / f"portraits-{secrets.token_hex(8)}"
+    folder = server.visitors.folder_of(visitor) / f"{PORTRAITS}{secrets.token_hex(8)}"
     try:
         taken = {body.take_file(name, "portraits"): None for name in names}
         mask = options.pop("mask", None)

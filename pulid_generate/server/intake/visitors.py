@@ -17,12 +17,12 @@ from pathlib import Path
 from pulid_extract.shared.writing import make_folder
 from pulid_generate.server.failures import RefusedError
 from pulid_generate.server.settings import MAX_SESSIONS, SESSION_SECONDS
+from pulid_generate.server.work.queue import IDENTITIES
 
 COOKIE = "pulid_session"
 TOKEN = re.compile(r"[0-9a-f]{64}")
 # folder of jobs that belong to no session
 NOBODY = "requests"
-IDENTITIES = "identities"
 
 
 class Visitors:

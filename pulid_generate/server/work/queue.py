@@ -6,6 +6,7 @@ Jobs are drawn one by one in the order in which they came. Knows no model.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from collections import deque
@@ -23,6 +24,9 @@ from pulid_generate.server.work.jobs import (
     read_record,
     write_record,
 )
+
+# folders beside those of jobs: a session's identities, and portraits while they are read
+IDENTITIES, PORTRAITS = "identities", "portraits-"
 
 
 class JobQueue:
@@ -77,7 +81,11 @@ class JobQueue:
         """
         found, lost = [], 0
         for path in sorted(folder.glob("*/*/")):
-            if not path.is_dir() or path.name == "identities":
+            if path.name == IDENTITIES:
+                continue
+            if path.name.startswith(PORTRAITS):
+                # of a request that was killed
+                shutil.rmtree(path, ignore_errors=True)
                 continue
             job = read_record(path)
             if job is None:
