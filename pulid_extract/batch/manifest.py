@@ -102,11 +102,11 @@ def read_manifest(data: bytes, where: str, form: str) -> tuple[list[ManifestRow]
         _check_head(head, where, line)
 
     if form == ".csv":
-        found = records.csv_records(text, problems, check_head)
+        numbered = records.csv_records(text, problems, check_head)
     else:
-        found = records.json_lines(text, problems, EXAMPLE)
+        numbered = records.json_lines(text, problems, EXAMPLE)
     rows = []
-    for line, record in found:
+    for line, record in numbered:
         given = {name: value for name, value in record.items() if value is not None}
         row = _row(line, given, problems)
         if row is not None:

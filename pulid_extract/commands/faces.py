@@ -42,15 +42,15 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
         if draw is not None:
             check_not_input(draw, [file.path for file in extractor.files.values()])
         try:
-            found = extractor.detect(image)
+            detected = extractor.detect(image)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        if not found:
+        if not detected:
             raise FaceError(
                 f"{where}: no face found; a lower --det-threshold than 0.5 finds less clear ones"
             )
-        found = sorted_faces(found, flags.face_order or "largest", image)
-        listed = list_faces(found, image)
+        ordered = sorted_faces(detected, flags.face_order or "largest", image)
+        listed = list_faces(ordered, image)
     lines = table(listed)
     if flags.as_json:
         report = {
@@ -64,7 +64,7 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
     if draw is None:
         _print(lines)
         return
-    picture = encode_png(draw_listed(image, found, listed))
+    picture = encode_png(draw_listed(image, ordered, listed))
     if draw != "-":
         write_atomically(draw, picture, mode=0o600)
         _print(lines)

@@ -319,14 +319,14 @@ class Extractor:
         margin around it.
         """
         threshold = self.options.det_threshold
-        found = self._antelope.detect(photo.bgr, threshold, self.log)
-        if found:
-            return found
+        detected = self._antelope.detect(photo.bgr, threshold, self.log)
+        if detected:
+            return detected
         padded, scale, shift = portrait.with_margin(photo.bgr)
-        found = self._antelope.detect(padded, threshold)
-        if found:
+        detected = self._antelope.detect(padded, threshold)
+        if detected:
             self.log("the face is found only with a margin around the portrait: it fills the frame")
-        return [face.mapped(scale, shift) for face in found]
+        return [face.mapped(scale, shift) for face in detected]
 
     def _find_landmarks(self, photo: Photo) -> list[Landmarks]:
         """As `_detect`, by RetinaFace."""

@@ -72,11 +72,11 @@ class Antelope:
         cannot run.
         """
         for size in DETECTION_SIZES:
-            found = self._detect_at(image, size, threshold)
-            if found:
+            faces = self._detect_at(image, size, threshold)
+            if faces:
                 if size != DETECTION_SIZES[0]:
-                    log(f"no face at detection size {DETECTION_SIZES[0]}, {len(found)} at {size}")
-                return found
+                    log(f"no face at detection size {DETECTION_SIZES[0]}, {len(faces)} at {size}")
+                return faces
         return []
 
     def _detect_at(self, image: np.ndarray, size: int, threshold: float) -> list[Face]:

@@ -30,9 +30,10 @@ USED = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
 
 
 class FileHashes:
-    """Hashes by file. folder: where they are remembered; None: nowhere."""
+    """Hashes by file."""
 
     def __init__(self, folder: Path | None = None):
+        """folder: where they are remembered; None: nowhere."""
         self.path = None if folder is None else folder / MEMORY
         self._known = _read(self.path)
 
@@ -70,12 +71,12 @@ class FileHashes:
             write_atomically(self.path, json.dumps(existing, indent=1).encode(), mode=0o600)
 
 
-def files_of(found: Mapping[str, FoundFile]) -> dict[str, list[Path]]:
-    """role -> the files that are read for it; of an antelopev2 folder the two that are used. found:
-    role -> its file or folder.
+def files_of(by_role: Mapping[str, FoundFile]) -> dict[str, list[Path]]:
+    """role -> the files that are read for it; of an antelopev2 folder the two that are used.
+    by_role: role -> its file or folder.
     """
     files = {}
-    for role, file in sorted(found.items()):
+    for role, file in sorted(by_role.items()):
         files[role] = _inside(file.path) if file.path.is_dir() else [file.path]
     return files
 
@@ -91,10 +92,10 @@ def _name(path: Path) -> str:
 
 def _mark(path: Path) -> list[int] | None:
     try:
-        seen = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_dev]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from pulid_extract.files import roles as weights
+from pulid_extract.files.roles import ROLES
 from pulid_extract.shared.model_files import FoundFile, find
 
 
@@ -18,7 +18,7 @@ def needed_roles(
     be found.
     """
     idle = {"retinaface": not detect or aligner != "retinaface", "bisenet": parser != "bisenet"}
-    return {name for name in weights.ROLES if not idle.get(name, False)}
+    return {name for name in ROLES if not idle.get(name, False)}
 
 
 def find_files(
@@ -32,11 +32,11 @@ def find_files(
 
     Raises WeightsError for a file that is missing or of the wrong kind.
     """
-    found = {
+    files = {
         name: find(role, explicit.get(name), models_dir)
-        for name, role in weights.ROLES.items()
+        for name, role in ROLES.items()
         if name in roles
     }
-    for name, file in found.items():
-        log(f"{weights.ROLES[name].name}: {file.path} ({file.rule})")
-    return found
+    for name, file in files.items():
+        log(f"{ROLES[name].name}: {file.path} ({file.rule})")
+    return files

@@ -12,7 +12,8 @@ from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PAPER, INK, RIM = (255, 255, 255), (20, 20, 20), (190, 190, 190)
-SIZE = 15  # of a caption
+# of a caption
+SIZE = 15
 ELLIPSIS = ".."
 
 
@@ -27,8 +28,8 @@ def line_height(font: Font) -> int:
 
 
 def wrap(caption: str, width: int, font: Font, most: int | None = None) -> list[str]:
-    """The lines of a caption, broken at spaces; [""] of an empty one. most: of them; what is left
-    out ends in dots.
+    """The lines of a caption, broken at spaces to fit `width` pixels; [""] of an empty one. most: at
+    most so many lines; what is left out ends in dots.
     """
     lines: list[str] = []
     for paragraph in caption.splitlines() or [""]:
@@ -54,13 +55,9 @@ def short_words(paragraph: str, width: int, font: Font) -> Iterator[str]:
     """Words, those that are wider than the tile (a path) in pieces that are not."""
     for word in paragraph.split():
         while font.getlength(word) > width and len(word) > 1:
-            end = (
-                next(
-                    (end for end in range(2, len(word)) if font.getlength(word[:end]) > width),
-                    len(word),
-                )
-                - 1
-            )
+            end = 1
+            while end + 1 < len(word) and font.getlength(word[: end + 1]) <= width:
+                end += 1
             yield word[:end]
             word = word[end:]
         yield word

@@ -19,10 +19,10 @@ Model = TypeVar("Model", bound=nn.Module)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (.., C), weight (R, C), bias (R,), all of one dtype -> (.., R)."""
     # the operator has no gradient, and torch.compile chooses for itself
-    plain = x.requires_grad or torch.compiler.is_compiling() or not x.numel()
-    if plain or not (
-        x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and _has_onednn()
-    ):
+    if x.requires_grad or torch.compiler.is_compiling() or not x.numel():
+        return nn.functional.linear(x, weight, bias)
+    is_float32 = x.dtype == weight.dtype == torch.float32
+    if not is_float32 or x.device.type != "cpu" or not _has_onednn():
         return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 

@@ -203,9 +203,9 @@ def decode_embedding(data: bytes, where: str = "embedding") -> Embedding:
             raise EmbeddingError(f"{where}: tensor {name!r} stands twice")
         infos[name] = (shape, number, offset)
     if TOKENS not in infos:
-        have = ", ".join(sorted(infos)) or "none"
+        names = ", ".join(sorted(infos)) or "none"
         raise EmbeddingError(
-            f"{where}: tensor '{TOKENS}' is missing (tensors: {have}); make it with pulid-extract"
+            f"{where}: tensor '{TOKENS}' is missing (tensors: {names}); make it with pulid-extract"
         )
 
     alignment = keys.get("general.alignment", ALIGNMENT)

@@ -232,12 +232,12 @@ class RayWorkers:
         ready, waiting = self._ray.wait(list(self._pending), timeout=seconds)
         if ready and waiting:
             ready += self._ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
-        found = []
+        events = []
         for reference in ready:
             # not that of a worker which an earlier one of these has shown to be dead
             if reference in self._pending:
-                found.append(self._event(reference))
-        return found
+                events.append(self._event(reference))
+        return events
 
     def _event(self, reference: Any) -> WorkerEvent:
         worker, tasks = self._pending.pop(reference)

@@ -235,7 +235,7 @@ class RoleCheck:
 
     check: Check
     # None if there is none that can be used
-    found: FoundFile | None
+    file: FoundFile | None
     # whether nothing is there at all, so that fetching it would help
     absent: bool
 
@@ -254,7 +254,7 @@ def look_for(
     """
     try:
         with no_network():
-            found = search()
+            file = search()
     except PulidError as error:
         text = str(error).removeprefix(f"{role.name}: ")
         absent = not given and not _has_candidates(role, models_dir)
@@ -262,8 +262,8 @@ def look_for(
             Check(FILES, role.name, "missing" if absent else "wrong", text), None, absent
         )
     return RoleCheck(
-        Check(FILES, role.name, "ok", f"{found.path} ({found.rule}, {size_text(_size(found))})"),
-        found,
+        Check(FILES, role.name, "ok", f"{file.path} ({file.rule}, {size_text(_size(file))})"),
+        file,
         False,
     )
 
@@ -277,13 +277,15 @@ def _has_candidates(role: Role, models_dir: Path | None) -> bool:
     return bool(candidates_in(models_dir, role, []))
 
 
-def _size(found: FoundFile) -> int:
-    if found.path.is_file():
-        return found.path.stat().st_size
-    files = {place for place, _ in found.header.shards.values()} or {
-        found.path / name for name in found.header.tensors
-    }
-    return sum(file.stat().st_size for file in files if file.is_file())
+def _size(file: FoundFile) -> int:
+    if file.path.is_file():
+        return file.path.stat().st_size
+    header = file.header
+    # of a folder of ONNX files the tensors are those files
+    parts = {path for path, _ in header.shards.values()}
+    if not parts:
+        parts = {file.path / name for name in header.tensors}
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 @contextlib.contextmanager

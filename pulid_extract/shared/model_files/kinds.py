@@ -118,9 +118,9 @@ def kind_of(header: Header) -> Kind:
     if kinds:
         return kinds[0]
     first = sorted(header.names)[:3]
-    seen = f"; first names in it: {', '.join(first)}" if first else ""
+    names = f"; first names in it: {', '.join(first)}" if first else ""
     raise WeightsError(
-        f"{header.path}: a {header.format} file of no known kind{seen}; see the table of files in "
+        f"{header.path}: a {header.format} file of no known kind{names}; see the table of files in "
         "README.md"
     )
 

@@ -102,12 +102,12 @@ class PullOutcome:
 
     def as_dict(self) -> dict[str, object]:
         """JSON values, in the order in which they are printed."""
-        here = self.path.is_file()
+        size = self.path.stat().st_size if self.path.is_file() else self.item.size
         return {
             "name": self.item.name,
             "status": self.status,
             "path": str(self.path),
-            "bytes": self.path.stat().st_size if here else self.item.size,
+            "bytes": size,
             "sha256": self.sha256 or None,
             "from": self.item.source.url or f"{self.item.source.repo}/{self.item.source.files[0]}",
             "licence": self.item.source.licence,

@@ -92,11 +92,11 @@ def _ask_hub(repo: str, file: str) -> Remote:
     page = f"https://huggingface.co/{repo}"
     url = hf_hub_url(repo, file, endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        found = get_hf_file_metadata(url)
+        metadata = get_hf_file_metadata(url)
     except GatedRepoError:
-        seen = "your token has no access to it" if get_token() else "no token is set"
+        access = "your token has no access to it" if get_token() else "no token is set"
         raise WeightsError(
-            f"{repo}: is gated, and {seen}: accept the terms at {page}, then run 'hf auth login' "
+            f"{repo}: is gated, and {access}: accept the terms at {page}, then run 'hf auth login' "
             "and pull again"
         ) from None
     except RemoteEntryNotFoundError:
@@ -117,16 +117,16 @@ def _ask_hub(repo: str, file: str) -> Remote:
                 "login' and pull again"
             ) from None
         raise WeightsError(f"{page}: the hub answers {status}; try again later") from None
-    tag = (found.etag or "").lower()
+    tag = (metadata.etag or "").lower()
     # of a file in large storage the hub's tag is its SHA-256: huggingface_hub hf_hub_url, "Notes"
     sha256 = tag if len(tag) == 64 else ""
     headers = {}
     # the token never goes to the storage behind the hub
-    if urlsplit(found.location).netloc == urlsplit(url).netloc:
+    if urlsplit(metadata.location).netloc == urlsplit(url).netloc:
         token = build_hf_headers().get("authorization")
         if token:
             headers["authorization"] = token
-    return Remote(found.location, found.size, sha256, tag, headers)
+    return Remote(metadata.location, metadata.size, sha256, tag, headers)
 
 
 def _ask_url(url: str) -> Remote:
@@ -212,11 +212,11 @@ def transfer(
                         if fresh.tag == remote.tag:
                             remote = fresh
         show(file.done, remote.size)
-        found = file.digest.hexdigest()
-        if expected and found != expected:
+        actual = file.digest.hexdigest()
+        if expected and actual != expected:
             part.unlink()
             raise WeightsError(
-                f"{remote.name}: SHA-256 is {found}, expected {expected}; what came "
+                f"{remote.name}: SHA-256 is {actual}, expected {expected}; what came "
                 "was deleted, try again later"
             )
         file.flush()
@@ -227,7 +227,7 @@ def transfer(
             raise WeightsError(f"{remote.name}: {str(error).removeprefix(f'{part}: ')}") from None
         with _written(target):
             part.replace(target)
-    return found
+    return actual
 
 
 def part_of(target: Path, remote: Remote) -> Path:
