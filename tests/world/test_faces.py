@@ -136,6 +136,7 @@ def test_at_weight_0_it_is_anybody(likeness, identities):
     assert cosine <= UNLIKE
 
 
+@pytest.mark.slow
 def test_the_more_weight_the_more_alike(likeness, identities):
     cosines = [
         likeness(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)
@@ -143,6 +144,7 @@ def test_the_more_weight_the_more_alike(likeness, identities):
     assert cosines == sorted(cosines)
 
 
+@pytest.mark.slow
 def test_two_portraits_are_no_worse_than_one(likeness, identities):
     one, two = likeness(identities["one"]), likeness(identities["two"])
     assert two[0] >= one[0] - 0.09  # two pictures of 24
@@ -159,18 +161,21 @@ def test_somebody_else_is_somebody_else(likeness, identities):
 # ----------------------------------------------------------------------------------------- features
 
 
+@pytest.mark.slow
 def test_the_later_it_begins_the_less_alike(likeness, identities):
     cosines = [likeness(identities["one"], "--id-start-step", step)[1] for step in (0, 3, 6)]
     assert cosines == sorted(cosines, reverse=True)
     assert cosines[0] > cosines[2] + 0.1
 
 
+@pytest.mark.slow
 def test_the_earlier_it_ends_the_less_alike(likeness, identities):
     cosines = [likeness(identities["one"], "--id-end-step", step)[1] for step in (8, 3, 1)]
     assert cosines == sorted(cosines, reverse=True)
     assert cosines[0] > cosines[2] + 0.1
 
 
+@pytest.mark.slow
 def test_a_schedule_of_weights(likeness, identities):
     """Off and on again is between nothing and all; all the time is the same as no schedule."""
     none = likeness(identities["one"], "--pulid-id-weight", 0)[1]
@@ -180,6 +185,7 @@ def test_a_schedule_of_weights(likeness, identities):
     assert full == pytest.approx(likeness(identities["one"])[1], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_whose_region_has_the_face_is_seen(likeness, identities, first):
     """Two people in one picture: the middle, where the face is, belongs to one, the upper rim to
@@ -198,6 +204,7 @@ def test_whose_region_has_the_face_is_seen(likeness, identities, first):
     )
 
 
+@pytest.mark.slow
 def test_weights_of_two_people(likeness, identities):
     """Two people who share one box have half of it each; the one with all the weight is seen, at
     half his strength.
@@ -215,12 +222,14 @@ def test_weights_of_two_people(likeness, identities):
     assert mine > others + 0.15
 
 
+@pytest.mark.slow
 def test_under_true_cfg_the_person_stays(likeness, identities):
     picked, cosine = likeness(identities["one"], "--cfg-scale", 2, "-n", "a person")
     assert picked >= PICKED
     assert cosine >= LIKE
 
 
+@pytest.mark.slow
 def test_beside_skip_layer_guidance_the_person_stays(likeness, identities):
     picked, cosine = likeness(
         identities["one"], "--slg-scale", 1, "--skip-layers", 1, "--skip-layer-end", 0.5
@@ -232,6 +241,7 @@ def test_beside_skip_layer_guidance_the_person_stays(likeness, identities):
 # ---------------------------------------------------------------------------------- the two of them
 
 
+@pytest.mark.slow
 def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_path):
     """pulid-generate draws, pulid-extract scores; the judge is not the network that conditioned the
     identity.
@@ -354,8 +364,13 @@ def _keys_for_values(monkeypatch):
     monkeypatch.setattr(pulid_attention.FoldedAttention, "__init__", init)
 
 
+# one of them is quick enough for every run
+SLOWLY = (_other_blocks, _tokens_reversed, _no_scale, _keys_for_values)
+
+
 @pytest.mark.parametrize(
-    "broken", [_other_blocks, _layers_reversed, _tokens_reversed, _no_scale, _keys_for_values]
+    "broken",
+    [_layers_reversed, *(pytest.param(broken, marks=pytest.mark.slow) for broken in SLOWLY)],
 )
 def test_a_broken_injection_draws_somebody_less_alike(likeness, identities, monkeypatch, broken):
     """Whatever is asserted of the sound one above, each of these would fail."""
