@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # The three-way check with three separate processes and sha256sum, for CI:
 #
-#   scripts/verify_three_way.sh --diffusion-model .. --pulid-weights .. --pulid-id-embedding me.pulidembd -p ".." --seed 42
+#   scripts/verify_three_way.sh --diffusion-model .. --pulid-weights .. \
+#     --pulid-id-embedding me.pulidembd -p ".." --seed 42
 #
-# Takes the flags of one generation with an identity, without --output and --pulid-id-weight. Draws A without PuLID, B with weight 0 and
-# C with weight 1. A and B must be the same file. C is compared without metadata, which names the identity and so always differs.
-# PULID_GENERATE: the command to run, "pulid-generate" by default. PULID_KEEP: a folder to keep the pictures in.
+# Takes the flags of one generation with an identity, without --output and --pulid-id-weight. Draws
+# A without PuLID, B with weight 0 and C with weight 1. A and B must be the same file. C is compared
+# without metadata, which names the identity and so always differs.
+# PULID_GENERATE: the command to run, "pulid-generate" by default. PULID_KEEP: a folder to keep the
+# pictures in.
 set -euo pipefail
 
 read -r -a command <<<"${PULID_GENERATE:-pulid-generate}"

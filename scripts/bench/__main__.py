@@ -1,7 +1,9 @@
 """The tables of docs/performance.md: what PuLID costs. Ratios are measured side by side in one run,
 because machines are shared and noisy.
 
-    make bench       (or: PYTHONPATH=scripts python -m bench [folded] [share] [memory] [help] [steps] [extract] [batch] [ray])
+    make bench
+    PYTHONPATH=scripts python -m bench [folded] [share] [memory] [help] [steps] [extract] [batch]
+        [ray]
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the
 real shape; no file is needed.
@@ -41,10 +43,12 @@ def main() -> None:
     unknown = set(wanted) - set(TABLES)
     if unknown:
         sys.exit(
-            f"bench: unknown table {', '.join(sorted(unknown))}; expected some of {', '.join(TABLES)}"
+            f"bench: unknown table {', '.join(sorted(unknown))}; expected some of "
+            f"{', '.join(TABLES)}"
         )
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads\n"
     )
     with torch.inference_mode():
         for name in wanted:

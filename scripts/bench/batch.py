@@ -46,7 +46,8 @@ Engine._latents = timed(Engine._latents)
 Engine._decode = timed(Engine._decode)
 report = ResultLog.report
 def reported(self, line):
-    memory.append(int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1]))
+    status = open("/proc/self/status").read()
+    memory.append(int(status.partition("VmRSS:")[2].split()[0]))
     ends.append(time.perf_counter())
     report(self, line)
 ResultLog.report = reported

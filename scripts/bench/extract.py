@@ -1,7 +1,8 @@
 """Where the time of an extraction goes, and how much of it the reference's way of working costs. A
 table of `bench`.
 
-    PYTHONPATH=scripts python -m bench extract            (or: PYTHONPATH=scripts python -m bench.extract)
+    PYTHONPATH=scripts python -m bench extract
+    PYTHONPATH=scripts python -m bench.extract [--folder FOLDER] [--turns TURNS]
 
 Each way runs in processes of its own, turn by turn, on networks of the real size
 (networks.py, 1.5 GB in build/bench_extract). "ours": float32, two ONNX sessions, modules

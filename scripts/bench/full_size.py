@@ -145,7 +145,8 @@ def prepare(sizes: Sizes, folder: Path) -> None:
     )
     if needed and needed + SPARE > free:
         sys.exit(
-            f"full_size: {folder}: {free / 1e9:.1f} GB free, {(needed + SPARE) / 1e9:.1f} GB needed; "
+            f"full_size: {folder}: {free / 1e9:.1f} GB free, {(needed + SPARE) / 1e9:.1f} GB "
+            "needed; "
             "free some, or name another folder with --dir"
         )
     times = json.loads((folder / TIMES).read_text()) if (folder / TIMES).exists() else {}
@@ -205,22 +206,26 @@ def draw(parts: list[File], folder: Path, compute: str) -> Drawn:
 def table(drawn: Drawn, flux: int, times: dict[str, float], compute: str) -> str:
     """Markdown."""
     lines = [
-        f"**The real size: {SIDE}x{SIDE}, {STEPS} steps, PuLID, Flux as Q4_K of {flux / 1e9:.2f} GB, T5-XXL as Q4_K, --compute {compute}**",
+        f"**The real size: {SIDE}x{SIDE}, {STEPS} steps, PuLID, Flux as Q4_K of "
+        f"{flux / 1e9:.2f} GB, T5-XXL as Q4_K, --compute {compute}**",
         "",
         "| stage | seconds | peak resident, GB | anonymous, GB | mapped files, GB |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {s.name} | {s.seconds:.1f} | {s.resident / 1e9:.2f} | {s.anonymous / 1e9:.2f} | {s.mapped / 1e9:.2f} |"
+        f"| {s.name} | {s.seconds:.1f} | {s.resident / 1e9:.2f} | {s.anonymous / 1e9:.2f} | "
+        f"{s.mapped / 1e9:.2f} |"
         for s in drawn.watch.stages
     ]
     ratio = drawn.peak / flux
     lines.append(
-        f"| whole run | {drawn.seconds:.1f} | {drawn.peak / 1e9:.2f}: {ratio:.2f}x the Flux file (goal: {GOAL}x) | | |"
+        f"| whole run | {drawn.seconds:.1f} | {drawn.peak / 1e9:.2f}: {ratio:.2f}x the Flux "
+        f"file (goal: {GOAL}x) | | |"
     )
     lines += [
         "",
-        f"Processor time of all cores: {drawn.busy:.0f} s. Writing the files took {sum(times.values()):.0f} s.",
+        f"Processor time of all cores: {drawn.busy:.0f} s. Writing the files took "
+        f"{sum(times.values()):.0f} s.",
     ]
     return "\n".join(lines)
 

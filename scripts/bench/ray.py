@@ -58,7 +58,10 @@ def ray() -> str:
     for size, name in PICTURES:
         seconds = _measure(size)
         lines.append((name, f"{ROWS / seconds:.0f}", f"{1000 * seconds / ROWS:.1f}"))
-    title = f"**{ROWS} rows through the process that shares them out, two workers that do nothing, {IDENTITY / 1e6:.2f} MB sent with each**"
+    title = (
+        f"**{ROWS} rows through the process that shares them out, two workers that do nothing, "
+        f"{IDENTITY / 1e6:.2f} MB sent with each**"
+    )
     rule = ("---", "---", "---")
     return (
         "\n".join(

@@ -70,7 +70,8 @@ class Soak:
         done = sum(line["status"] == "done" for run in self.runs for line in run)
         facts = {
             "rows": self.rows,
-            "kills (SIGKILL)": f"{self.kills}, {self.loading} of them before the process had drawn anything",
+            "kills (SIGKILL)": f"{self.kills}, "
+            f"{self.loading} of them before the process had drawn anything",
             "pictures drawn and told": done,
             "drawn, but killed before it was told": self.rows - done,
             "half-written files left by kills, gone at the end": self.left,
@@ -216,7 +217,8 @@ def check(folder: Path, runs: list[list[dict[str, Any]]]) -> list[str]:
     names = sorted(path.name for path in (folder / "out").iterdir())
     if names != sorted(row["output"] for row in rows.values()):
         problems.append(
-            f"{len(names)} files for {len(rows)} rows, such as {sorted(set(names) - {row['output'] for row in rows.values()})[:3]}"
+            f"{len(names)} files for {len(rows)} rows, such as "
+            f"{sorted(set(names) - {row['output'] for row in rows.values()})[:3]}"
         )
     last = {line["row"]: line["sha256"] for run in runs for line in run}
     for number, row in rows.items():

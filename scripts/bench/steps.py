@@ -74,8 +74,11 @@ def steps() -> str:
             )
         )
     title = (
-        f"**A denoise step, {DOUBLE} double and {SINGLE} single blocks of width {WIDTH}, {SIDE}x{SIDE}, no PuLID** "
-        f"(float32 products: {', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}; goals: 2.5x in 16 bits, "
+        f"**A denoise step, {DOUBLE} double and {SINGLE} single blocks of width {WIDTH}, "
+        f"{SIDE}x{SIDE}, no PuLID** "
+        "(float32 products: "
+        f"{', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}; goals: "
+        "2.5x in 16 bits, "
         "1.3x in Q4_K, 2x in int8)"
     )
     head = (

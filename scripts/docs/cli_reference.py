@@ -84,7 +84,10 @@ def main() -> None:
         print(TARGET)
     elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
         print(
-            f"{TARGET.name}: not what --help says now; run 'make docs' and commit docs/{TARGET.name}",
+            (
+                f"{TARGET.name}: not what --help says now; run 'make docs' and commit "
+                f"docs/{TARGET.name}"
+            ),
             file=sys.stderr,
         )
         sys.exit(1)

@@ -61,7 +61,10 @@ def made(
     if not (ready.exists() and all(path.exists() for path in paths) and _same(paths, people, ends)):
         if ready.exists():
             print(
-                f"{name} are drawn otherwise than before; delete the checkpoints in {folder} that learnt from them",
+                (
+                    f"{name} are drawn otherwise than before; delete the checkpoints in {folder} "
+                    "that learnt from them"
+                ),
                 file=sys.stderr,
             )
         ready.unlink(missing_ok=True)

@@ -38,7 +38,10 @@ PROMPTS = (
     "a portrait of a person, surprised, in a yellow shirt, with a top hat, on a green background",
     "a portrait of a person, calm, in a purple shirt, with glasses, on an orange background",
     "a portrait of a person, sad, in a grey shirt, with a beanie, on a teal background",
-    "a portrait of a person, smiling, in a green shirt, with a cap, with glasses, on a purple background",
+    (
+        "a portrait of a person, smiling, in a green shirt, with a cap, with glasses, on a purple "
+        "background"
+    ),
 )
 SEED = 42
 

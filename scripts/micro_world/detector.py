@@ -280,7 +280,10 @@ def export(model: Detector, path: Path) -> None:
             ("kps", head.marks, head.marks_size, 10),  # type: ignore[union-attr]
         ):
             out = add(graph, layer, shared)  # type: ignore[arg-type]
-            out = graph("Sigmoid", out) if size is None else graph("Mul", out, size.numpy()[None])  # type: ignore[union-attr, operator]
+            if size is None:
+                out = graph("Sigmoid", out)
+            else:
+                out = graph("Mul", out, size.numpy()[None])  # type: ignore[union-attr, operator]
             rows = graph("Transpose", out, perm=[0, 2, 3, 1])
             graph("Reshape", rows, np.int64([-1, columns]), name=f"{group}{stride}")
             names[f"{group}{stride}"] = ""

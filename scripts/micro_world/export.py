@@ -25,7 +25,8 @@ from pulid_generate.models.flux import flux_targets
 from pulid_generate.models.tokenizers import clip_tokenizer
 
 BLOCKED = re.compile(
-    r"((double|single)_blocks\..*(qkv|proj|mlp\.\d|linear\d|mod\.lin|modulation\.lin)|(time|vector)_in\..*|final_layer\.adaLN.*)\.weight"
+    r"((double|single)_blocks\..*(qkv|proj|mlp\.\d|linear\d|mod\.lin|modulation\.lin)"
+    r"|(time|vector)_in\..*|final_layer\.adaLN.*)\.weight"
 )
 
 

@@ -1,7 +1,8 @@
 """Measures, through the two programs, that the small world's models preserve a face. On people and
 seeds that nothing was trained on.
 
-    python -m micro_world.measure [--models scripts/micro_world/models] [--folder build/micro_world/measured] [--quick]      (PYTHONPATH=scripts)
+    PYTHONPATH=scripts python -m micro_world.measure [--models scripts/micro_world/models]
+        [--folder build/micro_world/measured] [--quick]
 
 Prints the table of docs/micro_world.md as Markdown on standard output and leaves numbers.json and
 the pictures in the folder. Portraits go through `pulid-extract batch`, pictures through
@@ -359,18 +360,36 @@ def table(numbers: dict[str, Any], weights: Sequence[float]) -> Iterator[str]:
     curve = [numbers[f"{weight:g}"]["cosine"] for weight in weights]
     yield "| measure | goal | measured |"
     yield "|---|---|---|"
-    yield f"| right person picked out of {numbers['people']} by the second recogniser, weight 1 | at least 95 % | {full['picked']:.1%} |"
+    yield (
+        f"| right person picked out of {numbers['people']} by the second recogniser, weight 1 | "
+        f"at least 95 % | {full['picked']:.1%} |"
+    )
     yield f"| the same with weight 0 | chance, at most 15 % | {none['picked']:.1%} |"
-    yield f"| mean cosine to another portrait of the person, weight 1 | at least 0.7 | {full['cosine']:.3f} |"
+    yield (
+        "| mean cosine to another portrait of the person, weight 1 | at least 0.7 | "
+        f"{full['cosine']:.3f} |"
+    )
     yield f"| the same with weight 0 | at most 0.25 | {none['cosine']:.3f} |"
     each = ", ".join(f"{name} {share:.0%}" for name, share in full["prompt"].items())
     yield f"| prompt obeyed, weight 1 ({each}) | at least 90 % | {obeyed:.1%} |"
-    yield f"| points lost against weight 0 ({without:.1%}) | at most 5 | {100 * (without - obeyed):.1f} |"
+    yield (
+        f"| points lost against weight 0 ({without:.1%}) | at most 5 | "
+        f"{100 * (without - obeyed):.1f} |"
+    )
     rises = all(later >= earlier for earlier, later in itertools.pairwise(curve))
     at = ", ".join(f"{weight:g}" for weight in weights)
-    yield f"| cosine at weight {at} | never falls | {', '.join(f'{c:.3f}' for c in curve)}{'' if rises else ' (falls)'} |"
-    yield f"| two portraits fused: picked, cosine | not worse than one | {fused['picked']:.1%}, {fused['cosine']:.3f} |"
-    yield f"| detector: overlap above 0.5, pasted on a canvas of 640 | at least 98 % | {numbers['detector']:.1%} |"
+    yield (
+        f"| cosine at weight {at} | never falls | "
+        f"{', '.join(f'{c:.3f}' for c in curve)}{'' if rises else ' (falls)'} |"
+    )
+    yield (
+        f"| two portraits fused: picked, cosine | not worse than one | {fused['picked']:.1%}, "
+        f"{fused['cosine']:.3f} |"
+    )
+    yield (
+        "| detector: overlap above 0.5, pasted on a canvas of 640 | at least 98 % | "
+        f"{numbers['detector']:.1%} |"
+    )
 
 
 def main() -> None:

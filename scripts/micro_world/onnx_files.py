@@ -68,7 +68,8 @@ def _convolution(graph: Graph, layer: nn.Conv2d, norm: nn.BatchNorm2d | None, x:
     weight = layer.weight.detach()
     bias = layer.bias.detach() if layer.bias is not None else torch.zeros(layer.out_channels)
     if norm is not None:
-        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+        variance = norm.running_var + norm.eps  # type: ignore[operator]
+        scale = norm.weight.detach() / variance.sqrt()
         weight, bias = (
             weight * scale[:, None, None, None],
             (bias - norm.running_mean) * scale + norm.bias.detach(),

@@ -4,7 +4,8 @@ any width.
 The pictures that sd-cli drew for tests/golden were drawn from such files, so the values must never
 change:
 
-    PYTHONPATH=scripts python -m seeded.checkpoints m --seed 11 --vae-ch 128 --embedding me.pulidembd --embedding-seed 5   # 1.1 GB
+    PYTHONPATH=scripts python -m seeded.checkpoints m --seed 11 --vae-ch 128
+        --embedding me.pulidembd --embedding-seed 5          # 1.1 GB
 
 (sd-cli itself wants --vae-ch 128 and 16 PuLID heads.) Prints one line per file; these are noise,
 not models of anything.
