@@ -4,9 +4,8 @@ Where most of such a grid would be empty, the pictures stand in the order of the
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,14 @@ def batch_sheet(outcomes: Sequence[PictureOutcome]) -> SheetGrid:
     lines = []
     portraits = []
     for row in rows:
-        line = [cells[row, column] for column in columns]
-        lines.append([[_thumbnail(one, differing) for one in cell] for cell in line])
-        portraits.append(_portrait(itertools.chain.from_iterable(line)))
+        line = []
+        pictures: list[PictureOutcome] = []
+        for column in columns:
+            cell = cells[row, column]
+            line.append([_thumbnail(one, differing) for one in cell])
+            pictures += cell
+        lines.append(line)
+        portraits.append(_portrait(pictures))
     # of one of them, or of nobody here
     if len(rows) > 1 and len(set(portraits)) == 1:
         portraits = [None] * len(rows)
@@ -81,7 +85,7 @@ def _thumbnail(one: PictureOutcome, differing: Sequence[str], *facts: str) -> Th
     return one.thumbnail(*facts, ", ".join(text for text in options if text))
 
 
-def _portrait(outcomes: Iterable[PictureOutcome]) -> Path | None:
+def _portrait(outcomes: Sequence[PictureOutcome]) -> Path | None:
     """The reference of a person, if it is the same in all pictures."""
     first = {one.references[:1] for one in outcomes}
     if len(first) != 1 or first == {()}:

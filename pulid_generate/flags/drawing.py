@@ -11,11 +11,14 @@ from pulid_generate.sampling.names import METHODS, SCHEDULES
 
 
 def _sigmas(text: str | None) -> str | None:
+    """The text, if it is a list of numbers. Raises typer.BadParameter."""
     if text is None:
         return None
-    text = text.strip().removeprefix("[").removesuffix("]")  # sd-cli takes both
+    # sd-cli takes it with brackets and without
+    text = text.strip().removeprefix("[").removesuffix("]")
     try:
-        [float(part) for part in text.split(",")]
+        for part in text.split(","):
+            float(part)
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is not a list of numbers such as 1.0,0.75,0.5,0.25,0"
@@ -24,6 +27,7 @@ def _sigmas(text: str | None) -> str | None:
 
 
 def _flow_shift(text: str) -> str:
+    """The text, if it is a word or a number. Raises typer.BadParameter."""
     if text not in ("auto", "none"):
         try:
             float(text)

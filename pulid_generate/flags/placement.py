@@ -7,10 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-DTYPES = {"auto": "auto"} | {
-    name: full
-    for full, short in (("float32", "f32"), ("bfloat16", "bf16"), ("float16", "f16"))
-    for name in (full, short)
+# as it is typed -> torch's name
+DTYPES = {
+    "auto": "auto",
+    "float32": "float32",
+    "f32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "f16": "float16",
 }
 
 

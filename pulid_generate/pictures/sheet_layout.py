@@ -89,7 +89,7 @@ class Layout:
         return min(max(wanted, NARROWEST_HEADING), max(self.box[0], PORTRAIT))
 
     def _across(self) -> int:
-        most = max((len(cell) for row in self.grid.cells for cell in row), default=1)
+        most = max(map(len, itertools.chain.from_iterable(self.grid.cells)), default=1)
         if most > MOST_IN_A_LINE:
             most = math.ceil(math.sqrt(most))
         fitting = (self.body_width + GAP) // (self.box[0] + GAP)

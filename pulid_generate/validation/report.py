@@ -82,9 +82,9 @@ class KnownPicture:
 
     name: str
     sha256: str
-    # of a reference, to the others
+    # of a reference: the mean to all references, 1 where it is the only one
     cosine: float | None = None
-    # of a reference, to the strangers
+    # of a reference: the highest to the strangers
     stranger: float | None = None
 
 
