@@ -1,10 +1,10 @@
 """Flags become a request, people, pictures and a pipeline: what every command that draws needs.
 
-    usage     what is wrong with the flags, which have no effect, which files they read
-    people    everybody whom the flags name: file, weight, window, region
-    requests  the request, the people, the starting picture and the LoRAs of one drawing
-    opening   files, placement, the pipeline and the engine
-    progress  what a person at the terminal sees
+    usage.py     what is wrong with the flags, which have no effect, which files they read
+    people.py    everybody whom the flags name: file, weight, window, region
+    requests.py  the request, the people, the starting picture and the LoRAs of one drawing
+    opening.py   files, placement, the pipeline and the engine
+    progress.py  what a person at the terminal sees
 
 Imports no torch until something is opened.
 """

@@ -1,12 +1,12 @@
 """Model files from their headers, and Flux's numbers.
 
-    model           the four models of a generation, each with one name
-    layouts         Flux's numbers, and the names of its tensors in both spellings
-    storage         how tensors are stored: types, bytes, scales, and what cannot be read
-    roles           the parts of a generation and the files that can fill them
-    model_set       the files of one generation: found, recognised, told by role
-    t5_vocabulary   where T5's vocabulary is
-    kits            what `pull` fetches
+    model.py          the four models of a generation, each with one name
+    layouts.py        Flux's numbers, and the names of its tensors in both spellings
+    storage.py        how tensors are stored: types, bytes, scales, and what cannot be read
+    roles.py          the parts of a generation and the files that can fill them
+    model_set.py      the files of one generation: found, recognised, told by role
+    t5_vocabulary.py  where T5's vocabulary is
+    kits.py           what `pull` fetches
 
 Imports no torch.
 """

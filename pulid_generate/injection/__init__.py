@@ -1,11 +1,11 @@
 """Where the identity is added: what hangs on Flux's blocks while it runs, and comes off again.
 
-    adapter      PuLID's layers from their file, bound to one identity
-    attention    one PuLID layer, as the reference writes it and folded for one identity
-    terms        who is added to a block's output, where, and how strongly
-    hooks        where PuLID's layers meet Flux: `inject` and `attach`
-    layer_skip   blocks that are left out of a forward
-    compiling    torch.compile for the blocks
+    adapter.py     PuLID's layers from their file, bound to one identity
+    attention.py   one PuLID layer, as the reference writes it and folded for one identity
+    terms.py       who is added to a block's output, where, and how strongly
+    hooks.py       where PuLID's layers meet Flux: `inject` and `attach`
+    layer_skip.py  blocks that are left out of a forward
+    compiling.py   torch.compile for the blocks
 
 Knows no prompt and no schedule.
 """

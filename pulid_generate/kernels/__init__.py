@@ -1,10 +1,10 @@
 """What GPUs run in one pass: kernels in Triton for packed weights and for PuLID's folded layer.
 
-    availability   whether a device can run them, or why not; needs neither triton nor a GPU
-    ggml           blocks of ggml's types -> numbers
-    fp8            8-bit floating point with its scales -> numbers
-    products       one token times a matrix of ggml's types, from its bytes
-    identity       PuLID's folded layer and its addition to the image tokens
+    availability.py  whether a device can run them, or why not; needs neither triton nor a GPU
+    ggml.py          blocks of ggml's types -> numbers
+    fp8.py           8-bit floating point with its scales -> numbers
+    products.py      one token times a matrix of ggml's types, from its bytes
+    identity.py      PuLID's folded layer and its addition to the image tokens
 
 They compute what the torch code of `packed` and `injection` computes, with fewer launches and less
 memory traffic. Those folders ask `availability` and import the other files only where it names no

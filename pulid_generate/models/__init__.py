@@ -1,14 +1,14 @@
 """Files to torch modules: Flux, T5, CLIP-L and the autoencoder, and what prompts are read with.
 
-    tensor_files       the tensors of a file of any format, and strict loading
-    flux               Flux files -> diffusers' transformer
-    t5                 T5: ids of a prompt -> the token states that condition Flux
-    clip               CLIP-L: ids of a prompt -> the pooled vector that conditions Flux
-    autoencoder        the autoencoder, and its two ways: latents -> pictures, and back
-    tiles              a map computed in overlapping tiles
-    tokenizers         the tokenizers of CLIP-L and T5, from their vocabularies
-    prompt_reader      prompts read into tokens, once, and judged
-    weighted_prompts   (word:1.3) as sd-cli reads it
+    tensor_files.py      the tensors of a file of any format, and strict loading
+    flux.py              Flux files -> diffusers' transformer
+    t5.py                T5: ids of a prompt -> the token states that condition Flux
+    clip.py              CLIP-L: ids of a prompt -> the pooled vector that conditions Flux
+    autoencoder.py       the autoencoder, and its two ways: latents -> pictures, and back
+    tiles.py             a map computed in overlapping tiles
+    tokenizers.py        the tokenizers of CLIP-L and T5, from their vocabularies
+    prompt_reader.py     prompts read into tokens, once, and judged
+    weighted_prompts.py  (word:1.3) as sd-cli reads it
 
 Knows no identity and no step.
 """

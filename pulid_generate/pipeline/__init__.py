@@ -1,17 +1,17 @@
 """From requests to pictures: fitted to files, encoded, denoised, decoded; one order for whoever
 draws.
 
-    fitting     a request and the model's header -> a job, or the reason why there is none
-    texts       encoded prompts: what Flux reads of them, and where they are kept
-    text_cache  entries on disk by key, bounded, sealed
-    pixels      a job's starting picture to a latent, its latent to pixels, its metadata
-    loading     each model in the form and the place that the plan gives it
-    planning    which models stay beside Flux, for all jobs that were announced
-    loaded      the models that are there now, and what hangs on them
-    denoiser    latents of jobs: text, identities, guidance, starting pictures, the sampler
-    callers     what the engine asks of who draws, and hands back
-    engine      the order of the stages
-    pipeline    the same as one object, for a library's user
+    fitting.py     a request and the model's header -> a job, or the reason why there is none
+    texts.py       encoded prompts: what Flux reads of them, and where they are kept
+    text_cache.py  entries on disk by key, bounded, sealed
+    pixels.py      a job's starting picture to a latent, its latent to pixels, its metadata
+    loading.py     each model in the form and the place that the plan gives it
+    planning.py    which models stay beside Flux, for all jobs that were announced
+    loaded.py      the models that are there now, and what hangs on them
+    denoiser.py    latents of jobs: text, identities, guidance, starting pictures, the sampler
+    callers.py     what the engine asks of who draws, and hands back
+    engine.py      the order of the stages
+    pipeline.py    the same as one object, for a library's user
 
 All but text_cache and callers import torch.
 """

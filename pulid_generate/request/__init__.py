@@ -1,16 +1,16 @@
 """What to draw, as values: prompt, size, schedule, people, regions, the picture to start from.
 
-    generation      one request: every number and word of it, checked
-    prompt          a prompt's text: its file, its LoRA tags
-    prompt_weights  (word:1.3) -> parts of a prompt and their weights
-    tokens          a prompt in the ids that the text encoders read
-    people          the text of one --identity; several embeddings as one person, or several people
-    id_schedule     at which steps an identity is seen, and how strongly
-    regions         where in the picture somebody is
-    skip_guidance   which layers are skipped, how strongly, when
-    start_picture   the picture to start from, its mask, the final paste
-    tiling          tiles of the autoencoder
-    job             one picture, fitted to a model: all that decides its pixels but the files
+    generation.py      one request: every number and word of it, checked
+    prompt.py          a prompt's text: its file, its LoRA tags
+    prompt_weights.py  (word:1.3) -> parts of a prompt and their weights
+    tokens.py          a prompt in the ids that the text encoders read
+    people.py          the text of one --identity; embeddings as one person, or several people
+    id_schedule.py     at which steps an identity is seen, and how strongly
+    regions.py         where in the picture somebody is
+    skip_guidance.py   which layers are skipped, how strongly, when
+    start_picture.py   the picture to start from, its mask, the final paste
+    tiling.py          tiles of the autoencoder
+    job.py             one picture, fitted to a model: all that decides its pixels but the files
 
 Imports no torch.
 """
