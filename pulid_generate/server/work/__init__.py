@@ -1,10 +1,12 @@
 """Jobs, and the thread that draws them.
 
-queue     jobs that wait, are in work, or have ended
-jobs      one job, and its record on the disk
-changes   waiting for another thread's changes
-device    the thread
-drawing   the models that it draws with
-previews  small pictures of a latent
-metrics   numbers for Prometheus
+    queue.py     jobs that wait, are in work, or have ended
+    jobs.py      one job, and its record on the disk
+    changes.py   waiting for another thread's changes
+    device.py    the thread
+    drawing.py   the models that it draws with
+    previews.py  small pictures of a latent
+    metrics.py   numbers for Prometheus
+
+Imports no torch.
 """
