@@ -149,6 +149,7 @@ def test_the_wheel_has_every_file_of_the_packages(wheel):
     assert packed == sources()
 
 
+@pytest.mark.slow  # torch, diffusers, transformers and the rest, in a process of their own
 def test_every_module_of_the_wheel_can_be_imported(wheel, tmp_path):
     """In an environment of its own, which has the wheel, and the libraries of this one without the
     editable install: a .pth adds a folder, whose own .pth files nobody reads.
