@@ -1,4 +1,4 @@
-"""What the tests of pulid-generate share: pictures that are drawn once, and a program that scores."""
+"""What the tests of pulid-generate share: pictures that are drawn once, a program that scores."""
 
 from __future__ import annotations
 

@@ -128,9 +128,9 @@ def test_a_role_is_found_absent_or_wrong(tmp_path, monkeypatch):
     )
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     save_file({"pulid_ca.0.norm1.weight": np.ones(2, np.float32)}, tmp_path / "a.safetensors")
-    assert (
-        look().check.text
-        == f"{tmp_path / 'a.safetensors'} (models folder, {(tmp_path / 'a.safetensors').stat().st_size} bytes)"
+    assert look().check.text == (
+        f"{tmp_path / 'a.safetensors'} (models folder, "
+        f"{(tmp_path / 'a.safetensors').stat().st_size} bytes)"
     )
     save_file({"pulid_ca.0.norm1.weight": np.ones(2, np.float32)}, tmp_path / "b.safetensors")
     assert (

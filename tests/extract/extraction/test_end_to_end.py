@@ -439,7 +439,10 @@ def test_interrupt_and_broken_pipe_show_no_traceback(capfd, monkeypatch):
 
     monkeypatch.setattr(cli, "app", interrupt)
     assert call(capfd, monkeypatch)[0] == 130
-    script = f"{sys.executable} -c 'from pulid_extract import cli; cli.console.write_result(bytes(10**6))' | true"
+    script = (
+        f"{sys.executable} -c 'from pulid_extract import cli; "
+        "cli.console.write_result(bytes(10**6))' | true"
+    )
     shell = "set -o pipefail; " + script.replace(
         "cli.console.w", "cli.app=lambda **k: cli.console.w"
     ).replace("**6))", "**6)); cli.main()")
@@ -450,7 +453,10 @@ def test_interrupt_and_broken_pipe_show_no_traceback(capfd, monkeypatch):
 
 
 def test_help_is_instant_and_torch_stays_out():
-    check = "import sys, pulid_extract.cli; print([m for m in ('torch','numpy','cv2','PIL','insightface','rich') if m in sys.modules])"
+    check = (
+        "import sys, pulid_extract.cli; print([m for m in "
+        "('torch','numpy','cv2','PIL','insightface','rich') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, cwd=ROOT, timeout=60)
     assert done.stdout.strip() == b"[]", done.stderr.decode()
 

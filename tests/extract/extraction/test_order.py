@@ -91,7 +91,10 @@ def test_what_is_missing_says_how_to_get_it(there, capfd, monkeypatch):
 
 
 def test_a_closed_standard_output_is_one_line_before_the_work(there):
-    command = f"{sys.executable} -m pulid_extract faces {there / 'me.png'} --antelopev2 {models_folder() / 'antelopev2'} >&-"
+    command = (
+        f"{sys.executable} -m pulid_extract faces {there / 'me.png'} --antelopev2 "
+        f"{models_folder() / 'antelopev2'} >&-"
+    )
     done = subprocess.run(
         ["sh", "-c", command],
         cwd=ROOT,

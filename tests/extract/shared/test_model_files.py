@@ -194,7 +194,8 @@ def test_the_hugging_face_cache_is_asked(tmp_path):
         file.rename(blob)
         (snapshot / file.name).symlink_to(blob)
     script = (
-        "import numpy as np; from pulid_extract.shared.model_files import find; from pulid_extract.files.roles import ROLES\n"
+        "import numpy as np; from pulid_extract.shared.model_files import find; from "
+        "pulid_extract.files.roles import ROLES\n"
         "from pulid_extract.faces.antelopev2 import Antelope\n"
         "found = find(ROLES['antelopev2']); print(found.rule, found.path)\n"
         "print(Antelope(found.path).embed_crop(np.zeros((512, 512, 3), np.uint8)).shape)"

@@ -102,9 +102,9 @@ def test_a_kit_without_a_gate_arrives_whole(hub, generate, tmp_path, kit):
 def test_a_gated_kit_brings_what_it_may_and_explains_the_rest(hub, generate, tmp_path, monkeypatch):
     run = generate("pull", "dev", "--models-dir", tmp_path)
     assert (
-        "accept the terms at https://huggingface.co/black-forest-labs/FLUX.1-dev, then run 'hf auth login'"
-        in run.error
-    )
+        "accept the terms at https://huggingface.co/black-forest-labs/FLUX.1-dev, then run "
+        "'hf auth login'"
+    ) in run.error
     assert [line.split()[0] for line in run.out.decode().splitlines()] == ["failed"] + [
         "fetched"
     ] * 5

@@ -326,7 +326,8 @@ def test_a_folder_of_models_is_shown_file_by_file(micro, generate):
 def test_no_torch_for_a_header(micro):
     code = (
         "import sys; from pulid_generate import cli; sys.argv = ['x', 'inspect', sys.argv[1]]\n"
-        "try: cli.main()\nexcept SystemExit: pass\nprint(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+        "try: cli.main()\nexcept SystemExit: pass\nprint(sorted({'torch', 'diffusers', "
+        "'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, micro / "ae.safetensors"],

@@ -103,8 +103,10 @@ def test_one_file_named_twice_has_the_sum_of_its_weights(folder):
 
 def test_choosing_needs_no_torch():
     code = (
-        "import sys\nimport pulid_generate.lora.choice, pulid_generate.request.prompt, pulid_generate.models.weighted_prompts\n"
-        "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)), 'numpy' in sys.modules)\n"
+        "import sys\nimport pulid_generate.lora.choice, pulid_generate.request.prompt, "
+        "pulid_generate.models.weighted_prompts\n"
+        "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)), 'numpy' in "
+        "sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[] True\n"), done.stderr

@@ -102,7 +102,8 @@ def test_the_command_line(fake, tmp_path):
     ]
     assert given == ["score", "--json", *references, *options, "--", str(Path.cwd() / "-a.png")]
     fake(
-        "sys.exit('none of these' if any(word.startswith('--mod') for word in sys.argv) else print(json.dumps(line)))\n"
+        "sys.exit('none of these' if any(word.startswith('--mod') for word in sys.argv) else "
+        "print(json.dumps(line)))\n"
     )
     assert len(scores(["a.png"], ["me.png"])) == 1  # what is not given is not passed on
 
@@ -139,7 +140,8 @@ def test_a_program_that_fails_is_one_line(body, message, fake):
 
 def test_pictures_that_cannot_be_read_are_no_failure_of_the_program(fake):
     fake(
-        "line |= {'status': 'failed', 'cosine': None, 'box': None}\nprint(json.dumps(line)); say('1 of 1'); sys.exit(1)\n"
+        "line |= {'status': 'failed', 'cosine': None, 'box': None}\nprint(json.dumps(line)); "
+        "say('1 of 1'); sys.exit(1)\n"
     )
     assert scores(["a.png"], ["me.png"])[0].status == "failed"
 
@@ -154,7 +156,8 @@ def test_what_it_says_is_passed_on_while_it_works(fake):
 
 def test_many_pictures_are_several_calls(fake, monkeypatch):
     fake(
-        "[print(json.dumps(line | {'faces': len(sys.argv)})) for word in sys.argv[sys.argv.index('--') + 1:]]\n"
+        "[print(json.dumps(line | {'faces': len(sys.argv)})) for word in "
+        "sys.argv[sys.argv.index('--') + 1:]]\n"
     )
     monkeypatch.setattr(likeness, "AT_ONCE", 2)
     assert [score.faces for score in scores(list("abcde"), ["me.png"])] == [7, 7, 7, 7, 6]

@@ -169,7 +169,8 @@ def test_a_persons_window_goes_before_everybodys():
 
 def test_no_torch_is_needed_to_read_flags():
     code = (
-        "import sys, pulid_generate.request.people, pulid_generate.request.regions, pulid_generate.request.id_schedule, pulid_generate.request.skip_guidance\n"
+        "import sys, pulid_generate.request.people, pulid_generate.request.regions, "
+        "pulid_generate.request.id_schedule, pulid_generate.request.skip_guidance\n"
         "print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
