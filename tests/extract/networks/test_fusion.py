@@ -17,6 +17,8 @@ from support.distances import relative
 from support.portrait_models import models, models_folder
 
 from pulid_extract import read_embedding
+from pulid_extract.extraction.identity import FaceCrop
+from pulid_extract.faces.choice import FaceChoice
 from pulid_extract.networks.fusion import (
     OUTLIER,
     STRANGER,
