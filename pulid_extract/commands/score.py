@@ -89,8 +89,7 @@ def score(context: typer.Context, flags: ScoreFlags) -> None:
     if tally.fooled:
         console.log(
             f"warning: the stranger is as like as the reference in {tally.fooled} of "
-            f"{tally.scored} "
-            "pictures: these cosines do not show that person"
+            f"{tally.scored} pictures: these cosines do not show that person"
         )
     problems = shortcomings(tally, flags.minimum, flags.min_mean)
     if problems:

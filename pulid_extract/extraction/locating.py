@@ -106,9 +106,8 @@ class FaceLocator:
             raise FaceError(
                 f"the detectors disagree: {choice.words('insightface')} is at "
                 f"{box.x},{box.y},{box.width},{box.height} (X,Y,W,H), RetinaFace's nearest "
-                "overlaps "
-                f"it by {shared:.2f}, at least {MIN_OVERLAP} is needed; crop the portrait, or give "
-                "the region with --face-box"
+                f"overlaps it by {shared:.2f}, at least {MIN_OVERLAP} is needed; crop the "
+                "portrait, or give the region with --face-box"
             )
         self._say_taken(faces, choice, face.score)
         return LocatedFace(face.box, mark.points, face, face.score, len(faces))

@@ -160,8 +160,7 @@ def _at(boxes: Sequence[Box], point: tuple[float, float]) -> int:
     near = [round(value) for value in centre(boxes[nearest])]
     raise FaceError(
         f"--face-at {x:g},{y:g}: no face is there; the nearest of {len(boxes)} is around "
-        f"{near[0]},{near[1]}; "
-        f"`pulid-extract faces` lists them"
+        f"{near[0]},{near[1]}; `pulid-extract faces` lists them"
     )
 
 

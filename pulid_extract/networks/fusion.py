@@ -112,8 +112,7 @@ def fuse_tokens(
         if total > MAX_TOKENS:
             raise FaceError(
                 f"--fuse concat: {len(tokens)} portraits give {total} tokens, a .pulidembd holds "
-                f"{MAX_TOKENS}; "
-                f"give fewer portraits, or --fuse encoder"
+                f"{MAX_TOKENS}; give fewer portraits, or --fuse encoder"
             )
         return np.concatenate(tokens)
     raise InputError(f"--fuse {fuse}: expected mean, weighted or concat for tokens")

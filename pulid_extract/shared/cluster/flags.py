@@ -27,8 +27,7 @@ class ClusterFlags:
             metavar="[ADDRESS]",
             help="Share the rows out to workers on a Ray cluster, one for each GPU. Without an "
             "address: on this machine. ADDRESS: HOST:PORT, ray://HOST:PORT, or auto for the "
-            "cluster "
-            "that this machine belongs to. See docs/scaling.md.",
+            "cluster that this machine belongs to. See docs/scaling.md.",
         ),
     ] = None
     cpus_per_worker: Annotated[
@@ -38,8 +37,7 @@ class ClusterFlags:
             metavar="N",
             min=1,
             help="With --ray: workers on processors, so many cores and threads for each, instead "
-            "of "
-            "on GPUs.",
+            "of on GPUs.",
         ),
     ] = None
 

@@ -127,8 +127,7 @@ def _located(given: str | Path) -> Path:
     except (OSError, ValueError):
         raise WeightsError(
             f"{given}: no such file or folder, and no repository of that name in the Hugging Face "
-            "cache; "
-            f"if it is one, run 'hf download {match[1]}'"
+            f"cache; if it is one, run 'hf download {match[1]}'"
         ) from None
     inside = snapshot / match[2] if match[2] else snapshot
     if not inside.exists():

@@ -111,8 +111,7 @@ def _safetensors_header(path: Path, file, size: int) -> Header:
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise WeightsError(
             f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or "
-            "not "
-            "safetensors"
+            "not a safetensors file"
         )
     try:
         entries = json.loads(file.read(length))

@@ -301,8 +301,7 @@ def raise_failures(outcomes: Iterable[PullOutcome]) -> None:
         names = ", ".join(outcome.item.file_name for outcome in failed)
         raise WeightsError(
             f"{len(failed)} files could not be fetched: {names}; the list on standard output says "
-            "why "
-            "of each"
+            "why of each"
         )
 
 

@@ -90,7 +90,7 @@ def test_damaged_files_are_one_error_each(tmp_path):
     cases = {
         "empty": (b"", "is empty"),
         "cut": (good[:-3], "truncated"),
-        "cut in the header": (good[:40], "truncated or no safetensors"),
+        "cut in the header": (good[:40], "truncated or not a safetensors file"),
         "longer": (good + b"x", "longer than its header says"),
         "html": (b"<!DOCTYPE html><html>", "HTML page"),
         "html after a newline": (b"\n<html>", "HTML page"),

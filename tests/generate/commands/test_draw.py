@@ -616,7 +616,7 @@ def _narrow_t5(state, path):
         ("html", "HTML page"),
         ("empty", "is empty"),
         ("lfs", "git-lfs pointer"),
-        ("header", "truncated or no safetensors"),
+        ("header", "truncated or not a safetensors file"),
         ("wrong role", "is a PuLID-FLUX file, --vae wants a Flux autoencoder"),
         ("sdxl", "SDXL PuLID file"),
         ("quanto", "quanto"),
