@@ -94,7 +94,7 @@ class Worker:
             told |= {"status": "failed", "error": str(unexpected("task", error))}
         return told | {"notes": self._notes}
 
-    # -------------------------------------------------------------------------------------- the tasks
+    # ------------------------------------------------------------------------------------ the tasks
 
     def _extract(self, task: dict[str, Any]) -> dict[str, Any]:
         out = task.pop("out", None)
@@ -163,7 +163,7 @@ class Worker:
             "faces": [face.to_json() for face in listed],
         }
 
-    # ------------------------------------------------------------------------------------------ parts
+    # ---------------------------------------------------------------------------------------- parts
 
     def _note(self, line: str) -> None:
         self._notes.append(line)

@@ -28,8 +28,9 @@ def line_height(font: Font) -> int:
 
 
 def wrap(caption: str, width: int, font: Font, most: int | None = None) -> list[str]:
-    """The lines of a caption, broken at spaces to fit `width` pixels; [""] of an empty one. most: at
-    most so many lines; what is left out ends in dots.
+    """The lines of a caption, broken at spaces to fit `width` pixels; [""] of an empty one.
+
+    most: so many lines at most; what is left out ends in dots.
     """
     lines: list[str] = []
     for paragraph in caption.splitlines() or [""]:
