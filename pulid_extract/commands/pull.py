@@ -60,8 +60,8 @@ def pull(
 ) -> None:
     """Fetch the model files of an extraction into one folder. What is there already stays.
 
-    A download that broke off goes on where it ended; SHA-256 hashes are checked. antelopev2 is for
-    non-commercial research only.
+    An interrupted download is resumed; SHA-256 hashes are checked. antelopev2 is for non-commercial
+    research only.
     """
     chosen = list(dict.fromkeys(parts or KITS))
     unknown = [part for part in chosen if part not in KITS]

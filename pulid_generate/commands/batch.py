@@ -17,7 +17,7 @@ def batch(context: typer.Context, flags: BatchFlags) -> None:
 
     The options of a generation are defaults for every row. Every row is judged before anything
     loads. One that fails does not stop the rest; the exit code is 1 then. Nothing is half-written,
-    whenever it is stopped; --resume goes on. Ctrl-C finishes the picture in work.
+    whenever it is stopped; --resume continues. Ctrl-C finishes the picture in work.
     """
     from pulid_generate.batch.command import run
 

@@ -48,8 +48,8 @@ def pull(
     """Fetch the model files of a kit into one folder: Flux, autoencoder, text encoders, PuLID. What
     is there already stays.
 
-    A download that broke off goes on where it ended; SHA-256 hashes are checked. schnell-q4 and
-    dev-q8 need no account. schnell, dev and krea-dev are gated: accept the terms on their page,
+    An interrupted download is resumed; SHA-256 hashes are checked. schnell-q4 and dev-q8 need no
+    account. schnell, dev and krea-dev are gated: accept the terms on their page,
     then run 'hf auth login'. dev, dev-q8 and krea-dev are for non-commercial use.
     """
     folder = Path(models_dir).expanduser()

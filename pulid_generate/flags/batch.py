@@ -118,8 +118,8 @@ class AxesFlags:
         typer.Option(
             "--over",
             metavar="OPTION=V,V,..,V",
-            help="Option and its values, across the sheet; a second one goes down. Two dots go on "
-            "as the two values before: 0,0.25,..,1.5.",
+            help="Option and its values, across the sheet; a second one goes down. Two dots "
+            "continue the two values before them: 0,0.25,..,1.5.",
         ),
     ] = None
     output_dir: Annotated[

@@ -174,7 +174,7 @@ class Placement:
         return max(0, free + int(limit * GIB))
 
     def _limit(self, device: torch.device) -> float | None:
-        """GiB; sd-cli's 0 is no limit."""
+        """GiB; sd-cli's 0 means no limit."""
         if device == CPU:
             return None
         return self.max_vram.get(device_name(device), self.max_vram.get("")) or None

@@ -19,7 +19,7 @@ from pulid_generate.rows.row import Row
 # a sheet has columns and rows
 MOST_AXES = 2
 MOST_VALUES = 1000
-# between values: goes on as the two values before do
+# between values: continues the two values before it
 ELLIPSIS = ".."
 EXAMPLE = "id-weight=0,0.25,..,1.5"
 # Columns that cannot be an axis: their values may hold commas, or they change no picture

@@ -2,7 +2,7 @@
 faces compared, write the report.
 
 The pictures are rows of a batch: models load once, one that fails does not stop the rest, --resume
-goes on where it was stopped.
+continues where it was stopped.
 """
 
 from __future__ import annotations

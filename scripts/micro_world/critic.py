@@ -26,7 +26,7 @@ from micro_world.training import Plan, at_once, half, place, some_of, train
 WIDTH = 192
 PEOPLE_AT_ONCE = 64
 ROUGH = 0.5  # largest noise, in units of a latent's spread: four steps leave a rough picture
-# of other seeds, and each through noise of its own: what pleases one of them alone is no likeness
+# of other seeds, and each through noise of its own: what pleases one of them alone is not a likeness
 CRITICS = 3
 STEPS = 4  # of a picture that it is shown
 SHARPNESS = 0.07  # temperature of cosines

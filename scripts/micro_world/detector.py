@@ -107,12 +107,12 @@ Truth = list[tuple[np.ndarray, np.ndarray]]
 
 
 def canvas(rng: np.random.Generator, side: int = CANVAS) -> tuple[np.ndarray, Truth]:
-    """Some portraits of many sizes on something that is no face: (side, side, 3) uint8 RGB, and
+    """Some portraits of many sizes on something that is not a face: (side, side, 3) uint8 RGB, and
     where the faces are.
     """
     picture = np.empty((side, side, 3), np.uint8)
     picture[:] = rng.integers(0, 256, 3)
-    for _ in range(int(rng.integers(0, 8))):  # what is no face: patches, discs, pairs of dots
+    for _ in range(int(rng.integers(0, 8))):  # not faces: patches, discs, pairs of dots
         x, y, size = int(rng.integers(side)), int(rng.integers(side)), int(rng.integers(8, 90))
         colour = tuple(int(c) for c in rng.integers(0, 256, 3))
         if rng.random() < 0.5:

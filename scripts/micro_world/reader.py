@@ -2,7 +2,7 @@
 say what a prompt asks for.
 
 Public text encoders have read before they meet Flux; these have too, or Flux would have to teach
-them that a red shirt is no red background. The classes are those of transformers that the loaders
+them that a red shirt is not a red background. The classes are those of transformers that the loaders
 build. Shapes: B batch, T = 32 tokens.
 """
 

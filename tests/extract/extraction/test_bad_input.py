@@ -70,7 +70,7 @@ def heic(brand: bytes = b"heic") -> bytes:
     return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(200)
 
 
-# What is no usable portrait -> a word of the message.
+# What is not a usable portrait -> a word of the message.
 BAD = {
     "zero bytes": (b"", "is empty"),
     "text named .jpg": (b"dear diary, " * 40, "is not a readable JPEG, PNG or WebP picture"),

@@ -161,7 +161,7 @@ def test_what_is_wrong_is_said_in_one_line(changes, name, advice):
     assert [warning.name for warning in worse.warnings] == [name]
     assert re.search(advice, worse.warnings[0].advice)
     assert "\n" not in worse.warnings[0].advice
-    assert worse.value < 1 or name == "faces"  # company is no fault of the portrait
+    assert worse.value < 1 or name == "faces"  # company is not the portrait's fault
 
 
 @pytest.mark.parametrize(

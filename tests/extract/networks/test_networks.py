@@ -219,7 +219,7 @@ def test_eva_loads_strictly(damage, message, tmp_path):
 
 
 def test_the_tower_keeps_its_rope_tables(tmp_path):
-    """Built without initialising, never on meta: timm's rope tables are no parameters and must hold
+    """Built without initialising, never on meta: timm's rope tables are not parameters and must hold
     their numbers.
     """
     from timm.models.eva import eva02_large_patch14_clip_336

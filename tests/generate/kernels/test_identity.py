@@ -174,7 +174,7 @@ def test_nan_stays_within_its_region(kernel_device):
 
 
 def test_infinite_tokens_become_nan(kernel_device):
-    """As in the torch code: the variance of such a token is no number."""
+    """As in the torch code: the variance of such a token is not a number."""
     layer, img_tokens = folded(4, torch.float16), image(1, 3, torch.float16)
     img_tokens[0, 1, 5] = float("inf")
     found = run(kernel_device, layer, img_tokens, img_tokens, 0.0)

@@ -38,7 +38,7 @@ def people(kept, *texts: str) -> tuple:
 def test_people_side_by_side(draw, kept, me):
     both = draw(*people(kept, f"{kept.me},{LEFT}", f"{kept.you},{RIGHT}"))
     turned = draw(*people(kept, f"{kept.you},{RIGHT}", f"{kept.me},{LEFT}"))
-    assert both.same_pixels(turned)  # the order of the flags is no place
+    assert both.same_pixels(turned)  # the order of the flags is not a place
     pictures = {
         "nobody": draw(),
         "me everywhere": draw(*me),

@@ -264,4 +264,6 @@ def test_the_plots_show_what_the_report_says():
     moved = charts.moved_plot(found)
     assert moved.count("<circle") == 2
     assert "3 pairs" in moved
-    assert "moved by - of 255" in charts.moved_plot(report(SHOTS[6]))  # nothing to show is no error
+    assert "moved by - of 255" in charts.moved_plot(
+        report(SHOTS[6])
+    )  # nothing to show is not an error
