@@ -65,7 +65,7 @@ UNUSED = {
     )
 }
 
-# (outputs, inputs) of Flux's linear layers, in multiples of the width; what is not a multiple stands
+# (outputs, inputs) of Flux's linear layers, in multiples of the width; what is none stands
 # in `flux_layers`. Source: diffusers 0.42.1 models/transformers/transformer_flux.py
 SQUARE = (1, 1)
 DOUBLE_LAYERS = {
