@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from support.paths import ROOT
 
 from pulid_extract.shared.embedding_file import Embedding, encode_embedding
 from pulid_generate.errors import IdentityError, RequestError
@@ -165,13 +162,3 @@ def test_a_persons_window_goes_before_everybodys():
     assert PersonSpec("a", start=0, end=0.5).schedule(everybody) == IdSchedule(
         start=0, end=0.5, double=0.5
     )
-
-
-def test_no_torch_is_needed_to_read_flags():
-    code = (
-        "import sys, pulid_generate.request.people, pulid_generate.request.regions, "
-        "pulid_generate.request.id_schedule, pulid_generate.request.skip_guidance\n"
-        "print('torch' in sys.modules, 'numpy' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "False True\n", done.stderr
