@@ -51,6 +51,10 @@ class PromptReader:
         """T5's tokenizer."""
         return read_t5_tokenizer(self._t5_file)
 
+    def forget_clip(self) -> None:
+        """Let CLIP's tokenizer go, 33 MB; the next new prompt opens it again, in 0.1 s."""
+        self.__dict__.pop("clip", None)
+
     def read(
         self, text: str, length: int, weighted: bool = False, loras: tuple[LoraUse, ...] = ()
     ) -> Prompt:

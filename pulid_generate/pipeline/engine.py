@@ -115,6 +115,9 @@ class Engine:
         for batch in batches:
             for item in batch:
                 prompts |= dict.fromkeys(caller.prompts(item))
+        if not self.encodes_beside:
+            # all prompts are read, and the models will want the room
+            self.fitting.reader.forget_clip()
         self.encode(list(prompts))
         left = iter(batches)
         size = 1 if self.decodes_beside else chunk

@@ -145,6 +145,7 @@ def test_a_worker_keeps_its_encoders_if_all_fit_together(pipeline, loads, monkey
         draw(engine, pipeline.job(replace(request(), prompt="a dog")))
         # nothing stays, whatever room there is
         assert loads[4:] == ["ClipText", "T5Text", "load_flux", "load_vae"] * 2
+        assert "clip" not in vars(pipeline.fitting.reader)
 
 
 def test_folded_identities_take_what_room_is_left(pipeline, loads, person):
