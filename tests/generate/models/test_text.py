@@ -227,7 +227,7 @@ def test_clip_pools_at_the_end_token_and_reads_77(micro):
     assert not torch.equal(clip.encode(long.clip_ids), clip.encode(short.clip_ids))
     assert torch.equal(clip.encode(long.clip_ids), clip.encode(cut.clip_ids))
     assert not short.notes
-    assert long.notes == ("CLIP reads the first 75 of the prompt's 100 tokens; T5 reads all",)
+    assert long.notes[0] == "CLIP reads the first 75 of the prompt's 100 tokens; T5 reads all"
 
 
 def test_clip_extras_of_other_exports_are_dropped(micro, tmp_path):
