@@ -151,7 +151,8 @@ def test_pictures_are_the_same_files_though_a_worker_is_killed(
     shutil.copy(plain / "0003_ada_3.png", drawn / "0004_ada_4.png")  # of other inputs
 
     into = ("--output-dir", drawn, "--resume", "--ray", address, "--cpus-per-worker", 1)
-    process = started("pulid_generate", *rows, *models, *into, environment=environment)
+    command = ("-m", "pulid_generate", "batch")
+    process = started(*command, *rows, *models, *into, environment=environment)
     said = tuple(process.stdout.readline() for _ in range(2))
     os.kill(workers_of()[0], signal.SIGKILL)
     lines, err = finished(process, said)
@@ -220,7 +221,7 @@ def test_a_cluster_of_its_own_ends_with_the_command_and_an_interrupt_finishes_wh
             for number in range(200)
         )
     )
-    into = ("pulid_extract", manifest, "--ray", "--out-dir", tmp_path / "out")
+    into = ("-m", "pulid_extract", "batch", manifest, "--ray", "--out-dir", tmp_path / "out")
     process = started(*into, environment=environment)
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
