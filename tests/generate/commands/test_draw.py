@@ -56,10 +56,12 @@ def parameters(path) -> str:
     return Image.open(path).text["parameters"]
 
 
-def test_three_way_by_sha256(generate, base, identity, deep, tmp_path):
-    # with as many blocks as the published Flux
-    base = (*base, "--diffusion-model", deep / "flux1-schnell.safetensors")
-    identity = (*identity, *pulid_flags(deep))
+@pytest.mark.parametrize("folder", ["micro", pytest.param("deep", marks=pytest.mark.slow)])
+def test_three_way_by_sha256(generate, base, identity, folder, request, tmp_path):
+    """deep: with as many blocks as the published Flux."""
+    models = request.getfixturevalue(folder)
+    base = (*base, "--diffusion-model", models / "flux1-schnell.safetensors")
+    identity = (*identity, *pulid_flags(models))
     a, b, c = (tmp_path / f"{run}.png" for run in "abc")
     assert generate(*base, "-o", a).code == 0
     assert generate(*base, *identity, "--pulid-id-weight", 0, "-o", b).code == 0
