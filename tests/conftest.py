@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from support.commands import generate_command
 from support.fake_hub import Hub, running
 from support.paths import GOLDEN
 
-# threads of several tests that wait for each other cost more than they bring
+# Threads of several tests that wait for each other cost more than they bring. What this file imports
+# may not import torch, which reads the number once.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
@@ -46,6 +46,8 @@ def generate(capfdbinary, monkeypatch):
     """generate("-p", "a cat", ..) runs the pulid-generate command in this process, exactly as its
     entry point does.
     """
+    from support.commands import generate_command
+
     return generate_command(capfdbinary, monkeypatch)
 
 

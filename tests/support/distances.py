@@ -19,3 +19,7 @@ def psnr(ours: Path, theirs: Path) -> float:
     a, b = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (ours, theirs))
     assert a.shape == b.shape
     return float(10 * np.log10(255**2 / ((a - b) ** 2).mean()))
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path))

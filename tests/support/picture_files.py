@@ -19,3 +19,11 @@ def encode(image: Image.Image | np.ndarray, format_: str = "PNG", **options) -> 
         buffer, format_, **options
     )
     return buffer.getvalue()
+
+
+def gradient(height: int = 48, width: int = 64) -> np.ndarray:
+    """uint8 (height, width, 3): every pixel differs from its neighbours."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack(
+        [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=2
+    ).astype(np.uint8)
