@@ -12,8 +12,8 @@ import pytest
 from support.fake_hub import Hub, running
 from support.paths import GOLDEN
 
-# Threads of several tests that wait for each other cost more than they bring. What this file imports
-# may not import torch, which reads the number once.
+# Threads of several tests that wait for each other cost more than they bring. What this file
+# imports may not import torch, which reads the number once.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
