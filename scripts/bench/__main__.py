@@ -19,6 +19,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -91,6 +92,34 @@ def folded_against_plain() -> str:
     )
 
 
+@dataclass(frozen=True)
+class StepShare:
+    """Median seconds of one hook and of one block of each kind, timed inside the same forwards."""
+
+    dtype: torch.dtype
+    # of the picture, in pixels
+    side: int
+    hook: float
+    double: float
+    single: float
+
+    @property
+    def step(self) -> float:
+        """Seconds of all blocks without PuLID."""
+        return DOUBLE * self.double + SINGLE * self.single
+
+    def row(self) -> tuple[str, ...]:
+        return (
+            _name(self.dtype),
+            f"{self.side}x{self.side}",
+            f"{self.hook * 1e3:.1f}",
+            f"{self.double * 1e3:.0f}",
+            f"{self.single * 1e3:.0f}",
+            f"{self.step:.1f}",
+            f"{HOOKS * self.hook / self.step:.2%}",
+        )
+
+
 def share_of_a_step() -> str:
     """20 x the median hook over 19 x the median double block + 38 x the median single block, timed
     inside the same forwards.
@@ -121,23 +150,15 @@ def share_of_a_step() -> str:
                 _forward(flux, side, dtype)
             for handle in handles:
                 handle.remove()
-        hook, double, single = (
-            statistics.median(times[k][1:])
-            for k in ("hook", "transformer_blocks", "single_transformer_blocks")
+        medians = {kind: statistics.median(spent[1:]) for kind, spent in times.items()}
+        taken = StepShare(
+            dtype,
+            side,
+            medians["hook"],
+            medians["transformer_blocks"],
+            medians["single_transformer_blocks"],
         )
-        share = HOOKS * hook / (DOUBLE * double + SINGLE * single)
-        step = DOUBLE * double + SINGLE * single
-        rows.append(
-            (
-                _name(dtype),
-                f"{side}x{side}",
-                f"{hook * 1e3:.1f}",
-                f"{double * 1e3:.0f}",
-                f"{single * 1e3:.0f}",
-                f"{step:.1f}",
-                f"{share:.2%}",
-            )
-        )
+        rows.append(taken.row())
         del flux
     return _table(
         "PuLID's share of a denoise step, blocks of the real width (goal: at most 1 %)",
