@@ -66,6 +66,7 @@ def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipe
         progress.log,
         progress.step,
         note=progress.note,
+        on_denoised=progress.on_denoised,
         dequantize=flags.dequantize,
         compile=flags.compile_blocks,
         compute=flags.compute,

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cli import console
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Progress:
     """verbose: say it all line by line, also where standard error is not a terminal. quiet: say
     nothing, not even notes.
     """
+
+    # who watches the latents of the pictures in work, see `pipeline/callers.py`
+    on_denoised: Callable[[Tensor], None] | None = None
 
     def __init__(self, verbose: bool = False, quiet: bool = False):
         self.lively = sys.stderr is not None and sys.stderr.isatty() and not quiet

@@ -1,5 +1,5 @@
-"""`pulid-generate serve`, as --help shows it; `server/http/running.py` does the work and is imported for
-it.
+"""`pulid-generate serve`, as --help shows it; `server/http/running.py` does the work and is
+imported for it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ Item = TypeVar("Item")
 Log = Callable[[str], None]
 # label of the picture, steps done, steps in all
 OnStep = Callable[[str, int, int], None]
+# what the latents of the pictures in work would come to, (B, 16, H/8, W/8) float32
+OnDenoised = Callable[["Tensor"], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Reports:
     # What the user should know
     note: Log
     on_step: OnStep
+    on_denoised: OnDenoised | None = None
 
 
 class Caller(Generic[Item]):

@@ -59,10 +59,12 @@ class Denoiser:
         texts: Sequence[Texts],
         starts: Sequence[Tensor | None],
         on_step: Callable[[int, int], None] = lambda done, total: None,
+        on_denoised: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """(B, 16, H/8, W/8) float32, of jobs with one `batch_key`.
 
-        starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. The numbers
+        starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. on_denoised:
+        called with what the latents would come to, of that shape, by each evaluation. The numbers
         may be NaN if the model's are.
         """
         request, times = jobs[0].request, jobs[0].times
@@ -73,6 +75,12 @@ class Denoiser:
 
         def fresh_noise() -> Tensor:
             return pack(torch.cat([noise.draw() for noise in noises])).to(self.device)
+
+        show = None
+        if on_denoised is not None:
+
+            def show(packed: Tensor) -> None:
+                on_denoised(unpack(packed, request.width, request.height))
 
         with ExitStack() as stack:
             predict = self._predict(jobs, texts, stack)
@@ -86,6 +94,7 @@ class Denoiser:
                 inpaint=self._inpaint(jobs, starts),
                 fresh_noise=fresh_noise,
                 on_step=on_step,
+                on_denoised=show,
             )
         return unpack(packed, request.width, request.height)
 

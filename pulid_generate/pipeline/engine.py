@@ -278,7 +278,7 @@ class Engine:
         with self._loaded.running(Model.FLUX):
             denoiser = self._loaded.denoiser(jobs[0].loras)
             on_step = partial(self.reports.on_step, label)
-            latents = denoiser.latents(jobs, texts, starts, on_step)
+            latents = denoiser.latents(jobs, texts, starts, on_step, self.reports.on_denoised)
         if not torch.isfinite(latents).all():
             raise CheckpointError(
                 f"{self.fitting.files.flux.path}: the denoised latents hold NaN or infinite "

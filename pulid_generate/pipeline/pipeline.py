@@ -17,7 +17,7 @@ from pulid_generate.injection.compiling import check_compiler
 from pulid_generate.memory.placement import Placement
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.picture import Picture
-from pulid_generate.pipeline.callers import Caller, Log, OnStep, Reports
+from pulid_generate.pipeline.callers import Caller, Log, OnDenoised, OnStep, Reports
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loading import Models
@@ -42,6 +42,7 @@ class Pipeline:
         on_step: OnStep = lambda label, done, total: None,
         *,
         note: Log | None = None,
+        on_denoised: OnDenoised | None = None,
         dequantize: bool = False,
         compile: bool = False,
         compute: Compute = "float",
@@ -50,12 +51,12 @@ class Pipeline:
         """Checks from headers alone that the files belong together. Raises CheckpointError,
         IdentityError or WeightsError.
 
-        log, note, on_step: see `callers.Reports`. dequantize: widen packed matrices (GGUF, fp8)
-        once, when they load. compile: torch.compile Flux's blocks. compute, weight_cache: see
-        `loading.Models`.
+        log, note, on_step, on_denoised: see `callers.Reports`. dequantize: widen packed matrices
+        (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks. compute,
+        weight_cache: see `loading.Models`.
         """
         self.files, self.placement, self.compile = files, placement, compile
-        self.reports = Reports(log, note or log, on_step)
+        self.reports = Reports(log, note or log, on_step, on_denoised)
         if compile:
             _check_compiling(placement, compute, weight_cache)
         self.fitting = Fitting(files)

@@ -44,14 +44,16 @@ def denoise(
     inpaint: Inpaint | None = None,
     fresh_noise: Callable[[], Tensor] = _no_noise,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_denoised: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """The latent (1, L, 64) at times[-1], from the one at times[0].
 
     times: falling, as `make_schedule` gives them. method: a name of `names.METHODS`; "euler" is
     x += (t_next - t) * v. eta: how much noise a method adds, None for its default. fresh_noise:
     standard normal (1, L, 64) on the latent's device, asked for by the methods that add noise, once
-    per step at most. on_step: called with the steps done and the steps in all. Raises RequestError
-    for a method that is refused.
+    per step at most. on_step: called with the steps done and the steps in all. on_denoised: called
+    with what the latent would come to, by each evaluation. Raises RequestError for a method that is
+    refused.
     """
     total = len(times) - 1
     check_method(method)
@@ -66,7 +68,11 @@ def denoise(
         if guidance.has_skip(step):
             skipped = predict(latent, t, step=step, branch="skip")
             guided = guided + guidance.slg_scale * (positive - skipped)
-        return guided if inpaint is None else inpaint.hold(guided, latent, t)
+        if inpaint is not None:
+            guided = inpaint.hold(guided, latent, t)
+        if on_denoised is not None:
+            on_denoised(latent - t * guided)
+        return guided
 
     steps = SAMPLERS[method](velocity, latent, times, fresh_noise, eta)
     for done in range(1, total + 1):

@@ -50,8 +50,8 @@ async def list_identities(request: Request) -> dict[str, Any]:
 
 @router.post("/v1/identities")
 async def make_identity(request: Request) -> dict[str, Any]:
-    """The .pulidembd of the person on `portraits`, or one that is sent; with `name` and in a session
-    it is saved, so that requests can name it.
+    """The .pulidembd of the person on `portraits`, or one that is sent; with `name` and in a
+    session it is saved, so that requests can name it.
     """
     server, visitor = server_of(request), visitor_of(request)
     body = await read_body(request)

@@ -1,5 +1,5 @@
-"""`pulid-generate serve`: opens the models' files, takes up what an earlier server left, and answers
-until it is told to stop.
+"""`pulid-generate serve`: opens the models' files, takes up what an earlier server left, and
+answers until it is told to stop.
 
 SIGTERM and Ctrl-C: no further job is taken, the picture in work is finished, what waits stays in
 the journal.

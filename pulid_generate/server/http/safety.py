@@ -70,7 +70,7 @@ class Safety:
             return
         await self.app(scope, _Limited(receive), send)
 
-    # ------------------------------------------------------------------------------------- the checks
+    # ---------------------------------------------------------------------------------- the checks
 
     def _check_host(self, headers: Headers) -> None:
         """A page elsewhere can give its own name our address (DNS rebinding); a plain address

@@ -17,6 +17,11 @@ class Changes:
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody waits now."""
+        return bool(self._waiting)
+
     def announce(self) -> None:
         """Something has changed. From any thread."""
         with self._lock:

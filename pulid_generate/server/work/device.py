@@ -1,5 +1,5 @@
-"""The one thread that draws: takes jobs from the queue, one picture at a time, and writes what comes
-of them. Knows no request.
+"""The one thread that draws: takes jobs from the queue, one picture at a time, and writes what
+comes of them. Knows no request.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from pulid_generate.server.failures import without_folder
 from pulid_generate.server.work.drawing import Cancelled, Drawer
 from pulid_generate.server.work.jobs import FORMATS, JobRecord, PictureRecord
 from pulid_generate.server.work.metrics import Metrics
+from pulid_generate.server.work.previews import preview_png
 from pulid_generate.server.work.queue import JobQueue
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pulid_generate.request.job import Job
 
 # seconds between two looks for what is old
@@ -95,8 +98,13 @@ class DeviceThread(threading.Thread):
                 self.metrics.steps.inc()
             record.changes.announce()
 
+        def on_denoised(latent: Tensor) -> None:
+            # for whoever looks; it costs some milliseconds
+            if record.changes.is_watched:
+                record.preview = preview_png(latent)
+
         on_step(0, job.steps)
-        picture = self.drawer.draw(job, on_step)
+        picture = self.drawer.draw(job, on_step, on_denoised)
         flags, _ = self.drawer.flags_of(record)
         form = FORMATS[record.output_format]
         data = picture.encode(form, metadata=not flags.disable_image_metadata)

@@ -26,6 +26,8 @@ from pulid_generate.server.settings import Settings
 from pulid_generate.server.work.jobs import JobRecord
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pulid_generate.pictures.picture import Picture
     from pulid_generate.pipeline.engine import Engine
     from pulid_generate.pipeline.pipeline import Pipeline
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 # bytes of encoded prompts that are remembered, in memory only: prompts are their visitors' business
 MAX_TEXTS = 512 << 20
 OnStep = Callable[[int, int], None]
+OnDenoised = Callable[["Tensor"], None]
 
 
 class Cancelled(Exception):
@@ -48,6 +51,7 @@ class Drawer:
         """Raises PulidError. A PuLID file that is missing is only an error if it was named."""
         self.flags, self.given = flags, given
         self.on_step: OnStep = lambda done, total: None
+        self.on_denoised: OnDenoised = lambda latent: None
         self.lora_folder = Path(flags.lora_model_dir) if flags.lora_model_dir is not None else None
         self._lock = threading.Lock()
         self._engine: Engine | None = None
@@ -107,10 +111,13 @@ class Drawer:
         flags, given = self.flags_of(record)
         return list(idle_flags(flags, given - self.given, self.pipeline.dev))
 
-    def draw(self, job: Job, on_step: OnStep) -> Picture:
-        """One picture. Raises PulidError, and whatever `on_step` raises."""
+    def draw(self, job: Job, on_step: OnStep, on_denoised: OnDenoised) -> Picture:
+        """One picture. Raises PulidError, and whatever `on_step` raises.
+
+        on_denoised: gets (1, 16, H/8, W/8) float32 before each step's end.
+        """
         engine = self._warm()
-        self.on_step = on_step
+        self.on_step, self.on_denoised = on_step, on_denoised
         with self._lock:
             job = engine.expect(job)
         [denoised] = engine.draw([[0]], _OneJob(job))
@@ -165,6 +172,7 @@ class _Steps(Progress):
     def __init__(self, progress: Progress, drawer: Drawer):
         super().__init__(progress.verbose, progress.quiet)
         self.drawer = drawer
+        self.on_denoised = lambda latent: drawer.on_denoised(latent)
 
     def step(self, label: str, done: int, total: int) -> None:
         self.drawer.on_step(done, total)

@@ -1,5 +1,5 @@
-"""Small previews of a picture in work: a linear map from latents to colours, a pixel for each latent
-cell. Knows no model.
+"""Small previews of a picture in work: a linear map from latents to colours, a pixel for each
+latent cell. Knows no model.
 
 Source: leejet/stable-diffusion.cpp 97d29908, src/latent-preview.h (Flux's projection and bias),
 src/stable-diffusion.cpp (rgb = clip((z W + b) / 2 + 0.5)).

@@ -119,7 +119,7 @@ class JobQueue:
                 return None
             return self._waiting.index(job) + (self.working is not None)
 
-    # ------------------------------------------------------------------------------ the device's side
+    # --------------------------------------------------------------------------- the device's side
 
     def take(self, seconds: float | None) -> JobRecord | None:
         """The next job, in work from now on; None if none comes in time, or no more do."""

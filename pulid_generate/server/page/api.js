@@ -1,0 +1,50 @@
+// Requests to the server, and its sentences as errors.
+
+export class Refused extends Error {}
+
+export async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Refused("the server does not answer");
+  }
+  const told = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(told.detail || `the server answered ${response.status}`);
+  return told;
+}
+
+// A form of texts and files; lists become several parts.
+export function post(path, fields, files = {}) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    for (const one of Array.isArray(value) ? value : [value]) form.append(name, one);
+  }
+  for (const [name, blob] of Object.entries(files)) form.append("files", blob, name);
+  return ask(path, { method: "POST", body: form });
+}
+
+// Calls `changed` with each state of a job, the last one when it has ended.
+export function watch(id, changed) {
+  const events = new EventSource(`/v1/jobs/${id}/events`);
+  const hear = (event) => {
+    const told = JSON.parse(event.data);
+    if (["done", "failed", "cancelled"].includes(told.state)) events.close();
+    changed(told);
+  };
+  for (const state of ["queued", "drawing", "done", "failed", "cancelled"]) events.addEventListener(state, hear);
+  return events;
+}
+
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+export const by = (id) => document.getElementById(id);
