@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 from pulid_extract.batch.manifest import COLUMNS
@@ -168,9 +168,10 @@ class Worker:
     def _note(self, line: str) -> None:
         self._notes.append(line)
 
-    def _job(self, task: Mapping[str, Any], outputs: Mapping[str, str]) -> Job:
+    def _job(self, task: dict[str, Any], outputs: Mapping[str, str]) -> Job:
         """What is to be extracted, read and checked before any network. Raises InputError."""
         values = _read_values(task)
+        names = values.pop("names", [])
         portraits = values["portrait"]
         if len(portraits) > 1:
             for name in ONE_PORTRAIT:
@@ -184,6 +185,8 @@ class Worker:
         mask = [flags.mask] if flags.mask else []
         check_outputs({**outputs, **paths}, [*portraits, *mask])
         job = read_job(portraits, flags, choice, boxes, self._note)
+        if names:
+            job = _named(job, dict(zip(portraits, names, strict=False)))
         for source in job.sources:
             check_portrait(source.data, source.where)
         return job
@@ -236,7 +239,7 @@ def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
     wrong = []
     for name, value in task.items():
         try:
-            if name == "portrait":
+            if name in ("portrait", "names"):
                 values[name] = records.texts(value)
             elif name in PICTURES:
                 values[name] = records.text(value)
@@ -252,6 +255,14 @@ def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("portrait") or "-" in values["portrait"]:
         raise InputError("portrait: expected a list of names of pictures")
     return values
+
+
+def _named(job: Job, names: Mapping[str, str]) -> Job:
+    """The job with other names of its portraits in messages and pictures. names: path -> name."""
+    sources = []
+    for source in job.sources:
+        sources.append(replace(source, where=names.get(source.path, source.where)))
+    return replace(job, sources=tuple(sources))
 
 
 def _roles_of(job: Job) -> set[str]:

@@ -118,7 +118,7 @@ async def list_faces(request: Request) -> dict[str, Any]:
 
     def ask() -> dict[str, Any]:
         with _portraits(server, body, _known(body), visitor) as (folder, options):
-            portraits = options.pop("portrait")
+            portraits, _ = options.pop("portrait"), options.pop("names")
             if len(portraits) != 1:
                 raise RequestError("portraits: expected one")
             return _ask(server, "faces", folder, options | {"photo": portraits[0]})
@@ -176,6 +176,7 @@ def _portraits(
             options["mask"] = str(folder / mask_name)
         write_files(files, folder)
         options["portrait"] = [str(folder / name) for name in taken]
+        options["names"] = list(taken)
         yield folder, options
     finally:
         shutil.rmtree(folder, ignore_errors=True)

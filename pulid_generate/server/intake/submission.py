@@ -174,7 +174,7 @@ class _Naming:
         write_files({key: self.body.files[key] for key in taken}, self.folder)
         paths = [str(self.folder / key) for key in taken]
         out = self.folder / name
-        self.worker.ask("extract", {"portrait": paths, "out": str(out)})
+        self.worker.ask("extract", {"portrait": paths, "names": list(taken), "out": str(out)})
         self.files[name] = out.read_bytes()
         return name
 
