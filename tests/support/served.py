@@ -36,11 +36,12 @@ class Served:
         """Of nobody's session."""
         return httpx.Client(base_url=self.address, timeout=WAIT, **options)
 
-    def visitor(self) -> httpx.Client:
+    @contextlib.contextmanager
+    def visitor(self) -> Iterator[httpx.Client]:
         """With a session of its own, as a browser has."""
-        client = self.client()
-        assert client.get("/").status_code == 200
-        return client
+        with self.client() as client:
+            assert client.get("/").status_code == 200
+            yield client
 
 
 def micro_serve_flags(micro: Path, folder: Path, **own: Any) -> ServeFlags:

@@ -7,6 +7,7 @@ the journal.
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Sequence
@@ -90,6 +91,9 @@ def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
         timeout_graceful_shutdown=round(STOP_SECONDS),
         lifespan="off",
     )
+    # uvicorn raises the signal once more when it has ended; what follows here is still to be done
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: None)
     try:
         _Runner(config, server, device).run(sockets=list(sockets))
     finally:
