@@ -1,6 +1,7 @@
 # Two commands do everything on a machine that has python3 (3.11 or newer, with venv and pip) and make:
 #
 #   make demo    set up, extract, draw, score, prove the injection, and lay the pictures out in demo/sheet.png
+#   make studio  set up, and open the studio of the same small world in the browser
 #   make test    set up, run the tests but for the slow ones; make test-all runs these too
 
 PYTHON ?= python3
@@ -10,10 +11,13 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 SOURCES := pulid_extract pulid_generate scripts tests
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check format docs bench world setup clean
+.PHONY: demo studio test test-all check format docs bench world setup clean
 
 demo: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m micro_world.demo
+
+studio: $(READY)
+	PYTHONPATH=scripts $(BIN)/python -m micro_world.studio
 
 test: $(READY)
 	$(PYTEST) -m "not slow"

@@ -58,14 +58,21 @@ antelopev2 is for non-commercial research, FLUX.1 dev for non-commercial use; RE
 shown = partial(run, shown=True)
 
 
+def write_portraits(folder: Path) -> dict[str, Path]:
+    """A portrait of each of PEOPLE, by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    portraits = {}
+    for name, number in PEOPLE.items():
+        person = Person.of(FIRST_TEST_PERSON + number)
+        scene = Scene(background=7, clothes=5)
+        portraits[name] = folder / f"{name}.png"
+        Image.fromarray(draw(person, scene, PORTRAIT).pixels).save(portraits[name])
+    return portraits
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else os.path.relpath(ROOT / "demo"))
-    portraits = {name: folder / "portraits" / f"{name}.png" for name in PEOPLE}
-    (folder / "portraits").mkdir(parents=True, exist_ok=True)
-    for name, path in portraits.items():
-        person = Person.of(FIRST_TEST_PERSON + PEOPLE[name])
-        Image.fromarray(draw(person, Scene(background=7, clothes=5), PORTRAIT).pixels).save(path)
-
+    portraits = write_portraits(folder / "portraits")
     shown(
         "pulid-extract",
         "batch",
