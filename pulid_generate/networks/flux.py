@@ -1,0 +1,381 @@
+"""Flux.1's transformer: what it predicts of a noisy picture, from tokens to tokens.
+
+Modules and parameters are named as in diffusers' FluxTransformer2DModel, and a block takes and
+gives what a block takes and gives there, so that the hooks of `injection` and the names of LoRA
+files fit both. Knows no file, no step and no identity.
+
+Shapes: B pictures, L image tokens, T text tokens, D width, H heads of 128.
+
+Sources: black-forest-labs/flux src/flux/model.py, src/flux/modules/layers.py, src/flux/math.py;
+names and the order of operations: huggingface/diffusers 0.42.1
+src/diffusers/models/transformers/transformer_flux.py.
+"""
+
+from __future__ import annotations
+
+import math
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
+ROPE_BASE = 10_000
+TIME_CHANNELS = 256  # sines and cosines of a timestep
+TIME_FACTOR = 1000  # flux src/flux/modules/layers.py, timestep_embedding
+MLP_RATIO = 4
+EPS = 1e-6
+# the largest numbers of float16, which a residual stream may pass
+FLOAT16_LIMIT = 65504
+
+Rope = tuple[Tensor, Tensor]
+
+
+class FluxTransformer(nn.Module):
+    """The velocity of a noisy latent, given text, time and (for dev) guidance."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        double: int,
+        single: int,
+        latent: int,
+        context: int,
+        pooled: int,
+        guidance: bool,
+    ):
+        """width: D. double, single: numbers of blocks. latent: channels of a packed token.
+
+        context: channels of T5's states. pooled: of CLIP's vector. guidance: whether the model has
+        a guidance input (dev).
+        """
+        super().__init__()
+        self.x_embedder = nn.Linear(latent, width)
+        self.context_embedder = nn.Linear(context, width)
+        self.time_text_embed = TimeTextEmbedding(width, pooled, guidance)
+        self.transformer_blocks = nn.ModuleList(DoubleBlock(width, heads) for _ in range(double))
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleBlock(width, heads) for _ in range(single)
+        )
+        self.norm_out = OutputNorm(width)
+        self.proj_out = nn.Linear(width, latent)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; of streamed blocks, where the rest is."""
+        return self.x_embedder.bias.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the plain weights."""
+        return self.x_embedder.bias.dtype
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        timestep: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+        guidance: Tensor | None = None,
+        return_dict: bool = False,
+    ) -> tuple[Tensor]:
+        """The velocity (B, L, 64), in a tuple, as diffusers' class gives it.
+
+        hidden_states: (B, L, 64), the noisy latent, packed. encoder_hidden_states: (B, T, context).
+        pooled_projections: (B, pooled). timestep: (B,), 1 for noise to 0 for a picture. img_ids:
+        (L, 3), txt_ids: (T, 3). guidance: (B,), for a model that has the input. All floating.
+        """
+        if return_dict:
+            raise TypeError("return_dict: this transformer returns a tuple")
+        img = self.x_embedder(hidden_states)
+        temb = self.time_text_embed(
+            timestep.to(img.dtype) * TIME_FACTOR,
+            guidance.to(img.dtype) * TIME_FACTOR if guidance is not None else None,
+            pooled_projections,
+        )
+        txt = self.context_embedder(encoder_hidden_states)
+        rope = rotary_table(torch.cat((txt_ids, img_ids)))
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            txt, img = block(
+                hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rope
+            )
+        return (self.proj_out(self.norm_out(img, temb)),)
+
+
+class DoubleBlock(nn.Module):
+    """Text and image with weights of their own, and one attention over both."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1 = Modulation(width, 6)
+        self.norm1_context = Modulation(width, 6)
+        self.attn = JointAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=EPS)
+        self.ff = FeedForward(width)
+        self.norm2_context = nn.LayerNorm(width, elementwise_affine=False, eps=EPS)
+        self.ff_context = FeedForward(width)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: Rope,
+    ) -> tuple[Tensor, Tensor]:
+        """(text, image) of image (B, L, D), text (B, T, D) and temb (B, D)."""
+        img, txt = hidden_states, encoder_hidden_states
+        img_norm, img_gate, img_shift, img_scale, img_mlp_gate = self.norm1(img, temb)
+        txt_norm, txt_gate, txt_shift, txt_scale, txt_mlp_gate = self.norm1_context(txt, temb)
+        img_attn, txt_attn = self.attn(img_norm, txt_norm, image_rotary_emb)
+
+        img = img + img_gate * img_attn
+        img = img + img_mlp_gate * self.ff(modulate(self.norm2(img), img_shift, img_scale))
+        txt = txt + txt_gate * txt_attn
+        txt = txt + txt_mlp_gate * self.ff_context(
+            modulate(self.norm2_context(txt), txt_shift, txt_scale)
+        )
+        return _within_float16(txt), img
+
+
+class SingleBlock(nn.Module):
+    """Text and image in one sequence, attention and MLP side by side."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm = Modulation(width, 3)
+        self.proj_mlp = nn.Linear(width, MLP_RATIO * width)
+        self.proj_out = nn.Linear((1 + MLP_RATIO) * width, width)
+        self.attn = SelfAttention(width, heads)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: Rope,
+    ) -> tuple[Tensor, Tensor]:
+        """(text, image), as of a double block."""
+        length = encoder_hidden_states.shape[1]
+        both = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        normed, gate = self.norm(both, temb)
+        mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
+        attention = self.attn(normed, image_rotary_emb)
+        both = both + gate * self.proj_out(torch.cat([attention, mlp], dim=2))
+        both = _within_float16(both)
+        return both[:, :length], both[:, length:]
+
+
+class JointAttention(nn.Module):
+    """Attention over text and image tokens, each with projections of its own."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        head = width // heads
+        self.norm_q = nn.RMSNorm(head, eps=EPS)
+        self.norm_k = nn.RMSNorm(head, eps=EPS)
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        # a list, for the names: diffusers has a dropout at 1
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.norm_added_q = nn.RMSNorm(head, eps=EPS)
+        self.norm_added_k = nn.RMSNorm(head, eps=EPS)
+        self.add_q_proj = nn.Linear(width, width)
+        self.add_k_proj = nn.Linear(width, width)
+        self.add_v_proj = nn.Linear(width, width)
+        self.to_add_out = nn.Linear(width, width)
+
+    def forward(self, img: Tensor, txt: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """(image, text) of image (B, L, D) and text (B, T, D)."""
+        query = torch.cat(
+            [
+                self.norm_added_q(_heads(self.add_q_proj(txt), self.heads)),
+                self.norm_q(_heads(self.to_q(img), self.heads)),
+            ],
+            dim=1,
+        )
+        key = torch.cat(
+            [
+                self.norm_added_k(_heads(self.add_k_proj(txt), self.heads)),
+                self.norm_k(_heads(self.to_k(img), self.heads)),
+            ],
+            dim=1,
+        )
+        value = torch.cat(
+            [_heads(self.add_v_proj(txt), self.heads), _heads(self.to_v(img), self.heads)], dim=1
+        )
+        both = attend(rotate(query, rope), rotate(key, rope), value)
+        length = txt.shape[1]
+        return (
+            self.to_out[0](both[:, length:].contiguous()),
+            self.to_add_out(both[:, :length].contiguous()),
+        )
+
+
+class SelfAttention(nn.Module):
+    """Attention of a single block, without a projection of its output."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        head = width // heads
+        self.norm_q = nn.RMSNorm(head, eps=EPS)
+        self.norm_k = nn.RMSNorm(head, eps=EPS)
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+
+    def forward(self, both: Tensor, rope: Rope) -> Tensor:
+        """(B, T + L, D) -> the same."""
+        query = self.norm_q(_heads(self.to_q(both), self.heads))
+        key = self.norm_k(_heads(self.to_k(both), self.heads))
+        value = _heads(self.to_v(both), self.heads)
+        return attend(rotate(query, rope), rotate(key, rope), value)
+
+
+class Modulation(nn.Module):
+    """A layer norm whose shift, scale and gates come from time and text."""
+
+    def __init__(self, width: int, parts: int):
+        """parts: 3 for attention (shift, scale, gate), 6 with those of an MLP."""
+        super().__init__()
+        self.parts = parts
+        self.linear = nn.Linear(width, parts * width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=EPS)
+
+    def forward(self, x: Tensor, temb: Tensor) -> tuple[Tensor, ...]:
+        """x (B, N, D) normed and modulated, then gate and the MLP's shift, scale, gate, (B, 1, D)
+        each.
+        """
+        shift, scale, *rest = self.linear(F.silu(temb))[:, None].chunk(self.parts, dim=-1)
+        return (modulate(self.norm(x), shift, scale), *rest)
+
+
+class OutputNorm(nn.Module):
+    """The last norm. Its rows are scale, shift, the other way round than in a block."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=EPS)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        scale, shift = self.linear(F.silu(temb).to(x.dtype))[:, None].chunk(2, dim=-1)
+        return modulate(self.norm(x), shift, scale)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers. Entries of `net` are numbered as diffusers numbers them."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.net = nn.ModuleList(
+            [
+                _ProjectedGelu(width, MLP_RATIO * width),
+                # dropout in training
+                nn.Identity(),
+                nn.Linear(MLP_RATIO * width, width),
+            ]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class _ProjectedGelu(nn.Module):
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(width, inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class TimeTextEmbedding(nn.Module):
+    """Time, guidance and CLIP's vector in one vector (B, D), which modulates every block."""
+
+    def __init__(self, width: int, pooled: int, guidance: bool):
+        super().__init__()
+        self.timestep_embedder = VectorEmbedding(TIME_CHANNELS, width)
+        if guidance:
+            self.guidance_embedder = VectorEmbedding(TIME_CHANNELS, width)
+        self.text_embedder = VectorEmbedding(pooled, width)
+
+    def forward(self, timestep: Tensor, guidance: Tensor | None, pooled: Tensor) -> Tensor:
+        """timestep, guidance: (B,), 0 to 1000 and the scale times 1000. pooled: (B, pooled)."""
+        embedded = self.timestep_embedder(sinusoids(timestep).to(pooled.dtype))
+        if guidance is not None:
+            embedded = embedded + self.guidance_embedder(sinusoids(guidance).to(pooled.dtype))
+        return embedded + self.text_embedder(pooled)
+
+
+class VectorEmbedding(nn.Module):
+    """Two linear layers with SiLU between them."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(channels, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+# ---------------------------------------------------------------------------------------- functions
+
+
+def sinusoids(times: Tensor) -> Tensor:
+    """(B,) -> (B, 256) float32: cosines, then sines, of 128 frequencies from 1 down to 1/10,000."""
+    half = TIME_CHANNELS // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=times.device)
+    frequencies = torch.exp(-math.log(ROPE_BASE) * exponents / half)
+    angles = times[:, None].float() * frequencies[None]
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+def rotary_table(ids: Tensor) -> Rope:
+    """Cosines and sines (N, 128), float32, each number twice, of token positions (N, 3)."""
+    precise = torch.float32 if ids.device.type in ("mps", "npu") else torch.float64
+    cosines, sines = [], []
+    for axis, channels in enumerate(ROPE_AXES):
+        steps = torch.arange(0, channels, 2, dtype=precise, device=ids.device)
+        frequencies = 1.0 / (ROPE_BASE ** (steps / channels))
+        angles = torch.outer(ids[:, axis].float(), frequencies)
+        cosines.append(angles.cos().repeat_interleave(2, dim=1).float())
+        sines.append(angles.sin().repeat_interleave(2, dim=1).float())
+    return torch.cat(cosines, dim=-1), torch.cat(sines, dim=-1)
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Pairs of channels of x (B, N, H, 128) turned by their token's angles."""
+    cosines, sines = (table[None, :, None] for table in rope)
+    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-imaginary, real], dim=-1).flatten(3)
+    return (x.float() * cosines + turned.float() * sines).to(x.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention of (B, N, H, 128) each -> (B, N, D)."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value)
+    return out.transpose(1, 2).flatten(2)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (B, N, D); shift, scale (B, 1, D)."""
+    return x * (1 + scale) + shift
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) -> (B, N, H, 128)."""
+    return x.unflatten(-1, (heads, -1))
+
+
+def _within_float16(x: Tensor) -> Tensor:
+    if x.dtype == torch.float16:
+        return x.clip(-FLOAT16_LIMIT, FLOAT16_LIMIT)
+    return x
