@@ -13,10 +13,17 @@ src/diffusers/models/transformers/transformer_flux.py.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pulid_generate.files.layouts import HEAD_WIDTH
+from pulid_generate.kernels.availability import available
 
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
 ROPE_BASE = 10_000
@@ -37,7 +44,6 @@ class FluxTransformer(nn.Module):
         self,
         *,
         width: int,
-        heads: int,
         double: int,
         single: int,
         latent: int,
@@ -54,10 +60,8 @@ class FluxTransformer(nn.Module):
         self.x_embedder = nn.Linear(latent, width)
         self.context_embedder = nn.Linear(context, width)
         self.time_text_embed = TimeTextEmbedding(width, pooled, guidance)
-        self.transformer_blocks = nn.ModuleList(DoubleBlock(width, heads) for _ in range(double))
-        self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(width, heads) for _ in range(single)
-        )
+        self.transformer_blocks = nn.ModuleList(DoubleBlock(width) for _ in range(double))
+        self.single_transformer_blocks = nn.ModuleList(SingleBlock(width) for _ in range(single))
         self.norm_out = OutputNorm(width)
         self.proj_out = nn.Linear(width, latent)
 
@@ -108,11 +112,11 @@ class FluxTransformer(nn.Module):
 class DoubleBlock(nn.Module):
     """Text and image with weights of their own, and one attention over both."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int):
         super().__init__()
         self.norm1 = Modulation(width, 6)
         self.norm1_context = Modulation(width, 6)
-        self.attn = JointAttention(width, heads)
+        self.attn = JointAttention(width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=EPS)
         self.ff = FeedForward(width)
         self.norm2_context = nn.LayerNorm(width, elementwise_affine=False, eps=EPS)
@@ -131,24 +135,24 @@ class DoubleBlock(nn.Module):
         txt_norm, txt_gate, txt_shift, txt_scale, txt_mlp_gate = self.norm1_context(txt, temb)
         img_attn, txt_attn = self.attn(img_norm, txt_norm, image_rotary_emb)
 
-        img = img + img_gate * img_attn
-        img = img + img_mlp_gate * self.ff(modulate(self.norm2(img), img_shift, img_scale))
-        txt = txt + txt_gate * txt_attn
-        txt = txt + txt_mlp_gate * self.ff_context(
-            modulate(self.norm2_context(txt), txt_shift, txt_scale)
-        )
+        img = add_gated(img, img_gate, img_attn)
+        normed = norm_modulate(self.norm2, img, img_shift, img_scale)
+        img = add_gated(img, img_mlp_gate, self.ff(normed))
+        txt = add_gated(txt, txt_gate, txt_attn)
+        normed = norm_modulate(self.norm2_context, txt, txt_shift, txt_scale)
+        txt = add_gated(txt, txt_mlp_gate, self.ff_context(normed))
         return _within_float16(txt), img
 
 
 class SingleBlock(nn.Module):
     """Text and image in one sequence, attention and MLP side by side."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int):
         super().__init__()
         self.norm = Modulation(width, 3)
         self.proj_mlp = nn.Linear(width, MLP_RATIO * width)
         self.proj_out = nn.Linear((1 + MLP_RATIO) * width, width)
-        self.attn = SelfAttention(width, heads)
+        self.attn = SelfAttention(width)
 
     def forward(
         self,
@@ -161,29 +165,40 @@ class SingleBlock(nn.Module):
         length = encoder_hidden_states.shape[1]
         both = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         normed, gate = self.norm(both, temb)
-        mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
-        attention = self.attn(normed, image_rotary_emb)
-        both = both + gate * self.proj_out(torch.cat([attention, mlp], dim=2))
+        both = add_gated(
+            both, gate, self.proj_out(self._attention_and_mlp(normed, image_rotary_emb))
+        )
         both = _within_float16(both)
         return both[:, :length], both[:, length:]
+
+    def _attention_and_mlp(self, normed: Tensor, rope: Rope) -> Tensor:
+        """Attention's channels, then the MLP's, (B, T + L, 5 D)."""
+        mlp = self.proj_mlp(normed)
+        attention = self.attn(normed, rope)
+        steps = block_steps(normed)
+        if steps is None:
+            return torch.cat([attention, F.gelu(mlp, approximate="tanh")], dim=2)
+        width = attention.shape[2]
+        both = mlp.new_empty(*mlp.shape[:2], width + mlp.shape[2])
+        both[..., :width] = attention
+        steps.gelu_into(mlp, both[..., width:])
+        return both
 
 
 class JointAttention(nn.Module):
     """Attention over text and image tokens, each with projections of its own."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int):
         super().__init__()
-        self.heads = heads
-        head = width // heads
-        self.norm_q = nn.RMSNorm(head, eps=EPS)
-        self.norm_k = nn.RMSNorm(head, eps=EPS)
+        self.norm_q = nn.RMSNorm(HEAD_WIDTH, eps=EPS)
+        self.norm_k = nn.RMSNorm(HEAD_WIDTH, eps=EPS)
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
         # a list, for the names: diffusers has a dropout at 1
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_added_q = nn.RMSNorm(head, eps=EPS)
-        self.norm_added_k = nn.RMSNorm(head, eps=EPS)
+        self.norm_added_q = nn.RMSNorm(HEAD_WIDTH, eps=EPS)
+        self.norm_added_k = nn.RMSNorm(HEAD_WIDTH, eps=EPS)
         self.add_q_proj = nn.Linear(width, width)
         self.add_k_proj = nn.Linear(width, width)
         self.add_v_proj = nn.Linear(width, width)
@@ -191,24 +206,14 @@ class JointAttention(nn.Module):
 
     def forward(self, img: Tensor, txt: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
         """(image, text) of image (B, L, D) and text (B, T, D)."""
-        query = torch.cat(
-            [
-                self.norm_added_q(_heads(self.add_q_proj(txt), self.heads)),
-                self.norm_q(_heads(self.to_q(img), self.heads)),
-            ],
-            dim=1,
+        values = [self.add_v_proj(txt), self.to_v(img)]
+        query = norm_rotate(
+            [(self.norm_added_q, self.add_q_proj(txt)), (self.norm_q, self.to_q(img))], rope
         )
-        key = torch.cat(
-            [
-                self.norm_added_k(_heads(self.add_k_proj(txt), self.heads)),
-                self.norm_k(_heads(self.to_k(img), self.heads)),
-            ],
-            dim=1,
+        key = norm_rotate(
+            [(self.norm_added_k, self.add_k_proj(txt)), (self.norm_k, self.to_k(img))], rope
         )
-        value = torch.cat(
-            [_heads(self.add_v_proj(txt), self.heads), _heads(self.to_v(img), self.heads)], dim=1
-        )
-        both = attend(rotate(query, rope), rotate(key, rope), value)
+        both = attend(query, key, _heads(torch.cat(values, dim=1)))
         length = txt.shape[1]
         return (
             self.to_out[0](both[:, length:].contiguous()),
@@ -219,22 +224,19 @@ class JointAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Attention of a single block, without a projection of its output."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int):
         super().__init__()
-        self.heads = heads
-        head = width // heads
-        self.norm_q = nn.RMSNorm(head, eps=EPS)
-        self.norm_k = nn.RMSNorm(head, eps=EPS)
+        self.norm_q = nn.RMSNorm(HEAD_WIDTH, eps=EPS)
+        self.norm_k = nn.RMSNorm(HEAD_WIDTH, eps=EPS)
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
 
     def forward(self, both: Tensor, rope: Rope) -> Tensor:
         """(B, T + L, D) -> the same."""
-        query = self.norm_q(_heads(self.to_q(both), self.heads))
-        key = self.norm_k(_heads(self.to_k(both), self.heads))
-        value = _heads(self.to_v(both), self.heads)
-        return attend(rotate(query, rope), rotate(key, rope), value)
+        query = norm_rotate([(self.norm_q, self.to_q(both))], rope)
+        key = norm_rotate([(self.norm_k, self.to_k(both))], rope)
+        return attend(query, key, _heads(self.to_v(both)))
 
 
 class Modulation(nn.Module):
@@ -252,7 +254,7 @@ class Modulation(nn.Module):
         each.
         """
         shift, scale, *rest = self.linear(F.silu(temb))[:, None].chunk(self.parts, dim=-1)
-        return (modulate(self.norm(x), shift, scale), *rest)
+        return (norm_modulate(self.norm, x, shift, scale), *rest)
 
 
 class OutputNorm(nn.Module):
@@ -265,7 +267,7 @@ class OutputNorm(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         scale, shift = self.linear(F.silu(temb).to(x.dtype))[:, None].chunk(2, dim=-1)
-        return modulate(self.norm(x), shift, scale)
+        return norm_modulate(self.norm, x, shift, scale)
 
 
 class FeedForward(nn.Module):
@@ -365,14 +367,62 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, D); shift, scale (B, 1, D)."""
-    return x * (1 + scale) + shift
+def norm_rotate(parts: Sequence[tuple[nn.RMSNorm, Tensor]], rope: Rope) -> Tensor:
+    """Queries or keys (B, N, H, 128) of all parts' tokens, one part after the other.
+
+    parts: each a norm of heads and what it norms, (B, n, D).
+    """
+    steps = block_steps(parts[0][1])
+    if steps is None:
+        return rotate(torch.cat([norm(_heads(x)) for norm, x in parts], dim=1), rope)
+    batch, _, width = parts[0][1].shape
+    out = parts[0][1].new_empty(batch, len(rope[0]), width)
+    start = 0
+    for norm, x in parts:
+        steps.norm_rotate(x, norm.weight, *rope, out, start, EPS)
+        start += x.shape[1]
+    return _heads(out)
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def norm_modulate(norm: nn.LayerNorm, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(x) * (1 + scale) + shift. x: (B, N, D); shift, scale: (B, 1, D)."""
+    steps = block_steps(x)
+    if steps is None:
+        return norm(x) * (1 + scale) + shift
+    return steps.norm_modulate(x, shift, scale, EPS)
+
+
+def add_gated(residual: Tensor, gate: Tensor, x: Tensor) -> Tensor:
+    """residual + gate * x. residual, x: (B, N, D); gate: (B, 1, D)."""
+    steps = block_steps(x)
+    if steps is None:
+        return residual + gate * x
+    return steps.add_gated(residual, gate, x)
+
+
+def block_steps(x: Tensor) -> ModuleType | None:
+    """The kernels for what stands between matrix products, or None where torch's own operations
+    run: without a GPU that has them, in a compiled graph (the compiler fuses by itself), in training.
+    """
+    if not x.is_cuda or torch.compiler.is_compiling():
+        return None
+    if torch.is_grad_enabled() and x.requires_grad:
+        return None
+    return _kernels_on(x.device)
+
+
+@functools.cache
+def _kernels_on(device: torch.device) -> ModuleType | None:
+    if available(device) is not None:
+        return None
+    from pulid_generate.kernels import block_steps
+
+    return block_steps
+
+
+def _heads(x: Tensor) -> Tensor:
     """(B, N, D) -> (B, N, H, 128)."""
-    return x.unflatten(-1, (heads, -1))
+    return x.unflatten(-1, (-1, HEAD_WIDTH))
 
 
 def _within_float16(x: Tensor) -> Tensor:

@@ -61,7 +61,6 @@ def test_flux(dtype, guidance):
     ours = take(
         FluxTransformer(
             width=256,
-            heads=2,
             double=2,
             single=3,
             latent=64,
