@@ -13,7 +13,7 @@ src/runtime/tiling.cpp, src/model/vae/auto_encoder_kl.hpp (the encoder's noise).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from pulid_generate.files.layouts import LATENT_CHANNELS, LATENT_SCALE, VAE_MARK
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.models.tiles import tiled
+from pulid_generate.networks.autoencoder import Autoencoder
 from pulid_generate.request.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -31,38 +32,9 @@ if TYPE_CHECKING:
 
 # flux src/flux/util.py, AutoEncoderParams
 SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159
-# flux src/flux/modules/autoencoder.py
-NORM_GROUPS = 32
 # what the logarithm of a variance is cut to, as in sd-cli and in diffusers
 LOG_VARIANCE = (-30.0, 20.0)
 NOT_FINITE = "a damaged file, or float16 where --dtype bfloat16 is needed"
-
-
-class Autoencoder(Protocol):
-    """What is used of an autoencoder: a diffusers AutoencoderKL has it."""
-
-    # scaling_factor and shift_factor of the latents
-    config: Any
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of its weights."""
-        ...
-
-    def encode(self, x: Tensor, return_dict: bool) -> Any:
-        """(B, 3, H, W) -> (distribution,), whose `parameters` are means and log variances,
-        (B, 32, H/8, W/8).
-        """
-        ...
-
-    def decode(self, z: Tensor, return_dict: bool) -> Any:
-        """(B, 16, H/8, W/8) -> (pictures,), (B, 3, H, W) from -1 to 1."""
-        ...
 
 
 def decode(vae: Autoencoder, latents: Tensor, *, tiling: Tiling | None = None) -> np.ndarray:
@@ -71,10 +43,10 @@ def decode(vae: Autoencoder, latents: Tensor, *, tiling: Tiling | None = None) -
     tiling: decode overlapping tiles, blended: a fraction of the memory, and slightly other pixels.
     Raises CheckpointError if the picture is not finite.
     """
-    scaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+    scaled = latents.to(vae.device, vae.dtype) / SCALING_FACTOR + SHIFT_FACTOR
 
     def decode_part(part: Tensor) -> Tensor:
-        return vae.decode(part, return_dict=False)[0].float()
+        return vae.decode(part).float()
 
     with torch.inference_mode():
         if tiling is None:
@@ -111,7 +83,7 @@ def encode(
     pixels = pixels.to(vae.device, vae.dtype)
 
     def encode_part(part: Tensor) -> Tensor:
-        return vae.encode(part, return_dict=False)[0].parameters.float()
+        return vae.encode(part).float()
 
     with torch.inference_mode():
         if tiling is None:
@@ -123,17 +95,14 @@ def encode(
             latents = latents + torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE)) * noise
     if not torch.isfinite(latents).all():
         raise CheckpointError(f"the autoencoder gave NaN or infinite latents; {NOT_FINITE}")
-    return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    return (latents - SHIFT_FACTOR) * SCALING_FACTOR
 
 
 def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Autoencoder:
-    """The autoencoder of a file or a diffusers folder as a diffusers AutoencoderKL in eval mode,
-    every weight in `dtype`.
+    """The autoencoder of a file or a diffusers folder in eval mode, every weight in `dtype`.
 
     Raises CheckpointError.
     """
-    from diffusers import AutoencoderKL
-
     part = part_of(header, VAE_MARKER)
     shapes = {name: shape for name, (_, shape) in part.tensors.items()}
     bfl = "decoder.mid.attn_1.q.weight" in shapes
@@ -160,20 +129,8 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
             f"scaled by {scaling}; Flux has {LATENT_CHANNELS}, scaled by {SCALING_FACTOR}); "
             "use Flux's ae.safetensors"
         )
-    model = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(channels),
-        layers_per_block=depth_of(shapes, blocks),
-        latent_channels=latent,
-        norm_num_groups=NORM_GROUPS,
-        scaling_factor=SCALING_FACTOR,
-        shift_factor=SHIFT_FACTOR,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    with torch.device("meta"):
+        model = Autoencoder(channels, latent, blocks=depth_of(shapes, blocks))
     state: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in read_tensors(header, VAE_MARKER, device, dtype):

@@ -9,7 +9,6 @@ Source: openai/clip-vit-large-patch14 config.json.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,14 +19,13 @@ from pulid_generate.files.layouts import CLIP_MARKER, TEXT_HEAD_WIDTH
 from pulid_generate.files.storage import depth_of
 from pulid_generate.models.t5 import check_ids
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
-
-PREFIX = "text_model."
+from pulid_generate.networks.clip import ClipTextTower
 
 
 class ClipText:
     """CLIP-L's text tower."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: ClipTextTower):
         self.model = model
 
     @classmethod
@@ -35,8 +33,6 @@ class ClipText:
         cls, header: Header, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> ClipText:
         """From clip_l.safetensors or what else holds the tower. Raises CheckpointError."""
-        from transformers import CLIPTextConfig, CLIPTextModel
-
         # not part of the tower: a buffer of old exports, and the projection heads of other ones
         extras = (
             "embeddings.position_ids",
@@ -47,38 +43,22 @@ class ClipText:
         state = dict(read_tensors(header, CLIP_MARKER, device, dtype, skip=extras))
         try:
             rows, width = state[CLIP_MARKER[0]].shape
-            config = CLIPTextConfig(
-                vocab_size=rows,
-                hidden_size=width,
-                intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
-                num_hidden_layers=depth_of(state, "encoder.layers"),
-                num_attention_heads=width // TEXT_HEAD_WIDTH,
-                max_position_embeddings=state["embeddings.position_embedding.weight"].shape[0],
-                hidden_act="quick_gelu",
-                layer_norm_eps=1e-5,
-                projection_dim=width,
-                bos_token_id=0,
-                # 2 makes transformers pool at the largest id, the end token, as the original does
-                eos_token_id=2,
-                pad_token_id=1,
-            )
+            sizes = {
+                "rows": rows,
+                "width": width,
+                "inner": state["encoder.layers.0.mlp.fc1.weight"].shape[0],
+                "depth": depth_of(state, "encoder.layers"),
+                "heads": width // TEXT_HEAD_WIDTH,
+                "positions": state["embeddings.position_embedding.weight"].shape[0],
+            }
         except KeyError as error:
             raise CheckpointError(
                 f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
             ) from None
+        # this model has no buffers, so nothing stays on meta after a strict load
         with torch.device("meta"):
-            model = CLIPTextModel(config)
-        # transformers 5 dropped the `text_model.` prefix of this class; follow the class that is
-        # installed
-        if any(name.startswith(PREFIX) for name in model.state_dict()):
-            state = {PREFIX + name: tensor for name, tensor in state.items()}
+            model = ClipTextTower(**sizes)
         load_strictly(model, state, header)
-        # a buffer built on meta stays there, and indexing with it gives wrong states without an
-        # error
-        for module in model.modules():
-            if "position_ids" in dict(module.named_buffers(recurse=False)):
-                positions = torch.arange(config.max_position_embeddings, device=device)[None]
-                module.register_buffer("position_ids", positions, persistent=False)
         return cls(model)
 
     def encode(self, ids: Sequence[int]) -> Tensor:
@@ -86,5 +66,5 @@ class ClipText:
         another vocabulary.
         """
         batch = torch.tensor([list(ids)])
-        check_ids(batch, self.model.config.vocab_size, "CLIP")
-        return self.model(batch.to(self.model.device)).pooler_output
+        check_ids(batch, self.model.rows, "CLIP")
+        return self.model(batch.to(self.model.device))

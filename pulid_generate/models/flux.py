@@ -32,10 +32,8 @@ from pulid_generate.files.layouts import (
 )
 from pulid_generate.files.storage import check_storage, depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
+from pulid_generate.networks.flux import FluxTransformer
 from pulid_generate.packed.layers import PACKED, keep_packed, swap_halves
-
-# rotary channels for index, row, column: flux src/flux/util.py, axes_dim
-ROPE_AXES = (16, 56, 56)
 
 
 def flux_shape(header: Header) -> FluxShape:
@@ -116,31 +114,24 @@ def load_flux(
     device: torch.device | str = "cpu",
     *,
     dequantize: bool = False,
-) -> Any:
-    """The transformer of a safetensors or GGUF file or a diffusers folder as a diffusers
-    FluxTransformer2DModel in eval mode, on `device`.
+) -> FluxTransformer:
+    """The transformer of a safetensors or GGUF file or a diffusers folder in eval mode, on `device`.
 
     dtype: of every plain weight; None keeps what the file has. Matrices in fp8 and in ggml's
     quantised types stay as stored and are widened once per forward. dequantize: turn them into
     `dtype` now (for None: fp8 into bfloat16, ggml's into float16). Raises CheckpointError.
     """
-    from diffusers import FluxTransformer2DModel
-
     shape = flux_shape(header)
-    model: Any
     # this model has no buffers, so nothing stays on meta after a strict load
     with torch.device("meta"):
-        model = FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=LATENT_WIDTH,
-            num_layers=shape.double,
-            num_single_layers=shape.single,
-            attention_head_dim=HEAD_WIDTH,
-            num_attention_heads=shape.width // HEAD_WIDTH,
-            joint_attention_dim=shape.context,
-            pooled_projection_dim=shape.pooled,
-            guidance_embeds=shape.guidance,
-            axes_dims_rope=ROPE_AXES,
+        model = FluxTransformer(
+            width=shape.width,
+            double=shape.double,
+            single=shape.single,
+            latent=LATENT_WIDTH,
+            context=shape.context,
+            pooled=shape.pooled,
+            guidance=shape.guidance,
         )
     state: dict[str, Any] = {}
     unknown = []

@@ -22,11 +22,9 @@ from pulid_generate.files.layouts import T5_MARKER, T5_TABLES
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
 from pulid_generate.models.weighted_prompts import encode_chunks
+from pulid_generate.networks.t5 import T5Encoder
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed
 from pulid_generate.request.tokens import Chunk
-
-# relative_attention_max_distance of every T5
-T5_MAX_DISTANCE = 128
 
 # llama.cpp's T5 names -> Hugging Face's. Source: llama.cpp
 # gguf-py/gguf/{constants,tensor_mapping}.py, MODEL_ARCH.T5ENCODER
@@ -48,16 +46,7 @@ T5_GGUF_BLOCK = {
 class T5Text:
     """T5's encoder."""
 
-    @property
-    def whole(self) -> tuple[type, ...]:
-        """Classes to widen as one unit: this one looks at wo's dtype before it runs wo, and would
-        cut activations to 16 bits.
-        """
-        from transformers.models.t5.modeling_t5 import T5DenseGatedActDense
-
-        return (T5DenseGatedActDense,)
-
-    def __init__(self, model: Any):
+    def __init__(self, model: T5Encoder):
         self.model = model
 
     @classmethod
@@ -73,8 +62,6 @@ class T5Text:
         and in ggml's quantised types stay as stored, the embedding too; the position bias does not.
         Raises CheckpointError.
         """
-        from transformers import T5Config, T5EncoderModel
-
         part = part_of(header, T5_MARKER)
         twice = {T5_TABLES[1]} if T5_TABLES[0] in part.tensors else ()
         state: dict[str, Any] = {}
@@ -91,32 +78,25 @@ class T5Text:
             if embedding is None:
                 raise KeyError("shared.weight")
             buckets, heads = state[f"{block}0.SelfAttention.relative_attention_bias.weight"].shape
-            config = T5Config(
-                vocab_size=embedding.shape[0],
-                d_model=embedding.shape[1],
-                d_ff=state[f"{block}1.DenseReluDense.wi_0.weight"].shape[0],
-                num_layers=depth_of(state, "encoder.block"),
-                num_heads=heads,
-                d_kv=state[f"{block}0.SelfAttention.q.weight"].shape[0] // heads,
-                feed_forward_proj="gated-gelu",
-                relative_attention_num_buckets=buckets,
-                relative_attention_max_distance=T5_MAX_DISTANCE,
-                layer_norm_epsilon=1e-6,
-                is_encoder_decoder=False,
-                use_cache=False,
-            )
+            sizes = {
+                "rows": embedding.shape[0],
+                "width": embedding.shape[1],
+                "inner": state[f"{block}1.DenseReluDense.wi_0.weight"].shape[0],
+                "depth": depth_of(state, "encoder.block"),
+                "heads": heads,
+                "head_width": state[f"{block}0.SelfAttention.q.weight"].shape[0] // heads,
+                "buckets": buckets,
+            }
         except KeyError as error:
             raise CheckpointError(
                 f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
             ) from None
         with torch.device("meta"):
-            model: Any = T5EncoderModel(config)
+            model = T5Encoder(**sizes)
         if isinstance(embedding, PACKED):
-            model.shared = model.encoder.embed_tokens = PackedEmbedding(
-                embedding, dtype or torch.float32
-            )
+            model.shared = PackedEmbedding(embedding, dtype or torch.float32)
         else:
-            state |= dict.fromkeys(T5_TABLES, embedding)
+            state[T5_TABLES[0]] = embedding
         weights = {name: state.pop(name) for name in list(state) if isinstance(state[name], PACKED)}
         try:
             keep_packed(model, weights)
@@ -125,22 +105,20 @@ class T5Text:
                 f"{header.path}: {error}; not a complete file of its kind"
             ) from None
         load_strictly(model, state, header)
-        if not isinstance(embedding, PACKED):
-            model.encoder.embed_tokens.weight = model.shared.weight
         return cls(model)
 
     def encode(self, ids: Tensor) -> Tensor:
         """States (1, T, width) of ids (1, T). No attention mask: Flux was trained with the padding
         attended to.
         """
-        return self.model(input_ids=ids.to(self.model.device)).last_hidden_state
+        return self.model(ids.to(self.model.device))
 
     def encode_chunks(self, chunks: Sequence[Chunk]) -> Tensor:
         """States (1, T, width) of a prompt's chunks, T tokens in all: each run by itself, weighed
         by itself. Raises CheckpointError for ids of another vocabulary.
         """
         for chunk in chunks:
-            check_ids(torch.tensor([chunk.ids]), self.model.config.vocab_size, "T5")
+            check_ids(torch.tensor([chunk.ids]), self.model.rows, "T5")
         return encode_chunks(self.encode, chunks)
 
 

@@ -87,11 +87,11 @@ def clip_ids(tokenizer: Any, parts: Sequence[Part]) -> list[int]:
     """The 77 ids that CLIP reads: the first 75 of the parts' tokens. Their weights change nothing,
     as the pooled vector has none.
 
-    tokenizer: transformers' CLIPTokenizer.
+    tokenizer: CLIP's, as tokenizers.clip_tokenizer gives it.
     """
     ids: list[int] = []
     for part in parts:
-        ids += tokenizer(part.text, add_special_tokens=False)["input_ids"]
+        ids += tokenizer.encode(part.text, add_special_tokens=False).ids
     return padded_clip_ids(ids)
 
 

@@ -37,17 +37,15 @@ class T5Encoder(nn.Module):
     ):
         """rows: of the token table. inner: width of the MLPs. buckets: of relative positions."""
         super().__init__()
-        self.shared = nn.Embedding(rows, width)
+        # ids that the token table has
+        self.rows = rows
+        # which may be replaced by one whose rows are packed
+        self.shared: nn.Module = nn.Embedding(rows, width)
         self.encoder = T5Stack(width, inner, depth, heads, head_width, buckets)
 
     @property
     def device(self) -> torch.device:
         return self.encoder.final_layer_norm.weight.device
-
-    @property
-    def rows(self) -> int:
-        """Ids that the token table has."""
-        return self.shared.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
         """States (B, T, C) of ids (B, T), int64."""

@@ -16,17 +16,15 @@ from torch import nn
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
-def widen_while_running(model: nn.Module, whole: tuple[type[nn.Module], ...] = ()) -> nn.Module:
+def widen_while_running(model: nn.Module) -> nn.Module:
     """Give every unit of `model` float32 weights during its own forward, through one buffer that
     all units share.
 
-    A unit is a module with parameters of its own, or a module of a class in `whole` with all that
-    is below it: for classes that look at a child's weight dtype before they call it. Units must not
-    run inside one another. Returns `model`.
+    A unit is a module with parameters of its own; units must not run inside one another. Returns
+    `model`.
     """
-    # a tied weight (T5's embedding) belongs to several units; each widens it for itself
     units = []
-    for unit in _units(model, whole):
+    for unit in _units(model):
         parameters = [p for p in unit.parameters() if p.dtype in SIXTEEN_BITS]
         if parameters:
             units.append((unit, parameters))
@@ -70,9 +68,9 @@ def _widen_output(_unit, _arguments, output: torch.Tensor) -> torch.Tensor:
     return output.float()
 
 
-def _units(module: nn.Module, whole: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
-    if isinstance(module, whole) or next(module.parameters(recurse=False), None) is not None:
+def _units(module: nn.Module) -> Iterator[nn.Module]:
+    if next(module.parameters(recurse=False), None) is not None:
         yield module
         return
     for child in module.children():
-        yield from _units(child, whole)
+        yield from _units(child)

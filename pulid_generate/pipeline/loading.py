@@ -81,7 +81,7 @@ class Models:
         t5 = T5Text.load(self.files.t5xxl.header, None if keep else dtype, storage)
         _tune(t5.model, device, dtype)
         if keep:
-            widen_while_running(t5.model, whole=t5.whole)
+            widen_while_running(t5.model)
         self._stream(Model.T5, t5.model, device)
         return t5
 

@@ -53,6 +53,7 @@ ORDER = {
         "memory",
         "request",
         "sampling",
+        "networks",
         "files",
         "packed",
         "kernels",

@@ -97,7 +97,7 @@ def write_clip(model: Any, ids: list[int], path: Path) -> None:
         if plain.endswith("position_ids"):
             continue
         if plain.endswith("token_embedding.weight"):
-            rows = torch.zeros(len(clip_tokenizer()), tensor.shape[1])
+            rows = torch.zeros(clip_tokenizer().get_vocab_size(), tensor.shape[1])
             rows[ids] = tensor
             tensor = rows
         state[plain] = tensor.half().contiguous()
