@@ -77,7 +77,7 @@ class PromptReader:
                 "shorten it"
             )
         notes = []
-        words = self.clip(text, truncation=False)["input_ids"][1:-1]
+        words = self.clip.encode(text).ids[1:-1]
         if len(words) > CLIP_LENGTH - 2:
             notes.append(
                 f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(words)} tokens; "

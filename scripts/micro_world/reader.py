@@ -73,6 +73,7 @@ class Words:
 
     def __init__(self, folder: Path, prompts: np.ndarray):
         from pulid_generate.models.tokenizers import clip_tokenizer, read_t5_tokenizer
+        from pulid_generate.models.weighted_prompts import padded_clip_ids
 
         self.t5_rows = write_tokenizer(folder / "tokenizer.json")
         kept = folder / "words.npz"
@@ -86,9 +87,7 @@ class Words:
             padded = np.zeros((len(ids), T5_LENGTH), np.int16)
             for row, one in zip(padded, ids, strict=True):
                 row[: len(one)] = one
-            pooled = clip(texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True)[
-                "input_ids"
-            ]
+            pooled = [padded_clip_ids(clip.encode(text).ids[1:-1]) for text in texts]
             np.savez(kept, t5=padded, clip=np.asarray(pooled, np.int32))
         with np.load(kept) as found:
             self.t5, self.clip = (

@@ -159,9 +159,11 @@ def test_flux_activations_are_what_a_forward_takes(micro, dtype):
     arguments = {
         "hidden_states": torch.randn(1, image, 64, dtype=dtype),
         "encoder_hidden_states": torch.randn(
-            1, text, model.config.joint_attention_dim, dtype=dtype
+            1, text, model.context_embedder.in_features, dtype=dtype
         ),
-        "pooled_projections": torch.randn(1, model.config.pooled_projection_dim, dtype=dtype),
+        "pooled_projections": torch.randn(
+            1, model.time_text_embed.text_embedder.linear_1.in_features, dtype=dtype
+        ),
         "timestep": torch.tensor([0.5]),
         "img_ids": position_ids(512, 512),
         "txt_ids": torch.zeros(text, 3),

@@ -189,8 +189,10 @@ def test_flux_with_pulids_hooks_draws_the_same(micro):
             )[0]
 
     latent = torch.randn(1, 16, 64, generator=generator)
-    text = torch.randn(1, 8, flux.config.joint_attention_dim, generator=generator)
-    pooled = torch.randn(1, flux.config.pooled_projection_dim, generator=generator)
+    text = torch.randn(1, 8, flux.context_embedder.in_features, generator=generator)
+    pooled = torch.randn(
+        1, flux.time_text_embed.text_embedder.linear_1.in_features, generator=generator
+    )
     wanted = forward()
     stream_blocks(flux, blocks, CPU, resident=range(5))
     assert torch.equal(forward(), wanted)

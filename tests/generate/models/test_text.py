@@ -34,18 +34,19 @@ def test_clip_ids_are_openais():
     from transformers import CLIPTokenizer
 
     ours, theirs = clip_tokenizer(), CLIPTokenizer.from_pretrained(vocabulary("tokenizer_1"))
-    assert ours("a photo of a cat")["input_ids"] == [49406, 320, 1125, 539, 320, 2368, 49407]
-    for prompt in PROMPTS:
-        flags = {"padding": "max_length", "max_length": 77, "truncation": True}
-        assert ours(prompt, **flags)["input_ids"] == theirs(prompt, **flags)["input_ids"]
+    assert ours.encode("a photo of a cat").ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+    strange = ["<|endoftext|> <|startoftext|>", "İstanbul ẞ ﬁ ①", "don't I'LL", "\u200b\u0301\tb\nc"]
+    for prompt in [*PROMPTS, *strange]:
+        assert ours.encode(prompt).ids == theirs(prompt)["input_ids"], prompt
 
 
 @pytest.mark.parametrize("prompt", [*PROMPTS, "cat " * 74, "cat " * 75, "cat " * 76, ""])
 def test_a_prompt_is_read_once_into_the_ids_of_both_encoders(micro, prompt):
     reader = PromptReader(micro / "tokenizer.json")
     read = reader.read(prompt, 300)
-    flags = {"padding": "max_length", "max_length": 77, "truncation": True}
-    assert list(read.clip_ids) == clip_tokenizer()(prompt, **flags)["input_ids"]
+    start, *words, end = clip_tokenizer().encode(prompt).ids
+    words = words[:75]
+    assert list(read.clip_ids) == [start, *words, *[end] * (76 - len(words))]
     ids = reader.t5.encode(prompt).ids
     padded = 300 if len(ids) <= 300 else 512
     assert list(read.t5_chunks[0].ids) == ids + [0] * (padded - len(ids))
@@ -151,11 +152,9 @@ def test_t5_pads_with_zeros_and_attends_to_them(t5, micro):
     assert ids[0, -20:].tolist() == [0] * 20
     states = t5.encode(ids)
     assert states.shape == (1, 32, 64)
-    masked = t5.model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-    assert torch.equal(
-        states, t5.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-    )
-    assert relative(masked, states) > 0.01  # the mask would have mattered
+    # what a prompt without its padding gives is something else
+    masked, states = t5.encode(ids[:, :-20]), states[:, :-20]
+    assert relative(masked, states) > 0.01
 
 
 @pytest.mark.parametrize("kept", ["shared.weight", "encoder.embed_tokens.weight"])
@@ -172,12 +171,6 @@ def test_t5_embedding_stored_once_under_either_name(micro, tmp_path, t5, kept):
     once = T5Text.load(read_header(tmp_path / "t5.safetensors"), torch.float32)
     ids = t5_ids(micro / "tokenizer.json", "a cat", 16)
     assert torch.equal(once.encode(ids), t5.encode(ids))
-
-
-def test_t5_uses_the_gated_gelu(t5):
-    """A T5 configuration read from a GGUF silently becomes relu."""
-    assert t5.model.config.dense_act_fn == "gelu_new"
-    assert t5.model.config.is_gated_act
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
@@ -200,21 +193,6 @@ def test_plain_fp8_t5_is_read_as_its_numbers(micro, tmp_path, t5, dtype):
     ids = t5_ids(micro / "tokenizer.json", "a cat", 16)
     assert torch.equal(ours.encode(ids), wide.encode(ids))
     assert relative(ours.encode(ids), t5.encode(ids)) > 0.01  # of rounding to 8 bits
-
-
-def test_clip_positions_are_not_lost_on_meta(micro):
-    """Built on meta, the buffer of position ids stays there, and CLIP's states are silently
-    wrong.
-    """
-    from transformers import CLIPTextModel
-
-    clip = ClipText.load(read_header(micro / "clip_l.safetensors"), torch.float32)
-    plain = CLIPTextModel(clip.model.config).eval()
-    plain.load_state_dict(clip.model.state_dict(), strict=True)
-    ids = clip_ids(micro / "tokenizer.json", "a photo of a cat")
-    with torch.no_grad():
-        assert torch.equal(clip.encode(ids), plain(torch.tensor([ids])).pooler_output)
-    assert clip.model.embeddings.position_ids.device.type == "cpu"
 
 
 def test_clip_pools_at_the_end_token_and_reads_77(micro):
