@@ -173,15 +173,14 @@ class SingleBlock(nn.Module):
 
     def _attention_and_mlp(self, normed: Tensor, rope: Rope) -> Tensor:
         """Attention's channels, then the MLP's, (B, T + L, 5 D)."""
-        mlp = self.proj_mlp(normed)
-        attention = self.attn(normed, rope)
         steps = block_steps(normed)
         if steps is None:
-            return torch.cat([attention, F.gelu(mlp, approximate="tanh")], dim=2)
-        width = attention.shape[2]
-        both = mlp.new_empty(*mlp.shape[:2], width + mlp.shape[2])
-        both[..., :width] = attention
-        steps.gelu_into(mlp, both[..., width:])
+            mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
+            return torch.cat([self.attn(normed, rope), mlp], dim=2)
+        width = normed.shape[2]
+        both = normed.new_empty(*normed.shape[:2], (1 + MLP_RATIO) * width)
+        steps.gelu_into(self.proj_mlp(normed), both[..., width:])
+        both[..., :width] = self.attn(normed, rope)
         return both
 
 
@@ -206,14 +205,14 @@ class JointAttention(nn.Module):
 
     def forward(self, img: Tensor, txt: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
         """(image, text) of image (B, L, D) and text (B, T, D)."""
-        values = [self.add_v_proj(txt), self.to_v(img)]
-        query = norm_rotate(
-            [(self.norm_added_q, self.add_q_proj(txt)), (self.norm_q, self.to_q(img))], rope
+        query = normed_heads(
+            [(self.add_q_proj, self.norm_added_q, txt), (self.to_q, self.norm_q, img)], rope
         )
-        key = norm_rotate(
-            [(self.norm_added_k, self.add_k_proj(txt)), (self.norm_k, self.to_k(img))], rope
+        key = normed_heads(
+            [(self.add_k_proj, self.norm_added_k, txt), (self.to_k, self.norm_k, img)], rope
         )
-        both = attend(query, key, _heads(torch.cat(values, dim=1)))
+        value = torch.cat([self.add_v_proj(txt), self.to_v(img)], dim=1)
+        both = attend(query, key, _heads(value))
         length = txt.shape[1]
         return (
             self.to_out[0](both[:, length:].contiguous()),
@@ -234,8 +233,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, both: Tensor, rope: Rope) -> Tensor:
         """(B, T + L, D) -> the same."""
-        query = norm_rotate([(self.norm_q, self.to_q(both))], rope)
-        key = norm_rotate([(self.norm_k, self.to_k(both))], rope)
+        query = normed_heads([(self.to_q, self.norm_q, both)], rope)
+        key = normed_heads([(self.to_k, self.norm_k, both)], rope)
         return attend(query, key, _heads(self.to_v(both)))
 
 
@@ -367,19 +366,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def norm_rotate(parts: Sequence[tuple[nn.RMSNorm, Tensor]], rope: Rope) -> Tensor:
-    """Queries or keys (B, N, H, 128) of all parts' tokens, one part after the other.
+def normed_heads(parts: Sequence[tuple[nn.Module, nn.RMSNorm, Tensor]], rope: Rope) -> Tensor:
+    """Queries or keys (B, N, H, 128) of all parts' tokens, normed and turned, part after part.
 
-    parts: each a norm of heads and what it norms, (B, n, D).
+    parts: each a projection, the norm of its heads, and the tokens (B, n, D).
     """
-    steps = block_steps(parts[0][1])
+    steps = block_steps(parts[0][2])
     if steps is None:
-        return rotate(torch.cat([norm(_heads(x)) for norm, x in parts], dim=1), rope)
-    batch, _, width = parts[0][1].shape
-    out = parts[0][1].new_empty(batch, len(rope[0]), width)
+        # a projection is let go as soon as it is normed: this is where a block needs most memory
+        heads = [norm(_heads(project(x))) for project, norm, x in parts]
+        return rotate(heads[0] if len(heads) == 1 else torch.cat(heads, dim=1), rope)
+    batch, _, width = parts[0][2].shape
+    out = parts[0][2].new_empty(batch, len(rope[0]), width)
     start = 0
-    for norm, x in parts:
-        steps.norm_rotate(x, norm.weight, *rope, out, start, EPS)
+    for project, norm, x in parts:
+        steps.norm_rotate(project(x), norm.weight, *rope, out, start, EPS)
         start += x.shape[1]
     return _heads(out)
 

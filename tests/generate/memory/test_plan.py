@@ -184,11 +184,7 @@ def test_decoding_takes_what_is_planned(micro, dtype):
         Footprint.of(found, Model.VAE.marker), 192, 128, dtype.itemsize
     )
     # 16 bits: by threads
-    assert (
-        0.7 * planned
-        < live_peak(lambda: model.decode(latents, return_dict=False))
-        <= 1.02 * planned
-    )
+    assert 0.7 * planned < live_peak(lambda: model.decode(latents)) <= 1.02 * planned
 
 
 # ----------------------------------------------------------------------------------------- deciding
