@@ -1,13 +1,16 @@
-"""What GPUs run in one pass: kernels in Triton for packed weights and for PuLID's folded layer.
+"""What GPUs run in one pass: kernels in Triton for packed weights, for PuLID's folded layer, and for
+what stands between a Flux block's products.
 
-    availability.py  whether a device can run them, or why not; needs neither triton nor a GPU
-    ggml.py          blocks of ggml's types -> numbers
-    fp8.py           8-bit floating point with its scales -> numbers
-    products.py      one token times a matrix of ggml's types, from its bytes
-    identity.py      PuLID's folded layer and its addition to the image tokens
+    availability.py       whether a device can run them, or why not; needs neither triton nor a GPU
+    ggml.py               blocks of ggml's types -> numbers
+    fp8.py                8-bit floating point with its scales -> numbers
+    products.py           one token times a matrix of ggml's types, from its bytes
+    identity.py           PuLID's folded layer and its addition to the image tokens
+    block_steps.py        norms, modulation, gates, rotation, GELU
+    block_steps_check.py  a trial of those on the card that is to run them
 
-They compute what the torch code of `packed` and `injection` computes, with fewer launches and less
-memory traffic. Those folders ask `availability` and import the other files only where it names no
-reason against it: they import triton, and nothing else does. Each kernel is also a torch operator
-of the namespace `pulid_generate`, which torch.compile takes into its graph.
+They compute what the torch code of `packed`, `injection` and `networks` computes, with fewer
+launches and less memory traffic. Those folders ask `availability` and import the other files only
+where it names no reason against it: they import triton, and nothing else does. What a compiled
+graph must see through is also a torch operator of the namespace `pulid_generate`.
 """

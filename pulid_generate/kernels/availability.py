@@ -14,6 +14,24 @@ import torch
 OLDEST = (8, 0)  # compute capability: older cards do not multiply bfloat16
 
 
+_served: set[torch.device] = set()
+
+
+def ask(device: torch.device) -> str | None:
+    """As `available`, and remembered: `serves` answers from now on. Call it before a model runs."""
+    reason = available(device)
+    if reason is None:
+        _served.add(device)
+    return reason
+
+
+def serves(device: torch.device) -> bool:
+    """Whether the kernels run on a device that somebody has asked for. Without a look at anything
+    outside, so that a compiled graph may hold the question.
+    """
+    return device in _served
+
+
 def available(device: torch.device | str) -> str | None:
     """None if the kernels run on `device`, else the reason why not, to be shown to a user.
 

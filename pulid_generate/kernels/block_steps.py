@@ -1,5 +1,5 @@
-"""What stands between the matrix products of a Flux block, one kernel each: norm and modulation, gated
-residual, query and key norm with rotation, GELU into its place.
+"""What stands between the matrix products of a Flux block, one kernel each: norm and modulation,
+gated residual, query and key norm with rotation, GELU into its place.
 
 torch runs two to twenty kernels for each of these, which at 512x512 cost more time to start than to
 run, and reads and writes every number as often. Statistics and sums are float32 throughout, so

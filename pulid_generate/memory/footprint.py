@@ -26,9 +26,9 @@ GIB = 2**30
 # a tensor of a repeated block: the list's name and the block's number
 BLOCK = re.compile(r"(?:^|\.)((?:\w*blocks|block|blk|layers))\.(\d+)\.")
 
-# 13.0 to 13.4 numbers per token and channel in float32 (D 256 to 1024, 384 to 2560 tokens): a single
-# block's query, key, value, MLP and its activation, their concatenation and two residuals. 16 bits:
-# 17.00, for the rotation widens one of them to float32.
+# 13.4 numbers at most per token and channel in float32 (D 256 to 1024, 384 to 2560 tokens): a
+# single block's query, key, value, MLP and its activation, their concatenation and two residuals.
+# 16 bits: 17.00, for the rotation widens one of them to float32.
 FLUX_NUMBERS = {4: 13.5, 2: 17.0}
 # per token, any width: cosines and sines, 2 x 128 float32
 FLUX_ROPE_BYTES = 1024

@@ -115,7 +115,8 @@ def load_flux(
     *,
     dequantize: bool = False,
 ) -> FluxTransformer:
-    """The transformer of a safetensors or GGUF file or a diffusers folder in eval mode, on `device`.
+    """The transformer of a safetensors or GGUF file or a diffusers folder in eval mode, on
+    `device`.
 
     dtype: of every plain weight; None keeps what the file has. Matrices in fp8 and in ggml's
     quantised types stay as stored and are widened once per forward. dequantize: turn them into

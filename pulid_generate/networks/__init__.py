@@ -6,6 +6,5 @@
     autoencoder   the autoencoder under diffusers' names
 
 Parameters carry the names that the stock classes of diffusers and transformers give them, and
-Flux's blocks the same interface, so that `inject` and LoRA files serve both; each network equals its
-stock class by test. Knows nothing of files: sizes come as arguments.
-"""
+Flux's blocks the same interface, so that `inject` and LoRA files serve both; each network equals
+its stock class by test. Knows nothing of files: sizes come as arguments."""

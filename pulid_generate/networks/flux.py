@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pulid_generate.files.layouts import HEAD_WIDTH
-from pulid_generate.kernels.availability import available
+from pulid_generate.kernels.availability import serves
 
 ROPE_AXES = (16, 56, 56)  # rotary channels for index, row, column: flux src/flux/util.py, axes_dim
 ROPE_BASE = 10_000
@@ -403,22 +403,23 @@ def add_gated(residual: Tensor, gate: Tensor, x: Tensor) -> Tensor:
 
 def block_steps(x: Tensor) -> ModuleType | None:
     """The kernels for what stands between matrix products, or None where torch's own operations
-    run: without a GPU that has them, in a compiled graph (the compiler fuses by itself), in training.
-    """
+    run: without a GPU that has them, in a compiled graph (the compiler fuses by itself), in
+    training."""
     if not x.is_cuda or torch.compiler.is_compiling():
         return None
     if torch.is_grad_enabled() and x.requires_grad:
         return None
-    return _kernels_on(x.device)
+    if not serves(x.device):
+        return None
+    return _trusted_kernels(x.device, x.dtype, x.shape[-1])
 
 
 @functools.cache
-def _kernels_on(device: torch.device) -> ModuleType | None:
-    if available(device) is not None:
-        return None
-    from pulid_generate.kernels import block_steps
+def _trusted_kernels(device: torch.device, dtype: torch.dtype, width: int) -> ModuleType | None:
+    """The kernels, if on this card and at this width they give what torch gives."""
+    from pulid_generate.kernels import block_steps, block_steps_check
 
-    return block_steps
+    return block_steps if block_steps_check.passes(device, dtype, width) else None
 
 
 def _heads(x: Tensor) -> Tensor:

@@ -113,7 +113,9 @@ class T5MlpLayer(nn.Module):
 
 
 class T5Attention(nn.Module):
-    """Self-attention with a bias by relative position, and without a scale: T5's weights hold it."""
+    """Self-attention with a bias by relative position, and without a scale: T5's weights hold
+    it.
+    """
 
     def __init__(self, width: int, heads: int, head_width: int, buckets: int | None):
         """buckets: None for a block that uses the first one's bias."""

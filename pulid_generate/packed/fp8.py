@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.cpu_linear import linear
+from pulid_generate.kernels.availability import serves
 from pulid_generate.packed.workspace import Workspace, may_reuse
 
 # Numbers of a weight that are looked up at a time: few enough that a slice's intermediates stay in
@@ -72,6 +73,11 @@ class Fp8Weight:
         """
         if self.data.device.type == "cpu":
             return self._look_up(dtype, workspace)
+        if serves(self.data.device):
+            # bit for bit the same numbers, in one pass
+            from pulid_generate.kernels import fp8 as kernel
+
+            return kernel.widen_fp8(self.data, self.scale, dtype)
         if self.scale is None:
             return self.data.to(dtype)
         return self.data.to(torch.float32).mul_(self.scale).to(dtype)

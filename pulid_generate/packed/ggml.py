@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.cpu_linear import linear
+from pulid_generate.kernels.availability import serves
 from pulid_generate.packed import ggml_blocks as blocks
 from pulid_generate.packed import int8_products
 from pulid_generate.packed.int8_products import DoubleRounded
@@ -74,6 +75,12 @@ class QuantizedWeight:
         workspace: memory to write into; the result is valid until its next use.
         """
         device = self.data.device
+        if serves(device):
+            # bit for bit the same numbers, in one pass
+            from pulid_generate.kernels import ggml as kernel
+
+            if int(self.kind) in kernel.GGML_TYPES:
+                return kernel.widen_ggml(self.data, int(self.kind), dtype)
         if workspace is None:
             workspace = Workspace()
             out = torch.empty(self.shape, dtype=dtype, device=device)

@@ -16,6 +16,7 @@ from pulid_extract.shared.cpu_linear import use_cpu_linear
 from pulid_generate.errors import PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.kernels.availability import ask
 from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import Plan
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
@@ -77,6 +78,7 @@ class Models:
     def t5(self) -> T5Text:
         """T5. Raises CheckpointError."""
         device, dtype = self.placement.device_of(Model.T5), self.placement.dtype_of(Model.T5)
+        ask(device)
         storage, keep = self.placement.storage_of(Model.T5), Model.T5 in self.plan.sixteen_bit
         t5 = T5Text.load(self.files.t5xxl.header, None if keep else dtype, storage)
         _tune(t5.model, device, dtype)
@@ -88,6 +90,7 @@ class Models:
     def flux(self) -> Any:
         """Flux's transformer. Raises CheckpointError."""
         device, keep = self.placement.device, Model.FLUX in self.plan.sixteen_bit
+        ask(device)
         dtype = None if keep else self.placement.dtype
         flux = load_flux(
             self.files.flux.header,

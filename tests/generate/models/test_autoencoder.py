@@ -145,7 +145,7 @@ def test_tiles_are_what_diffusers_tiles_are(vae):
     )
     untiled = whole, decode(vae, whole).astype(int)
     stock = StockTiles(vae)
-    theirs = encode(stock, picture(128, 192)), decode(stock, whole).astype(int)
+    theirs = encode(stock, gradient(128, 192)), decode(stock, whole).astype(int)
     assert ours[0].shape == whole.shape
     assert (ours[0] - theirs[0]).norm() < 0.5 * (ours[0] - untiled[0]).norm()
     assert np.abs(ours[1] - theirs[1]).mean() < 0.5 * np.abs(ours[1] - untiled[1]).mean()

@@ -35,7 +35,12 @@ def test_clip_ids_are_openais():
 
     ours, theirs = clip_tokenizer(), CLIPTokenizer.from_pretrained(vocabulary("tokenizer_1"))
     assert ours.encode("a photo of a cat").ids == [49406, 320, 1125, 539, 320, 2368, 49407]
-    strange = ["<|endoftext|> <|startoftext|>", "İstanbul ẞ ﬁ ①", "don't I'LL", "\u200b\u0301\tb\nc"]
+    strange = [
+        "<|endoftext|> <|startoftext|>",
+        "İstanbul ẞ ﬁ ①",
+        "don't I'LL",
+        "\u200b\u0301\tb\nc",
+    ]
     for prompt in [*PROMPTS, *strange]:
         assert ours.encode(prompt).ids == theirs(prompt)["input_ids"], prompt
 
