@@ -1,10 +1,11 @@
 """The networks of a generation as torch modules of our own, so that a start imports torch alone.
 
-    flux          the transformer: double and single blocks under diffusers' names
-    clip          CLIP-L's text tower under transformers' names
-    t5            T5's encoder under transformers' names
-    autoencoder   the autoencoder under diffusers' names
+    flux.py         the transformer: double and single blocks under diffusers' names
+    clip.py         CLIP-L's text tower under transformers' names
+    t5.py           T5's encoder under transformers' names
+    autoencoder.py  the autoencoder under diffusers' names
 
 Parameters carry the names that the stock classes of diffusers and transformers give them, and
 Flux's blocks the same interface, so that `inject` and LoRA files serve both; each network equals
-its stock class by test. Knows nothing of files: sizes come as arguments."""
+its stock class by test. Knows nothing of files: sizes come as arguments.
+"""
