@@ -104,6 +104,7 @@ def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
         if not server.settings.keep:
             server.queue.forget_all_finished()
             server.visitors.delete_identities()
+        server.visitors.delete_empty()
 
 
 class _Runner(uvicorn.Server):

@@ -6,6 +6,7 @@ The cookie is the only thing that opens a session; on the disk stands its hash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -36,13 +37,23 @@ class Visitors:
 
     def new_token(self) -> str:
         """A cookie's value for a new session. Raises RefusedError if there are too many."""
-        self.forget_old()
         with self._lock:
             if len(self._seen) >= MAX_SESSIONS:
-                raise RefusedError(503, "too many sessions are open; try again later")
+                self._drop_unused()
             token = secrets.token_hex(32)
             self._seen[_name_of(token)] = time.time()
         return token
+
+    def _drop_unused(self) -> None:
+        """Make room: the session that was seen longest ago of those that have stored nothing.
+        Anybody can open the page, and nobody shall keep others out by that.
+        """
+        for name in sorted(self._seen, key=lambda name: self._seen[name]):
+            if not (self.folder / name).is_dir():
+                del self._seen[name]
+                self._with_key.discard(name)
+                return
+        raise RefusedError(503, "too many sessions are open; try again later")
 
     def name(self, token: str | None) -> str | None:
         """The session that a cookie opens: its name, which is that of its folder. None for what is
@@ -85,6 +96,12 @@ class Visitors:
                 del self._seen[name]
                 self._with_key.discard(name)
         return over
+
+    def delete_empty(self) -> None:
+        """Folders in which nothing is left, when the server ends."""
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
     def delete_identities(self) -> None:
         """Those of all sessions, when the server ends."""

@@ -61,7 +61,11 @@ class DeviceThread(threading.Thread):
             elif self.idle_seconds and time.monotonic() - used >= self.idle_seconds:
                 self.drawer.release()
             self.metrics.loaded.set(self.drawer.is_loaded)
-            self.tidy()
+            try:
+                self.tidy()
+            # a disk that fails must not end the thread that everybody waits for
+            except Exception as error:
+                _say_bug(error, "nothing was tidied")
         self.drawer.release()
 
     def _work(self, record: JobRecord) -> None:
@@ -78,9 +82,7 @@ class DeviceThread(threading.Thread):
             self.queue.finish(record, "failed", without_folder(str(error), record.files))
         # a bug: the job ends, the server does not, and the log has no word of what was asked for
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{place.filename}:{place.lineno}"
-            console.log(f"bug: {type(error).__name__} at {where}; the job has failed")
+            _say_bug(error, "the job has failed")
             self.queue.finish(
                 record, "failed", f"the server made a mistake ({type(error).__name__}); see its log"
             )
@@ -117,3 +119,9 @@ class DeviceThread(threading.Thread):
         self.metrics.pictures.inc()
         self.metrics.seconds.observe(seconds)
         record.changes.announce()
+
+
+def _say_bug(error: Exception, what: str) -> None:
+    """Where it is, and no word of what was asked for."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    console.log(f"bug: {type(error).__name__} at {place.filename}:{place.lineno}; {what}")

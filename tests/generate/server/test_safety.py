@@ -372,3 +372,20 @@ def test_sigterm_ends_it_in_time_and_says_nothing_of_requests(micro, tmp_path):
     assert "nobody logs" not in out + err
     assert "Traceback" not in err
     assert not list((tmp_path / "studio").rglob("*.png"))
+
+
+def test_who_only_opens_the_page_keeps_nobody_out(tmp_path, monkeypatch):
+    from pulid_generate.server.failures import RefusedError
+    from pulid_generate.server.intake import visitors
+
+    monkeypatch.setattr(visitors, "MAX_SESSIONS", 3)
+    known = visitors.Visitors(tmp_path)
+    first = known.new_token()
+    known.folder_of(known.name(first))
+    others = [known.new_token() for _ in range(5)]
+    assert known.name(first) is not None
+    assert [known.name(token) is not None for token in others] == [False] * 3 + [True] * 2
+    for token in others[3:]:
+        known.folder_of(known.name(token))
+    with pytest.raises(RefusedError, match="too many sessions"):
+        known.new_token()

@@ -207,6 +207,56 @@ def test_the_picture_in_work_is_finished_and_what_waits_is_drawn_after_a_restart
         assert (told["state"], told["pictures"][0]["seed"]) == ("done", 2)
 
 
+def test_a_server_that_was_killed_goes_on_and_leaves_nothing_half_written(micro, tmp_path):
+    """Killed while it draws the first of two jobs: both are drawn by the next one."""
+    import signal
+    import subprocess
+    import sys
+
+    import httpx
+    from support.paths import ROOT
+
+    flags = micro_serve_flags(micro, tmp_path)
+    command = [sys.executable, "-m", "pulid_generate", "serve", "--port", "0", "--device", "cpu"]
+    for name in ("diffusion_model", "vae", "t5xxl", "t5_tokenizer", "pulid_weights", "output_dir"):
+        command += [f"--{name.replace('_', '-')}", getattr(flags, name)]
+    command += ["--clip_l", flags.clip_l, "-W", "64", "-H", "48", "--quiet"]
+    names = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        address = child.stdout.readline().strip()
+        with httpx.Client(base_url=address, timeout=60) as client:
+            for seed in (1, 2):
+                body = {"prompt": PROMPT, "seed": seed, "steps": 40}
+                names.append(client.post("/v1/jobs", json=body).json()["id"])
+            while client.get(f"/v1/jobs/{names[0]}").json()["step"] < 2:
+                time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+    folder = tmp_path / "studio"
+    assert not list(folder.rglob("*.png"))
+    with serving(flags) as running, running.client() as client:
+        for name in names:
+            assert wait_for(client, name)["state"] == "done"
+    assert not list(folder.rglob("*.part"))
+    assert len(list(folder.rglob("*.png"))) == 2
+
+
+def test_the_containers_command_line_is_one():
+    from support.paths import ROOT
+
+    from docs import cli_reference
+
+    known = cli_reference.flags("pulid-generate")["pulid-generate serve"]
+    text = (ROOT / "Containerfile").read_text(encoding="utf-8")
+    steps = [line.partition(" ") for line in text.splitlines() if line and line[0] not in "# "]
+    assert steps[0][0] == "FROM"
+    words = []
+    for name, _, rest in steps:
+        if name in ("ENTRYPOINT", "CMD"):
+            words += json.loads(rest)
+    assert words[:2] == ["pulid-generate", "serve"]
+    assert {word for word in words if word.startswith("--")} <= known
+
+
 def test_models_go_when_nothing_is_asked_for_and_come_back(micro, tmp_path):
     flags = micro_serve_flags(micro, tmp_path, idle_minutes=0.5 / 60)
     with serving(flags) as running, running.client() as client:
