@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ class Submission:
         folder = self.visitors.folder_of(visitor) / name
         make_folder(folder, mode=0o700)
         try:
-            with _without_folder(folder / FILES):
+            with _by_given_names(folder / FILES):
                 asked = _Naming(self, body, visitor, folder / FILES).asked(options, portraits)
                 job = JobRecord(name, folder, visitor, asked, str(output_format))
                 drawings = self.drawer.judge(job, self.settings)
@@ -186,18 +187,14 @@ class _Naming:
         return f"{find_lora(name, self.lora_folder)}:{weight}"
 
 
-class _without_folder:
+@contextmanager
+def _by_given_names(folder: Path) -> Iterator[None]:
     """Errors inside speak of files by the names that the request gave them."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PulidError):
-            error.args = (without_folder(str(error), self.folder),)
+    try:
+        yield
+    except PulidError as error:
+        error.args = (without_folder(str(error), folder),)
+        raise
 
 
 def _names(value: object, name: str) -> list[str]:

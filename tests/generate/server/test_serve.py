@@ -257,6 +257,19 @@ def test_the_containers_command_line_is_one():
     assert {word for word in words if word.startswith("--")} <= known
 
 
+def test_make_studios_command_line_is_one(tmp_path):
+    from micro_world.studio import command
+
+    from docs import cli_reference
+
+    known = cli_reference.flags("pulid-generate")["pulid-generate serve"]
+    (tmp_path / "identities").mkdir()
+    words = command(tmp_path, ["--no-studio"])
+    flags = [word for word in words if word.startswith("-") and " " not in word]
+    assert {"--identities", "--extract-flags"} <= {*flags}
+    assert {*flags} - {"-m"} <= known
+
+
 def test_models_go_when_nothing_is_asked_for_and_come_back(micro, tmp_path):
     flags = micro_serve_flags(micro, tmp_path, idle_minutes=0.5 / 60)
     with serving(flags) as running, running.client() as client:
