@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import gc
 import io
 import json
@@ -43,29 +41,22 @@ def generate_command(capfdbinary, monkeypatch) -> Callable[..., Run]:
         monkeypatch.setattr(sys, "argv", ["pulid-generate", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         code = 0
+        # The pipeline collects garbage after each of its stages. What libraries and thousands of
+        # tests have made is left out of that, or it would take most of a small picture's time.
+        gc.freeze()
         try:
             cli.main()
         except SystemExit as stop:
             code = stop.code or 0
+        finally:
+            gc.unfreeze()
         if sys.stdout is not None:  # a test has closed it
             with contextlib.suppress(OSError):  # or a test lets it lead to a full disk
                 sys.stdout.flush()
         out, err = capfdbinary.readouterr()
-        if "pulid_generate.pipeline.pipeline" in sys.modules:
-            _freeze_libraries()
         return Run(code, out, err.decode())
 
     return run
-
-
-@functools.cache
-def _freeze_libraries() -> None:
-    """Keep the garbage collector from walking through the libraries after each of the pipeline's
-    stages: half of a small picture's time.
-    """
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)
 
 
 def call(capfd, monkeypatch, *arguments: str) -> tuple[int, str, str]:

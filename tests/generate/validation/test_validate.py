@@ -278,6 +278,7 @@ sys.exit(bool(lost))
     assert report["closer_than_weight_0"]["pairs"] == 2
 
 
+@pytest.mark.slow
 def test_the_real_program_judges_real_faces(generate, models, person, tmp_path, monkeypatch):
     """Inpainting beside the face keeps it, redrawing all of it does not."""
     monkeypatch.chdir(tmp_path)
