@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,6 @@ def attach(transformer: Any) -> Iterator[Injection]:
     doubles = len(transformer.transformer_blocks[::DOUBLE_INTERVAL])
 
     def hook_for(index: int):
-        # traced, every hook and every weight would be a graph of its own, past the compiler's limit
-        # of 8
-        @torch.compiler.disable
         def hook(_block, _arguments, output):
             if not injection.terms:
                 return None
@@ -80,7 +78,9 @@ def attach(transformer: Any) -> Iterator[Injection]:
             text_tokens, img_tokens = output
             return text_tokens, injection.add(img_tokens, index, double=index < doubles)
 
-        return hook
+        # Traced, every hook and every weight would be a graph of its own, past the compiler's limit
+        # of 8. Whoever compiles has imported the compiler; nobody else waits 1.6 s for it here.
+        return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
     handles = []
     try:
@@ -104,16 +104,15 @@ def inject(
     """Draw this person: `with inject(pipe.transformer, adapter, identity, id_weight=1.0):
     pipe(...)`.
 
-    transformer: a diffusers FluxTransformer2DModel, of any width. identity: an Embedding, or tokens
+    transformer: a diffusers FluxTransformer2DModel or ours, of any width. identity: an Embedding, or tokens
     (N, C). region: None for the whole picture, or (L,) from 0 to 1, row by row of the token grid:
     `pulid_generate.request.regions` makes them. Yields the Injection, whose `weight` and `terms`
     may be changed between calls. Raises IdentityError if the parts do not fit together.
     """
     if not math.isfinite(id_weight):
         raise IdentityError(f"id_weight {id_weight}: expected a finite number")
-    config = transformer.config
-    width = config.num_attention_heads * config.attention_head_dim
-    check_fit(adapter, width, config.num_layers, config.num_single_layers)
+    doubles, singles = transformer.transformer_blocks, transformer.single_transformer_blocks
+    check_fit(adapter, transformer.x_embedder.out_features, len(doubles), len(singles))
     tokens: Any = getattr(identity, "tokens", identity)
     source = getattr(identity, "source", "identity")
     # under sequential offload the weights are on meta between forwards; the layers follow the

@@ -1,5 +1,5 @@
-"""What GPUs run in one pass: kernels in Triton for packed weights, for PuLID's folded layer, and for
-what stands between a Flux block's products.
+"""What GPUs run in one pass: kernels in Triton for packed weights, for PuLID's folded layer, and
+for what stands between a Flux block's products.
 
     availability.py       whether a device can run them, or why not; needs neither triton nor a GPU
     ggml.py               blocks of ggml's types -> numbers

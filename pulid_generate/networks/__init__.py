@@ -4,6 +4,7 @@
     clip.py         CLIP-L's text tower under transformers' names
     t5.py           T5's encoder under transformers' names
     autoencoder.py  the autoencoder under diffusers' names
+    tables.py       vectors by number, without values until they are loaded
 
 Parameters carry the names that the stock classes of diffusers and transformers give them, and
 Flux's blocks the same interface, so that `inject` and LoRA files serve both; each network equals

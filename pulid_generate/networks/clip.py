@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pulid_generate.networks.tables import empty_table
+
 EPS = 1e-5
 
 
@@ -51,8 +53,8 @@ class ClipEmbeddings(nn.Module):
 
     def __init__(self, rows: int, width: int, positions: int):
         super().__init__()
-        self.token_embedding = nn.Embedding(rows, width)
-        self.position_embedding = nn.Embedding(positions, width)
+        self.token_embedding = empty_table(rows, width)
+        self.position_embedding = empty_table(positions, width)
 
     def forward(self, ids: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device)

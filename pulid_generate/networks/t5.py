@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pulid_generate.networks.tables import empty_table
+
 EPS = 1e-6
 MAX_DISTANCE = 128  # relative_attention_max_distance of every T5
 
@@ -40,7 +42,7 @@ class T5Encoder(nn.Module):
         # ids that the token table has
         self.rows = rows
         # which may be replaced by one whose rows are packed
-        self.shared: nn.Module = nn.Embedding(rows, width)
+        self.shared: nn.Module = empty_table(rows, width)
         self.encoder = T5Stack(width, inner, depth, heads, head_width, buckets)
 
     @property
@@ -127,7 +129,7 @@ class T5Attention(nn.Module):
         self.v = nn.Linear(width, inner, bias=False)
         self.o = nn.Linear(inner, width, bias=False)
         if buckets is not None:
-            self.relative_attention_bias = nn.Embedding(buckets, heads)
+            self.relative_attention_bias = empty_table(buckets, heads)
 
     def forward(self, states: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         query, key, value = (

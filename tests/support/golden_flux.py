@@ -35,8 +35,13 @@ def velocity(model, latent, t, txt, vec):
             encoder_hidden_states=txt,
             pooled_projections=vec,
             timestep=torch.tensor([t]),
-            guidance=torch.tensor([GUIDANCE]) if model.config.guidance_embeds else None,
+            guidance=torch.tensor([GUIDANCE]) if has_guidance(model) else None,
             img_ids=position_ids(64, 64),
             txt_ids=torch.zeros(8, 3),
             return_dict=False,
         )[0]
+
+
+def has_guidance(model) -> bool:
+    """Of our transformer or of diffusers'."""
+    return hasattr(model.time_text_embed, "guidance_embedder")

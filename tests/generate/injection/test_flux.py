@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from support.distances import relative
 from support.golden_flux import inputs, tensors, velocity
 from support.paths import GOLDEN
+from support.stock_models import stock_autoencoder, stock_flux
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, IdentityError, WeightsError
@@ -66,6 +67,20 @@ def test_velocities_are_the_reference(flux, adapter, golden, case, folded):
     assert relative(ours, golden("flux")[f"{name}.velocity.{case}"]) <= (
         2e-5 if name == "dev" else 1e-5
     )
+
+
+def test_a_stock_model_is_injected_alike(flux, adapter):
+    """diffusers' transformer and ours: the same velocities to the last bit, with an identity."""
+    _, ours = flux
+    x = inputs()
+    with inject(ours, adapter, x["id"]):
+        expected = velocity(ours, x["latent"], 0.7, x["txt"], x["vec"])
+    stock = stock_flux(ours)
+    with inject(stock, adapter, x["id"]):
+        found = velocity(stock, x["latent"], 0.7, x["txt"], x["vec"])
+    assert torch.equal(found, expected)
+    with inject(stock, adapter, x["id"], id_weight=0.5):
+        assert not torch.equal(velocity(stock, x["latent"], 0.7, x["txt"], x["vec"]), expected)
 
 
 LOOPS = {
@@ -230,7 +245,7 @@ def test_inject_composes_with_layerwise_casting(files, adapter):
     """diffusers keeps fp8 weights and computes in float32: the identity must be folded in the
     compute dtype, not in the storage's.
     """
-    model = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
+    model = stock_flux(load_flux(read_header(files / "schnell.safetensors"), torch.float32))
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     x = inputs()
     with inject(model, adapter, x["id"]) as injection:
@@ -243,10 +258,10 @@ def test_inject_composes_with_a_stock_pipeline(files, adapter, micro):
 
     from pulid_generate.models.autoencoder import load_vae
 
-    flux = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
+    flux = stock_flux(load_flux(read_header(files / "schnell.safetensors"), torch.float32))
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=load_vae(read_header(micro / "ae.safetensors"), torch.float32),
+        vae=stock_autoencoder(load_vae(read_header(micro / "ae.safetensors"), torch.float32)),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,
@@ -278,7 +293,7 @@ def test_inject_composes_with_sequential_offload(files, adapter):
     """Under accelerate's offload the weights are on meta between forwards."""
     from accelerate import cpu_offload
 
-    model = load_flux(read_header(files / "schnell.safetensors"), torch.float32)
+    model = stock_flux(load_flux(read_header(files / "schnell.safetensors"), torch.float32))
     x = inputs()
     with inject(model, adapter, x["id"]):
         plain = velocity(model, x["latent"], 0.7, x["txt"], x["vec"])

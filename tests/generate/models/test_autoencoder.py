@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.picture_files import gradient
+from support.stock_models import stock_autoencoder
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, InputError, RequestError
@@ -109,20 +110,7 @@ class StockTiles:
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, vae):
-        from diffusers import AutoencoderKL
-
-        levels = len(vae.decoder.up_blocks)
-        widths = [level.resnets[0].conv2.out_channels for level in vae.encoder.down_blocks]
-        self.model = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=widths,
-            layers_per_block=len(vae.encoder.down_blocks[0].resnets),
-            latent_channels=16,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        ).eval()
-        self.model.load_state_dict(vae.state_dict(), strict=True)
+        self.model = stock_autoencoder(vae)
         self.model.enable_tiling()
         self.model.tile_latent_min_size, self.model.tile_sample_min_size = 8, 64
         self.model.tile_overlap_factor = 0.5
