@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.planning import Staying
 
 # what the extra [generate] brings
-PACKAGES = ("accelerate", "diffusers", "open_clip", "sentencepiece", "transformers")
+PACKAGES = ("diffusers", "open_clip", "sentencepiece", "tokenizers")
 
 
 def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipeline:

@@ -104,8 +104,8 @@ def inject(
     """Draw this person: `with inject(pipe.transformer, adapter, identity, id_weight=1.0):
     pipe(...)`.
 
-    transformer: a diffusers FluxTransformer2DModel or ours, of any width. identity: an Embedding, or tokens
-    (N, C). region: None for the whole picture, or (L,) from 0 to 1, row by row of the token grid:
+    transformer: a diffusers FluxTransformer2DModel or ours, of any width. identity: an Embedding,
+    or tokens (N, C). region: None for the whole picture, or (L,) from 0 to 1, row by row of the token grid:
     `pulid_generate.request.regions` makes them. Yields the Injection, whose `weight` and `terms`
     may be changed between calls. Raises IdentityError if the parts do not fit together.
     """

@@ -58,6 +58,8 @@ def all_in_one(
 
 def pipeline_folder(micro: Path, target: Path) -> Path:
     """A diffusers pipeline, the transformer and T5 in several shards, with T5's tokenizer."""
+    from support.stock_models import stock_autoencoder, stock_clip, stock_flux, stock_t5
+
     from pulid_extract.shared.model_files import read_header
     from pulid_generate.models.autoencoder import load_vae
     from pulid_generate.models.clip import ClipText
@@ -67,13 +69,14 @@ def pipeline_folder(micro: Path, target: Path) -> Path:
     def header(name: str):
         return read_header(micro / f"{name}.safetensors")
 
-    load_flux(header("flux1-schnell"), None).save_pretrained(
+    stock_flux(load_flux(header("flux1-schnell"), None)).save_pretrained(
         target / "transformer", max_shard_size="5MB"
     )
-    load_vae(header("ae"), torch.float32).save_pretrained(target / "vae")
-    ClipText.load(header("clip_l"), torch.float16).model.save_pretrained(target / "text_encoder")
+    stock_autoencoder(load_vae(header("ae"), torch.float32)).save_pretrained(target / "vae")
+    clip = stock_clip(ClipText.load(header("clip_l"), torch.float16).model)
+    clip.save_pretrained(target / "text_encoder")
     t5 = T5Text.load(header("t5xxl_fp16"), torch.float16).model
-    t5.save_pretrained(target / "text_encoder_2", max_shard_size="5MB")
+    stock_t5(t5).save_pretrained(target / "text_encoder_2", max_shard_size="5MB")
     (target / "tokenizer_2").mkdir()
     (target / "tokenizer_2" / "tokenizer.json").write_bytes((micro / "tokenizer.json").read_bytes())
     (target / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))

@@ -1,4 +1,6 @@
-"""diffusers' own models with the weights of ours, for what must work on both."""
+"""diffusers' and transformers' own models with the weights of ours, for what must work on both and
+for folders that those libraries write.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +47,52 @@ def stock_autoencoder(ours: nn.Module) -> Any:
         use_post_quant_conv=False,
     )
     return _with_weights(model, ours)
+
+
+def stock_clip(ours: nn.Module) -> Any:
+    """A CLIPTextModel."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    table, layers = ours.embeddings.position_embedding, ours.encoder.layers
+    config = CLIPTextConfig(
+        vocab_size=ours.rows,
+        hidden_size=table.embedding_dim,
+        intermediate_size=layers[0].mlp.fc1.out_features,
+        num_hidden_layers=len(layers),
+        num_attention_heads=layers[0].self_attn.heads,
+        max_position_embeddings=table.num_embeddings,
+        hidden_act="quick_gelu",
+        eos_token_id=2,
+    )
+    model = CLIPTextModel(config)
+    prefix = "text_model." if hasattr(model, "text_model") else ""
+    state = {prefix + name: tensor for name, tensor in ours.state_dict().items()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def stock_t5(ours: nn.Module) -> Any:
+    """A T5EncoderModel."""
+    from transformers import T5Config, T5EncoderModel
+
+    blocks = ours.encoder.block
+    attention, mlp = blocks[0].layer[0].SelfAttention, blocks[0].layer[1].DenseReluDense
+    config = T5Config(
+        vocab_size=ours.rows,
+        d_model=attention.q.in_features,
+        d_ff=mlp.wi_0.out_features,
+        num_layers=len(blocks),
+        num_heads=attention.heads,
+        d_kv=attention.q.out_features // attention.heads,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    model = T5EncoderModel(config)
+    state = {**ours.state_dict(), "encoder.embed_tokens.weight": ours.shared.weight}
+    model.load_state_dict(state, strict=True, assign=True)
+    model.encoder.embed_tokens.weight = model.shared.weight
+    return model.eval()
 
 
 def _with_weights(model: Any, ours: nn.Module) -> Any:
