@@ -18,11 +18,20 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
     )
+LONGEST = ("world/test_faces.py",)
+
 # before any library reads it; tests of downloads clear it for a child process
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PULID_MODELS_DIR", None)
 # or two runs that shall be equal were one; tests of the cache take a folder of their own
 os.environ["PULID_NO_CACHE"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes go first: a worker that begins with one of them last would keep the
+    others waiting. (Makefile: --no-loadscope-reorder, or xdist sorts by the number of tests.)
+    """
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 @pytest.fixture(scope="session")
