@@ -29,6 +29,7 @@ check: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/hadolint Containerfile
 	$(BIN)/python scripts/docs/cli_reference.py --check
 	$(BIN)/python scripts/docs/folder_tables.py --check
 	$(BIN)/python scripts/docs/sdcli_table.py --check
