@@ -17,6 +17,7 @@ from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, pa
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import StartPicture, Subject
+from pulid_generate.request.mask_edge import MaskEdge
 from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 from pulid_generate.request.tokens import LoraUse
@@ -148,10 +149,12 @@ def _read_start(
         return None
     from pulid_generate.request.start_picture import read_init_image, read_mask
 
+    edge = MaskEdge(flags.mask_grow, flags.mask_blur)
     pixels = read_init_image(init_img, width, height)
     if flags.mask is None:
         return StartPicture(pixels)
-    return StartPicture(pixels, read_mask(flags.mask, width, height, init_img))
+    mask = read_mask(flags.mask, width, height, init_img, edge.grow)
+    return StartPicture(pixels, mask, edge.blur)
 
 
 def _skip_guidance(flags: Flags) -> SkipGuidance:

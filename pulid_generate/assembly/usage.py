@@ -33,6 +33,8 @@ NEEDS = {
     "id_weight_single": SOMEBODY,
     "strength": ("init_img",),
     "mask": ("init_img",),
+    "mask_blur": ("mask",),
+    "mask_grow": ("mask",),
 }
 # Those that name one file, or "-" for standard input, as each --identity does
 READERS = ("pulid_id_embedding", "prompt_file", "negative_prompt_file", "init_img", "mask")

@@ -241,3 +241,20 @@ class DrawingFlags:
             help="Redraw only where this picture is white (inpainting); needs --init-img.",
         ),
     ] = None
+    mask_blur: Annotated[
+        float,
+        typer.Option(
+            "--mask-blur",
+            metavar="PIXELS",
+            help="Feather --mask's edge by a Gaussian of so many pixels when the redrawn part is "
+            "put back; 0 keeps it hard.",
+        ),
+    ] = 0.0
+    mask_grow: Annotated[
+        int,
+        typer.Option(
+            "--mask-grow",
+            metavar="PIXELS",
+            help="Make what --mask redraws larger on every side; smaller if negative.",
+        ),
+    ] = 0

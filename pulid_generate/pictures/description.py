@@ -129,6 +129,8 @@ def _start(job: Job) -> dict[str, Any]:
         facts["encoded_with_seed"] = job.request.seed
     if job.start.mask_sha256:
         facts["mask_sha256"] = job.start.mask_sha256
+        if job.start.mask_blur:
+            facts["mask_blur"] = job.start.mask_blur
     return {"init_image": facts}
 
 

@@ -43,9 +43,9 @@ def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:
     picture's own pixels.
     """
     pixels = decode(vae, latent, tiling=job.tiling)
-    if job.start is None or job.start.mask is None:
+    if job.start is None or job.start.feather is None:
         return pixels
-    return paste(pixels, job.start.pixels, job.start.mask)
+    return paste(pixels, job.start.pixels, job.start.feather)
 
 
 def parameters_of(job: Job, fitting: Fitting, placement: Placement, compute: Compute) -> str:

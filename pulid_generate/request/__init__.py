@@ -9,6 +9,7 @@
     regions.py         where in the picture somebody is
     skip_guidance.py   which layers are skipped, how strongly, when
     start_picture.py   the picture to start from, its mask, the final paste
+    mask_edge.py       a mask's edge: grown, shrunk, feathered
     tiling.py          tiles of the autoencoder
     job.py             one picture, fitted to a model: all that decides its pixels but the files
 

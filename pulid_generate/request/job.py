@@ -14,6 +14,7 @@ import numpy as np
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.request.generation import ALWAYS, GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.mask_edge import feathered
 from pulid_generate.request.tiling import Tiling
 from pulid_generate.request.tokens import LoraUse, Prompt
 
@@ -52,11 +53,18 @@ class StartPicture:
     pixels: np.ndarray = field(repr=False)
     # (H, W) uint8, 255 is redrawn; None for all of it
     mask: np.ndarray | None = field(default=None, repr=False)
+    # sigma, in pixels, of the feather through which the redrawn part is put back
+    mask_blur: float = 0.0
 
     @cached_property
     def sha256(self) -> str:
         """Of the pixels as they are used, whatever file they came from."""
         return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
+
+    @cached_property
+    def feather(self) -> np.ndarray | None:
+        """(H, W) uint8, the share of the redrawn picture in each pixel; None for all of it."""
+        return feathered(self.mask, self.mask_blur) if self.mask is not None else None
 
     @cached_property
     def mask_sha256(self) -> str | None:

@@ -26,6 +26,7 @@ from pulid_extract.shared.picture_file import (
 )
 from pulid_generate.errors import InputError
 from pulid_generate.files.layouts import TOKEN_PIXELS
+from pulid_generate.request.mask_edge import grown
 
 FORMATS = PictureFormats(("JPEG", "PNG", "WEBP", "BMP", "TIFF"), "JPEG, PNG, WebP, BMP or TIFF")
 
@@ -60,12 +61,13 @@ def init_image_size(source: Source) -> tuple[int, int]:
 
 
 def read_mask(
-    source: Source, width: int, height: int, init_image: Source | None = None
+    source: Source, width: int, height: int, init_image: Source | None = None, grow: int = 0
 ) -> np.ndarray:
     """The mask of an inpainting, (height, width) uint8: 255 is redrawn, 0 stays, grey is mixed.
 
     A mask has the size that is drawn, or that of `init_image`, with which it is then cropped and
-    resized. Raises InputError for another size, for a mask that leaves nothing to redraw, and as
+    resized. grow: pixels of the drawn size by which its white parts become larger, or smaller.
+    Raises InputError for another size, for a mask that leaves nothing to redraw, and as
     `read_init_image`.
     """
     name = _name(source, "--mask")
@@ -87,6 +89,9 @@ def read_mask(
             f"{name}: the mask is all black, there is nothing to redraw; "
             "paint what is to be redrawn in white"
         )
+    mask = grown(mask, grow)
+    if not mask.any():
+        raise InputError(f"{name}: a --mask-grow of {grow} pixels leaves nothing to redraw")
     return mask
 
 

@@ -146,9 +146,7 @@ def test_at_weight_0_it_is_anybody(likeness, identities):
 
 @pytest.mark.slow
 def test_the_more_weight_the_more_alike(few, identities):
-    cosines = [
-        few(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)
-    ]
+    cosines = [few(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)]
     assert cosines == sorted(cosines)
 
 
@@ -244,9 +242,6 @@ def test_beside_skip_layer_guidance_the_person_stays(few, identities):
     )
     assert picked >= PICKED
     assert cosine >= LIKE
-
-
-
 
 
 @pytest.mark.slow

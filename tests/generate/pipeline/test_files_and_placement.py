@@ -17,6 +17,7 @@ from support.micro_drawing import HEIGHT, WIDTH, write_lora
 from pulid_generate.errors import PlacementError
 from pulid_generate.injection.compiling import check_compiler
 from pulid_generate.pipeline import loading, pixels, planning
+from pulid_generate.request.mask_edge import feathered, grown
 
 FEW = ("--steps", 4)
 
@@ -83,6 +84,17 @@ def test_inpainting_leaves_the_other_pixels_alone(draw, photo, tmp_path):
     everything = draw(*FEW, "-i", photo, "--strength", 0.5)
     assert not np.array_equal(everything.pixels[mask == 0], original[mask == 0])
 
+    soft = draw(
+        *(*FEW, "-i", photo, "--mask", tmp_path / "mask.png", "--strength", 1),
+        *("--mask-grow", -2, "--mask-blur", 1.5),
+    )
+    inner = grown(mask, -2)
+    reached = feathered(inner, 1.5) > 0
+    assert np.array_equal(soft.pixels[~reached], original[~reached])
+    assert not np.array_equal(soft.pixels[reached & (inner == 0)], original[reached & (inner == 0)])
+    assert soft.facts["init_image"]["mask_blur"] == 1.5
+    assert soft.facts["init_image"]["mask_sha256"] != picture.facts["init_image"]["mask_sha256"]
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),
@@ -95,6 +107,8 @@ def test_inpainting_leaves_the_other_pixels_alone(draw, photo, tmp_path):
         (("-i", "photo.png", "--steps", 1, "--strength", 0.5), "give at least 2 steps"),
         (("-i", "photo.png", "--mask", "small.png"), "the mask is 32x32 pixels"),
         (("-i", "photo.png", "--mask", "black.png"), "all black"),
+        (("-i", "photo.png", "--mask", "dot.png", "--mask-grow", -1), "leaves nothing to redraw"),
+        (("-i", "photo.png", "--mask", "dot.png", "--mask-blur", -1), "mask-blur -1: expected"),
     ],
 )
 def test_a_starting_picture_is_used_or_the_program_fails(
@@ -105,6 +119,9 @@ def test_a_starting_picture_is_used_or_the_program_fails(
     (tmp_path / "text.png").write_text("no picture")
     Image.new("L", (32, 32), 255).save("small.png")
     Image.new("L", (WIDTH, HEIGHT)).save("black.png")
+    dot = Image.new("L", (WIDTH, HEIGHT))
+    dot.putpixel((5, 5), 255)
+    dot.save("dot.png")
     assert message in generate(*kept.base, *flags, "-o", "o.png").error
     assert not (tmp_path / "o.png").exists()
 
@@ -303,6 +320,7 @@ def test_compiled_blocks_draw_the_same_picture(draw, kept):
         (("--prompt-file", "p.txt"), "--prompt and --prompt-file both give the text"),
         (("--strength", 0.5), "--strength needs '--init-img'"),
         (("--mask", "m.png"), "--mask needs '--init-img'"),
+        (("--mask-blur", 4), "--mask-blur needs '--mask'"),
         (("--id-end-step", 1), "--id-end-step needs '--pulid-id-embedding'"),
         (("-i", "-", "--mask", "-"), "all want standard input"),
         (("--identity", "-,weight=1", "-i", "-"), "all want standard input"),
