@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pulid_generate.errors import IdentityError
 from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL, hook_places
+from pulid_generate.injection import host_caches
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.terms import Injection, Term
 
@@ -66,30 +67,70 @@ def check_fit(
 def attach(transformer: Any) -> Iterator[Injection]:
     """Attach idle hooks to a diffusers Flux transformer and yield their state; on leaving, the
     model is as it was.
+
+    A cache of diffusers that is on remembers the identity with the rest, forgets when what is added
+    changes, and starts and ends empty. One that is turned on later raises IdentityError.
     """
     injection = Injection()
     doubles = len(transformer.transformer_blocks[::DOUBLE_INTERVAL])
 
-    def hook_for(index: int):
-        def hook(_block, _arguments, output):
+    def change_for(index: int):
+        def change(output):
             if not injection.terms:
-                return None
+                return output
             # both Flux block kinds return (text, image)
             text_tokens, img_tokens = output
             return text_tokens, injection.add(img_tokens, index, double=index < doubles)
 
-        # Traced, every hook and every weight would be a graph of its own, past the compiler's limit
-        # of 8. Whoever compiles has imported the compiler; nobody else waits 1.6 s for it here.
-        return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
+        return _outside_graphs(change)
 
-    handles = []
-    try:
+    with contextlib.ExitStack() as stack:
+        if host_caches.is_cached(transformer):
+            stack.enter_context(_cached_with(transformer, injection))
         for index, block in enumerate(hook_points(transformer)):
-            handles.append(block.register_forward_hook(hook_for(index)))
+            if host_caches.replaced(block):
+                stack.callback(host_caches.change_computed(block, change_for(index)))
+            else:
+                hook = _hook(change_for(index))
+                stack.callback(block.register_forward_hook(hook).remove)
         yield injection
+
+
+def _outside_graphs(function: Any) -> Any:
+    # Traced, every hook and every weight would be a graph of its own, past the compiler's limit of
+    # 8. Whoever compiles has imported the compiler; nobody else waits 1.6 s for it here.
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
+
+
+def _hook(change: Any) -> Any:
+    def hook(block, _arguments, output):
+        if host_caches.replaced(block):
+            raise IdentityError(
+                "enable_cache was called while an identity was injected, which would be added to "
+                "what the cache remembers; call it before inject"
+            )
+        return change(output)
+
+    return _outside_graphs(hook)
+
+
+@contextlib.contextmanager
+def _cached_with(transformer: Any, injection: Injection) -> Iterator[None]:
+    """What diffusers' caches remember is of these people, as they are now."""
+    host_caches.forget(transformer)
+    seen: list[Hashable] = [injection.state()]
+
+    def forget_others(*_: Any) -> None:
+        if injection.state() != seen[0]:
+            host_caches.forget(transformer)
+            seen[0] = injection.state()
+
+    handle = transformer.register_forward_pre_hook(forget_others)
+    try:
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+        host_caches.forget(transformer)
 
 
 @contextlib.contextmanager

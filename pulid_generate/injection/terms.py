@@ -8,7 +8,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,6 +78,10 @@ class Term:
         total[self._index] = torch.add(total[self._index], added, alpha=weight)
         return total
 
+    def state(self) -> Hashable:
+        """All that decides what this person adds to given tokens."""
+        return self, tuple(self.layers), self.double, self.single
+
     def _move_to(self, device: torch.device) -> None:
         if self._index is not None:
             self._index = tuple(
@@ -146,6 +150,12 @@ class Injection:
     @layers.setter
     def layers(self, layers: Sequence[nn.Module] | None) -> None:
         self.terms = () if layers is None else (Term(layers),)
+
+    def state(self) -> Hashable:
+        """All that decides what is added to given tokens. Two are equal if nothing was changed
+        between them.
+        """
+        return self.weight, tuple(term.state() for term in self.terms)
 
     def add(self, img_tokens: Tensor, index: int, *, double: bool) -> Tensor:
         """(B, L, D) -> (B, L, D): what hook number `index` makes of the image tokens.
