@@ -52,4 +52,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # before any of them imports a library
+    import_module(f"{__name__}.shared.telemetry").switch_off()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

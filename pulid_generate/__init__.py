@@ -56,4 +56,6 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    # before any of them imports a library
+    import_module("pulid_extract.shared.telemetry").switch_off()
     return getattr(import_module(_HOMES[name]), name)

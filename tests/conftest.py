@@ -12,6 +12,8 @@ import pytest
 from support.fake_hub import Hub, running
 from support.paths import GOLDEN
 
+from pulid_extract.shared import telemetry
+
 # Threads of several tests that wait for each other cost more than they bring. What this file
 # imports may not import torch, which reads the number once.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -20,6 +22,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     )
 LONGEST = ("world/test_faces.py",)
 
+telemetry.switch_off()
 # before any library reads it; tests of downloads clear it for a child process
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PULID_MODELS_DIR", None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pulid_extract.faces import onnx_runtime
 from pulid_extract.faces.choice import Order, in_order
 from pulid_extract.shared.errors import WeightsError, first_line
 
@@ -165,10 +166,7 @@ class Antelope:
         )
 
     def _open(self, path: Path) -> Any:
-        import onnxruntime
-
-        # errors only: its warnings go straight to the terminal
-        onnxruntime.set_default_logger_severity(3)
+        onnx_runtime.load()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from insightface.model_zoo import get_model

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pulid_extract.faces import onnx_runtime
 from pulid_extract.shared.errors import FaceError, WeightsError, first_line
 
 # pixels that the network takes
@@ -85,10 +86,7 @@ class Recognizer:
 
 
 def _open(path: Path) -> Any:
-    import onnxruntime
-
-    # errors only: its warnings go straight to the terminal
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime = onnx_runtime.load()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from insightface.model_zoo.arcface_onnx import ArcFaceONNX

@@ -7,6 +7,7 @@ folders.
     records.py         JSON Lines and CSV, each problem with its line
     writing.py         results written beside and renamed; folders
     background.py      work in another thread
+    telemetry.py       what libraries would report to their makers, switched off
     captions.py        text on sheets of pictures
     cache_folder.py    where both programs keep what makes the next run faster
     cpu_linear.py      float32 products on a CPU through oneDNN

@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pulid_extract.shared import telemetry
+
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "bench_extract"
 WAYS = ("ours", "reference", "beside")
 LIBRARIES = (
@@ -118,6 +120,7 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     clock = Clock()
     with clock("import"):
+        telemetry.switch_off()
         for name in LIBRARIES:
             importlib.import_module(name)
         from pulid_extract.extraction.extractor import Extractor

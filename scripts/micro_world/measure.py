@@ -114,14 +114,13 @@ class Eyes:
     """
 
     def __init__(self, models: Path = MODELS):
-        import onnxruntime
-
+        from pulid_extract.faces import onnx_runtime
         from pulid_extract.faces.antelopev2 import Antelope
         from pulid_extract.faces.recognizer import Recognizer
 
         self.pack = Antelope(models / PACK)
         self.recogniser = Recognizer(models / JUDGE)
-        self._scene = onnxruntime.InferenceSession(
+        self._scene = onnx_runtime.load().InferenceSession(
             str(models / PROMPT_JUDGE), providers=["CPUExecutionProvider"]
         )
 

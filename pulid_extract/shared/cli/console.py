@@ -13,6 +13,7 @@ import sys
 
 import typer
 
+from pulid_extract.shared import telemetry
 from pulid_extract.shared.errors import OutputError, PulidError, printable
 
 
@@ -33,6 +34,7 @@ def run(app: typer.Typer, program: str) -> None:
     """Entry point. Exit 0: done; 1: it could not be done, one line says why; 2: wrong usage; 130:
     interrupted.
     """
+    telemetry.switch_off()
     try:
         app(prog_name=program)
     except PulidError as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pulid_extract.shared import telemetry
 from pulid_extract.shared.errors import PulidError
 
 
@@ -78,6 +79,8 @@ class Actor:
         self._problem: UnfitReply | None = None
         # several workers would fetch the same file at once
         os.environ["HF_HUB_OFFLINE"] = "1"
+        # on another machine nobody has done it
+        telemetry.switch_off()
         try:
             self._work = open_work(place)
         except PulidError as error:

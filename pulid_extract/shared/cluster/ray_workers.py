@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+from pulid_extract.shared import telemetry
 from pulid_extract.shared.cluster.actor import Actor, BrokenReply, OpenWork, Place, UnfitReply
 from pulid_extract.shared.cluster.dispatch import CALLS_PER_WORKER, Worker, WorkerEvent
 from pulid_extract.shared.cluster.flags import LOCAL, ClusterFlags
@@ -37,7 +38,6 @@ MAX_FOLDER_NAME = 32
 LOCAL_ENVIRONMENT = {
     # in spite of its name: bind to the loopback interface
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
     # not 15: these workers are what the command is for
     "RAY_worker_niceness": "0",
     # nobody else on this machine may give it work
@@ -61,6 +61,7 @@ def join_cluster(
     once; log: what happens. Raises WorkerError.
     """
     require_packages(("ray",), "ray")
+    telemetry.switch_off()
     address = flags.ray or LOCAL
     with contextlib.ExitStack() as stack:
         results: Any = _BytesOnly(sys.stdout)
