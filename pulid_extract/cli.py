@@ -14,18 +14,32 @@ from pulid_extract.commands.faces import faces
 from pulid_extract.commands.pull import pull
 from pulid_extract.commands.score import score
 from pulid_extract.commands.worker import worker
+from pulid_extract.flags.help_pages import PAGES
 from pulid_extract.flags.portrait_list import PortraitGroup
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.help import HelpCommand
 from pulid_extract.shared.cluster.flags import BatchCommand
+
+
+class ExtractCommand(HelpCommand):
+    """A sub-command of this program."""
+
+    pages = PAGES
+
+
+class ExtractBatchCommand(BatchCommand, ExtractCommand):
+    """`batch`: --ray with or without an address."""
+
 
 PROGRAM = "pulid-extract"
 
 app = console.new_app(cls=PortraitGroup)
-app.callback(invoke_without_command=True)(extract)
-app.command()(faces)
-app.command(cls=BatchCommand)(batch)
-for command in (score, worker, cache, doctor, pull):
-    app.command()(command)
+app.callback(invoke_without_command=True, no_args_is_help=True)(extract)
+app.command(cls=ExtractBatchCommand, no_args_is_help=True)(batch)
+for command in (faces, score):
+    app.command(cls=ExtractCommand, no_args_is_help=True)(command)
+for command in (worker, cache, doctor, pull):
+    app.command(cls=ExtractCommand)(command)
 
 
 def main() -> None:

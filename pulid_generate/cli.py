@@ -8,6 +8,7 @@ code.
 from __future__ import annotations
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.help import HelpCommand
 from pulid_extract.shared.cluster.flags import BatchCommand
 from pulid_generate.commands.batch import batch
 from pulid_generate.commands.doctor import doctor
@@ -18,6 +19,7 @@ from pulid_generate.commands.serve import serve
 from pulid_generate.commands.sweep import sweep
 from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
+from pulid_generate.flags.help_pages import PAGES
 from pulid_generate.flags.sdcli_arguments import SdCommand, SdGroup
 
 
@@ -25,15 +27,23 @@ class SdBatchCommand(BatchCommand, SdCommand):
     """`batch`: --ray with or without an address, beside sd-cli's flags."""
 
 
+class GenerateCommand(HelpCommand):
+    """A sub-command that takes none of sd-cli's flags."""
+
+    pages = PAGES
+
+
 PROGRAM = "pulid-generate"
 
 app = console.new_app()
-app.callback(invoke_without_command=True, cls=SdGroup)(draw)
-app.command(cls=SdBatchCommand)(batch)
-for command in (sweep, validate, verify, doctor, serve):
+app.callback(invoke_without_command=True, no_args_is_help=True, cls=SdGroup)(draw)
+app.command(cls=SdBatchCommand, no_args_is_help=True)(batch)
+for command in (sweep, validate, verify):
+    app.command(cls=SdCommand, no_args_is_help=True)(command)
+for command in (doctor, serve):
     app.command(cls=SdCommand)(command)
 for command in (inspect, pull):
-    app.command()(command)
+    app.command(cls=GenerateCommand, no_args_is_help=True)(command)
 
 
 def main() -> None:

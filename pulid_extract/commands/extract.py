@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 @takes_flags(ExtractFlags)
 def extract(context: typer.Context, flags: ExtractFlags) -> None:
-    """Turn portraits of a person into an identity file (.pulidembd) for pulid-generate and sd-cli.
-
-    Example: pulid-extract --portrait me.jpg --pulid-weights pulid_flux_v0.9.1.safetensors --out
-    me.pulidembd
+    """Turn portraits of a person into an identity file (.pulidembd), for pulid-generate and
+    sd-cli.
     """
     if context.invoked_subcommand is not None:
         console.refuse_options(context)

@@ -18,6 +18,8 @@ from pulid_extract.shared.cluster.flags import ClusterFlags
 class RowFlags:
     """Where rows come from and where results go."""
 
+    HEADING = "Rows"
+
     rows: Annotated[
         str,
         typer.Argument(

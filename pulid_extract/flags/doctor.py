@@ -16,4 +16,6 @@ from pulid_extract.flags.groups import ModelFlags
 class DoctorFlags(ModelFlags):
     """Every flag of `doctor`."""
 
+    HEADING = "Report"
+
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False

@@ -21,6 +21,8 @@ SEVERAL_PORTRAITS = ("fuse", "drop_outliers", "mix_people")
 class PictureFlags:
     """Pictures for the eye, and what is printed."""
 
+    HEADING = "Output"
+
     preview: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +67,8 @@ class PictureFlags:
 class RegionFlags:
     """What EVA-CLIP may see of the face."""
 
+    HEADING = "What of the face"
+
     mask: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +91,8 @@ class RegionFlags:
 @dataclass(frozen=True, kw_only=True)
 class FuseFlags:
     """Several portraits of one person."""
+
+    HEADING = "Several portraits"
 
     fuse: Annotated[
         Literal["encoder", "mean", "concat", "weighted"],
@@ -118,6 +124,8 @@ class FuseFlags:
 class CacheFlags:
     """Whether results are remembered."""
 
+    HEADING = "Cache"
+
     no_cache: Annotated[
         bool,
         typer.Option(
@@ -131,6 +139,8 @@ class CacheFlags:
 @dataclass(frozen=True, kw_only=True)
 class PortraitFlags:
     """Portraits in, one file out."""
+
+    HEADING = "Portraits"
 
     portrait: Annotated[
         list[str] | None,

@@ -14,6 +14,8 @@ from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
 class PhotoFlags:
     """The photograph, and how its faces are shown."""
 
+    HEADING = "Output"
+
     photo: Annotated[
         str,
         typer.Argument(

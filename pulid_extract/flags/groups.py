@@ -39,6 +39,8 @@ def show_version(asked: bool) -> None:
 class AntelopeFlags:
     """The one pack that finds and recognises faces, for commands that need no more."""
 
+    HEADING = "Model files"
+
     antelopev2: Annotated[
         str | None,
         typer.Option(
@@ -53,8 +55,8 @@ class AntelopeFlags:
             "--models-dir",
             metavar="FOLDER",
             envvar=MODELS_DIR_VARIABLE,
-            help="Folder of model files, told apart by their headers. Asked after the flags for "
-            "single files, before the Hugging Face cache and download.",
+            help="Folder of model files, told apart by what is in them; flags for single files "
+            "come first, the Hugging Face cache and download last.",
         ),
     ] = None
 
@@ -62,6 +64,8 @@ class AntelopeFlags:
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags(AntelopeFlags):
     """Where all the networks come from and where they run."""
+
+    HEADING = "Model files"
 
     pulid_weights: Annotated[
         str | None,
@@ -95,6 +99,8 @@ class ModelFlags(AntelopeFlags):
 class DetectFlags:
     """How faces are found and counted."""
 
+    HEADING = "Which face"
+
     face_order: Annotated[
         Literal["largest", "left", "right", "top", "bottom", "center"] | None,
         typer.Option(
@@ -115,6 +121,8 @@ class DetectFlags:
 @dataclass(frozen=True, kw_only=True)
 class FaceFlags(DetectFlags):
     """Which face is meant; `face_choice` reads them."""
+
+    HEADING = "Which face"
 
     face_index: Annotated[
         int | None,
@@ -156,6 +164,8 @@ class FaceFlags(DetectFlags):
 class CropFlags:
     """How the face is cut out; the defaults are the reference's."""
 
+    HEADING = "Crop"
+
     aligner: Annotated[
         Literal["retinaface", "antelopev2"],
         typer.Option(
@@ -177,6 +187,8 @@ class CropFlags:
 @dataclass(frozen=True, kw_only=True)
 class EncodeFlags:
     """What goes into the file."""
+
+    HEADING = "Identity file"
 
     with_uncond: Annotated[
         bool,

@@ -7,13 +7,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from typer.core import TyperGroup
+from pulid_extract.flags.help_pages import PAGES
+from pulid_extract.shared.cli.help import HelpGroup
 
 PORTRAIT = "--portrait"
 
 
-class PortraitGroup(TyperGroup):
+class PortraitGroup(HelpGroup):
     """Sub-commands beside a root command whose --portrait takes several names in a row."""
+
+    pages = PAGES
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As click's; `args` as typed."""

@@ -14,6 +14,8 @@ from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
 class ComparisonFlags:
     """Who is compared with whom, what counts as alike, and what is written."""
 
+    HEADING = "Comparison"
+
     images: Annotated[
         list[str],
         typer.Argument(

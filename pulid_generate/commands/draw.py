@@ -16,13 +16,7 @@ from pulid_generate.flags.commands import DrawFlags
 
 @takes_flags(DrawFlags)
 def draw(context: typer.Context, flags: DrawFlags) -> None:
-    """Draw pictures with Flux.1, and with the person of a .pulidembd.
-
-    Example: pulid-generate --diffusion-model flux1-schnell.safetensors --vae ae.safetensors
-    --clip_l clip_l.safetensors --t5xxl t5xxl_fp16.safetensors
-    --pulid-weights pulid_flux_v0.9.1.safetensors --pulid-id-embedding me.pulidembd
-    -p "candid photograph on a beach at sunset" -o out.png
-    """
+    """Draw pictures with Flux.1, and with the person of a .pulidembd."""
     if context.invoked_subcommand is not None:
         console.refuse_options(context)
         return

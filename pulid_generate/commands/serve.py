@@ -19,8 +19,6 @@ def serve(context: typer.Context, flags: ServeFlags) -> None:
     generation by its name. The options of a generation given here are defaults for every request.
     SIGTERM and Ctrl-C finish the picture in work; jobs that wait are drawn by the next start with
     the same --output-dir.
-
-    Example: pulid-generate serve --models-dir models --identities people
     """
     from pulid_generate.server.http.running import run
 

@@ -15,9 +15,6 @@ def sweep(context: typer.Context, flags: SweepFlags) -> None:
     """Draw one picture for each value of an option, or of two, with the same seed, and lay them out
     on one labelled sheet.
 
-    Example: pulid-generate sweep --over id-weight=0,0.25,..,1.5 --over id-start-step=0,2,4
-    --pulid-id-embedding me.pulidembd -p "in the rain"
-
     Prints one line of JSON for each picture, as batch does. With --reference also says how like
     each picture is.
     """

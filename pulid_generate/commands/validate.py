@@ -20,9 +20,6 @@ def validate(context: typer.Context, flags: ValidateFlags) -> None:
     --reference (and --stranger). Writes a page, a report in JSON and a sheet; prints a table, or
     the report with --json. Similarity is the mean cosine over all pictures of the person; a picture
     without a face counts 0.
-
-    Example: pulid-generate validate --pulid-id-embedding me.pulidembd --reference me.jpg --stranger
-    you.jpg --steps 4
     """
     from pulid_generate.validation.run import run
 

@@ -10,6 +10,7 @@
     validation.py       what an identity is validated with
     serve.py            where a server listens, and how much it takes
     commands.py         which of these each command takes
+    help_pages.py       what stands first in the --help of each command
     names.py            how a field is written on the command line
     sdcli.py            all of sd-cli's flags and what becomes of them
     sdcli_arguments.py  how they are taken out of a command line

@@ -14,6 +14,8 @@ DEFAULT_PATTERN = "{row:04d}_{identity}_{seed}.png"
 class SeriesFlags:
     """How many pictures are drawn with models that are loaded once."""
 
+    HEADING = "Series"
+
     batch_size: Annotated[
         int,
         typer.Option(
@@ -45,6 +47,8 @@ class SeriesFlags:
 class SheetFlags:
     """What is made of the pictures once they are drawn."""
 
+    HEADING = "Series"
+
     sheet: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +64,8 @@ class SheetFlags:
 @dataclass(frozen=True, kw_only=True)
 class RowFlags(SeriesFlags):
     """Where the rows come from, and what their pictures are called."""
+
+    HEADING = "Rows"
 
     manifest: Annotated[
         str | None,
@@ -112,6 +118,8 @@ class RowFlags(SeriesFlags):
 @dataclass(frozen=True, kw_only=True)
 class AxesFlags:
     """The axes of a sweep, and whether its pictures are kept."""
+
+    HEADING = "Sweep"
 
     over: Annotated[
         list[str] | None,

@@ -24,19 +24,19 @@ from pulid_generate.flags.validation import ValidationFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(OutputFlags, PlacementFlags, DrawingFlags, IdentityFlags, ModelFlags):
+class Flags(OutputFlags, PlacementFlags, ModelFlags, IdentityFlags, DrawingFlags):
     """Every flag of one generation, as typed. The fields of its bases are the table, the last
     base's first; nothing else lists them.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawFlags(Flags, LikenessFlags, BestOfFlags):
+class DrawFlags(BestOfFlags, LikenessFlags, Flags):
     """Every flag of the command that draws one picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchFlags(Flags, LikenessFlags, SheetFlags, ClusterFlags, RowFlags):
+class BatchFlags(LikenessFlags, Flags, SheetFlags, ClusterFlags, RowFlags):
     """Every flag of `batch`; those of a generation hold for every row that does not say
     otherwise.
     """
@@ -54,7 +54,7 @@ class BatchFlags(Flags, LikenessFlags, SheetFlags, ClusterFlags, RowFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepFlags(Flags, LikenessFlags, SeriesFlags, AxesFlags):
+class SweepFlags(LikenessFlags, Flags, SeriesFlags, AxesFlags):
     """Every flag of `sweep`; those of a generation hold for every picture."""
 
     # the sheet, not a picture
@@ -70,7 +70,7 @@ class SweepFlags(Flags, LikenessFlags, SeriesFlags, AxesFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidateFlags(Flags, LikenessFlags, ValidationFlags):
+class ValidateFlags(LikenessFlags, Flags, ValidationFlags):
     """Every flag of `validate`; those of a generation hold for every picture."""
 
 

@@ -37,11 +37,13 @@ def _flow_shift(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingFlags:
-    """The request: words, size, seed, guidance, schedule, starting picture."""
+class PromptFlags:
+    """The words, and how they are read."""
+
+    HEADING = "Prompt"
 
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw.")
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="What to draw, in quotes.")
     ] = None
     prompt_file: Annotated[
         str | None,
@@ -82,28 +84,33 @@ class DrawingFlags:
             "encodes it in pieces of 256).",
         ),
     ] = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeFlags:
+    """How large, how many, and from which noise."""
+
+    HEADING = "Size, seed, number"
+
     width: Annotated[
         int,
         typer.Option(
-            "--width", "-W", metavar="PIXELS", help="Multiple of 16 (sd-cli rounds, the app: 896)."
+            "--width", "-W", metavar="PIXELS", help="A multiple of 16 (PuLID's own app: 896)."
         ),
     ] = 512
     height: Annotated[
         int,
-        typer.Option("--height", "-H", metavar="PIXELS", help="Multiple of 16 (the app: 1152)."),
-    ] = 512
-    steps: Annotated[
-        int | None,
         typer.Option(
-            "--steps",
-            metavar="N",
-            help="Denoising steps. Default: 20 for dev (sd-cli's for all), 4 for schnell.",
+            "--height", "-H", metavar="PIXELS", help="A multiple of 16 (PuLID's own app: 1152)."
         ),
-    ] = None
+    ] = 512
     seed: Annotated[
         int,
         typer.Option(
-            "--seed", "-s", metavar="N", help="Seed of the noise; negative takes a random one."
+            "--seed",
+            "-s",
+            metavar="N",
+            help="The same seed draws the same picture again; negative takes a random one.",
         ),
     ] = 42
     batch_count: Annotated[
@@ -112,7 +119,7 @@ class DrawingFlags:
             "--batch-count",
             "-b",
             metavar="N",
-            help="Pictures, with seeds seed, seed+1, ..; named _0, _1 or by %03d.",
+            help="How many pictures, with seeds seed, seed+1, ..; named _0, _1 or by %03d.",
         ),
     ] = 1
     rng: Annotated[
@@ -121,6 +128,14 @@ class DrawingFlags:
             "--rng", help="Noise: sd-cli's Philox (cuda) or torch's CPU generator (the reference)."
         ),
     ] = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceFlags:
+    """How strictly the prompt is followed."""
+
+    HEADING = "Guidance"
+
     guidance: Annotated[
         float,
         typer.Option(
@@ -174,6 +189,22 @@ class DrawingFlags:
             help="Skip-layer guidance ends before this share of the steps.",
         ),
     ] = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFlags:
+    """The method and the times of the steps."""
+
+    HEADING = "Sampler and schedule"
+
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            help="Denoising steps. Default: 20 for Flux dev, 4 for schnell.",
+        ),
+    ] = None
     sampling_method: Annotated[
         str,
         typer.Option("--sampling-method", metavar="NAME", help=f"Sampler: {', '.join(METHODS)}."),
@@ -216,6 +247,14 @@ class DrawingFlags:
             help="The whole schedule by hand, steps + 1 numbers.",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFlags:
+    """A picture to start from."""
+
+    HEADING = "Starting from a picture"
+
     init_img: Annotated[
         str | None,
         typer.Option(
@@ -258,3 +297,8 @@ class DrawingFlags:
             help="Make what --mask redraws larger on every side; smaller if negative.",
         ),
     ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingFlags(StartFlags, ScheduleFlags, GuidanceFlags, SizeFlags, PromptFlags):
+    """The request: words, size, seed, guidance, schedule, starting picture."""

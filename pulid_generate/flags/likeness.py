@@ -17,6 +17,8 @@ MOST_SEEDS = 1000
 class LikenessFlags:
     """What a `pictures.scorer.Scorer` is made of."""
 
+    HEADING = "Likeness"
+
     reference: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,6 +68,8 @@ class LikenessFlags:
 @dataclass(frozen=True, kw_only=True)
 class BestOfFlags:
     """How many seeds are tried, and what becomes of the pictures that are not kept."""
+
+    HEADING = "Best of several seeds"
 
     best_of: Annotated[
         int | None,

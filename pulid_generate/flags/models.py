@@ -14,6 +14,8 @@ from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 class ModelFlags:
     """Files by role, or where to look for them."""
 
+    HEADING = "Model files"
+
     model: Annotated[
         str | None,
         typer.Option(
@@ -66,8 +68,8 @@ class ModelFlags:
             "--models-dir",
             metavar="FOLDER",
             envvar=MODELS_DIR_VARIABLE,
-            help="Folder of model files, told apart by their headers. Asked after the flags "
-            "above, before the Hugging Face cache.",
+            help="Folder of model files, told apart by what is in them; flags for single files "
+            "come first, the Hugging Face cache last.",
         ),
     ] = None
     lora: Annotated[

@@ -20,6 +20,8 @@ def _show_version(asked: bool) -> None:
 class OutputFlags:
     """The picture's file, and what is printed."""
 
+    HEADING = "Output"
+
     output: Annotated[
         str,
         typer.Option(

@@ -32,6 +32,8 @@ def _show_devices(asked: bool) -> None:
 class PlacementFlags:
     """Devices, arithmetic, and limits of memory."""
 
+    HEADING = "Devices, arithmetic, memory"
+
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cuda|cuda:N|mps|cpu", help="Where Flux runs.")
     ] = "auto"

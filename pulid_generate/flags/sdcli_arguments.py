@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
-
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.help import HelpCommand, HelpGroup
 from pulid_generate.errors import RequestError
+from pulid_generate.flags.help_pages import PAGES
 from pulid_generate.flags.sdcli import BY_NAME, SdFlag
 
 
@@ -89,9 +89,13 @@ class _TakesSdFlags:
         return left
 
 
-class SdCommand(_TakesSdFlags, TyperCommand):
+class SdCommand(_TakesSdFlags, HelpCommand):
     """For `@app.command(cls=SdCommand)`."""
 
+    pages = PAGES
 
-class SdGroup(_TakesSdFlags, TyperGroup):
+
+class SdGroup(_TakesSdFlags, HelpGroup):
     """For `@app.callback(cls=SdGroup)`."""
+
+    pages = PAGES

@@ -12,6 +12,8 @@ import typer
 class ServingFlags:
     """What `serve` has for itself."""
 
+    HEADING = "Server"
+
     host: Annotated[
         str,
         typer.Option(

@@ -14,6 +14,8 @@ from pulid_generate.flags.batch import SeriesFlags
 class ValidationFlags(SeriesFlags):
     """What `validate` has for itself."""
 
+    HEADING = "Validation"
+
     prompts: Annotated[
         str | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the help texts of the two programs, or check that it is current.
+"""Write docs/cli.md from the full help texts of the two programs, or check that it is current.
 
     make docs        (or: python scripts/docs/cli_reference.py [--check])
 
@@ -16,6 +16,7 @@ from typing import Any
 from typer.main import get_command
 
 from pulid_extract.cli import app as extract_app
+from pulid_extract.shared.cli.help import full_help
 from pulid_generate.cli import app as generate_app
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
@@ -24,7 +25,7 @@ WIDTH = 100  # columns
 INTRODUCTION = """\
 # Command line reference
 
-Made from `--help` by `make docs`; edit the help texts, not this file. `python -m pulid_extract` and `python -m pulid_generate` are the
+Made from `--help-all` by `make docs` (`--help` shows the basics); edit the help texts, not this file. `python -m pulid_extract` and `python -m pulid_generate` are the
 same programs.
 
 Both programs print results on standard output and everything else on standard error. Exit code 0: done; 1: it could not be done, one
@@ -67,7 +68,8 @@ def reference() -> str:
     parts = [INTRODUCTION]
     for program in PROGRAMS:
         for path, command, context in commands(program):
-            text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+            lines = full_help(command, context).splitlines()
+            text = "\n".join(line.rstrip() for line in lines)
             parts.append(
                 f"{'#' * (1 + len(path.split()))} {path}\n\n```text\n{text.strip()}\n```\n"
             )

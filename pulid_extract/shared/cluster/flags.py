@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+
+from pulid_extract.shared.cli.help import HelpCommand
 
 LOCAL = "local"
 ADDRESS = re.compile(r"local|auto|ray://\S+|[^\s/\\]+:\d{1,5}")
@@ -19,6 +20,8 @@ ADDRESS = re.compile(r"local|auto|ray://\S+|[^\s/\\]+:\d{1,5}")
 @dataclass(frozen=True, kw_only=True)
 class ClusterFlags:
     """Whether rows are done by workers on a Ray cluster."""
+
+    HEADING = "Cluster"
 
     ray: Annotated[
         str | None,
@@ -63,7 +66,7 @@ def usage_error(flags: ClusterFlags, device: str) -> str | None:
     return None
 
 
-class BatchCommand(TyperCommand):
+class BatchCommand(HelpCommand):
     """A command whose --ray may stand without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -364,7 +364,8 @@ def test_dtypes_and_a_box_by_hand(tmp_path, capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing option '--portrait'"),
+        ([], "Examples:"),  # help
+        (["-o", "x"], "Missing option '--portrait'"),
         (["--portrait", "a.jpg"], "Missing option '--out'"),
         (["--portrait", "a.jpg", "-o", "x", "--dtype", "f8"], "--dtype"),
         (["--portrait", "a.jpg", "-o", "x", "--face-box", "1,2,3"], "--face-box"),

@@ -16,7 +16,8 @@ from support.distances import pixels
 from pulid_extract.shared.embedding_file import encode_embedding
 
 WRONG_USAGE = [
-    ((), "Missing option '--prompt'"),
+    ((), "Examples:"),  # help
+    (("-o", "x.png"), "Missing option '--prompt'"),
     (("-p", "x", "--pulid-id-weight", "1"), "needs '--pulid-id-embedding'"),
     (("-p", "x", "--dtype", "int8"), "--dtype"),
     (("-p", "x", "--steps", "many"), "--steps"),
