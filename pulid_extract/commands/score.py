@@ -1,12 +1,13 @@
-"""`pulid-extract score --reference PICTURE IMAGES..`: how like a person the faces of pictures are.
+"""`pulid-extract score --reference PICTURE IMAGES..`: how like a person the faces of pictures are,
+and whether the pictures show their prompt.
 
 Results leave as they are found, so that a list may be as long as one likes.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
 
 import typer
 
@@ -16,87 +17,106 @@ from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.errors import InputError, require_packages
 from pulid_extract.shared.writing import check_not_input, write_atomically
 
-if TYPE_CHECKING:
-    from pulid_extract.extraction.extractor import Extractor
-    from pulid_extract.faces.recognizer import Recognizer
-
 
 @takes_flags(ScoreFlags)
 def score(context: typer.Context, flags: ScoreFlags) -> None:
-    """Say how like a person the faces of pictures are: ArcFace cosines, as a table, as JSON or as a
-    contact sheet.
+    """Say how like a person the faces of pictures are, and whether the pictures show a prompt: as a
+    table, as JSON or as a contact sheet.
 
-    Of several faces in a picture the most alike counts, unless --face-order or --face-index says
-    which. Needs antelopev2 only.
+    Likeness is the ArcFace cosine to --reference. Of several faces in a picture the most alike
+    counts, unless --face-order or --face-index says which. --truth says whether the face is a copy
+    of the reference, --prompt whether the picture shows what it was to show. Needs antelopev2, and
+    EVA-CLIP for prompts; with --prompt alone no reference is needed.
     """
-    from pulid_extract.extraction.opening import PACKAGES, open_extractor
+    if wrong := _usage_error(flags):
+        context.fail(wrong)
+    from pulid_extract.extraction.opening import PACKAGES, PROMPT_PACKAGES
 
     require_packages(PACKAGES, "extract")
-    from pulid_extract.faces.score_report import (
-        contact_sheet,
-        json_line,
-        shortcomings,
-        table_head,
-        table_row,
-    )
-    from pulid_extract.faces.scorer import FaceScorer, ScoredPicture, warn_of_strangers
+    if _asks_prompt(flags):
+        require_packages(PROMPT_PACKAGES, "extract")
+    from pulid_extract.extraction.judging import known_faces, open_judges, read_prompts
+    from pulid_extract.faces import score_report
+    from pulid_extract.faces.scorer import ScoredPicture
     from pulid_extract.faces.scoring import Tally
     from pulid_extract.pictures.sources import expand
     from pulid_extract.shared.cli.standard_output import ResultLines, quiet
 
-    given = [*flags.images, *flags.reference, *(flags.stranger or [])]
-    if given.count("-") > 1:
-        context.fail("standard input holds one picture; - stands for it once.")
     paths = expand(flags.images, console.log)
+    prompts = read_prompts(flags, len(paths))
     if flags.sheet is not None:
         _check_sheet(flags, paths)
     tally = Tally(limit=flags.minimum)
     on_sheet: list[ScoredPicture] = []
     with ResultLines() as lines, quiet():
-        extractor = open_extractor(flags, roles=("antelopev2",))
-        recognizer = _recognizer(flags, extractor)
+        scorer, judges, files = open_judges(flags, prompts)
         if flags.sheet is not None:
-            check_not_input(flags.sheet, [file.path for file in extractor.files.values()])
-        scorer = FaceScorer(
-            extractor.detect,
-            recognizer,
-            flags.face_order,
-            flags.face_index,
-            with_tiles=flags.sheet is not None,
-        )
-        references = [scorer.known_face(path, "reference") for path in flags.reference]
-        strangers = [scorer.known_face(path, "stranger") for path in flags.stranger or []]
-        warn_of_strangers(references, strangers)
+            check_not_input(flags.sheet, files)
+        known = known_faces(flags, scorer)
+        columns = score_report.Columns(judges, bool(known.strangers), bool(known.truths))
         if not flags.as_json:
-            for line in table_head(recognizer, len(references)):
+            for line in score_report.table_head(columns, len(known.references)):
                 lines.write(line)
-        for picture in scorer.scores(
-            paths,
-            [reference.vector for reference in references],
-            [stranger.vector for stranger in strangers],
-        ):
+        for picture in replace(scorer, known=known).scores(paths, prompts):
             tally.add(picture.score)
             if flags.as_json:
-                lines.write(json_line(picture, recognizer))
+                lines.write(score_report.json_line(picture, judges))
             else:
-                lines.write(table_row(picture.score))
+                lines.write(columns.row(picture.score))
             if flags.sheet is not None:
                 on_sheet.append(picture)
-        console.log(tally.line())
+        for line in [tally.line(), *score_report.agreements(tally, judges)]:
+            console.log(line)
         if flags.sheet is not None:
-            sheet = contact_sheet(references, on_sheet, recognizer)
+            sheet = score_report.contact_sheet(known.references, on_sheet, judges)
             write_atomically(flags.sheet, sheet, mode=0o600)
     if tally.fooled:
         console.log(
             f"warning: the stranger is as like as the reference in {tally.fooled} of "
             f"{tally.scored} pictures: these cosines do not show that person"
         )
-    problems = shortcomings(tally, flags.minimum, flags.min_mean)
+    problems = score_report.shortcomings(tally, flags.minimum, flags.min_mean)
     if problems:
         raise InputError("; ".join(problems))
 
 
-def _check_sheet(flags: ScoreFlags, paths: list[str]) -> None:
+def _usage_error(flags: ScoreFlags) -> str | None:
+    given = [*flags.images, *_portraits(flags)]
+    if given.count("-") > 1:
+        return "standard input holds one picture; - stands for it once."
+    if flags.prompt is not None and flags.prompts is not None:
+        return "--prompt is for all pictures, --prompts for each; give one of them."
+    if flags.prompt_judge is not None and not _asks_prompt(flags):
+        return "--prompt-judge judges --prompt or --prompts; give one of them."
+    if flags.reference:
+        return None
+    if not _asks_prompt(flags):
+        return "Missing option '--reference', or '--prompt'."
+    idle = {
+        "--stranger": flags.stranger,
+        "--truth": flags.truth,
+        "--recognizer": flags.recognizer,
+        "--min": flags.minimum,
+        "--min-mean": flags.min_mean,
+        "--face-index": flags.face_index,
+        "--face-order": flags.face_order,
+    }
+    for name, value in idle.items():
+        if value is not None:
+            return f"{name} is about faces; give --reference too."
+    return None
+
+
+def _asks_prompt(flags: ScoreFlags) -> bool:
+    return flags.prompt is not None or flags.prompts is not None
+
+
+def _portraits(flags: ScoreFlags) -> list[str]:
+    """Who pictures are compared with."""
+    return [*(flags.reference or []), *(flags.stranger or []), *(flags.truth or [])]
+
+
+def _check_sheet(flags: ScoreFlags, paths: Sequence[str]) -> None:
     """Raise InputError or OutputError for a contact sheet that could not be made or written."""
     from pulid_extract.faces.score_report import MAX_ON_A_SHEET
     from pulid_extract.flags.outputs import check_outputs
@@ -107,20 +127,6 @@ def _check_sheet(flags: ScoreFlags, paths: list[str]) -> None:
             f"--sheet: {len(paths)} pictures, a sheet holds {MAX_ON_A_SHEET}; "
             "give fewer, or leave --sheet out"
         )
-    inputs = [*paths, *flags.reference, *(flags.stranger or [])]
-    if flags.recognizer:
-        inputs.append(flags.recognizer)
+    inputs = [*paths, *_portraits(flags), *(flags.recognizer or [])]
+    inputs += [path for path in (flags.prompts, flags.prompt_judge) if path is not None]
     check_outputs({"--sheet": flags.sheet}, [path for path in inputs if path != "-"])
-
-
-def _recognizer(flags: ScoreFlags, extractor: Extractor) -> Recognizer:
-    from pulid_extract.faces.recognizer import Recognizer
-
-    if flags.recognizer is not None:
-        return Recognizer(Path(flags.recognizer).expanduser())
-    recognizer = Recognizer.of_pack(extractor.files["antelopev2"].path)
-    console.log(
-        f"{recognizer.name} is the network that PuLID is conditioned on; "
-        "--recognizer takes an independent one"
-    )
-    return recognizer

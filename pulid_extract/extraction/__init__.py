@@ -13,6 +13,7 @@
     pictures.py         what a person may look at: face, crop, preview
     result_cache.py     what earlier extractions left for this one
     embedding_cache.py  encrypted, bounded entries
+    judging.py          what `score` judges with: detector, recognisers, judge of prompts
 
 Torch comes with extractor.py, cutting.py, locating.py and identity.py only.
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulid_extract.files.model_set import find_files, needed_roles
 from pulid_extract.files.roles import ROLES
-from pulid_extract.flags.groups import AntelopeFlags, CropFlags, DetectFlags, ModelFlags
+from pulid_extract.flags.groups import AntelopeFlags, CropFlags, DetectFlags, TowerFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.model_files import FoundFile
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # what the extra [extract] brings
 PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvision")
+# what it brings for prompts, which an extraction does not need
+PROMPT_PACKAGES = ("open_clip", "tokenizers")
 
 
 def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, FoundFile]:
@@ -26,7 +28,7 @@ def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found
     A device that is named and may not be there is looked for first, before anything is fetched.
     Raises WeightsError for a file that is missing or of the wrong kind, InputError for a device.
     """
-    if isinstance(flags, ModelFlags) and flags.device not in ("auto", "cpu"):
+    if isinstance(flags, TowerFlags) and flags.device not in ("auto", "cpu"):
         from pulid_extract.extraction.extractor import choose_device
 
         choose_device(flags.device)
@@ -46,7 +48,7 @@ def open_extractor(
 ) -> Extractor:
     """The Extractor of a command line; loads no network yet. Call it within `quiet`.
 
-    flags: may also be ModelFlags, CropFlags and DetectFlags. files: from `find_models`, if it was
+    flags: may also be TowerFlags, CropFlags and DetectFlags. files: from `find_models`, if it was
     called. roles: the files that are needed, if not all. Raises as `find_models`.
     """
     from pulid_extract.extraction.extractor import Extractor
@@ -61,5 +63,5 @@ def open_extractor(
         aligner = options.get("aligner", "retinaface")
         needed = needed_roles(True, aligner, options.get("parser", "bisenet"))
         files = find_models(flags, needed if roles is None else needed & set(roles))
-    device = flags.device if isinstance(flags, ModelFlags) else "auto"
+    device = flags.device if isinstance(flags, TowerFlags) else "auto"
     return Extractor(files, device, Options(**options), console.log)

@@ -56,6 +56,14 @@ class Recognizer:
             f"{folder}: no ArcFace network among its .onnx files; expected {PUBLISHED}"
         )
 
+    @classmethod
+    def sha256_of_pack(cls, folder: Path) -> str:
+        """Of antelopev2's recogniser; one with its published name is not loaded for that. Raises
+        WeightsError.
+        """
+        published = folder / PUBLISHED
+        return _sha256(published) if published.is_file() else cls.of_pack(folder).sha256
+
     def embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """The face's vector, (D,) float32, not normalised. image: uint8 BGR (H, W, 3). landmarks:
         (5, 2) pixels of it.

@@ -1,21 +1,56 @@
 """How like a person the faces of pictures are: cosines of face vectors, and what they add up to.
 Knows nothing of networks or pictures.
 
-Source: Deng et al., ArcFace (arXiv 1801.07698): the cosine of two vectors says whether they are one
-person.
+A picture's likeness is the mean cosine of its face to the references.
+
+Sources: Deng et al., ArcFace (arXiv 1801.07698): the cosine of two vectors says whether they are
+one person; Xu et al., WithAnyone (arXiv 2510.14975): MultiID-Bench's copy-paste.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from pulid_extract.faces.head_pose import Pose
 from pulid_extract.shared.cli.console import counted
 
 ScoreStatus = Literal["ok", "no face", "failed"]
+# degrees between two photographs of a person below which they are one photograph
+SAME_PHOTOGRAPH = 2.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One face, by one recogniser."""
+
+    # to each reference
+    cosines: tuple[float, ...]
+    # the highest of its cosines to the strangers, None without any
+    stranger: float | None = None
+    # to each other photograph of the person
+    truths: tuple[float, ...] = ()
+    # see `copy_paste`; None without such photographs
+    copy_paste: float | None = None
+
+    @property
+    def likeness(self) -> float:
+        """What counts: the mean over the references."""
+        return sum(self.cosines) / len(self.cosines)
+
+    @property
+    def best(self) -> float:
+        """To the reference that it is most like."""
+        return max(self.cosines)
+
+    @property
+    def truth(self) -> float | None:
+        """The mean over the other photographs."""
+        return sum(self.truths) / len(self.truths) if self.truths else None
 
 
 @dataclass(frozen=True)
@@ -25,24 +60,27 @@ class Score:
     # as it was given
     picture: str
     status: ScoreStatus
-    # of the face that was taken, to each reference; empty unless status is "ok"
-    cosines: tuple[float, ...] = ()
-    # the highest of its cosines to the strangers, None without any
-    stranger: float | None = None
+    # of the face that was taken, by each recogniser in their order; empty unless status is "ok",
+    # and without references
+    comparisons: tuple[Comparison, ...] = ()
+    # of that face
+    pose: Pose | None = None
     # how many there are in it
     faces: int = 0
-    # why it has no cosine
+    # how well it shows its prompt: 100 times CLIP's cosine; None without one
+    prompt: float | None = None
+    # why it has no likeness
     error: str | None = None
 
     @property
-    def mean(self) -> float | None:
-        """What counts: the mean over the references."""
-        return sum(self.cosines) / len(self.cosines) if self.cosines else None
+    def first(self) -> Comparison | None:
+        """By the first recogniser, which also says which face is meant."""
+        return self.comparisons[0] if self.comparisons else None
 
     @property
-    def best(self) -> float | None:
-        """To the reference that it is most like."""
-        return max(self.cosines, default=None)
+    def likeness(self) -> float | None:
+        """By the first recogniser."""
+        return self.first.likeness if self.first is not None else None
 
 
 def cosines_to(vector: np.ndarray, others: Sequence[np.ndarray]) -> tuple[float, ...]:
@@ -62,15 +100,35 @@ def most_alike(vectors: Sequence[np.ndarray], references: Sequence[np.ndarray]) 
     return int(np.argmax([np.mean(cosines_to(vector, references)) for vector in vectors]))
 
 
+def angle(cosine: float) -> float:
+    """In radians; cosines a rounding beyond 1 are 1."""
+    return math.acos(min(max(cosine, -1.0), 1.0))
+
+
+def mean_angle(cosines: Sequence[float]) -> float:
+    """In radians."""
+    return sum(map(angle, cosines)) / len(cosines)
+
+
+def copy_paste(truths: Sequence[float], references: Sequence[float], between: float) -> float:
+    """Whether a face is nearer to the photograph that was given than to the person: (theta(face,
+    truth) - theta(face, reference)) / theta(truth, reference), from -1 to 1. 1: the reference
+    itself; 0: as near to another photograph; -1: that other photograph itself.
+
+    truths, references: cosines of the face to photographs of the person; of several the mean angle
+    counts. between: the mean angle, radians, of the truths to the references, above 0.
+    """
+    return (mean_angle(truths) - mean_angle(references)) / between
+
+
 @dataclass
 class Tally:
-    """What many scores come to, without keeping them."""
+    """What many scores come to; keeps numbers and no pictures."""
 
     count: int = 0
-    scored: int = 0
-    # of the means
-    total: float = 0.0
-    # the lowest mean, and its picture
+    # of the pictures with a face: (likeness by each recogniser)
+    likenesses: list[tuple[float, ...]] = field(default_factory=list)
+    # the lowest likeness, and its picture
     lowest: tuple[float, str] | None = None
     without_face: int = 0
     failed: int = 0
@@ -78,6 +136,8 @@ class Tally:
     below: int = 0
     # pictures in which the stranger is as like as the references
     fooled: int = 0
+    copy_pastes: list[float] = field(default_factory=list)
+    prompts: list[float] = field(default_factory=list)
     # of --min, None without one
     limit: float | None = field(default=None, kw_only=True)
 
@@ -86,27 +146,56 @@ class Tally:
         self.count += 1
         self.without_face += score.status == "no face"
         self.failed += score.status == "failed"
-        mean = score.mean
-        if mean is not None:
-            self.scored += 1
-            self.total += mean
-            self.fooled += score.stranger is not None and score.stranger >= mean
-            if self.lowest is None or mean < self.lowest[0]:
-                self.lowest = (mean, score.picture)
-        self.below += self.limit is not None and (mean is None or mean < self.limit)
+        if score.prompt is not None:
+            self.prompts.append(score.prompt)
+        likeness = score.likeness
+        self.below += self.limit is not None and (likeness is None or likeness < self.limit)
+        if score.first is None or likeness is None:
+            return
+        self.likenesses.append(tuple(one.likeness for one in score.comparisons))
+        stranger = score.first.stranger
+        self.fooled += stranger is not None and stranger >= likeness
+        if score.first.copy_paste is not None:
+            self.copy_pastes.append(score.first.copy_paste)
+        if self.lowest is None or likeness < self.lowest[0]:
+            self.lowest = (likeness, score.picture)
 
     @property
-    def mean(self) -> float | None:
-        """Over the pictures that have one."""
-        return self.total / self.scored if self.scored else None
+    def scored(self) -> int:
+        """How many have a likeness."""
+        return len(self.likenesses)
+
+    @property
+    def mean_likeness(self) -> float | None:
+        """A picture without a face counts 0; None where none has one."""
+        if not self.likenesses:
+            return None
+        return sum(one[0] for one in self.likenesses) / (self.scored + self.without_face)
 
     def line(self) -> str:
         """For people."""
         parts = [counted(self.count, "picture")]
-        if self.mean is not None and self.lowest is not None:
-            parts[0] += f": mean {self.mean:.3f}, lowest {self.lowest[0]:.3f} ({self.lowest[1]})"
+        if self.mean_likeness is not None and self.lowest is not None:
+            parts[0] += f": mean_likeness {self.mean_likeness:.3f}"
+            parts.append(f"lowest {self.lowest[0]:.3f} ({self.lowest[1]})")
+        if self.copy_pastes:
+            parts.append(f"copy_paste {sum(self.copy_pastes) / len(self.copy_pastes):+.3f}")
+        if self.prompts:
+            parts.append(f"prompt {sum(self.prompts) / len(self.prompts):.2f}")
         if self.without_face:
-            parts.append(f"{self.without_face} without a face")
+            parts.append(f"{self.without_face} without a face, which counts 0")
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
+
+    def agreement(self, index: int) -> float | None:
+        """Pearson's correlation of the likenesses by recogniser `index` with those by the first;
+        None of fewer than three, or where one of them does not vary.
+        """
+        if self.scored < 3:
+            return None
+        first = np.array([one[0] for one in self.likenesses])
+        other = np.array([one[index] for one in self.likenesses])
+        if not first.std() or not other.std():
+            return None
+        return float(np.corrcoef(first, other)[0, 1])

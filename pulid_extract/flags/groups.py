@@ -62,15 +62,11 @@ class AntelopeFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags(AntelopeFlags):
-    """Where all the networks come from and where they run."""
+class TowerFlags:
+    """The one CLIP, and where networks of torch run."""
 
     HEADING = "Model files"
 
-    pulid_weights: Annotated[
-        str | None,
-        typer.Option("--pulid-weights", metavar="FILE", help="pulid_flux_v0.9.1.safetensors."),
-    ] = None
     eva_clip: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +74,22 @@ class ModelFlags(AntelopeFlags):
             metavar="FILE",
             help="EVA02_CLIP_L_336_psz14_s6B.pt, or timm's or open_clip's safetensors.",
         ),
+    ] = None
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"],
+        typer.Option("--device", help="Where the networks run."),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(TowerFlags, AntelopeFlags):
+    """Where all the networks come from and where they run."""
+
+    HEADING = "Model files"
+
+    pulid_weights: Annotated[
+        str | None,
+        typer.Option("--pulid-weights", metavar="FILE", help="pulid_flux_v0.9.1.safetensors."),
     ] = None
     retinaface: Annotated[
         str | None,
@@ -89,10 +101,6 @@ class ModelFlags(AntelopeFlags):
         str | None,
         typer.Option("--bisenet", metavar="FILE", help="parsing_bisenet.pth (facexlib)."),
     ] = None
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"],
-        typer.Option("--device", help="Where the networks run."),
-    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

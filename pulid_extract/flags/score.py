@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags, TowerFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +25,23 @@ class ComparisonFlags:
         ),
     ]
     reference: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--reference",
             metavar="PICTURE",
-            help="Picture of the person, whose largest face counts; repeat for more.",
-            show_default=False,
+            help="Picture of the person, whose largest face counts; repeat for more. May be left "
+            "out with --prompt.",
         ),
-    ]
+    ] = None
+    truth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--truth",
+            metavar="PICTURE",
+            help="Another photograph of the person: says whether the face is nearer to the "
+            "reference than to the person (copy_paste, above 0). Repeat for more.",
+        ),
+    ] = None
     stranger: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,12 +51,39 @@ class ComparisonFlags:
         ),
     ] = None
     recognizer: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--recognizer",
             metavar="FILE.onnx",
             help="Another ArcFace-shaped network (3x112x112 in, one vector out), because the one "
-            "that PuLID is conditioned on flatters itself. Default: antelopev2's.",
+            "that PuLID is conditioned on flatters itself; repeat for more, the first one counts. "
+            "'antelopev2' stands for the pack's own, the default.",
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="Also say how well each picture shows it: 100 times the cosine of CLIP's vectors, "
+            "by the EVA02-CLIP file of the extraction.",
+        ),
+    ] = None
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="The same, with a prompt for each picture: one in each line, in their order.",
+        ),
+    ] = None
+    prompt_judge: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-judge",
+            metavar="FILE.onnx",
+            help="Another CLIP (pixel_values and input_ids in, image_embeds and text_embeds out) "
+            "for --prompt and --prompts.",
         ),
     ] = None
     face_index: Annotated[
@@ -67,7 +103,7 @@ class ComparisonFlags:
             metavar="C",
             min=-1,
             max=1,
-            help="Exit 1 if any picture's cosine is below, or has no face.",
+            help="Exit 1 if any picture's likeness is below, or has no face.",
         ),
     ] = None
     min_mean: Annotated[
@@ -77,7 +113,8 @@ class ComparisonFlags:
             metavar="C",
             min=-1,
             max=1,
-            help="Exit 1 if the mean over all pictures is below.",
+            help="Exit 1 if mean_likeness is below: the mean over all pictures, one without a face "
+            "counting 0.",
         ),
     ] = None
     sheet: Annotated[
@@ -95,5 +132,5 @@ class ComparisonFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreFlags(AntelopeFlags, DetectFlags, ComparisonFlags):
+class ScoreFlags(TowerFlags, AntelopeFlags, DetectFlags, ComparisonFlags):
     """Every flag of `score`."""

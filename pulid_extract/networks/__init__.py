@@ -1,9 +1,11 @@
-"""The networks of the identity stack, and how several results become one.
+"""The networks of the identity stack, how several results become one, and a judge of prompts.
 
-    checkpoint.py  tensors out of a file, strictly into a module
-    eva_clip.py    EVA02-CLIP's image tower: grey face -> pooled vector, hidden states
-    idformer.py    IDFormer: features of portraits -> identity tokens
-    fusion.py      are they one person, and averages of their tokens
+    checkpoint.py    tensors out of a file, strictly into a module
+    eva_clip.py      EVA02-CLIP's image tower: grey face -> pooled vector, hidden states
+    idformer.py      IDFormer: features of portraits -> identity tokens
+    fusion.py        are they one person, and averages of their tokens
+    clip_text.py     EVA02-CLIP's text tower: token ids -> a vector like the pooled ones
+    prompt_judge.py  does a picture show its prompt, by CLIP
 
 fusion.py is numpy; the others are torch.
 """

@@ -4,6 +4,7 @@ folders.
     errors.py          the error tree
     embedding_file.py  the .pulidembd format
     picture_file.py    picture files into upright pixels, or why not
+    clip_words.py      CLIP's words, for prompts
     records.py         JSON Lines and CSV, each problem with its line
     writing.py         results written beside and renamed; folders
     background.py      work in another thread

@@ -1,29 +1,22 @@
 """Tokenizers of CLIP-L and T5: where their vocabularies are, and what reads them. Knows nothing of
 the encoders themselves.
 
-Sources: openai/clip-vit-large-patch14 through open_clip; google/t5-v1_1-xxl spiece.model; llama.cpp
+Sources: google/t5-v1_1-xxl spiece.model; llama.cpp
 convert_hf_to_gguf.py (T5Model.set_vocab: how a vocabulary stands in a GGUF).
 """
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulid_extract.shared.clip_words import open_clip_tokenizer
 from pulid_extract.shared.model_files import read_gguf
 from pulid_generate.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CLIP_START, CLIP_END, CLIP_WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-# What CLIP takes for one word: openai/CLIP clip/simple_tokenizer.py
-CLIP_WORDS = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
-    r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
 T5_END, T5_UNKNOWN = "</s>", 2
 T5_SENTINELS = 100
 # tokenised twice, to see whether two libraries read a vocabulary alike
@@ -35,56 +28,10 @@ EXTRA_PIECE = "<extra_id_"
 
 
 def clip_tokenizer() -> Tokenizer:
-    """OpenAI's CLIP tokenizer, from the vocabulary inside the open_clip package; it puts the start
-    and the end token around a prompt. Raises CheckpointError if that is missing.
+    """OpenAI's CLIP tokenizer; it puts the start and the end token around a prompt. Raises
+    PackageError if its vocabulary is not installed.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    # find_spec does not import open_clip, which takes seconds
-    spec = importlib.util.find_spec("open_clip")
-    folder = Path(str(spec.origin)).parent if spec and spec.origin else None
-    path = folder / "bpe_simple_vocab_16e6.txt.gz" if folder is not None else None
-    if path is None or not path.is_file():
-        raise CheckpointError(
-            "CLIP vocabulary: the open_clip package is missing; "
-            "pip install 'pulid-flux-toolkit[generate]'"
-        )
-    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    # open_clip/tokenizer.py, SimpleTokenizer
-    merges: list[tuple[str, str]] = [
-        (pair[0], pair[1]) for pair in (line.split() for line in lines[1 : 49152 - 256 - 2 + 1])
-    ]
-    letters = _byte_letters()
-    words = letters + [letter + CLIP_WORD_END for letter in letters]
-    words += ["".join(pair) for pair in merges]
-    vocabulary = {word: index for index, word in enumerate([*words, CLIP_START, CLIP_END])}
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=vocabulary,
-            merges=merges,
-            unk_token=CLIP_END,
-            continuing_subword_prefix="",
-            end_of_word_suffix=CLIP_WORD_END,
-            fuse_unk=False,
-        )
-    )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.add_special_tokens([CLIP_START, CLIP_END])
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (CLIP_END, vocabulary[CLIP_END]),
-        (CLIP_START, vocabulary[CLIP_START]),
-        trim_offsets=False,
-        add_prefix_space=False,
-    )
-    return tokenizer
+    return open_clip_tokenizer("generate")
 
 
 def read_t5_tokenizer(path: Path) -> Tokenizer:
@@ -188,17 +135,3 @@ def sentencepiece_of(path: Path) -> bytes:
     model.normalizer_spec.remove_extra_whitespaces = value("remove_extra_whitespaces", True)
     model.normalizer_spec.precompiled_charsmap = bytes(value("precompiled_charsmap", b""))
     return model.SerializeToString()
-
-
-def _byte_letters() -> list[str]:
-    """The printable letter that stands for each byte, in the order of CLIP's vocabulary. Source:
-    openai/gpt-2 encoder.py.
-    """
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    return [chr(byte) for byte in printable] + [
-        chr(256 + index) for index in range(256 - len(printable))
-    ]

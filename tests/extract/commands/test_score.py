@@ -17,7 +17,14 @@ from support.portrait_models import models_folder, write_projection
 from pulid_extract import cli, encode_embedding
 from pulid_extract.faces import score_report, scorer
 from pulid_extract.faces.recognizer import Recognizer
-from pulid_extract.faces.scoring import Score, Tally, cosines_to, most_alike
+from pulid_extract.faces.scoring import (
+    Comparison,
+    Score,
+    Tally,
+    copy_paste,
+    cosines_to,
+    most_alike,
+)
 from pulid_extract.shared.errors import FaceError, WeightsError
 
 PICTURES = {
@@ -88,8 +95,11 @@ def test_a_table_with_a_stranger(photos, capfd, monkeypatch):
     assert code == 0
     sha = Recognizer.of_pack(models_folder() / "antelopev2").sha256
     head, columns, me, again, other, nobody = out.splitlines()
-    assert head == f"ArcFace cosine to the reference by glintr100.onnx (sha256 {sha[:12]})"
-    assert columns.split() == ["cosine", "best", "stranger", "faces", "picture"]
+    assert head == (
+        f"likeness: ArcFace cosine to the reference by glintr100.onnx (sha256 {sha[:12]}, which "
+        "PuLID is conditioned on)"
+    )
+    assert columns.split() == ["likeness", "best", "stranger", "faces", "picture"]
     assert me.split()[:2] == ["1.000", "1.000"]
     assert me.split()[3:] == ["1", "me.png"]
     assert again.split()[0] == "1.000"  # the most alike of two, not the stranger beside
@@ -97,8 +107,8 @@ def test_a_table_with_a_stranger(photos, capfd, monkeypatch):
     assert float(other.split()[0]) < 0.5
     assert other.split()[2] == "1.000"
     assert nobody.split()[:3] == ["no", "face", "0"]
-    assert "4 pictures: mean" in err
-    assert "1 without a face" in err
+    assert "4 pictures: mean_likeness" in err
+    assert "1 without a face, which counts 0" in err
     assert "--recognizer takes an independent one" in err
     assert "stranger is as like as the reference in 1 of 3 pictures" in err
 
@@ -119,15 +129,18 @@ def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
     assert found["status"] == "ok"
     assert found["face"] == 0
     assert found["box"][0] > 400  # the right one
-    assert found["cosine"] == pytest.approx(np.mean(found["cosines"]), abs=1e-4)
+    assert found["likeness"] == pytest.approx(np.mean(found["cosines"]), abs=1e-4)
+    assert found["cosine"] == found["likeness"]
+    assert set(found["pose"]) == {"yaw", "pitch", "roll"}
+    assert (found["truth"], found["copy_paste"], found["prompt"]) == (None, None, None)
     assert found["best"] == max(found["cosines"])
     assert len(found["cosines"]) == 2
     assert found["recognizer"]["name"] == "glintr100.onnx"
     assert len(found["recognizer"]["sha256"]) == 64
-    assert (nobody["status"], nobody["cosine"], nobody["cosines"]) == ("no face", None, [])
+    assert (nobody["status"], nobody["likeness"], nobody["cosines"]) == ("no face", None, [])
     best = json.loads(run(capfd, monkeypatch, photos, *arguments)[1].splitlines()[0])
     assert best["box"][0] < 100
-    assert best["cosine"] > found["cosine"]
+    assert best["likeness"] > found["likeness"]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +202,25 @@ def test_exit_codes_for_ci(arguments, code, message, photos, capfd, monkeypatch)
         ),
         (("--reference", "-", "-"), 2, "standard input holds one picture"),
         (("me.png",), 2, "--reference"),
+        (("me.png", "--prompt", "a cat", "--min", "0.5"), 2, "--min is about faces"),
+        (("--reference", "me.png", "me.png", "--prompt-judge", "a.onnx"), 2, "give one of them"),
+        (
+            ("--reference", "me.png", "me.png", "--prompt", "a", "--prompts", "b"),
+            2,
+            "--prompt is for all pictures, --prompts for each",
+        ),
+        (
+            ("--reference", "me.png", "--truth", "again.png", "me.png"),
+            1,
+            "--truth again.png: is the photograph me.png itself (0.0 degrees apart)",
+        ),
+        (
+            ("--reference", "me.png", "me.png", *("--recognizer", "antelopev2") * 2),
+            1,
+            "glintr100.onnx is there twice",
+        ),
+        (("me.png", "--prompt", "a cat"), 1, "eva.pt: holds no text tower"),
+        (("me.png", "--prompt", "a", "--prompt-judge", "me.png"), 1, "expected a CLIP as .onnx"),
         (("--reference", "me.png"), 2, "IMAGES"),
     ],
 )
@@ -208,7 +240,7 @@ def test_standard_input_and_a_stranger_who_is_none(photos, capfd, monkeypatch):
         stdin=(photos / "me.png").read_bytes(),
     )
     assert code == 0
-    assert json.loads(out)["cosine"] == 1.0
+    assert json.loads(out)["likeness"] == 1.0
     assert "the stranger is like the reference (cosine 1.00)" in err
     assert "again.png: 2 faces, the largest is the stranger" in err
 
@@ -223,8 +255,13 @@ def test_another_recogniser_says_its_name_and_another_number(photos, tmp_path, c
             capfd, monkeypatch, photos, "--reference", "me.png", "--json", "other.png", *more
         )
         numbers.append(json.loads(out))
-    assert numbers[1]["recognizer"] == {"name": "own.onnx", "sha256": Recognizer(own).sha256}
-    assert numbers[0]["cosine"] != numbers[1]["cosine"]
+    assert numbers[1]["recognizer"] == {
+        "name": "own.onnx",
+        "sha256": Recognizer(own).sha256,
+        "own": False,
+    }
+    assert numbers[0]["recognizer"]["own"] is True
+    assert numbers[0]["likeness"] != numbers[1]["likeness"]
     assert "independent" not in err
     with pytest.raises(
         WeightsError, match=r"takes 1 of \?x3x192x192 and gives 1; an ArcFace-shaped recogniser"
@@ -289,18 +326,49 @@ def test_a_contact_sheet(photos, tmp_path, capfd, monkeypatch):
 def test_the_sheet_is_sorted():
     tile = np.zeros((8, 8, 3), np.uint8)
     looked = [
-        scorer.ScoredPicture(Score("b", "ok", (0.2,)), tile=tile),
+        scorer.ScoredPicture(Score("b", "ok", (Comparison((0.2,)),)), tile=tile),
         scorer.ScoredPicture(Score("d", "no face"), tile=tile),
-        scorer.ScoredPicture(Score("a", "ok", (0.9, 0.7)), tile=tile),
-        scorer.ScoredPicture(Score("c", "ok", (-0.5,)), tile=tile),
+        scorer.ScoredPicture(Score("a", "ok", (Comparison((0.9, 0.7)),), prompt=21.0), tile=tile),
+        scorer.ScoredPicture(Score("c", "ok", (Comparison((-0.5,)),)), tile=tile),
         scorer.ScoredPicture(Score("e", "failed"), tile=None),
     ]
     assert [caption.splitlines() for caption, _ in score_report.tiles_of(looked)] == [
-        ["0.800", "a"],
-        ["0.200", "b"],
-        ["-0.500", "c"],
+        ["likeness 0.800", "prompt 21.00", "a"],
+        ["likeness 0.200", "b"],
+        ["likeness -0.500", "c"],
         ["no face", "d"],
     ]
+
+
+def test_several_recognisers_other_photographs_and_what_they_agree_on(
+    photos, tmp_path, capfd, monkeypatch
+):
+    other = tmp_path / "other.onnx"
+    write_projection(other, 112, 64)
+    arguments = (
+        *("--reference", "me.png", "--truth", "other.png"),
+        *("--recognizer", other, "--recognizer", "antelopev2"),
+        *("me.png", "again.png", "other.png", "nobody.png"),
+    )
+    code, out, err = run(capfd, monkeypatch, photos, *arguments)
+    assert code == 0
+    first, second, columns, me, *_, truth, nobody = out.splitlines()
+    assert "by other.onnx" in first
+    assert "by 2: the same by glintr100.onnx" in second
+    assert "which PuLID is conditioned on" in second
+    assert "conditioned" not in first
+    assert columns.split() == [
+        *("likeness", "best", "by", "2", "truth", "copy_paste", "faces", "picture")
+    ]
+    assert me.split()[4] == "+1.000"
+    assert truth.split()[3:5] == ["1.000", "-1.000"]
+    assert nobody.split() == ["no", "face", "0", "nobody.png:", "no", "face", "found"]
+    assert "glintr100.onnx and other.onnx: correlation 1.00 over 3 faces" in err
+    found = json.loads(run(capfd, monkeypatch, photos, *arguments, "--json")[1].splitlines()[2])
+    ours, theirs = found["recognizers"]
+    assert (ours["own"], theirs["own"]) == (False, True)
+    assert found["likeness"] == ours["likeness"] != theirs["likeness"]
+    assert (found["truth"], theirs["copy_paste"]) == (1.0, -1.0)
 
 
 # ------------------------------------------------------------------------------------------- scores
@@ -325,17 +393,68 @@ def test_the_most_alike_is_by_the_mean():
     )
 
 
+def turned(degrees: float) -> np.ndarray:
+    """A vector of the plane, so far from the first axis."""
+    return np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+
+
+@pytest.mark.parametrize(
+    ("face", "truth", "expected"),
+    [
+        # the reference lies at 0 degrees
+        (0, 60, 1.0),
+        (60, 60, -1.0),
+        (30, 60, 0.0),
+        (45, 60, -0.5),
+        # beyond the truth, and on the other side of the reference
+        (100, 60, -1.0),
+        (-20, 60, 1.0),
+        (20, -40, 1.0),
+    ],
+)
+def test_copy_paste_by_angles(face, truth, expected):
+    reference, truth_vector = turned(0), turned(truth)
+    known = scorer.KnownFaces(
+        [scorer.KnownFace("r", np.zeros(0), (reference,))],
+        truths=[scorer.KnownFace("t", np.zeros(0), (truth_vector,))],
+    )
+    # whatever the vectors' lengths
+    found = known.compare(3 * turned(face), 0)
+    assert found.copy_paste == pytest.approx(expected)
+
+
+def test_copy_paste_to_several_is_of_mean_angles():
+    vectors = [scorer.KnownFace(str(at), np.zeros(0), (turned(at),)) for at in (0, 10, 60, 80)]
+    known = scorer.KnownFaces(vectors[:2], truths=vectors[2:])
+    # (20 + 40) / 2 - (40 + 30) / 2, over (60 + 80 + 50 + 70) / 4
+    assert known.compare(turned(40), 0).copy_paste == pytest.approx((30 - 35) / 65)
+    assert copy_paste((1.0000001,), (0.0,), np.pi / 2) == pytest.approx(-1)
+
+
 def test_a_tally():
     tally = Tally(limit=0.5)
     for score in (
-        Score("a", "ok", (0.8, 0.6), 0.1),
-        Score("b", "ok", (0.4,), 0.4),
+        Score("a", "ok", (Comparison((0.8, 0.6), 0.1, (0.5,), 0.4),), prompt=30.0),
+        Score("b", "ok", (Comparison((0.4,), 0.4, (0.5,), -0.2),), prompt=20.0),
         Score("c", "no face"),
         Score("d", "failed", error="broken"),
     ):
         tally.add(score)
-    assert tally.mean == pytest.approx(0.55)
+    # (0.7 + 0.4 + 0) / 3
+    assert tally.mean_likeness == pytest.approx(1.1 / 3)
     assert (tally.count, tally.scored, tally.below, tally.fooled) == (4, 2, 3, 1)
-    assert tally.line() == "4 pictures: mean 0.550, lowest 0.400 (b), 1 without a face, 1 failed"
+    assert tally.line() == (
+        "4 pictures: mean_likeness 0.367, lowest 0.400 (b), copy_paste +0.100, prompt 25.00, "
+        "1 without a face, which counts 0, 1 failed"
+    )
     assert Tally().line() == "0 pictures"
-    assert Tally().mean is None
+    assert Tally().mean_likeness is None
+
+
+def test_agreement_is_a_correlation():
+    tally = Tally()
+    for mine, theirs in ((0.1, 0.9), (0.2, 0.7), (0.4, 0.3)):
+        assert tally.agreement(1) is None
+        tally.add(Score("a", "ok", (Comparison((mine,)), Comparison((theirs,)))))
+    assert tally.agreement(1) == pytest.approx(-1)
+    assert tally.agreement(0) == pytest.approx(1)
