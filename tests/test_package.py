@@ -80,7 +80,7 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
         extra: {re.split(r"[<>=\[; ]", line)[0] for line in lines}
         for extra, lines in extras.items()
     }
-    assert not names["extract"] & {"diffusers", "transformers", "open_clip_torch", "accelerate"}
+    assert not names["extract"] & {"diffusers", "transformers", "accelerate"}
     assert not names["generate"] & {
         "insightface",
         "facexlib",
