@@ -28,6 +28,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PULID_MODELS_DIR", None)
 # or two runs that shall be equal were one; tests of the cache take a folder of their own
 os.environ["PULID_NO_CACHE"] = "1"
+# The arithmetic of every command that names no other, so that pictures are the same on machines
+# that multiply bfloat16 and on those that do not. A test of the default takes it away.
+os.environ["PULID_DTYPE"] = "float32"
 
 
 def pytest_collection_modifyitems(items):

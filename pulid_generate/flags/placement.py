@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+# --dtype for every command that does not name another
+DTYPE_VARIABLE = "PULID_DTYPE"
 # as it is typed -> torch's name
 DTYPES = {
     "auto": "auto",
@@ -41,8 +43,10 @@ class PlacementFlags:
         Literal[tuple(DTYPES)],  # type: ignore[valid-type]
         typer.Option(
             "--dtype",
-            help="Arithmetic. auto: bfloat16 on cuda and mps (the reference), float32 on a CPU "
-            "(16-bit weights kept if need be).",
+            envvar=DTYPE_VARIABLE,
+            help="Arithmetic. auto: bfloat16 on cuda, on mps and on a CPU that multiplies it in "
+            "hardware (AMX, AVX512-BF16, ARM's BF16), else float32 (16-bit weights kept if need "
+            "be). On a CPU float32 is the exact one.",
         ),
     ] = "auto"
     dequantize: Annotated[

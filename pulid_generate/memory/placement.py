@@ -16,7 +16,7 @@ import torch
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.model import Model
-from pulid_generate.memory.devices import CPU, device_name, find_device
+from pulid_generate.memory.devices import CPU, device_name, find_device, multiplies_bfloat16
 from pulid_generate.memory.footprint import GIB
 
 # What sd-cli calls the parts of a generation, hyphens and underscores aside. "te" is CLIP and T5
@@ -80,8 +80,8 @@ class Placement:
         offload: bool = False,
         max_vram: str | float | None = None,
     ) -> Placement:
-        """device: "auto", "cuda", "cuda:1", "mps" or "cpu". dtype: "auto" or a torch dtype's name.
-        The rest as sd-cli's flags.
+        """device: "auto", "cuda", "cuda:1", "mps" or "cpu". dtype: a torch dtype's name, or "auto"
+        for `best_dtype`. The rest as sd-cli's flags.
 
         As there, clip_on_cpu, vae_on_cpu and offload stand for te=cpu, vae=cpu and params *=cpu,
         and the other assignments of a module win over them. Raises RequestError for a module or
@@ -107,9 +107,7 @@ class Placement:
             if _in_main_memory(waits_in) and devices[model.module] != CPU:
                 offloaded.add(model)
         if dtype == "auto":
-            # bfloat16 matrix products are several times slower than float32 ones on most CPUs, and
-            # less exact
-            dtype = "float32" if devices["diffusion"].type == "cpu" else "bfloat16"
+            dtype = best_dtype(devices["diffusion"])
         return cls(
             devices["diffusion"],
             devices["te"],
@@ -178,6 +176,15 @@ class Placement:
         if device == CPU:
             return None
         return self.max_vram.get(device_name(device), self.max_vram.get("")) or None
+
+
+def best_dtype(device: torch.device) -> str:
+    """What a device multiplies fastest: bfloat16, but float32 on a CPU without instructions for
+    it, where bfloat16 takes several times as long.
+    """
+    if device.type == "cpu" and not multiplies_bfloat16():
+        return "float32"
+    return "bfloat16"
 
 
 def parse_assignment(flag: str, text: str | None) -> dict[str, str]:

@@ -41,7 +41,7 @@ SIDE, STEPS = 96, 8
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("background", "clothes", "expression", "hat", "glasses")
 # what every command of the small world says: one size of network is missing (facexlib's), and Flux
-# knows prompts of this length
+# knows prompts of this length; and the arithmetic, so that pictures are the same on every processor
 EXTRACT = ("--aligner", "antelopev2", "--parser", "none")
 GENERATE = (
     "-W",
@@ -52,6 +52,8 @@ GENERATE = (
     str(STEPS),
     "--t5-max-length",
     str(T5_LENGTH),
+    "--dtype",
+    "float32",
 )
 
 

@@ -223,7 +223,7 @@ def test_offloaded_weights_draw_the_same_picture(micro, person):
         flux=micro / "flux1-schnell.safetensors",
         t5_tokenizer=micro / "tokenizer.json",
     )
-    plain = Placement.choose("cpu")
+    plain = Placement.choose("cpu", "float32")
     drawn = []
     for placement in (plain, replace(plain, offload=frozenset({Model.FLUX, Model.T5}))):
         pipeline = Pipeline(files, placement)
@@ -233,6 +233,26 @@ def test_offloaded_weights_draw_the_same_picture(micro, person):
         drawn += [picture.encode("PNG") for picture in pipeline.draw(jobs)]
     assert drawn[0] == drawn[1]
     assert not Placement.choose("cpu", offload=True).offload  # nothing to offload from
+
+
+def test_the_default_arithmetic_is_the_processors(generate, base, tmp_path, monkeypatch):
+    """--dtype auto is bfloat16 where the processor multiplies it, float32 elsewhere; the variable
+    stands for the flag.
+    """
+    from pulid_generate.memory import placement
+
+    def drawn(*flags: str) -> bytes:
+        out = tmp_path / "out.png"
+        assert generate(*base, *flags, "--steps", 1, "-o", out).code == 0
+        return out.read_bytes()
+
+    named = {dtype: drawn("--dtype", dtype) for dtype in ("float32", "bfloat16")}
+    assert named["float32"] != named["bfloat16"]
+    assert drawn() == named["float32"], "the tests' own variable"
+    monkeypatch.delenv("PULID_DTYPE")
+    for multiplies, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(placement, "multiplies_bfloat16", lambda there=multiplies: there)
+        assert drawn() == named[dtype]
 
 
 def test_tiling_draws_nearly_the_same_picture(generate, base, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.files.model import Model
-from pulid_generate.memory import devices
+from pulid_generate.memory import devices, placement
 from pulid_generate.memory.devices import (
     available_memory,
     available_on,
@@ -33,6 +33,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in kinds)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in kinds)
+        monkeypatch.setattr(placement, "multiplies_bfloat16", lambda: "bfloat16" in kinds)
 
     return have
 
@@ -43,6 +44,7 @@ def machine(monkeypatch):
         (("cuda", "mps"), "cuda", torch.bfloat16),
         (("mps",), "mps", torch.bfloat16),
         ((), "cpu", torch.float32),
+        (("bfloat16",), "cpu", torch.bfloat16),
     ],
 )
 def test_the_best_device_and_its_arithmetic_are_chosen(machine, kinds, device, dtype):
@@ -50,8 +52,37 @@ def test_the_best_device_and_its_arithmetic_are_chosen(machine, kinds, device, d
     chosen = Placement.choose()
     assert (chosen.device.type, chosen.dtype) == (device, dtype)
     assert chosen.text_device == chosen.vae_device == chosen.device
-    assert Placement.choose("cpu").dtype == torch.float32
+    on_cpu = torch.bfloat16 if "bfloat16" in kinds else torch.float32
+    assert Placement.choose("cpu").dtype == on_cpu
     assert Placement.choose("cpu", "bfloat16").dtype == torch.bfloat16
+    assert Placement.choose("cpu", "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("instructions", "held_back", "multiplies"),
+    [
+        ({"avx512_bf16": True}, "", True),
+        ({"amx_bf16": True, "avx512_bf16": False}, "", True),
+        ({"bf16": True, "neon": True}, "", True),
+        ({"avx2": True, "avx512_bf16": False, "l2_cache_size": 1}, "", False),
+        ({"avx512_bf16": True}, "AVX512_CORE", False),
+        ({"avx512_bf16": True}, "avx512_core_bf16", True),
+    ],
+)
+def test_bfloat16_is_for_processors_with_instructions_for_it(
+    monkeypatch, tmp_path, instructions, held_back, multiplies
+):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", held_back)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    assert devices.multiplies_bfloat16() is multiplies
+    # a torch that does not say: the names that are there in Linux's list
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    named = " ".join(name for name, there in instructions.items() if there)
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {named} sse\n")
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
+    assert devices.multiplies_bfloat16() is multiplies
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "none")
+    assert not devices.multiplies_bfloat16()
 
 
 def test_encoders_and_autoencoder_on_the_cpu_compute_in_float32(machine):

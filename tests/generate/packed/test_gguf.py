@@ -123,7 +123,7 @@ def test_offloading_and_verify_work_with_quantised_weights(micro, person, tmp_pa
 
     quantised = write_gguf(micro / "flux1-schnell.safetensors", tmp_path / "q8.gguf", Q.Q8_0)
     files = ModelFiles.find(models_dir=micro, flux=quantised, t5_tokenizer=micro / "tokenizer.json")
-    placement = Placement.choose("cpu")
+    placement = Placement.choose("cpu", "float32")
     drawn = []
     for where in (placement, replace(placement, offload=frozenset({Model.FLUX, Model.T5}))):
         pipeline = Pipeline(files, where)

@@ -48,7 +48,7 @@ def pipeline(micro):
         flux=micro / "flux1-schnell.safetensors",
         t5_tokenizer=micro / "tokenizer.json",
     )
-    return Pipeline(files, Placement.choose("cpu"))
+    return Pipeline(files, Placement.choose("cpu", "float32"))
 
 
 @pytest.fixture
