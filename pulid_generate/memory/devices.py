@@ -38,8 +38,10 @@ NOT_IN_TORCH = ("vulkan", "opencl", "sycl", "cann", "musa", "webgpu", "rpc")
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 # what oneDNN can be held back to, by its variable, that has none of them
 ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE")
-WITHOUT_BFLOAT16 += ("AVX512_CORE_VNNI",)
+WITHOUT_BFLOAT16 = (
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
+    *("AVX512_CORE", "AVX512_CORE_VNNI"),
+)
 CPU_INFO = Path("/proc/cpuinfo")
 
 
