@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pulid_extract.shared.errors import OutputError
+from pulid_extract.shared.json_text import read_object
 
 NAME = ".pulid-batch.jsonl"
 
@@ -75,9 +76,9 @@ def _read(path: Path) -> dict[str, _Entry]:
     entries = {}
     for line in lines:
         try:
-            record = json.loads(line)
+            record = read_object(line)
             entry = _Entry(str(record["key"]), str(record["sha256"]))
             entries[str(record["output"])] = entry
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError):
             continue
     return entries

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.errors import InputError, OutputError
+from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.model_files import FoundFile
 from pulid_extract.shared.writing import make_folder, write_atomically
 
@@ -101,10 +102,8 @@ def _mark(path: Path) -> list[int] | None:
 def _read(path: Path | None) -> dict[str, Any]:
     """What is remembered; nothing if the file is missing or damaged."""
     try:
-        known = json.loads(path.read_bytes()) if path is not None else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(known, dict):
+        known = read_object(path.read_bytes()) if path is not None else {}
+    except (OSError, ValueError):
         return {}
     entries = {}
     for name, entry in known.items():

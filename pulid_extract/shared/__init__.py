@@ -3,6 +3,7 @@ folders.
 
     errors.py          the error tree
     embedding_file.py  the .pulidembd format
+    json_text.py       JSON that anybody may have written
     picture_file.py    picture files into upright pixels, or why not
     clip_words.py      CLIP's words, for prompts
     records.py         JSON Lines and CSV, each problem with its line

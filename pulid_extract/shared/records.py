@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.json_text import read_json
 
 FORMS = (".jsonl", ".csv")
 MAX_BYTES = 256 << 20
@@ -96,23 +96,11 @@ def json_record(line: str, example: str) -> Record:
     if len(line) > MAX_LINE:
         raise InputError(f"is longer than {MAX_LINE >> 20} MiB; expected one JSON object")
     try:
-        record = json.loads(line, object_pairs_hook=_once)
-    except RecursionError:
-        raise InputError("is nested too deeply; expected one JSON object of plain values") from None
-    # JSONDecodeError; a number of too many digits; a name that is named twice
+        record = read_json(line)
     except ValueError as error:
-        raise InputError(
-            f"is not JSON ({getattr(error, 'msg', error)}); expected one object in each line"
-        ) from None
+        raise InputError(f"is not JSON ({error}); expected one object in each line") from None
     if not isinstance(record, dict):
         raise InputError(f"expected a JSON object, such as {example}")
-    return record
-
-
-def _once(pairs: list[tuple[str, object]]) -> Record:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a name is named twice")
     return record
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.model_files import PREFIXES, Header, parts_of
 from pulid_extract.shared.model_files.gguf_files import ggml_bytes
 from pulid_generate.errors import CheckpointError
@@ -174,10 +175,12 @@ def _check_ggml(part: Header) -> None:
 def _comfy_layers(part: Header) -> list[Any]:
     """What ComfyUI's `_quantization_metadata` says of this model's layers."""
     try:
-        layers = json.loads(part.metadata.get("_quantization_metadata", "{}")).get("layers", {})
+        told = read_object(part.metadata.get("_quantization_metadata", "{}"))
+        layers = told.get("layers", {})
         own = {part.place_of(name)[1].rpartition(".")[0] for name in part.tensors}
         return [layer for name, layer in layers.items() if name in own]
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    # of another type
+    except (ValueError, TypeError, AttributeError):
         raise CheckpointError(
             f"{part.path}: its _quantization_metadata is damaged; download it again"
         ) from None
@@ -188,8 +191,8 @@ def check_comfy_format(part: Header, name: str, text: bytes) -> None:
     and scales. name: of the tensor or the metadata that says so. Raises CheckpointError.
     """
     try:
-        stated = json.loads(text).get("format")
-    except (ValueError, AttributeError, RecursionError):
+        stated = read_object(text).get("format")
+    except ValueError:
         raise CheckpointError(f"{part.path}: {name} is damaged; download the file again") from None
     if stated not in COMFY_FORMATS:
         raise CheckpointError(

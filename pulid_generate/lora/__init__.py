@@ -3,6 +3,7 @@ afterwards.
 
     choice.py  which files, and how strongly: flags, tags, names
     names.py   whose layer a tensor's name means: the spellings of the field
+    peft.py    what peft says beside the matrices: alphas
     files.py   a file -> its products, by the names it uses
     hooks.py   products -> forward hooks, and off again
 

@@ -4,14 +4,12 @@ LoRA for Flux is refused by name.
 Every tensor is accounted for: a product, its alpha, or zeros that add nothing. Knows no model until
 `resolve` is given its layers.
 
-Sources: kohya-ss/sd-scripts networks/lora_flux.py (alpha); huggingface/peft src/peft/tuners/lora
-(alpha, rslora, patterns); diffusers 0.42.1 loaders/lora_base.py (lora_adapter_metadata);
-KohakuBlueleaf/LyCORIS (what is refused).
+Sources: kohya-ss/sd-scripts networks/lora_flux.py (alpha); KohakuBlueleaf/LyCORIS (what is
+refused).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -26,6 +24,7 @@ from pulid_extract.shared.model_files import Header, kind_of, read_header
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.model import Model
 from pulid_generate.lora.names import UNUSED, split_prefix, targets
+from pulid_generate.lora.peft import PeftSettings, read_peft
 
 DOWN = (
     "lora_down.weight",
@@ -65,13 +64,9 @@ REFUSED = (
 )
 # beside its matrices, such a file has norms, and a wider img_in
 CONTROL = re.compile(r"norm\.(query|key)_norm\.scale$")
-METADATA = "lora_adapter_metadata"
-# peft's save_pretrained writes both
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
-
-# peft's configuration of each model: lora_alpha, alpha_pattern, use_rslora, ..
-Settings = Mapping[Model, Mapping[str, Any]]
+# peft's, of each model
+Settings = Mapping[Model, PeftSettings]
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,11 @@ def read_lora(path: str | Path) -> LoraFile:
                         f"{path}: {name} is not part of a plain LoRA and cannot be applied; "
                         "use a plain LoRA for FLUX.1"
                     )
-            settings = _settings(Path(path), file.metadata() or {})
+            settings = read_peft(Path(path), header.metadata)
+            if any(own.is_dora for own in settings.values()):
+                raise WeightsError(
+                    f"{path}: is a DoRA (use_dora in its description); use a plain LoRA for FLUX.1"
+                )
             products: dict[Model, dict[str, Product]] = {}
             for name, group in groups.items():
                 model, layer = split_prefix(name)
@@ -196,51 +195,12 @@ def _product(where: str, name: str, tensors: dict[str, Tensor], settings: Settin
 def _scale(name: str, rank: int, alpha: float | None, settings: Settings) -> float:
     """alpha / rank; alpha is the layer's own, the file's, or the rank."""
     model, layer = split_prefix(name)
-    own = settings.get(model, {})
+    own = settings.get(model, PeftSettings())
     if alpha is None:
-        alpha = float(own.get("lora_alpha", rank))
-        for pattern, value in (own.get("alpha_pattern") or {}).items():
-            if re.match(_peft_pattern(pattern), layer):
-                alpha = float(value)
-                break
-    return alpha / (math.sqrt(rank) if own.get("use_rslora") else rank)
-
-
-def _peft_pattern(pattern: str) -> str:
-    return pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})$"
-
-
-def _settings(path: Path, metadata: Mapping[str, str]) -> Settings:
-    """peft's configuration: from the file's metadata, or from the file that peft writes next to
-    it.
-    """
-    config = path.with_name(PEFT_CONFIG)
-    try:
-        if METADATA in metadata:
-            entries = json.loads(metadata[METADATA])
-        elif path.name == PEFT_FILE and config.is_file():
-            entries = json.loads(config.read_text(encoding="utf-8"))
-        else:
-            return {}
-        settings: dict[Model, dict[str, Any]] = {}
-        for key, value in entries.items():
-            # "transformer.lora_alpha"
-            model, name = split_prefix(key)
-            settings.setdefault(model, {})[name] = value
-        for own in settings.values():
-            float(own.get("lora_alpha", 1))
-            for pattern, value in (own.get("alpha_pattern") or {}).items():
-                float(value)
-                re.compile(_peft_pattern(pattern))
-    except (ValueError, TypeError, AttributeError, OSError, re.error) as error:
-        raise WeightsError(
-            f"{path}: the description of its alphas cannot be read ({error}); download it again"
-        ) from None
-    if any(own.get("use_dora") for own in settings.values()):
-        raise WeightsError(
-            f"{path}: is a DoRA (use_dora in its description); use a plain LoRA for FLUX.1"
-        )
-    return settings
+        alpha = own.alpha_of(layer)
+    if alpha is None:
+        alpha = rank
+    return alpha / (math.sqrt(rank) if own.is_rank_stabilised else rank)
 
 
 def resolve(

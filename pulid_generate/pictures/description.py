@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pulid_extract.shared.json_text import read_object
 from pulid_generate.errors import RequestError
 from pulid_generate.request.generation import (
     DEFAULT_TILE_OVERLAP,
@@ -189,9 +190,9 @@ def parse_description(text: str) -> dict[str, Any]:
     such line.
     """
     try:
-        facts = json.loads(text.rstrip("\n").rsplit("\n", 1)[-1])
+        facts = read_object(text.rstrip("\n").rsplit("\n", 1)[-1])
     except ValueError:
-        facts = None
-    if not isinstance(facts, dict) or "pulid_generate" not in facts:
+        facts = {}
+    if "pulid_generate" not in facts:
         raise RequestError("this picture's metadata was not written by pulid-generate")
     return facts

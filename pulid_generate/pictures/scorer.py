@@ -9,7 +9,6 @@ is what the program said.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pulid_extract.shared.json_text import read_object
+from pulid_extract.shared.records import number, whole
 from pulid_generate.errors import InputError, PackageError, ScoringError
 
 PROGRAM = "pulid-extract"
@@ -205,10 +206,10 @@ def program() -> list[str]:
 def _parse(text: str) -> dict[str, Any]:
     """A line of the program's standard output. Raises ScoringError for any other."""
     try:
-        line = json.loads(text)
+        line = read_object(text)
         _score(line)
         str(line["recognizer"]["name"]), str(line["recognizer"]["sha256"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise ScoringError(
             f"{PROGRAM} score: answered {text.strip()[:80]!r}, expected a line of its JSON; "
             "is it of another version?"
@@ -217,18 +218,31 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _score(line: dict[str, Any]) -> Score:
-    """Raises ValueError, KeyError or TypeError for what is not such a line."""
-    if line["status"] not in ("ok", "no face", "failed"):
+    """Raises ValueError, KeyError, TypeError or OverflowError for what is not such a line."""
+    status = line["status"]
+    if status not in ("ok", "no face", "failed"):
         raise ValueError("status")
+    error, box = line["error"], line["box"]
+    if error is not None and not isinstance(error, str):
+        raise TypeError("error")
     return Score(
-        status=line["status"],
-        cosine=line["cosine"],
-        cosines=tuple(line["cosines"]),
-        stranger=line["stranger"],
-        faces=line["faces"],
-        box=tuple(line["box"]) if line["box"] is not None else None,
-        error=line["error"],
+        status=status,
+        # without a face there is none
+        cosine=_cosine(line["cosine"]) if status == "ok" else None,
+        cosines=tuple(_cosine(value) for value in line["cosines"]),
+        stranger=None if line["stranger"] is None else _cosine(line["stranger"]),
+        faces=whole(line["faces"]),
+        box=None if box is None else tuple(whole(value) for value in box),
+        error=error,
     )
+
+
+def _cosine(value: Any) -> float:
+    cosine = number(value)
+    # rounded to four places
+    if isinstance(value, str) or not -1.001 <= cosine <= 1.001:
+        raise ValueError("cosine")
+    return cosine
 
 
 def _reason(code: int, last_line: Sequence[str], answered: int, expected: int) -> str:

@@ -1,13 +1,14 @@
 """Model files without torch: recognise one by its header, find it, fetch it.
 
-    headers.py     what a file says about itself before any weight is read
-    gguf_files.py  the header of a GGUF
-    kinds.py       kinds of files by the names in their headers, and the roles that they fill
-    finding.py     the file for a role: flag, models folder, Hugging Face cache, download
-    transfer.py    one file over the network, resumed and checked
-    pulling.py     kits of files into one folder: what both programs' `pull` does
-    checkup.py     what a run needs and whether it is here: what both programs' `doctor` asks
-    meter.py       how far a long read or download is
+    headers.py            what a file says about itself before any weight is read
+    safetensors_files.py  the header of a safetensors file, checked
+    gguf_files.py         the header of a GGUF, checked
+    kinds.py              kinds of files by the names in their headers, and the roles they fill
+    finding.py            the file for a role: flag, models folder, Hugging Face cache, download
+    transfer.py           one file over the network, resumed and checked
+    pulling.py            kits of files into one folder: what both programs' `pull` does
+    checkup.py            what a run needs and whether it is here: both programs' `doctor`
+    meter.py              how far a long read or download is
 
 A file is recognised by what is in its header, never by its name. Knows nothing of models, pictures
 or command lines beyond the flag names it puts into messages. What finding takes is imported from

@@ -11,25 +11,29 @@ one model: insightface's pack.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pickletools
-import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pulid_extract.shared.errors import WeightsError
+from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.model_files.gguf_files import read_gguf
+from pulid_extract.shared.model_files.safetensors_files import (
+    MAX_HEADER_BYTES,
+    SizeMismatch,
+    read_safetensors,
+)
 
-# the limit of the safetensors library itself
-MAX_HEADER_BYTES = 100_000_000
 # what makes a folder a diffusers pipeline
 PIPELINE_INDEX = "model_index.json"
 # folders of a Flux pipeline that hold weights
 COMPONENTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+# what file systems take
+MAX_NAME_BYTES = 255
 # diffusers', transformers'
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
@@ -105,29 +109,16 @@ def read_header(path: str | Path) -> Header:
     )
 
 
-def _safetensors_header(path: Path, file, size: int) -> Header:
-    file.seek(0)
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > min(MAX_HEADER_BYTES, size - 8):
-        raise WeightsError(
-            f"{path}: the header claims {length} bytes, the file has {size}; it is truncated or "
-            "not a safetensors file"
-        )
+def _safetensors_header(path: Path, file: BinaryIO, size: int) -> Header:
     try:
-        entries = json.loads(file.read(length))
-        metadata = entries.pop("__metadata__", None) or {}
-        tensors = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        read = read_safetensors(file, size)
+    except SizeMismatch as error:
+        raise WeightsError(f"{path}: {error}; download it again") from None
+    except ValueError as error:
         raise WeightsError(
-            f"{path}: the safetensors header is damaged; download the file again"
+            f"{path}: the safetensors header is damaged ({error}); download the file again"
         ) from None
-    if 8 + length + end != size:
-        what = "truncated" if 8 + length + end > size else "longer than its header says"
-        raise WeightsError(
-            f"{path}: {what} ({size} bytes, the header needs {8 + length + end}); download it again"
-        )
-    return Header(path, "safetensors", tensors, metadata if isinstance(metadata, dict) else {})
+    return Header(path, "safetensors", read.tensors, read.metadata)
 
 
 def _gguf_header(path: Path) -> Header:
@@ -180,9 +171,7 @@ def _weight_files(folder: Path) -> list[Path]:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
             names = _json_of(index).get("weight_map")
-            if not isinstance(names, dict) or not all(
-                isinstance(name, str) and Path(name).name == name for name in names.values()
-            ):
+            if not isinstance(names, dict) or not all(map(_is_plain_name, names.values())):
                 raise WeightsError(f"{index}: damaged index of a sharded model; download it again")
             files = [folder / name for name in sorted(set(names.values()))]
             missing = [file.name for file in files if not file.is_file()]
@@ -203,17 +192,25 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def _is_plain_name(name: Any) -> bool:
+    """Whether it can be the name of a file in a folder, and no way out of it."""
+    if not isinstance(name, str) or "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
+        return False
+    return name == Path(name).name
+
+
 def _json_of(path: Path) -> dict[str, Any]:
     """A JSON file's object, {} if there is no such file. Raises WeightsError for a damaged one."""
-    if not path.is_file():
-        return {}
     try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError, OSError):
-        raise WeightsError(f"{path}: damaged JSON; download it again") from None
-    return content
+        with open(path, "rb") as file:
+            content = file.read(MAX_HEADER_BYTES + 1)
+        if len(content) > MAX_HEADER_BYTES:
+            raise ValueError(f"it is larger than {MAX_HEADER_BYTES >> 20} MiB")
+        return read_object(content)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise WeightsError(f"{path}: damaged JSON ({error}); download it again") from None
 
 
 def _pickle_strings(path: Path, start: bytes) -> tuple[str, ...]:

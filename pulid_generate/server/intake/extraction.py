@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pulid_extract.shared.json_text import read_object
 from pulid_generate.errors import InputError, PackageError
 from pulid_generate.pictures.scorer import PROGRAM, program
 from pulid_generate.server.failures import RefusedError
@@ -83,13 +84,12 @@ class ExtractWorker:
             self.stop()
             raise RefusedError(503, f"{PROGRAM} worker: has ended without an answer; try again")
         try:
-            told = json.loads(answer)
+            return read_object(answer)
         except ValueError:
-            told = None
-        if not isinstance(told, dict):
             self.stop()
-            raise RefusedError(503, f"{PROGRAM} worker: gave an answer that is not its JSON")
-        return told
+            raise RefusedError(
+                503, f"{PROGRAM} worker: gave an answer that is not its JSON"
+            ) from None
 
     def _start(self) -> subprocess.Popen[str]:
         if self._child is not None and self._child.poll() is None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from pulid_extract.shared.json_text import read_json
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.errors import RequestError
 from pulid_generate.server.intake.people import check_name
@@ -83,9 +83,11 @@ async def read_body(request: Request, *, one_file: tuple[str, ...] = ()) -> Body
         return await _read_form(request, one_file)
     data = await request.body()
     try:
-        told = json.loads(data) if data else {}
-    except (ValueError, RecursionError):
-        raise RequestError("the body is not JSON; expected an object of fields") from None
+        told = read_json(data) if data else {}
+    except ValueError as error:
+        raise RequestError(
+            f"the body is not JSON ({error}); expected an object of fields"
+        ) from None
     if not isinstance(told, dict):
         raise RequestError("the body is not an object of fields")
     body = Body(told)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.pictures.picture import Format
 from pulid_generate.server.work.changes import Changes
@@ -18,6 +19,19 @@ from pulid_generate.server.work.changes import Changes
 State = Literal["queued", "drawing", "done", "failed", "cancelled"]
 RECORD, FILES = "job.json", "files"
 FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+
+# what a record on the disk holds: name -> type of its value
+RECORD_TYPES: dict[str, Any] = {
+    "id": str,
+    "visitor": str | None,
+    "asked": dict,
+    "output_format": str,
+    "count": int,
+    "created": int | float,
+    "state": str,
+    "error": str | None,
+}
+PICTURE_TYPES: dict[str, Any] = {"name": str, "sha256": str, "seed": int, "seconds": int | float}
 
 
 @dataclass(frozen=True)
@@ -122,9 +136,11 @@ def read_record(folder: Path) -> JobRecord | None:
     server ended is queued again.
     """
     try:
-        told = json.loads((folder / RECORD).read_bytes())
-        pictures = [PictureRecord(**picture) for picture in told.pop("pictures")]
-        job = JobRecord(folder=folder, pictures=pictures, **told)
+        told = read_object((folder / RECORD).read_bytes())
+        pictures = [
+            PictureRecord(**_checked(picture, PICTURE_TYPES)) for picture in told.pop("pictures")
+        ]
+        job = JobRecord(folder=folder, pictures=pictures, **_checked(told, RECORD_TYPES))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if not job.is_finished:
@@ -132,6 +148,16 @@ def read_record(folder: Path) -> JobRecord | None:
     else:
         job.finished_at = time.time()
     return job
+
+
+def _checked(told: Any, types: dict[str, Any]) -> dict[str, Any]:
+    """A record as it was written: these names, with values of these types. Raises TypeError."""
+    if not isinstance(told, dict) or told.keys() != types.keys():
+        raise TypeError("other names")
+    for name, kind in types.items():
+        if not isinstance(told[name], kind) or isinstance(told[name], bool):
+            raise TypeError(name)
+    return told
 
 
 def forget_files(job: JobRecord) -> None:

@@ -130,6 +130,12 @@ def test_the_command_line(fake, tmp_path):
         ("print('[]')", "expected a line of its JSON"),
         ("line['status'] = 'perhaps'; print(json.dumps(line))", "expected a line of its JSON"),
         ("del line['recognizer']; print(json.dumps(line))", "expected a line of its JSON"),
+        ("print('[' * 100_000)", "expected a line of its JSON"),
+        ("tell(cosine='0.5')", "expected a line of its JSON"),
+        ("tell(cosine=10**39)", "expected a line of its JSON"),
+        ("tell(cosine=float('nan'))", "expected a line of its JSON"),
+        ("tell(box=[1, 2, 3, 1e30])", "expected a line of its JSON"),
+        ("tell(faces={})", "expected a line of its JSON"),
     ],
 )
 def test_a_program_that_fails_is_one_line(body, message, fake):

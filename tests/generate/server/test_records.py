@@ -1,0 +1,55 @@
+"""Records of jobs on the disk: read as they were written, and garbage is no job."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+
+from pulid_generate.server.work.jobs import JobRecord, PictureRecord, read_record, write_record
+from pulid_generate.server.work.queue import JobQueue
+
+
+@pytest.fixture
+def job(tmp_path):
+    job = JobRecord("name", tmp_path / "-" / "name", None, {"prompt": "a cat"}, state="done")
+    job.pictures.append(PictureRecord("0.png", "ab", 3, 0.5))
+    write_record(job)
+    return job
+
+
+def test_a_record_is_read_as_it_was_written(job):
+    read = read_record(job.folder)
+    assert read is not None
+    assert (read.asked, read.pictures, read.created) == (job.asked, job.pictures, job.created)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff\0",
+        b"[" * 100_000,
+        b"[]",
+        b'{"created": 1e999}',
+        {"created": "yesterday"},
+        {"created": True},
+        {"asked": ["prompt"]},
+        {"count": "9" * 5000},
+        {"pictures": "0.png"},
+        {"pictures": [{"name": ["0.png"], "sha256": "", "seed": 1, "seconds": 1}]},
+        {"state": {}},
+        {"folder": "/etc"},
+    ],
+    ids=range(13),
+)
+def test_garbage_is_no_job(text, job):
+    record = job.folder / "job.json"
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(record.read_bytes()) | text).encode()
+    record.write_bytes(text)
+    queue = JobQueue(4)
+    assert queue.resume(job.folder.parent.parent) == (0, 1)
+    assert queue.get("name") is None
