@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-SOURCES := pulid_extract pulid_generate scripts tests
+SOURCES := pulid_extract pulid_generate scripts tests setup.py
 READY := $(VENV)/.ready
 
 .PHONY: demo studio test test-all check format docs bench world setup clean
@@ -53,7 +53,7 @@ world: $(READY)
 
 setup: $(READY)
 
-$(READY): pyproject.toml requirements/dev.txt requirements/vocabularies.txt requirements/uv.txt
+$(READY): pyproject.toml setup.py requirements/dev.txt requirements/vocabularies.txt requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; run make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt

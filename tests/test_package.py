@@ -5,14 +5,18 @@ the wheel.
 from __future__ import annotations
 
 import ast
+import email
+import email.message
 import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +24,8 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
+
+from pulid_extract.shared import home
 
 PACKAGES = ("pulid_extract", "pulid_generate")
 
@@ -85,10 +91,24 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
         "insightface",
         "facexlib",
         "onnxruntime",
-        "opencv-python-headless",
+        "opencv-contrib-python-headless",
     }
     # spiece.model; protobuf otherwise only comes with the other stage
     assert {"sentencepiece", "protobuf"} <= names["generate"]
+
+
+def test_the_headless_opencv_is_installed_over_the_other():
+    """insightface and facexlib ask for opencv-python, which needs the system's GL libraries and lands
+    in the same cv2/. pip 20.3 and newer install leaves of the tree of dependencies in reverse order
+    of their names (resolution/resolvelib/resolver.py, get_installation_order): what comes first in
+    the alphabet comes last, and stays.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [ours] = [
+        line for line in project["optional-dependencies"]["extract"] if line.startswith("opencv")
+    ]
+    assert "headless" in ours
+    assert re.split("[<>=]", ours)[0] < "opencv-python"
 
 
 def test_numbers_that_two_leaves_must_agree_on():
@@ -123,7 +143,7 @@ def wheel(tmp_path_factory):
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, project / package, ignore=ignored)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, project)
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     subprocess.run(
@@ -147,6 +167,67 @@ def test_the_wheel_has_every_file_of_the_packages(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == sources()
+
+
+def metadata_of(wheel: Path) -> email.message.Message:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(name))
+
+
+def test_the_wheel_says_what_a_package_page_shows(wheel):
+    metadata = metadata_of(wheel)
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["Author"]
+    assert metadata["Keywords"]
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    # as long as the project has no address
+    assert home.HOME_URL == ""
+    assert metadata.get_all("Project-URL") is None
+    page = str(metadata.get_payload())
+    assert "PuLID-FLUX" in page
+    assert relative_links(page) == []
+    assert relative_links((ROOT / "README.md").read_text(encoding="utf-8"))  # they were there
+
+
+def relative_links(page: str) -> list[str]:
+    return re.findall(r"\]\((?!https?://|#)([^)]+)\)", page)
+
+
+def test_with_an_address_links_and_urls_lead_there(monkeypatch):
+    script = runpy.run_path(str(ROOT / "setup.py"))
+    described, urls = script["described"], script["urls"]
+    address = "https://example.org/someone/toolkit"
+    # what setup.py has read
+    read = described.__globals__["HOME"]
+    monkeypatch.setitem(read, "HOME_URL", address)
+    monkeypatch.setitem(read["page"].__globals__, "HOME_URL", address)
+    text = described("[a](docs/a.md#b) ![p](docs/p.png) [c](https://c.example/d.md) [e](#f)")
+    assert text == (
+        f"[a]({address}/blob/main/docs/a.md#b) ![p]({address}/raw/main/docs/p.png) "
+        "[c](https://c.example/d.md) [e](#f)"
+    )
+    assert urls()["Homepage"] == address
+
+
+@pytest.mark.slow  # packs 60 MB
+def test_the_source_archive_is_the_checkout(tmp_path):
+    """Nothing is missing without which its tests would not run or its documents not lead on."""
+    project = tmp_path / "project"
+    made = (".git", ".venv", "build", "demo", "micro", "*.egg-info", "__pycache__", ".*_cache")
+    ignored = shutil.ignore_patterns(*made, ".hypothesis", "*.part")
+    shutil.copytree(ROOT, project, ignore=ignored)
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    there = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+    subprocess.run(
+        [sys.executable, "-c", build, tmp_path], cwd=project, check=True, capture_output=True
+    )
+    [built] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames() if "." in name}
+    assert sorted(there - packed) == []
 
 
 @pytest.mark.slow  # torch, diffusers, transformers and the rest, in a process of their own

@@ -27,7 +27,7 @@ LIBRARIES = (
     "insightface",
     "numpy",
     "onnxruntime",
-    "opencv-python-headless",
+    "opencv-contrib-python-headless",
     "pillow",
     "timm",
     "torch",

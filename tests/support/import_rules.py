@@ -8,6 +8,7 @@ test can run them on a made-up tree. Knows no module of the packages but by its 
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import os
 import subprocess
@@ -258,6 +259,38 @@ def with_torch(root: Path, modules: list[str]) -> tuple[list[str], bool]:
     assert done.returncode == 0, done.stderr
     broken, numpy = json.loads(done.stdout)
     return broken, numpy
+
+
+# modules that Windows' Python lacks
+POSIX_ONLY = (
+    *("crypt", "curses", "fcntl", "grp", "nis", "posix", "pty", "pwd", "readline", "resource"),
+    *("spwd", "syslog", "termios", "tty"),
+)
+
+
+def posix_at_import(tree: Tree) -> list[str]:
+    """Modules of POSIX_ONLY that are imported outside functions: such a file could not even be
+    imported on Windows.
+    """
+    broken = []
+    for module, parsed in tree.parsed.items():
+        for line, name in imported_names(_outside_functions(parsed)):
+            if name.split(".")[0] in POSIX_ONLY:
+                broken.append(f"{tree.place(module, line)}: imports {name}, which Windows lacks")
+    return broken
+
+
+def _outside_functions(parsed: ast.Module) -> ast.Module:
+    """What runs when a module is imported, in classes, branches and `try` too."""
+
+    class Bodies(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.Pass:
+            return ast.Pass()
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.Pass:
+            return ast.Pass()
+
+    return Bodies().visit(copy.deepcopy(parsed))
 
 
 # ----------------------------------------------------------------------- four: commands are on top

@@ -35,7 +35,11 @@ REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?")
 # the section
 FILES = "model files"
 STANDS_IN = {
-    "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
+    "opencv-contrib-python-headless": (
+        "opencv-python-headless",
+        "opencv-contrib-python",
+        "opencv-python",
+    ),
     "onnxruntime": ("onnxruntime-gpu",),
 }
 CPUINFO = Path("/proc/cpuinfo")
