@@ -20,8 +20,9 @@ import numpy as np
 from pulid_extract.faces import onnx_runtime
 from pulid_extract.faces.choice import Order, in_order
 from pulid_extract.shared.errors import WeightsError, first_line
+from pulid_extract.shared.model_files import ANTELOPEV2_NETWORKS
 
-DETECTOR_FILE, RECOGNISER_FILE = "scrfd_10g_bnkps.onnx", "glintr100.onnx"
+DETECTOR_FILE, RECOGNISER_FILE = ANTELOPEV2_NETWORKS
 # Said out loud: insightface 2.1 would otherwise look at two scales. The smaller ones are tried only
 # when nothing was found: SCRFD misses faces that are larger than most of its input, and finds them
 # in a smaller one.

@@ -14,6 +14,7 @@ from typing import IO
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import WeightsError
+from pulid_extract.shared.model_files import ANTELOPEV2_NETWORKS
 from pulid_extract.shared.model_files.pulling import (
     START,
     PullOutcome,
@@ -22,9 +23,6 @@ from pulid_extract.shared.model_files.pulling import (
     check_start,
 )
 from pulid_extract.shared.writing import make_folder, write_atomically
-
-# of antelopev2's five, what PuLID uses
-NEEDED_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
 
 
 def fill_from_zip(
@@ -59,22 +57,22 @@ def unpack_antelopev2(archive: Path, models_dir: Path) -> list[Path]:
     folder = models_dir / "antelopev2"
     with _readable(archive), zipfile.ZipFile(archive) as opened:
         members = {Path(name).name: name for name in opened.namelist()}
-        lacking = [name for name in NEEDED_NETWORKS if name not in members]
+        lacking = [name for name in ANTELOPEV2_NETWORKS if name not in members]
         if lacking:
             raise WeightsError(
                 f"{archive}: holds no {' and no '.join(lacking)}; expected InsightFace's "
                 "antelopev2.zip"
             )
-        for name in NEEDED_NETWORKS:
+        for name in ANTELOPEV2_NETWORKS:
             with opened.open(members[name]) as member:
                 check_start(f"{archive}: {name}", member.read(START))
         make_folder(folder, advice="name another --models-dir")
-        needed = sum(opened.getinfo(members[name]).file_size for name in NEEDED_NETWORKS)
+        needed = sum(opened.getinfo(members[name]).file_size for name in ANTELOPEV2_NETWORKS)
         check_room(models_dir, needed, "unpacked")
-        for name in NEEDED_NETWORKS:
+        for name in ANTELOPEV2_NETWORKS:
             with opened.open(members[name]) as member:
                 write_atomically(folder / name, _chunks(member, archive))
-    return [folder / name for name in NEEDED_NETWORKS]
+    return [folder / name for name in ANTELOPEV2_NETWORKS]
 
 
 def _chunks(member: IO[bytes], archive: Path) -> Iterator[bytes]:

@@ -20,14 +20,12 @@ from typing import Any
 
 from pulid_extract.shared.errors import InputError, OutputError
 from pulid_extract.shared.json_text import read_object
-from pulid_extract.shared.model_files import FoundFile
+from pulid_extract.shared.model_files import ANTELOPEV2_NETWORKS, FoundFile
 from pulid_extract.shared.writing import make_folder, write_atomically
 
 MEMORY = "weights.json"
 # seconds: a file that changed this recently may change again within one tick of its clock
 YOUNG = 2.0
-# of an antelopev2 folder, if it has them
-USED = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
 
 
 class FileHashes:
@@ -83,8 +81,10 @@ def files_of(by_role: Mapping[str, FoundFile]) -> dict[str, list[Path]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    published = [folder / name for name in USED if (folder / name).is_file()]
-    return published if len(published) == len(USED) else sorted(folder.glob("*.onnx"))
+    published = [folder / name for name in ANTELOPEV2_NETWORKS if (folder / name).is_file()]
+    return (
+        published if len(published) == len(ANTELOPEV2_NETWORKS) else sorted(folder.glob("*.onnx"))
+    )
 
 
 def _name(path: Path) -> str:

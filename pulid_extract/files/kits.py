@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pulid_extract.files.roles import ANTELOPEV2, BISENET, EVA_CLIP, RETINAFACE
-from pulid_extract.shared.model_files import PULID
+from pulid_extract.shared.model_files import ANTELOPEV2_NETWORKS, PULID
 from pulid_extract.shared.model_files.pulling import KitItem
 
 KITS: dict[str, tuple[KitItem, ...]] = {
@@ -22,7 +22,7 @@ KITS: dict[str, tuple[KitItem, ...]] = {
             folder="antelopev2",
             role=ANTELOPEV2,
         )
-        for file, size in (("scrfd_10g_bnkps.onnx", 16_923_827), ("glintr100.onnx", 260_665_334))
+        for file, size in zip(ANTELOPEV2_NETWORKS, (16_923_827, 260_665_334), strict=True)
     ),
     # and not parsing_parsenet.pth, which facexlib loads unasked: nothing here uses it
     "facexlib": (

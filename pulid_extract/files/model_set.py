@@ -39,4 +39,6 @@ def find_files(
     }
     for name, file in files.items():
         log(f"{ROLES[name].name}: {file.path} ({file.rule})")
+        if file.warning:
+            log(f"warning: {file.warning}")
     return files

@@ -6,7 +6,13 @@ Sizes and licences: facts of the public files as of 2024-2026. Every source is p
 
 from __future__ import annotations
 
-from pulid_extract.shared.model_files import PULID, Role, Source
+from pulid_extract.shared.model_files import (
+    ANTELOPEV2_NETWORKS,
+    OTHER_PACK,
+    PULID,
+    Role,
+    Source,
+)
 
 FACEXLIB = "https://github.com/xinntao/facexlib/releases/download/"
 
@@ -16,10 +22,14 @@ ANTELOPEV2 = Role(
     kinds=("antelopev2 folder",),
     source=Source(
         repo="DIAMONIK7777/antelopev2",  # the copy the reference app downloads
-        files=("scrfd_10g_bnkps.onnx", "glintr100.onnx"),
+        files=ANTELOPEV2_NETWORKS,
         licence="InsightFace's models: non-commercial research only",
     ),
     fetch=True,
+    by_flag={
+        OTHER_PACK: "PuLID was trained on the vectors of antelopev2's glintr100.onnx, those of "
+        "another recogniser draw a stranger's likeness"
+    },
 )
 RETINAFACE = Role(
     name="RetinaFace detector",

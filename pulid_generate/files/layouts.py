@@ -44,6 +44,8 @@ FLUX_MARKER = ("img_in.weight", "x_embedder.weight")
 VAE_MARKER = ("decoder.conv_in.weight",)
 CLIP_MARKER = ("embeddings.token_embedding.weight",)
 T5_MARKER = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")
+# what a whole T5 has beside its encoder, in Hugging Face's spelling and in llama.cpp's
+T5_DECODER = ("decoder.", "lm_head.", "dec.", "output.")
 PULID_MARKER = ("pulid_ca.0.to_q.weight",)
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.model_files import (
+    Fit,
     FoundFile,
+    Header,
     Role,
     check_role,
     fills,
@@ -17,9 +19,17 @@ from pulid_extract.shared.model_files import (
     open_given,
 )
 from pulid_generate.errors import WeightsError
+from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES
 from pulid_generate.files.model import Model
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
+from pulid_generate.files.storage import width_of
 from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
+
+# text encoder -> the matrix of Flux that takes its states, and one of its own, as wide
+WIDTHS = {
+    CLIP_L: ((BFL_NAMES.pooled, DIFFUSERS_NAMES.pooled), Model.CLIP.marker),
+    T5XXL: ((BFL_NAMES.context, DIFFUSERS_NAMES.context), Model.T5.marker),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class ModelFiles:
         folder = Path(models_dir).expanduser() if models_dir else None
         # first: of several faults, this is the one to hear of
         transformer = _part(FLUX, flux, whole, folder)
-        t5 = _part(T5XXL, t5xxl, whole, folder)
+        t5 = _part(T5XXL, t5xxl, whole, folder, fit_to(transformer, T5XXL))
         near_t5 = [
             t5.path.parent,
             t5.path,
@@ -84,7 +94,7 @@ class ModelFiles:
         return cls(
             flux=transformer,
             vae=_part(VAE, vae, whole, folder),
-            clip_l=_part(CLIP_L, clip_l, whole, folder),
+            clip_l=_part(CLIP_L, clip_l, whole, folder, fit_to(transformer, CLIP_L)),
             t5xxl=t5,
             pulid=find(PULID, pulid, models_dir) if with_pulid else None,
             # last: it may be a download
@@ -92,8 +102,32 @@ class ModelFiles:
         )
 
 
+def fit_to(flux: FoundFile | None, role: Role) -> Fit | None:
+    """For `find`: whether a text encoder gives states of the width that this Flux takes. None for
+    another role, and without a Flux.
+    """
+    if flux is None or role not in WIDTHS:
+        return None
+    names, marker = WIDTHS[role]
+    where, header_of_flux = flux.path, flux.header
+
+    def fit(header: Header) -> str:
+        try:
+            wanted, width = width_of(header_of_flux, names), width_of(header, marker)
+        # what is not there is said when the files are fitted to each other
+        except (KeyError, IndexError):
+            return ""
+        return "" if width == wanted else f"gives states of width {width}, {where} takes {wanted}"
+
+    return fit
+
+
 def _part(
-    role: Role, given: str | Path | None, whole: FoundFile | None, models_dir: Path | None
+    role: Role,
+    given: str | Path | None,
+    whole: FoundFile | None,
+    models_dir: Path | None,
+    fit: Fit | None = None,
 ) -> FoundFile:
     """The file for one role: what was given, else the all-in-one if it holds the part, else as
     `find`.
@@ -102,10 +136,10 @@ def _part(
         if fills(whole.header, role):
             return FoundFile(whole.path, "all-in-one", whole.header)
         try:
-            return find(role, None, models_dir)
+            return find(role, None, models_dir, fit)
         except WeightsError as error:
             held = ", ".join(kind.name for kind in kinds_of(whole.header).values())
             raise WeightsError(
                 f"{whole.path}: holds no {role.name} (only {held}); {error}"
             ) from None
-    return find(role, given, models_dir)
+    return find(role, given, models_dir, fit)

@@ -20,6 +20,14 @@ FLUX = Role(
         files=("flux1-schnell.safetensors",),
         licence="Apache-2.0 (FLUX.1-dev: non-commercial)",
     ),
+    mistaken=(
+        "Flux Fill transformer",
+        "Flux Canny or Depth transformer",
+        "FLUX.2 checkpoint",
+        "Chroma checkpoint",
+        "Stable Diffusion 3 checkpoint",
+        "Stable Diffusion checkpoint (SDXL or older)",
+    ),
 )
 VAE = Role(
     "autoencoder",
@@ -28,12 +36,14 @@ VAE = Role(
     Source(
         repo="black-forest-labs/FLUX.1-schnell", files=("ae.safetensors",), licence="Apache-2.0"
     ),
+    mistaken=("FLUX.2 autoencoder", "Stable Diffusion autoencoder"),
 )
 CLIP_L = Role(
     "CLIP-L text encoder",
     "--clip_l",
     ("CLIP-L text encoder",),
     Source(repo="comfyanonymous/flux_text_encoders", files=("clip_l.safetensors",), licence="MIT"),
+    mistaken=("CLIP-G text encoder", "CLIP-H text encoder"),
 )
 T5XXL = Role(
     "T5 text encoder",
@@ -44,6 +54,7 @@ T5XXL = Role(
         files=("t5xxl_fp16.safetensors",),
         licence="Apache-2.0",
     ),
+    mistaken=("UMT5 text encoder", "mT5 text encoder"),
 )
 
 # several of the above in one file, or a whole diffusers pipeline

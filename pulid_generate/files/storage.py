@@ -11,12 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.model_files import PREFIXES, Header, parts_of
 from pulid_extract.shared.model_files.gguf_files import ggml_bytes
 from pulid_generate.errors import CheckpointError
+from pulid_generate.files.layouts import T5_DECODER, T5_MARKER
 
 # a tensor that only the model in question has, in each of its spellings
 Marker = tuple[str, ...]
@@ -62,14 +64,25 @@ def stays_packed(name: str, kind: str, shape: tuple[int, ...]) -> bool:
 
 
 def part_of(header: Header, marker: Marker) -> Header:
-    """The model in a file that `marker` belongs to, its names bare; the whole file if there is
-    none.
+    """The model in a file that `marker` belongs to, its names bare, without what whole T5s have
+    beside their encoder; the whole file if there is none.
     """
     parts = parts_of(header)
     for prefix in PREFIXES:
         if prefix in parts and not parts[prefix].names.isdisjoint(marker):
-            return parts[prefix]
+            part = parts[prefix]
+            if marker == T5_MARKER:
+                return _without(part, T5_DECODER)
+            return part
     return header
+
+
+def _without(part: Header, beginnings: tuple[str, ...]) -> Header:
+    kept = {}
+    for name, entry in part.tensors.items():
+        if not name.startswith(beginnings):
+            kept[name] = entry
+    return replace(part, tensors=kept)
 
 
 def shapes_of(header: Header, marker: Marker) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pulid_extract.shared.model_files import OTHER_PACK
 from pulid_generate.files.layouts import (
     BFL_NAMES,
     CLIP_MARKER,
@@ -100,6 +101,10 @@ def _vae(shapes: Shapes) -> Facts:
     }
 
 
+def _networks(shapes: Shapes) -> Facts:
+    return {"networks": ", ".join(sorted(shapes))}
+
+
 # by the names of model_files.kinds
 FLUX_NAMES = {"Flux transformer": BFL_NAMES, "diffusers Flux transformer": DIFFUSERS_NAMES}
 FACTS: dict[str, Callable[[Shapes], Facts]] = {
@@ -111,5 +116,6 @@ FACTS: dict[str, Callable[[Shapes], Facts]] = {
     "T5 encoder in GGUF": _t5,
     "Flux autoencoder": _vae,
     "diffusers Flux autoencoder": _vae,
-    "antelopev2 folder": lambda shapes: {"networks": ", ".join(sorted(shapes))},
+    "antelopev2 folder": _networks,
+    OTHER_PACK: _networks,
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.model_files import Header, kind_of, kinds_of, parts_of, read_header
+from pulid_extract.shared.model_files.walking import files_below
 from pulid_generate.files.layouts import T5_TABLES
 from pulid_generate.files.storage import (
     DESCRIBING_ENDINGS,
@@ -29,7 +30,7 @@ from pulid_generate.inspection.report import Inspection, Part
 LORA_ENDINGS = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
 # by general.architecture
 GGUF_MAKERS = {"": "sd.cpp", "flux": "city96", "t5encoder": "llama.cpp", "t5": "llama.cpp"}
-MODEL_FILES = (".safetensors", ".gguf", ".pt", ".pth", ".pulidembd")
+MODEL_FILES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".pulidembd")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # of names that only one spelling has
 DIFFUSERS_STARTS = ("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")
@@ -43,10 +44,12 @@ def files_of(path: Path) -> list[Path]:
     if not path.is_dir() or read_header(path).tensors:
         return [path]
     files: set[Path] = set()
-    for ending in MODEL_FILES:
-        files.update(path.rglob(f"*{ending}"))
-    # a folder of ONNX files is one model
-    files.update(file.parent for file in path.rglob("*.onnx"))
+    for file in files_below(path):
+        if file.suffix.lower() in MODEL_FILES:
+            files.add(file)
+        elif file.suffix.lower() == ".onnx":
+            # a folder of them is one model
+            files.add(file.parent)
     if not files:
         raise WeightsError(
             f"{path}: a folder without model files (expected {', '.join(MODEL_FILES)} or .onnx)"

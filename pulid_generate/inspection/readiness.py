@@ -41,7 +41,7 @@ from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.files.kits import KITS
-from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 from pulid_generate.flags.commands import Flags
@@ -71,7 +71,12 @@ def run(context: typer.Context, flags: Flags) -> None:
     work.
     """
     folder = Path(flags.models_dir).expanduser() if flags.models_dir else None
-    looked = {name: _look_for_role(name, role, flags, folder) for name, role in ROLES.items()}
+    looked: dict[str, RoleCheck] = {}
+    flux = None
+    for name, role in ROLES.items():
+        looked[name] = _look_for_role(name, role, flags, folder, flux)
+        if role is FLUX:
+            flux = looked[name].file
     absent = {name for name, role in looked.items() if role.absent}
     fetch = f"pulid-generate pull {_kit_for(absent)} --models-dir {folder or 'models'}"
     checks = [
@@ -111,9 +116,12 @@ def _kit_for(absent: set[str]) -> str:
     return PULID_KIT if absent == {"pulid_weights"} else ENCODERS_KIT
 
 
-def _look_for_role(name: str, role: Role, flags: Flags, folder: Path | None) -> RoleCheck:
+def _look_for_role(
+    name: str, role: Role, flags: Flags, folder: Path | None, flux: FoundFile | None
+) -> RoleCheck:
     """The check of one role: by its own flag, else in --model, else the models folder and the
-    cache, as ModelFiles.find does for all of them. name: of the flag's field.
+    cache, as ModelFiles.find does for all of them. name: of the flag's field. flux: what was found
+    for Flux, to which the others must fit.
     """
     given = getattr(flags, name)
     whole = flags.model if given is None and role is not PULID else None
@@ -124,7 +132,7 @@ def _look_for_role(name: str, role: Role, flags: Flags, folder: Path | None) -> 
             if role is FLUX or fills(found.header, role):
                 check_role(found.header, role)
                 return replace(found, rule="all-in-one")
-        return find(role, given, folder)
+        return find(role, given, folder, fit_to(flux, role))
 
     return look_for(role, search, folder, given is not None)
 

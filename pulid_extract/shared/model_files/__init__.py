@@ -4,6 +4,8 @@
     safetensors_files.py  the header of a safetensors file, checked
     gguf_files.py         the header of a GGUF, checked
     kinds.py              kinds of files by the names in their headers, and the roles they fill
+    walking.py            what of a models folder is looked at: links, loops, hidden names
+    candidates.py         what of a models folder can fill a role
     finding.py            the file for a role: flag, models folder, Hugging Face cache, download
     transfer.py           one file over the network, resumed and checked
     pulling.py            kits of files into one folder: what both programs' `pull` does
@@ -15,11 +17,11 @@ or command lines beyond the flag names it puts into messages. What finding takes
 here, as one library; the other files are for the commands that need them.
 """
 
+from pulid_extract.shared.model_files.candidates import Candidates, Fit, candidates_in
 from pulid_extract.shared.model_files.finding import (
     MODELS_DIR_VARIABLE,
     FoundFile,
     cached,
-    candidates_in,
     download,
     downloads_dir,
     fetch,
@@ -30,7 +32,9 @@ from pulid_extract.shared.model_files.finding import (
 from pulid_extract.shared.model_files.gguf_files import GgufFile, GgufTensor, read_gguf
 from pulid_extract.shared.model_files.headers import Header, read_header
 from pulid_extract.shared.model_files.kinds import (
+    ANTELOPEV2_NETWORKS,
     KINDS,
+    OTHER_PACK,
     PREFIXES,
     PULID,
     Kind,
@@ -44,10 +48,14 @@ from pulid_extract.shared.model_files.kinds import (
 )
 
 __all__ = [
+    "ANTELOPEV2_NETWORKS",
     "KINDS",
     "MODELS_DIR_VARIABLE",
+    "OTHER_PACK",
     "PREFIXES",
     "PULID",
+    "Candidates",
+    "Fit",
     "FoundFile",
     "GgufFile",
     "GgufTensor",

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import psutil
 
 from pulid_extract.shared.errors import PackageError, PulidError
+from pulid_extract.shared.model_files.candidates import candidates_in
 from pulid_extract.shared.model_files.finding import (
     FoundFile,
-    candidates_in,
     downloads_dir,
     is_offline,
 )
@@ -278,7 +278,7 @@ def _has_candidates(role: Role, models_dir: Path | None) -> bool:
     """
     if models_dir is None or not models_dir.is_dir():
         return False
-    return bool(candidates_in(models_dir, role, []))
+    return bool(candidates_in(models_dir, role).fitting)
 
 
 def _size(file: FoundFile) -> int:

@@ -7,27 +7,34 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.errors import WeightsError
-from pulid_extract.shared.model_files.headers import (
-    COMPONENTS,
-    PIPELINE_INDEX,
-    Header,
-    is_diffusers_folder,
-    read_header,
+from pulid_extract.shared.model_files.candidates import (
+    MODEL_ENDINGS,
+    SHARD,
+    Candidates,
+    Fit,
+    candidates_among,
+    candidates_in,
+    listed,
 )
-from pulid_extract.shared.model_files.kinds import Role, Source, check_role, fills
+from pulid_extract.shared.model_files.headers import Header, is_diffusers_folder, read_header
+from pulid_extract.shared.model_files.kinds import (
+    ANTELOPEV2_NETWORKS,
+    Role,
+    Source,
+    check_role,
+    fills,
+    kind_of,
+)
 from pulid_extract.shared.model_files.transfer import download
+from pulid_extract.shared.model_files.walking import file_identity, files_below
 
 MODELS_DIR_VARIABLE = "PULID_MODELS_DIR"
-MODEL_ENDINGS = (".safetensors", ".pt", ".pth", ".gguf")
 # organisation/repository[/path in it], as on the Hugging Face hub
 REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?")
-# transformers' and diffusers' names of the parts of one model
-SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class FoundFile:
     # "flag", "all-in-one" (--model), "models folder", "hugging face cache" or "download"
     rule: str
     header: Header
+    # what to say of a file that its flag alone allows, or ""
+    warning: str = ""
 
     @property
     def name(self) -> str:
@@ -49,33 +58,42 @@ class FoundFile:
 
 
 def find(
-    role: Role, explicit: str | Path | None = None, models_dir: str | Path | None = None
+    role: Role,
+    explicit: str | Path | None = None,
+    models_dir: str | Path | None = None,
+    fit: Fit | None = None,
 ) -> FoundFile:
     """The file for a role, by the first rule that answers: flag, models folder, Hugging Face cache,
     download.
 
-    Raises WeightsError if none does, if the file is of the wrong kind, or if the models folder
-    holds two candidates.
+    fit: says of a file in the models folder why it does not go with files chosen before it; such a
+    file is no candidate. Raises WeightsError if no rule answers, if the file is of the wrong kind,
+    or if the models folder holds two candidates.
     """
     if explicit is not None:
         return open_given(role, explicit)
-    unreadable: list[str] = []
+    found = Candidates()
     if models_dir is not None:
         models_dir = Path(models_dir).expanduser()
-        candidates = candidates_in(models_dir, role, unreadable)
-        if len(candidates) > 1:
-            listed = ", ".join(str(header.path) for header in candidates)
+        _check_folder(models_dir)
+        found = candidates_in(models_dir, role, fit)
+        if len(found.fitting) > 1:
+            names = ", ".join(str(header.path) for header in found.fitting)
             raise WeightsError(
-                f"{models_dir}: {len(candidates)} files can be the {role.name}: {listed}; choose "
+                f"{models_dir}: {len(found.fitting)} files can be the {role.name}: {names}; choose "
                 f"one with {role.flag}"
             )
-        if candidates:
-            return FoundFile(candidates[0].path, "models folder", candidates[0])
+        if found.fitting:
+            return FoundFile(found.fitting[0].path, "models folder", found.fitting[0])
     stored, rule = cached(role.source), "hugging face cache"
     # one of these may be the file that was meant: say so before another copy is downloaded
-    if stored is None and unreadable:
+    if stored is None and found.damaged:
+        several = ""
+        if len(found.damaged) > 1:
+            several = f"{len(found.damaged)} files there cannot be read: "
         raise WeightsError(
-            f"{role.name}: none in {models_dir}, but {unreadable[0]}; or give {role.flag} FILE"
+            f"{role.name}: none in {models_dir}, but {several}{listed(found.damaged)}; "
+            f"or give {role.flag} FILE"
         )
     if stored is None and role.fetch and not is_offline():
         stored, rule = fetch(role, models_dir or downloads_dir()), "download"
@@ -84,6 +102,8 @@ def find(
         check_role(header, role)
         return FoundFile(stored, rule, header)
     searched = f" (not in {models_dir} either)" if models_dir else ""
+    if found.mistaken:
+        searched = f" (not in {models_dir} either: {listed(found.mistaken)})"
     offline = ""
     if role.fetch and is_offline():
         offline = "; HF_HUB_OFFLINE is set, so it was not fetched"
@@ -104,12 +124,25 @@ def open_given(role: Role, given: str | Path) -> FoundFile:
     if not path.is_dir():
         _check_whole(path)
     elif "antelopev2 folder" in role.kinds:
-        path = _nested(path)
+        path = _face_pack(path)
     elif not is_diffusers_folder(path) or not fills(read_header(path), role):
         path = _only_file(path, role)
     header = read_header(path)
+    if fills(header, replace(role, kinds=tuple(role.by_flag))):
+        kind = kind_of(header).name
+        warning = f"{header.path}: is a {kind}: {role.by_flag[kind]}"
+        return FoundFile(header.path, "flag", header, warning)
     check_role(header, role)
     return FoundFile(header.path, "flag", header)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise WeightsError if there is no such models folder."""
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{folder}: the models folder does not exist; make it, or correct --models-dir or "
+            f"{MODELS_DIR_VARIABLE}"
+        )
 
 
 def _located(given: str | Path) -> Path:
@@ -150,23 +183,21 @@ def _only_file(folder: Path, role: Role) -> Path:
     """The one file directly in a folder that can fill the role; the folder itself if it is
     diffusers' (it will be refused by name).
     """
-    unreadable: list[str] = []
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix in MODEL_ENDINGS and not SHARD.search(path.name)
-    ]
-    candidates = _filling(files, role, unreadable)
-    if len(candidates) == 1:
-        return candidates[0].path
-    if candidates:
-        listed = ", ".join(header.path.name for header in candidates)
+    files = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in MODEL_ENDINGS and not SHARD.search(path.name):
+            files.append(path)
+    found = candidates_among(files, role)
+    if len(found.fitting) == 1:
+        return found.fitting[0].path
+    if found.fitting:
+        names = ", ".join(header.path.name for header in found.fitting)
         raise WeightsError(
-            f"{folder}: {len(candidates)} files in it can be the {role.name}: {listed}; give "
+            f"{folder}: {len(found.fitting)} files in it can be the {role.name}: {names}; give "
             f"{role.flag} one of them"
         )
-    if unreadable:
-        raise WeightsError(unreadable[0])
+    if found.damaged:
+        raise WeightsError(listed(found.damaged))
     if is_diffusers_folder(folder):
         if read_header(folder).tensors:
             return folder
@@ -177,59 +208,33 @@ def _only_file(folder: Path, role: Role) -> Path:
     raise WeightsError(f"{folder}: is a folder; {role.flag} wants a file: {role.source.page}")
 
 
-def candidates_in(folder: Path, role: Role, unreadable: list[str]) -> list[Header]:
-    """Every file or diffusers folder in a models folder and below whose header says it can fill the
-    role.
-
-    Files that cannot be read add their message to `unreadable`. Raises WeightsError if there is no
-    such folder.
+def _face_pack(given: Path) -> Path:
+    """The pack that a folder means: antelopev2 in it or below, wherever its zip or another program
+    has put it; else the pack that it is, or the only one below.
     """
-    if not folder.is_dir():
-        raise WeightsError(
-            f"{folder}: the models folder does not exist; make it, or correct --models-dir or "
-            f"{MODELS_DIR_VARIABLE}"
-        )
-    onnx_folders = {path.parent for path in folder.rglob("*.onnx")}
-    pipelines = {path.parent for path in folder.rglob(PIPELINE_INDEX)}
-    components = set()
-    for pipeline in pipelines:
-        components |= {pipeline / name for name in COMPONENTS}
-    sharded = {path.parent for path in folder.rglob("*.safetensors.index.json")} - components
-    # a file inside one of these folders is a piece of it, but for the whole files that Black Forest
-    # Labs put beside a pipeline
-    pieces = sharded | components
-    paths = onnx_folders | pipelines | sharded
-    for ending in MODEL_ENDINGS:
-        paths |= {path for path in folder.rglob(f"*{ending}") if path.parent not in pieces}
-    return _filling(sorted(paths), role, unreadable)
+    if not given.is_dir():
+        return given
+    packs: dict[object, Path] = {}
+    for file in files_below(given):
+        if file.suffix.lower() == ".onnx":
+            packs.setdefault(file_identity(file.parent), file.parent)
+    folders = sorted(packs.values())
+    published = [pack for pack in folders if _is_antelopev2(pack)]
+    if given in folders and not published:
+        return given
+    choice = published or folders
+    if len(choice) == 1:
+        return choice[0]
+    if choice:
+        names = ", ".join(str(pack) for pack in choice)
+        raise WeightsError(f"{given}: holds {len(choice)} face packs: {names}; give one of them")
+    raise WeightsError(
+        f"{given}: the folder holds no .onnx files; expected {' and '.join(ANTELOPEV2_NETWORKS)}"
+    )
 
 
-def _filling(paths: Iterable[Path], role: Role, unreadable: list[str]) -> list[Header]:
-    candidates = []
-    for path in paths:
-        try:
-            header = read_header(path)
-        except WeightsError as error:
-            unreadable.append(str(error))
-            continue
-        if fills(header, role):
-            candidates.append(header)
-    return candidates
-
-
-def _nested(path: Path) -> Path:
-    """antelopev2.zip unpacks to antelopev2/antelopev2/*.onnx: descend into the one nested
-    folder.
-    """
-    if path.is_dir() and not any(path.glob("*.onnx")):
-        inner = sorted({file.parent for file in path.glob("*/*.onnx")})
-        if len(inner) == 1:
-            return inner[0]
-        raise WeightsError(
-            f"{path}: the folder holds no .onnx files; expected scrfd_10g_bnkps.onnx and "
-            "glintr100.onnx"
-        )
-    return path
+def _is_antelopev2(folder: Path) -> bool:
+    return all((folder / network).is_file() for network in ANTELOPEV2_NETWORKS)
 
 
 def cached(source: Source) -> Path | None:

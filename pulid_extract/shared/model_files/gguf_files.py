@@ -62,9 +62,18 @@ class GgufFile:
     tensors: dict[str, GgufTensor]
 
 
+class TruncatedGguf(ValueError):
+    """A file whose header is whole and whose tensors are not."""
+
+    def __init__(self, message: str, file: GgufFile):
+        super().__init__(message)
+        # what the header says
+        self.file = file
+
+
 def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
-    """Read the header of a GGUF file. Raises ValueError for one that is damaged, truncated or of
-    another version.
+    """Read the header of a GGUF file. Raises ValueError for one that is damaged, truncated
+    (TruncatedGguf, if its header is whole) or of another version.
 
     arrays: keep arrays too, strings as a list, numbers as numpy.
     """
@@ -93,16 +102,18 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
         }
         if len(tensors) != len(entries):
             raise ValueError("two tensors of one name")
+        stated = {name: value for name, value in values.items() if value is not None}
+        whole = GgufFile(stated, tensors)
         for name, tensor in tensors.items():
             if tensor.offset % alignment:
                 raise ValueError(
                     f"{name} starts at byte {tensor.offset}, not a multiple of {alignment}"
                 )
             if tensor.offset + tensor.size > len(data):
-                raise ValueError(
-                    f"{name} ends at byte {tensor.offset + tensor.size} of {len(data)}"
+                raise TruncatedGguf(
+                    f"{name} ends at byte {tensor.offset + tensor.size} of {len(data)}", whole
                 )
-    return GgufFile({name: value for name, value in values.items() if value is not None}, tensors)
+    return whole
 
 
 class _Cursor:

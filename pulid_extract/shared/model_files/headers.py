@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.json_text import read_object
-from pulid_extract.shared.model_files.gguf_files import read_gguf
+from pulid_extract.shared.model_files.gguf_files import GgufFile, TruncatedGguf, read_gguf
 from pulid_extract.shared.model_files.safetensors_files import (
     MAX_HEADER_BYTES,
     SizeMismatch,
@@ -66,17 +66,24 @@ class Header:
         return self.shards.get(name, (self.path, name))
 
 
+class TruncatedFile(WeightsError):
+    """A file whose header is whole and whose tensors are not."""
+
+    def __init__(self, message: str, header: Header):
+        super().__init__(message)
+        # what the file would have been
+        self.header = header
+
+
 def read_header(path: str | Path) -> Header:
-    """Read a model file's header. Raises WeightsError for a file that is missing, truncated, or not
-    a model file at all.
+    """Read a model file's header. Raises WeightsError for a file that is missing, truncated
+    (TruncatedFile, if its header is whole), or not a model file at all.
     """
     path = Path(path)
     if path.is_dir():
         if is_diffusers_folder(path):
             return _folder_header(path)
-        return Header(
-            path, "onnx folder", {file.name: ("", ()) for file in sorted(path.glob("*.onnx"))}
-        )
+        return _onnx_header(path)
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -113,7 +120,11 @@ def _safetensors_header(path: Path, file: BinaryIO, size: int) -> Header:
     try:
         read = read_safetensors(file, size)
     except SizeMismatch as error:
-        raise WeightsError(f"{path}: {error}; download it again") from None
+        message = f"{path}: {error}; download it again"
+        if error.file is None:
+            raise WeightsError(message) from None
+        header = Header(path, "safetensors", error.file.tensors, error.file.metadata)
+        raise TruncatedFile(message, header) from None
     except ValueError as error:
         raise WeightsError(
             f"{path}: the safetensors header is damaged ({error}); download the file again"
@@ -124,16 +135,26 @@ def _safetensors_header(path: Path, file: BinaryIO, size: int) -> Header:
 def _gguf_header(path: Path) -> Header:
     """Names, type names ("Q4_K", "BF16", ..) and shapes in row-major order."""
     try:
-        file = read_gguf(path)
+        return _header_of_gguf(path, read_gguf(path))
     except (ValueError, OSError) as error:
-        raise WeightsError(
-            f"{path}: damaged or truncated GGUF file ({error}); download it again"
-        ) from None
+        message = f"{path}: damaged or truncated GGUF file ({error}); download it again"
+        if isinstance(error, TruncatedGguf):
+            raise TruncatedFile(message, _header_of_gguf(path, error.file)) from None
+        raise WeightsError(message) from None
+
+
+def _header_of_gguf(path: Path, file: GgufFile) -> Header:
+    tensors = {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()}
+    return Header(path, "gguf", tensors, file.values)
+
+
+def _onnx_header(folder: Path) -> Header:
+    """Of a folder that is no model of diffusers: its .onnx files, but for the hidden ones that a
+    Mac leaves beside the others.
+    """
+    names = sorted(file.name for file in folder.glob("*.onnx"))
     return Header(
-        path,
-        "gguf",
-        {name: (tensor.kind, tensor.shape) for name, tensor in file.tensors.items()},
-        file.values,
+        folder, "onnx folder", {name: ("", ()) for name in names if not name.startswith(".")}
     )
 
 

@@ -4,8 +4,8 @@ Tables, mostly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pulid_extract.shared.errors import WeightsError
@@ -57,6 +57,10 @@ class Role:
     source: Source
     # whether a missing file is downloaded without being asked for: small and ungated ones only
     fetch: bool = False
+    # kinds that its flag takes as well, with a warning: what they are -> what is to be expected
+    by_flag: Mapping[str, str] = field(default_factory=dict, hash=False)
+    # kinds that people have instead; named when nothing fills the role
+    mistaken: tuple[str, ...] = ()
 
 
 def parts_of(header: Header) -> dict[str, Header]:
@@ -86,21 +90,21 @@ def kinds_of(header: Header) -> dict[str, Kind]:
     """Every model in a file: prefix -> the first kind of KINDS whose test that part passes. Parts
     of no known kind are left out.
     """
-    architecture = header.metadata.get("general.architecture", "")
-    if header.format == "gguf" and architecture not in ARCHITECTURES:
-        return {
-            "": Kind(
-                f"GGUF of architecture {architecture!r}",
-                lambda header: True,
-                "only Flux and T5 encoders are read (architectures flux and t5encoder); use such a "
-                "file",
-            )
-        }
     kinds = {}
     for prefix, part in parts_of(header).items():
         kind = next((kind for kind in KINDS if kind.test(part)), None)
         if kind:
             kinds[prefix] = kind
+    architecture = header.metadata.get("general.architecture", "")
+    if header.format == "gguf" and not kinds and architecture not in ARCHITECTURES:
+        return {
+            "": Kind(
+                f"GGUF of architecture {architecture!r}",
+                lambda header: True,
+                "only Flux and T5 encoders are read, whatever their architecture is called; use "
+                "such a file",
+            )
+        }
     return {prefix: kinds[prefix] for prefix in PREFIXES if prefix in kinds}
 
 
@@ -134,7 +138,7 @@ def _any_ends(*endings: str) -> Callable[[Header], bool]:
     return lambda header: any(name.endswith(endings) for name in header.tensors)
 
 
-def _any_starts(start: str) -> Callable[[Header], bool]:
+def _any_starts(start: str | tuple[str, ...]) -> Callable[[Header], bool]:
     return lambda header: any(name.startswith(start) for name in header.tensors)
 
 
@@ -142,6 +146,32 @@ def _any_stored(dtype: str) -> Callable[[Header], bool]:
     """A matrix is stored in `dtype` (safetensors' spelling)."""
     return lambda header: any(
         stored == dtype and len(shape) > 1 for stored, shape in header.tensors.values()
+    )
+
+
+def _has_size(axis: int, sizes: Collection[int], *names: str) -> Callable[[Header], bool]:
+    """One of `names` has one of these sizes on an axis. A torch pickle does not tell."""
+
+    def test(header: Header) -> bool:
+        for name in names:
+            _, shape = header.tensors.get(name, ("", ()))
+            if len(shape) == 2 and shape[axis] in sizes:
+                return True
+        return False
+
+    return test
+
+
+def _all_of(*tests: Callable[[Header], bool]) -> Callable[[Header], bool]:
+    return lambda header: all(test(header) for test in tests)
+
+
+def _is_pack(*networks: str) -> Callable[[Header], bool]:
+    """A folder of several ONNX files, these among them."""
+    return lambda header: (
+        header.format == "onnx folder"
+        and len(header.tensors) > 1
+        and header.names.issuperset(networks)
     )
 
 
@@ -166,13 +196,24 @@ PREFIXES = (
     "module.",  # torch DataParallel
 )
 
-# general.architecture of a GGUF: sd.cpp writes none; city96's Flux; llama.cpp's T5; .pulidembd
+# general.architecture of the GGUFs that are read: sd.cpp writes none; city96's Flux; llama.cpp's
+# T5; .pulidembd. Others have written "pig" and more for the same tensors, so it decides nothing: it
+# names what is not known by its tensors.
 ARCHITECTURES = ("", "flux", "t5encoder", "t5", "pulid")
 
 OTHER_MODEL = (
     "this toolkit draws with FLUX.1 alone; use FLUX.1 dev, schnell, Krea-dev or Kontext-dev"
 )
 ORIGINAL = "use the original bfloat16 file, an fp8 one or a GGUF"
+
+# what Flux reads its latents with, in BFL's spelling and in diffusers'
+FLUX_INPUT = ("img_in.weight", "x_embedder.weight")
+FLUX_CONTEXT = ("txt_in.", "context_embedder.")
+CLIP_TABLE = "embeddings.token_embedding.weight"
+T5_TABLES = ("shared.weight", "encoder.embed_tokens.weight", "token_embd.weight")
+# of its five networks the two that are used: detector, recogniser
+ANTELOPEV2_NETWORKS = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
+OTHER_PACK = "face pack other than antelopev2"
 
 # Order matters: what must be refused is tested before what it resembles.
 KINDS = (
@@ -237,8 +278,23 @@ KINDS = (
         _has("down_blocks.0.resnets.0.conv1.weight", "conv_out.weight"),
         OTHER_MODEL,
     ),
+    Kind(
+        "Flux Fill transformer",
+        _all_of(_any_starts(FLUX_CONTEXT), _has_size(1, (384,), *FLUX_INPUT)),
+        "use FLUX.1 dev or schnell with -i PICTURE --mask PICTURE",
+    ),
+    Kind(
+        "Flux Canny or Depth transformer",
+        _all_of(_any_starts(FLUX_CONTEXT), _has_size(1, (128,), *FLUX_INPUT)),
+        "use FLUX.1 dev or schnell",
+    ),
     Kind("Flux transformer", _has("img_in.weight", "double_blocks.0.img_attn.qkv.weight")),
     Kind("diffusers Flux transformer", _has("x_embedder.weight", "context_embedder.weight")),
+    Kind(
+        "vision transformer other than EVA02-CLIP",
+        _all_of(_has("cls_token", "pos_embed"), _any_ends("blocks.0.attn.qkv.weight")),
+        "use EVA02_CLIP_L_336_psz14_s6B.pt",
+    ),
     Kind("EVA-CLIP tower", _has("cls_token", "pos_embed", "patch_embed.proj.weight")),
     Kind("FLUX.2 autoencoder", _has("decoder.conv_in.weight", "bn.running_mean"), OTHER_MODEL),
     Kind(
@@ -252,8 +308,35 @@ KINDS = (
         _has("decoder.conv_in.weight", "decoder.mid_block.attentions.0.to_q.weight"),
     ),
     Kind(
+        "CLIP-G text encoder",
+        _has_size(1, (1280,), CLIP_TABLE),
+        "it belongs to SDXL and Stable Diffusion 3; Flux reads clip_l.safetensors",
+    ),
+    Kind(
+        "CLIP-H text encoder",
+        _has_size(1, (1024,), CLIP_TABLE),
+        "it belongs to other models; Flux reads clip_l.safetensors",
+    ),
+    Kind(
         "CLIP-L text encoder",
-        _has("embeddings.token_embedding.weight", "embeddings.position_embedding.weight"),
+        _has(CLIP_TABLE, "embeddings.position_embedding.weight"),
+    ),
+    Kind(
+        "UMT5 text encoder",
+        _any_ends(
+            "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+            "enc.blk.1.attn_rel_b.weight",
+        ),
+        "it belongs to Wan and others; Flux reads t5xxl_fp16.safetensors or another T5 v1.1",
+    ),
+    Kind(
+        "mT5 text encoder",
+        # of 250,112 words, T5 has 32,128
+        lambda header: any(
+            name in T5_TABLES and len(shape) == 2 and shape[0] > 100_000
+            for name, (_, shape) in header.tensors.items()
+        ),
+        "it has another vocabulary; Flux reads t5xxl_fp16.safetensors or another T5 v1.1",
     ),
     Kind("T5 encoder", _has("encoder.block.0.layer.0.SelfAttention.q.weight")),
     Kind("T5 encoder in GGUF", _has("enc.blk.0.attn_q.weight")),
@@ -261,10 +344,8 @@ KINDS = (
         "RetinaFace detector", _has("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")
     ),
     Kind("BiSeNet parser", _has("cp.resnet.conv1.weight", "ffm.convblk.conv.weight")),
-    Kind(
-        "antelopev2 folder",
-        lambda header: header.format == "onnx folder" and len(header.tensors) > 1,
-    ),
+    Kind("antelopev2 folder", _is_pack(*ANTELOPEV2_NETWORKS)),
+    Kind(OTHER_PACK, _is_pack()),
 )
 
 
@@ -275,12 +356,19 @@ PULID = Role(
     ("PuLID-FLUX file",),
     Source(repo="guozinan/PuLID", files=("pulid_flux_v0.9.1.safetensors",), licence="Apache-2.0"),
     fetch=True,
+    mistaken=("SDXL PuLID file (pulid_v1.1)", "PuLID file in GGUF"),
 )
 
 
 def fills(header: Header, role: Role) -> bool:
     """Whether a model in the file can play the role."""
-    return any(kind.name in role.kinds and not kind.refusal for kind in kinds_of(header).values())
+    return bool(filling_parts(header, role))
+
+
+def filling_parts(header: Header, role: Role) -> tuple[str, ...]:
+    """The prefixes of the models in the file that can play the role."""
+    kinds = kinds_of(header).items()
+    return tuple(p for p, kind in kinds if kind.name in role.kinds and not kind.refusal)
 
 
 def check_role(header: Header, role: Role) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
-from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, candidates_in, is_offline
+from pulid_extract.shared.model_files.candidates import candidates_in
+from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, is_offline
 from pulid_extract.shared.model_files.headers import read_header
 from pulid_extract.shared.model_files.kinds import Role, Source, check_role
 from pulid_extract.shared.model_files.meter import Meter, size_text
@@ -161,7 +162,7 @@ def _others(item: KitItem, path: Path, models_dir: Path) -> list[Path]:
         return [models_dir / name for name in item.or_else if (models_dir / name).is_file()]
     if not models_dir.is_dir():
         return []
-    candidates = [header.path for header in candidates_in(models_dir, item.role, [])]
+    candidates = [header.path for header in candidates_in(models_dir, item.role).fitting]
     return [other for other in candidates if other not in (path, path.parent)]
 
 

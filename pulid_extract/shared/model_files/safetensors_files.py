@@ -51,6 +51,11 @@ class SafetensorsFile:
 class SizeMismatch(ValueError):
     """A file that is cut off, or goes on behind its last tensor."""
 
+    def __init__(self, message: str, file: SafetensorsFile | None = None):
+        super().__init__(message)
+        # what the header says, if it is whole
+        self.file = file
+
 
 def read_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
     """Read the header of an open file of `size` bytes. Raises SizeMismatch, and ValueError for any
@@ -77,7 +82,8 @@ def read_safetensors(file: BinaryIO, size: int) -> SafetensorsFile:
     end = _end(places)
     if 8 + length + end != size:
         what = "truncated" if 8 + length + end > size else "longer than its header says"
-        raise SizeMismatch(f"{what} ({size} bytes, the header needs {8 + length + end})")
+        message = f"{what} ({size} bytes, the header needs {8 + length + end})"
+        raise SizeMismatch(message, SafetensorsFile(tensors, metadata))
     return SafetensorsFile(tensors, metadata)
 
 

@@ -22,10 +22,17 @@ from safetensors.numpy import save
 from support.paths import ROOT
 from support.portrait_models import write_antelopev2
 
-from pulid_extract.files.antelopev2_zip import NEEDED_NETWORKS, unpack_antelopev2
+from pulid_extract.files.antelopev2_zip import unpack_antelopev2
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.errors import OutputError, WeightsError
-from pulid_extract.shared.model_files import PULID, Source, find, pulling, transfer
+from pulid_extract.shared.model_files import (
+    ANTELOPEV2_NETWORKS,
+    PULID,
+    Source,
+    find,
+    pulling,
+    transfer,
+)
 from pulid_extract.shared.model_files.meter import Meter, size_text
 from pulid_extract.shared.model_files.pulling import (
     KitItem,
@@ -439,7 +446,7 @@ def test_another_archive_is_refused(tmp_path):
 def test_a_damaged_archive_leaves_nothing_whatever_its_compression(method, tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", method) as opened:
-        for name in NEEDED_NETWORKS:
+        for name in ANTELOPEV2_NETWORKS:
             opened.writestr(name, np.random.default_rng(0).bytes(50_000))
     data = bytearray(path.read_bytes())
     for start in (60, 300, 40_000):
@@ -458,7 +465,7 @@ def test_a_damaged_archive_leaves_nothing_whatever_its_compression(method, tmp_p
 )
 def test_an_archive_of_pages_is_refused(body, message, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
-        for name in NEEDED_NETWORKS:
+        for name in ANTELOPEV2_NETWORKS:
             opened.writestr(name, body)
     with pytest.raises(WeightsError, match=message):
         unpack_antelopev2(tmp_path / "a.zip", tmp_path / "models")

@@ -359,11 +359,11 @@ def test_a_models_folder_with_a_pipeline_in_it(folder, tmp_path, micro):
     models.mkdir()
     shutil.copytree(folder, models / "FLUX.1-micro")
     for name, role in ROLES.items():
-        found = candidates_in(models, role, [])
+        found = candidates_in(models, role).fitting
         # never a shard on its own
         assert [header.path for header in found] == [models / "FLUX.1-micro"], name
     shutil.copytree(folder / "transformer", models / "alone")
-    assert [header.path.name for header in candidates_in(models, FLUX, [])] == [
+    assert [header.path.name for header in candidates_in(models, FLUX).fitting] == [
         "FLUX.1-micro",
         "alone",
     ]

@@ -218,8 +218,8 @@ def test_ggufs_are_counted_by_blocks(architecture, prefix, layout, tmp_path):
         ({"id_adapter.x": ("BF16", (2,))}, "SDXL PuLID file (pulid_v1.1)", "belongs to SDXL"),
         (
             {**stored(SMALL, "BF16"), "img_in.weight": ("BF16", (256, 384))},
-            "Flux transformer",
-            "its input is 384 wide",
+            "Flux Fill transformer",
+            "use FLUX.1 dev or schnell with -i PICTURE --mask PICTURE",
         ),
         (
             {**stored(SMALL, "BF16"), "x.absmax": ("F32", (1,)), "x.quant_map": ("F32", (16,))},

@@ -94,7 +94,9 @@ def base(micro):
     )
 
 
-@pytest.mark.parametrize(("prefix", "architecture"), [("", "flux"), ("model.diffusion_model.", "")])
+@pytest.mark.parametrize(
+    ("prefix", "architecture"), [("", "flux"), ("model.diffusion_model.", "pig")]
+)
 def test_quantised_pictures_are_near_and_dequantize_changes_nothing(
     generate, base, micro, person, tmp_path, prefix, architecture
 ):
@@ -140,7 +142,11 @@ def test_what_is_no_usable_gguf_is_refused_by_name(generate, base, micro, person
     (tmp_path / "cut-header.gguf").write_bytes(whole[:300])
     (tmp_path / "me.gguf").write_bytes(person.read_bytes())
     write_gguf(
-        micro / "flux1-schnell.safetensors", tmp_path / "sd3.gguf", Q.Q8_0, architecture="sd3"
+        micro / "flux1-schnell.safetensors",
+        tmp_path / "sd3.gguf",
+        Q.Q8_0,
+        prefix="x.",
+        architecture="sd3",
     )
     for name, flag, message in (
         ("cut.gguf", "--diffusion-model", "truncated GGUF"),
