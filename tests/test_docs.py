@@ -282,7 +282,8 @@ def test_the_reader_of_the_format_page_reads(dtype, tmp_path, monkeypatch, capsy
 def test_sizes_of_the_format_page():
     page = (ROOT / "docs" / "pulidembd.md").read_text(encoding="utf-8")
     tokens = np.ones((32, 2048))
-    provenance = {f"{part}.sha256": "0" * 64 for part in ("portrait", "weights", "eva_clip")}
+    hashed = ("portrait", "weights", "eva_clip", "recognizer")
+    provenance = {f"{part}.sha256": "0" * 64 for part in hashed}
     provenance |= {"face": "largest", "tool": "pulid_extract 0.1.0"}
     sizes = [
         tokens.size * 2,

@@ -127,6 +127,13 @@ class Extractor:
     def _antelope(self) -> faces.Antelope:
         return faces.Antelope(self._path("antelopev2"))
 
+    @property
+    def recognizer(self) -> Path:
+        """The file of the network whose face vectors an identity is made of. Raises
+        WeightsError.
+        """
+        return self._antelope.recognizer
+
     @cached_property
     def _retinaface(self) -> torch.nn.Module:
         return face_crop.load_retinaface(self._path("retinaface"), self.face_device)

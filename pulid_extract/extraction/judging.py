@@ -111,7 +111,10 @@ def _recognizers(flags: ScoreFlags, extractor: Extractor) -> tuple[list[Recogniz
             found.append(own)
         else:
             found.append(Recognizer(Path(name).expanduser()))
-    sha256 = own.sha256 if own is not None else Recognizer.sha256_of_pack(folder)
+    sha256: str | None = own.sha256 if own is not None else Recognizer.sha256_of_pack(folder)
+    if extractor.files["antelopev2"].warning:
+        # another pack, which PuLID knows nothing of
+        sha256 = None
     twice = [one.name for place, one in enumerate(found) if one.sha256 in _hashes(found[:place])]
     if twice:
         raise InputError(f"--recognizer: {twice[0]} is there twice; give another network")

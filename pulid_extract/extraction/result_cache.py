@@ -5,6 +5,7 @@ for one set of model files. Knows no network. Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from pulid_extract.extraction.comparison import Log, compare, say_quality
 from pulid_extract.extraction.embedding_cache import EmbeddingCache, Key
@@ -14,6 +15,7 @@ from pulid_extract.files.file_hashes import FileHashes, files_of
 from pulid_extract.shared.background import BackgroundCall
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.embedding_file import RECOGNIZER
 from pulid_extract.shared.errors import InputError, OutputError
 from pulid_extract.shared.model_files import FoundFile
 
@@ -57,12 +59,19 @@ class ResultCache:
         except OSError as error:
             raise InputError(f"a model file cannot be read ({error})") from None
 
-    def provenance(self) -> dict[str, str]:
+    def provenance(self, recognizer: Path) -> dict[str, str]:
         """SHA-256 of the files that shape the tokens most, as keys of a .pulidembd. Waits for the
         hashes. Raises InputError.
+
+        recognizer: which file of the face pack gives the vectors.
         """
         hashes = self._hashes()
-        return {key: hashes[role][0] for key, role in PROVENANCE.items()}
+        provenance = {key: hashes[role][0] for key, role in PROVENANCE.items()}
+        pairs = zip(self._paths["antelopev2"], hashes["antelopev2"], strict=True)
+        for path, sha256 in pairs:
+            if path.name == recognizer.name:
+                provenance[RECOGNIZER] = sha256
+        return provenance
 
     def key(self, job: Job, roles: Collection[str]) -> Key:
         """The job's key, by the files of these roles. Waits for the hashes. Raises InputError."""

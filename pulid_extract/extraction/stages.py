@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,13 +81,13 @@ def _crop(job: Job, source: Source, image: np.ndarray, extractor: Extractor) -> 
 def encode_identity(
     cropped: CroppedPortraits,
     extractor: Extractor,
-    hashes: Callable[[], Mapping[str, str]],
+    hashes: Callable[[Path], Mapping[str, str]],
 ) -> ExtractionResult:
     """The file of faces that were cut out. Raises WeightsError.
 
-    hashes: gives the SHA-256 of the weights, by their keys in a .pulidembd; it is called last,
-    since it may have to wait. Provenance is hashes, choices and version, and no time, path or name,
-    so that the same input gives the same bytes.
+    hashes: gives the SHA-256 of the weights, by their keys in a .pulidembd, for the file of the
+    recogniser; it is called last, since it may have to wait. Provenance is hashes, choices and
+    version, and no time, path or name, so that the same input gives the same bytes.
     """
     job, flags = cropped.job, cropped.job.flags
     kept: list[tuple[Source, FaceCrop]] = []
@@ -98,7 +99,7 @@ def encode_identity(
     identity = extractor.fuse([crop for _, crop in kept], flags.fuse, flags.with_uncond)
     provenance = {
         "portrait.sha256": ",".join(source.sha256 for source, _ in kept),
-        **hashes(),
+        **hashes(extractor.recognizer),
         "face": kept[0][1].face,
         "tool": f"pulid_extract {__version__}",
         **_choices(job, len(kept)),

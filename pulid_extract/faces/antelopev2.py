@@ -105,6 +105,11 @@ class Antelope:
             faces.append(Face(box, points.astype(np.float32), float(score)))
         return faces
 
+    @property
+    def recognizer(self) -> Path:
+        """The file whose vectors these are. Raises WeightsError if the folder has none."""
+        return Path(self._model("recognition", RECOGNISER_FILE).model_file)
+
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
         """ArcFace vector of a detected face: (512,) float32, not normalised, from the picture
         warped by its landmarks.

@@ -35,6 +35,8 @@ MAX_KEYS = 1024
 ALIGNMENT = 32
 
 TOKENS, UNCOND = "pulid_id", "pulid_uncond"
+# of the provenance: SHA-256 of the network whose face vector the tokens were made of
+RECOGNIZER = "recognizer.sha256"
 
 # ggml tensor types: name -> (type number, bytes per element)
 DTYPES = {"f32": (0, 4), "f16": (1, 2), "bf16": (30, 2)}
@@ -74,6 +76,13 @@ class Embedding:
     sha256: str = ""
     # where it was read from, for messages
     source: str = "embedding"
+
+    @property
+    def recognizer(self) -> str | None:
+        """SHA-256 of the network whose face vector the tokens were made of; None for a file that
+        does not say.
+        """
+        return self.provenance.get(RECOGNIZER)
 
 
 def encode_embedding(

@@ -18,6 +18,7 @@ from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import StartPicture, Subject
 from pulid_generate.request.mask_edge import MaskEdge
+from pulid_generate.request.people import mixed_recognizers
 from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 from pulid_generate.request.tokens import LoraUse
@@ -41,6 +42,13 @@ class Drawing:
     def job(self, pipeline: Pipeline) -> Job:
         """The first of its pictures. Raises as `Pipeline.job`."""
         return pipeline.job(self.request, self.subjects, self.start, self.loras)
+
+    def notes(self) -> list[str]:
+        """What of the people is odd, and can be drawn all the same."""
+        mixed = mixed_recognizers([subject.embedding for subject in self.subjects])
+        if not mixed:
+            return []
+        return [f"{mixed}: one of them will look like a stranger; extract both with antelopev2"]
 
     def jobs(self, pipeline: Pipeline) -> list[Job]:
         """All of its pictures. Raises as `Pipeline.jobs`."""

@@ -94,7 +94,10 @@ class BestOf:
         """Draw, score, write, and print what was kept. Raises PackageError and ScoringError before
         anything is drawn, ScoringError if no picture has a face.
         """
-        self.scorer.check()
+        recognizer, _ = self.scorer.check()
+        for subject in jobs[0].subjects:
+            if note := recognizer.note_on(subject.embedding):
+                self.progress.note(note)
         started = time.monotonic()
         # its mode is 0700
         with tempfile.TemporaryDirectory(prefix="pulid-best-of-") as folder:

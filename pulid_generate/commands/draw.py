@@ -39,6 +39,8 @@ def draw(context: typer.Context, flags: DrawFlags) -> None:
     started, progress = time.monotonic(), Progress(flags.verbose, flags.quiet)
     best = best_of.BestOf(flags, paths[0], progress) if flags.best_of is not None else None
     drawing = read_drawing(flags, given)
+    for note in drawing.notes():
+        progress.note(note)
     pipeline = open_drawing(
         flags,
         given,

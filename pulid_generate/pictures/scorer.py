@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.records import number, whole
 from pulid_generate.errors import InputError, PackageError, ScoringError
@@ -65,6 +66,19 @@ class Recognizer:
     sha256: str
     # it is the one that PuLID is conditioned on, which flatters itself
     own: bool
+
+    def note_on(self, person: Embedding) -> str:
+        """What to say of scores by this network for a person whose tokens another one has made; ""
+        if there is nothing to say.
+        """
+        made_by = person.recognizer
+        if not self.own or made_by is None or made_by == self.sha256:
+            return ""
+        return (
+            f"{person.source} was made with another face recogniser (SHA-256 {made_by[:12]}..) "
+            f"than {self.name} ({self.sha256[:12]}..), which scores; extract it again with "
+            "antelopev2"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pulid_extract.shared.embedding_file import MAX_TOKENS, Embedding, encode_embedding
+from pulid_extract.shared.embedding_file import (
+    MAX_TOKENS,
+    RECOGNIZER,
+    Embedding,
+    encode_embedding,
+)
 from pulid_generate.errors import IdentityError, RequestError
 from pulid_generate.request.id_schedule import IdSchedule, Moment, check_weight, parse_moment
 
@@ -166,12 +171,42 @@ def fuse(embeddings: Sequence[Embedding], how: Fusion = "concat") -> Embedding:
                 f"{first.source} of {first.tokens.shape[1]}; "
                 "extract both with the same PuLID file"
             )
+    if mixed := mixed_recognizers(embeddings):
+        raise IdentityError(
+            f"{mixed}; one person is made of vectors of one network: extract them again with the "
+            "same --antelopev2"
+        )
     tokens = _joined([embedding.tokens for embedding in embeddings], how, names)
     unconds = [embedding.uncond for embedding in embeddings if embedding.uncond is not None]
     uncond = _joined(unconds, how, names) if len(unconds) == len(embeddings) else None
     sha256 = hashlib.sha256(encode_embedding(tokens, uncond, dtype="f32")).hexdigest()
     provenance = {"fusion": how, "parts": " ".join(embedding.sha256 for embedding in embeddings)}
+    for embedding in embeddings:
+        if embedding.recognizer is not None:
+            provenance[RECOGNIZER] = embedding.recognizer
     return Embedding(tokens, uncond, "f32", provenance, sha256, names)
+
+
+def mixed_recognizers(embeddings: Sequence[Embedding]) -> str:
+    """Which of them were made with face vectors of different networks, in words; "" if none were,
+    as far as they say.
+    """
+    first: Embedding | None = None
+    for embedding in embeddings:
+        if embedding.recognizer is None:
+            continue
+        if first is None:
+            first = embedding
+        elif embedding.recognizer != first.recognizer:
+            return (
+                f"{first.source} and {embedding.source} are of different face recognisers "
+                f"(SHA-256 {_short(first.recognizer)} and {_short(embedding.recognizer)})"
+            )
+    return ""
+
+
+def _short(sha256: str | None) -> str:
+    return f"{str(sha256)[:12]}.."
 
 
 def _joined(arrays: Sequence[np.ndarray], how: Fusion, names: str) -> np.ndarray:

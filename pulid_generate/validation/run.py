@@ -83,6 +83,8 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     _check_outputs(folder, shots, inputs)
 
     recognizer, own_scores = scorer.check()
+    if note := recognizer.note_on(read_embedding(flags.pulid_id_embedding or "")):
+        progress.note(note)
     shots = _draw(flags, given, shots, progress)
     # what the program says of all of them together is not about one
     shots = _compare(shots, folder, replace(scorer, log=lambda line: None), progress)

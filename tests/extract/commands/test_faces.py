@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 from support.coloured_faces import LARGE, SMALL, A, B, C, face_box, picture, png
 from support.commands import call
-from support.portrait_models import models, models_folder
+from support.portrait_models import models, models_folder, write_projection
 
 from pulid_extract import read_embedding
 from pulid_extract.pictures import drawing
@@ -183,6 +185,35 @@ def test_the_flags_reach_the_extraction_and_the_file(photo, tmp_path, capfd, mon
     assert "fuse" not in provenance
     assert report["quality"]["faces"] == 3
     assert "faces" not in report["quality"]["warnings"]  # the choice was made by hand
+
+
+def test_another_face_pack_is_said_and_stands_in_the_file(photo, tmp_path, capfd, monkeypatch):
+    """By its flag alone: its vectors have the same shape, and draw somebody else."""
+    pack, out = tmp_path / "models" / "buffalo_l", tmp_path / "x.pulidembd"
+    pack.mkdir(parents=True)
+    antelopev2 = models_folder() / "antelopev2"
+    shutil.copy(antelopev2 / "scrfd_10g_bnkps.onnx", pack / "det_10g.onnx")
+    # the networks' weights are seeded by their file's name
+    write_projection(pack / "w600k_r50.onnx", 112, 512)
+    rest = ("--aligner", "antelopev2", "--parser", "none", "--device", "cpu", "-o", str(out))
+    for name in ("pulid.safetensors", "eva.pt"):
+        (tmp_path / "models" / name).symlink_to(models_folder() / name)
+    rest += ("--portrait", str(photo), "--models-dir", str(tmp_path / "models"))
+    code, _, stderr = call(capfd, monkeypatch, *rest)
+    assert code == 1
+    assert f"{pack} is a face pack other than antelopev2" in stderr
+    assert not out.exists()
+    code, _, stderr = call(capfd, monkeypatch, *rest, "--antelopev2", str(pack))
+    assert code == 0, stderr
+    assert f"warning: {pack}: is a face pack other than antelopev2: PuLID was trained" in stderr
+    sha256 = hashlib.sha256((pack / "w600k_r50.onnx").read_bytes()).hexdigest()
+    assert read_embedding(out).recognizer == sha256
+    other = read_embedding(out).tokens
+    code, _, stderr = call(capfd, monkeypatch, *rest, "--antelopev2", str(antelopev2))
+    assert code == 0, stderr
+    assert "warning" not in "".join(line for line in stderr.splitlines() if "face pack" in line)
+    assert read_embedding(out).recognizer != sha256
+    assert not np.array_equal(read_embedding(out).tokens, other)
 
 
 def test_strict_turns_warnings_into_exit_1_before_anything_is_written(

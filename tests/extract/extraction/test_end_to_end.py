@@ -5,6 +5,7 @@ what the command prints.
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import os
@@ -306,7 +307,10 @@ def test_the_command_twice_same_bytes(tmp_path, capfdbinary, monkeypatch):
         "portrait.sha256",
         "weights.sha256",
         "eva_clip.sha256",
+        "recognizer.sha256",
     }
+    recogniser = models_folder() / "antelopev2" / "glintr100.onnx"
+    assert embedding.recognizer == hashlib.sha256(recogniser.read_bytes()).hexdigest()
     np.testing.assert_array_equal(np.asarray(Image.open(cropped)), crop(CORNER, MIDDLE).crop)
     np.testing.assert_array_equal(np.asarray(Image.open(face)), crop(CORNER, MIDDLE).grey_face)
 

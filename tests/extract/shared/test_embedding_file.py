@@ -23,7 +23,8 @@ TOKENS = seeded("tokens", (32, 2048), 1.2)
 SMALL = seeded("small", (3, 5))
 
 # encode_embedding(SMALL, SMALL[:1], provenance={"tool": "test", "face": "box"}): whoever changes
-# these bytes changes the format.
+# these bytes changes the format. With the recogniser, a key that came later:
+GOLDEN_WITH_RECOGNIZER = "c07b1469e6dc9d48943eb33c02d546800ded18c4945dae0adfc5f0a0694296f5"
 GOLDEN_SHA256 = "9c2d4ef15a220377af30cf1293577b195983bed2deed98d2baab1d1bb1d61374"
 
 
@@ -50,6 +51,11 @@ def test_golden_bytes():
     assert data[:24] == b"GGUF" + struct.pack("<IQQ", 3, 2, 4)
     assert hashlib.sha256(data).hexdigest() == GOLDEN_SHA256
     assert data == encode_embedding(SMALL, SMALL[:1], provenance={"face": "box", "tool": "test"})
+    assert decode_embedding(data).recognizer is None
+    with_key = {"tool": "test", "face": "box", "recognizer.sha256": "1f" * 32}
+    data = encode_embedding(SMALL, SMALL[:1], provenance=with_key)
+    assert hashlib.sha256(data).hexdigest() == GOLDEN_WITH_RECOGNIZER
+    assert decode_embedding(data).recognizer == "1f" * 32
     assert data != encode_embedding(SMALL, SMALL[:1], provenance={"face": "box", "tool": "tess"})
 
 

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.coloured_faces import GREEN, RED, picture
 from support.portrait_models import models_folder
 
+from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import InputError, PackageError, ScoringError
 from pulid_generate.pictures import scorer as likeness
-from pulid_generate.pictures.scorer import Score, Scorer
+from pulid_generate.pictures.scorer import Recognizer, Score, Scorer
 
 
 def scores(pictures, references, **options) -> list[Score]:
@@ -58,6 +61,19 @@ def test_the_real_program(photos, monkeypatch):
     assert (broken.status, broken.cosine) == ("failed", None)
     assert "broken.png" in (broken.error or "")
     assert (other.stranger, other.cosine) == (1.0, own.stranger)
+
+
+def test_scores_by_another_network_than_made_the_person_are_noted():
+    made, judge = "a" * 64, Recognizer("glintr100.onnx", "b" * 64, own=True)
+    person = Embedding(np.ones((1, 2)), provenance={"recognizer.sha256": made}, source="me")
+    assert "me was made with another face recogniser" in judge.note_on(person)
+    # its own; a judge that was asked for; a file that does not say
+    for silent, whom in (
+        (replace(judge, sha256=made), person),
+        (replace(judge, own=False), person),
+        (judge, replace(person, provenance={})),
+    ):
+        assert silent.note_on(whom) == ""
 
 
 @pytest.mark.slow

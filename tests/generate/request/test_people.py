@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pulid_extract.shared.embedding_file import Embedding, encode_embedding
+from pulid_generate.assembly.requests import Drawing
 from pulid_generate.errors import IdentityError, RequestError
+from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.job import Subject
 from pulid_generate.request.people import PersonSpec, assemble, fuse, parse_person, rename_files
 
 
@@ -110,6 +114,21 @@ def test_unconditional_tokens_are_there_only_if_everyone_has_them():
 def test_what_does_not_fuse_is_refused_naming_the_files(others, how, message):
     with pytest.raises(IdentityError, match=message):
         fuse([identity("a"), *others], how)
+
+
+def test_identities_of_different_recognisers_do_not_fuse():
+    """Whose file does not say, goes with all; several people are drawn, and it is said."""
+    own, other = (
+        replace(identity(name), provenance={"recognizer.sha256": digit * 64})
+        for name, digit in (("a", "1"), ("b", "2"))
+    )
+    with pytest.raises(IdentityError, match=r"a and b are of different face recognisers .*1111"):
+        fuse([identity("old"), own, other], "mean")
+    assert fuse([own, identity("old")], "mean").recognizer == "1" * 64
+    assert fuse([identity("old"), identity("older")], "mean").recognizer is None
+    request, people = GenerationRequest("a cat"), [Subject(own), Subject(other)]
+    assert "one of them will look like a stranger" in Drawing(request, tuple(people)).notes()[0]
+    assert Drawing(request, tuple(people[:1])).notes() == []
 
 
 def test_other_counts_do_concatenate():
