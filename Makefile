@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 .PHONY: demo studio test test-all check format docs bench world setup clean
 
 demo: $(READY)
-	PYTHONPATH=scripts $(BIN)/python -m micro_world.demo
+	$(BIN)/pulid-generate demo
 
 studio: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m micro_world.studio

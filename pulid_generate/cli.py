@@ -11,6 +11,7 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.help import HelpCommand
 from pulid_extract.shared.cluster.flags import BatchCommand
 from pulid_generate.commands.batch import batch
+from pulid_generate.commands.demo import demo
 from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
 from pulid_generate.commands.inspect import inspect
@@ -42,6 +43,7 @@ for command in (sweep, validate, verify):
     app.command(cls=SdCommand, no_args_is_help=True)(command)
 for command in (doctor, serve):
     app.command(cls=SdCommand)(command)
+app.command(cls=GenerateCommand)(demo)
 for command in (inspect, pull):
     app.command(cls=GenerateCommand, no_args_is_help=True)(command)
 

@@ -42,6 +42,7 @@ WITHOUT_TORCH = {
     "pulid_generate.server.http": "*",
     "pulid_generate.server.intake": "*",
     "pulid_generate.server.work": "*",
+    "pulid_generate.demo": "*",
     "pulid_generate.validation": "* -run",
     "pulid_generate.inspection": "*",
     "pulid_generate.assembly": "*",

@@ -257,12 +257,19 @@ def test_every_module_of_the_wheel_can_be_imported(wheel, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for program in ("pulid-extract", "pulid-generate"):
+    for words, code in (
+        (["pulid-extract", "--version"], 0),
+        (["pulid-generate", "--version"], 0),
+        # whose models are not in the wheel
+        (["pulid-generate", "demo"], 1),
+    ):
         done = subprocess.run(
-            [environment / "bin" / program, "--version"],
+            [environment / "bin" / words[0], *words[1:]],
             cwd=tmp_path,
-            env=clean,
+            env={**clean, "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "scripts/micro_world/models of a checkout" in done.stderr

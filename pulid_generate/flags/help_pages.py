@@ -104,6 +104,10 @@ PAGES = {
             ),
         ),
     ),
+    "demo": HelpPage(
+        (),
+        (("pulid-generate demo", "a minute; look at demo/sheet.png"),),
+    ),
     "inspect": HelpPage(
         (),
         (

@@ -39,6 +39,7 @@ ORDER = {
         "cli",
         "commands",
         "server",
+        "demo",
         "validation",
         "batch",
         "inspection",

@@ -31,30 +31,16 @@ from PIL import Image
 from micro_world.dataset import PORTRAIT
 from micro_world.drawing import draw
 from micro_world.people import FIRST_TEST_PERSON, Person
-from micro_world.prompts import T5_LENGTH, plain_prompt
+from micro_world.prompts import plain_prompt
 from micro_world.scenes import CHOICES, PLAIN, Scene
 from micro_world.train import JUDGE, PACK, PROMPT_JUDGE
+from pulid_generate.demo.world import DRAW, EXTRACT
 
 MODELS = Path(__file__).parent / "models"
 PEOPLE, SCENES = 20, 8
 SIDE, STEPS = 96, 8
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("background", "clothes", "expression", "hat", "glasses")
-# what every command of the small world says: one size of network is missing (facexlib's), and Flux
-# knows prompts of this length; and the arithmetic, so that pictures are the same on every processor
-EXTRACT = ("--aligner", "antelopev2", "--parser", "none")
-GENERATE = (
-    "-W",
-    str(SIDE),
-    "-H",
-    str(SIDE),
-    "--steps",
-    str(STEPS),
-    "--t5-max-length",
-    str(T5_LENGTH),
-    "--dtype",
-    "float32",
-)
 
 
 def run(program: str, *arguments: object, shown: bool = False) -> str:
@@ -224,7 +210,7 @@ def generate(
         "--models-dir",
         models,
         "--no-cache",
-        *GENERATE,
+        *DRAW,
         *more,
     )
     return [folder / f"{number:04d}.png" for number in range(len(rows))]

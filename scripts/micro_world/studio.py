@@ -12,8 +12,11 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from micro_world.demo import MODELS, ROOT, write_portraits
-from micro_world.measure import EXTRACT, GENERATE
+from pulid_generate.demo.scenes import write_portraits
+from pulid_generate.demo.world import CHECKOUT, DRAW, EXTRACT, FOLDER
+
+# relative, so that the commands shown are short
+MODELS = Path(os.path.relpath(CHECKOUT / FOLDER))
 
 # where a browser can be: without a display a text browser would take the terminal
 HAS_DISPLAY = sys.platform in ("darwin", "win32") or bool(
@@ -23,7 +26,7 @@ HAS_DISPLAY = sys.platform in ("darwin", "win32") or bool(
 
 def command(folder: Path, flags: list[str]) -> list[str]:
     """The command line of the server. folder: of the demo, whose identities can be named."""
-    line = [sys.executable, "-m", "pulid_generate", "serve", "--models-dir", str(MODELS), *GENERATE]
+    line = [sys.executable, "-m", "pulid_generate", "serve", "--models-dir", str(MODELS), *DRAW]
     line += ["--extract-flags", " ".join(EXTRACT), "--output-dir", str(folder / "studio")]
     if (folder / "identities").is_dir():
         line += ["--identities", str(folder / "identities")]
@@ -31,7 +34,7 @@ def command(folder: Path, flags: list[str]) -> list[str]:
 
 
 def main() -> None:
-    folder = Path(os.path.relpath(ROOT / "demo"))
+    folder = Path(os.path.relpath(CHECKOUT / "demo"))
     write_portraits(folder / "portraits")
     print(f"Portraits to drop on the page are in {folder / 'portraits'}.", flush=True)
     line = command(folder, sys.argv[1:])

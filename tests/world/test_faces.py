@@ -99,7 +99,7 @@ def likeness(generate, eyes, gallery, known, tmp_path):
                 measure.MODELS,
                 "--batch-size",
                 9,
-                *measure.GENERATE,
+                *measure.DRAW,
             ),
             *flags,
         )
@@ -261,7 +261,7 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
             measure.MODELS,
             "--recognizer",
             measure.MODELS / measure.JUDGE,
-            *measure.GENERATE,
+            *measure.DRAW,
             "--json",
         ),
         *(
