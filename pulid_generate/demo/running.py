@@ -71,7 +71,8 @@ def run_demo(folder: Path, models_dir: str | None) -> None:
     verdict = table.splitlines()[-1]
     [sheet] = write_sheet(folder / "sheet.png", grid(portraits, pictures, cosines, verdict))
     console.write_line(str(sheet))
-    console.log(f"\n{WHAT_NEXT}")
+    for line in ("", *WHAT_NEXT.splitlines()):
+        console.log(line)
 
 
 def called(program: str, *arguments: object) -> str:

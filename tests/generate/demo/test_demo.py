@@ -77,6 +77,8 @@ def test_each_step_is_a_command_and_all_of_it_is_on_the_sheet(tmp_path, monkeypa
     assert "the right one of 4 people is the most alike in 19 of 20 pictures" in told
     assert "PASSED: A = B" in told
     assert str(tmp_path / "sheet.png") in told
+    # what to do next, line by line
+    assert "\n  pulid-generate pull schnell-q4 --models-dir models\n" in done.err
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > COUNT * 16
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
