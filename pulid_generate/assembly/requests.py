@@ -21,6 +21,7 @@ from pulid_generate.request.mask_edge import MaskEdge
 from pulid_generate.request.people import mixed_recognizers
 from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
+from pulid_generate.request.step_cache import StepCache
 from pulid_generate.request.tokens import LoraUse
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def read_request(flags: Flags, prompt: str, width: int, height: int) -> Generati
         cfg_scale=flags.cfg_scale,
         cfg_start_step=flags.cfg_start_step,
         skip_guidance=_skip_guidance(flags),
+        step_cache=_step_cache(flags),
         id_weight=flags.pulid_id_weight,
         id_schedule=_id_schedule(flags),
         negative_id=flags.negative_id,
@@ -168,6 +170,12 @@ def _read_start(
 def _skip_guidance(flags: Flags) -> SkipGuidance:
     layers = parse_layers(flags.skip_layers)
     return SkipGuidance(layers, flags.slg_scale, flags.skip_layer_start, flags.skip_layer_end)
+
+
+def _step_cache(flags: Flags) -> StepCache | None:
+    if flags.cache_mode is None:
+        return None
+    return StepCache.parse(flags.cache_mode, flags.cache_option, flags.scm_mask, flags.scm_policy)
 
 
 def _id_schedule(flags: Flags) -> IdSchedule:

@@ -116,6 +116,15 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
     if not flags.slg_scale:
         no_slg = ("skip_layers", "skip_layer_start", "skip_layer_end")
         idle |= dict.fromkeys(no_slg, "--slg-scale is 0")
+    if flags.cache_mode is None:
+        no_cache = ("cache_option", "scm_mask", "scm_policy")
+        idle |= dict.fromkeys(no_cache, "--cache-mode is not given")
+    elif flags.cache_mode == "easycache":
+        idle |= dict.fromkeys(("scm_mask", "scm_policy"), "easycache reuses no blocks")
+    elif not flags.scm_mask:
+        idle["scm_policy"] = "--scm-mask is not given"
+    if flags.cache_mode is not None:
+        idle["batch_size"] = "with --cache-mode each picture is drawn alone"
     if flags.sampling_method not in DEFAULT_ETA:
         idle["eta"] = f"{flags.sampling_method} adds no noise"
     if flags.prompt_weights:

@@ -1,6 +1,7 @@
 """Every flag, as tables: those of a generation, those of each command, and all of sd-cli's.
 
     drawing.py          what is drawn, and along which steps
+    caching.py          which steps reuse what earlier ones computed
     identity.py         who is in the picture, how strongly, and when
     models.py           which files
     placement.py        where models run, in what arithmetic and memory

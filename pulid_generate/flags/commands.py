@@ -13,6 +13,7 @@ import typer
 
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_generate.flags.batch import AxesFlags, RowFlags, SeriesFlags, SheetFlags
+from pulid_generate.flags.caching import CachingFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
 from pulid_generate.flags.likeness import BestOfFlags, LikenessFlags
@@ -24,7 +25,7 @@ from pulid_generate.flags.validation import ValidationFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(OutputFlags, PlacementFlags, ModelFlags, IdentityFlags, DrawingFlags):
+class Flags(OutputFlags, PlacementFlags, ModelFlags, CachingFlags, IdentityFlags, DrawingFlags):
     """Every flag of one generation, as typed. The fields of its bases are the table, the last
     base's first; nothing else lists them.
     """

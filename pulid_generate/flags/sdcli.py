@@ -100,7 +100,6 @@ ETA_DEFAULTS = (
     "dpm++2m_sde and dpm++2m_sde_bt"
 )
 SEAMLESS = "seamless pictures are not supported; leave it out"
-CACHING = "every step is computed in full, nothing is reused from the step before"
 CONVOLUTION = "PyTorch chooses its convolutions itself"
 ATTENTION = "PyTorch chooses the fastest attention itself"
 SAMPLER_NOISE = "the fresh noise of ancestral samplers is drawn as --rng says"
@@ -295,10 +294,19 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--circular", SEAMLESS, value=False),
         _no("--circularx", SEAMLESS, value=False),
         _no("--circulary", SEAMLESS, value=False),
-        _note("--cache-mode", CACHING),
-        _note("--cache-option", CACHING),
-        _note("--scm-mask", CACHING),
-        _note("--scm-policy", CACHING),
+        _same(
+            "--cache-mode",
+            text="easycache computes what sd-cli does; dbcache, taylorseer and cache-dit are "
+            "cache-dit's own, of blocks (sd-cli's three are one rule for whole forwards); ucache "
+            "is for UNets, spectrum knows nothing of an identity's window: both are refused",
+        ),
+        _same(
+            "--cache-option",
+            text="all of them count (in sd-cli: threshold, start, end, and Fn and Bn as factors on "
+            "the threshold); max, continuous, order and interval are ours",
+        ),
+        _same("--scm-mask", text="decides; sd-cli reads it and computes the same without it"),
+        _same("--scm-policy", text="decides, as --scm-mask does"),
     ),
     "Identity": (
         _same("--pulid-id-embedding"),

@@ -78,10 +78,6 @@ class Term:
         total[self._index] = torch.add(total[self._index], added, alpha=weight)
         return total
 
-    def state(self) -> Hashable:
-        """All that decides what this person adds to given tokens."""
-        return self, tuple(self.layers), self.double, self.single
-
     def _move_to(self, device: torch.device) -> None:
         if self._index is not None:
             self._index = tuple(
@@ -155,7 +151,13 @@ class Injection:
         """All that decides what is added to given tokens. Two are equal if nothing was changed
         between them.
         """
-        return self.weight, tuple(term.state() for term in self.terms)
+        seen = []
+        for term in self.terms:
+            weights = self.weight * term.double, self.weight * term.single
+            # whoever weighs nothing adds nothing
+            if any(weights):
+                seen.append((term, tuple(term.layers), weights))
+        return tuple(seen)
 
     def add(self, img_tokens: Tensor, index: int, *, double: bool) -> Tensor:
         """(B, L, D) -> (B, L, D): what hook number `index` makes of the image tokens.

@@ -117,6 +117,8 @@ def _sampling(job: Job, dev: bool) -> dict[str, Any]:
     guided = [step for step in range(job.steps) if skip.active(step, job.steps)]
     if guided:
         facts["skip_layers"] = {"layers": list(skip.layers), "scale": skip.scale, "steps": guided}
+    if request.step_cache is not None:
+        facts["step_cache"] = request.step_cache.facts()
     return facts
 
 

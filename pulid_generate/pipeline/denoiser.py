@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from pulid_extract.shared.embedding_file import Embedding
+from pulid_generate.caching.blocks import BlockCache
+from pulid_generate.caching.easycache import EasyCache
+from pulid_generate.caching.evaluation import Cache, Evaluation
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
@@ -25,6 +28,7 @@ from pulid_generate.injection.terms import Term
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT
 from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.job import Job, Subject
+from pulid_generate.request.step_cache import StepCache
 from pulid_generate.sampling.denoise import Predict, denoise
 from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_mask
 from pulid_generate.sampling.noise import NoiseStream, add_noise
@@ -52,6 +56,8 @@ class Denoiser:
         self.kept = kept
         # SHA-256 of an identity, whether it is the unconditional one -> its layers
         self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
+        # Of the last latents; None where every step was computed
+        self.cache: Cache | None = None
 
     def latents(
         self,
@@ -118,6 +124,7 @@ class Denoiser:
         skip = None
         if request.skip_guidance.scale:
             skip = stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers))
+        cache = self.cache = self._step_cache(request.step_cache, stack)
 
         def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
             side = "negative" if branch == "negative" else "positive"
@@ -126,21 +133,38 @@ class Denoiser:
                 injection.terms = _terms_at(step, jobs[0].steps, people[side])
             if skip is not None:
                 skip.active = branch == "skip"
-            velocity = self.flux(
-                hidden_states=latent.to(self.dtype),
-                encoder_hidden_states=text.t5,
-                pooled_projections=text.pooled,
-                timestep=torch.full((len(jobs),), t, device=device),
-                guidance=guidance,
-                img_ids=img_ids,
-                txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
-                return_dict=False,
-            )[0]
-            # the latent stays float32: adding 28 small steps in bfloat16, as the reference does,
-            # loses them to rounding
-            return velocity.float()
+
+            def compute() -> Tensor:
+                velocity = self.flux(
+                    hidden_states=latent.to(self.dtype),
+                    encoder_hidden_states=text.t5,
+                    pooled_projections=text.pooled,
+                    timestep=torch.full((len(jobs),), t, device=device),
+                    guidance=guidance,
+                    img_ids=img_ids,
+                    txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
+                    return_dict=False,
+                )[0]
+                # the latent stays float32: adding 28 small steps in bfloat16, as the reference
+                # does, loses them to rounding
+                return velocity.float()
+
+            # a branch without some layers is computed whole: it runs in few steps, early ones
+            if cache is None or branch == "skip":
+                return compute()
+            added = injection.state() if injection is not None else None
+            return cache.evaluate(Evaluation(latent, t, step, branch, added), compute)
 
         return predict
+
+    def _step_cache(self, asked: StepCache | None, stack: ExitStack) -> Cache | None:
+        """What is asked for the steps; it goes with `stack`."""
+        if asked is None:
+            return None
+        if not asked.of_blocks:
+            return EasyCache(asked, self.dev)
+        blocks = len(self.flux.transformer_blocks) + len(self.flux.single_transformer_blocks)
+        return stack.enter_context(BlockCache(asked, blocks).attached(self.flux))
 
     def _inpaint(self, jobs: Sequence[Job], starts: Sequence[Tensor | None]) -> Inpaint | None:
         masks, images = [], []

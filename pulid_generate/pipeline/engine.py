@@ -279,6 +279,9 @@ class Engine:
             denoiser = self._loaded.denoiser(jobs[0].loras)
             on_step = partial(self.reports.on_step, label)
             latents = denoiser.latents(jobs, texts, starts, on_step, self.reports.on_denoised)
+            if (cache := denoiser.cache) is not None:
+                told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
+                self.reports.log(f"{label}: {told}")
         if not torch.isfinite(latents).all():
             raise CheckpointError(
                 f"{self.fitting.files.flux.path}: the denoised latents hold NaN or infinite "

@@ -80,8 +80,11 @@ class Fitting:
             times = _cut(times, request, start)
         steps = len(times) - 1
         request.check_steps(steps)
+        blocks = self.shape.double + self.shape.single
         if request.skip_guidance.scale:
-            check_layers(request.skip_guidance.layers, self.shape.double + self.shape.single)
+            check_layers(request.skip_guidance.layers, blocks)
+        if request.step_cache is not None:
+            request.step_cache.check_blocks(blocks, str(self.files.flux.path))
         for subject in subjects or ():
             self._check_identity(request, subject.embedding)
             subject.schedule.check(steps, subject.embedding.source)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from pulid_generate.errors import PlacementError
+from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.files.model import Model
 from pulid_generate.lora.files import resolve
 from pulid_generate.lora.names import flux_layers
@@ -149,9 +150,28 @@ class MemoryPlanner:
             init_image=any(job.start for job in jobs),
             dequantize=self.models.dequantize,
             batch=batch,
-            extra=self._lora_bytes(jobs) + self.models.weight_cache + extra,
+            extra=self._lora_bytes(jobs)
+            + self._cache_bytes(jobs)
+            + self.models.weight_cache
+            + extra,
         )
         return make_plan(self.fitting.files, work, self.models.placement, self.available)
+
+    def _cache_bytes(self, jobs: Sequence[Job]) -> int:
+        """Of what a cache of steps remembers of its blocks, in the compute dtype."""
+        number = torch.finfo(self.models.placement.dtype).bits // 8
+        most = 0
+        for job in jobs:
+            cache = job.request.step_cache
+            if cache is None or not cache.of_blocks:
+                continue
+            image = job.request.width * job.request.height // TOKEN_PIXELS**2
+            # residuals and their derivatives, old and new ones while they are made; the image's of
+            # the first blocks
+            kept = 2 * (cache.order + 1) * (image + max(job.t5_tokens)) + 2 * image
+            branches = 2 if job.guided else 1
+            most = max(most, kept * branches * self.fitting.shape.width * number)
+        return most
 
     def _lora_bytes(self, jobs: Sequence[Job]) -> int:
         """Of the matrices of the LoRAs that are on at once, in the compute dtype."""
@@ -177,6 +197,7 @@ def _kind(job: Job) -> Hashable:
         job.needs_uncond,
         job.start is not None,
         job.loras,
+        job.request.step_cache,
     )
 
 

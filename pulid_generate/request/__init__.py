@@ -8,6 +8,7 @@
     id_schedule.py     at which steps an identity is seen, and how strongly
     regions.py         where in the picture somebody is
     skip_guidance.py   which layers are skipped, how strongly, when
+    step_cache.py      which steps reuse what earlier ones computed, and by which rule
     start_picture.py   the picture to start from, its mask, the final paste
     mask_edge.py       a mask's edge: grown, shrunk, feathered
     tiling.py          tiles of the autoencoder

@@ -16,6 +16,7 @@ from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
+from pulid_generate.request.step_cache import StepCache
 from pulid_generate.request.tiling import Tiling
 from pulid_generate.sampling.names import DEFAULT_SCHEDULE, Rng, check_method, check_schedule
 
@@ -57,6 +58,8 @@ class GenerationRequest:
     cfg_scale: float = 1.0
     cfg_start_step: int = 0
     skip_guidance: SkipGuidance = NO_SKIP
+    # Which steps reuse what earlier ones computed; None computes all of them
+    step_cache: StepCache | None = None
     # Strength of everybody's identity, and at which steps; subjects are made with both
     id_weight: float = 1.0
     id_schedule: IdSchedule = ALWAYS
@@ -152,6 +155,8 @@ class GenerationRequest:
         """
         self.id_schedule.check(steps)
         self.skip_guidance.check(steps)
+        if self.step_cache is not None:
+            self.step_cache.check_steps(steps)
         if self.cfg_scale != 1 and self.cfg_start_step >= steps:
             raise RequestError(
                 f"cfg-start-step {self.cfg_start_step}: there are only {steps} steps; "

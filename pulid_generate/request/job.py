@@ -130,8 +130,10 @@ ALIKE = tuple(item.name for item in fields(GenerationRequest) if item.name not i
 
 def batch_key(job: Job) -> Hashable:
     """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
-    starting picture at most.
+    starting picture at most. With a cache of steps each is alone.
     """
     masked = job.start is not None and job.start.mask is not None
     asked = tuple(getattr(job.request, name) for name in ALIKE)
-    return asked, job.times, job.t5_tokens, job.tiling, masked, job.loras
+    # whether a step is reused would depend on who shares the batch
+    alone = id(job) if job.request.step_cache is not None else None
+    return alone, asked, job.times, job.t5_tokens, job.tiling, masked, job.loras

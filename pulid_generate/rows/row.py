@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pulid_extract.shared.records import Problem
+from pulid_generate.flags.caching import CachingFlags
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
@@ -17,6 +18,7 @@ from pulid_generate.flags.identity import IdentityFlags
 BY_ROW = (
     *(item.name for item in fields(DrawingFlags)),
     *(item.name for item in fields(IdentityFlags)),
+    *(item.name for item in fields(CachingFlags)),
     *("lora", "lora_model_dir", "vae_tiling", "vae_tile_size", "vae_tile_overlap"),
     *("output", "output_begin_idx", "disable_image_metadata", "reference"),
 )

@@ -46,6 +46,7 @@ ORDER = {
         "assembly",
         "rows",
         "pipeline",
+        "caching",
         "injection",
         "lora",
         "pictures",

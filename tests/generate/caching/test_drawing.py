@@ -1,0 +1,110 @@
+"""Pictures whose steps are cached, through the command: alone, many at once, from a picture, with
+true CFG.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.distances import pixels
+from support.micro_flags import model_flags, pulid_flags
+
+from pulid_generate.pictures.description import parse_description
+
+SIZE = ("-W", 64, "-H", 48, "--steps", 8)
+EASY = ("--cache-mode", "easycache", "--cache-option", "threshold=5,start=0,end=1")
+BLOCKS = ("--cache-option", "Fn=2,warmup=3")
+MODES = {
+    "easycache": EASY,
+    "dbcache": ("--cache-mode", "dbcache", *BLOCKS[:1], BLOCKS[1] + ",threshold=0.9"),
+    "taylorseer": ("--cache-mode", "taylorseer", *BLOCKS),
+    "cache-dit": (
+        "--cache-mode",
+        "cache-dit",
+        *BLOCKS,
+        "--scm-policy",
+        "static",
+        "--scm-mask",
+        "1,1,1,0,1,0,0,1",
+    ),
+}
+
+
+@pytest.fixture
+def base(micro, person):
+    return (
+        *model_flags(micro),
+        *pulid_flags(micro),
+        *("--pulid-id-embedding", person),
+        *("--negative-id", "same", "-p", "a photo of a cat", *SIZE),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_picture_says_how_it_was_cached_and_how_much(generate, base, tmp_path, mode):
+    out, plain = tmp_path / "cached.png", tmp_path / "plain.png"
+    result = generate(*base, *MODES[mode], "-o", out, "-v")
+    assert result.code == 0, result.err
+    told = [line for line in result.err.splitlines() if "reused what others computed" in line]
+    assert len(told) == 1
+    reused, asked = _counts(told[0])
+    assert asked == 8
+    assert 2 <= reused <= 6
+    assert parse_description(Image.open(out).text["parameters"])["step_cache"]["mode"] == mode
+    generate(*base, "-o", plain)
+    assert "step_cache" not in Image.open(plain).text["parameters"]
+    assert not np.array_equal(pixels(out), pixels(plain))
+
+
+def _counts(line: str) -> tuple[int, int]:
+    words = line.split()
+    middle = words.index("of")
+    return int(words[middle - 1]), int(words[middle + 1])
+
+
+def test_each_picture_is_what_it_is_alone(generate, base, tmp_path):
+    """Several seeds, a batch of two, and from a picture with true CFG."""
+    cached = (*base, *MODES["dbcache"])
+    assert generate(*cached, "-s", 5, "-b", 2, "-o", tmp_path / "many.png").code == 0
+    assert generate(*cached, "-s", 6, "-o", tmp_path / "alone.png").code == 0
+    alone = (tmp_path / "alone.png").read_bytes()
+    assert (tmp_path / "many_1.png").read_bytes() == alone
+    start = ("-i", tmp_path / "alone.png", "--strength", 0.6, "--cfg-scale", 2)
+    result = generate(*cached, *start, "-n", "fog", "-o", tmp_path / "from.png", "-v")
+    assert result.code == 0, result.err
+    assert "of 10 forwards" in result.err  # five steps, two branches
+    rows = [{"seed": 5}, {"seed": 6}, {"seed": 6, "cache_mode": None}]
+    manifest = tmp_path / "rows.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = generate(
+        "batch", manifest, *cached, "--batch-size", 2, "--output-dir", tmp_path / "out"
+    )
+    assert result.code == 0, result.err
+    assert "--batch-size has no effect: with --cache-mode each picture is drawn alone" in result.err
+    written = sorted((tmp_path / "out").iterdir())
+    assert alone in [path.read_bytes() for path in written]
+    assert len({path.read_bytes() for path in written}) == 3
+
+
+def test_weight_nothing_with_a_late_start_is_nobody(generate, base, tmp_path):
+    cached = (*base, *MODES["cache-dit"], "--pulid-id-weight", 0)
+    assert generate(*cached, "-o", tmp_path / "a.png").code == 0
+    late = ("--id-start-step", 4, "-o", tmp_path / "b.png")
+    assert generate(*cached, *late).code == 0
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
+def test_refusals_and_flags_without_effect(generate, base, tmp_path):
+    out = ("-o", tmp_path / "no.png")
+    assert "ucache: is for UNets" in generate(*base, "--cache-mode", "ucache", *out).error
+    line = generate(*base, "--cache-mode", "dbcache", "--cache-option", "Fn=9,Bn=1", *out).error
+    assert "has 10 blocks, so none would be left" in line
+    line = generate(*base, "--cache-mode", "dbcache", *BLOCKS, "--scm-mask", "1,0", *out).error
+    assert "has 2 numbers for 8 steps" in line
+    assert not (tmp_path / "no.png").exists()
+    result = generate(*base, "--scm-mask", "1,0", *out)
+    assert result.code == 0
+    assert "--scm-mask has no effect: --cache-mode is not given" in result.err
