@@ -1,7 +1,7 @@
 """This stage's branch of the error tree; the trunk is pulid_extract.shared.errors.
 
 PulidError              anything that ends in one line and exit code 1
-  RequestError          a generation option that cannot be done
+  RequestError          a generation option that cannot be done (a UsageError)
   IdentityError         an identity that does not fit the PuLID file or the Flux model
   PlacementError        models that do not fit where they were to run
   ScoringError          pictures whose likeness cannot be told
@@ -15,8 +15,10 @@ from pulid_extract.shared.errors import (
     EmbeddingError,
     InputError,
     OutputError,
+    OutputNameError,
     PackageError,
     PulidError,
+    UsageError,
     WeightsError,
     require_packages,
 )
@@ -27,18 +29,20 @@ __all__ = [
     "IdentityError",
     "InputError",
     "OutputError",
+    "OutputNameError",
     "PackageError",
     "PlacementError",
     "PulidError",
     "RequestError",
     "ScoringError",
+    "UsageError",
     "WeightsError",
     "require_packages",
 ]
 
 
-class RequestError(PulidError):
-    """A generation option whose value cannot be done."""
+class RequestError(UsageError):
+    """A generation option whose value cannot be done, whatever the files hold."""
 
 
 class IdentityError(PulidError):

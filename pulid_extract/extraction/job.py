@@ -19,7 +19,7 @@ from pulid_extract.flags.extract import SEVERAL_PORTRAITS, ExtractFlags
 from pulid_extract.pictures.portrait import decode_portrait
 from pulid_extract.pictures.regions import FaceBox, check_box, keep_of
 from pulid_extract.pictures.sources import Source, read_sources
-from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.errors import InputError, UsageError
 from pulid_extract.version import __version__
 
 LIBRARIES = (
@@ -86,10 +86,10 @@ def read_job(
     log: Callable[[str], None],
 ) -> Job:
     """Read the portraits, each once. paths: what `flags.portrait` comes to, folders expanded.
-    Raises InputError.
+    Raises InputError, UsageError.
     """
     if flags.mask == "-" and "-" in paths:
-        raise InputError("--mask -: standard input is the portrait; it holds one picture")
+        raise UsageError("--mask -: standard input is the portrait; it holds one picture")
     sources = read_sources(paths, log)
     mask = None
     if flags.mask is not None:

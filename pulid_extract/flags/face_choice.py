@@ -61,7 +61,7 @@ def face_choice(flags: FaceFlags, fail: Fail) -> FaceChoice:
         x, y = numbers(flags.face_at, "X,Y", "--face-at", float)
         return FaceChoice(at=(x, y))
     if flags.face_box is not None:
-        return FaceChoice(box=FaceBox(*numbers(flags.face_box, "X,Y,W,H", "--face-box")))
+        return FaceChoice(box=_box(flags.face_box, "--face-box"))
     if flags.landmarks is not None:
         flat = numbers(flags.landmarks, "X,Y,X,Y,X,Y,X,Y,X,Y", "--landmarks", float)
         return FaceChoice(landmarks=tuple(zip(flat[::2], flat[1::2], strict=True)))
@@ -77,5 +77,15 @@ def face_and_boxes(flags: ExtractFlags, fail: Fail) -> tuple[FaceChoice, tuple[F
         fail("--aligner changes nothing for a face that is given by hand.")
     boxes = []
     for text in flags.box or []:
-        boxes.append(FaceBox(*numbers(text, "X,Y,W,H", "--box")))
+        boxes.append(_box(text, "--box"))
     return choice, tuple(boxes)
+
+
+def _box(text: str, flag: str) -> FaceBox:
+    """Raises typer.BadParameter."""
+    box = FaceBox(*numbers(text, "X,Y,W,H", flag))
+    if box.width < 1 or box.height < 1:
+        raise typer.BadParameter(
+            f"{text!r} has no area; give X,Y,W,H with W and H above 0", param_hint=f"'{flag}'"
+        )
+    return box

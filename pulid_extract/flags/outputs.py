@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pulid_extract.shared.errors import OutputError
+from pulid_extract.shared.errors import OutputError, OutputNameError
 from pulid_extract.shared.writing import check_writable
 
 # names of standard output: as a file, a result line would follow the file's own bytes
@@ -39,12 +39,14 @@ def check_outputs(
                 )
             continue
         if flag != "--out" and Path(path).suffix.lower() != ".png":
-            raise OutputError(f"{flag} {path}: expected a name that ends in .png")
+            raise OutputNameError(f"{flag} {path}: expected a name that ends in .png")
         check_writable(path)
         real = Path(path).resolve()
         # twice is allowed for /dev/null
         if real in flag_of and (real.is_file() or not real.exists()):
-            raise OutputError(f"{path}: is both {flag_of[real]} and {flag}; give each its own file")
+            raise OutputNameError(
+                f"{path}: is both {flag_of[real]} and {flag}; give each its own file"
+            )
         flag_of.setdefault(real, flag)
         for source in inputs:
             if _is_same_file(path, source):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pulid_extract.pictures.portrait import pictures_in, read_portrait_bytes
-from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.errors import UsageError
 
 # names of skipped files in one line
 MAX_SKIPPED_NAMES = 5
@@ -59,10 +59,10 @@ def read_sources(
     paths: Sequence[str], log: Callable[[str], None], flag: str = "--portrait"
 ) -> list[Source]:
     """Every picture's bytes; the same picture twice counts once, and is said. flag: what named
-    them. Raises InputError.
+    them. Raises InputError, UsageError.
     """
     if list(paths).count("-") > 1:
-        raise InputError(f"{flag} -: standard input was named twice; it holds one picture")
+        raise UsageError(f"{flag} -: standard input was named twice; it holds one picture")
     sources: dict[str, Source] = {}
     for path in paths:
         data, where = read_portrait_bytes(path, flag)

@@ -2,11 +2,13 @@
 codes.
 
     PulidError              anything that ends in one line and exit code 1
+      UsageError            what the command line alone shows to be wrong: exit code 2
       InputError            a picture or an option that cannot be used
         FaceError           no face, or not the face that was meant
       WeightsError          a model file that is missing, damaged or of the wrong kind
       EmbeddingError        a .pulidembd that breaks docs/pulidembd.md
       OutputError           a result that cannot be written
+        OutputNameError     a result's name that is wrong in itself (also a UsageError)
       PackageError          a stage whose libraries are not installed
       WorkerError           a cluster without a worker that can work
       (pulid_generate.errors adds its own branch)
@@ -34,6 +36,12 @@ class PulidError(Exception):
         super().__init__(line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 4]} ...")
 
 
+class UsageError(PulidError):
+    """An option that cannot be used, whatever the files hold. Where a manifest's row or a request
+    has it, the row is what fails.
+    """
+
+
 class InputError(PulidError):
     """A picture or an option value that cannot be used."""
 
@@ -52,6 +60,10 @@ class EmbeddingError(PulidError):
 
 class OutputError(PulidError):
     """A result cannot be written where it was asked for."""
+
+
+class OutputNameError(OutputError, UsageError):
+    """A result's name that is wrong wherever it is to stand."""
 
 
 class PackageError(PulidError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.writing import check_not_input
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import idle_flags, input_files
+from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
 from pulid_generate.errors import RequestError, require_packages
 from pulid_generate.files.model import Model
 from pulid_generate.flags.commands import BatchFlags, Flags
@@ -103,7 +103,7 @@ def open_drawing(
     read = [*input_files(flags, pipeline), *inputs]
     for path in outputs:
         check_not_input(path, read)
-    for line in idle_flags(flags, given, pipeline.dev):
+    for line in (*idle_flags(flags, given, pipeline.dev), *doubtful_flags(flags)):
         progress.note(line)
     return pipeline
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pulid_extract.shared.embedding_file import Embedding, read_embedding
 from pulid_generate.assembly.people import read_subjects
+from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, parse_lora_flag
 from pulid_generate.request.generation import GenerationRequest
@@ -20,6 +21,7 @@ from pulid_generate.request.job import StartPicture, Subject
 from pulid_generate.request.mask_edge import MaskEdge
 from pulid_generate.request.people import mixed_recognizers
 from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
+from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 from pulid_generate.request.step_cache import StepCache
 from pulid_generate.request.tokens import LoraUse
@@ -89,6 +91,14 @@ def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Reader
     )
 
 
+def check_values(flags: Flags) -> None:
+    """Raise RequestError for values that could be drawn with no files, as far as flags alone show
+    it: a command that makes many pictures of its flags refuses them once, before its rows.
+    """
+    alone = replace(flags, negative_prompt_file=None)
+    read_request(alone, flags.prompt or "", flags.width, flags.height)
+
+
 def read_request(flags: Flags, prompt: str, width: int, height: int) -> GenerationRequest:
     """The checked numbers and words of the flags; reads no file but a negative prompt's. Raises
     RequestError, InputError.
@@ -133,9 +143,16 @@ def read_request(flags: Flags, prompt: str, width: int, height: int) -> Generati
 def _read_prompt(flags: Flags) -> tuple[str, tuple[LoraChoice, ...]]:
     """The prompt without its tags, and the LoRAs of flags and tags."""
     text = flags.prompt or ""
-    if flags.prompt_file is not None:
+    if flags.prompt_file is None:
+        prompt, tags = take_lora_tags(text)
+    else:
         text = read_prompt_file(flags.prompt_file)
-    prompt, tags = take_lora_tags(text)
+        try:
+            prompt, tags = take_lora_tags(text)
+            if flags.prompt_weights:
+                parse_weights(prompt)
+        except RequestError as error:
+            raise InputError(f"{flags.prompt_file}: {error}") from None
     folder = None
     if flags.lora_model_dir is not None:
         folder = Path(flags.lora_model_dir).expanduser()

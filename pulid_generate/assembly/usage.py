@@ -36,6 +36,8 @@ NEEDS = {
     "mask_blur": ("mask",),
     "mask_grow": ("mask",),
 }
+# of PuLID's own app: app_flux.py, ToTheBeginning/PuLID 1aa2fc7
+MOST_USUAL_WEIGHT = 3
 # Those that name one file, or "-" for standard input, as each --identity does
 READERS = ("pulid_id_embedding", "prompt_file", "negative_prompt_file", "init_img", "mask")
 
@@ -137,3 +139,21 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
     for name, reason in idle.items():
         if name in given:
             yield f"{flag_name(name)} has no effect: {reason}"
+
+
+def doubtful_flags(flags: Flags) -> Iterator[str]:
+    """A line for every value that can be drawn, and that hardly anybody means."""
+    weight = flags.pulid_id_weight
+    if weight < 0:
+        yield (
+            f"--pulid-id-weight {weight:g} draws away from the person; 0.7 to 1.2 are usual, "
+            "0 draws as without one"
+        )
+    if weight > MOST_USUAL_WEIGHT:
+        percent = f"; {weight:g} % is {weight / 100:g}" if weight >= 10 else ""
+        yield (
+            f"--pulid-id-weight {weight:g} spoils the picture; 0.7 to 1.2 are usual, PuLID's own "
+            f"app ends at {MOST_USUAL_WEIGHT}{percent}"
+        )
+    if flags.prompt is not None and not flags.prompt.strip() and flags.prompt_file is None:
+        yield "--prompt is empty: nothing says what to draw; is a variable of the shell not set?"

@@ -13,7 +13,7 @@ from pulid_extract.shared.records import Problem
 from pulid_generate.assembly.opening import open_engine, open_pipeline
 from pulid_generate.assembly.people import people_of
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import idle_flags, input_files
+from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
 from pulid_generate.batch.judging import MergedRow, RowJobs, Rows
 from pulid_generate.batch.row_files import InputFiles
 from pulid_generate.errors import OutputError, PulidError
@@ -82,6 +82,7 @@ class RowChecker:
                 inputs.add(input_files(one.flags, jobs.pipeline))
                 inputs.add(Path(name).expanduser() for name in one.flags.reference or ())
                 idle |= dict.fromkeys(idle_flags(one.flags, one.given, jobs.pipeline.dev))
+                idle |= dict.fromkeys(doubtful_flags(one.flags))
             except PulidError as error:
                 self.problems.append(one.row.problem(error))
         for item in items:

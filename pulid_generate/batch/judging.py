@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.assembly.people import identity_files
-from pulid_generate.assembly.requests import Drawing, Readers, read_drawing
+from pulid_generate.assembly.requests import Drawing, Readers, check_values, read_drawing
 from pulid_generate.assembly.usage import usage_error
 from pulid_generate.batch.row_files import CachedReader
 from pulid_generate.errors import OutputError, PulidError, RequestError
@@ -49,11 +49,13 @@ class Rows:
 
     def __init__(self, flags: BatchFlags, given: frozenset[str]):
         """flags: the command's. given: which of them stood on the command line. Raises RequestError
-        or OutputError for an invalid name pattern.
+        for values that no row could be drawn with, and it or OutputNameError for an invalid name
+        pattern.
         """
         self.flags, self.given = flags, given
         self.folder = Path(flags.output_dir).expanduser()
         self.pattern = NamePattern(flags.name)
+        check_values(flags)
         self.on_cluster = isinstance(flags, ClusterFlags) and flags.ray is not None
         self._readers = Readers(CachedReader(read_embedding), CachedReader(file_sha256))
 

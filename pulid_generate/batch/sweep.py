@@ -12,6 +12,7 @@ import typer
 from pulid_generate.assembly import usage
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.requests import check_values
 from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
@@ -52,6 +53,9 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
         )
         if wrong := _row_error(batch, rows[0]):
             context.fail(wrong)
+        # all of them stand on the command line
+        for row in rows:
+            check_values(batch.merge(row).flags)
         results = ResultCollector(batch, rows, flags.output, progress, emit)
         results.check_references()
         tally = results.draw_and_finish(

@@ -9,6 +9,7 @@ from typing import Any
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.help import HelpCommand, HelpGroup
+from pulid_extract.shared.cli.wording import unquoted
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.help_pages import PAGES
 from pulid_generate.flags.sdcli import BY_NAME, SdFlag
@@ -83,6 +84,12 @@ class _TakesSdFlags:
             own |= dict.fromkeys((*option.opts, *option.secondary_opts), takes_value)
         notes: list[str] = []
         left = super().parse_args(ctx, take_sd_flags(args, own, notes.append))  # type: ignore[misc]
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
+        if words and words[0] not in getattr(self, "commands", ()) and not ctx.resilient_parsing:
+            if hint := unquoted(words, "--prompt", ctx.params.get("prompt")):
+                ctx.fail(hint)
+            if not hasattr(self, "commands"):
+                ctx.fail(f"{words[0]!r} belongs to no option.")
         if not ctx.params.get("quiet"):
             for line in notes:
                 console.log(line)
@@ -91,6 +98,9 @@ class _TakesSdFlags:
 
 class SdCommand(_TakesSdFlags, HelpCommand):
     """For `@app.command(cls=SdCommand)`."""
+
+    # refused by `parse_args`, with a better reason than click's
+    allow_extra_args = True
 
     pages = PAGES
 

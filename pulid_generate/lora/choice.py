@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from pulid_generate.errors import RequestError, WeightsError
+from pulid_generate.errors import InputError, RequestError, WeightsError
 from pulid_generate.request.prompt import read_weight
 
 EXTENSION = ".safetensors"
@@ -45,14 +45,14 @@ def parse_lora_flag(text: str) -> LoraChoice:
         return LoraChoice(_existing(whole))
     path = Path(name).expanduser()
     if not path.is_file():
-        raise RequestError(f"--lora {text}: no such file; expected FILE or FILE:WEIGHT")
+        raise InputError(f"--lora {text}: no such file; expected FILE or FILE:WEIGHT")
     return LoraChoice(path, read_weight(weight, f"--lora {text}"))
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "no such file"
-        raise RequestError(f"--lora {path}: {problem}; expected FILE or FILE:WEIGHT")
+        raise InputError(f"--lora {path}: {problem}; expected FILE or FILE:WEIGHT")
     return path
 
 
@@ -66,7 +66,7 @@ def find_lora(name: str, folder: Path | None) -> Path:
             f"{where}: no folder to look in; give --lora-model-dir FOLDER, or --lora FILE"
         )
     if not folder.is_dir():
-        raise RequestError(f"--lora-model-dir {folder}: no such folder")
+        raise InputError(f"--lora-model-dir {folder}: no such folder")
     relative = PurePath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise RequestError(
@@ -79,10 +79,8 @@ def find_lora(name: str, folder: Path | None) -> Path:
     for extension in UNREAD:
         path = folder / f"{name}{extension}"
         if path.is_file():
-            raise RequestError(
-                f"{where}: {path} is not a {EXTENSION} file; only those are read here"
-            )
-    raise RequestError(f"{where}: {extended} is not there; {_known(name, folder)}")
+            raise InputError(f"{where}: {path} is not a {EXTENSION} file; only those are read here")
+    raise InputError(f"{where}: {extended} is not there; {_known(name, folder)}")
 
 
 def _known(name: str, folder: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import PlacementError, RequestError
 
 CGROUP = Path("/sys/fs/cgroup")
 CPU = torch.device("cpu")
@@ -48,7 +48,8 @@ CPU_INFO = Path("/proc/cpuinfo")
 def find_device(name: str, flag: str = "device") -> torch.device:
     """The device of that name, torch's or sd-cli's (cuda0, metal, gpu), or the best one for "auto".
 
-    flag: whose value the name is, for messages. Raises RequestError if it is not usable.
+    flag: whose value the name is, for messages. Raises RequestError for what is no
+    device, PlacementError for one that is not here.
     """
     usable = [kind for kind in ("cuda", "mps", "cpu") if _is_usable(kind)]
     text = name.strip().lower()
@@ -66,13 +67,15 @@ def find_device(name: str, flag: str = "device") -> torch.device:
     if match is None:
         raise RequestError(f"{flag} {name}: expected auto, cuda, cuda:N, mps or cpu; {choices}")
     kind = KINDS.get(match[1], "")
+    if not kind and match[1] not in NOT_IN_TORCH:
+        raise RequestError(f"{flag} {name}: expected auto, cuda, cuda:N, mps or cpu; {choices}")
     if kind not in usable:
         why = " (PyTorch has no such device)" if match[1] in NOT_IN_TORCH else ""
-        raise RequestError(f"{flag} {name}: not usable here{why}; {choices}")
+        raise PlacementError(f"{flag} {name}: not usable here{why}; {choices}")
     index = int(match[2] or 0)
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if index >= count:
-        raise RequestError(
+        raise PlacementError(
             f"{flag} {name}: there are {count} {kind} devices, counted from 0; {choices}"
         )
     return torch.device(kind, index) if kind == "cuda" and match[2] else torch.device(kind)

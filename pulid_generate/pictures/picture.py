@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from pulid_generate.errors import OutputError, RequestError
+from pulid_generate.errors import OutputError, OutputNameError, RequestError
 from pulid_generate.request.job import Job
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ class Picture:
 
 
 def format_of(path: str | PurePath) -> Format:
-    """The format that an output's suffix names; PNG for "-", standard output. Raises OutputError
-    for another suffix, or none.
+    """The format that an output's suffix names; PNG for "-", standard output. Raises
+    OutputNameError for another suffix, or none.
     """
     if str(path) == "-":
         return "PNG"
     suffix = PurePath(path).suffix.lower()
     if suffix not in SUFFIXES:
         known = ", ".join(SUFFIXES)
-        raise OutputError(
+        raise OutputNameError(
             f"{path}: the suffix {suffix or '(none)'} is not that of a picture format; "
             f"end the name in one of {known}"
         )

@@ -6,12 +6,13 @@ Knows no device, no flag and loads no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import FoundFile
-from pulid_generate.errors import CheckpointError, IdentityError, RequestError
+from pulid_generate.errors import CheckpointError, IdentityError, InputError, RequestError
 from pulid_generate.files.layouts import FluxShape
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
@@ -76,10 +77,14 @@ class Fitting:
         if isinstance(subjects, Embedding):
             subjects = [Subject(subjects, request.id_weight, request.id_schedule)]
         times = request.sigmas or self._times(request)
-        if start is not None:
-            times = _cut(times, request, start)
         steps = len(times) - 1
-        request.check_steps(steps)
+        with self._naming_default_steps(request, steps):
+            if start is not None:
+                times = _cut(times, request, start)
+                steps = len(times) - 1
+            request.check_steps(steps)
+            for subject in subjects or ():
+                subject.schedule.check(steps, subject.embedding.source)
         blocks = self.shape.double + self.shape.single
         if request.skip_guidance.scale:
             check_layers(request.skip_guidance.layers, blocks)
@@ -87,7 +92,6 @@ class Fitting:
             request.step_cache.check_blocks(blocks, str(self.files.flux.path))
         for subject in subjects or ():
             self._check_identity(request, subject.embedding)
-            subject.schedule.check(steps, subject.embedding.source)
         self._check_loras(loras)
         return Job(
             request,
@@ -121,6 +125,20 @@ class Fitting:
         else:
             mu = None if request.flow_shift == "none" else float(request.flow_shift)
         return tuple(make_schedule(name, steps, mu))
+
+    @contextlib.contextmanager
+    def _naming_default_steps(self, request: GenerationRequest, steps: int) -> Iterator[None]:
+        """Where the number of steps is the model's own, what does not go with it is the file's
+        doing, not the options'.
+        """
+        try:
+            yield
+        except RequestError as error:
+            if request.steps is not None or request.sigmas is not None:
+                raise
+            raise InputError(
+                f"{error} ({self.files.flux.path.name} takes {steps} steps unless --steps says)"
+            ) from None
 
     def _check_width(self, found: FoundFile, marker: Marker, wanted: int, usual: str) -> None:
         """Raise CheckpointError for a text encoder that gives other widths than Flux takes."""

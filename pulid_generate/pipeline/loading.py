@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pulid_extract.shared.cpu_linear import use_cpu_linear
-from pulid_generate.errors import PlacementError, RequestError
+from pulid_generate.errors import InputError, PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels.availability import ask
@@ -48,7 +48,9 @@ class Models:
         compute: Compute = "float",
         weight_cache: int = 0,
     ):
-        """Raises RequestError for a way of computing that this device or file does not have."""
+        """Raises RequestError, InputError or PlacementError for a way of computing that the flags
+        exclude, or that this file or device does not have.
+        """
         self.files, self.placement, self.dequantize = files, placement, dequantize
         useful = (
             placement.device.type == "cpu" and files.flux.header.format == "gguf" and not dequantize
@@ -56,11 +58,11 @@ class Models:
         self.compute, self.weight_cache = compute, weight_cache if useful else 0
         if compute == "int8":
             if placement.device.type != "cpu":
-                raise RequestError(
+                raise PlacementError(
                     f"compute int8: is for a CPU; leave it out on {placement.device}"
                 )
             if files.flux.header.format != "gguf":
-                raise RequestError(
+                raise InputError(
                     f"compute int8: {files.flux.path} holds no ggml matrices; give a GGUF file"
                 )
             if dequantize:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 
 # Tokens inside the edge that are weaker: at a straight edge the outermost has 2/3
@@ -44,7 +44,7 @@ def mask_region(path: str | Path, width: int, height: int, where: str = "mask") 
     """Weights (L,) float32 in [0, 1] for a PNG of width x height pixels, white where the person is;
     grey is in between.
 
-    Transparent pixels count as black. Raises RequestError if it cannot be read, is not a PNG, has
+    Transparent pixels count as black. Raises InputError if it cannot be read, is not a PNG, has
     another size or covers nothing.
     """
     pixels = _read_mask(path, width, height, f"{where} {path}")
@@ -53,7 +53,7 @@ def mask_region(path: str | Path, width: int, height: int, where: str = "mask") 
     )
     coverage = cells.mean(axis=(1, 3))
     if not coverage.any():
-        raise RequestError(
+        raise InputError(
             f"{where} {path}: is black all over, so it covers nothing; "
             "paint the person's place white"
         )
@@ -102,25 +102,25 @@ def _read_mask(path: str | Path, width: int, height: int, where: str) -> np.ndar
         with Image.open(path) as image:
             if image.format != "PNG":
                 # the noise around an edge of a JPEG would leave traces of the person outside
-                raise RequestError(
+                raise InputError(
                     f"{where}: is {image.format}, expected PNG; a mask must keep its black exactly"
                 )
             if image.size != (width, height):
-                raise RequestError(
+                raise InputError(
                     f"{where}: has {image.width}x{image.height} pixels, "
                     f"the picture {width}x{height}; make the mask in the picture's size"
                 )
             return _grey(image)
     except FileNotFoundError:
-        raise RequestError(
+        raise InputError(
             f"{where}: no such file; give a PNG of {width}x{height} pixels, "
             "white where the person is"
         ) from None
-    except RequestError:
+    except InputError:
         raise
     # Pillow's errors for damaged files
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(
+        raise InputError(
             f"{where}: cannot be read as a PNG ({error or type(error).__name__}); save it again"
         ) from None
 

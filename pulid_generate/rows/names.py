@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from pulid_generate.errors import OutputError, RequestError
+from pulid_generate.errors import OutputNameError, RequestError
 from pulid_generate.flags.batch import DEFAULT_PATTERN
 from pulid_generate.pictures.picture import format_of
 
@@ -39,7 +39,7 @@ UNSAFE = re.compile(r"[^\w.+-]+")
 
 @dataclass(frozen=True)
 class NamePattern:
-    """Raises RequestError or OutputError for an invalid pattern."""
+    """Raises RequestError or OutputNameError for an invalid pattern."""
 
     text: str = DEFAULT_PATTERN
 
@@ -79,19 +79,19 @@ def as_word(text: str) -> str:
 
 
 def check_name(name: str, where: str = "output") -> PurePath:
-    """A row's output: a path below --output-dir. Raises OutputError for one that leads out of
+    """A row's output: a path below --output-dir. Raises OutputNameError for one that leads out of
     it.
     """
     path = PurePath(name)
     if len(path.name.encode()) > LONGEST_NAME:
-        raise OutputError(
+        raise OutputNameError(
             f"{where} {name[:60]!r}..: is longer than {LONGEST_NAME} bytes; give a shorter name"
         )
     if name == "-":
-        raise OutputError(f"{where} -: pictures of a batch are files; give a file name")
+        raise OutputNameError(f"{where} -: pictures of a batch are files; give a file name")
     leads_out = path.is_absolute() or ".." in path.parts
     if leads_out or not path.name or path.name.startswith(".") or "\0" in name:
-        raise OutputError(
+        raise OutputNameError(
             f"{where} {name[:60]!r}: expected a file name below --output-dir that does not start "
             "with a dot"
         )

@@ -25,7 +25,22 @@ class Run:
     @property
     def error(self) -> str:
         """The one line of an expected failure; fails the test for a traceback or a second line."""
-        assert self.code == 1, (self.code, self.err)
+        return self._line(1)
+
+    @property
+    def usage_error(self) -> str:
+        """The one line about an option that no file could make right; fails the test as `error`
+        does.
+        """
+        return self._line(2)
+
+    @property
+    def refusal(self) -> str:
+        """The one line, whether an option or a file is what is wrong."""
+        return self._line(1, 2)
+
+    def _line(self, *codes: int) -> str:
+        assert self.code in codes, (self.code, self.err)
         assert "Traceback" not in self.err
         lines = [line for line in self.err.splitlines() if "error:" in line]
         assert len(lines) == 1, self.err

@@ -14,7 +14,7 @@ import sys
 import typer
 
 from pulid_extract.shared import telemetry
-from pulid_extract.shared.errors import OutputError, PulidError, printable
+from pulid_extract.shared.errors import OutputError, PulidError, UsageError, printable
 
 
 def new_app(**settings: object) -> typer.Typer:
@@ -38,7 +38,7 @@ def run(app: typer.Typer, program: str) -> None:
         app(prog_name=program)
     except PulidError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     # whoever read our output went away; nothing more to say, not even at shutdown

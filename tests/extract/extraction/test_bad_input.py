@@ -29,7 +29,7 @@ from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces.choice import FaceChoice
 from pulid_extract.pictures.portrait import check_portrait, decode_portrait, pictures_in
 from pulid_extract.pictures.sources import expand, read_sources
-from pulid_extract.shared.errors import InputError, WeightsError
+from pulid_extract.shared.errors import InputError, UsageError, WeightsError
 from pulid_extract.shared.picture_file import MAX_PIXELS
 
 # Every format as a photograph of 32x48 that is read, whatever its mode.
@@ -228,7 +228,7 @@ def test_a_folder_without_pictures_and_standard_input_twice_are_errors(tmp_path)
     (tmp_path / "notes.txt").write_bytes(b"")
     with pytest.raises(InputError, match="holds no picture; expected files that end in"):
         expand([str(tmp_path)], print)
-    with pytest.raises(InputError, match="standard input was named twice"):
+    with pytest.raises(UsageError, match="standard input was named twice"):
         read_sources(["-", "-"], print)
 
 

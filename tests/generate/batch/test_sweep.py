@@ -270,10 +270,9 @@ def test_wrong_usage(generate, more, words):
     assert (run.code, words in run.err) == (2, True), run.err
 
 
-def test_a_value_that_cannot_be_is_a_problem_before_anything_loads(generate, flags, tmp_path):
+def test_a_value_that_cannot_be_is_wrong_usage_before_anything_loads(generate, flags, tmp_path):
     run = generate(
         "sweep", "--over", "width=64,65", *flags[:10], "--device", "cpu", "-o", tmp_path / "s.png"
     )
-    assert "row 2 (width 65): width 65: expected a multiple of 16" in run.err
-    assert "nothing was started" in run.error
+    assert "width 65: expected a multiple of 16" in run.usage_error
     assert not list(tmp_path.iterdir())

@@ -276,7 +276,7 @@ def test_a_long_prompt_takes_512_tokens_and_says_so(generate, base, tmp_path):
     assert "CLIP reads the first 75" in result.err
     assert (
         "the most that Flux reads is 512"
-        in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").error
+        in generate(*base, "-p", "x" * 600, "-o", tmp_path / "o.png").usage_error
     )
 
 

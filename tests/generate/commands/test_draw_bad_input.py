@@ -51,7 +51,6 @@ BAD_VALUES = [
     (("-b", 10**9), "batch-count 1000000000"),
     (("--cfg-scale", "1e38"), "cfg-scale 1e+38: expected a number from -1000 to 1000"),
     (("-p", "\udcff\udcfe"), "not valid UTF-8"),
-    (("-o", "x" * 300 + ".png"), "give another name"),
     (("--guidance", "nan"), "guidance nan: expected a number from"),
     (("--flow-shift", "99"), "flow-shift 99.0"),
     (("--sigmas", "1,0.5"), "the last one 0"),
@@ -59,24 +58,35 @@ BAD_VALUES = [
     (("--sigmas", "1,0.5,0", "--steps", 4), "3 sigmas are 2 steps"),
     (("--sigmas", "1,0.5,0", "--flow-shift", "1"), "flow-shift"),
     (("--cfg-scale", 2, "--cfg-start-step", 2), "cfg-scale would never be used"),
-    (("--device", "tpu"), "device tpu: not usable here"),
-    (("--device", "cpu:7"), "device cpu:7: there are 1 cpu devices"),
-    (("--diffusion-model", "nowhere.safetensors"), "nowhere.safetensors: no such file"),
-    (("--t5-tokenizer", "nowhere"), "nowhere: no such T5 tokenizer"),
+    (("--device", "tpu"), "device tpu: expected auto"),
     (("--sampling-method", "tcd"), "sampling-method tcd"),
     (("--sampling-method", "eule"), "sampling-method 'eule': expected one of euler, heun"),
     (("--scheduler", "ays"), "scheduler ays"),
     (("-o", "out.gif"), "out.gif: the suffix .gif is not that of a picture format"),
+]
+
+# the machine or a file decides
+BAD_FILES = [
+    (("-o", "x" * 300 + ".png"), "give another name"),
+    (("--device", "cpu:7"), "device cpu:7: there are 1 cpu devices"),
+    (("--diffusion-model", "nowhere.safetensors"), "nowhere.safetensors: no such file"),
+    (("--t5-tokenizer", "nowhere"), "nowhere: no such T5 tokenizer"),
     (("-o", "no/such/folder/out.png"), "check that the folder exists"),
+    (("--device", "mps:3"), "device mps:3: not usable here"),
 ]
 
 
-@pytest.mark.parametrize(("flags", "message"), BAD_VALUES)
-def test_what_cannot_be_done_is_one_line_and_exit_1(generate, base, tmp_path, flags, message):
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [(*case, 2) for case in BAD_VALUES] + [(*case, 1) for case in BAD_FILES],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_2_or_1(
+    generate, base, tmp_path, flags, message, code
+):
     old = tmp_path / "old.png"
     old.write_bytes(b"precious")
     result = generate(*base, "-o", old, *flags)
-    assert message in result.error
+    assert message in (result.usage_error if code == 2 else result.error)
     assert result.out == b""
     assert old.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [old]
@@ -94,7 +104,7 @@ BAD_IDENTITIES = [
 def test_an_identity_is_used_or_the_program_fails(
     generate, base, identity, tmp_path, flags, message
 ):
-    assert message in generate(*base, *identity, "-o", tmp_path / "o.png", *flags).error
+    assert message in generate(*base, *identity, "-o", tmp_path / "o.png", *flags).refusal
     assert not (tmp_path / "o.png").exists()
 
 

@@ -200,7 +200,7 @@ def _app() -> typer.Typer:
         (["-p", "a cat", "-t", "4"], 2, "", "No such option"),  # ours to implement: never swallowed
         (
             ["--fa", "-p", "--fa", "--tiling", "--rpc-servers", "a:1"],
-            1,
+            2,
             "",
             "x: error: --rpc-servers: ",
         ),
@@ -216,7 +216,7 @@ def _app() -> typer.Typer:
             "verify a cat\n",
             "note: --mmap changes nothing here: ",
         ),
-        (["verify", "--control-net", "x"], 1, "", "x: error: --control-net: "),
+        (["verify", "--control-net", "x"], 2, "", "x: error: --control-net: "),
         (["pull", "--mmap"], 2, "", "No such option"),
         (["--mmap", "--help"], 0, "Usage", ""),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import InputError, RequestError
 from pulid_generate.lora.choice import (
     LoraChoice,
     choose_loras,
@@ -54,7 +54,7 @@ def test_a_file_with_a_colon_in_its_name(folder):
     ],
 )
 def test_a_flag_with_a_mistake(folder, text, message):
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises((InputError, RequestError), match=message):
         parse_lora_flag(f"{folder}/{text}")
 
 
@@ -81,16 +81,16 @@ def test_a_tags_name_is_found_in_the_folder(folder, name, found):
     ],
 )
 def test_a_name_that_is_not_there(folder, name, message):
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises((InputError, RequestError), match=message):
         find_lora(name, folder)
 
 
 def test_a_tag_needs_a_folder(tmp_path):
     with pytest.raises(RequestError, match="give --lora-model-dir FOLDER, or --lora FILE"):
         find_lora("style", None)
-    with pytest.raises(RequestError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         find_lora("style", tmp_path / "none")
-    with pytest.raises(RequestError, match=r"holds no \.safetensors file"):
+    with pytest.raises(InputError, match=r"holds no \.safetensors file"):
         find_lora("style", tmp_path)
 
 

@@ -122,7 +122,7 @@ def test_a_starting_picture_is_used_or_the_program_fails(
     dot = Image.new("L", (WIDTH, HEIGHT))
     dot.putpixel((5, 5), 255)
     dot.save("dot.png")
-    assert message in generate(*kept.base, *flags, "-o", "o.png").error
+    assert message in generate(*kept.base, *flags, "-o", "o.png").refusal
     assert not (tmp_path / "o.png").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_lora_does_something_or_the_program_fails(generate, kept, tmp_path):
         (("--cfg-scale", 2, "-n", "a <lora:other:1>"), "negative"),
     ):
         result = generate(*kept.base, *flags, "-o", tmp_path / "o.png", "--verbose")
-        assert message in result.error
+        assert message in result.refusal
         assert "loading" not in result.err
     assert not (tmp_path / "o.png").exists()
 
@@ -271,7 +271,9 @@ def test_processor_threads_and_devices(draw, generate, kept):
         ("--max-vram", "much"),
         ("--weight-cache", "inf"),
     ):
-        assert flag[2:] in generate(*kept.base, flag, value, "-o", kept.folder / "never.png").error
+        refused = generate(*kept.base, flag, value, "-o", kept.folder / "never.png")
+        # a machine may have it
+        assert flag[2:] in (refused.error if value == "vulkan0" else refused.usage_error)
 
 
 def test_a_plan_that_cannot_fit_says_so_before_anything_loads(
@@ -363,5 +365,5 @@ def test_wrong_usage_is_exit_2(generate, kept, flags, message):
 def test_what_cannot_be_done_is_one_line(generate, kept, tmp_path, flags, message):
     person = (*kept.pulid, "--pulid-id-embedding", kept.me)
     result = generate(*kept.base, *person, "-o", tmp_path / "o.png", *flags)
-    assert message in result.error
+    assert message in result.refusal
     assert not (tmp_path / "o.png").exists()

@@ -120,7 +120,7 @@ def test_a_region_is_one_or_the_program_fails(
     Image.new("L", (80, HEIGHT), 255).save("wide.png")
     error = generate(
         *kept.base, *people(kept, f"{kept.me},{LEFT}", f"{kept.you},{second}"), "-o", "o.png"
-    ).error
+    ).refusal
     assert message in error
     assert not (tmp_path / "o.png").exists()
 
@@ -230,7 +230,7 @@ def test_skipped_layers_together_with_an_identity(draw, kept, me):
     ],
 )
 def test_skip_layer_guidance_is_used_or_the_program_fails(generate, kept, flags, message):
-    assert message in generate(*kept.base, *flags, "-o", kept.folder / "never.png").error
+    assert message in generate(*kept.base, *flags, "-o", kept.folder / "never.png").usage_error
     assert not (kept.folder / "never.png").exists()
 
 

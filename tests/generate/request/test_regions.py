@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.request.regions import box_region, mask_region, share_overlaps
 from pulid_generate.sampling.packing import token_count
@@ -152,7 +152,7 @@ def test_masks_that_cannot_be_used_are_refused_by_name(tmp_path):
     for name, (pixels, message) in wrong.items():
         if pixels is not None:
             save(tmp_path / name, pixels)
-        with pytest.raises(RequestError, match=message) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             mask_region(tmp_path / name, WIDTH, HEIGHT)
         assert name in str(caught.value)
 
@@ -168,5 +168,5 @@ def test_unreadable_masks_are_one_line(tmp_path, damage):
         path = tmp_path
     else:
         path.write_bytes(damage)
-    with pytest.raises(RequestError, match="cannot be read as a PNG"):
+    with pytest.raises(InputError, match="cannot be read as a PNG"):
         mask_region(path, WIDTH, HEIGHT)

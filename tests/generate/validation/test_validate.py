@@ -245,7 +245,7 @@ def test_wrong_usage(flags, message, generate):
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
-    assert message in generate("validate", *base, *flags).error
+    assert message in generate("validate", *base, *flags).refusal
 
 
 def test_a_stranger_is_somebody_else(generate, base, person):
