@@ -23,6 +23,7 @@ FLUX = Role(
     mistaken=(
         "Flux Fill transformer",
         "Flux Canny or Depth transformer",
+        "Flux Redux adapter",
         "FLUX.2 checkpoint",
         "Chroma checkpoint",
         "Stable Diffusion 3 checkpoint",

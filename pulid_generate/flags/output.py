@@ -38,7 +38,10 @@ class OutputFlags:
     ] = None
     disable_image_metadata: Annotated[
         bool,
-        typer.Option("--disable-image-metadata", help="Leave out the PNG's `parameters` chunk."),
+        typer.Option(
+            "--disable-image-metadata",
+            help="Leave out the `parameters` text and the mark of a generated picture.",
+        ),
     ] = False
     as_json: Annotated[
         bool,

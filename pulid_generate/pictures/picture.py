@@ -1,7 +1,8 @@
 """What came of a job: a picture, as a file's bytes. Knows no model.
 
 The `parameters` text lies where AUTOMATIC1111's stable-diffusion-webui puts it (modules/images.py):
-a PNG text chunk, or the EXIF UserComment of a JPEG or WebP.
+a PNG text chunk, or the EXIF UserComment of a JPEG or WebP. Beside it an XMP packet says, in the
+press's vocabulary, that a model made the picture.
 """
 
 from __future__ import annotations
@@ -37,6 +38,22 @@ SAVE_OPTIONS: dict[Format, dict[str, object]] = {
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 # the comment's character code; what follows is UTF-16, big-endian as piexif writes it
 UNICODE = b"UNICODE\0"
+# IPTC's Photo Metadata Standard 2025.1, "Digital Source Type", and its vocabulary: wholly made by a
+# model that was trained on examples
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+# the same for every picture, so that two equal pictures stay equal files
+XMP = f"""\
+<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about=""
+ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+ Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/>
+</rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="r"?>"""
+# XMP specification, part 3: the keyword of its text chunk
+PNG_XMP = "XML:com.adobe.xmp"
 
 
 @dataclass(frozen=True)
@@ -52,8 +69,8 @@ class Picture:
     def encode(self, format: Format, metadata: bool = True) -> bytes:
         """The file in that format. The same picture gives the same bytes.
 
-        metadata: carry the `parameters` text. Raises OutputError if the text does not fit a JPEG
-        (64 KiB).
+        metadata: carry the `parameters` text, and that it is generated. Raises OutputError if the
+        text does not fit a JPEG (64 KiB).
         """
         return encode_pixels(self.pixels, format, self.parameters if metadata else None)
 
@@ -75,8 +92,8 @@ def format_of(path: str | PurePath) -> Format:
 
 
 def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) -> bytes:
-    """(H, W, 3) uint8 RGB -> a file's bytes, carrying the text, or none. Raises as
-    `Picture.encode`.
+    """(H, W, 3) uint8 RGB -> a file's bytes, carrying the text and that it is generated, or
+    neither. Raises as `Picture.encode`.
     """
     from PIL import Image, PngImagePlugin
 
@@ -87,11 +104,13 @@ def encode_pixels(pixels: np.ndarray, format: Format, parameters: str | None) ->
             # readers expect the older chunk where it can hold the text
             add = info.add_text if parameters.isascii() else info.add_itxt
             add("parameters", parameters)
+            info.add_itxt(PNG_XMP, XMP)
             options["pnginfo"] = info
         else:
             exif = Image.Exif()
             exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + parameters.encode("utf-16-be")
             options["exif"] = exif.tobytes()
+            options["xmp"] = XMP.encode()
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, format, **options)

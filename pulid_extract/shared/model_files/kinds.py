@@ -286,7 +286,12 @@ KINDS = (
     Kind(
         "Flux Canny or Depth transformer",
         _all_of(_any_starts(FLUX_CONTEXT), _has_size(1, (128,), *FLUX_INPUT)),
-        "use FLUX.1 dev or schnell",
+        "use FLUX.1 dev or schnell, which draw from the prompt",
+    ),
+    Kind(
+        "Flux Redux adapter",
+        _has("redux_up.weight", "redux_down.weight"),
+        "prompts are read as text only; say it in the prompt, or start from a picture with -i",
     ),
     Kind("Flux transformer", _has("img_in.weight", "double_blocks.0.img_attn.qkv.weight")),
     Kind("diffusers Flux transformer", _has("x_embedder.weight", "context_embedder.weight")),

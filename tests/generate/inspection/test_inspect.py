@@ -222,6 +222,16 @@ def test_ggufs_are_counted_by_blocks(architecture, prefix, layout, tmp_path):
             "use FLUX.1 dev or schnell with -i PICTURE --mask PICTURE",
         ),
         (
+            {**stored(SMALL, "BF16"), "img_in.weight": ("BF16", (256, 128))},
+            "Flux Canny or Depth transformer",
+            "use FLUX.1 dev or schnell",
+        ),
+        (
+            {"redux_down.weight": ("BF16", (64, 24)), "redux_up.weight": ("BF16", (24, 16))},
+            "Flux Redux adapter",
+            "say it in the prompt, or start from a picture with -i",
+        ),
+        (
             {**stored(SMALL, "BF16"), "x.absmax": ("F32", (1,)), "x.quant_map": ("F32", (16,))},
             "bitsandbytes nf4 file",
             "cannot be read",

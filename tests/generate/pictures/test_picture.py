@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -46,6 +47,24 @@ def test_a_picture_in_every_format(drawn, format):
     assert len(bare) < len(data)
     with pytest.raises(RequestError, match="no parameters"):
         read_parameters(bare)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_it_says_that_it_is_generated(drawn, format):
+    """As a reader of XMP finds it: the packet where the format has its place, parsed as RDF."""
+    with Image.open(io.BytesIO(drawn.encode(format))) as image:
+        packet = image.info.get("xmp") or image.info["XML:com.adobe.xmp"]
+    text = packet if isinstance(packet, str) else packet.decode()
+    root = ElementTree.fromstring(text.removeprefix("\ufeff"))
+    rdf = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+    [described] = root.iter(f"{rdf}Description")
+    iptc = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
+    assert described.get(f"{iptc}DigitalSourceType") == (
+        "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    )
+    with Image.open(io.BytesIO(drawn.encode(format, metadata=False))) as image:
+        assert not {"xmp", "XML:com.adobe.xmp"} & {*image.info}
+    assert b"trainedAlgorithmicMedia" not in drawn.encode(format, metadata=False)
 
 
 def test_the_text_of_a_png(drawn):
