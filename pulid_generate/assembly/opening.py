@@ -115,7 +115,7 @@ def scorer_of(flags: LikenessFlags, models_dir: str | None, log: Callable[[str],
         strangers=flags.stranger or (),
         models_dir=models_dir,
         antelopev2=flags.antelopev2,
-        recognizer=flags.recognizer,
+        recognizers=flags.recognizer or (),
         det_threshold=flags.det_threshold,
         log=log,
     )

@@ -94,9 +94,9 @@ class BestOf:
         """Draw, score, write, and print what was kept. Raises PackageError and ScoringError before
         anything is drawn, ScoringError if no picture has a face.
         """
-        recognizer, _ = self.scorer.check()
+        judges, _ = self.scorer.check()
         for subject in jobs[0].subjects:
-            if note := recognizer.note_on(subject.embedding):
+            for note in judges.notes_on(subject.embedding):
                 self.progress.note(note)
         started = time.monotonic()
         # its mode is 0700
@@ -128,7 +128,9 @@ class BestOf:
             return
         saved = SavedPicture.of(jobs[best], self.path, data, time.monotonic() - started)
         tried = [_as_dict(job, score) for job, score in zip(jobs, scores, strict=True)]
-        line = saved.as_dict() | {"cosine": scores[best].cosine, "best_of": tried}
+        # under the name that it had before, too
+        found = scores[best].likeness
+        line = saved.as_dict() | {"likeness": found, "cosine": found, "best_of": tried}
         console.write_line(json.dumps(line))
 
     def _name(self, job: Job) -> str:
@@ -145,20 +147,20 @@ class BestOf:
         order = sorted(range(len(jobs)), key=lambda index: _likeness(scores[index]), reverse=True)
         for index in order:
             score = scores[index]
-            text = f"{score.cosine:.3f}" if score.cosine is not None else score.status
+            text = f"{score.likeness:.3f}" if score.likeness is not None else score.status
             kept = " (kept)" if index == best else ""
             console.log(f"seed {jobs[index].seed}: {text}{kept}")
 
 
 def best_of(scores: Sequence[Score]) -> int | None:
     """The index of the most alike, the first of equals; None if none has a face."""
-    faces = [index for index, score in enumerate(scores) if score.cosine is not None]
+    faces = [index for index, score in enumerate(scores) if score.likeness is not None]
     return max(faces, key=lambda index: _likeness(scores[index]), default=None)
 
 
 def _likeness(score: Score) -> float:
-    """The cosine; less than any for a picture without a face."""
-    return score.cosine if score.cosine is not None else -math.inf
+    """Its number; less than any for a picture without a face."""
+    return score.likeness if score.likeness is not None else -math.inf
 
 
 def _as_dict(job: Job, score: Score) -> dict[str, Any]:
@@ -166,7 +168,8 @@ def _as_dict(job: Job, score: Score) -> dict[str, Any]:
     return {
         "seed": job.seed,
         "status": score.status,
-        "cosine": score.cosine,
+        "likeness": score.likeness,
+        "cosine": score.likeness,
         "stranger": score.stranger,
         "faces": score.faces,
     }

@@ -61,11 +61,11 @@ class ScoreResult:
     sha256: str | None
     seed: int | None
     # With the references and with the strangers; None without a face, or without strangers
-    cosine: float | None
+    likeness: float | None
     stranger: float | None
     # Found in the picture
     faces: int
-    # Why there is no cosine
+    # Why there is no likeness
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,7 +77,9 @@ class ScoreResult:
             "sha256": self.sha256,
             "seed": self.seed,
             "status": "scored",
-            "cosine": self.cosine,
+            "likeness": self.likeness,
+            # what it was called before
+            "cosine": self.likeness,
             "stranger": self.stranger,
             "faces": self.faces,
             "error": self.error,

@@ -72,11 +72,11 @@ class PictureOutcome:
 def _likeness(score: Score) -> str:
     if score.status == "no face":
         return score.status
-    if score.cosine is None:
+    if score.likeness is None:
         return "not scored"
     if score.stranger is None:
-        return f"likeness {score.cosine:.2f}"
-    return f"likeness {score.cosine:.2f}, stranger {score.stranger:.2f}"
+        return f"likeness {score.likeness:.2f}"
+    return f"likeness {score.likeness:.2f}, stranger {score.stranger:.2f}"
 
 
 Layout = Callable[[Sequence[PictureOutcome]], SheetGrid]
@@ -121,7 +121,7 @@ class ResultCollector:
         paths = list(references)
         scorer = self._scorer(paths[:1])
         for path, score in zip(paths, scorer.scores(paths), strict=True):
-            if score.cosine is None:
+            if score.likeness is None:
                 reason = score.error or score.status
                 raise InputError(f"reference {path}: {reason}; give another picture")
 
@@ -218,7 +218,7 @@ def _score_result(picture: PictureResult, score: Score) -> ScoreResult:
         output=picture.output,
         sha256=picture.sha256,
         seed=picture.seed,
-        cosine=score.cosine,
+        likeness=score.likeness,
         stranger=score.stranger,
         faces=score.faces,
         error=score.error,

@@ -17,9 +17,9 @@ def validate(context: typer.Context, flags: ValidateFlags) -> None:
 
     Each prompt and seed is drawn with the identity and, as a control, at weight 0; with
     --stranger-embedding by a stranger, too. 'pulid-extract score' compares the faces with
-    --reference (and --stranger). Writes a page, a report in JSON and a sheet; prints a table, or
-    the report with --json. Similarity is the mean cosine over all pictures of the person; a picture
-    without a face counts 0.
+    --reference (and --truth, --stranger), and the pictures with their prompts. Writes a page, a
+    report in JSON and a sheet; prints a table, or the report with --json. mean_likeness is the mean
+    cosine over all pictures of the person; a picture without a face counts 0.
     """
     from pulid_generate.validation.run import run
 

@@ -60,11 +60,16 @@ PAGES = {
     ),
     "validate": HelpPage(
         (
-            *("pulid_id_embedding", "reference", "stranger", "stranger_embedding", "prompts"),
-            *("seeds", "output_dir", "min_similarity", "pulid_id_weight", "width", "height"),
+            *("pulid_id_embedding", "reference", "truth", "stranger", "stranger_embedding"),
+            *("prompts", "seeds", "output_dir", "require", "pulid_id_weight", "width", "height"),
             *("steps", *_MODELS),
         ),
         (
+            (
+                "pulid-generate validate --pulid-id-embedding me.pulidembd --reference me.jpg "
+                "--truth me2.jpg --require 'mean_likeness>=0.5,copy_paste<=0.2' --steps 4",
+                "exit code 1 unless it is so, for CI",
+            ),
             (
                 "pulid-generate validate --pulid-id-embedding me.pulidembd --reference me.jpg "
                 "--stranger you.jpg --steps 4",

@@ -38,13 +38,13 @@ class LikenessFlags:
         ),
     ] = None
     recognizer: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--recognizer",
             metavar="FILE.onnx",
             help="Another ArcFace-shaped network as the judge, because the one that PuLID is "
-            "conditioned on flatters itself. Default: "
-            "antelopev2's.",
+            "conditioned on flatters itself; repeat for more, the first one counts. 'antelopev2' "
+            "stands for the pack's own, the default.",
         ),
     ] = None
     antelopev2: Annotated[

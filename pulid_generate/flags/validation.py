@@ -37,6 +37,41 @@ class ValidationFlags(SeriesFlags):
             "it too, and compared with --reference.",
         ),
     ] = None
+    truth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--truth",
+            metavar="PICTURE",
+            help="Another photograph of the person: says whether faces are nearer to the reference "
+            "than to the person (copy_paste). Repeat for more.",
+        ),
+    ] = None
+    prompt_judge: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt-judge",
+            metavar="FILE.onnx",
+            help="A CLIP that says whether pictures show their prompts. Default: the EVA02-CLIP "
+            "file of the extraction, if it is there and has its text tower.",
+        ),
+    ] = None
+    eva_clip: Annotated[
+        str | None,
+        typer.Option(
+            "--eva-clip",
+            metavar="FILE",
+            help="That EVA02-CLIP file, EVA02_CLIP_L_336_psz14_s6B.pt.",
+        ),
+    ] = None
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require",
+            metavar="MEASURE>=N,..",
+            help="Exit 1 unless all of it is so, such as "
+            "'mean_likeness>=0.5,copy_paste<=0.2,prompt>=-1'. Measures: docs/validation.md.",
+        ),
+    ] = None
     min_similarity: Annotated[
         float | None,
         typer.Option(
@@ -44,8 +79,8 @@ class ValidationFlags(SeriesFlags):
             metavar="C",
             min=-1,
             max=1,
-            help="Exit 1 if the mean cosine over all pictures of the person is below; a picture "
-            "without a face counts 0.",
+            help="The same as --require 'mean_likeness>=C': the mean over all pictures of the "
+            "person, one without a face counting 0.",
         ),
     ] = None
     output_dir: Annotated[

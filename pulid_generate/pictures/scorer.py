@@ -1,5 +1,5 @@
-"""How like a person pictures are: asks `pulid-extract score --json`, as a program. Imports no
-torch.
+"""How like a person pictures are, and whether they show their prompts: asks `pulid-extract score
+--json`, as a program. Imports no torch.
 
 The stages share files, not code: what finds and recognises faces belongs to the other stage and may
 live in another environment. Knows no model, no prompt and no sheet; a picture is a file, a number
@@ -8,11 +8,13 @@ is what the program said.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,8 +34,21 @@ ERROR = f"{PROGRAM}: error: "
 LIBRARIES = ("cv2", "insightface", "onnxruntime")
 # pictures of one call: command lines have an end
 AT_ONCE = 500
+# what references are compared with to see whether prompts can be judged
+PROBE = "a photograph of a person"
+# of huggingface_hub's variables: nothing is fetched
+OFFLINE = "HF_HUB_OFFLINE"
 
 ScoreStatus = Literal["ok", "no face", "failed"]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Of a head, in degrees; all 0 when it looks into the camera."""
+
+    yaw: float
+    pitch: float
+    roll: float
 
 
 @dataclass(frozen=True)
@@ -44,16 +59,26 @@ class Score:
 
     status: ScoreStatus
     # the mean of `cosines`, which is what counts; None unless status is "ok"
-    cosine: float | None = None
+    likeness: float | None = None
     # of the face to each reference
     cosines: tuple[float, ...] = ()
     # the highest cosine of the face to the strangers; None without any
     stranger: float | None = None
+    # the mean cosine of the face to other photographs of the person; None without any
+    truth: float | None = None
+    # how much nearer it is to the references than to those, -1 to 1; None without any
+    copy_paste: float | None = None
+    # likeness by each recogniser, the first one's first; empty without a face
+    by_each: tuple[float | None, ...] = ()
+    # 100 times CLIP's cosine of picture and prompt; None where nobody asked
+    prompt: float | None = None
     # how many the picture has
     faces: int = 0
     # of the face, in pixels: X, Y, width, height
-    box: tuple[int, ...] | None = None
-    # why there is no cosine
+    box: tuple[int, int, int, int] | None = None
+    # of the face; None where its landmarks tell none
+    pose: Pose | None = None
+    # why there is no likeness
     error: str | None = None
 
 
@@ -81,6 +106,30 @@ class Recognizer:
         )
 
 
+@dataclass(frozen=True)
+class PromptJudge:
+    """The CLIP that says whether a picture shows its prompt."""
+
+    # of its file
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Judges:
+    """All networks whose numbers they are."""
+
+    # the first one's likeness is the one that counts
+    recognizers: tuple[Recognizer, ...]
+    # None where prompts are not judged
+    prompt: PromptJudge | None = None
+
+    def notes_on(self, person: Embedding) -> list[str]:
+        """What to say of scores for a person, by `Recognizer.note_on`."""
+        notes = [recognizer.note_on(person) for recognizer in self.recognizers]
+        return [note for note in notes if note]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
     """Who is looked for, and by what: the options of `pulid-extract score`, None or empty for its
@@ -89,21 +138,31 @@ class Scorer:
         scorer = Scorer(references=("me.jpg",), models_dir="models")
         scorer.check()                               # raises before anything is drawn
         for score in scorer.scores(["a.png", "b.png"]):
-            print(score.status, score.cosine)        # "no face" and "failed" have None
+            print(score.status, score.likeness)      # "no face" and "failed" have None
     """
 
     # pictures of the person
     references: Sequence[str | Path]
     # pictures of somebody else, as a control
     strangers: Sequence[str | Path] = ()
-    # where antelopev2 is
+    # further pictures of the person
+    truths: Sequence[str | Path] = ()
+    # where antelopev2 is, and the CLIP of the extraction
     models_dir: str | Path | None = None
     # its folder itself
     antelopev2: str | Path | None = None
-    # another ArcFace-shaped .onnx
-    recognizer: str | Path | None = None
+    # other ArcFace-shaped .onnx files; "antelopev2" for the pack's own
+    recognizers: Sequence[str | Path] = ()
+    # whether pictures are also compared with their prompts
+    judges_prompts: bool = False
+    # a CLIP as .onnx that does so
+    prompt_judge: str | Path | None = None
+    # the EVA02-CLIP that does so otherwise
+    eva_clip: str | Path | None = None
     # the score from which something is a face
     det_threshold: float | None = None
+    # whether files that are missing are not to be fetched
+    is_offline: bool = False
     # gets each line that the program writes to standard error, at once
     log: Callable[[str], None] = lambda line: None
 
@@ -111,38 +170,59 @@ class Scorer:
         """Raises InputError."""
         if not self.references:
             raise InputError("scores need a reference; name a picture of the person")
-        if "-" in map(str, (*self.references, *self.strangers)):
+        if "-" in map(str, (*self.references, *self.strangers, *self.truths)):
             raise InputError("reference -: faces are compared with files; name one")
 
-    def check(self) -> tuple[Recognizer, list[Score]]:
-        """The network that judges, and what the references score themselves: 1 where there is one,
+    def check(self) -> tuple[Judges, list[Score]]:
+        """The networks that judge, and what the references score themselves: 1 where there is one,
         and how like the strangers are to it.
 
         Raises PackageError if there is no program, ScoringError with the program's own line for a
         picture that cannot be read or has no face, a network that is missing, and so on.
         """
-        lines = list(self._ask(self.references))
-        network = lines[0]["recognizer"]
-        recognizer = Recognizer(
-            str(network["name"]), str(network["sha256"]), own=self.recognizer is None
-        )
-        return recognizer, [_score(line) for line in lines]
+        prompts = [PROBE] * len(self.references) if self.judges_prompts else None
+        lines = list(self._ask(self.references, prompts))
+        recognizers = []
+        for network in lines[0]["recognizers"]:
+            named = Recognizer(str(network["name"]), str(network["sha256"]), bool(network["own"]))
+            recognizers.append(named)
+        judge, prompt = lines[0]["prompt_judge"], None
+        if judge is not None:
+            prompt = PromptJudge(str(judge["name"]), str(judge["sha256"]))
+        return Judges(tuple(recognizers), prompt), [_score(line) for line in lines]
 
-    def scores(self, pictures: Sequence[str | Path]) -> Iterator[Score]:
-        """One for each picture file, in their order, as they are found.
+    def scores(
+        self, pictures: Sequence[str | Path], prompts: Sequence[str] | None = None
+    ) -> Iterator[Score]:
+        """One for each picture file, in their order, as they are found. prompts: of each, which it
+        is compared with if `judges_prompts`.
 
         A picture without a face, or one that cannot be read, has a score that says so. Raises
         PackageError and ScoringError as `check`.
         """
+        if not self.judges_prompts:
+            prompts = None
         for start in range(0, len(pictures), AT_ONCE):
-            for line in self._ask(pictures[start : start + AT_ONCE]):
+            some = slice(start, start + AT_ONCE)
+            of_some = prompts[some] if prompts is not None else None
+            for line in self._ask(pictures[some], of_some):
                 yield _score(line)
 
-    def _ask(self, pictures: Sequence[str | Path]) -> Iterator[dict[str, Any]]:
+    def _ask(
+        self, pictures: Sequence[str | Path], prompts: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
         """The program's line for each picture. Its exit code is 1 as well when a picture cannot be
         read: then all lines are there.
         """
-        command = [*program(), *self._arguments(), "--", *map(os.path.abspath, pictures)]
+        with _file_of(prompts) as file:
+            arguments = self._arguments()
+            if file is not None:
+                arguments.append(f"--prompts={file}")
+            command = [*program(), *arguments, "--", *map(os.path.abspath, pictures)]
+            yield from self._answers(command, len(pictures))
+
+    def _answers(self, command: Sequence[str], count: int) -> Iterator[dict[str, Any]]:
+        """count: of the lines that are expected."""
         last_line: deque[str] = deque(maxlen=1)
         try:
             child = subprocess.Popen(
@@ -152,6 +232,7 @@ class Scorer:
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
+                env=os.environ | ({OFFLINE: "1"} if self.is_offline else {}),
             )
         # it is not a program after all; too many words
         except OSError as error:
@@ -170,20 +251,23 @@ class Scorer:
                 yield line
             code = child.wait()
             reader.join()
-        if code != (1 if failed else 0) or answered != len(pictures):
-            reason = _reason(code, last_line, answered, len(pictures))
+        if code != (1 if failed else 0) or answered != count:
+            reason = _reason(code, last_line, answered, count)
             raise ScoringError(f"{PROGRAM} score: {reason}")
 
     def _arguments(self) -> list[str]:
         arguments = ["score", "--json"]
         arguments += [f"--reference={path}" for path in self.references]
         arguments += [f"--stranger={path}" for path in self.strangers]
+        arguments += [f"--truth={path}" for path in self.truths]
+        arguments += [f"--recognizer={path}" for path in self.recognizers]
         options = {
             "models-dir": self.models_dir,
             "antelopev2": self.antelopev2,
-            "recognizer": self.recognizer,
             "det-threshold": self.det_threshold,
         }
+        if self.judges_prompts:
+            options |= {"prompt-judge": self.prompt_judge, "eva-clip": self.eva_clip}
         for name, value in options.items():
             if value is not None:
                 arguments.append(f"--{name}={value}")
@@ -217,12 +301,28 @@ def program() -> list[str]:
     return [path]
 
 
+@contextlib.contextmanager
+def _file_of(prompts: Sequence[str] | None) -> Iterator[Path | None]:
+    """A file with a prompt in each line, for us alone, and only for a while."""
+    if prompts is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pulid-prompts-") as folder:
+        path = Path(folder) / "prompts.txt"
+        lines = [" ".join(prompt.split()) for prompt in prompts]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield path
+
+
 def _parse(text: str) -> dict[str, Any]:
     """A line of the program's standard output. Raises ScoringError for any other."""
     try:
         line = read_object(text)
         _score(line)
-        str(line["recognizer"]["name"]), str(line["recognizer"]["sha256"])
+        for network in line["recognizers"]:
+            str(network["name"]), str(network["sha256"]), bool(network["own"])
+        if line["prompt_judge"] is not None:
+            str(line["prompt_judge"]["name"]), str(line["prompt_judge"]["sha256"])
     except (ValueError, KeyError, TypeError, OverflowError):
         raise ScoringError(
             f"{PROGRAM} score: answered {text.strip()[:80]!r}, expected a line of its JSON; "
@@ -236,19 +336,49 @@ def _score(line: dict[str, Any]) -> Score:
     status = line["status"]
     if status not in ("ok", "no face", "failed"):
         raise ValueError("status")
-    error, box = line["error"], line["box"]
+    error = line["error"]
     if error is not None and not isinstance(error, str):
         raise TypeError("error")
+    box = None
+    if line["box"] is not None:
+        left, top, width, height = (whole(value) for value in line["box"])
+        box = (left, top, width, height)
+    pose = None
+    if line["pose"] is not None:
+        yaw, pitch, roll = (number(line["pose"][name]) for name in ("yaw", "pitch", "roll"))
+        pose = Pose(yaw, pitch, roll)
+    by_each: list[float | None] = []
+    if status == "ok":
+        by_each = [_share(network["likeness"]) for network in line["recognizers"]]
     return Score(
         status=status,
         # without a face there is none
-        cosine=_cosine(line["cosine"]) if status == "ok" else None,
+        likeness=_share(line["likeness"]) if status == "ok" else None,
         cosines=tuple(_cosine(value) for value in line["cosines"]),
-        stranger=None if line["stranger"] is None else _cosine(line["stranger"]),
+        stranger=_share(line["stranger"]),
+        truth=_share(line["truth"]),
+        copy_paste=_share(line["copy_paste"]),
+        by_each=tuple(by_each),
+        prompt=_points(line["prompt"]),
         faces=whole(line["faces"]),
-        box=None if box is None else tuple(whole(value) for value in box),
+        box=box,
+        pose=pose,
         error=error,
     )
+
+
+def _share(value: Any) -> float | None:
+    """A number from -1 to 1, if there is one."""
+    return None if value is None else _cosine(value)
+
+
+def _points(value: Any) -> float | None:
+    """100 times a cosine, if there is one."""
+    if value is None:
+        return None
+    points = number(value)
+    _cosine(points / 100)
+    return points
 
 
 def _cosine(value: Any) -> float:

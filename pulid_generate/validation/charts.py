@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+from pulid_extract.shared.cli.console import counted
 from pulid_generate.validation.formats import THRESHOLDS
+from pulid_generate.validation.measures import prompt_change
 from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import (
     PERSON,
@@ -18,6 +20,7 @@ from pulid_generate.validation.report import (
     STRANGER,
     WITHOUT,
     Report,
+    Shot,
     mean,
     number,
 )
@@ -26,13 +29,15 @@ WIDTH = 360
 # margins; BOTTOM holds ticks and the axis's name
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 14, 34
 # left margin of a plot whose vertical axis has numbers
-LABELLED = 30
+LABELLED = 42
 CURVE_HEIGHT, ROW = 220, 34
 AXIS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# cosines below it stand at the edge; strangers scatter around 0 by about 0.1
+# likenesses below it stand at the edge, as an arrow; strangers scatter around 0 by about 0.1
 LOWEST = -0.2
-# gains in cosine beyond these stand at the edge
+# gains in likeness beyond these do, too
 LEAST_GAIN, MOST_GAIN = -0.5, 1.0
+# the median cosine of two photographs of one person: MultiID-Bench (arXiv 2510.14975)
+REAL_PAIRS = 0.46
 CLASSES = {PERSON: "person", WITHOUT: "without", STRANGER: "stranger"}
 
 Scale = Callable[[float], float]
@@ -50,55 +55,142 @@ def legend(runs: Sequence[str]) -> str:
 
 
 def by_prompt(report: Report) -> str:
-    """A row for each prompt: every picture's cosine, and a bar at the mean. Pictures without a face
-    stand as crosses at 0.
+    """A row for each prompt: every picture's likeness, and a bar at the mean. Pictures without a
+    face stand as crosses at 0, those below the axis as arrows at its edge; a dotted line where
+    pairs of real photographs are, a dashed one at what is required.
     """
-    trials = report.trials
-    height = TOP + ROW * len(trials) + BOTTOM
     across = _scale(LOWEST, 1.0, LEFT, WIDTH - RIGHT)
-    parts = _columns(across, AXIS, TOP, height - BOTTOM, "cosine to the references")
-    if report.minimum is not None:
-        x = across(report.minimum)
-        parts.append(
-            f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-        )
+    lines = [_vertical(report, across(REAL_PAIRS), "pairs")]
+    for requirement in report.requirements:
+        if requirement.measure.name == "mean_likeness":
+            lines.append(_vertical(report, across(requirement.limit), "limit"))
     descriptions = []
-    for index, trial in enumerate(trials):
-        parts += _prompt_row(report, trial, TOP + ROW * index, across)
-        cosines = []
+    for trial in report.trials:
+        means = []
         for run in report.runs:
-            cosines.append(f"{RUNS[run]} {number(report.mean_cosine(run, trial), 2)}")
-        descriptions.append(f"{trial.name}: {', '.join(cosines)}")
-    description = f"Mean cosine to the references. {'; '.join(descriptions)}."
-    return _svg(height, "Similarity by prompt", description, parts)
+            means.append(f"{RUNS[run]} {number(report.mean_likeness(run, trial), 2)}")
+        descriptions.append(f"{trial.name}: {', '.join(means)}")
+    below = sum(shot.likeness is not None and shot.likeness < LOWEST for shot in report.shots)
+    if below:
+        descriptions.append(f"{counted(below, 'picture')} below {LOWEST:g}")
+    return _rows(
+        report,
+        report.runs,
+        lambda shot: shot.likeness,
+        report.mean_likeness,
+        across,
+        (AXIS, LOWEST),
+        ("Likeness by prompt", "cosine to the references"),
+        f"Mean cosine to the references. {'; '.join(descriptions)}.",
+        lines,
+    )
 
 
-def _prompt_row(report: Report, trial: Trial, top: float, across: Scale) -> list[str]:
-    """The prompt's name, and its pictures on a line."""
-    middle = top + 22
-    parts = [
-        f'<text class="row" x="{LEFT}" y="{top + 10}">{escape(trial.name)}</text>',
-        _line(LEFT, middle, WIDTH - RIGHT, middle, "rule"),
-    ]
-    # the person on top
-    for run in reversed(report.runs):
-        for shot in report.shots_of(run, trial):
-            if shot.status == "no face":
-                parts.append(_cross(run, across(0), middle))
-            elif shot.cosine is not None:
-                parts.append(mark(run, across(max(shot.cosine, LOWEST)), middle, 3.2, "faint"))
-        average = report.mean_cosine(run, trial)
-        if average is not None:
-            x = across(max(average, LOWEST))
-            parts.append(_line(x, middle - 8, x, middle + 8, f"mean {CLASSES[run]}"))
-    return parts
+def copied_by_prompt(report: Report) -> str:
+    """A row for each prompt: copy_paste of the person's pictures, and a bar at the mean."""
+    across = _scale(-1.0, 1.0, LEFT, WIDTH - RIGHT)
+
+    def average(run: str, trial: Trial) -> float | None:
+        return report.mean_of(lambda shot: shot.copy_paste, run, trial)
+
+    means = [f"{trial.name}: {number(average(PERSON, trial), 2)}" for trial in report.trials]
+    return _rows(
+        report,
+        [PERSON],
+        lambda shot: shot.copy_paste,
+        average,
+        across,
+        ((-1.0, -0.5, 0.0, 0.5, 1.0), -1.0),
+        ("Copy or person", "-1 another photograph, 1 the one that was given"),
+        f"Mean copy_paste. {'; '.join(means)}.",
+        [_vertical(report, across(0), "zero")],
+    )
+
+
+def prompt_by_prompt(report: Report) -> str:
+    """A row for each prompt: CLIPScore points that the identity gained or lost."""
+    changes: dict[Shot, float] = {}
+    for shot, base in report.pairs():
+        change = prompt_change(shot, base)
+        if change is not None:
+            changes[shot] = change
+    widest = _round_ticks(max([1.0, *map(abs, changes.values())]))[-1]
+    across = _scale(-widest, widest, LEFT, WIDTH - RIGHT)
+
+    def average(run: str, trial: Trial) -> float | None:
+        return report.mean_of(changes.get, run, trial)
+
+    means = [f"{trial.name}: {number(average(PERSON, trial), 1)}" for trial in report.trials]
+    return _rows(
+        report,
+        [PERSON],
+        changes.get,
+        average,
+        across,
+        ((-widest, -widest / 2, 0.0, widest / 2, widest), -widest),
+        ("Prompt against weight 0", "CLIPScore points gained or lost"),
+        f"Mean change of the prompt score. {'; '.join(means)}.",
+        [_vertical(report, across(0), "zero")],
+    )
+
+
+def _rows(
+    report: Report,
+    runs: Sequence[str],
+    value: Callable[[Shot], float | None],
+    average: Callable[[str, Trial], float | None],
+    across: Scale,
+    axis: tuple[Sequence[float], float],
+    names: tuple[str, str],
+    description: str,
+    lines: Sequence[str],
+) -> str:
+    """A plot of a row for each prompt. axis: ticks, and the lowest value that is on it. names: of
+    the plot, of its axis. lines: drawn below the marks.
+    """
+    height = TOP + ROW * len(report.trials) + BOTTOM
+    ticks, lowest = axis
+    parts = _columns(across, ticks, TOP, height - BOTTOM, names[1])
+    parts += lines
+    for index, trial in enumerate(report.trials):
+        top = TOP + ROW * index
+        middle = top + 22
+        parts.append(f'<text class="row" x="{LEFT}" y="{top + 10}">{escape(trial.name)}</text>')
+        parts.append(_line(LEFT, middle, WIDTH - RIGHT, middle, "rule"))
+        # the person on top
+        for run in reversed(runs):
+            for shot in report.shots_of(run, trial):
+                parts += _shot_mark(shot, value(shot), across, lowest, middle)
+            mean_value = average(run, trial)
+            if mean_value is not None:
+                x = across(max(mean_value, lowest))
+                parts.append(_line(x, middle - 8, x, middle + 8, f"mean {CLASSES[run]}"))
+    return _svg(height, names[0], description, parts)
+
+
+def _shot_mark(
+    shot: Shot, value: float | None, across: Scale, lowest: float, y: float
+) -> list[str]:
+    """Of one picture, if there is anything to show."""
+    if value is not None and value < lowest:
+        return [_arrow(shot.run, across(lowest), y, left=True)]
+    if value is not None:
+        return [mark(shot.run, across(value), y, 3.2, "faint")]
+    if shot.status == "no face":
+        return [_cross(shot.run, across(0), y)]
+    return []
+
+
+def _vertical(report: Report, x: float, kind: str) -> str:
+    """A line from the top of a plot of rows to its axis."""
+    return _line(x, TOP, x, TOP + ROW * len(report.trials), kind)
 
 
 def share_curve(report: Report) -> str:
     """For each run, the share of its pictures whose cosine is at least x."""
     across = _scale(0.0, 1.0, LABELLED, WIDTH - RIGHT)
     down = _scale(1.0, 0.0, TOP, CURVE_HEIGHT - BOTTOM)
-    parts = _columns(across, AXIS, TOP, CURVE_HEIGHT - BOTTOM, "threshold: cosine of at least")
+    parts = _columns(across, AXIS, TOP, CURVE_HEIGHT - BOTTOM, "likeness of at least")
     for share in (0.0, 0.5, 1.0):
         parts += _labelled_rule(down(share), f"{share:.0%}", "rule")
     descriptions = []
@@ -119,7 +211,7 @@ def moved_plot(report: Report) -> str:
     """For each pair of pictures: how far the identity moved the picture, and how much more like the
     person it is.
     """
-    # (moved, gain in cosine, whether it has a face)
+    # (moved, gain in likeness, whether it has a face)
     pairs: list[tuple[float, float, bool]] = []
     for shot, other in report.pairs():
         if shot.moved is not None:
@@ -133,15 +225,19 @@ def moved_plot(report: Report) -> str:
         sign = "+" if gain else ""
         parts += _labelled_rule(down(gain), f"{gain:{sign}g}", "rule" if gain else "zero")
     for moved, gain, has_face in pairs:
+        x = across(moved)
+        if not LEAST_GAIN <= gain <= MOST_GAIN:
+            edge = LEAST_GAIN if gain < LEAST_GAIN else MOST_GAIN
+            parts.append(_arrow(PERSON, x, down(edge), left=False, up=gain > MOST_GAIN))
+            continue
         draw = mark if has_face else _cross
-        height = down(min(max(gain, LEAST_GAIN), MOST_GAIN))
-        parts.append(draw(PERSON, across(moved), height))
+        parts.append(draw(PERSON, x, down(gain)))
     description = (
         f"{len(pairs)} pairs of pictures; on average moved by "
         f"{number(mean(moved for moved, _, _ in pairs), 1)} of 255, and "
         f"{number(mean(gain for _, gain, _ in pairs), 2)} more like the person."
     )
-    title = "How far the identity moved the picture, and what it gained in cosine"
+    title = "How far the identity moved the picture, and what it gained in likeness"
     return _svg(CURVE_HEIGHT, title, description, parts)
 
 
@@ -195,6 +291,16 @@ def _cross(run: str, x: float, y: float, size: float = 3.5) -> str:
     """A picture without a face."""
     path = f"M{x - size:.1f} {y - size:.1f}l{2 * size} {2 * size}m0 {-2 * size}"
     return f'<path class="cross {CLASSES[run]}" d="{path}l{-2 * size} {2 * size}"/>'
+
+
+def _arrow(run: str, x: float, y: float, *, left: bool, up: bool = False) -> str:
+    """A picture beyond the edge of a plot, which it points at."""
+    if left:
+        path = f"M{x + 6:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}L{x + 6:.1f} {y + 4:.1f}"
+    else:
+        back = 6 if up else -6
+        path = f"M{x - 4:.1f} {y + back:.1f}L{x:.1f} {y:.1f}L{x + 4:.1f} {y + back:.1f}"
+    return f'<path class="cross beyond {CLASSES[run]}" d="{path}"/>'
 
 
 def _labelled_rule(y: float, label: str, kind: str) -> list[str]:

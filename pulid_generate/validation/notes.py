@@ -7,10 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pulid_extract.shared.cli.console import counted
+from pulid_generate.validation.measures import MEASURES
 from pulid_generate.validation.report import NO_FACE, PERSON, RUNS, STRANGER, Report
 
 # cosine from which a stranger may not be one; as pulid_extract.networks.fusion.STRANGER
 ALIKE = 0.25
+# copy_paste from which it is said
+COPIED = 0.2
 
 
 def notes_of(report: Report) -> list[str]:
@@ -19,12 +22,41 @@ def notes_of(report: Report) -> list[str]:
 
 
 def _own_recognizer(report: Report) -> str:
-    if not report.recognizer.own:
+    first, *others = report.judges.recognizers
+    if not first.own:
+        return ""
+    advice = "--recognizer takes an independent one."
+    if others:
+        advice = f"{others[0].name} stands beside it."
+    return (
+        f"{first.name} is the network that PuLID is conditioned on, so these numbers flatter it; "
+        f"{advice}"
+    )
+
+
+def _no_truth(report: Report) -> str:
+    if report.truths:
         return ""
     return (
-        f"{report.recognizer.name} is the network that PuLID is conditioned on, so these numbers "
-        "flatter it; --recognizer takes an independent one."
+        "No other photograph of the person was given (--truth), so nothing here tells a likeness "
+        "from a copy of the photograph."
     )
+
+
+def _copies(report: Report) -> str:
+    value = MEASURES["copy_paste"].of(report)
+    if value is None or value < COPIED:
+        return ""
+    return (
+        f"On average the faces are nearer to the photograph that was given than to the person "
+        f"(copy_paste {value:+.2f})."
+    )
+
+
+def _unjudged(report: Report) -> str:
+    if report.unjudged is None:
+        return ""
+    return f"Whether the pictures show their prompts was not judged ({report.unjudged})."
 
 
 def _faceless(report: Report) -> str:
@@ -67,9 +99,9 @@ def _alike(report: Report) -> str:
 def _like_the_stranger(report: Report) -> str:
     compared = closer = 0
     for shot in report.shots_of(PERSON):
-        if shot.cosine is not None and shot.stranger is not None:
+        if shot.likeness is not None and shot.stranger is not None:
             compared += 1
-            closer += shot.stranger >= shot.cosine
+            closer += shot.stranger >= shot.likeness
     if not closer:
         return ""
     return (
@@ -101,6 +133,9 @@ def _several_faces(report: Report) -> str:
 # a report -> a sentence, or ""
 RULES: tuple[Callable[[Report], str], ...] = (
     _own_recognizer,
+    _no_truth,
+    _copies,
+    _unjudged,
     _faceless,
     _missing,
     _no_stranger,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from pulid_generate.validation import charts
+from pulid_generate.validation.measures import MEASURES, agreement
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import (
@@ -53,7 +54,8 @@ def as_page(
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         '<meta name="referrer" content="no-referrer">',
         '<meta name="color-scheme" content="light dark">',
-        f"<title>Identity validation: similarity {number(report.similarity)}</title>",
+        f"<title>Identity validation: {escape(report.identity.name)}, "
+        f"{report.created[:10]}</title>",
         f"<style>{STYLE}</style>",
     ]
     lines = [
@@ -67,40 +69,66 @@ def as_page(
 
 
 def _verdict(report: Report) -> str:
-    """The similarity and its controls, and what one must know to believe them."""
-    cards = [
-        (
-            number(report.similarity),
-            "mean cosine of the person's pictures; one without a face counts 0",
-        )
+    """Who, when and by which command; the measures and their controls, and what one must know to
+    believe them.
+    """
+    identity = report.identity
+    names = ", ".join(picture.name for picture in report.references)
+    when = report.created.replace("T", " ").replace("+00:00", " UTC")
+    parts = [
+        "<h1>Identity validation</h1>",
+        f'<p class="who"><b>{escape(identity.name)}</b> at weight {identity.weight:g}, compared '
+        f"with {escape(names)}, "
+        f'<time datetime="{escape(report.created)}">{escape(when)}</time></p>',
+        f'<p class="command"><code>{escape(report.command)}</code></p>',
     ]
+    if report.passed is not None:
+        word, kind = ("passed", "good") if report.passed else ("missed", "bad")
+        parts.append(f'<p class="verdict {kind}">{word}</p>')
+        parts.append(_requirements(report))
+    items = [
+        f"<li><b>{value}</b> <span>{escape(text)}</span></li>" for value, text in _cards(report)
+    ]
+    parts.append(f'<ul class="cards">{"".join(items)}</ul>')
+    if notes := [f"<li>{_with_flags(note)}</li>" for note in notes_of(report)]:
+        parts.append(f"<h2>To know</h2><ul>{''.join(notes)}</ul>")
+    return f"<header>{''.join(parts)}</header>"
+
+
+def _requirements(report: Report) -> str:
+    """What was required, and what it came to."""
+    items = ""
+    for requirement in report.requirements:
+        met = requirement.is_met(report)
+        value = number(requirement.measure.of(report), requirement.measure.digits)
+        items += (
+            f'<li class="{"good" if met else "bad"}">{"met" if met else "not met"}: '
+            f"{escape(str(requirement))} is {value}</li>"
+        )
+    return f'<ul class="required">{items}</ul>'
+
+
+def _cards(report: Report) -> list[tuple[str, str]]:
+    """(number, what it is) of what matters most."""
+    cards = [_card(report, "mean_likeness")]
     for run, text in ((WITHOUT, "at weight 0"), (STRANGER, "as a stranger")):
         if run in report.runs:
-            cards.append((number(report.mean_cosine(run)), f"the same, drawn {text}"))
-    if report.strangers:
-        cards.append(
-            (
-                number(report.mean_stranger(PERSON)),
-                "of the person's pictures to the stranger's portrait",
-            )
-        )
+            cards.append((number(report.mean_likeness(run)), f"the same, drawn {text}"))
+    for name in ("to_stranger", "truth_likeness", "copy_paste", "prompt", "pose_freedom"):
+        if MEASURES[name].of(report) is not None:
+            cards.append(_card(report, name))
     cards.append(
         (
             f"{report.closer()} of {len(report.pairs())}",
             "pairs in which the identity made the picture more like the person",
         )
     )
-    parts = ["<h1>Identity validation</h1>"]
-    if report.passed is not None:
-        word, kind = ("passed", "good") if report.passed else ("missed", "bad")
-        parts.append(
-            f'<p class="verdict {kind}">{word}: at least {report.minimum:g} was asked for</p>'
-        )
-    items = [f"<li><b>{value}</b> <span>{escape(text)}</span></li>" for value, text in cards]
-    parts.append(f'<ul class="cards">{"".join(items)}</ul>')
-    if notes := [f"<li>{_with_flags(note)}</li>" for note in notes_of(report)]:
-        parts.append(f"<h2>To know</h2><ul>{''.join(notes)}</ul>")
-    return f"<header>{''.join(parts)}</header>"
+    return cards
+
+
+def _card(report: Report, name: str) -> tuple[str, str]:
+    measure = MEASURES[name]
+    return number(measure.of(report), measure.digits), f"{name}: {measure.text}"
 
 
 def _with_flags(sentence: str) -> str:
@@ -117,22 +145,48 @@ def _plots(report: Report) -> str:
     legend = charts.legend(report.runs)
     plots = [
         _plot(
-            "Similarity by prompt",
+            "Likeness by prompt",
             legend + charts.by_prompt(report),
-            "Each mark is a picture, each bar a mean; a cross is a picture without a face.",
-        ),
+            "Each mark is a picture, each bar a mean; a cross is a picture without a face, an "
+            f"arrow one below {charts.LOWEST:g}. Pairs of real photographs of one person have a "
+            f"median cosine of about {charts.REAL_PAIRS:g} (dotted line): a picture far above it "
+            "may be a copy.",
+        )
+    ]
+    if report.truths:
+        plots.append(
+            _plot(
+                "Copy or person",
+                charts.copied_by_prompt(report),
+                "Angles to the photograph that was given and to others of the person. Above 0: "
+                "nearer to the photograph than to the person. Pairs of real photographs have a "
+                f"median cosine of about {charts.REAL_PAIRS:g}.",
+            )
+        )
+    if MEASURES["prompt"].of(report) is not None:
+        plots.append(
+            _plot(
+                "Prompt against weight 0",
+                charts.prompt_by_prompt(report),
+                "100 times the cosine of picture and prompt, against the picture of the same "
+                "prompt and seed at weight 0. Below 0: the identity cost something of the prompt.",
+            )
+        )
+    plots.append(
         _plot(
             "Share of pictures above a threshold",
             legend + charts.share_curve(report),
             "Further right is more like the person.",
-        ),
+        )
+    )
+    plots.append(
         _plot(
             "How far the identity moved the picture",
             charts.moved_plot(report),
             "Against the picture of the same prompt and seed at weight 0. Upwards: what that "
-            "gained in cosine.",
-        ),
-    ]
+            "gained in likeness.",
+        )
+    )
     return f'<section><h2>Plots</h2><div class="plots">{"".join(plots)}</div></section>'
 
 
@@ -144,36 +198,91 @@ def _plot(title: str, drawing: str, caption: str) -> str:
 
 
 def _numbers(report: Report) -> str:
-    names = [*(RUNS[run] for run in report.runs), "moved"]
-    if report.strangers:
-        names.append("to the stranger")
-    names.append("without a face")
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("prompt", "aspect", *names))
-    rows = [_number_row(report, trial.name, trial.aspect, trial) for trial in report.trials]
+    columns = _columns_of(report)
+    names = "".join(
+        f'<th scope="col">{escape(name)}</th>' for name in ("prompt", "aspect", *columns)
+    )
+    rows = [
+        _number_row(report, columns, trial.name, trial.aspect, trial) for trial in report.trials
+    ]
     caption = (
-        "Mean cosine to the references; a picture without a face counts 0. Moved: mean change of a "
-        "channel from weight 0, of 255."
+        "Likeness: mean cosine to the references; a picture without a face counts 0. Moved: mean "
+        "change of a channel from weight 0, of 255; disruption: the same outside the head."
     )
-    return _scrolling(
-        "Numbers",
-        f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead>"
+    table = (
+        f"<table><caption>{caption}</caption><thead><tr>{names}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody>"
-        f"<tfoot>{_number_row(report, 'all', '', None)}</tfoot></table>",
+        f"<tfoot>{_number_row(report, columns, 'all', '', None)}</tfoot></table>"
     )
+    return _scrolling("Numbers", table) + _scrolling("Measures", _measures(report))
 
 
-def _number_row(report: Report, name: str, aspect: str, trial: Trial | None) -> str:
-    """trial: None for all."""
-    cells = [number(report.mean_cosine(run, trial)) for run in report.runs]
-    cells.append(number(report.mean_moved(PERSON, trial), 1))
+Cell = Callable[[Trial | None], str]
+
+
+def _columns_of(report: Report) -> dict[str, Cell]:
+    """name -> a prompt's cell, or that of all."""
+
+    def likeness_of(run: str) -> Cell:
+        return lambda trial: number(report.mean_likeness(run, trial))
+
+    def mean_of(value: Callable[[Shot], float | None], digits: int) -> Cell:
+        return lambda trial: number(report.mean_of(value, PERSON, trial), digits)
+
+    columns: dict[str, Cell] = {}
+    for run in report.runs:
+        columns[RUNS[run]] = likeness_of(run)
     if report.strangers:
-        cells.append(number(report.mean_stranger(PERSON, trial)))
-    cells.append(f"{report.faceless(PERSON, trial)} of {len(report.shots_of(PERSON, trial))}")
-    numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+        columns["to the stranger"] = mean_of(lambda shot: shot.stranger, 3)
+    if report.truths:
+        columns["copy_paste"] = mean_of(lambda shot: shot.copy_paste, 2)
+    if report.judges.prompt is not None:
+        columns["prompt score"] = mean_of(lambda shot: shot.prompt_score, 2)
+    columns["turned"] = mean_of(lambda shot: shot.turned, 0)
+    columns["moved"] = mean_of(lambda shot: shot.moved, 1)
+    columns["disruption"] = mean_of(lambda shot: shot.disruption, 1)
+    columns["without a face"] = lambda trial: (
+        f"{report.faceless(PERSON, trial)} of {len(report.shots_of(PERSON, trial))}"
+    )
+    return columns
+
+
+def _number_row(
+    report: Report, columns: dict[str, Cell], name: str, aspect: str, trial: Trial | None
+) -> str:
+    """trial: None for all."""
+    numbers = "".join(f"<td>{cell(trial)}</td>" for cell in columns.values())
     return (
         f'<tr><th scope="row">{escape(name)}</th>'
         f'<td class="text">{escape(aspect)}</td>{numbers}</tr>'
     )
+
+
+def _measures(report: Report) -> str:
+    """Every measure by its name, and what each recogniser says."""
+    rows = ""
+    for name, measure in MEASURES.items():
+        value = number(measure.of(report), measure.digits)
+        rows += (
+            f'<tr><th scope="row">{name}</th><td>{value}</td>'
+            f'<td class="text">{escape(measure.text)}</td></tr>'
+        )
+    for index, recognizer in enumerate(report.judges.recognizers):
+        means = ", ".join(
+            f"{RUNS[run]} {number(report.likeness_by(index, run))}" for run in report.runs
+        )
+        text = "the network that PuLID is conditioned on: " if recognizer.own else ""
+        text += means
+        found = agreement(report, index) if index else None
+        if index:
+            text += f"; correlation with the first {number(found, 2)}"
+        rows += (
+            f'<tr><th scope="row">by {escape(recognizer.name)}</th>'
+            f"<td>{number(report.likeness_by(index, PERSON))}</td>"
+            f'<td class="text">{escape(text)}</td></tr>'
+        )
+    caption = "--require asks for these by their names; - where there is none."
+    return f"<table><caption>{_with_flags(caption)}</caption><tbody>{rows}</tbody></table>"
 
 
 def _pictures(report: Report, read_thumbnail: ReadThumbnail) -> str:
@@ -200,10 +309,12 @@ def _pictures(report: Report, read_thumbnail: ReadThumbnail) -> str:
 
 def _shot(shot: Shot, read_thumbnail: ReadThumbnail) -> str:
     label = f"{RUNS[shot.run]}, seed {shot.seed}"
-    caption = shot.cosine_text
+    caption = shot.likeness_text
+    if shot.status == "ok":
+        caption = f"likeness {caption}"
     if shot.stranger is not None:
         caption += f", stranger {number(shot.stranger, 2)}"
-    alt = f"{shot.trial.name}, {label}: {shot.cosine_text}"
+    alt = f"{shot.trial.name}, {label}: {shot.likeness_text}"
     return _figure(read_thumbnail(shot.output), alt, caption, label)
 
 
@@ -219,14 +330,20 @@ def _figure(data: bytes | None, alt: str, caption: str, more: str = "") -> str:
 
 
 def _facts(report: Report) -> str:
-    identity, recognizer = report.identity, report.recognizer
-    facts = {
-        "recogniser": f"{recognizer.name}, SHA-256 {recognizer.sha256}",
-        "identity": f"SHA-256 {identity.sha256}, weight {identity.weight:g}",
-    }
+    identity, judge = report.identity, report.judges.prompt
+    facts = {"identity": f"{identity.name}, SHA-256 {identity.sha256}, weight {identity.weight:g}"}
+    for index, recognizer in enumerate(report.judges.recognizers, 1):
+        number_of = f" {index}" if len(report.judges.recognizers) > 1 else ""
+        facts[f"recogniser{number_of}"] = f"{recognizer.name}, SHA-256 {recognizer.sha256}"
+    if judge is not None:
+        facts["judge of prompts"] = f"{judge.name}, SHA-256 {judge.sha256}"
     if identity.stranger_sha256 is not None:
         facts["the stranger's identity"] = f"SHA-256 {identity.stranger_sha256}"
-    for kind, pictures in (("reference", report.references), ("stranger", report.strangers)):
+    for kind, pictures in (
+        ("reference", report.references),
+        ("another photograph", report.truths),
+        ("stranger", report.strangers),
+    ):
         for index, picture in enumerate(pictures, 1):
             facts[f"{kind} {index}"] = f"{picture.name}, SHA-256 {picture.sha256}"
     for name, value in report.settings.items():
@@ -254,6 +371,7 @@ def _in_words(value: object) -> str:
 def _scrolling(title: str, table: str) -> str:
     """A table that scrolls by itself where it is wider than the screen, with the keyboard too."""
     return (
-        f'<section><h2>{title}</h2><div class="scroll" role="region" aria-label="{title}" '
+        f'<section><h2>{title}</h2><p class="hint">Wider than the screen: it scrolls sideways.</p>'
+        f'<div class="scroll" role="region" aria-label="{title}" '
         f'tabindex="0">{table}</div></section>'
     )

@@ -17,22 +17,30 @@ class Trial:
     aspect: str
     text: str
 
+    @property
+    def asks_for_pose(self) -> bool:
+        """Whether how the head turns is counted; of somebody's own prompts nobody knows, so all
+        of them are.
+        """
+        return self.aspect in (POSE, OWN)
 
+
+POSE, OWN = "pose", "own"
 TRIALS = (
     Trial(
         "front",
-        "pose",
+        POSE,
         "studio photograph of a person looking straight into the camera, plain grey background",
     ),
     Trial(
         "over-shoulder",
-        "pose",
+        POSE,
         "photograph of a person laughing and looking back over the shoulder, three-quarter "
         "view, city street",
     ),
     Trial(
         "profile",
-        "pose",
+        POSE,
         "side view photograph of a person in profile, looking out of a train window",
     ),
     Trial(
@@ -82,4 +90,4 @@ TRIALS = (
 
 def own_trials(lines: list[tuple[int, str]]) -> tuple[Trial, ...]:
     """Trials of (line number, prompt) of somebody's own file."""
-    return tuple(Trial(f"line-{number}", "own", text) for number, text in lines)
+    return tuple(Trial(f"line-{number}", OWN, text) for number, text in lines)

@@ -1,17 +1,18 @@
-"""What the scores of a validation come to: its pictures, and the numbers made of them.
-docs/validation.md says how they are counted.
+"""What the scores of a validation come to: its pictures, and sums over them. docs/validation.md
+says how they are counted; the numbers that are made of these are `measures`.
 
-A picture of the person without a face counts as 0, the cosine of strangers: it is not like the
+A picture of the person without a face counts as 0, the likeness of strangers: it is not like the
 person, and leaving it out would reward it. Knows no file and no page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pulid_generate.pictures.scorer import Recognizer
+from pulid_generate.pictures.scorer import Judges, Pose
 from pulid_generate.validation.prompts import Trial
 
 PERSON, WITHOUT, STRANGER = "person", "weight_0", "stranger"
@@ -20,9 +21,15 @@ RUNS = {PERSON: "the person", WITHOUT: "weight 0", STRANGER: "a stranger"}
 # what a picture without a face counts
 NO_FACE = 0.0
 
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 # unreadable: drawn, but cannot be scored; failed: not drawn
 ShotStatus = Literal["ok", "no face", "unreadable", "failed"]
-WITHOUT_COSINE = {"no face": "no face", "unreadable": "not scored", "failed": "not drawn"}
+WITHOUT_LIKENESS = {"no face": "no face", "unreadable": "not scored", "failed": "not drawn"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,8 @@ class Shot:
     output: str
     sha256: str | None = None
     status: ShotStatus = "failed"
-    # to the references
-    cosine: float | None = None
+    # the cosine to the references
+    likeness: float | None = None
     # to the strangers' pictures
     stranger: float | None = None
     # how many the picture has
@@ -46,30 +53,48 @@ class Shot:
     # mean absolute change of a channel from the picture of the same prompt and seed at weight 0,
     # of 255
     moved: float | None = None
-    # why it was not drawn, or has no cosine
+    # the same, outside the heads of both
+    disruption: float | None = None
+    # to other photographs of the person
+    truth: float | None = None
+    # how much nearer to the references than to those: -1 to 1
+    copy_paste: float | None = None
+    # likeness by each recogniser; empty without a face
+    by_each: tuple[float | None, ...] = ()
+    # 100 times CLIP's cosine to the prompt
+    prompt_score: float | None = None
+    # of the face
+    pose: Pose | None = None
+    # degrees from the pose of the reference that it is nearest to
+    turned: float | None = None
+    # that it took to draw; None for one that was there already
+    seconds: float | None = None
+    # why it was not drawn, or has no likeness
     error: str | None = None
 
     @property
     def counted(self) -> float | None:
-        """The cosine that means are made of; None for a picture that is not there."""
-        return NO_FACE if self.status == "no face" else self.cosine
+        """The likeness that means are made of; None for a picture that is not there."""
+        return NO_FACE if self.status == "no face" else self.likeness
 
     @property
-    def cosine_text(self) -> str:
-        """The cosine for people, or why there is none."""
-        return WITHOUT_COSINE.get(self.status) or number(self.cosine)
+    def likeness_text(self) -> str:
+        """The likeness for people, or why there is none."""
+        return WITHOUT_LIKENESS.get(self.status) or number(self.likeness)
 
     def is_closer_than(self, other: Shot) -> bool:
         """Whether it is more like the person; a picture without a face is like nobody."""
-        if self.cosine is None or other.counted is None:
+        if self.likeness is None or other.counted is None:
             return False
-        return self.cosine > other.counted
+        return self.likeness > other.counted
 
 
 @dataclass(frozen=True)
 class ValidatedIdentity:
     """Whose pictures were drawn: hashes of .pulidembd files, and the person's weight."""
 
+    # of the file
+    name: str
     sha256: str
     weight: float
     # None without such a control
@@ -78,14 +103,58 @@ class ValidatedIdentity:
 
 @dataclass(frozen=True)
 class KnownPicture:
-    """A reference or a stranger."""
+    """A reference, another photograph of the person, or a stranger."""
 
     name: str
     sha256: str
     # of a reference: the mean to all references, 1 where it is the only one
-    cosine: float | None = None
+    likeness: float | None = None
     # of a reference: the highest to the strangers
     stranger: float | None = None
+    # of a reference: to the other photographs of the person
+    truth: float | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a report."""
+
+    name: str
+    # for people
+    text: str
+    # None where there is none
+    of: Callable[[Report], float | None]
+    # digits after the point, for people
+    digits: int = 3
+    # what it takes to have one, for who requires it; "" for what is always there
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a measure must be."""
+
+    measure: Measure
+    # a key of COMPARE
+    sign: str
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.measure.name}{self.sign}{self.limit:g}"
+
+    def is_met(self, report: Report) -> bool:
+        """A number that is not there meets nothing."""
+        value = self.measure.of(report)
+        return value is not None and COMPARE[self.sign](value, self.limit)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the drawing took at most."""
+
+    bytes: int
+    # "cuda" for a GPU's, "cpu" for the process's
+    device: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +162,25 @@ class Report:
     """A whole validation."""
 
     tool: str
+    # ISO 8601, with its offset from UTC
+    created: str
+    # as it would be typed
+    command: str
     identity: ValidatedIdentity
     references: Sequence[KnownPicture]
     strangers: Sequence[KnownPicture]
-    recognizer: Recognizer
+    # other photographs of the person
+    truths: Sequence[KnownPicture] = ()
+    judges: Judges
+    # why prompts were not judged, where they were not
+    unjudged: str | None = None
     # what the pictures share, from their metadata
     settings: Mapping[str, Any]
     shots: Sequence[Shot] = field(repr=False)
-    # similarity that was asked for
-    minimum: float | None = None
+    # the most that the drawing took, in bytes, and where; None if nothing was drawn
+    memory: Memory | None = None
+    # what must be so
+    requirements: Sequence[Requirement] = ()
 
     @property
     def runs(self) -> list[str]:
@@ -119,28 +198,28 @@ class Report:
         return [shot for shot in self.shots if shot.run == run and trial in (None, shot.trial)]
 
     @property
-    def similarity(self) -> float | None:
-        """The one number: the mean over the person's pictures."""
-        return self.mean_cosine(PERSON)
-
-    @property
     def passed(self) -> bool | None:
-        """None without a minimum."""
-        if self.minimum is None:
+        """None where nothing is required."""
+        if not self.requirements:
             return None
-        return self.similarity is not None and self.similarity >= self.minimum
+        return all(requirement.is_met(self) for requirement in self.requirements)
 
-    def mean_cosine(self, run: str, trial: Trial | None = None) -> float | None:
+    def mean_likeness(self, run: str, trial: Trial | None = None) -> float | None:
         """To the references; a picture without a face counts."""
         return mean(shot.counted for shot in self.shots_of(run, trial))
 
-    def mean_stranger(self, run: str, trial: Trial | None = None) -> float | None:
-        """To the strangers' pictures, of the faces."""
-        return mean(shot.stranger for shot in self.shots_of(run, trial))
+    def likeness_by(self, index: int, run: str) -> float | None:
+        """By one recogniser; a picture without a face counts."""
+        found: list[float | None] = []
+        for shot in self.shots_of(run):
+            found.append(NO_FACE if shot.status == "no face" else _at(shot.by_each, index))
+        return mean(found)
 
-    def mean_moved(self, run: str, trial: Trial | None = None) -> float | None:
-        """From weight 0, of 255."""
-        return mean(shot.moved for shot in self.shots_of(run, trial))
+    def mean_of(
+        self, value: Callable[[Shot], float | None], run: str = PERSON, trial: Trial | None = None
+    ) -> float | None:
+        """Of the pictures that have the value."""
+        return mean(value(shot) for shot in self.shots_of(run, trial))
 
     def faceless(self, run: str, trial: Trial | None = None) -> int:
         """How many pictures have no face."""
@@ -162,14 +241,20 @@ class Report:
         return sum(shot.is_closer_than(other) for shot, other in self.pairs())
 
     def share_above(self, run: str, threshold: float) -> float | None:
-        """Of the run's pictures, the share whose cosine is at least this; one without a face never
-        is.
+        """Of the run's pictures, the share whose likeness is at least this; one without a face
+        never is.
         """
         scored = [shot for shot in self.shots_of(run) if shot.counted is not None]
         if not scored:
             return None
-        above = [shot for shot in scored if shot.cosine is not None and shot.cosine >= threshold]
-        return len(above) / len(scored)
+        above = 0
+        for shot in scored:
+            above += shot.likeness is not None and shot.likeness >= threshold
+        return above / len(scored)
+
+
+def _at(values: Sequence[float | None], index: int) -> float | None:
+    return values[index] if index < len(values) else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:

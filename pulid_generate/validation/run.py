@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -26,16 +29,17 @@ from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.errors import InputError, PulidError
+from pulid_generate.errors import InputError, PulidError, ScoringError
 from pulid_generate.flags.commands import BatchFlags, ValidateFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
-from pulid_generate.pictures.scorer import Score, Scorer
-from pulid_generate.pictures.three_way import mean_change
+from pulid_generate.pictures.scorer import Judges, Score, Scorer
 from pulid_generate.rows.grid import parse_seeds, read_prompts
 from pulid_generate.rows.row import Row
+from pulid_generate.validation.comparing import compare
 from pulid_generate.validation.formats import as_dict, as_table
+from pulid_generate.validation.measures import JUDGE_OF_PROMPTS, MEASURES, parse_requirements
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
 from pulid_generate.validation.report import (
@@ -44,15 +48,15 @@ from pulid_generate.validation.report import (
     STRANGER,
     WITHOUT,
     KnownPicture,
+    Memory,
     Report,
+    Requirement,
     Shot,
     ValidatedIdentity,
+    number,
 )
-from pulid_generate.validation.writing import JSON, PAGE, SHEET, write_report
+from pulid_generate.validation.writing import JSON, PAGE, SHEET, check_whose, write_report
 from pulid_generate.version import __version__
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Fields of one picture -> what validate has instead
 INSTEAD = {
@@ -73,33 +77,46 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     if wrong := _usage_error(flags, given):
         context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
-    scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
+    requirements = _requirements(flags)
+    scorer = replace(
+        opening.scorer_of(flags, flags.models_dir, progress.log),
+        truths=flags.truth or (),
+        prompt_judge=flags.prompt_judge,
+        eva_clip=flags.eva_clip,
+    )
     folder = Path(flags.output_dir).expanduser()
     shots = _plan(flags)
     identity = _identity(flags)
-    inputs = [*scorer.references, *scorer.strangers]
+    inputs = [*scorer.references, *scorer.strangers, *scorer.truths]
     if flags.prompts is not None:
         inputs.append(flags.prompts)
     _check_outputs(folder, shots, inputs)
+    check_whose(folder / JSON, identity)
 
-    recognizer, own_scores = scorer.check()
-    if note := recognizer.note_on(read_embedding(flags.pulid_id_embedding or "")):
+    scorer, judges, own_scores, unjudged = _with_judges(scorer, requirements, progress)
+    for note in judges.notes_on(read_embedding(flags.pulid_id_embedding or "")):
         progress.note(note)
-    shots = _draw(flags, given, shots, progress)
+    shots, memory = _draw(flags, given, shots, progress)
     # what the program says of all of them together is not about one
-    shots = _compare(shots, folder, replace(scorer, log=lambda line: None), progress)
+    silent = replace(scorer, log=lambda line: None)
+    shots = compare(shots, folder, silent, own_scores, progress)
     references = []
     for path, score in zip(scorer.references, own_scores, strict=True):
         references.append(_known(path, score))
     report = Report(
         tool=f"pulid-generate {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command_line(),
         identity=identity,
         references=references,
         strangers=[_known(path) for path in scorer.strangers],
-        recognizer=recognizer,
+        truths=[_known(path) for path in scorer.truths],
+        judges=judges,
+        unjudged=unjudged,
         settings=_settings(shots, folder),
         shots=shots,
-        minimum=flags.min_similarity,
+        memory=memory,
+        requirements=requirements,
     )
     paths = write_report(report, folder, scorer, progress.note)
     if flags.as_json:
@@ -113,8 +130,46 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     _check_verdict(report, paths[0])
 
 
+def command_line() -> str:
+    """As it would be typed."""
+    return shlex.join(["pulid-generate", *sys.argv[1:]])
+
+
+def _requirements(flags: ValidateFlags) -> list[Requirement]:
+    """Raises InputError for what is none, and for what nothing could meet."""
+    requirements = parse_requirements(flags.require or ())
+    if flags.min_similarity is not None:
+        least = Requirement(MEASURES["mean_likeness"], ">=", flags.min_similarity)
+        requirements.append(least)
+    given = {"--truth": flags.truth, "--stranger": flags.stranger}
+    for requirement in requirements:
+        needs = requirement.measure.needs
+        if needs in given and not given[needs]:
+            raise InputError(f"--require {requirement}: has no value without {needs}")
+    return requirements
+
+
+def _with_judges(
+    scorer: Scorer, requirements: Sequence[Requirement], progress: Progress
+) -> tuple[Scorer, Judges, list[Score], str | None]:
+    """The scorer that judges prompts if it can, its networks, what the references score, and why
+    prompts are not judged. Raises PackageError, ScoringError.
+    """
+    with_prompts = replace(scorer, judges_prompts=True)
+    asked = scorer.prompt_judge is not None or scorer.eva_clip is not None
+    if asked or any(one.measure.needs == JUDGE_OF_PROMPTS for one in requirements):
+        return with_prompts, *with_prompts.check(), None
+    # a judge that is there is asked; none is fetched for that
+    try:
+        silent = replace(with_prompts, is_offline=True, log=lambda line: None)
+        return with_prompts, *silent.check(), None
+    except ScoringError as error:
+        progress.log(f"prompts are not judged: {error}")
+        return scorer, *scorer.check(), str(error)
+
+
 def _check_verdict(report: Report, page: Path) -> None:
-    """Raise PulidError for pictures that are missing, and for a similarity below the minimum."""
+    """Raise PulidError for pictures that are missing, and for what is required and is not so."""
     missing = sum(shot.counted is None for shot in report.shots)
     if missing:
         raise PulidError(
@@ -122,10 +177,12 @@ def _check_verdict(report: Report, page: Path) -> None:
             "is without them; run it again with --resume"
         )
     if report.passed is False:
-        raise PulidError(
-            f"similarity {report.similarity:.3f}, below --min-similarity {report.minimum:g}; "
-            f"look at {page}"
-        )
+        broken = []
+        for requirement in report.requirements:
+            if not requirement.is_met(report):
+                value = number(requirement.measure.of(report), requirement.measure.digits)
+                broken.append(f"{requirement.measure.name} is {value}, required {requirement}")
+        raise PulidError(f"{'; '.join(broken)}; look at {page}")
 
 
 def _usage_error(flags: ValidateFlags, given: frozenset[str]) -> str | None:
@@ -174,7 +231,9 @@ def _identity(flags: ValidateFlags) -> ValidatedIdentity:
                 f"--stranger-embedding {flags.stranger_embedding}: is the person; a control wants "
                 "somebody else"
             )
-    return ValidatedIdentity(person, flags.pulid_id_weight, stranger)
+    return ValidatedIdentity(
+        Path(flags.pulid_id_embedding).name, person, flags.pulid_id_weight, stranger
+    )
 
 
 def _check_outputs(folder: Path, shots: Sequence[Shot], inputs: Sequence[str | Path]) -> None:
@@ -189,8 +248,10 @@ def _check_outputs(folder: Path, shots: Sequence[Shot], inputs: Sequence[str | P
 
 def _draw(
     flags: ValidateFlags, given: frozenset[str], shots: Sequence[Shot], progress: Progress
-) -> list[Shot]:
-    """The shots, as far as they could be drawn. Raises PulidError for what stops all of them."""
+) -> tuple[list[Shot], Memory | None]:
+    """The shots, as far as they could be drawn, and the memory that it took. Raises PulidError for
+    what stops all of them.
+    """
     batch = Rows(BatchFlags.of_command(flags, prompts=None, seeds=None), given)
     rows = [_row(shot, number, flags) for number, shot in enumerate(shots, 1)]
     results: dict[int, PictureResult] = {}
@@ -200,10 +261,25 @@ def _draw(
 
     draw_rows(batch, rows, progress, "validate", emit=keep)
     drawn = []
-    for number, shot in enumerate(shots, 1):
-        result = results[number]
-        drawn.append(replace(shot, sha256=result.sha256, error=result.error))
-    return drawn
+    for row, shot in enumerate(shots, 1):
+        result = results[row]
+        # one that was there already took no time now
+        seconds = result.seconds if result.status == "done" else None
+        drawn.append(replace(shot, sha256=result.sha256, error=result.error, seconds=seconds))
+    anything = any(result.status == "done" for result in results.values())
+    return drawn, _memory() if anything else None
+
+
+def _memory() -> Memory:
+    """The most that this process has taken so far."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and (taken := torch.cuda.max_memory_allocated()):
+        return Memory(taken, "cuda")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "cpu")
 
 
 def _row(shot: Shot, number: int, flags: ValidateFlags) -> Row:
@@ -221,62 +297,12 @@ def _row(shot: Shot, number: int, flags: ValidateFlags) -> Row:
     return Row(number, None, where, values)
 
 
-# ---------------------------------------------------------------------------------------- comparing
-
-
-def _compare(shots: Sequence[Shot], folder: Path, scorer: Scorer, progress: Progress) -> list[Shot]:
-    """The shots with their scores, and how far each is from the one at weight 0. Raises
-    PackageError, ScoringError.
-    """
-    drawn = [shot for shot in shots if shot.sha256 is not None]
-    pictures = [folder / shot.output for shot in drawn]
-    scores: dict[str, Score] = {}
-    for shot, score in zip(drawn, scorer.scores(pictures), strict=True):
-        scores[shot.output] = score
-        progress.step("scores", len(scores), len(drawn))
-
-    bases: dict[tuple[Trial, int], Shot] = {}
-    for shot in drawn:
-        if shot.run == WITHOUT and scores[shot.output].status != "failed":
-            bases[shot.trial, shot.seed] = shot
-    compared = []
-    for shot in shots:
-        if shot.output not in scores:
-            compared.append(shot)
-            continue
-        score, base = scores[shot.output], bases.get((shot.trial, shot.seed))
-        moved = None
-        if shot.run != WITHOUT and score.status != "failed" and base is not None:
-            moved = mean_change(_pixels(folder, shot), _pixels(folder, base))
-        compared.append(_with_score(shot, score, moved))
-    return compared
-
-
-def _with_score(shot: Shot, score: Score, moved: float | None) -> Shot:
-    return replace(
-        shot,
-        # a picture that is "failed" was not drawn
-        status="unreadable" if score.status == "failed" else score.status,
-        cosine=score.cosine,
-        stranger=score.stranger,
-        faces=score.faces,
-        moved=moved,
-        error=score.error,
-    )
-
-
-def _pixels(folder: Path, shot: Shot) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(folder / shot.output) as image:
-        return np.asarray(image.convert("RGB"))
+# ---------------------------------------------------------------------------------------- reporting
 
 
 def _known(path: str | Path, score: Score | None = None) -> KnownPicture:
-    """What the report says of a reference or a stranger: no folder, which would say more than is
-    needed. score: of a reference, with the others. Raises InputError.
+    """What the report says of a photograph: no folder, which would say more than is needed. score:
+    of a reference, with the others. Raises InputError.
     """
     try:
         data = Path(path).expanduser().read_bytes()
@@ -285,7 +311,7 @@ def _known(path: str | Path, score: Score | None = None) -> KnownPicture:
     name, sha256 = Path(path).name, hashlib.sha256(data).hexdigest()
     if score is None:
         return KnownPicture(name, sha256)
-    return KnownPicture(name, sha256, score.cosine, score.stranger)
+    return KnownPicture(name, sha256, score.likeness, score.stranger, score.truth)
 
 
 def _settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:

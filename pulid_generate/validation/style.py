@@ -4,10 +4,12 @@ to 1 and more, of marks 3 to 1. A backslash continues a line of it in the next. 
 
 STYLE = """
 :root{--paper:#fbfaf7;--card:#fff;--ink:#1d1f24;--soft:#5a606b;--rule:#d9d9d4;
---person:#1f5fbf;--without:#8a5a00;--stranger:#b3261e;--good:#1b6e3a;--bad:#b3261e}
+--person:#1f5fbf;--without:#8a5a00;--stranger:#b3261e;--good:#1b6e3a;--bad:#b3261e;\
+--shade:rgba(0,0,0,.22)}
 @media (prefers-color-scheme:dark){:root{--paper:#15171b;--card:#1e2127;--ink:#eceef2;\
 --soft:#a7aeba;--rule:#3a3f48;
---person:#7fb2ff;--without:#e0b050;--stranger:#ff8f86;--good:#76d39a;--bad:#ff8f86}}
+--person:#7fb2ff;--without:#e0b050;--stranger:#ff8f86;--good:#76d39a;--bad:#ff8f86;\
+--shade:rgba(0,0,0,.6)}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:72rem;margin:0 auto;padding:1rem}
@@ -37,7 +39,17 @@ code{white-space:nowrap;font-size:.95em}
 .strip img,.none{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:.25rem;\
 background:var(--rule)}
 .strip figcaption{color:var(--ink);font-variant-numeric:tabular-nums}.strip small{display:block}
-.scroll{overflow-x:auto}.scroll:focus-visible{outline:2px solid var(--person)}
+.who{margin:.25rem 0}.command{margin:0 0 .75rem;color:var(--soft)}\
+.command code{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}
+.required{list-style:none;padding:0;margin:0 0 .5rem;font-variant-numeric:tabular-nums}
+.hint{display:none;margin:0 0 .25rem;color:var(--soft);font-size:.85rem}
+.scroll{overflow-x:auto;background:linear-gradient(to right,var(--paper) 30%,transparent),\
+linear-gradient(to left,var(--paper) 30%,transparent) 100% 0,\
+linear-gradient(to right,var(--shade),transparent),\
+linear-gradient(to left,var(--shade),transparent) 100% 0;\
+background-repeat:no-repeat;background-size:2.5rem 100%,2.5rem 100%,.9rem 100%,.9rem 100%;\
+background-attachment:local,local,scroll,scroll}
+.scroll:focus-visible{outline:2px solid var(--person)}
 table{border-collapse:collapse;font-size:.9rem;width:100%}\
 caption{text-align:left;padding-bottom:.5rem}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--rule);text-align:right;\
@@ -47,12 +59,13 @@ tfoot th,tfoot td{font-weight:600}
 svg text{fill:var(--ink);font-size:11px}svg .tick,svg .axis{fill:var(--soft);font-size:10px}\
 .mid{text-anchor:middle}.end{text-anchor:end}
 .grid,.rule{stroke:var(--rule);stroke-width:1}.zero{stroke:var(--soft);stroke-width:1}\
-.limit{stroke:var(--ink);stroke-dasharray:3 3}
+.limit{stroke:var(--ink);stroke-dasharray:3 3}.pairs{stroke:var(--ink);stroke-dasharray:1 3}
 .mark{stroke-width:1.5}.person{fill:var(--person);stroke:var(--person)}
 .without{fill:none;stroke:var(--without)}.stranger{fill:none;stroke:var(--stranger)}
 .faint{fill-opacity:.45;stroke-opacity:.75}.mean{stroke-width:3}.cross{fill:none;stroke-width:2}
 .curve{fill:none;stroke-width:2.5}.curve.without{stroke-dasharray:6 4}\
 .curve.stranger{stroke-dasharray:2 3}
+@media (max-width:52rem){.hint{display:block}}
 @media (max-width:30rem){svg text{font-size:13px}svg .tick,svg .axis{font-size:12px}}
 @media print{.scroll{overflow:visible}}
 """

@@ -10,12 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pulid_extract.shared.writing import write_atomically
+from pulid_generate.errors import OutputError
 from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail
 from pulid_generate.validation.formats import as_dict
 from pulid_generate.validation.page import as_page
-from pulid_generate.validation.report import RUNS, Report, Shot, number
+from pulid_generate.validation.report import (
+    PERSON,
+    RUNS,
+    Report,
+    Shot,
+    ValidatedIdentity,
+    number,
+)
 
 PAGE, JSON, SHEET = "report.html", "report.json", "sheet.png"
 MODE = 0o600
@@ -25,6 +33,29 @@ SIDE, QUALITY = 320, 80
 SHORT = 12
 
 
+def check_whose(path: Path, identity: ValidatedIdentity) -> None:
+    """Raise OutputError if `path` is the report of somebody else, or no report at all."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
+        earlier = json.loads(data)["identity"]
+        sha256, name = str(earlier["sha256"]), str(earlier.get("name", "without a name"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise OutputError(
+            f"{path}: is there and is no report of validate; give another --output-dir, or remove "
+            "it"
+        ) from None
+    if sha256 != identity.sha256:
+        raise OutputError(
+            f"{path}: is the report of another identity ({name}, SHA-256 {sha256[:SHORT]}); give "
+            "another --output-dir, or remove that one"
+        )
+
+
 def write_report(
     report: Report, folder: Path, scorer: Scorer, note: Callable[[str], None]
 ) -> list[Path]:
@@ -32,7 +63,11 @@ def write_report(
     the page shows. note: gets a line if the sheet has several pages. Raises OutputError.
     """
     faces: list[tuple[str, bytes]] = []
-    for kind, paths in (("reference", scorer.references), ("stranger", scorer.strangers)):
+    for kind, paths in (
+        ("reference", scorer.references),
+        ("the person", scorer.truths),
+        ("stranger", scorer.strangers),
+    ):
         for path in paths:
             small = read_small(Path(path).expanduser())
             if small is not None:
@@ -53,13 +88,15 @@ def _sheet(report: Report, folder: Path) -> SheetGrid:
         for run in report.runs:
             row.append([_thumbnail(shot, folder) for shot in report.shots_of(run, trial)])
         cells.append(row)
-    recognizer = report.recognizer
+    recognizer = report.judges.recognizers[0]
     return SheetGrid(
         cells,
-        columns=[Heading(f"{RUNS[run]}: {number(report.mean_cosine(run))}") for run in report.runs],
+        columns=[
+            Heading(f"{RUNS[run]}: {number(report.mean_likeness(run))}") for run in report.runs
+        ],
         rows=[Heading(f"{trial.name}\n{trial.aspect}") for trial in report.trials],
         title=(
-            f"similarity {number(report.similarity)}, "
+            f"mean_likeness {number(report.mean_likeness(PERSON))}, "
             f"by {recognizer.name} {recognizer.sha256[:SHORT]}"
         ),
     )
@@ -67,7 +104,7 @@ def _sheet(report: Report, folder: Path) -> SheetGrid:
 
 def _thumbnail(shot: Shot, folder: Path) -> Thumbnail:
     drawn = folder / shot.output if shot.sha256 is not None else None
-    return Thumbnail(drawn, f"seed {shot.seed}\n{shot.cosine_text}", shot.error or "")
+    return Thumbnail(drawn, f"seed {shot.seed}\n{shot.likeness_text}", shot.error or "")
 
 
 def read_small(path: Path) -> bytes | None:

@@ -9,15 +9,22 @@ import sys
 LINE = {
     "picture": "a.png",
     "status": "ok",
-    "cosine": 0.5,
+    "likeness": 0.5,
     "best": 0.5,
     "cosines": [0.5],
     "stranger": None,
+    "truth": None,
+    "copy_paste": None,
+    "prompt": None,
     "faces": 1,
     "face": 0,
     "box": [1, 2, 3, 4],
+    "pose": None,
     "error": None,
-    "recognizer": {"name": "glintr100.onnx", "sha256": "ab" * 32},
+    "recognizers": [
+        {"name": "glintr100.onnx", "sha256": "ab" * 32, "own": True, "likeness": 0.5},
+    ],
+    "prompt_judge": None,
 }
 HEAD = f"""\
 #!{sys.executable}
@@ -26,6 +33,10 @@ line = {LINE!r}
 pictures = sys.argv[sys.argv.index("--") + 1:]
 def say(text): print(text, file=sys.stderr, flush=True)
 def tell(**more): print(json.dumps(line | more), flush=True)
-def cosine(value): tell(cosine=value, cosines=[value])
-def faceless(): tell(status="no face", cosine=None, cosines=[], faces=0, box=None, error="no face found")
+def by_each(*values): return [dict(network, likeness=value) for network, value in zip(line["recognizers"], values)]
+def likeness(value, **more): tell(likeness=value, cosines=[value], recognizers=by_each(value), **more)
+def faceless(**more): tell(status="no face", likeness=None, cosines=[], faces=0, box=None, error="no face found", **more)
+# prompts cannot be judged, unless a test says otherwise
+def refuse_prompts():
+    if any(word.startswith("--prompts=") for word in sys.argv): say("pulid-extract: error: eva.pt: holds no text tower"); sys.exit(1)
 """

@@ -18,9 +18,9 @@ from pulid_generate.pipeline.denoiser import Denoiser
 SCORES = """
 for picture in pictures:
     seed = picture.rsplit(".", 1)[0][-2:]
-    faceless() if seed == "44" else cosine({"42": 0.1, "43": 0.6}.get(seed, 1.0))
+    faceless() if seed == "44" else likeness({"42": 0.1, "43": 0.6}.get(seed, 1.0))
 """
-NO_FACES = "for picture in pictures: cosine(1.0) if picture.endswith('me.png') else faceless()"
+NO_FACES = "for picture in pictures: likeness(1.0) if picture.endswith('me.png') else faceless()"
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_standard_output_json_and_the_others(generate, kept, flags, fake, tmp_pa
     )
     assert done.code == 0, done.err
     line = json.loads(done.out)
-    assert (line["seed"], line["cosine"], line["output"]) == (43, 0.6, str(tmp_path / "a.jpg"))
-    told = [(score["seed"], score["status"], score["cosine"]) for score in line["best_of"]]
+    assert (line["seed"], line["likeness"], line["output"]) == (43, 0.6, str(tmp_path / "a.jpg"))
+    told = [(score["seed"], score["status"], score["likeness"]) for score in line["best_of"]]
     assert told == [(42, "ok", 0.1), (43, "ok", 0.6), (44, "no face", None)]
     assert sorted(path.name for path in (tmp_path / "others").iterdir()) == ["a_42.jpg", "a_44.jpg"]
     assert (tmp_path / "others" / "a_44.jpg").read_bytes() == alone(

@@ -228,7 +228,7 @@ def setting(micro, person, tmp_path, fake):
     for name in ("ada", "bob"):
         Image.new("RGB", (40, 40), (200, 0, 0)).save(people / f"{name}.png")
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
-    fake("for path in pictures: faceless() if path.endswith('_2.png') else cosine(0.5)")
+    fake("for path in pictures: faceless() if path.endswith('_2.png') else likeness(0.5)")
     return (
         *(
             "batch",
@@ -274,7 +274,9 @@ def test_the_command_scores_and_lays_out_what_is_there(generate, setting, tmp_pa
         "sheet"
     ]
     scores = {
-        line["row"]: (line["cosine"], line["faces"]) for line in found if line["status"] == "scored"
+        line["row"]: (line["likeness"], line["faces"])
+        for line in found
+        if line["status"] == "scored"
     }
     assert scores == {row: (0.5, 1) if row % 2 else (None, 0) for row in range(1, 9)}
     scored = np.asarray(Image.open(tmp_path / "out" / "grid.png"))
@@ -288,7 +290,7 @@ def test_the_command_scores_and_lays_out_what_is_there(generate, setting, tmp_pa
 def test_a_reference_without_a_face_is_known_before_anything_is_drawn(
     generate, setting, tmp_path, fake
 ):
-    fake("for path in pictures: faceless() if path.endswith('bob.png') else cosine(1.0)")
+    fake("for path in pictures: faceless() if path.endswith('bob.png') else likeness(1.0)")
     run = generate(*setting, "--reference", tmp_path / "people")
     assert "bob.png" in run.error
     assert "give another picture" in run.error

@@ -232,7 +232,7 @@ def test_without_a_folder_there_is_the_sheet_alone_with_scores(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    fake("for path in pictures: cosine(0.5)")
+    fake("for path in pictures: likeness(0.5)")
     Image.new("RGB", (40, 40), (200, 0, 0)).save("me.png")
     run = generate(
         "sweep", "--over", "id-weight=0,1", *flags, "--reference", "me.png", "--no-cache"
@@ -244,7 +244,7 @@ def test_without_a_folder_there_is_the_sheet_alone_with_scores(
         *[("scored", None)] * 2,
         ("sheet", "sweep.png"),
     ]
-    assert {line["cosine"] for line in found if line["status"] == "scored"} == {0.5}
+    assert {line["likeness"] for line in found if line["status"] == "scored"} == {0.5}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "me.png", "sweep.png"]
     assert ((np.asarray(Image.open("sweep.png")) == (200, 0, 0)).all(axis=2)).sum() == 160 * 160
 

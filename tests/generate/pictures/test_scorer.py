@@ -46,21 +46,33 @@ def test_the_real_program(photos, monkeypatch):
     scorer = Scorer(
         references=["me.png"], strangers=["other.png"], models_dir=models_folder(), log=said.append
     )
-    judge, [own] = scorer.check()
+    judges, [own] = scorer.check()
+    [judge] = judges.recognizers
+    assert judges.prompt is None
     assert (judge.name, len(judge.sha256), judge.own) == ("glintr100.onnx", 64, True)
-    assert own.cosine == 1.0
+    assert own.likeness == 1.0
     assert own.stranger is not None
     assert own.stranger < 0.5
     assert any("conditioned on" in line for line in said)
     again, nobody, broken, other = scorer.scores(
         ["-again.png", photos / "nobody.png", "broken.png", "other.png"]
     )
-    assert (again.status, again.cosine, again.faces, again.stranger) == ("ok", 1.0, 2, own.stranger)
+    assert (again.status, again.likeness, again.faces, again.stranger) == (
+        "ok",
+        1.0,
+        2,
+        own.stranger,
+    )
     assert again.box is not None
-    assert (nobody.status, nobody.cosine, nobody.cosines, nobody.faces) == ("no face", None, (), 0)
-    assert (broken.status, broken.cosine) == ("failed", None)
+    assert (nobody.status, nobody.likeness, nobody.cosines, nobody.faces) == (
+        "no face",
+        None,
+        (),
+        0,
+    )
+    assert (broken.status, broken.likeness) == ("failed", None)
     assert "broken.png" in (broken.error or "")
-    assert (other.stranger, other.cosine) == (1.0, own.stranger)
+    assert (other.stranger, other.likeness) == (1.0, own.stranger)
 
 
 def test_scores_by_another_network_than_made_the_person_are_noted():
@@ -88,7 +100,7 @@ def test_what_the_real_program_refuses_is_its_own_line(photos):
         Scorer(
             references=[photos / "me.png"],
             models_dir=models_folder(),
-            recognizer=photos / "none.onnx",
+            recognizers=[photos / "none.onnx"],
         ).check()
 
 
@@ -101,19 +113,22 @@ def test_the_command_line(fake, tmp_path):
             ["-me.png", "me too.png"],
             strangers=["you.png"],
             models_dir="models",
-            recognizer="own.onnx",
+            truths=["me2.png"],
+            recognizers=["own.onnx", "antelopev2"],
+            # of no use without `judges_prompts`
+            prompt_judge="clip.onnx",
             antelopev2="pack",
             det_threshold=0.4,
         )
     finally:
         del os.environ["SEEN"]
-    assert score == likeness.Score("ok", 0.5, (0.5,), faces=1, box=(1, 2, 3, 4))
+    assert score == likeness.Score("ok", 0.5, (0.5,), by_each=(0.5,), faces=1, box=(1, 2, 3, 4))
     given = json.loads((tmp_path / "seen.json").read_text())
     references = ["--reference=-me.png", "--reference=me too.png", "--stranger=you.png"]
+    references += ["--truth=me2.png", "--recognizer=own.onnx", "--recognizer=antelopev2"]
     options = [
         "--models-dir=models",
         "--antelopev2=pack",
-        "--recognizer=own.onnx",
         "--det-threshold=0.4",
     ]
     assert given == ["score", "--json", *references, *options, "--", str(Path.cwd() / "-a.png")]
@@ -142,16 +157,19 @@ def test_the_command_line(fake, tmp_path):
             "killed by signal 9 after 1 of 2 pictures",
         ),
         ("print(json.dumps(line))", "answered for 1 of 2 pictures"),
-        ("print('cosine 0.5')", "answered 'cosine 0.5', expected a line of its JSON"),
+        ("print('likeness 0.5')", "answered 'likeness 0.5', expected a line of its JSON"),
         ("print('[]')", "expected a line of its JSON"),
         ("line['status'] = 'perhaps'; print(json.dumps(line))", "expected a line of its JSON"),
-        ("del line['recognizer']; print(json.dumps(line))", "expected a line of its JSON"),
+        ("del line['recognizers']; print(json.dumps(line))", "expected a line of its JSON"),
         ("print('[' * 100_000)", "expected a line of its JSON"),
-        ("tell(cosine='0.5')", "expected a line of its JSON"),
-        ("tell(cosine=10**39)", "expected a line of its JSON"),
-        ("tell(cosine=float('nan'))", "expected a line of its JSON"),
+        ("tell(likeness='0.5')", "expected a line of its JSON"),
+        ("tell(likeness=10**39)", "expected a line of its JSON"),
+        ("tell(likeness=float('nan'))", "expected a line of its JSON"),
         ("tell(box=[1, 2, 3, 1e30])", "expected a line of its JSON"),
         ("tell(faces={})", "expected a line of its JSON"),
+        ("tell(pose={'yaw': 1, 'pitch': 2})", "expected a line of its JSON"),
+        ("tell(prompt=1e9)", "expected a line of its JSON"),
+        ("tell(copy_paste='much')", "expected a line of its JSON"),
     ],
 )
 def test_a_program_that_fails_is_one_line(body, message, fake):
@@ -160,9 +178,31 @@ def test_a_program_that_fails_is_one_line(body, message, fake):
         scores(["a.png", "b.png"], ["me.png"])
 
 
+def test_prompts_go_by_a_file_that_nobody_else_reads_and_nothing_is_fetched(fake):
+    fake("""
+[file] = [word.split("=", 1)[1] for word in sys.argv if word.startswith("--prompts=")]
+lines = open(file).read().splitlines()
+hidden = os.stat(os.path.dirname(file)).st_mode & 0o77 == 0
+for picture, text in zip(pictures, lines, strict=True):
+    tell(prompt=len(text) if hidden and "--prompt-judge=clip.onnx" in sys.argv else -1.0,
+         prompt_judge={"name": os.environ["HF_HUB_OFFLINE"], "sha256": file},
+         pose={"yaw": 1.0, "pitch": 2.0, "roll": 3.0})
+""")
+    scorer = Scorer(
+        references=["me.png"], judges_prompts=True, prompt_judge="clip.onnx", is_offline=True
+    )
+    found = list(scorer.scores(["a.png", "b.png"], ["a cat", "a\ncow "]))
+    assert [score.prompt for score in found] == [5, 5]
+    assert found[0].pose == likeness.Pose(1.0, 2.0, 3.0)
+    judges, _ = scorer.check()
+    assert judges.prompt is not None
+    assert judges.prompt.name == "1"
+    assert not Path(judges.prompt.sha256).exists()
+
+
 def test_pictures_that_cannot_be_read_are_no_failure_of_the_program(fake):
     fake(
-        "line |= {'status': 'failed', 'cosine': None, 'box': None}\nprint(json.dumps(line)); "
+        "line |= {'status': 'failed', 'likeness': None, 'box': None}\nprint(json.dumps(line)); "
         "say('1 of 1'); sys.exit(1)\n"
     )
     assert scores(["a.png"], ["me.png"])[0].status == "failed"

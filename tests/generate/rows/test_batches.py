@@ -66,7 +66,7 @@ def test_lines_of_results():
     assert several["seconds"] == 1.235
     assert as_json(ScoreResult(1, None, "ä.png", "0", 5, 0.5, None, 1)) == (
         '{"row": 1, "line": null, "output": "ä.png", "sha256": "0", "seed": 5, '
-        '"status": "scored", "cosine": 0.5, "stranger": null, "faces": 1, "error": null}'
+        '"status": "scored", "likeness": 0.5, "cosine": 0.5, "stranger": null, "faces": 1, "error": null}'
     )
     assert as_json(SheetResult("s.png", "0")) == (
         '{"row": null, "line": null, "status": "sheet", "output": "s.png", "sha256": "0", '

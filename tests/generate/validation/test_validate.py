@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import time
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from seeded import astronaut, micro_antelopev2
 from seeded.checkpoints import write_embedding
 from support.micro_flags import model_flags, pulid_flags
 
+from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.errors import PlacementError
 from pulid_generate.pipeline.denoiser import Denoiser
 
@@ -22,10 +25,24 @@ SIZE = ("-W", 64, "-H", 48)
 # by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference
 # itself 1
 SCORES = """
+refuse_prompts()
 for picture in pictures:
     name = os.path.basename(picture)
     value = {"person": 0.7 if "_1_" in name else 0.5, "0": 0.1, "stranger": -0.1}.get(name[:-4].rsplit("_", 1)[-1], 1.0)
-    faceless() if name == "line-3_2_person.png" else tell(cosine=value, cosines=[value], stranger=0.05)
+    faceless() if name == "line-3_2_person.png" else likeness(value, stranger=0.05)
+"""
+# the same with all that can be asked for: a second recogniser, another photograph, prompts, poses
+EVERYTHING = """
+line["recognizers"].append({"name": "other.onnx", "sha256": "cd" * 32, "own": False, "likeness": 0.4})
+line["prompt_judge"] = {"name": "eva.pt", "sha256": "ef" * 32}
+for picture in pictures:
+    run = os.path.basename(picture)[:-4].rsplit("_", 1)[-1]
+    value = {"person": 0.7 if "_1_" in picture else 0.5, "0": 0.1, "stranger": -0.1}.get(run, 1.0)
+    pose = {"yaw": {"person": 10.0, "0": 40.0}.get(run, 0.0), "pitch": 0.0, "roll": 0.0}
+    prompt = {"person": 24.0, "0": 25.5}.get(run, 20.0)
+    box = [8, 8, 8, 16] if run == "person" else [16, 8, 8, 8]
+    tell(likeness=value, cosines=[value], recognizers=by_each(value, value - 0.2), truth=value - 0.1,
+         copy_paste=0.25 if run == "person" else -0.25, pose=pose, prompt=prompt, box=box)
 """
 FILES = ("report.html", "report.json", "sheet.png")
 NOBODY = 'say("pulid-extract: error: me.png: no face found in this reference; give another picture"); sys.exit(1)'
@@ -100,13 +117,15 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     assert done.code == 0, done.err
     folder = tmp_path / "out"
     report = json.loads((folder / "report.json").read_text())
-    assert report["version"] == 1
-    assert report["similarity"] == pytest.approx((0.7 + 0.5 + 0.7 + 0) / 4)  # without a face: 0
-    assert (report["passed"], report["min_similarity"]) == (None, None)
+    assert report["version"] == 2
+    assert report["measures"]["mean_likeness"] == pytest.approx(
+        (0.7 + 0.5 + 0.7 + 0) / 4
+    )  # without a face: 0
+    assert (report["passed"], report["requirements"]) == (None, [])
     assert report["closer_than_weight_0"] == {"pairs": 4, "closer": 3}
     runs = report["runs"]
     assert list(runs) == ["person", "weight_0", "stranger"]
-    assert [runs[run]["similarity"] for run in runs] == [0.475, 0.1, -0.1]
+    assert [runs[run]["mean_likeness"] for run in runs] == [0.475, 0.1, -0.1]
     assert (
         runs["person"]["without_face"],
         runs["person"]["with_face"],
@@ -114,7 +133,20 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     ) == (1, 3, 0.6333)
     assert runs["person"]["moved"] > 0
     assert runs["weight_0"]["moved"] is None
-    assert report["recognizer"] == {"name": "glintr100.onnx", "sha256": "ab" * 32, "own": True}
+    [recognizer] = report["recognizers"]
+    assert recognizer["name"] == "glintr100.onnx"
+    assert (recognizer["sha256"], recognizer["own"]) == ("ab" * 32, True)
+    assert recognizer["mean_likeness"] == {"person": 0.475, "weight_0": 0.1, "stranger": -0.1}
+    assert report["identity"]["name"] == person.name
+    assert report["command"].startswith("pulid-generate validate ")
+    assert abs(datetime.fromisoformat(report["created"]).timestamp() - time.time()) < 900
+    measures = report["measures"]
+    assert measures["with_face"] == 0.75
+    assert measures["lowest_likeness"] == 0
+    assert measures["closer"] == 0.75
+    for name in ("copy_paste", "truth_likeness", "prompt", "prompt_score", "pose_freedom"):
+        assert measures[name] is None
+    assert any("was not judged" in note and "no text tower" in note for note in report["notes"])
     assert report["settings"]["models"]["flux"] == "flux1-schnell"
     assert report["settings"]["steps"] == 2
     assert len(report["pictures"]) == 12
@@ -138,11 +170,23 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     assert len({picture["sha256"] for picture in report["pictures"]}) == 12
 
     assert [stat.S_IMODE((folder / name).stat().st_mode) for name in FILES] == [0o600] * 3
-    *table, _, _, _ = lines = done.out.decode().splitlines()
+    lines = done.out.decode().splitlines()
+    # then every measure, and the files
+    table, measured = lines[: lines.index("")], lines[lines.index("") + 1 : -3]
+    assert measured[0].split()[:2] == ["mean_likeness", "0.475"]
     assert lines[-3:] == [str(folder / name) for name in FILES]
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.height > sheet.width / 3 > 64  # two prompts down, three runs across
-    assert table[0].split() == ["prompt", "the", "person", "weight", "0", "a", "stranger", "moved"]
+    assert table[0].split() == [
+        "likeness",
+        "the",
+        "person",
+        "weight",
+        "0",
+        "a",
+        "stranger",
+        "moved",
+    ]
     assert table[-1].split()[:4] == ["mean", "0.475", "0.100", "-0.100"]
 
 
@@ -157,7 +201,10 @@ def test_resume_draws_nothing_anew_and_json_is_the_report(
     again = generate("validate", *drawn, "--json")
     assert again.code == 0, again.err
     assert "12 skipped" in again.err
-    assert json.loads(again.out) == json.loads((tmp_path / "out" / "report.json").read_bytes())
+    report = json.loads((tmp_path / "out" / "report.json").read_bytes())
+    assert json.loads(again.out) == report
+    # what was there already took no time and no memory now
+    assert report["measures"]["seconds"] is report["memory"] is None
     assert "was drawn anew" in generate("validate", *base).err  # without --resume
 
 
@@ -168,8 +215,84 @@ def test_a_minimum_for_ci(least, code, generate, drawn, fake, tmp_path):
     assert done.code == code
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is (code == 0)
     if code:
-        assert "similarity 0.475, below --min-similarity 0.48; look at" in done.error
+        assert "mean_likeness is 0.475, required mean_likeness>=0.48; look at" in done.error
         assert "missed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_everything_that_can_be_asked_for(generate, drawn, fake, tmp_path):
+    fake(EVERYTHING)
+    flags = (*drawn, "--truth", tmp_path / "me & you.png", "--recognizer", "antelopev2")
+    flags = (*flags, "--recognizer", "other.onnx")
+    good = "mean_likeness>=0.6, copy_paste<=0.25,prompt>-1.6"
+    done = generate("validate", *flags, "--require", good, "--require", "pose_freedom>=0.2")
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    measures = report["measures"]
+    assert measures["mean_likeness"] == 0.6
+    assert measures["truth_likeness"] == 0.5
+    assert (measures["copy_paste"], report["runs"]["weight_0"]["copy_paste"]) == (0.25, -0.25)
+    assert (measures["prompt"], measures["prompt_score"]) == (-1.5, 24)
+    # heads turn by 10 degrees instead of 40
+    assert measures["pose_freedom"] == pytest.approx(0.25)
+    assert report["runs"]["weight_0"]["turned"] == pytest.approx(40)
+    first, second = report["recognizers"]
+    assert (first["own"], first["agreement"]) == (True, None)
+    assert (second["own"], second["agreement"]) == (False, 1)
+    assert second["mean_likeness"]["person"] == pytest.approx(0.4)
+    assert report["prompt_judge"]["name"] == "eva.pt"
+    assert [one["met"] for one in report["requirements"]] == [True] * 4
+    assert report["truths"][0]["name"] == "me & you.png"
+    # outside the heads of both: x from 6 to 26, y from 4 to 28 and 6 to 18
+    pixels = [
+        np.asarray(Image.open(tmp_path / "out" / "pictures" / f"line-1_1_{run}.png"), np.int16)
+        for run in ("person", "weight_0")
+    ]
+    change = np.abs(pixels[0] - pixels[1]).mean(2)
+    keep = np.ones(change.shape, bool)
+    keep[4:28, 6:18] = keep[6:18, 14:26] = False
+    told = {picture["output"]: picture for picture in report["pictures"]}
+    found = told["pictures/line-1_1_person.png"]
+    assert found["disruption"] == pytest.approx(change[keep].mean(), abs=1e-4)
+    assert found["moved"] == pytest.approx(change.mean(), abs=1e-4)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "median cosine of about 0.46" in page
+    assert "the network that PuLID is conditioned on: the person" in page
+    assert "correlation with the first 1.00" in page
+    assert "nearer to the photograph that was given" in page
+
+    missed = generate("validate", *flags, "--require", "prompt>=-1,with_face>=1,pose_freedom>0.5")
+    assert "prompt is -1.50, required prompt>=-1; pose_freedom is 0.25, required" in missed.error
+    assert "with_face" not in missed.error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["passed"], [one["met"] for one in report["requirements"]]) == (
+        False,
+        [False, True, False],
+    )
+
+
+def test_prompts_that_must_be_judged_and_cannot_be_cost_no_drawing(generate, base, fake, tmp_path):
+    fake(SCORES)
+    done = generate("validate", *base, "--require", "prompt>=-1")
+    assert "pulid-extract score: eva.pt: holds no text tower" in done.error
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+def test_a_report_of_somebody_else_is_not_replaced(generate, drawn, person, fake, tmp_path):
+    fake(SCORES)
+    folder = tmp_path / "out"
+    earlier = {"version": 1, "identity": {"sha256": "ab" * 32, "weight": 1.0}}
+    (folder / "report.json").write_text(json.dumps(earlier))
+    error = generate("validate", *drawn).error
+    assert "is the report of another identity (without a name, SHA-256 abababababab)" in error
+    assert "another --output-dir" in error
+    assert json.loads((folder / "report.json").read_text()) == earlier
+    for text in ("[]", "no report", '{"identity": 3}'):
+        (folder / "report.json").write_text(text)
+        assert "is no report of validate" in generate("validate", *drawn).error
+    # one of the same person is
+    earlier["identity"]["sha256"] = read_embedding(person).sha256
+    (folder / "report.json").write_text(json.dumps(earlier))
+    assert generate("validate", *drawn).code == 0
 
 
 def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, monkeypatch, tmp_path):
@@ -188,7 +311,7 @@ def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, mon
     assert [
         picture["error"] for picture in report["pictures"] if picture["status"] == "failed"
     ] == ["no memory"] * 3
-    assert report["similarity"] == pytest.approx(1.4 / 3, abs=1e-4)
+    assert report["measures"]["mean_likeness"] == pytest.approx(1.4 / 3, abs=1e-4)
     assert "3 of 12 pictures could not be drawn" in " ".join(report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("not drawn") >= 3
@@ -242,6 +365,10 @@ def test_wrong_usage(flags, message, generate):
         (("--seeds", "3-1"), "counts down"),
         (("--prompts", "none.txt"), "none.txt"),
         (("--reference", "-"), "reference -: faces are compared with files"),
+        (("--require", "likeness>=0.5"), "--require likeness: expected one of mean_likeness,"),
+        (("--require", "mean_likeness=0.5"), "expected such as mean_likeness>=0.5,"),
+        (("--require", "mean_likeness>=many"), "many is not a number"),
+        (("--require", "copy_paste<=0.2"), "has no value without --truth"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
@@ -262,9 +389,9 @@ lost = [picture for picture in pictures if picture.endswith(("line-1_1_person.pn
 for picture in pictures:
     if picture in lost:
         os.unlink(picture)
-        tell(status="failed", cosine=None, cosines=[], faces=0, box=None, error="gone")
+        tell(status="failed", likeness=None, cosines=[], faces=0, box=None, error="gone")
     else:
-        cosine(0.5)
+        likeness(0.5)
 sys.exit(bool(lost))
 """
     fake(gone)
@@ -305,10 +432,10 @@ def test_the_real_program_judges_real_faces(generate, models, person, tmp_path, 
     )
     assert kept.code == 0, kept.err
     report = json.loads(kept.out)
-    assert report["similarity"] > 0.99
+    assert report["measures"]["mean_likeness"] > 0.99
     assert report["runs"]["person"]["moved"] > 0  # beside the face
     # and nothing of it is the identity's doing
     assert "Only in 0 of 1" in " ".join(report["notes"])
     lost = generate("validate", *flags, *start, "--min-similarity", "0.9", "--json")
-    assert "similarity 0.000, below --min-similarity 0.9" in lost.error
+    assert "mean_likeness is 0.000, required mean_likeness>=0.9" in lost.error
     assert json.loads(lost.out)["runs"]["person"]["without_face"] == 1

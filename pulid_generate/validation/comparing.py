@@ -1,0 +1,117 @@
+"""Drawn pictures become shots with numbers: scores, what the identity changed, how heads are
+turned. Reads pictures; draws none. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.pictures.scorer import Pose, Score, Scorer
+from pulid_generate.pictures.three_way import mean_change
+from pulid_generate.validation.measures import angle_between
+from pulid_generate.validation.prompts import Trial
+from pulid_generate.validation.report import WITHOUT, Shot
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# of a face's box, on each side: what belongs to the head
+HEAD_MARGIN = 0.25
+
+Box = tuple[int, int, int, int]
+
+
+def compare(
+    shots: Sequence[Shot],
+    folder: Path,
+    scorer: Scorer,
+    references: Sequence[Score],
+    progress: Progress,
+) -> list[Shot]:
+    """The shots with their scores, and how far each is from the one at weight 0. references: what
+    the portraits score themselves. Raises PackageError, ScoringError.
+    """
+    drawn = [shot for shot in shots if shot.sha256 is not None]
+    pictures = [folder / shot.output for shot in drawn]
+    prompts = [shot.trial.text for shot in drawn]
+    scores: dict[str, Score] = {}
+    for shot, score in zip(drawn, scorer.scores(pictures, prompts), strict=True):
+        scores[shot.output] = score
+        progress.step("scores", len(scores), len(drawn))
+
+    bases: dict[tuple[Trial, int], Shot] = {}
+    for shot in drawn:
+        if shot.run == WITHOUT and scores[shot.output].status != "failed":
+            bases[shot.trial, shot.seed] = shot
+    poses = [score.pose for score in references if score.pose is not None]
+    compared = []
+    for shot in shots:
+        if shot.output not in scores:
+            compared.append(shot)
+            continue
+        score, base = scores[shot.output], bases.get((shot.trial, shot.seed))
+        shot = _with_score(shot, score, poses)
+        if shot.run != WITHOUT and score.status != "failed" and base is not None:
+            boxes = [one.box for one in (score, scores[base.output]) if one.box is not None]
+            shot = _with_change(shot, _pixels(folder, shot), _pixels(folder, base), boxes)
+        compared.append(shot)
+    return compared
+
+
+def _with_score(shot: Shot, score: Score, poses: Sequence[Pose]) -> Shot:
+    """poses: of the references."""
+    turned = None
+    if score.pose is not None:
+        pose = score.pose
+        turned = min((angle_between(pose, other) for other in poses), default=None)
+    return replace(
+        shot,
+        # a picture that is "failed" was not drawn
+        status="unreadable" if score.status == "failed" else score.status,
+        likeness=score.likeness,
+        stranger=score.stranger,
+        truth=score.truth,
+        copy_paste=score.copy_paste,
+        by_each=score.by_each,
+        prompt_score=score.prompt,
+        faces=score.faces,
+        pose=score.pose,
+        turned=turned,
+        error=score.error,
+    )
+
+
+def _with_change(shot: Shot, pixels: np.ndarray, base: np.ndarray, boxes: Sequence[Box]) -> Shot:
+    """pixels, base: (H, W, 3) uint8 RGB. boxes: of the faces in either."""
+    outside = outside_heads((pixels.shape[0], pixels.shape[1]), boxes)
+    disruption = None
+    if outside.any():
+        disruption = mean_change(pixels[outside], base[outside])
+    return replace(shot, moved=mean_change(pixels, base), disruption=disruption)
+
+
+def outside_heads(size: tuple[int, int], boxes: Sequence[Box]) -> np.ndarray:
+    """bool (H, W): False in the boxes of faces, grown by HEAD_MARGIN on each side. size: (H, W)."""
+    import numpy as np
+
+    height, width = size
+    outside = np.ones((height, width), bool)
+    for left, top, across, down in boxes:
+        more_across, more_down = round(across * HEAD_MARGIN), round(down * HEAD_MARGIN)
+        rows = slice(max(0, top - more_down), max(0, top + down + more_down))
+        columns = slice(max(0, left - more_across), max(0, left + across + more_across))
+        outside[rows, columns] = False
+    return outside
+
+
+def _pixels(folder: Path, shot: Shot) -> np.ndarray:
+    """(H, W, 3) uint8 RGB."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(folder / shot.output) as image:
+        return np.asarray(image.convert("RGB"))
