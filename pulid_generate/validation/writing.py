@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.errors import OutputError
 from pulid_generate.pictures.scorer import Scorer
@@ -42,9 +43,9 @@ def check_whose(path: Path, identity: ValidatedIdentity) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
-        earlier = json.loads(data)["identity"]
+        earlier = read_object(data)["identity"]
         sha256, name = str(earlier["sha256"]), str(earlier.get("name", "without a name"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise OutputError(
             f"{path}: is there and is no report of validate; give another --output-dir, or remove "
             "it"
