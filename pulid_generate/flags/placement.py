@@ -78,7 +78,9 @@ class PlacementFlags:
     compile_blocks: Annotated[
         bool,
         typer.Option(
-            "--compile", help="torch.compile Flux's blocks: minutes at the start, faster steps."
+            "--compile",
+            help="torch.compile Flux's blocks: up to minutes at the first start, whose code is "
+            "kept, and faster steps.",
         ),
     ] = False
     backend: Annotated[

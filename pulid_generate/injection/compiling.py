@@ -10,16 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pulid_generate.errors import PlacementError
+from pulid_generate.packed.layers import show_to_graphs
+
+# of torch's compiler; Triton's files lie below it
+FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+# Graphs of one kind of block. torch's 8 are for code that should not change; blocks of a GGUF may
+# differ in the types of their matrices, and in which of their layers have a LoRA.
+MOST_GRAPHS = 64
 
 
-def check_compiler(device: torch.device) -> None:
-    """Raise PlacementError if torch.compile has nothing to generate code with on this device."""
+def check_compiler(device: torch.device, folder: Path | None = None) -> None:
+    """Raise PlacementError if torch.compile has nothing to generate code with on this device.
+
+    folder: where compiled code is kept for the next run; None leaves it to torch.
+    """
+    # before torch's compiler is asked anything, for then it chooses a folder
+    _keep_in(folder)
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -39,24 +53,46 @@ def check_compiler(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def compile_blocks(transformer: Any) -> Iterator[None]:
+def compile_blocks(transformer: Any, folder: Path | None = None) -> Iterator[None]:
     """Compile the block forwards of a diffusers Flux transformer, on first use; on leaving, the
     model is as it was.
 
-    Results agree with the plain model's to rounding, not bit for bit. Raises PlacementError if
-    there is no compiler.
+    folder: where compiled code is kept for the next run; None leaves it to torch. Results agree
+    with the plain model's to rounding, not bit for bit. Raises PlacementError if there is no
+    compiler.
     """
-    check_compiler(transformer.device)
+    check_compiler(transformer.device, folder)
+    show_to_graphs(transformer)
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     # diffusers' and accelerate's own hooks sit there, too
     before = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
         block.forward = torch.compile(block.forward)
+    # torch has imported it by now
+    config = torch._dynamo.config
+    limit, skip = config.recompile_limit, config.skip_nnmodule_hook_guards
+    config.recompile_limit = max(limit, MOST_GRAPHS)
+    # A LoRA hangs on some layers of some blocks. By default a graph traced for a block without it
+    # serves one with it, and the LoRA is lost.
+    config.skip_nnmodule_hook_guards = False
     try:
         yield
     finally:
+        config.recompile_limit, config.skip_nnmodule_hook_guards = limit, skip
         for block, forward in zip(blocks, before, strict=True):
             if forward is None:
                 del block.forward
             else:
                 block.forward = forward
+
+
+def _keep_in(folder: Path | None) -> None:
+    """A folder that the user has named to torch stays, and so does torch's own choice where ours
+    cannot be made: code is only compiled anew.
+    """
+    if folder is None or FOLDER_VARIABLE in os.environ:
+        return
+    with contextlib.suppress(OSError):
+        # what lies there is run: for its owner alone
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ[FOLDER_VARIABLE] = str(folder)

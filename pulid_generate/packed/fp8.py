@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pulid_extract.shared.cpu_linear import linear
 from pulid_generate.kernels.availability import serves
+from pulid_generate.packed.opaque import LayersByAddress
 from pulid_generate.packed.workspace import Workspace, may_reuse
 
 # Numbers of a weight that are looked up at a time: few enough that a slice's intermediates stay in
@@ -140,6 +141,34 @@ class Fp8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(.., C) -> (.., R)."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if torch.compiler.is_compiling() and not serves(x.device):
+            return _product_in_graph(x, self.data, self.scale, bias)
+        return self.product(x, bias)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """As `forward`, with a bias in the dtype of x."""
         if self.workspace is not None and may_reuse(x):
             return linear(x, self.weight.dequantize(x.dtype, self.workspace), bias)
         return nn.functional.linear(x, self.weight.dequantize(x.dtype), bias)
+
+
+_in_graphs: LayersByAddress[Fp8Linear] = LayersByAddress()
+
+
+@torch.library.custom_op("pulid_generate::fp8_linear", mutates_args=())
+def _product_in_graph(x: Tensor, data: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x W^T + bias as an operator that torch.compile does not look into."""
+    layer = _in_graphs.find(data)
+    if layer is not None:
+        return layer.product(x, bias)
+    return nn.functional.linear(x, Fp8Weight(data, scale).dequantize(x.dtype), bias)
+
+
+@_product_in_graph.register_fake
+def _(x: Tensor, data: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], data.shape[0])
+
+
+def show_to_graphs(layer: Fp8Linear) -> None:
+    """Compiled graphs multiply with this layer as it multiplies by itself."""
+    _in_graphs.remember(layer)

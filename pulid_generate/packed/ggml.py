@@ -25,6 +25,7 @@ from pulid_generate.kernels.availability import serves
 from pulid_generate.packed import ggml_blocks as blocks
 from pulid_generate.packed import int8_products
 from pulid_generate.packed.int8_products import DoubleRounded
+from pulid_generate.packed.opaque import LayersByAddress
 from pulid_generate.packed.workspace import Workspace, may_reuse
 
 Compute = Literal["float", "int8"]
@@ -159,6 +160,12 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(.., C) -> (.., R)."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if torch.compiler.is_compiling() and not serves(x.device):
+            return _product_in_graph(x, self.data, bias, int(self.kind))
+        return self.product(x, bias)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """As `forward`, with a bias in the dtype of x."""
         if not may_reuse(x):
             return nn.functional.linear(x, self.weight.dequantize(x.dtype), bias)
         if self.computing.compute == "int8" and x.numel() >= INT8_TOKENS * self.in_features:
@@ -213,6 +220,29 @@ class QuantizedLinear(nn.Module):
             yield int8_products.round_twice(
                 numbers, "rounded weight", workspace, self._int8_columns
             )
+
+
+_in_graphs: LayersByAddress[QuantizedLinear] = LayersByAddress()
+
+
+@torch.library.custom_op("pulid_generate::quantized_linear", mutates_args=())
+def _product_in_graph(x: Tensor, data: Tensor, bias: Tensor | None, kind: int) -> Tensor:
+    """x W^T + bias as an operator that torch.compile does not look into."""
+    layer = _in_graphs.find(data)
+    if layer is not None:
+        return layer.product(x, bias)
+    weight = QuantizedWeight(data, gguf.GGMLQuantizationType(kind))
+    return nn.functional.linear(x, weight.dequantize(x.dtype), bias)
+
+
+@_product_in_graph.register_fake
+def _(x: Tensor, data: Tensor, bias: Tensor | None, kind: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], data.shape[0])
+
+
+def show_to_graphs(layer: QuantizedLinear) -> None:
+    """Compiled graphs multiply with this layer as it multiplies by itself."""
+    _in_graphs.remember(layer)
 
 
 def compute_quantized(model: nn.Module, compute: Compute = "float", cache_bytes: int = 0) -> int:

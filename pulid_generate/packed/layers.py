@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from pulid_generate.packed import fp8, ggml
 from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
 from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
 from pulid_generate.packed.workspace import Workspace
@@ -68,6 +69,15 @@ def packed_linear(
     if isinstance(weight, QuantizedWeight):
         return QuantizedLinear(weight, bias)
     return Fp8Linear(weight, bias, workspace)
+
+
+def show_to_graphs(model: nn.Module) -> None:
+    """Before a model with packed layers is compiled: its graphs multiply as the layers do."""
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear):
+            ggml.show_to_graphs(layer)
+        elif isinstance(layer, Fp8Linear):
+            fp8.show_to_graphs(layer)
 
 
 def swap_halves(weight: PackedWeight) -> PackedWeight:

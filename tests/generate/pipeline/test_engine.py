@@ -11,8 +11,8 @@ from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
 from pulid_generate.files.model import Model
-from pulid_generate.memory.plan import Plan, Stage, Work
-from pulid_generate.pipeline import loading, planning
+from pulid_generate.memory.plan import Measure, MeasureKind, Plan, Stage, Work
+from pulid_generate.pipeline import loaded, loading, planning
 from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT, Residents
@@ -178,6 +178,28 @@ def test_what_cannot_fit_is_refused_before_anything_loads(pipeline, loads, monke
         # alone it fits, four at once do not
         engine.expect(pipeline.job(request()))
         with pytest.raises(PlacementError, match="--batch-size 4: needs"):
+            _ = engine.decodes_beside
+    assert not loads
+
+
+def test_weights_that_are_widened_layer_by_layer_are_not_compiled(pipeline, loads, monkeypatch):
+    """Said before anything loads."""
+
+    def kept(files, work, placement, available):
+        plan = plan_for(files, work, placement, available)
+        measure = Measure(MeasureKind.SIXTEEN_BIT, "16-bit weights kept")
+        stages = []
+        for stage in plan.stages:
+            here = (measure,) if stage.model is Model.FLUX else ()
+            stages.append(replace(stage, measures=here))
+        return replace(plan, stages=tuple(stages))
+
+    monkeypatch.setattr(planning, "make_plan", kept)
+    monkeypatch.setattr(loaded, "check_compiler", lambda device, folder: None)
+    monkeypatch.setattr(pipeline, "compile", True)
+    with pipeline.engine() as engine:
+        engine.expect(pipeline.job(request()))
+        with pytest.raises(PlacementError, match="take --dtype bfloat16, or leave --compile out"):
             _ = engine.decodes_beside
     assert not loads
 
