@@ -24,11 +24,11 @@ class LayersByAddress(Generic[Layer]):
 
     def remember(self, layer: Layer) -> None:
         """So that `find` gives it for its bytes."""
-        self._layers[layer.data.data_ptr()] = layer
+        self._layers[layer.get_buffer("data").data_ptr()] = layer
 
     def find(self, data: Tensor) -> Layer | None:
         """The layer of these bytes; None for one that was never remembered, or has moved."""
         layer = self._layers.get(data.data_ptr())
-        if layer is None or layer.data.data_ptr() != data.data_ptr():
+        if layer is None or layer.get_buffer("data").data_ptr() != data.data_ptr():
             return None
-        return layer if layer.data.shape == data.shape else None
+        return layer if layer.get_buffer("data").shape == data.shape else None
