@@ -5,6 +5,7 @@ folders.
     embedding_file.py  the .pulidembd format
     json_text.py       JSON that anybody may have written
     picture_file.py    picture files into upright pixels, or why not
+    png_chunks.py      a PNG's texts and colour profile, of any size
     clip_words.py      CLIP's words, for prompts
     records.py         JSON Lines and CSV, each problem with its line
     writing.py         results written beside and renamed; folders

@@ -2,8 +2,9 @@
 both programs read portraits, starting pictures and masks with.
 
 Bytes of a file or of standard input go in, a Pillow image comes out. Limits of size are checked
-before anything is decoded. Colour profiles are not applied, as in the reference app. Knows nothing
-of faces, of what is drawn, or of networks. Imports no torch, and Pillow only when it is called.
+before anything is decoded. A colour profile is applied where the caller asks for sRGB: pictures to
+draw over are; portraits are not, as in the reference app (docs/files.md). Knows nothing of faces,
+of what is drawn, or of networks. Imports no torch, and Pillow only when it is called.
 """
 
 from __future__ import annotations
@@ -11,18 +12,28 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.png_chunks import pixels_alone
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import numpy as np
+    from PIL import Image, ImageCms
 
 MAX_FILE_BYTES = 512 << 20
 # phones reach 108 million; a decompression bomb claims billions
 MAX_PIXELS = 128 << 20
+
+# Formats of several pictures, of which the first is meant: an MPO is a JPEG with a second view or
+# preview behind the photograph, a HEIC has bursts, depth maps and thumbnails. pillow-heif opens the
+# one that the file calls primary. Neither is an animation.
+STILLS = ("MPO", "HEIF")
+# of 255: what sRGB's own profiles differ from each other
+ROUNDING = 2
 
 # ISO/IEC 23008-12, annex B
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -107,27 +118,105 @@ def check_picture(data: bytes, where: str, formats: PictureFormats) -> None:
 
 
 def decode_picture(
-    data: bytes, where: str, formats: PictureFormats, behind: str = "white"
+    data: bytes, where: str, formats: PictureFormats, behind: str = "white", to_srgb: bool = False
 ) -> Image.Image:
     """The picture as a viewer shows it: upright, 8 bits per channel, of mode "L" or "RGB".
 
     where: names the source in messages. behind: the colour, as Pillow spells it, that shows through
-    what is transparent. Raises InputError for bytes that are not a picture of these formats, and
-    for one that is truncated, animated or has more than 128 million pixels.
+    what is transparent. to_srgb: the numbers of a picture with a colour profile become those of
+    sRGB; a profile that is damaged counts as none. Raises InputError for bytes that are not a
+    picture of these formats, and for one that is truncated, animated or has more than 128 million
+    pixels.
     """
+
+    def convert(image: Image.Image) -> Image.Image:
+        return _flatten(_in_srgb(image) if to_srgb else image, behind)
+
+    return _decoded(data, where, formats, convert)
+
+
+def decode_grey(data: bytes, where: str, formats: PictureFormats) -> np.ndarray:
+    """Luminance times opacity, upright, (H, W) float64 in [0, 1]; 16 bits are kept. where and what
+    is raised: as `decode_picture`.
+    """
+    import numpy as np
+    from PIL import Image
+
+    def convert(image: Image.Image) -> Image.Image:
+        # Pillow's own conversion to 8 bits clips 16
+        if image.mode.startswith("I"):
+            return Image.fromarray(np.asarray(image, np.float32) / 65535)
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"), np.float32) / 255
+        return Image.fromarray(np.asarray(image.convert("L"), np.float32) / 255 * alpha)
+
+    return np.asarray(_decoded(data, where, formats, convert), np.float64)
+
+
+def _decoded(
+    data: bytes,
+    where: str,
+    formats: PictureFormats,
+    convert: Callable[[Image.Image], Image.Image],
+) -> Image.Image:
+    """The picture, converted and turned upright. Raises InputError as `decode_picture`."""
     with warnings.catch_warnings():
         # Pillow warns of bombs (refused in `_open`) and of odd EXIF
         warnings.simplefilter("ignore")
         image = _open(data, where, formats)
         try:
             image.load()
-            flat = _flatten(image, behind)
+            converted = convert(image)
         # as in `_open`; OSError for a truncated file
         except Exception as error:
-            raise InputError(
-                f"{where}: cannot be decoded ({error}); the file is truncated or damaged"
-            ) from None
-        return _upright(image, flat)
+            raise _undecodable(image, where, error) from None
+        return _upright(image, converted)
+
+
+def _undecodable(image: Image.Image, where: str, error: Exception) -> InputError:
+    if image.format in ("JPEG", "MPO") and "truncated" in str(error):
+        return InputError(
+            f"{where}: lacks its last bytes ({error}); viewers show it all the same, with a grey "
+            "rest: fetch the file again, or open it in one, look, and save it anew"
+        )
+    return InputError(f"{where}: cannot be decoded ({error}); the file is truncated or damaged")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The picture with the numbers that sRGB has for its colours; itself without a profile that
+    says what they are, and where they are sRGB's already.
+    """
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    # of 16 bits Pillow converts none; they are grey
+    if not profile or image.mode.startswith("I"):
+        return image
+    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
+        opaque = "RGBA" if image.has_transparency_data else "RGB"
+        image = image.convert(opaque)
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        to_srgb = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, mode)
+        if image.mode == mode and _changes_nothing(to_srgb, mode):
+            return image
+        return ImageCms.applyTransform(image, to_srgb) or image
+    # a damaged profile, or one for pictures of other channels: viewers show the picture without it
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a profile is sRGB's but for rounding; its description may say anything."""
+    import numpy as np
+    from PIL import Image, ImageCms
+
+    steps = np.arange(0, 256, 51, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    image = Image.fromarray(colours).convert(mode)
+    changed = ImageCms.applyTransform(image, transform) or image
+    difference = np.abs(np.asarray(image, np.int16) - np.asarray(changed, np.int16))
+    return int(difference.max()) <= ROUNDING
 
 
 def _open(data: bytes, where: str, formats: PictureFormats) -> Image.Image:
@@ -137,12 +226,15 @@ def _open(data: bytes, where: str, formats: PictureFormats) -> Image.Image:
     if not data:
         raise InputError(f"{where}: is empty; expected a {formats.text} picture")
     names = formats.names
+    data, profile = pixels_alone(data)
     if formats.heic and data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
         _register_heif(where)
         names = (*names, "HEIF")
     try:
         image = Image.open(io.BytesIO(data), formats=names)
         frames = getattr(image, "n_frames", 1)
+        if profile is not None:
+            image.info["icc_profile"] = profile
     except Image.DecompressionBombError:
         raise InputError(
             f"{where}: claims more than {MAX_PIXELS >> 20} million pixels; give a smaller picture"
@@ -158,9 +250,7 @@ def _open(data: bytes, where: str, formats: PictureFormats) -> Image.Image:
             f"{where}: is {width}x{height}, more than {MAX_PIXELS >> 20} million pixels; "
             "give a smaller picture"
         )
-    # An MPO is a JPEG with a second view or preview behind the photograph, as phones write it: not
-    # an animation.
-    if frames > 1 and image.format != "MPO":
+    if frames > 1 and image.format not in STILLS:
         raise InputError(f"{where}: is an animation of {frames} frames; give a still picture")
     return image
 

@@ -29,6 +29,7 @@ from pulid_generate.request.tokens import LoraUse
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
+    from pulid_generate.request.start_picture import PictureBytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ def _read_prompt(flags: Flags) -> tuple[str, tuple[LoraChoice, ...]]:
     return prompt, choose_loras(named, tags, folder)
 
 
-def _read_init_img(flags: Flags) -> bytes | None:
+def _read_init_img(flags: Flags) -> PictureBytes | None:
     """The file of the picture to start from, read once: it may be standard input."""
     if flags.init_img is None:
         return None
@@ -170,7 +171,7 @@ def _read_init_img(flags: Flags) -> bytes | None:
 
 
 def _read_start(
-    flags: Flags, init_img: bytes | None, width: int, height: int
+    flags: Flags, init_img: PictureBytes | None, width: int, height: int
 ) -> StartPicture | None:
     if init_img is None:
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
+from pulid_extract.shared.png_chunks import pixels_alone, text_of
 from pulid_generate.errors import OutputError, OutputNameError, RequestError
 from pulid_generate.request.job import Job
 
@@ -131,11 +132,12 @@ def read_parameters(data: bytes) -> str:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(SAVE_OPTIONS)) as image:
+        pixels, _ = pixels_alone(data)
+        with Image.open(io.BytesIO(pixels), formats=tuple(SAVE_OPTIONS)) as image:
             if image.format == "PNG":
-                # the chunk may stand behind the pixels
+                # a file that breaks off carries nothing
                 image.load()
-                text = image.info.get("parameters")
+                text = text_of(data, "parameters")
             else:
                 comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
                 text = None

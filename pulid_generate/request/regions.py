@@ -14,9 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
+from pulid_extract.shared.picture_file import (
+    PictureFormats,
+    decode_grey,
+    name_of,
+    read_picture_bytes,
+)
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 
+FORMATS = PictureFormats(("PNG",), "PNG")
+JPEG_START = b"\xff\xd8\xff"
 # Tokens inside the edge that are weaker: at a straight edge the outermost has 2/3
 FEATHER = 1
 
@@ -96,40 +104,24 @@ def _softened(coverage: np.ndarray) -> np.ndarray:
 
 def _read_mask(path: str | Path, width: int, height: int, where: str) -> np.ndarray:
     """(height, width) float64 in [0, 1]."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            if image.format != "PNG":
-                # the noise around an edge of a JPEG would leave traces of the person outside
-                raise InputError(
-                    f"{where}: is {image.format}, expected PNG; a mask must keep its black exactly"
-                )
-            if image.size != (width, height):
-                raise InputError(
-                    f"{where}: has {image.width}x{image.height} pixels, "
-                    f"the picture {width}x{height}; make the mask in the picture's size"
-                )
-            return _grey(image)
-    except FileNotFoundError:
+        data = read_picture_bytes(path, "mask=", FORMATS)
+        pixels = None
+        if not data.startswith(JPEG_START):
+            pixels = decode_grey(data, where, FORMATS)
+    except InputError as error:
+        # bytes that were never read have a name of their own
+        message = str(error).removeprefix(f"{name_of(path)}: ").removeprefix(f"{where}: ")
         raise InputError(
-            f"{where}: no such file; give a PNG of {width}x{height} pixels, "
+            f"{where}: cannot be read as a PNG ({message}); give one of {width}x{height} pixels, "
             "white where the person is"
         ) from None
-    except InputError:
-        raise
-    # Pillow's errors for damaged files
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    if pixels is None:
+        # the noise around an edge would leave traces of the person outside
+        raise InputError(f"{where}: is JPEG, expected PNG; a mask must keep its black exactly")
+    if pixels.shape != (height, width):
         raise InputError(
-            f"{where}: cannot be read as a PNG ({error or type(error).__name__}); save it again"
-        ) from None
-
-
-def _grey(image) -> np.ndarray:
-    """Luminance times opacity in [0, 1]. 16 bits are kept: Pillow's own conversion to 8 bits clips
-    them.
-    """
-    if image.mode.startswith("I"):
-        return np.asarray(image, np.float64) / 65535
-    alpha = np.asarray(image.convert("RGBA").getchannel("A"), np.float64) / 255
-    return np.asarray(image.convert("L"), np.float64) / 255 * alpha
+            f"{where}: has {pixels.shape[1]}x{pixels.shape[0]} pixels, "
+            f"the picture {width}x{height}; make the mask in the picture's size"
+        )
+    return pixels

@@ -6,7 +6,8 @@ of latents or models. Reading itself is pulid_extract/shared/picture_file.py.
 
 A picture of another size is cropped around its centre to the shape that is drawn, then resized, as
 sd-cli does it (leejet/stable-diffusion.cpp examples/common/media_io.cpp, `load_image_common`).
-Otherwise than there: EXIF turns the picture upright, what is transparent is white in a picture and
+Otherwise than there: EXIF turns the picture upright, the colours of a photograph with a profile
+become sRGB's, which is what is drawn, what is transparent is white in a picture and
 black in a mask, and resizing is Lanczos (masks: bilinear, which never overshoots) instead of a box
 filter, whose enlargements are blocks.
 """
@@ -14,6 +15,7 @@ filter, whose enlargements are blocks.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -28,9 +30,20 @@ from pulid_generate.errors import InputError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.request.mask_edge import grown
 
-FORMATS = PictureFormats(("JPEG", "PNG", "WEBP", "BMP", "TIFF"), "JPEG, PNG, WebP, BMP or TIFF")
+FORMATS = PictureFormats(
+    ("JPEG", "PNG", "WEBP", "BMP", "TIFF"), "JPEG, PNG, WebP, BMP or TIFF", heic=True
+)
 
-Source = str | Path | bytes
+
+class PictureBytes(NamedTuple):
+    """A file that was read."""
+
+    data: bytes
+    # what messages call it
+    where: str
+
+
+Source = str | Path | bytes | PictureBytes
 
 
 def read_init_image(source: Source, width: int, height: int) -> np.ndarray:
@@ -39,15 +52,17 @@ def read_init_image(source: Source, width: int, height: int) -> np.ndarray:
     source: a file, "-" for standard input, or its bytes. Raises InputError for what is not a
     picture, truncated, animated or huge.
     """
-    image = _decoded(source, "--init-img", "white").convert("RGB")
+    image = _decoded(source, "--init-img", "white", to_srgb=True).convert("RGB")
     return np.array(_fit(image, width, height, Image.Resampling.LANCZOS))
 
 
-def read_source(source: Source, flag: str = "--init-img") -> bytes:
+def read_source(source: Source, flag: str = "--init-img") -> PictureBytes:
     """A picture's bytes, to be read more than once: "-" is standard input. Raises InputError."""
-    if isinstance(source, bytes):
+    if isinstance(source, PictureBytes):
         return source
-    return read_picture_bytes(source, flag, FORMATS)
+    if isinstance(source, bytes):
+        return PictureBytes(source, flag)
+    return PictureBytes(read_picture_bytes(source, flag, FORMATS), name_of(source))
 
 
 def init_image_size(source: Source) -> tuple[int, int]:
@@ -70,7 +85,8 @@ def read_mask(
     Raises InputError for another size, for a mask that leaves nothing to redraw, and as
     `read_init_image`.
     """
-    name = _name(source, "--mask")
+    source = read_source(source, "--mask")
+    name = source.where
     image = _decoded(source, "--mask", "black").convert("L")
     sizes = [(width, height)]
     wanted = f"{width}x{height}"
@@ -109,14 +125,10 @@ def paste(drawn: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarr
 # -------------------------------------------------------------------------------------------- parts
 
 
-def _name(source: Source, flag: str) -> str:
-    """What messages call it."""
-    return flag if isinstance(source, bytes) else name_of(source)
-
-
-def _decoded(source: Source, flag: str, behind: str) -> Image.Image:
+def _decoded(source: Source, flag: str, behind: str, to_srgb: bool = False) -> Image.Image:
     """Upright, 8 bits per channel, on a ground of the colour `behind`."""
-    return decode_picture(read_source(source, flag), _name(source, flag), FORMATS, behind)
+    data, where = read_source(source, flag)
+    return decode_picture(data, where, FORMATS, behind, to_srgb)
 
 
 def _fit(image: Image.Image, width: int, height: int, resampling: Image.Resampling) -> Image.Image:

@@ -6,14 +6,23 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
+import types
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from support.colour_profiles import DISPLAY_P3, matrix_profile
 from support.picture_files import PICTURE, encode
 
-from pulid_extract.pictures.portrait import decode_portrait, limit_long_side, read_portrait
+from pulid_extract.pictures.portrait import (
+    check_portrait,
+    decode_portrait,
+    limit_long_side,
+    read_portrait,
+)
 from pulid_extract.pictures.regions import PAD_RGB, FaceBox, crop_box
 from pulid_extract.shared.errors import InputError
 
@@ -270,3 +279,74 @@ def test_other_sizes_are_resized_to_512():
 def test_boxes_that_cannot_be_are_refused(box, message):
     with pytest.raises(InputError, match=message):
         crop_box(NOISE, box, (800, 600))
+
+
+# ---------------------------------------------------------------------------- pictures as they come
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "iCCP"])
+def test_a_png_with_megabytes_beside_its_pixels_is_read(kind):
+    """Pillow refuses the whole picture for a text or a profile that unpacks to more than 1 MiB."""
+    long = "workflow " * 300_000
+    options = {}
+    if kind == "iCCP":
+        options["icc_profile"] = matrix_profile(DISPLAY_P3, padding=2 << 20)
+    else:
+        texts = PngInfo()
+        if kind == "iTXt":
+            texts.add_itxt("workflow", long, zip=True)
+        else:
+            texts.add_text("workflow", long, zip=kind == "zTXt")
+        options["pnginfo"] = texts
+    data = encode(PICTURE, **options)
+    assert kind.encode() in data
+    check_portrait(data)
+    assert np.array_equal(decode_portrait(data), PICTURE)
+    # a few bytes that claim to be a gigabyte
+    bomb = zlib.compress(bytes(64 << 20), 9)
+    chunk = struct.pack(">I", len(bomb) + 3) + b"zTXta\0\0" + bomb + bytes(4)
+    plain = encode(PICTURE)
+    assert np.array_equal(decode_portrait(plain[:33] + chunk + plain[33:]), PICTURE)
+
+
+def test_the_orientation_in_a_pngs_xmp_is_still_obeyed():
+    texts = PngInfo()
+    xmp = '<x:xmpmeta xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/>'
+    texts.add_itxt("XML:com.adobe.xmp", xmp)
+    assert np.array_equal(decode_portrait(encode(PICTURE, pnginfo=texts)), PICTURE[::-1, ::-1])
+
+
+def test_a_portraits_profile_is_not_applied_as_in_the_reference():
+    data = encode(PICTURE, icc_profile=matrix_profile(DISPLAY_P3))
+    assert np.array_equal(decode_portrait(data), PICTURE)
+
+
+def test_a_jpeg_without_its_last_bytes_gets_a_hint():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encode(noise, "JPEG")
+    for cut in (3, 40, 900):
+        with pytest.raises(InputError, match=r"me\.jpg: lacks its last bytes .* viewers show it"):
+            decode_portrait(data[:-cut], "me.jpg")
+
+
+def test_of_a_heic_with_several_stills_the_primary_one_is_read(monkeypatch):
+    """pillow-heif, which is no dependency, opens the primary one and counts all."""
+
+    class Heif(types.ModuleType):
+        @staticmethod
+        def register_heif_opener():
+            def opener(file, name):
+                image = Image.fromarray(PICTURE)
+                image.format, image.n_frames = "HEIF", 3
+                return image
+
+            Image.register_open("HEIF", opener, lambda start: start[4:12] == b"ftypheic")
+
+    data = b"\0\0\0\x20ftypheic" + bytes(100)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match=r"is HEIC; run: pip install pillow-heif, or save"):
+        decode_portrait(data)
+    monkeypatch.setitem(sys.modules, "pillow_heif", Heif("pillow_heif"))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    assert np.array_equal(decode_portrait(data), PICTURE)

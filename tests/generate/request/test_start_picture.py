@@ -7,11 +7,18 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from support.colour_profiles import DISPLAY_P3, in_srgb, matrix_profile
 from support.picture_files import encode, gradient
 
 from pulid_generate.errors import InputError
-from pulid_generate.request.start_picture import init_image_size, paste, read_init_image, read_mask
+from pulid_generate.request.start_picture import (
+    init_image_size,
+    paste,
+    read_init_image,
+    read_mask,
+    read_source,
+)
 
 # ------------------------------------------------------------------------ the picture to start from
 
@@ -79,7 +86,7 @@ def bad_pictures():
             b"<!DOCTYPE html><html>404</html>",
             "is not a readable JPEG, PNG, WebP, BMP or TIFF picture",
         ),
-        "truncated": (encode(gradient(160, 160), "JPEG")[:-900], "truncated or damaged"),
+        "truncated": (encode(gradient(160, 160), "JPEG")[:-900], "lacks its last bytes"),
         "animation": (
             encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
             "animation of 2 frames",
@@ -161,3 +168,55 @@ def test_paste_leaves_black_alone_and_takes_white_whole():
     assert np.array_equal(ours[32:], original[32:])
     # half of a picture and half of its negative
     assert np.abs(ours[16:32].astype(int) - 127.5).max() <= 1.5
+
+
+# ------------------------------------------------------------------------------------------ colours
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "RGBA", "P", "L"])
+def test_a_wide_photograph_becomes_srgb(kind):
+    """Each colour as the textbook has it: red of Display P3 is beyond sRGB's, grey is grey."""
+    colours = np.array([[200, 60, 60], [60, 190, 70], [128, 128, 128], [250, 10, 20]], np.uint8)
+    if kind == "L":
+        colours = colours[2:3].repeat(4, 0)
+    wanted = in_srgb(DISPLAY_P3, colours)
+    assert (abs(wanted.astype(int) - colours) > 8).any() == (kind != "L")
+    pixels = np.repeat(np.repeat(colours.reshape(2, 2, 3), 16, 0), 16, 1)
+    image = Image.fromarray(pixels)
+    options = {"icc_profile": matrix_profile(DISPLAY_P3)}
+    if kind == "JPEG":
+        options |= {"quality": 100, "subsampling": 0}
+    elif kind == "P":
+        image = image.quantize(4)
+    elif kind != "PNG":
+        image = image.convert(kind)
+    data = encode(image, "JPEG" if kind == "JPEG" else "PNG", **options)
+    got = read_init_image(data, 32, 32)[8::16, 8::16].reshape(4, 3)
+    if kind == "L":
+        # an RGB profile says nothing of a grey picture
+        assert np.array_equal(got, colours)
+    else:
+        assert abs(got.astype(int) - wanted).max() <= 2
+
+
+def test_srgb_and_damaged_profiles_change_nothing():
+    for profile in (
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        b"no profile at all",
+        matrix_profile(DISPLAY_P3)[:200],
+    ):
+        data = encode(gradient(), icc_profile=profile)
+        assert np.array_equal(read_init_image(data, 64, 48), gradient())
+
+
+def test_a_mask_is_numbers_and_no_colours():
+    mask = np.full((48, 64), 128, np.uint8)
+    data = encode(Image.fromarray(mask).convert("RGB"), icc_profile=matrix_profile(DISPLAY_P3))
+    assert np.array_equal(read_mask(data, 64, 48), mask)
+
+
+def test_errors_name_the_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(gradient())[:-60])
+    source = read_source(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded"):
+        read_init_image(source, 64, 48)
