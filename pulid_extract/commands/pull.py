@@ -11,10 +11,12 @@ import typer
 from pulid_extract.files.antelopev2_zip import fill_from_zip
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.settings import takes_settings
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.shared.model_files.pulling import KitItem, PullOutcome, carry_out, plan
 
 
+@takes_settings
 def pull(
     context: typer.Context,
     parts: Annotated[

@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.settings import takes_settings
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.shared.model_files.pulling import carry_out, plan
 from pulid_generate.files.kits import KITS, Kit
 
 
+@takes_settings
 def pull(
     kit: Annotated[Kit, typer.Argument(metavar="KIT", help=f"Which files: {', '.join(KITS)}.")],
     models_dir: Annotated[

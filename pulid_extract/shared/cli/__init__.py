@@ -4,6 +4,7 @@
     standard_output.py  kept free of what libraries print, open to lines of results
     flags.py            a dataclass of flags -> a command line
     help.py             --help: the basics first, groups, examples, words
+    settings.py         pulid.toml: defaults of options, model files by role
     wording.py          wrong usage in plain words
     interrupts.py       Ctrl-C that lets the work in hand be finished
 

@@ -13,7 +13,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.help import ABOUT, HELP_ALL, show_help_all
+from pulid_extract.shared.cli.settings import PARAMETERS, used_settings
 
 FlagsType = TypeVar("FlagsType")
 Command = Callable[[typer.Context, FlagsType], None]
@@ -43,12 +45,19 @@ def takes_flags(kind: type[FlagsType]) -> Callable[[Command[FlagsType]], Callabl
         annotation = _under_heading(hints[field.name], heading_of(kind, field.name))
         parameters.append(_parameter(field.name, annotation, default))
 
+    for name, (annotation, default) in PARAMETERS.items():
+        parameters.append(_parameter(name, annotation, default))
     parameters.append(_parameter("help_all", HelpAll, False))
 
     def decorate(function: Command[FlagsType]) -> Callable[..., None]:
         def command(context: typer.Context, **values: Any) -> None:
-            del values["help_all"]
-            function(context, kind(**values))
+            for name in (*PARAMETERS, "help_all"):
+                del values[name]
+            flags = kind(**values)
+            if getattr(flags, "verbose", False):
+                for line in used_settings(context):
+                    console.log(f"settings of {line}")
+            function(context, flags)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from pulid_extract.shared.cli.settings import setting_error, use_settings
 from pulid_extract.shared.cli.wording import in_plain_words
 
 HELP_ALL = "--help-all"
@@ -60,15 +61,33 @@ class _GroupedHelp:
     # command's name -> its page; "" is the program itself
     pages: ClassVar[Mapping[str, HelpPage]] = {}
 
-    get_params: Any  # click's
+    params: list[Any]
+    # click's
+    get_params: Any
+    make_parser: Any
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As click's; what is wrong with a value is said in plain words."""
+        """As click's, with defaults from pulid.toml; what is wrong with a value is said in plain
+        words.
+        """
+        if args and not ctx.resilient_parsing:
+            self._use_settings(ctx, args)
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc]
         except typer.BadParameter as error:
             in_plain_words(error)
+            parameter = getattr(error, "param", None)
+            if in_file := setting_error(ctx, parameter, str(error.message)):
+                raise in_file from None
             raise
+
+    def _use_settings(self, ctx: Any, args: list[str]) -> None:
+        if "config" not in {parameter.name for parameter in self.params}:
+            return
+        given, rest, _ = self.make_parser(ctx).parse_args(args=list(args))
+        # a program's own options do not stand before a sub-command, which reads the file itself
+        if not (isinstance(self, TyperGroup) and rest and rest[0] in self.commands):
+            use_settings(ctx, given)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Everything behind the text of the command."""
