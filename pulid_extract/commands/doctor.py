@@ -10,6 +10,7 @@ import typer
 from pulid_extract.flags.doctor import DoctorFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
+from pulid_extract.shared.cli.settings import used_settings
 
 
 @takes_flags(DoctorFlags)
@@ -18,15 +19,17 @@ def doctor(context: typer.Context, flags: DoctorFlags) -> None:
     that finds it, disk, hub.
 
     Exit code 0 if all is there, 1 if not; the report names the command that fetches what is
-    missing. Takes the flags that name files.
+    missing. Takes the flags that name files, and those that make some of them needless.
     """
+    from pulid_extract.files.model_set import needed_roles
     from pulid_extract.files.readiness import check_readiness
     from pulid_extract.files.roles import ROLES
     from pulid_extract.shared.model_files.checkup import as_text, raise_missing
 
     folder = Path(flags.models_dir).expanduser() if flags.models_dir else None
     explicit = {name: getattr(flags, name) for name in ROLES}
-    checks = check_readiness(explicit, folder, flags.device)
+    needed = needed_roles(True, flags.aligner, flags.parser)
+    checks = check_readiness(explicit, folder, flags.device, needed, used_settings(context))
     report = as_text(checks)
     if flags.as_json:
         ready = not any(check.stops for check in checks)

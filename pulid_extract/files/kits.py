@@ -6,7 +6,9 @@ what counts.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 from pulid_extract.files.roles import ANTELOPEV2, BISENET, EVA_CLIP, RETINAFACE
 from pulid_extract.shared.model_files import ANTELOPEV2_NETWORKS, PULID
@@ -32,3 +34,20 @@ KITS: dict[str, tuple[KitItem, ...]] = {
     "eva-clip": (KitItem(EVA_CLIP.name, EVA_CLIP.source, 856_461_210, role=EVA_CLIP),),
     "pulid": (KitItem(PULID.name, PULID.source, 1_142_099_520, role=PULID),),
 }
+# role -> the part that `pull` fetches it with, where that has another name
+PARTS = {
+    "retinaface": "facexlib",
+    "bisenet": "facexlib",
+    "eva_clip": "eva-clip",
+    "pulid_weights": "pulid",
+}
+
+
+def pull_command(absent: Collection[str], models_dir: str | Path | None) -> str:
+    """The one command that fetches what is not there; without parts where all are missing. absent:
+    names of roles.
+    """
+    parts = list(dict.fromkeys(PARTS.get(name, name) for name in absent))
+    if len(parts) == len(KITS):
+        parts = []
+    return " ".join(["pulid-extract pull", *parts, "--models-dir", str(models_dir or "models")])

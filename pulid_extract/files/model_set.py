@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from pulid_extract.files.kits import pull_command
 from pulid_extract.files.roles import ROLES
-from pulid_extract.shared.model_files import FoundFile, find
+from pulid_extract.shared.model_files import FoundFile, MissingFileError, all_missing, find
 
 
 def needed_roles(
@@ -32,11 +33,18 @@ def find_files(
 
     Raises WeightsError for a file that is missing or of the wrong kind.
     """
-    files = {
-        name: find(role, explicit.get(name), models_dir)
-        for name, role in ROLES.items()
-        if name in roles
-    }
+    files: dict[str, FoundFile] = {}
+    missing: dict[str, MissingFileError] = {}
+    for name, role in ROLES.items():
+        if name not in roles:
+            continue
+        try:
+            files[name] = find(role, explicit.get(name), models_dir)
+        except MissingFileError as error:
+            missing[name] = error
+    if missing:
+        command = pull_command(missing, models_dir)
+        raise all_missing(list(missing.values()), command, models_dir)
     for name, file in files.items():
         log(f"{ROLES[name].name}: {file.path} ({file.rule})")
         if file.warning:

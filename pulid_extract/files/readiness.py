@@ -5,56 +5,46 @@ network call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from pulid_extract.files.kits import KITS
+from pulid_extract.files.kits import pull_command
 from pulid_extract.files.roles import ROLES
 from pulid_extract.shared.model_files import find
 from pulid_extract.shared.model_files.checkup import (
+    FILES,
     Check,
     RoleCheck,
     libraries,
     look_for,
     machine,
+    settings_checks,
     surroundings,
 )
 
-# role -> the part that `pull` fetches it with, where that has another name
-PARTS = {
-    "retinaface": "facexlib",
-    "bisenet": "facexlib",
-    "eva_clip": "eva-clip",
-    "pulid_weights": "pulid",
-}
-
 
 def check_readiness(
-    explicit: Mapping[str, str | None], models_dir: Path | None, device: str
+    explicit: Mapping[str, str | None],
+    models_dir: Path | None,
+    device: str,
+    needed: Collection[str] = tuple(ROLES),
+    settings: Sequence[str] = (),
 ) -> list[Check]:
     """Everything that was looked at. explicit: role -> the file that a flag names. device: of
-    --device.
+    --device. needed: the roles that an extraction would read. settings: what came from pulid.toml.
     """
     roles: dict[str, RoleCheck] = {}
     for name, role in ROLES.items():
+        if name not in needed:
+            unread = Check(FILES, role.name, "ok", "not read with these flags")
+            roles[name] = RoleCheck(unread, None, False)
+            continue
         given = explicit.get(name)
         search = partial(find, role, given, models_dir)
         roles[name] = look_for(role, search, models_dir, given is not None)
-    fetch = _pull_command(roles, models_dir)
-    checks = [*libraries("extract"), *machine(device)]
+    fetch = pull_command([name for name, role in roles.items() if role.absent], models_dir)
+    checks = [*libraries("extract"), *machine(device), *settings_checks(settings)]
     checks += [role.with_remedy(fetch) for role in roles.values()]
     checks += surroundings(models_dir)
     return checks
-
-
-def _pull_command(roles: Mapping[str, RoleCheck], models_dir: Path | None) -> str:
-    """The command that fetches what is not there; without parts where all are missing."""
-    parts = []
-    for name, role in roles.items():
-        part = PARTS.get(name, name)
-        if role.absent and part not in parts:
-            parts.append(part)
-    if len(parts) == len(KITS):
-        parts = []
-    return " ".join(["pulid-extract pull", *parts, "--models-dir", str(models_dir or "models")])

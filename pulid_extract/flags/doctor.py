@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract.flags.groups import ModelFlags
+from pulid_extract.flags.groups import CropFlags, ModelFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorFlags(ModelFlags):
+class DoctorFlags(ModelFlags, CropFlags):
     """Every flag of `doctor`."""
 
     HEADING = "Report"

@@ -10,6 +10,7 @@ folders.
     records.py         JSON Lines and CSV, each problem with its line
     writing.py         results written beside and renamed; folders
     background.py      work in another thread
+    libraries.py       libraries that cannot be imported, and their cures
     home.py            where the project lives on the web
     telemetry.py       what libraries would report to their makers, switched off
     captions.py        text on sheets of pictures

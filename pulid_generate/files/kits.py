@@ -7,10 +7,12 @@ what counts.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
-from pulid_extract.shared.model_files import Source
+from pulid_extract.shared.model_files import Role, Source
 from pulid_extract.shared.model_files.pulling import KitItem
 from pulid_generate.files.roles import CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
@@ -127,3 +129,17 @@ KITS: dict[str, tuple[KitItem, ...]] = {
     "encoders": (AUTOENCODER, *TEXT_SMALL, IDENTITY),
     "pulid": (IDENTITY,),
 }
+
+# kits that bring what is missing
+SMALLEST_KIT, ENCODERS_KIT, PULID_KIT = "schnell-q4", "encoders", "pulid"
+
+
+def pull_command(absent: Collection[Role], models_dir: str | Path | None) -> str:
+    """The one command that fetches what is not there; it leaves alone what is."""
+    kit = ENCODERS_KIT
+    if FLUX in absent:
+        # without Flux the smallest one is the way to begin
+        kit = SMALLEST_KIT
+    elif set(absent) == {PULID}:
+        kit = PULID_KIT
+    return f"pulid-generate pull {kit} --models-dir {models_dir or 'models'}"

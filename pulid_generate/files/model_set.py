@@ -11,7 +11,9 @@ from pulid_extract.shared.model_files import (
     Fit,
     FoundFile,
     Header,
+    MissingFileError,
     Role,
+    all_missing,
     check_role,
     fills,
     find,
@@ -19,6 +21,7 @@ from pulid_extract.shared.model_files import (
     open_given,
 )
 from pulid_generate.errors import WeightsError
+from pulid_generate.files.kits import pull_command
 from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES
 from pulid_generate.files.model import Model
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
@@ -81,8 +84,27 @@ class ModelFiles:
             check_role(whole.header, replace(FLUX, flag=ALL_IN_ONE.flag))
         folder = Path(models_dir).expanduser() if models_dir else None
         # first: of several faults, this is the one to hear of
-        transformer = _part(FLUX, flux, whole, folder)
-        t5 = _part(T5XXL, t5xxl, whole, folder, fit_to(transformer, T5XXL))
+        missing: list[MissingFileError] = []
+
+        def part(role: Role, given: str | Path | None) -> FoundFile | None:
+            try:
+                return _part(role, given, whole, folder, fit_to(transformer, role))
+            except MissingFileError as error:
+                missing.append(error)
+                return None
+
+        transformer = None
+        transformer = part(FLUX, flux)
+        t5, autoencoder, clip = part(T5XXL, t5xxl), part(VAE, vae), part(CLIP_L, clip_l)
+        person = None
+        if with_pulid:
+            try:
+                person = find(PULID, pulid, models_dir)
+            except MissingFileError as error:
+                missing.append(error)
+        if not (transformer and t5 and autoencoder and clip) or missing:
+            command = pull_command({error.role for error in missing}, folder)
+            raise all_missing(missing, command, folder)
         near_t5 = [
             t5.path.parent,
             t5.path,
@@ -93,10 +115,10 @@ class ModelFiles:
             near_t5.append(folder)
         return cls(
             flux=transformer,
-            vae=_part(VAE, vae, whole, folder),
-            clip_l=_part(CLIP_L, clip_l, whole, folder, fit_to(transformer, CLIP_L)),
+            vae=autoencoder,
+            clip_l=clip,
             t5xxl=t5,
-            pulid=find(PULID, pulid, models_dir) if with_pulid else None,
+            pulid=person,
             # last: it may be a download
             t5_tokenizer=find_t5_tokenizer(t5_tokenizer, near_t5, t5.header),
         )

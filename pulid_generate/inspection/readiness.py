@@ -13,6 +13,7 @@ from textwrap import indent
 import typer
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.settings import used_settings
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.model_files import (
     FoundFile,
@@ -34,13 +35,14 @@ from pulid_extract.shared.model_files.checkup import (
     machine,
     no_network,
     raise_missing,
+    settings_checks,
     surroundings,
 )
 from pulid_generate.assembly.opening import find_files, placement_of
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
-from pulid_generate.files.kits import KITS
+from pulid_generate.files.kits import ENCODERS_KIT, KITS, pull_command
 from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
@@ -58,8 +60,6 @@ ROLES = {
     "t5xxl": T5XXL,
     "pulid_weights": PULID,
 }
-# kits that bring what is missing
-SMALLEST_KIT, ENCODERS_KIT, PULID_KIT = "schnell-q4", "encoders", "pulid"
 # title of the section
 PLAN = "memory plan"
 # of one portrait
@@ -77,11 +77,12 @@ def run(context: typer.Context, flags: Flags) -> None:
         looked[name] = _look_for_role(name, role, flags, folder, flux)
         if role is FLUX:
             flux = looked[name].file
-    absent = {name for name, role in looked.items() if role.absent}
-    fetch = f"pulid-generate pull {_kit_for(absent)} --models-dir {folder or 'models'}"
+    absent = [ROLES[name] for name, role in looked.items() if role.absent]
+    fetch = pull_command(absent, folder)
     checks = [
         *libraries("generate"),
         *machine(flags.device),
+        *settings_checks(used_settings(context)),
         *(role.with_remedy(fetch) for role in looked.values()),
     ]
     plan = None
@@ -106,14 +107,6 @@ def run(context: typer.Context, flags: Flags) -> None:
             text += f"\n{PLAN}, stage by stage\n{indent(as_table(plan), '  ')}"
         console.write_line(text)
     raise_missing(checks)
-
-
-def _kit_for(absent: set[str]) -> str:
-    """The kit that brings the files of these flags; it leaves alone what is there already."""
-    if "diffusion_model" in absent:
-        # without Flux the smallest one is the way to begin
-        return SMALLEST_KIT
-    return PULID_KIT if absent == {"pulid_weights"} else ENCODERS_KIT
 
 
 def _look_for_role(

@@ -15,6 +15,7 @@ import typer
 
 from pulid_extract.shared import telemetry
 from pulid_extract.shared.errors import OutputError, PulidError, UsageError, printable
+from pulid_extract.shared.libraries import import_problem
 
 
 def new_app(**settings: object) -> typer.Typer:
@@ -41,19 +42,31 @@ def run(app: typer.Typer, program: str) -> None:
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    # a library is there and cannot be loaded
+    except ImportError as error:
+        _say_import_problem(program, error)
     # whoever read our output went away; nothing more to say, not even at shutdown
     except BrokenPipeError:
         _close_output()
         sys.exit(1)
     except OSError as error:  # --help into a full disk: typer prints that itself
         if error.errno not in (errno.ENOSPC, errno.EIO):
-            raise
+            _say_import_problem(program, error)
         _close_output()
         print(
             f"{program}: error: standard output: cannot be written ({error.strerror})",
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _say_import_problem(program: str, error: Exception) -> None:
+    """The one line of an import that failed, and exit code 1; raises any other error again."""
+    problem = import_problem(error)
+    if problem is None:
+        raise error
+    print(f"{program}: error: {problem}; 'doctor' tries every import", file=sys.stderr)
+    sys.exit(1)
 
 
 def _close_output() -> None:

@@ -20,10 +20,12 @@ from typing import Any, Literal
 import psutil
 
 from pulid_extract.shared.errors import PackageError, PulidError
+from pulid_extract.shared.libraries import try_import
 from pulid_extract.shared.model_files.candidates import candidates_in
 from pulid_extract.shared.model_files.finding import (
     FoundFile,
     downloads_dir,
+    fetching_nothing,
     is_offline,
 )
 from pulid_extract.shared.model_files.kinds import Role
@@ -152,6 +154,9 @@ def _library(name: str, least: str, extra: str) -> Check:
             return Check(
                 "libraries", candidate, "wrong", text, f"pip install -U '{PROJECT}[{extra}]'"
             )
+        if problem := try_import(name):
+            text, _, cure = problem.partition("; run: ")
+            return Check("libraries", candidate, "wrong", f"{version}, {text}", f"run: {cure}")
         return Check("libraries", candidate, "ok", version)
     return Check(
         "libraries", name, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'"
@@ -298,12 +303,22 @@ def no_network() -> Iterator[None]:
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        yield
+        with fetching_nothing():
+            yield
     finally:
         if before is None:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = before
+
+
+def settings_checks(lines: Sequence[str]) -> list[Check]:
+    """What came from pulid.toml. lines: `settings.used_settings`."""
+    checks = []
+    for line in lines:
+        file, _, names = line.rpartition(": ")
+        checks.append(Check("settings", file, "ok", names))
+    return checks
 
 
 def surroundings(models_dir: Path | None, gated: Sequence[str] = ()) -> list[Check]:

@@ -4,9 +4,12 @@ no model.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +36,8 @@ from pulid_extract.shared.model_files.transfer import download
 from pulid_extract.shared.model_files.walking import file_identity, files_below
 
 MODELS_DIR_VARIABLE = "PULID_MODELS_DIR"
+# whether `doctor` asks
+_only_looking: ContextVar[bool] = ContextVar("only_looking", default=False)
 # organisation/repository[/path in it], as on the Hugging Face hub
 REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(.+))?")
 
@@ -55,6 +60,39 @@ class FoundFile:
             return self.path.stem
         parts = [part for part in self.path.resolve().parts if part.startswith("models--")]
         return parts[-1].split("--")[-1] if parts else self.path.resolve().name
+
+
+class MissingFileError(WeightsError):
+    """No rule found a file for a role."""
+
+    def __init__(self, role: Role, searched: str):
+        """searched: where it was looked for, as it stands behind "no file given"."""
+        self.role, self.searched = role, searched
+        super().__init__(self.line("fetch it with `pull`"))
+
+    def line(self, way: str) -> str:
+        """The message. way: how it is fetched."""
+        return (
+            f"{self.role.name}: no file given{self.searched}; give {self.role.flag} FILE, from "
+            f"{self.role.source.page}, or {way}"
+        )
+
+
+def all_missing(
+    missing: Sequence[MissingFileError], command: str, models_dir: str | Path | None
+) -> WeightsError:
+    """One error for every file that is missing. command: fetches them all."""
+    if len(missing) == 1:
+        return WeightsError(missing[0].line(f"run: {command}"))
+    names = ", ".join(f"{error.role.name} ({error.role.flag})" for error in missing)
+    where = f" in {models_dir}" if models_dir else ""
+    unfetched = ""
+    if any(error.role.fetch for error in missing) and is_offline():
+        unfetched = "HF_HUB_OFFLINE is set, so they were not fetched; "
+    return WeightsError(
+        f"{len(missing)} model files are missing{where}: {names}; {unfetched}run: {command}; or "
+        "name each with its flag"
+    )
 
 
 def find(
@@ -81,7 +119,8 @@ def find(
             names = ", ".join(str(header.path) for header in found.fitting)
             raise WeightsError(
                 f"{models_dir}: {len(found.fitting)} files can be the {role.name}: {names}; choose "
-                f"one with {role.flag}"
+                f"one with {role.flag}, or for good with a line of pulid.toml under [models]: "
+                f'{role.flag.lstrip("-")} = "{found.fitting[0].path}"'
             )
         if found.fitting:
             return FoundFile(found.fitting[0].path, "models folder", found.fitting[0])
@@ -104,13 +143,9 @@ def find(
     searched = f" (not in {models_dir} either)" if models_dir else ""
     if found.mistaken:
         searched = f" (not in {models_dir} either: {listed(found.mistaken)})"
-    offline = ""
-    if role.fetch and is_offline():
-        offline = "; HF_HUB_OFFLINE is set, so it was not fetched"
-    raise WeightsError(
-        f"{role.name}: no file given{searched}{offline}; give {role.flag} FILE, from "
-        f"{role.source.page}, or fetch it with `pull`"
-    )
+    if role.fetch and is_offline() and not _only_looking.get():
+        searched += "; HF_HUB_OFFLINE is set, so it was not fetched"
+    raise MissingFileError(role, searched)
 
 
 def open_given(role: Role, given: str | Path) -> FoundFile:
@@ -140,9 +175,16 @@ def _check_folder(folder: Path) -> None:
     """Raise WeightsError if there is no such models folder."""
     if not folder.is_dir():
         raise WeightsError(
-            f"{folder}: the models folder does not exist; make it, or correct --models-dir or "
-            f"{MODELS_DIR_VARIABLE}"
+            f"{folder}: the models folder does not exist{_where(folder)}; make it, or correct "
+            f"--models-dir or {MODELS_DIR_VARIABLE}"
         )
+
+
+def _where(folder: Path) -> str:
+    """Where a relative name was looked for: whoever changed the folder sees it there."""
+    if folder.is_absolute():
+        return ""
+    return f" in {Path.cwd()}, where a relative name starts (in pulid.toml: beside that file)"
 
 
 def _located(given: str | Path) -> Path:
@@ -282,6 +324,16 @@ def downloads_dir() -> Path:
     from huggingface_hub.constants import HF_HOME
 
     return Path(HF_HOME) / "pulid"
+
+
+@contextlib.contextmanager
+def fetching_nothing() -> Iterator[None]:
+    """Within it what is missing is only looked for, and is not said to be the user's setting."""
+    token = _only_looking.set(True)
+    try:
+        yield
+    finally:
+        _only_looking.reset(token)
 
 
 def is_offline() -> bool:

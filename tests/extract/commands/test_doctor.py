@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.coloured_faces import ALONE, picture, png
+from support.commands import call
 from support.paths import ROOT
 from support.portrait_models import write_antelopev2
 
@@ -215,3 +217,39 @@ def test_an_extraction_is_looked_at(tmp_path):
         "pulid-extract: error: not ready: EVA02-CLIP-L-14-336 image tower; "
         f"run: pulid-extract pull eva-clip --models-dir {models}"
     ]
+
+
+def test_flags_that_make_files_needless_and_what_the_small_world_has(capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pulid.toml").write_text(
+        f'[models]\nmodels-dir = "{ROOT / "scripts/micro_world/models"}"\n'
+    )
+    code, out, err = call(capfd, monkeypatch, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 1
+    missing = checks["RetinaFace detector"]
+    assert missing["status"] == "missing"
+    # what was not fetched because doctor only looks is not said to be the user's setting
+    assert "HF_HUB_OFFLINE" not in missing["text"]
+    assert checks[str(tmp_path / "pulid.toml")]["text"] == "models-dir"
+    code, out, err = call(
+        capfd, monkeypatch, "doctor", "--json", "--aligner", "antelopev2", "--parser", "none"
+    )
+    assert (code, json.loads(out)["ready"]) == (0, True), err
+    assert "not read with these flags" in out
+
+
+def test_all_that_is_missing_is_one_message_with_one_command(capfd, monkeypatch, tmp_path):
+    (tmp_path / "me.png").write_bytes(png(picture(*ALONE)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    base = ("--portrait", "me.png", "-o", "x", "--models-dir", "models")
+    code, _, err = call(capfd, monkeypatch, *base)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "5 model files are missing in models: " in err
+    for flag in ("--antelopev2", "--retinaface", "--bisenet", "--eva-clip", "--pulid-weights"):
+        assert f"({flag})" in err
+    assert "run: pulid-extract pull --models-dir models; or name each with its flag" in err
+    code, _, err = call(capfd, monkeypatch, *base, "--aligner", "antelopev2", "--parser", "none")
+    assert "3 model files" in err
+    assert "run: pulid-extract pull antelopev2 eva-clip pulid --models-dir models" in err

@@ -19,7 +19,7 @@ from support.paths import ROOT
 from support.portrait_models import models, models_folder
 
 PICTURE = png(picture((5, 5, RED)))
-NOTHING = "no file given"  # what the same command says of an empty models folder
+NOTHING = "model files are missing"  # what the same command says of an empty models folder
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_standard_input_is_one_picture(there, capfd, monkeypatch):
     code, _, stderr = call(
         capfd, monkeypatch, "--portrait", "-", "--mask", "-", "-o", str(there / "x"), *models()
     )
-    assert code == 1
+    assert code == 2
     assert "--mask -: standard input is the portrait" in stderr
 
 
@@ -87,7 +87,7 @@ def test_what_is_missing_says_how_to_get_it(there, capfd, monkeypatch):
     code, _, stderr = call(capfd, monkeypatch, "faces", "me.png", "--models-dir", "models")
     assert code == 1
     assert "HF_HUB_OFFLINE is set, so it was not fetched" in stderr
-    assert stderr.rstrip().endswith("or fetch it with `pull`")
+    assert stderr.rstrip().endswith("or run: pulid-extract pull antelopev2 --models-dir models")
 
 
 def test_a_closed_standard_output_is_one_line_before_the_work(there):

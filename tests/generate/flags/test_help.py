@@ -103,7 +103,7 @@ def test_a_new_flag_stands_under_the_heading_of_its_table(capsys):
     assert "Basics:\n  --brush TEXT" in short.replace("<str>", "TEXT")
     assert "Which one." in short
     assert "rag" not in short
-    assert re.search(r"More, explained by --help-all:\n  Paper  --paper\n  Help   --help", short)
+    assert re.search(r"More, explained by --help-all:\n  Paper     --paper\n", short)
     assert re.search(r"\nPaper:\n  --paper .* The reference takes rag\.", full)
     # a word is explained where it stands
     assert "Words:" not in short

@@ -9,6 +9,7 @@ import json
 import pytest
 from seeded import public_layouts
 from support.hollow_files import DEV, hollow, stored
+from support.paths import ROOT
 
 
 def report(run) -> dict[str, dict]:
@@ -156,3 +157,33 @@ def test_the_size_and_the_people_count(micro, person, generate):
     )
     assert peak("--pulid-id-embedding", person) == base  # one person is what is assumed
     assert peak("--pulid-id-embedding", person, "--identity", person)["Flux"] > base["Flux"]
+
+
+def test_all_that_is_missing_is_one_message_with_one_command(generate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    said = generate("-p", "x", "--models-dir", "models").error
+    assert "4 model files are missing in models: Flux transformer (--diffusion-model), " in said
+    assert said.endswith(
+        "run: pulid-generate pull schnell-q4 --models-dir models; or name each with its flag"
+    )
+    for name in ("a", "b"):
+        copied = "flux1-schnell-Q8_0.gguf"
+        (tmp_path / "models" / f"{name}.gguf").write_bytes(
+            (ROOT / "scripts/micro_world/models" / copied).read_bytes()
+        )
+    (tmp_path / "models" / "b.gguf").write_bytes(
+        (tmp_path / "models" / "b.gguf").read_bytes() + b" "
+    )
+    said = generate("-p", "x", "--models-dir", "models").error
+    assert "2 files can be the Flux transformer: models/a.gguf, models/b.gguf" in said
+    assert said.endswith(
+        "choose one with --diffusion-model, or for good with a line of pulid.toml under [models]: "
+        'diffusion-model = "models/a.gguf"'
+    )
+    (tmp_path / "pulid.toml").write_text(
+        '[models]\nmodels-dir = "models"\ndiffusion-model = "models/a.gguf"\n'
+    )
+    said = generate("-p", "x").error
+    assert "3 model files are missing" in said
+    assert "run: pulid-generate pull encoders --models-dir" in said

@@ -1,0 +1,77 @@
+"""Libraries that are there and cannot be imported: one line with the cure, in every command and in
+doctor.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import typer
+
+from pulid_extract.shared import libraries
+from pulid_extract.shared.cli import console
+from pulid_extract.shared.libraries import import_problem, try_import
+from pulid_extract.shared.model_files import checkup
+
+GL = "libGL.so.1: cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError(GL, name="cv2"), "cv2 cannot be imported (libGL.so.1: cannot open"),
+        (ImportError(GL), "apt-get install libgl1"),
+        (OSError("libcudart.so.12: cannot open shared object file"), "torch torchvision"),
+        (ModuleNotFoundError("No module named 'timm'", name="timm"), "--force-reinstall timm"),
+        (ImportError("cannot import name 'x'", name="pulid_extract.x"), None),
+        (OSError("No space left"), None),
+        (ValueError(GL), None),
+    ],
+)
+def test_which_library_and_what_cures_it(error, words):
+    line = import_problem(error)
+    assert (line is None) == (words is None)
+    assert words is None or words in line
+
+
+@pytest.mark.parametrize("error", [ImportError(GL, name="cv2"), OSError(GL)])
+def test_a_command_ends_in_one_line(error, capsys, monkeypatch):
+    app = console.new_app()
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as end:
+        console.run(app, "x")
+    said = capsys.readouterr().err
+    assert (end.value.code, said.count("\n")) == (1, 1)
+    assert "cannot be imported (libGL.so.1" in said
+    assert "apt-get install libgl1" in said
+
+
+def test_our_own_mistakes_are_not_dressed_up(monkeypatch):
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def fail() -> None:
+        raise ImportError("cannot import name 'x'", name="pulid_extract.x")
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(ImportError, match="cannot import name"):
+        console.run(app, "x")
+
+
+def test_doctor_tries_the_import_and_not_the_metadata_alone(monkeypatch, tmp_path):
+    (tmp_path / "timm.py").write_text(f"raise ImportError({GL!r}, name='timm')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    assert "libgl1" in (try_import("timm") or "")
+    found = {check.name: check for check in checkup.libraries("extract")}
+    assert found["timm"].status == "wrong"
+    assert "libGL.so.1" in found["timm"].text
+    assert "libgl1" in found["timm"].remedy
+    assert found["numpy"].status == "ok"
+    assert libraries.MODULES["pillow"] == "PIL"
