@@ -12,6 +12,7 @@ from pulid_extract.shared.cli.help import HelpCommand
 from pulid_extract.shared.cluster.flags import BatchCommand
 from pulid_generate.commands.batch import batch
 from pulid_generate.commands.demo import demo
+from pulid_generate.commands.detail import detail
 from pulid_generate.commands.doctor import doctor
 from pulid_generate.commands.draw import draw
 from pulid_generate.commands.inspect import inspect
@@ -39,7 +40,7 @@ PROGRAM = "pulid-generate"
 app = console.new_app()
 app.callback(invoke_without_command=True, no_args_is_help=True, cls=SdGroup)(draw)
 app.command(cls=SdBatchCommand, no_args_is_help=True)(batch)
-for command in (sweep, validate, verify):
+for command in (detail, sweep, validate, verify):
     app.command(cls=SdCommand, no_args_is_help=True)(command)
 for command in (doctor, serve):
     app.command(cls=SdCommand)(command)

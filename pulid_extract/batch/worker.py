@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
 
 from pulid_extract.batch.manifest import COLUMNS
 from pulid_extract.batch.rows import judged_flags
@@ -35,11 +37,17 @@ from pulid_extract.shared.cli.standard_output import ResultLines, quiet
 from pulid_extract.shared.errors import FaceError, InputError, PulidError
 from pulid_extract.shared.writing import write_atomically
 
+if TYPE_CHECKING:
+    from pulid_extract.faces.antelopev2 import Face
+    from pulid_extract.faces.scorer import FaceScorer
+
 EXAMPLE = '{"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"}'
 # pictures that a task may have written -> their fields among the flags
 PICTURES = ("preview", "face_image", "crop_image")
 # columns of a manifest that a task has otherwise
 NOT_COLUMNS = ("portrait", "portraits", "out")
+# fields of a task that lists faces
+OF_FACES = ("photo", "face_order", "allow_none", "people")
 
 
 def answer_all(flags: WorkerFlags) -> None:
@@ -67,6 +75,9 @@ class Worker:
                 self._defaults[item.name] = getattr(flags, item.name)
         # what the task in work would have said at a terminal
         self._notes: list[str] = []
+        # for likeness, made when somebody is first looked for; path of a reference -> (D,) float32
+        self._scorer: FaceScorer | None = None
+        self._references: dict[str, np.ndarray] = {}
         self._tasks: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "extract": self._extract,
             "crops": self._crops,
@@ -134,8 +145,12 @@ class Worker:
         if not isinstance(photo, str) or not photo or photo == "-":
             raise InputError("photo: expected the name of a picture")
         order = task.pop("face_order", None) or self.flags.face_order or "largest"
+        allow_none = task.pop("allow_none", False) is True
+        people = _people(task.pop("people", {}))
         if task:
-            raise InputError(f"unknown field {next(iter(task))[:40]!r}; expected photo, face_order")
+            raise InputError(
+                f"unknown field {next(iter(task))[:40]!r}; expected {', '.join(OF_FACES)}"
+            )
         data, where = read_portrait_bytes(photo)
         image = decode_portrait(data, where)
         from pulid_extract.extraction.identity import Options
@@ -153,15 +168,49 @@ class Worker:
             found = extractor.detect(image)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        if not found:
+        if not found and not allow_none:
             raise FaceError(f"{where}: no face found; give the region by hand, or another picture")
-        listed = list_faces(sorted_faces(found, order, image), image)
+        ordered = sorted_faces(found, order, image)
+        told = [face.to_json() for face in list_faces(ordered, image)]
+        if people:
+            for face, likeness in zip(told, self._likeness(image, ordered, people), strict=True):
+                face["likeness"] = likeness
         return {
             "portrait": photo,
             "width": image.shape[1],
             "height": image.shape[0],
-            "faces": [face.to_json() for face in listed],
+            "faces": told,
         }
+
+    def _likeness(
+        self, image: np.ndarray, faces: Sequence[Face], people: Mapping[str, Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """Of each face to each person, the mean cosine to the person's references. image: uint8 RGB
+        (H, W, 3). Raises InputError, FaceError, WeightsError.
+        """
+        from pulid_extract.faces.recognizer import Recognizer
+        from pulid_extract.faces.scorer import FaceScorer
+
+        extractor = self._networks.extractor
+        if self._scorer is None:
+            pack = extractor.files["antelopev2"].path
+            self._scorer = FaceScorer(extractor.detect, [Recognizer.of_pack(pack)])
+        vectors: dict[str, list[np.ndarray]] = {}
+        for name, references in people.items():
+            vectors[name] = []
+            for path in references:
+                if path not in self._references:
+                    known = self._scorer.known_face(path, "reference")
+                    self._references[path] = known.vectors[0]
+                vectors[name].append(self._references[path])
+        told = []
+        for face in faces:
+            likeness = {}
+            for name, known_vectors in vectors.items():
+                cosines = self._scorer.cosines(image, face, known_vectors)
+                likeness[name] = round(sum(cosines) / len(cosines), 4)
+            told.append(likeness)
+        return told
 
     # ---------------------------------------------------------------------------------------- parts
 
@@ -231,6 +280,21 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise InputError("is not UTF-8; expected one JSON object in each line") from None
     record = records.json_record(text, EXAMPLE)
     return {name: value for name, value in record.items() if value is not None}
+
+
+def _people(value: object) -> dict[str, list[str]]:
+    """Who is looked for, name -> references. Raises InputError."""
+    try:
+        if not isinstance(value, dict):
+            raise ValueError("an object")
+        people = {str(name): records.texts(paths) for name, paths in value.items()}
+    except (ValueError, TypeError):
+        people = {"": []}
+    if not all(people.values()):
+        raise InputError(
+            'people: expected an object of lists of pictures, such as {"ada": ["ada.jpg"]}'
+        )
+    return people
 
 
 def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,6 +161,15 @@ class FaceScorer:
         vectors = tuple(_vector(image, faces[0], one) for one in self.recognizers)
         return KnownFace(path, image, vectors)
 
+    def cosines(
+        self, image: np.ndarray, face: Face, references: Sequence[np.ndarray]
+    ) -> tuple[float, ...]:
+        """Of one face of a picture to each reference's vector (D,), by the first recogniser. image:
+        uint8 RGB (H, W, 3).
+        Raises FaceError, WeightsError.
+        """
+        return cosines_to(_vector(image, face, self.recognizers[0]), references)
+
     def scores(
         self, paths: Sequence[str], prompts: Sequence[str | None] | None = None
     ) -> Iterator[ScoredPicture]:

@@ -23,6 +23,7 @@ from pulid_generate.flags.likeness import LikenessFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.flags.placement import DTYPES
 from pulid_generate.memory.footprint import Footprint
+from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pipeline.text_cache import TextCache
 
@@ -71,6 +72,7 @@ def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipe
         compile=flags.compile_blocks,
         compute=flags.compute,
         weight_cache=int(flags.weight_cache * 2**30),
+        finder=FaceFinder(flags.models_dir or None, progress.log),
     )
 
 

@@ -6,9 +6,11 @@ The one place that knows which flags name a person. Loads no model; imports no t
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.embedding_file import Embedding
+from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import Flags
 from pulid_generate.request.job import Subject
 from pulid_generate.request.people import PersonSpec, assemble, parse_person
@@ -35,32 +37,52 @@ def identity_files(flags: Flags) -> list[str]:
 
 
 def read_subjects(
-    flags: Flags, request: GenerationRequest, read: Callable[[str], Embedding]
+    flags: Flags,
+    request: GenerationRequest,
+    read: Callable[[str], Embedding],
+    references: Callable[[PersonSpec, int], tuple[bytes, ...]] = lambda spec, people: (),
+    apart: bool = False,
 ) -> tuple[Subject, ...]:
     """The people of a picture, with all that decides their part in it.
 
     request: its weight and schedule hold for everybody. read: gives the embedding of a file.
+    references: of one of so many people, what the face is recognised by in a detail pass. apart:
+    without regions several files are several people, who are told apart by their references.
     Raises PulidError.
     """
     specs = people_of(flags)
     if not specs:
         return ()
-    people = assemble(specs, [read(spec.file) for spec in specs], flags.identity_fusion)
+    embeddings = [read(spec.file) for spec in specs]
+    if apart and len(specs) > 1 and all(spec.everywhere for spec in specs):
+        people = list(zip(specs, embeddings, strict=True))
+    else:
+        people = assemble(specs, embeddings, flags.identity_fusion)
     regions = [_region(spec, request) for spec, _ in people]
-    if len(people) > 1:
+    if len(people) > 1 and all(region is not None for region in regions):
         from pulid_generate.request.regions import share_overlaps
 
         # several people have regions all, `assemble` has seen to it
         regions = list(share_overlaps([region for region in regions if region is not None]))
-    return tuple(
-        Subject(
-            embedding,
-            weight=request.id_weight * spec.weight,
-            schedule=spec.schedule(request.id_schedule),
-            region=region,
+    subjects = []
+    for (spec, embedding), region in zip(people, regions, strict=True):
+        known = references(spec, len(people))
+        if region is None and len(people) > 1 and not known:
+            stem = Path(spec.file).stem
+            raise RequestError(
+                f"identity {spec.file}: of several people each has a region, or a --reference that "
+                f"is called like the file, such as {stem}.png"
+            )
+        subjects.append(
+            Subject(
+                embedding,
+                weight=request.id_weight * spec.weight,
+                schedule=spec.schedule(request.id_schedule),
+                region=region,
+                references=known,
+            )
         )
-        for (spec, embedding), region in zip(people, regions, strict=True)
-    )
+    return tuple(subjects)
 
 
 def _region(spec: PersonSpec, request: GenerationRequest) -> np.ndarray | None:

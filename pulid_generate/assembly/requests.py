@@ -5,16 +5,20 @@ LoRAs. Loads no model; imports no torch.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pulid_extract.shared.embedding_file import Embedding, read_embedding
+from pulid_generate.assembly.detail import read_detail, read_references
 from pulid_generate.assembly.people import read_subjects
 from pulid_generate.errors import InputError, RequestError
+from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, parse_lora_flag
+from pulid_generate.request.detail import parse_detail_args
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import StartPicture, Subject
@@ -85,10 +89,8 @@ def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Reader
     return Drawing(
         request=request,
         start=_read_start(flags, init_img, width, height),
-        subjects=read_subjects(flags, request, readers.embedding),
-        loras=tuple(
-            LoraUse(choice.path, choice.weight, readers.sha256(choice.path)) for choice in choices
-        ),
+        subjects=read_subjects(flags, request, readers.embedding, partial(read_references, flags)),
+        loras=_read_loras(choices, readers),
     )
 
 
@@ -98,6 +100,46 @@ def check_values(flags: Flags) -> None:
     """
     alone = replace(flags, negative_prompt_file=None)
     read_request(alone, flags.prompt or "", flags.width, flags.height)
+
+
+def read_faces_drawing(
+    flags: Flags,
+    given: Collection[str],
+    width: int,
+    height: int,
+    readers: Readers = Readers(),
+) -> Drawing:
+    """The same for the faces of a picture of that size that is there: several people are always
+    several. given: `width` and `height` among it are what faces are redrawn in. Raises PulidError.
+    """
+    prompt, choices = _read_prompt(flags)
+    request = read_request(flags, prompt, _whole_tokens(width), _whole_tokens(height))
+    refuse_lora_tags(request.negative_prompt)
+    assert request.detail is not None
+    named = parse_detail_args(flags.extra_ad_args)
+    size = {
+        f"inpaint_{name}": getattr(flags, name) for name in ("width", "height") if name in given
+    }
+    # as sd-cli's --mode adetailer
+    own = {"denoising_strength": flags.strength, **size} | named
+    request = replace(request, detail=replace(request.detail, **own))
+    references = partial(read_references, flags)
+    return Drawing(
+        request=request,
+        subjects=read_subjects(flags, request, readers.embedding, references, apart=True),
+        loras=_read_loras(choices, readers),
+    )
+
+
+def _whole_tokens(side: int) -> int:
+    return -(-side // TOKEN_PIXELS) * TOKEN_PIXELS
+
+
+def _read_loras(choices: Sequence[LoraChoice], readers: Readers) -> tuple[LoraUse, ...]:
+    uses = []
+    for choice in choices:
+        uses.append(LoraUse(choice.path, choice.weight, readers.sha256(choice.path)))
+    return tuple(uses)
 
 
 def read_request(flags: Flags, prompt: str, width: int, height: int) -> GenerationRequest:
@@ -135,6 +177,7 @@ def read_request(flags: Flags, prompt: str, width: int, height: int) -> Generati
         vae_tiling=flags.vae_tiling,
         vae_tile_size=flags.vae_tile_size,
         vae_tile_overlap=flags.vae_tile_overlap,
+        detail=read_detail(flags),
     )
 
 

@@ -35,6 +35,9 @@ NEEDS = {
     "mask": ("init_img",),
     "mask_blur": ("mask",),
     "mask_grow": ("mask",),
+    "ad_prompt": ("ad_model",),
+    "ad_negative_prompt": ("ad_model",),
+    "extra_ad_args": ("ad_model",),
 }
 # of PuLID's own app: app_flux.py, ToTheBeginning/PuLID 1aa2fc7
 MOST_USUAL_WEIGHT = 3
@@ -109,6 +112,7 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
     if flags.cfg_scale == 1:
         no_cfg = ("negative_prompt", "negative_prompt_file", "cfg_start_step")
         idle |= dict.fromkeys(no_cfg, "--cfg-scale is 1")
+        idle["ad_negative_prompt"] = "--cfg-scale is 1"
     if flags.cfg_scale == 1 or not people:
         idle["negative_id"] = "there is no negative branch with an identity"
     if people < 2:

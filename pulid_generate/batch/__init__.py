@@ -9,8 +9,8 @@ the same on a Ray cluster.
     running.py      each picture decoded, written and told of beside the denoising of the next
     lines.py        a line of results
     results.py      scores and a sheet from the lines of results
-    references.py   whom the pictures of a row are compared with
     sheet.py        identities down, prompts across
+    detailing.py    pictures that are there, their faces redrawn
     sweep.py        `sweep`: values of options as rows
     best_of.py      `--best-of N`: draw, score, keep one
     ray_command.py  `batch --ray`: share rows out, write what comes back

@@ -42,13 +42,15 @@ NEED_BEST_OF = (
     "det_threshold",
     "keep_others",
 )
+# those that a detail pass recognises faces by
+SERVE_DETAIL = ("reference", "antelopev2")
 
 
 def usage_error(flags: DrawFlags, given: Collection[str]) -> str | None:
     """What is wrong with these flags, whatever their values."""
     if flags.best_of is None:
         for name in NEED_BEST_OF:
-            if name in given:
+            if name in given and not (flags.ad_model and name in SERVE_DETAIL):
                 return f"{flag_name(name)} needs '--best-of'."
         return None
     if not flags.reference:

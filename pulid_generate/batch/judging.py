@@ -145,7 +145,7 @@ class RowJobs:
                     identities=identities,
                     loras=job.loras,
                     key=key,
-                    prompts=job.prompts,
+                    prompts=job.all_prompts,
                     metadata=not merged.flags.disable_image_metadata,
                     done=_drawn_before(path, parameters) if parameters is not None else None,
                 )

@@ -17,9 +17,9 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_writable, make_folder
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.references import references_of
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult, Result, ScoreResult, SheetResult
-from pulid_generate.batch.references import references_of
 from pulid_generate.batch.running import ResultLog
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags

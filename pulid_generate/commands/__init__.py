@@ -7,6 +7,7 @@
     verify.py    the three-way check
     serve.py     HTTP, and a studio in the browser
     demo.py      everything on one sheet, on the small world
+    detail.py    the faces of pictures that are there
     doctor.py    is this machine ready?
     inspect.py   what a file is
     pull.py      fetch the files of a kit

@@ -14,18 +14,23 @@ import typer
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_generate.flags.batch import AxesFlags, RowFlags, SeriesFlags, SheetFlags
 from pulid_generate.flags.caching import CachingFlags
+from pulid_generate.flags.detail import DetailFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
 from pulid_generate.flags.likeness import BestOfFlags, LikenessFlags
 from pulid_generate.flags.models import ModelFlags
 from pulid_generate.flags.output import OutputFlags
+from pulid_generate.flags.pictures import GivenPicturesFlags
 from pulid_generate.flags.placement import PlacementFlags
 from pulid_generate.flags.serve import ServingFlags
 from pulid_generate.flags.validation import ValidationFlags
+from pulid_generate.request.detail import ANTELOPEV2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(OutputFlags, PlacementFlags, ModelFlags, CachingFlags, IdentityFlags, DrawingFlags):
+class Flags(
+    OutputFlags, PlacementFlags, ModelFlags, CachingFlags, DetailFlags, IdentityFlags, DrawingFlags
+):
     """Every flag of one generation, as typed. The fields of its bases are the table, the last
     base's first; nothing else lists them.
     """
@@ -73,6 +78,21 @@ class SweepFlags(LikenessFlags, Flags, SeriesFlags, AxesFlags):
 @dataclass(frozen=True, kw_only=True)
 class ValidateFlags(LikenessFlags, Flags, ValidationFlags):
     """Every flag of `validate`; those of a generation hold for every picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailCommandFlags(Flags, LikenessFlags, GivenPicturesFlags):
+    """Every flag of `detail`; those of a generation hold for every face."""
+
+    # it is what the command does
+    ad_model: Annotated[
+        str | None,
+        typer.Option(
+            "--ad-model",
+            metavar="antelopev2|FOLDER",
+            help="What finds faces: antelopev2 of the models folder, or its FOLDER.",
+        ),
+    ] = ANTELOPEV2
 
 
 @dataclass(frozen=True, kw_only=True)

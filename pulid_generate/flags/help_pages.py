@@ -43,6 +43,23 @@ PAGES = {
             ),
         ),
     ),
+    "detail": HelpPage(
+        (
+            *("pictures", "output", "output_dir", *_PERSON, "reference", "strength"),
+            *("extra_ad_args", "width", "height", "steps", *_MODELS),
+        ),
+        (
+            (
+                "pulid-generate detail beach.jpg --pulid-id-embedding me.pulidembd -o me_there.png",
+                "put me into this picture: its largest face becomes mine",
+            ),
+            (
+                "pulid-generate detail drawn --output-dir mended --pulid-id-embedding me.pulidembd "
+                "--reference me.jpg --strength 0.4",
+                "a folder of pictures; in each, the face that is most like me is redrawn",
+            ),
+        ),
+    ),
     "sweep": HelpPage(
         ("over", "output", "output_dir", *_PERSON, *_PICTURE, "reference", *_MODELS),
         (

@@ -74,9 +74,6 @@ VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
 PHOTOMAKER = (
     "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
 )
-DETAILER = (
-    "ADetailer is not supported; leave it out, or put the face back with --init-img and --mask"
-)
 REFERENCE = (
     "reference pictures (Flux Kontext's editing) are not supported; to start from a picture use "
     "--init-img and --strength"
@@ -120,7 +117,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
             "-M",
             default="img_gen",
             accepts=("img_gen",),
-            otherwise="no such mode",
+            otherwise="no such mode; the detail pass alone is `pulid-generate detail`",
         ),
         _same("--verbose", "-v", value=False),
         _note("--color", "the log has no colours", value=False),
@@ -348,10 +345,18 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note("--hires-sigmas", WITH_HIRES),
         _note("--upscale-repeats", WITH_UPSCALER, default="1"),
         _note("--upscale-tile-size", WITH_UPSCALER, default="128"),
-        _no("--ad-model", DETAILER),
-        _no("--ad-prompt", DETAILER),
-        _no("--ad-negative-prompt", DETAILER),
-        _no("--extra-ad-args", DETAILER),
+        _same(
+            "--ad-model",
+            text="the word antelopev2 or its folder, not a YOLOv8 file; faces are redrawn with "
+            "their person's identity, sd-cli's without",
+        ),
+        _same("--ad-prompt"),
+        _same("--ad-negative-prompt"),
+        _same(
+            "--extra-ad-args",
+            text="merging and inverting masks are refused: each face has a person; input_size and "
+            "nms belong to YOLOv8",
+        ),
     ),
     "Other families": (
         _note(

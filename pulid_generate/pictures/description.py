@@ -8,7 +8,8 @@ text, and so do two guidances of a model that has no guidance input.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pulid_extract.shared.json_text import read_object
@@ -32,6 +33,8 @@ SAMPLER_NAMES = {
     "unipc": "UniPC",
 }
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 def describe(
     job: Job,
@@ -41,15 +44,17 @@ def describe(
     arithmetic: str,
     version: str,
     pulid: str | None = None,
+    more: Mapping[str, Any] = NOTHING,
 ) -> str:
     """The text of one picture.
 
     models: role -> file name. arithmetic: the compute dtype, and what else decides the numbers.
     pulid: the PuLID file's name, told only of a picture with somebody in it.
+    more: further facts.
     """
     request = job.request
     loras = [_lora(use) for use in job.loras if use.weight]
-    people = [_person(job, subject) for subject in job.subjects if _is_seen(job, subject)]
+    people = [_person(job, subject) for subject in job.people_seen]
     if people and pulid:
         models = {**models, "pulid": pulid}
     facts: dict[str, Any] = {
@@ -67,7 +72,10 @@ def describe(
         **_sampling(job, dev),
         **_start(job),
         **_tiling(job),
+        **more,
     }
+    if request.detail is not None:
+        facts["detail"] = detail_facts(job)
     if loras:
         facts["loras"] = loras
     if len(people) == 1:
@@ -150,13 +158,23 @@ def _tiling(job: Job) -> dict[str, Any]:
     return {"vae_tiling": {"size": tiles[0], "overlap": tiles[1]}}
 
 
+def detail_facts(job: Job) -> dict[str, Any]:
+    """The second pass over the faces, and what somebody is recognised by in it. job: of a request
+    with such a pass.
+    """
+    request = job.request
+    assert request.detail is not None
+    facts = request.detail.facts(request.width, request.height)
+    references: list[str] = []
+    for subject in job.people_seen:
+        references += subject.reference_hashes
+    if references:
+        facts["references_sha256"] = references
+    return facts
+
+
 def _lora(use: LoraUse) -> dict[str, Any]:
     return {"name": use.name, "sha256": use.sha256, "weight": use.weight}
-
-
-def _is_seen(job: Job, subject: Subject) -> bool:
-    """Whether this person's identity is added with a weight other than 0 at any step."""
-    return any(any(subject.weights_at(step, job.steps)) for step in range(job.steps))
 
 
 def _person(job: Job, subject: Subject) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From requests to pictures: fitted to files, encoded, denoised, decoded; one order for whoever
 draws.
 
+    face_pass.py   which faces of a drawn picture are redrawn, and the picture with them
     fitting.py     a request and the model's header -> a job, or the reason why there is none
     texts.py       encoded prompts: what Flux reads of them, and where they are kept
     text_cache.py  entries on disk by key, bounded, sealed
@@ -13,5 +14,5 @@ draws.
     engine.py      the order of the stages
     pipeline.py    the same as one object, for a library's user
 
-All but text_cache and callers import torch.
+All but text_cache, callers and face_pass import torch.
 """

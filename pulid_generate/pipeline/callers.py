@@ -50,6 +50,16 @@ class Caller(Generic[Item]):
         """
         raise NotImplementedError
 
+    def found(self, batch: Sequence[Item]) -> list[tuple[Item, Job]]:
+        """The items whose files still are what they were, each with its job."""
+        pairs = []
+        for item in batch:
+            try:
+                pairs.append((item, self.job(item)))
+            except PulidError as error:
+                self.failed(item, error)
+        return pairs
+
     def label(self, items: Sequence[Item]) -> str:
         """What pictures that are denoised together are called, for `on_step`."""
         raise NotImplementedError
@@ -82,9 +92,15 @@ class Latent(Generic[Item]):
 class Denoised(Generic[Item]):
     """A picture that can be decoded: once, and in another thread if need be."""
 
-    def __init__(self, latent: Latent[Item], decode: Callable[[], Picture]):
-        self.item, self.job, self.seconds = latent.item, latent.job, latent.seconds
+    def __init__(self, item: Item, job: Job, seconds: float, decode: Callable[[], Picture]):
+        """seconds: that it took until now."""
+        self.item, self.job, self.seconds = item, job, seconds
         self._decode: Callable[[], Picture] | None = decode
+
+    @classmethod
+    def of(cls, item: Item, picture: Picture) -> Denoised[Item]:
+        """One that is decoded already."""
+        return cls(item, picture.job, 0.0, lambda: picture)
 
     def decode(self) -> Picture:
         """The picture. Lets go of the autoencoder, which may have left the engine since. Raises

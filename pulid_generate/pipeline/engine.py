@@ -2,6 +2,8 @@
 behind the single command, a batch, its workers and whoever else draws.
 
     prompts -> CLIP-L, T5 -> starting pictures -> Flux with PuLID's hooks, denoise -> autoencoder
+                                  ^                                                        |
+                                  '------------- faces, where they are redrawn ------------'
 
 Which models stay beside Flux the memory plan says; the others come for their stage and go. Who
 draws, where pictures go and what becomes of one that fails is the caller's. Knows no row, no flag
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -21,9 +23,11 @@ from torch import Tensor
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.memory.devices import give_back_memory
-from pulid_generate.models.autoencoder import Autoencoder
+from pulid_generate.models.autoencoder import Autoencoder, decode
+from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.callers import Caller, Denoised, Item, Latent, Reports
+from pulid_generate.pipeline.face_pass import FaceJob, FacePass
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.pipeline.loading import Models
@@ -55,16 +59,19 @@ class Engine:
         staying: Staying = "nothing",
         batch: int = 1,
         compile: bool = False,
+        finder: FaceFinder | None = None,
     ):
         """Loads nothing.
 
         cache: for encoded prompts. staying: what should stay beside Flux. batch: the most jobs that
-        go through Flux together. compile: torch.compile Flux's blocks.
+        go through Flux together. compile: torch.compile Flux's blocks. finder: finds
+        the faces of pictures that have a detail pass.
         """
         self.fitting, self.models, self.reports = fitting, models, reports
         self.cache, self.batch = cache, batch
         self.planner = MemoryPlanner(fitting, models, staying=staying, batch=batch)
         self._loaded = LoadedModels(models, self.planner, reports, compile)
+        self._faces = FacePass(finder, reports.note, reports.log)
         self._store = TextStore(cache, fitting.files, models.placement)
         # Latents to start from, of the pictures in work
         self._starts: dict[Hashable, Tensor] = {}
@@ -74,11 +81,19 @@ class Engine:
 
     def __exit__(self, *exception: object) -> None:
         self._loaded.release_all()
+        self._faces.close()
+
+    def expect_faces(self, job: Job) -> Job:
+        """Make room for a job's detail pass alone. Raises as `expect`."""
+        self._faces.check(job)
+        return self.planner.expect_faces(job)
 
     def expect(self, job: Job) -> Job:
-        """Make room for such a job, and give it back with its tiles. Raises PlacementError if it
-        cannot fit.
+        """Make room for such a job and its passes, and give it back with its tiles. Raises
+        PlacementError if it cannot fit; PackageError, ScoringError where its faces could not be
+        found.
         """
+        self._faces.check(job)
         return self.planner.expect(job)
 
     @property
@@ -132,16 +147,16 @@ class Engine:
     ) -> Iterator[Denoised[Item]]:
         """Batches after which Flux may leave."""
         waiting: list[Latent[Item]] = []
-        for pairs in self._start([_find(batch, caller) for batch in chunk], caller):
+        for pairs in self._start([caller.found(batch) for batch in chunk], caller):
             if caller.stopping():
                 break
             latents = self._denoise(pairs, caller)
             if self.decodes_beside:
-                yield from self._decodable(latents)
+                yield from self._finished(latents, caller)
             else:
                 waiting += latents
         if waiting:
-            yield from self._decodable(waiting)
+            yield from self._finished(waiting, caller)
             self._loaded.release()
 
     def _start(
@@ -185,10 +200,91 @@ class Engine:
         drawn = zip(pairs, latents, strict=True)
         return [Latent(item, job, latent, seconds) for (item, job), latent in drawn]
 
+    def _finished(
+        self, latents: Sequence[Latent[Item]], caller: Caller[Item]
+    ) -> Iterator[Denoised[Item]]:
+        """Pictures that can be decoded; those with a detail pass once that is over."""
+        yield from self._decodable([latent for latent in latents if not latent.job.faces])
+        with_faces = [latent for latent in latents if latent.job.faces]
+        if with_faces:
+            yield from self._redraw_faces(self._decodable(with_faces), caller)
+
     def _decodable(self, latents: Sequence[Latent[Item]]) -> Iterator[Denoised[Item]]:
         for latent in latents:
             vae = self._loaded.autoencoder()
-            yield Denoised(latent, partial(self._decode, vae, latent.latent, latent.job))
+            decode = partial(self._decode, vae, latent.latent, latent.job)
+            yield Denoised(latent.item, latent.job, latent.seconds, decode)
+
+    # ---------------------------------------------------------------------------------------- faces
+
+    def redraw_faces(
+        self, pictures: Sequence[tuple[Item, Picture]], caller: Caller[Item]
+    ) -> Iterator[Denoised[Item]]:
+        """The detail pass alone, of pictures that are there. Raises as `draw`."""
+        prompts: dict[Prompt, None] = {}
+        for item, _ in pictures:
+            prompts |= dict.fromkeys(caller.prompts(item))
+        self.encode(list(prompts))
+        given = []
+        for item, picture in pictures:
+            given.append(Denoised.of(item, picture))
+        yield from self._redraw_faces(given, caller)
+
+    def _redraw_faces(
+        self, drawn: Iterable[Denoised[Item]], caller: Caller[Item]
+    ) -> Iterator[Denoised[Item]]:
+        """Decode, find faces, redraw each. Where the autoencoder cannot stay beside Flux, each of
+        them comes once for all the pictures.
+        """
+        found = []
+        for denoised in drawn:
+            started = time.perf_counter()
+            try:
+                picture = denoised.decode()
+                faces = self._faces.jobs(picture, caller.label([denoised.item]))
+                self._encode_starts([face.job for face in faces], keep=True)
+            except PulidError as error:
+                caller.failed(denoised.item, error)
+                continue
+            denoised.seconds += time.perf_counter() - started
+            found.append((denoised, picture, faces))
+        if not self.decodes_beside and any(faces for _, _, faces in found):
+            self._loaded.release()
+        redrawn = []
+        for denoised, picture, faces in found:
+            started = time.perf_counter()
+            try:
+                latents = self._face_latents(faces, caller.label([denoised.item]))
+            except PulidError as error:
+                caller.failed(denoised.item, error)
+                continue
+            denoised.seconds += time.perf_counter() - started
+            redrawn.append((denoised, picture, list(zip(faces, latents, strict=True))))
+        self._starts = {}
+        for denoised, picture, parts in redrawn:
+            vae = self._loaded.autoencoder() if parts else None
+            decode = partial(self._put_back, vae, picture, parts)
+            yield Denoised(denoised.item, denoised.job, denoised.seconds, decode)
+
+    def _face_latents(self, faces: Sequence[FaceJob], label: str) -> list[Tensor]:
+        """The latents of a picture's faces, each drawn by itself: so is a face the same however
+        many there are.
+        """
+        latents = []
+        for number, face in enumerate(faces, 1):
+            latents += self._latents([face.job], f"{label}, face {number} of {len(faces)}")
+        return latents
+
+    def _put_back(
+        self, vae: Autoencoder | None, picture: Picture, parts: Sequence[tuple[FaceJob, Tensor]]
+    ) -> Picture:
+        drawn = []
+        for face, latent in parts:
+            assert vae is not None  # it is None where there are no parts
+            with self._loaded.running(Model.VAE):
+                # the picture's own mask decides what is pasted, so the crop is taken whole
+                drawn.append((face, decode(vae, latent, tiling=face.job.tiling)))
+        return self._faces.finished(picture, drawn)
 
     # -------------------------------------------------------------------------------------- prompts
 
@@ -254,9 +350,12 @@ class Engine:
 
     # ------------------------------------------------------------------------------------- pictures
 
-    def _encode_starts(self, jobs: Sequence[Job]) -> None:
-        """Where the autoencoder cannot stay, it comes and goes before Flux loads."""
-        self._starts = {}
+    def _encode_starts(self, jobs: Sequence[Job], keep: bool = False) -> None:
+        """Where the autoencoder cannot stay, it comes and goes before Flux loads. keep: what was
+        encoded before, and the autoencoder.
+        """
+        if not keep:
+            self._starts = {}
         started = [(job, job.start) for job in jobs if job.start is not None]
         if not started:
             return
@@ -266,7 +365,7 @@ class Engine:
                 if start_key(job) not in self._starts:
                     self._starts[start_key(job)] = encode_start(vae, job, start)
         del vae
-        if not self.decodes_beside:
+        if not keep and not self.decodes_beside:
             self._loaded.release()
 
     def _latents(self, jobs: Sequence[Job], label: str) -> list[Tensor]:
@@ -294,14 +393,3 @@ class Engine:
             pixels = decode_job(vae, latent, job)
         place, compute = self.models.placement, self.models.compute
         return Picture(job, pixels, parameters_of(job, self.fitting, place, compute))
-
-
-def _find(batch: Sequence[Item], caller: Caller[Item]) -> list[tuple[Item, Job]]:
-    """The items whose files still are what they were, each with its job."""
-    pairs = []
-    for item in batch:
-        try:
-            pairs.append((item, caller.job(item)))
-        except PulidError as error:
-            caller.failed(item, error)
-    return pairs

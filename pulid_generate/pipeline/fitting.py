@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import FoundFile
 from pulid_generate.errors import CheckpointError, IdentityError, InputError, RequestError
@@ -24,7 +26,8 @@ from pulid_generate.lora.files import LoraFile, read_lora, resolve
 from pulid_generate.lora.names import flux_layers
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
-from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.detail import prompts_of
+from pulid_generate.request.generation import GenerationRequest, close_up
 from pulid_generate.request.job import Job, StartPicture, Subject
 from pulid_generate.request.tokens import LoraUse, Prompt
 from pulid_generate.sampling.schedules import cut_schedule, make_schedule, schedule_mu
@@ -102,9 +105,45 @@ class Fitting:
             start=start,
             loras=tuple(loras),
             tiling=request.tiling(),
+            faces=self._faces(request, tuple(subjects or ()), tuple(loras)),
         )
 
     # ---------------------------------------------------------------------------------------- parts
+
+    def _faces(
+        self, request: GenerationRequest, subjects: Sequence[Subject], loras: tuple[LoraUse, ...]
+    ) -> tuple[Job | None, ...]:
+        """The patterns of a detail pass: see `Job.faces`. Raises as `job`."""
+        detail = request.detail
+        if detail is None:
+            return ()
+        negatives = prompts_of(detail.negative_prompt, request.negative_prompt)
+        patterns: list[Job | None] = []
+        for number, prompt in enumerate(prompts_of(detail.prompt, request.prompt)):
+            if prompt is None:
+                patterns.append(None)
+                continue
+            negative = negatives[min(number, len(negatives) - 1)]
+            asked = close_up(request, prompt, negative or "")
+            # stands for a face that is not known yet
+            blank = np.zeros((asked.height, asked.width, 3), np.uint8)
+            start = StartPicture(blank, blank[..., 0])
+            times = _cut(asked.sigmas or self._times(asked), asked, start)
+            for subject in subjects:
+                self._check_identity(asked, subject.embedding)
+            prompts = self._prompts(asked, loras)
+            patterns.append(
+                Job(
+                    asked,
+                    asked.seed,
+                    times,
+                    prompts,
+                    start=start,
+                    loras=loras,
+                    tiling=asked.tiling(),
+                )
+            )
+        return tuple(patterns)
 
     def _prompts(
         self, request: GenerationRequest, loras: tuple[LoraUse, ...]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import RequestError
 from pulid_generate.files.model import Model
@@ -16,12 +18,13 @@ from pulid_generate.files.storage import quality_notes
 from pulid_generate.injection.compiling import check_compiler
 from pulid_generate.memory.placement import Placement
 from pulid_generate.packed.ggml import Compute
+from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.callers import Caller, Log, OnDenoised, OnStep, Reports
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loading import Models
-from pulid_generate.pipeline.pixels import parameters_of
+from pulid_generate.pipeline.pixels import parameters_of, parameters_of_faces
 from pulid_generate.pipeline.planning import Staying
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.request.generation import GenerationRequest
@@ -47,15 +50,17 @@ class Pipeline:
         compile: bool = False,
         compute: Compute = "float",
         weight_cache: int = 0,
+        finder: FaceFinder | None = None,
     ):
         """Checks from headers alone that the files belong together. Raises CheckpointError,
         IdentityError or WeightsError.
 
         log, note, on_step, on_denoised: see `callers.Reports`. dequantize: widen packed matrices
         (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks. compute,
-        weight_cache: see `loading.Models`.
+        weight_cache: see `loading.Models`. finder: finds faces for detail passes.
         """
         self.files, self.placement, self.compile = files, placement, compile
+        self.finder = finder
         self.reports = Reports(log, note or log, on_step, on_denoised)
         if compile:
             _check_compiling(placement, compute, weight_cache)
@@ -97,6 +102,15 @@ class Pipeline:
         """The text that a job's picture carries, known before it is drawn."""
         return parameters_of(job, self.fitting, self.placement, self.models.compute)
 
+    def given_picture(self, job: Job, pixels: np.ndarray) -> Picture:
+        """A picture that is there, uint8 RGB (H, W, 3), for a job's detail pass, with the text that
+        it will carry then.
+        """
+        parameters = parameters_of_faces(
+            job, pixels, self.fitting, self.placement, self.models.compute
+        )
+        return Picture(job, pixels, parameters)
+
     def engine(
         self,
         cache: TextCache | None = None,
@@ -113,14 +127,17 @@ class Pipeline:
             staying=staying,
             batch=batch,
             compile=self.compile,
+            finder=self.finder,
         )
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, PlacementError.
 
-        Each model comes once, for all the jobs, and goes before the next one.
+        Each model comes once, for all the jobs, and goes before the next one; where jobs have a
+        detail pass, the autoencoder stays beside Flux if both fit.
         """
-        with self.engine() as engine:
+        staying: Staying = "autoencoder" if any(job.passes for job in jobs) else "nothing"
+        with self.engine(staying=staying) as engine:
             expected = [engine.expect(job) for job in jobs]
             everyone = _JobsInOrder(expected)
             for denoised in engine.draw([[place] for place in range(len(jobs))], everyone):
@@ -134,7 +151,7 @@ class _JobsInOrder(Caller[int]):
         self.jobs = jobs
 
     def prompts(self, item: int) -> Sequence[Prompt]:
-        return self.jobs[item].prompts
+        return self.jobs[item].all_prompts
 
     def job(self, item: int) -> Job:
         return self.jobs[item]

@@ -5,6 +5,8 @@ that it carries. The autoencoder comes as an object.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from pulid_generate.memory.placement import Placement
 from pulid_generate.models.autoencoder import Autoencoder, decode, encode
 from pulid_generate.packed.ggml import Compute
-from pulid_generate.pictures.description import describe
+from pulid_generate.pictures.description import describe, detail_facts
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.request.job import Job, StartPicture
 from pulid_generate.request.start_picture import paste
@@ -50,9 +52,36 @@ def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:
 
 def parameters_of(job: Job, fitting: Fitting, placement: Placement, compute: Compute) -> str:
     """The text that a job's picture carries, known before it is drawn."""
+    return _described(job, {}, fitting, placement, compute)
+
+
+def parameters_of_faces(
+    job: Job, pixels: np.ndarray, fitting: Fitting, placement: Placement, compute: Compute
+) -> str:
+    """The text of a picture that was there, (H, W, 3) uint8 RGB, and whose faces a job has redrawn:
+    the first face's, and which picture it was.
+    """
+    detail = job.request.detail
+    assert detail is not None
+    height, width = pixels.shape[:2]
+    first = next(iter(job.passes), job)
+    people = tuple(person.close_up() for person in job.people_seen)
+    sha256 = StartPicture(pixels).sha256
+    more = {
+        "detail": detail_facts(job),
+        "picture": {"sha256": sha256, "width": width, "height": height},
+    }
+    face = replace(first, subjects=people, start=None)
+    return _described(face, more, fitting, placement, compute)
+
+
+def _described(
+    job: Job, more: dict[str, Any], fitting: Fitting, placement: Placement, compute: Compute
+) -> str:
     files = fitting.files
     return describe(
         job,
+        more=more,
         dev=fitting.dev,
         models={name: getattr(files, name).name for name in MODELS},
         arithmetic=_arithmetic(placement, compute),

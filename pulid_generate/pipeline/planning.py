@@ -19,6 +19,7 @@ from pulid_generate.lora.names import flux_layers
 from pulid_generate.memory.devices import available_on
 from pulid_generate.memory.plan import Plan, Work
 from pulid_generate.memory.planning import make_plan
+from pulid_generate.pictures.face_finder import PROCESS_BYTES
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loading import Models
 from pulid_generate.request.generation import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE
@@ -72,6 +73,8 @@ class MemoryPlanner:
         self.stale = True
         self._kinds: dict[Hashable, tuple[Job, Plan]] = {}
         self._people: dict[str, Job] = {}
+        # Bytes of main memory that a process beside this one takes
+        self._beside = 0
         # Identities that one batch needs at once
         self._fewest = 1
 
@@ -81,12 +84,20 @@ class MemoryPlanner:
 
         Raises PlacementError if it cannot fit.
         """
+        if job.faces:
+            job = self.expect_faces(job)
         kind = _kind(job)
         if kind not in self._kinds:
             plan = self.plan([job])
             plan.check()
             self._kinds[kind] = job, plan
             self.stale = True
+        self._expect_people(job)
+        if self._kinds[kind][1].tile is None or job.tiling is not None:
+            return job
+        return replace(job, tiling=Tiling.parse(DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP))
+
+    def _expect_people(self, job: Job) -> None:
         branches = 2 if job.guided else 1
         self._fewest = max(self._fewest, self.batch * branches * len(job.subjects))
         for subject in job.subjects:
@@ -94,9 +105,27 @@ class MemoryPlanner:
             if name not in self._people and len(self._people) < IDENTITIES_KEPT:
                 self._people[name] = job
                 self.stale = True
-        if self._kinds[kind][1].tile is None or job.tiling is not None:
-            return job
-        return replace(job, tiling=Tiling.parse(DEFAULT_TILE_SIZE, DEFAULT_TILE_OVERLAP))
+
+    def expect_faces(self, job: Job) -> Job:
+        """Make room for the detail pass of such a job, and give it back with the tiles of its
+        faces. Raises PlacementError if it cannot fit.
+        """
+        self._make_room_for_finding()
+        faces = []
+        for pattern in job.faces:
+            if pattern is not None:
+                pattern = self.expect(pattern)
+                self._expect_people(replace(pattern, subjects=job.subjects))
+            faces.append(pattern)
+        return replace(job, faces=tuple(faces))
+
+    def _make_room_for_finding(self) -> None:
+        """For the process that finds faces, once one is needed."""
+        if not self._beside and "cpu" in self.available:
+            self._beside = PROCESS_BYTES
+            self.available["cpu"] -= self._beside
+            self._kinds.clear()
+            self.stale = True
 
     def decide(self) -> Residents:
         """What stays, for all that was announced. Raises PlacementError if a batch cannot fit."""

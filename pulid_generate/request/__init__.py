@@ -11,6 +11,7 @@
     step_cache.py      which steps reuse what earlier ones computed, and by which rule
     start_picture.py   the picture to start from, its mask, the final paste
     mask_edge.py       a mask's edge: grown, shrunk, feathered
+    detail.py          the second pass over faces: sd-cli's keys, and the prompts of each face
     tiling.py          tiles of the autoencoder
     job.py             one picture, fitted to a model: all that decides its pixels but the files
 

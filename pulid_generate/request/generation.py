@@ -7,12 +7,13 @@ Knows nothing of files, models or devices, and imports no torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
+from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
@@ -84,6 +85,8 @@ class GenerationRequest:
     # Latent cells, "WxH", and the share of a tile that overlaps; ignored without vae_tiling
     vae_tile_size: str = DEFAULT_TILE_SIZE
     vae_tile_overlap: float = DEFAULT_TILE_OVERLAP
+    # A second pass over the faces of the drawn picture; None for none
+    detail: DetailSettings | None = None
 
     def __post_init__(self) -> None:
         _check_side("width", self.width)
@@ -168,6 +171,35 @@ class GenerationRequest:
         if not self.vae_tiling:
             return None
         return Tiling.parse(self.vae_tile_size, self.vae_tile_overlap)
+
+
+def close_up(request: GenerationRequest, prompt: str, negative_prompt: str) -> GenerationRequest:
+    """The request of one face of this one's pictures, as its detail pass has it: in the size of the
+    pass, from a picture. The identity is there at every step, and so is true CFG: what they wait
+    for, the picture as a whole, is there already.
+    """
+    detail = request.detail
+    assert detail is not None
+    width, height = detail.size_in(request.width, request.height)
+    return replace(
+        request,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=detail.steps or request.steps,
+        sigmas=None if detail.steps else request.sigmas,
+        batch_count=1,
+        cfg_scale=detail.cfg_scale if detail.cfg_scale >= 0 else request.cfg_scale,
+        cfg_start_step=0,
+        id_schedule=ALWAYS,
+        sampling_method=detail.sample_method or request.sampling_method,
+        scheduler=detail.scheduler or request.scheduler,
+        strength=detail.denoising_strength,
+        # what steps may be skipped was said of so many steps, and of the whole picture
+        step_cache=None,
+        detail=None,
+    )
 
 
 def check_batch_count(count: int) -> None:

@@ -30,12 +30,28 @@ class Subject:
     schedule: IdSchedule = ALWAYS
     # (L,) float32 in [0, 1] over the image tokens; None for the whole picture
     region: np.ndarray | None = field(default=None, repr=False)
+    # Files of pictures that this person's face is recognised by in a detail pass
+    references: tuple[bytes, ...] = field(default=(), repr=False)
 
     @cached_property
     def region_sha256(self) -> str | None:
         return (
             hashlib.sha256(self.region.tobytes()).hexdigest() if self.region is not None else None
         )
+
+    @cached_property
+    def reference_hashes(self) -> tuple[str, ...]:
+        """SHA-256 of each reference."""
+        return tuple(hashlib.sha256(data).hexdigest() for data in self.references)
+
+    def close_up(self) -> Subject:
+        """This person in a picture of the face alone: in all of it, at every step, as strongly."""
+        schedule = IdSchedule(double=self.schedule.double, single=self.schedule.single)
+        return replace(self, schedule=schedule, region=None, references=())
+
+    def is_seen(self, steps: int) -> bool:
+        """Whether the identity is added with a weight other than 0 at any of so many steps."""
+        return any(any(self.weights_at(step, steps)) for step in range(steps))
 
     def weights_at(self, step: int, steps: int) -> tuple[float, float]:
         """Weights after double and after single blocks at step `step` (from 0) of `steps`; 0
@@ -88,6 +104,9 @@ class Job:
     loras: tuple[LoraUse, ...] = ()
     # Of the autoencoder: asked for, or what the memory plan chose
     tiling: Tiling | None = None
+    # What redraws the faces of the drawn picture: a pattern for the first face, the second and so
+    # on, the last one for all further ones; None leaves a face as it is. Empty without such a pass
+    faces: tuple[Job | None, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -97,6 +116,24 @@ class Job:
     def t5_tokens(self) -> tuple[int, ...]:
         """Of each prompt."""
         return tuple(prompt.t5_tokens for prompt in self.prompts)
+
+    @property
+    def passes(self) -> tuple[Job, ...]:
+        """The patterns of all that is drawn after this."""
+        return tuple(face for face in self.faces if face is not None)
+
+    @property
+    def all_prompts(self) -> tuple[Prompt, ...]:
+        """What the text encoders read, for the passes after this one too."""
+        prompts = list(self.prompts)
+        for later in self.passes:
+            prompts += later.all_prompts
+        return tuple(dict.fromkeys(prompts))
+
+    @property
+    def people_seen(self) -> tuple[Subject, ...]:
+        """Those whose identity is added with a weight other than 0."""
+        return tuple(subject for subject in self.subjects if subject.is_seen(self.steps))
 
     @property
     def guided(self) -> bool:

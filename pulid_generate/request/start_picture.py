@@ -56,6 +56,13 @@ def read_init_image(source: Source, width: int, height: int) -> np.ndarray:
     return np.array(_fit(image, width, height, Image.Resampling.LANCZOS))
 
 
+def read_picture(source: Source) -> np.ndarray:
+    """A picture in its own size, (H, W, 3) uint8 RGB, upright, on white. Raises as
+    `read_init_image`.
+    """
+    return np.array(_decoded(source, "the picture", "white", to_srgb=True).convert("RGB"))
+
+
 def read_source(source: Source, flag: str = "--init-img") -> PictureBytes:
     """A picture's bytes, to be read more than once: "-" is standard input. Raises InputError."""
     if isinstance(source, PictureBytes):

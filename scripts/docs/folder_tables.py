@@ -53,6 +53,7 @@ ORDER = {
         "flags",
         "models",
         "memory",
+        "detail",
         "request",
         "sampling",
         "networks",

@@ -30,7 +30,7 @@ HEAD = f"""\
 #!{sys.executable}
 import json, os, signal, sys
 line = {LINE!r}
-pictures = sys.argv[sys.argv.index("--") + 1:]
+pictures = sys.argv[sys.argv.index("--") + 1:] if "--" in sys.argv else []
 def say(text): print(text, file=sys.stderr, flush=True)
 def tell(**more): print(json.dumps(line | more), flush=True)
 def by_each(*values): return [dict(network, likeness=value) for network, value in zip(line["recognizers"], values)]

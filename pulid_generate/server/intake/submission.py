@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import PulidError, RequestError
 from pulid_generate.lora.choice import find_lora
+from pulid_generate.request.detail import ANTELOPEV2
 from pulid_generate.request.people import parse_person, rename_files
 from pulid_generate.server.failures import without_folder
 from pulid_generate.server.intake.extraction import ExtractWorker
@@ -96,6 +97,8 @@ class _Naming:
         """The options with names of files in the folder, which are written. Raises PulidError."""
         asked = dict(options)
         self._read_prompt(asked)
+        if asked.get("ad_model") not in (None, ANTELOPEV2):
+            raise RequestError(f"ad_model: expected {ANTELOPEV2}, the pack of the server")
         for name in ("init_img", "mask"):
             if asked.get(name) is not None:
                 asked[name] = self._came(self.body.take_file(asked[name], name))

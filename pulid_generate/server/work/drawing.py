@@ -142,7 +142,7 @@ class _OneJob(Caller[int]):
         self.wanted = wanted
 
     def prompts(self, item: int) -> Sequence[Prompt]:
-        return self.wanted.prompts
+        return self.wanted.all_prompts
 
     def job(self, item: int) -> Job:
         return self.wanted

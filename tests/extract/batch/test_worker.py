@@ -71,6 +71,30 @@ def call_extract(capfd, monkeypatch, portrait: str, out: str, *flags: str):
     return code, told, err
 
 
+def test_faces_and_how_like_somebody_they_are(photos, tmp_path, capfd, monkeypatch):
+    group, alone = str(photos / "group.png"), str(photos / "alone.png")
+    empty = str(save(tmp_path / "empty.png"))
+    known, nobody, *wrong = answers(
+        capfd,
+        monkeypatch,
+        {"task": "faces", "photo": group, "people": {"me": [alone], "us": [alone, group]}},
+        {"task": "faces", "photo": empty, "allow_none": True},
+        {"task": "faces", "photo": empty},
+        {"task": "faces", "photo": group, "people": {"me": []}},
+        {"task": "faces", "photo": group, "people": ["alone.png"]},
+        {"task": "faces", "photo": group, "people": {"me": [empty]}},
+    )
+    large, small = known["faces"]
+    assert large["likeness"]["me"] > small["likeness"]["me"]
+    assert large["likeness"]["us"] == pytest.approx((1 + large["likeness"]["me"]) / 2, abs=1e-3)
+    assert nobody["faces"] == []
+    assert [one["status"] for one in wrong] == ["failed"] * 4
+    assert "no face found" in wrong[0]["error"]
+    assert "people: expected an object" in wrong[1]["error"]
+    assert "people: expected an object" in wrong[2]["error"]
+    assert "no face found in this reference" in wrong[3]["error"]
+
+
 def test_faces_and_crops(photos, tmp_path, capfd, monkeypatch):
     paths = {name: str(tmp_path / f"{name}.png") for name in ("preview", "crop_image")}
     alone = str(photos / "alone.png")

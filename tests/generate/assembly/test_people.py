@@ -11,13 +11,13 @@ from seeded.checkpoints import write_embedding
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.assembly.people import identity_files, people_of, read_subjects
+from pulid_generate.assembly.references import references_of
 from pulid_generate.assembly.usage import (
     input_files,
     shared_input_error,
     standard_input_readers,
     usage_error,
 )
-from pulid_generate.batch.references import references_of
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.inspection import readiness

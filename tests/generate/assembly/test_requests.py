@@ -11,9 +11,11 @@ from PIL import Image
 from pulid_generate.assembly.requests import Readers, read_drawing, read_request
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import Flags
+from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.skip_guidance import SkipGuidance
+from pulid_generate.request.step_cache import StepCache
 
 PLAIN = GenerationRequest("a cat")
 NOBODY = Readers(embedding=pytest.fail, sha256=lambda path: "0")
@@ -55,6 +57,8 @@ TABLE = [
     ("vae_tiling", True, "vae_tiling", True),
     ("vae_tile_size", "48x16", "vae_tile_size", "48x16"),
     ("vae_tile_overlap", 0.25, "vae_tile_overlap", 0.25),
+    ("cache_mode", "easycache", "step_cache", StepCache.parse("easycache")),
+    ("ad_model", "antelopev2", "detail", DetailSettings()),
 ]
 
 

@@ -145,7 +145,10 @@ def test_flags_without_effect_are_taken_off_and_reported(arguments, kept, noted)
         (("--control-net", "canny.safetensors"), "--control-net: ControlNet is not supported"),
         (("-p", "a cat", "-r", "me.png"), "-r: reference pictures"),
         (("--circular",), "--circular: seamless"),
-        (("-M", "vid_gen"), "-M vid_gen: no such mode; here it can only be img_gen"),
+        (
+            ("-M", "vid_gen"),
+            "-M vid_gen: no such mode; the detail pass alone is `pulid-generate detail`; here it can only be img_gen",
+        ),
         (("--mode=convert",), "--mode convert: "),
         (("--vae-format", "sd3"), "can only be auto or flux"),
         (("--video-frames", "33"), "--video-frames 33: video"),

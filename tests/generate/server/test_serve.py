@@ -361,11 +361,14 @@ def test_what_a_webui_client_sends(client, draw):
 def test_fields_of_a_job_are_the_flags(client):
     from dataclasses import fields
 
+    from pulid_generate.flags.detail import DetailFlags
     from pulid_generate.flags.drawing import DrawingFlags
     from pulid_generate.flags.identity import IdentityFlags
 
     told = client.get("/v1/capabilities").json()["fields"]
-    wanted = {item.name for table in (DrawingFlags, IdentityFlags) for item in fields(table)}
+    wanted = {
+        item.name for table in (DrawingFlags, IdentityFlags, DetailFlags) for item in fields(table)
+    }
     assert wanted - told.keys() == {"prompt_file", "negative_prompt_file"}
     assert told["width"]["default"] == 512
     schema = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]

@@ -1,4 +1,6 @@
-"""Whom the pictures of a row are compared with: from its --reference to files."""
+"""Whom pictures are compared with, and whose face is whose: from --reference to files. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +8,19 @@ from pathlib import Path
 
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands import Flags
+from pulid_generate.request.people import PersonSpec
 
 # of pictures that are looked for in a folder
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".bmp", ".tif", ".tiff")
 
 
-def references_of(flags: BatchFlags) -> tuple[Path, ...]:
+def references_of(flags: Flags) -> tuple[Path, ...]:
     """The pictures of the person. Of a folder, the one that is called as the person's file is;
     nothing for nobody, and for several people, who would be taken for one. Raises RequestError.
     """
     references: list[Path] = []
-    for name in flags.reference or ():
+    for name in _named(flags):
         path = Path(name).expanduser()
         if not path.is_dir():
             references.append(path)
@@ -26,6 +29,28 @@ def references_of(flags: BatchFlags) -> tuple[Path, ...]:
         if len(people) == 1:
             references.append(_portrait(path, Path(people[0]).stem, name))
     return tuple(references)
+
+
+def own_references(flags: Flags, spec: PersonSpec, people: int) -> tuple[Path, ...]:
+    """The pictures of one of so many people: those that are called as this person's file is, of a
+    folder or by themselves; for a single person all that are named. Raises RequestError.
+    """
+    if people == 1:
+        return references_of(flags)
+    stem = Path(spec.file).stem
+    own: list[Path] = []
+    for name in _named(flags):
+        path = Path(name).expanduser()
+        if path.is_dir():
+            own.append(_portrait(path, stem, name))
+        elif path.stem == stem:
+            own.append(path)
+    return tuple(own)
+
+
+def _named(flags: Flags) -> list[str]:
+    """As typed; not every command has the flag."""
+    return getattr(flags, "reference", None) or []
 
 
 def _portrait(folder: Path, stem: str, name: str) -> Path:
