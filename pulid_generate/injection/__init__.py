@@ -1,6 +1,7 @@
 """Where the identity is added: what hangs on Flux's blocks while it runs, and comes off again.
 
     adapter.py      PuLID's layers from their file, bound to one identity
+    fused.py        a folded layer and its addition by kernels, where the card runs them
     attention.py    one PuLID layer, as the reference writes it and folded for one identity
     terms.py        who is added to a block's output, where, and how strongly
     hooks.py        where PuLID's layers meet Flux: `inject` and `attach`

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pulid_generate.errors import IdentityError
+from pulid_generate.injection.fused import add_fused, kernels_for
 
 
 @dataclass(eq=False)
@@ -41,6 +42,8 @@ class Term:
     _index: tuple[Tensor | slice, ...] | None = field(init=False, repr=False, default=None)
     # (K, 1) float32, the region's numbers at those tokens
     _scale: Tensor | None = field(init=False, repr=False, default=None)
+    # the same as one number for each token of a batch, (B, L) float32, for the kernels
+    _share: Tensor | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         rows: Tensor | slice = slice(None)
@@ -63,11 +66,16 @@ class Term:
         # layers follow the tokens
         device = img_tokens.device
         layer = self.layers[index].to(device)
+        if self._index is not None:
+            self._check_fit(img_tokens)
+        kernels = kernels_for(layer, img_tokens)
+        if kernels is not None:
+            share = self._share_of(img_tokens)
+            return add_fused(kernels, total, img_tokens, layer, weight, share)
         if self._index is None:
             # torch.add with alpha still evaluates 0 * CA, so a NaN in CA cannot hide behind weight
             # 0
             return torch.add(total, layer(img_tokens), alpha=weight)
-        self._check_fit(img_tokens)
         self._move_to(device)
         added = layer(img_tokens[self._index])
         if self._scale is not None:
@@ -77,6 +85,19 @@ class Term:
         # each place once: no accumulation whose order a GPU would choose
         total[self._index] = torch.add(total[self._index], added, alpha=weight)
         return total
+
+    def _share_of(self, img_tokens: Tensor) -> Tensor | None:
+        """How much of the person each token gets, (B, L); None for all of everything."""
+        if self._index is None:
+            return None
+        shape = img_tokens.shape[:2]
+        if self._share is None or self._share.shape != shape:
+            share = torch.zeros(shape)
+            # `_index` may be on the device by now, and tells rows and tokens alike
+            index = tuple(p.cpu() if isinstance(p, Tensor) else p for p in self._index)
+            share[index] = 1.0 if self._scale is None else self._scale[:, 0].cpu()
+            self._share = share.to(img_tokens.device)
+        return self._share
 
     def _move_to(self, device: torch.device) -> None:
         if self._index is not None:

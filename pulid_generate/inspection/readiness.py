@@ -85,6 +85,8 @@ def run(context: typer.Context, flags: Flags) -> None:
         *settings_checks(used_settings(context)),
         *(role.with_remedy(fetch) for role in looked.values()),
     ]
+    if not any(check.stops for check in checks):
+        checks.append(_kernels(flags))
     plan = None
     if not any(check.stops for check in checks):
         files_check, files = _all_files(flags, folder)
@@ -144,6 +146,20 @@ def _all_files(flags: Flags, folder: Path | None) -> tuple[Check, ModelFiles | N
         remedy = f"run: pulid-generate pull {ENCODERS_KIT} --models-dir {folder or 'models'}"
         return Check(FILES, T5_TOKENIZER.name, "missing", text, remedy), None
     return Check(FILES, T5_TOKENIZER.name, "ok", str(files.t5_tokenizer)), files
+
+
+def _kernels(flags: Flags) -> Check:
+    """Which arithmetic runs, and whether by our kernels."""
+    from pulid_generate.kernels.availability import available
+
+    try:
+        placement = placement_of(flags)
+    except PulidError as error:
+        return Check("machine", "arithmetic", "wrong", str(error))
+    dtype = str(placement.dtype).removeprefix("torch.")
+    reason = available(placement.device)
+    by = "GPU kernels" if reason is None else f"torch's own operations: {reason}"
+    return Check("machine", "arithmetic", "ok", f"{dtype} on {placement.device}, by {by}")
 
 
 def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:

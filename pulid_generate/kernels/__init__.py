@@ -7,7 +7,10 @@ for what stands between a Flux block's products.
     products.py           one token times a matrix of ggml's types, from its bytes
     identity.py           PuLID's folded layer and its addition to the image tokens
     block_steps.py        norms, modulation, gates, rotation, GELU
-    block_steps_check.py  a trial of those on the card that is to run them
+    trials.py             whether a kernel gives what torch gives on its card, and a word if not
+    identity_check.py     the trial of identity
+    products_check.py     the trial of products
+    block_steps_check.py  the trial of block_steps
 
 They compute what the torch code of `packed`, `injection` and `networks` computes, with fewer
 launches and less memory traffic. Those folders ask `availability` and import the other files only

@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from pulid_generate.kernels import trials
+
 OLDEST = (8, 0)  # compute capability: older cards do not multiply bfloat16
 
 
@@ -22,6 +24,8 @@ def ask(device: torch.device) -> str | None:
     reason = available(device)
     if reason is None:
         _served.add(device)
+    elif device.type == "cuda":
+        trials.note(f"GPU kernels: torch's own operations run instead, because {reason}")
     return reason
 
 

@@ -146,6 +146,8 @@ class QuantizedLinear(nn.Module):
             self.bias = nn.Parameter(empty, requires_grad=False)
         # see compute_quantized
         self.computing = _shared_default()
+        # arithmetic in which a kernel multiplies one token, see multiply_single_tokens
+        self.single_tokens: tuple[torch.dtype, ...] = ()
         # kept weights; not buffers, for they need not follow the module anywhere
         self.widened: Tensor | None = None
         self.double_rounded: list[DoubleRounded] | None = None
@@ -166,6 +168,10 @@ class QuantizedLinear(nn.Module):
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """As `forward`, with a bias in the dtype of x."""
+        if x.dtype in self.single_tokens and x.numel() == self.in_features:
+            from pulid_generate.kernels.products import multiply_ggml
+
+            return multiply_ggml(x, self.data, int(self.kind), bias)
         if not may_reuse(x):
             return nn.functional.linear(x, self.weight.dequantize(x.dtype), bias)
         if self.computing.compute == "int8" and x.numel() >= INT8_TOKENS * self.in_features:
@@ -220,6 +226,25 @@ class QuantizedLinear(nn.Module):
             yield int8_products.round_twice(
                 numbers, "rounded weight", workspace, self._int8_columns
             )
+
+
+def multiply_single_tokens(model: nn.Module, device: torch.device, dtype: torch.dtype) -> int:
+    """Let the layers of a model that runs on `device` in `dtype` multiply a single token (the
+    modulations of one picture) from their bytes, where a kernel does that rightly. Returns how many
+    layers do.
+    """
+    if not serves(device):
+        return 0
+    from pulid_generate.kernels import products_check
+    from pulid_generate.kernels.ggml import GGML_TYPES
+
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    kinds = {int(layer.kind) for layer in layers} & GGML_TYPES.keys()
+    trusted = {kind for kind in kinds if products_check.passes(device, dtype, kind)}
+    chosen = [layer for layer in layers if int(layer.kind) in trusted]
+    for layer in chosen:
+        layer.single_tokens = (dtype,)
+    return len(chosen)
 
 
 _in_graphs: LayersByAddress[QuantizedLinear] = LayersByAddress()

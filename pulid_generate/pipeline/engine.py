@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
+from pulid_generate.kernels.trials import take_notes
 from pulid_generate.memory.devices import give_back_memory
 from pulid_generate.models.autoencoder import Autoencoder, decode
 from pulid_generate.pictures.face_finder import FaceFinder
@@ -381,6 +382,8 @@ class Engine:
             if (cache := denoiser.cache) is not None:
                 told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
                 self.reports.log(f"{label}: {told}")
+        for line in take_notes():
+            self.reports.note(line)
         if not torch.isfinite(latents).all():
             raise CheckpointError(
                 f"{self.fitting.files.flux.path}: the denoised latents hold NaN or infinite "

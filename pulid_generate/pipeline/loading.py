@@ -24,7 +24,7 @@ from pulid_generate.models.autoencoder import Autoencoder, load_vae
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.flux import load_flux
 from pulid_generate.models.t5 import T5Text
-from pulid_generate.packed.ggml import Compute, compute_quantized
+from pulid_generate.packed.ggml import Compute, compute_quantized, multiply_single_tokens
 from pulid_generate.packed.widening import widen_while_running
 
 
@@ -103,6 +103,7 @@ class Models:
         _tune(flux, device, self.placement.dtype)
         if device.type == "cpu":
             compute_quantized(flux, self.compute, self.weight_cache)
+        multiply_single_tokens(flux, device, self.placement.dtype)
         if keep:
             widen_while_running(flux)
         self._stream(Model.FLUX, flux, device)
