@@ -282,14 +282,14 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
             "--output-dir",
             tmp_path / "out",
         ),
-        *("--batch-size", 6, "--min-similarity", LIKE),
+        *("--batch-size", 6, "--require", f"mean_likeness>={LIKE}"),
     )
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    assert report["similarity"] >= LIKE
+    assert report["measures"]["mean_likeness"] >= LIKE
     assert (
-        report["runs"]["person"]["similarity"]
-        > max(report["runs"][name]["similarity"] for name in ("weight_0", "stranger")) + 0.2
+        report["runs"]["person"]["mean_likeness"]
+        > max(report["runs"][name]["mean_likeness"] for name in ("weight_0", "stranger")) + 0.2
     )
     assert report["closer_than_weight_0"]["closer"] >= 5
 
