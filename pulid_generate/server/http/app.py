@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from pulid_generate.errors import PulidError
 from pulid_generate.server.failures import failure, failure_of
-from pulid_generate.server.http import health, jobs, openai, people, studio, webui
+from pulid_generate.server.http import health, jobs, openai, people, reference, studio, webui
 from pulid_generate.server.http.safety import Safety
 from pulid_generate.server.http.state import Server
 from pulid_generate.version import __version__
@@ -18,10 +18,10 @@ from pulid_generate.version import __version__
 
 def make_app(server: Server) -> Any:
     """The application of one server, for an ASGI runner."""
-    # their pages for people load scripts from elsewhere; /openapi.json is here
+    # their pages for people load scripts from elsewhere; `reference` is ours
     app = FastAPI(title="pulid-generate", version=__version__, docs_url=None, redoc_url=None)
     app.state.server = server
-    for part in (jobs, openai, webui, people, studio, health):
+    for part in (jobs, openai, webui, people, studio, reference, health):
         app.include_router(part.router)
     app.add_exception_handler(PulidError, _told)
     app.add_exception_handler(HTTPException, _told_status)

@@ -26,7 +26,7 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.intake.fields import read_names, schema
+from pulid_generate.server.intake.fields import face_choice, read_names, schema
 from pulid_generate.server.intake.uploads import Body, decode_file, read_body
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
 from pulid_generate.version import __version__
@@ -51,6 +51,7 @@ def submit(server: Server, body: Body, visitor: str | None) -> tuple[JobRecord, 
         body,
         visitor,
         portraits=own.get("portraits"),
+        face=face_choice(own),
         output_format=own.get("output_format", "png"),
     )
     server.queue.add(job)

@@ -24,7 +24,7 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.intake.fields import read_names
+from pulid_generate.server.intake.fields import face_choice, read_names
 from pulid_generate.server.intake.uploads import Body, read_body
 from pulid_generate.server.work.jobs import JobRecord
 
@@ -104,6 +104,7 @@ def _submit(
         body,
         visitor,
         portraits=own.get("portraits"),
+        face=face_choice(own),
         output_format=own.get("output_format") or "png",
     )
     server.queue.add(job)

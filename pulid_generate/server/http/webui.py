@@ -26,7 +26,7 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.intake.fields import read_names
+from pulid_generate.server.intake.fields import face_choice, read_names
 from pulid_generate.server.intake.uploads import Body, read_body
 from pulid_generate.server.work.jobs import JobRecord
 
@@ -121,7 +121,9 @@ def _submit(
     _take_pictures(body, own, options, needs_picture)
     if not needs_picture:
         options.pop("strength", None)
-    job = server.submission.job(options, body, visitor, portraits=own.get("portraits"))
+    job = server.submission.job(
+        options, body, visitor, portraits=own.get("portraits"), face=face_choice(own)
+    )
     server.queue.add(job)
     return job, idle
 

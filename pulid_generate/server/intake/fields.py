@@ -29,8 +29,15 @@ OWN = {
     "files": "Files of the request, name -> base64 or data URL; other fields then name them. In a "
     "form: parts called 'files', each with its file name.",
     "portraits": "Names of files that are portraits of one person, who is drawn.",
+    "face_index": "Which face of the portraits, from 0 in face_order. Default: the largest.",
+    "face_order": "How their faces are counted: largest, left, right, top, bottom, center.",
+    "face_at": "The face at this point of the one portrait: 'X,Y', upright pixels.",
+    "face_box": "This region of the one portrait, without a detector: 'X,Y,W,H'.",
+    "landmarks": "These five points of the one portrait, without a detector: 'X,Y,..'.",
     "output_format": "png, jpeg or webp: how the pictures are stored.",
 }
+# of these the options of the extraction of `portraits`
+FACE_CHOICE = ("face_index", "face_order", "face_at", "face_box", "landmarks")
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -72,6 +79,13 @@ def read_names(
     return options, own, idle
 
 
+def face_choice(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Which face of the portraits is meant, as the options of an extraction. own: as `read_names`
+    gives it.
+    """
+    return {name: own[name] for name in FACE_CHOICE if own.get(name) is not None}
+
+
 def _near(name: str) -> str:
     near = difflib.get_close_matches(name, [*request_fields(), *OWN], 1)
     return f", did you mean {near[0]}?" if near else ""
@@ -100,6 +114,11 @@ def schema() -> dict[str, Any]:
         "items": {"type": "string"},
         "description": OWN["portraits"],
     }
+    for name in FACE_CHOICE:
+        properties[name] = {
+            "type": "integer" if name == "face_index" else "string",
+            "description": OWN[name],
+        }
     properties["output_format"] = {
         "type": "string",
         "enum": list(FORMATS),

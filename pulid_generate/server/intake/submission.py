@@ -57,11 +57,13 @@ class Submission:
         visitor: str | None,
         *,
         portraits: object = None,
+        face: Mapping[str, Any] | None = None,
         output_format: object = "png",
     ) -> JobRecord:
         """A job that can be drawn, in a folder of its own; not in the queue yet.
 
-        options: fields of a generation. Raises PulidError.
+        options: fields of a generation. face: which face of the portraits, by the options of an
+        extraction. Raises PulidError.
         """
         if output_format not in FORMATS:
             raise RequestError(
@@ -72,7 +74,8 @@ class Submission:
         make_folder(folder, mode=0o700)
         try:
             with _by_given_names(folder / FILES):
-                asked = _Naming(self, body, visitor, folder / FILES).asked(options, portraits)
+                naming = _Naming(self, body, visitor, folder / FILES)
+                asked = naming.asked(options, portraits, face or {})
                 job = JobRecord(name, folder, visitor, asked, str(output_format))
                 drawings = self.drawer.judge(job, self.settings)
         except PulidError:
@@ -93,7 +96,9 @@ class _Naming:
         # that have come, or were made or copied
         self.files: dict[str, bytes] = {}
 
-    def asked(self, options: Mapping[str, Any], portraits: object) -> dict[str, Any]:
+    def asked(
+        self, options: Mapping[str, Any], portraits: object, face: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The options with names of files in the folder, which are written. Raises PulidError."""
         asked = dict(options)
         self._read_prompt(asked)
@@ -102,10 +107,14 @@ class _Naming:
         for name in ("init_img", "mask"):
             if asked.get(name) is not None:
                 asked[name] = self._came(self.body.take_file(asked[name], name))
+        if face and portraits is None:
+            raise RequestError(f"{next(iter(face))}: is about portraits; send some")
         if portraits is not None:
             if asked.get("pulid_id_embedding") is not None:
                 raise RequestError("portraits and pulid_id_embedding both say who it is")
-            asked["pulid_id_embedding"] = self._extract(_names(portraits, "portraits"), PORTRAITS)
+            asked["pulid_id_embedding"] = self._extract(
+                _names(portraits, "portraits"), PORTRAITS, face
+            )
         elif asked.get("pulid_id_embedding") is not None:
             asked["pulid_id_embedding"] = self._person(asked["pulid_id_embedding"])
         if asked.get("identity") is not None:
@@ -170,7 +179,9 @@ class _Naming:
             raise RequestError(f"identity {name}: cannot be read ({error.strerror})") from None
         return path.name
 
-    def _extract(self, portraits: list[str], name: str) -> str:
+    def _extract(
+        self, portraits: list[str], name: str, face: Mapping[str, Any] | None = None
+    ) -> str:
         """The .pulidembd of one person on some portraits, as the command makes it."""
         taken = {self.body.take_file(portrait, "portraits"): None for portrait in portraits}
         if not taken:
@@ -178,7 +189,8 @@ class _Naming:
         write_files({key: self.body.files[key] for key in taken}, self.folder)
         paths = [str(self.folder / key) for key in taken]
         out = self.folder / name
-        self.worker.ask("extract", {"portrait": paths, "names": list(taken), "out": str(out)})
+        task = {"portrait": paths, "names": list(taken), "out": str(out)} | dict(face or {})
+        self.worker.ask("extract", task)
         self.files[name] = out.read_bytes()
         return name
 

@@ -94,13 +94,41 @@ export class Stage {
     this.onchange();
   }
 
+  // Arrow keys: another frame while one is chosen, a pixel of the picture while a box is drawn.
   key(event) {
+    if (this.tool === "box") {
+      this.nudge(event);
+      return;
+    }
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (step === undefined || this.frames.length === 0 || this.tool !== "choose") return;
     event.preventDefault();
     this.chosen = (this.chosen + step + this.frames.length) % this.frames.length;
     this.draw();
     this.onchange();
+  }
+
+  // With Shift ten pixels; with Alt the box grows or shrinks at its right and lower edges.
+  nudge(event) {
+    const by = { ArrowRight: [1, 0], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowUp: [0, -1] }[event.key];
+    if (by === undefined || !this.box) return;
+    event.preventDefault();
+    const far = event.shiftKey ? 10 : 1;
+    const [across, down] = by.map((step) => step * far);
+    const [left, top, width, height] = this.box;
+    if (event.altKey) this.setBox([left, top, width + across, height + down]);
+    else this.setBox([left + across, top + down, width, height]);
+    this.onchange();
+  }
+
+  // Whole pixels inside the picture, at least one of them.
+  setBox(box) {
+    const [width, height] = this.size;
+    const inside = (value, least, most) => Math.min(Math.max(Math.round(value), least), most);
+    const across = inside(box[2], 1, width);
+    const down = inside(box[3], 1, height);
+    this.box = [inside(box[0], 0, width - across), inside(box[1], 0, height - down), across, down];
+    this.draw();
   }
 
   choose([x, y]) {

@@ -12,7 +12,9 @@ export async function start() {
   dropsOn(by("restore-drop"), (files) => files[0] && what.restoreFile(files[0]));
   by("delete-all").addEventListener("click", deleteAll);
   by("sweep").addEventListener("click", sweep);
-  by("sweep-option").replaceChildren(...SWEEPABLE.map((name) => element("option", { value: name }, name.replaceAll("_", " "))));
+  const options = () => SWEEPABLE.map((name) => element("option", { value: name }, name.replaceAll("_", " ")));
+  by("sweep-option").replaceChildren(...options());
+  by("sweep-option-2").replaceChildren(element("option", { value: "" }, "one row"), ...options());
   const { jobs } = await ask("/v1/jobs");
   for (const job of [...jobs].reverse()) {
     if (job.state === "done") addToGallery(job);
@@ -125,27 +127,61 @@ async function deleteAll() {
 
 // ------------------------------------------------------------------------------------------- a sweep
 
+// At most so many pictures: each waits in the queue, which has an end.
+const MOST_SWEPT = 24;
+
+function valuesIn(id) { return by(id).value.split(",").map((value) => value.trim()).filter(Boolean); }
+
 async function sweep() {
-  const name = by("sweep-option").value;
-  const values = by("sweep-values").value.split(",").map((value) => value.trim()).filter(Boolean).slice(0, 12);
+  const [across, down] = [by("sweep-option").value, by("sweep-option-2").value];
+  const columns = valuesIn("sweep-values");
+  const rows = down ? valuesIn("sweep-values-2") : [null];
+  const [head, body] = by("sweep-pictures").children;
+  head.replaceChildren();
+  body.replaceChildren();
   by("sweep-error").textContent = "";
-  by("sweep-pictures").replaceChildren();
+  by("sweep").disabled = true;
   try {
+    if (across === down) throw new Error("across and down are the same option; choose two");
+    const count = columns.length * rows.length;
+    if (!count) throw new Error("values: write some, such as 0, 0.5, 1");
+    if (count > MOST_SWEPT) throw new Error(`${count} pictures; expected at most ${MOST_SWEPT}`);
     const [fields, files] = await what.request();
-    for (const value of values) {
-      const caption = element("span", {}, `${name.replaceAll("_", " ")} ${value}`);
-      const bar = element("progress", { max: 1, value: 0, "aria-label": `Steps of ${value}` });
-      const place = element("li", {}, bar, caption);
-      by("sweep-pictures").append(place);
-      const told = await post("/v1/jobs", { ...fields, batch_count: 1, [name]: value }, files);
-      watch(told.id, (job) => {
-        bar.max = Math.max(1, job.steps);
-        bar.value = job.step;
-        if (job.state === "done") { bar.replaceWith(element("img", { src: job.pictures[0].url, alt: caption.textContent })); addToGallery(job); }
-        if (["failed", "cancelled"].includes(job.state)) bar.replaceWith(element("span", { class: "error" }, job.error ?? "cancelled"));
-      });
+    const words = (name, value) => `${name.replaceAll("_", " ")} ${value}`;
+    by("sweep-pictures").hidden = false;
+    head.append(element("tr", {}, ...(down ? [element("td")] : []),
+      ...columns.map((value) => element("th", { scope: "col" }, words(across, value)))));
+    for (const row of rows) {
+      const line = element("tr", {}, ...(down ? [element("th", { scope: "row" }, words(down, row))] : []));
+      body.append(line);
+      for (const column of columns) {
+        const place = element("td");
+        line.append(place);
+        const more = down ? { [across]: column, [down]: row } : { [across]: column };
+        const name = Object.entries(more).map(([option, value]) => words(option, value)).join(", ");
+        await drawInto(place, name, { ...fields, batch_count: 1, ...more }, files);
+      }
     }
   } catch (error) {
     by("sweep-error").textContent = error.message;
   }
+  by("sweep").disabled = false;
+}
+
+// A job whose picture, or why there is none, comes to stand in a cell.
+async function drawInto(place, name, fields, files) {
+  const bar = element("progress", { max: 1, value: 0, "aria-label": `Steps of ${name}` });
+  place.append(bar);
+  const told = await post("/v1/jobs", fields, files);
+  watch(told.id, (job) => {
+    bar.max = Math.max(1, job.steps);
+    bar.value = job.step;
+    if (job.state === "done") {
+      place.replaceChildren(element("img", { src: job.pictures[0].url, alt: name }));
+      addToGallery(job);
+    }
+    if (["failed", "cancelled"].includes(job.state)) {
+      place.replaceChildren(element("span", { class: "error" }, job.error ?? "cancelled"));
+    }
+  });
 }

@@ -8,7 +8,8 @@ import { people, showPeople } from "./who.js";
 const SHAPES = [["1:1", 1, 1], ["3:4", 3, 4], ["4:3", 4, 3], ["9:16", 9, 16], ["16:9", 16, 9]];
 // fields that the page has places of its own for
 const OWN = new Set(["prompt", "width", "height", "steps", "pulid_id_weight", "id_start_step", "seed", "batch_count",
-  "strength", "init_img", "mask", "pulid_id_embedding", "identity", "files", "portraits"]);
+  "strength", "init_img", "mask", "pulid_id_embedding", "identity", "files", "portraits", "face_index", "face_order",
+  "face_at", "face_box", "landmarks"]);
 let capabilities;
 let place;
 let init;

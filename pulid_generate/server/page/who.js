@@ -24,8 +24,9 @@ export function start({ onchange, canRead, missing }) {
     if (files.length && canRead) add(files);
   });
   for (const input of document.querySelectorAll("input[name=tool]")) {
-    input.addEventListener("change", () => { stage.tool = input.value; });
+    input.addEventListener("change", () => { stage.tool = input.value; showBox(); });
   }
+  for (const input of boxFields()) input.addEventListener("change", typeBox);
   by("brush-size").addEventListener("input", (event) => { stage.brush = Number(event.target.value); });
   by("clear-marks").addEventListener("click", () => { stage.mask = stage.box = null; stage.draw(); showChoice(); });
   by("look").addEventListener("click", look);
@@ -107,6 +108,7 @@ function showChoice() {
   const portrait = portraits[active];
   if (!portrait) return;
   portrait.chosen = stage.chosen;
+  showBox();
   const one = portraits.length === 1;
   by("faces").replaceChildren(...(one ? stage.frames : []).map((frame, place) => element("button", {
     type: "button", role: "radio", "aria-checked": place === stage.chosen && !stage.box,
@@ -116,6 +118,21 @@ function showChoice() {
   else if (stage.box) busy(`box ${stage.box.join(", ")} (x, y, width, height)`);
   else if (!stage.frames.length && portrait.faces) busy("no face was found: draw a box");
   else busy("");
+}
+
+function boxFields() { return [0, 1, 2, 3].map((place) => by(`box-${place}`)); }
+
+// The box as numbers, which are exact where a finger is not.
+function showBox() {
+  by("box-fields").hidden = stage.tool !== "box" || portraits.length !== 1;
+  boxFields().forEach((input, place) => { input.value = stage.box ? stage.box[place] : ""; });
+}
+
+function typeBox() {
+  const numbers = boxFields().map((input) => input.valueAsNumber);
+  if (numbers.some(Number.isNaN)) return;
+  stage.setBox(numbers);
+  showChoice();
 }
 
 // What the portraits come to as fields and files of a request.
