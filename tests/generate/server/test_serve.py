@@ -8,6 +8,7 @@ import base64
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support.micro_drawing import write_lora
@@ -72,6 +73,30 @@ def test_an_identity_by_name_by_tag_and_in_the_request(client, draw, kept):
     assert drawn(client, files=files, **named) == wanted
     inline = f"data:application/octet-stream;base64,{of_file(kept.me)}"
     assert drawn(client, pulid_id_embedding=inline, pulid_id_weight=0.8) == wanted
+
+
+@pytest.mark.parametrize(
+    ("route", "size"),
+    [("/v1/jobs", {}), ("/v1/images/generations", {"size": "64x48"}), ("/sdapi/v1/txt2img", {})],
+)
+def test_which_face_of_the_portraits_is_drawn(route, size, client, served, kept, monkeypatch):
+    asked = []
+
+    def extract(task, fields):
+        asked.append((task, fields))
+        Path(fields["out"]).write_bytes(kept.me.read_bytes())
+        return {}
+
+    monkeypatch.setattr(served.server.worker, "ask", extract)
+    files = {"group.png": base64.b64encode(b"a picture").decode()}
+    fields = {"prompt": PROMPT, "portraits": ["group.png"], "files": files, "face_index": 1} | size
+    assert client.post(route, json=fields | {"face_order": "left"}).status_code in (200, 202)
+    [(task, sent)] = asked
+    assert (task, sent["face_index"], sent["face_order"]) == ("extract", 1, "left")
+    assert sent["names"] == ["group.png"]
+    told = client.post(route, json={"prompt": PROMPT, "face_index": 1} | size)
+    assert told.status_code == 400
+    assert "face_index: is about portraits; send some" in told.text
 
 
 def test_two_people_with_boxes(client, draw, kept):

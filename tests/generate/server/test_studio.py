@@ -250,6 +250,20 @@ def test_a_box_on_a_turned_photograph_in_a_phones_window(visit, portraits):
     )
     assert np.allclose(numbers, [750, 500, 1500, 1500], atol=1 + 3000 / shown[2] / 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    # what a finger cannot, numbers and keys can: a pixel of 3000
+    for place, number in enumerate((751, 502, 1499, 1503)):
+        page.fill(f"#box-{place}", str(number))
+        page.press(f"#box-{place}", "Tab")
+    assert page.inner_text("#portrait-busy").startswith("box 751, 502, 1499, 1503 ")
+    page.focus("#portrait")
+    for key in ("ArrowRight", "Shift+ArrowDown", "Alt+ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+    assert page.inner_text("#portrait-busy").startswith("box 752, 511, 1498, 1503 ")
+    assert page.input_value("#box-1") == "511"
+    # never beyond the photograph
+    page.fill("#box-0", "2900")
+    page.press("#box-0", "Tab")
+    assert page.input_value("#box-0") == str(3000 - 1498)
 
 
 def test_a_painted_mask_comes_out_as_painted(visit, studio, portraits, monkeypatch):
@@ -299,6 +313,41 @@ def test_cancel_stops_within_two_steps(visit, studio):
     assert job.state == "cancelled"
     # the click itself travels while the next steps are done
     assert job.step[0] <= at + 6
+
+
+def test_a_sweep_of_two_options(visit, studio):
+    visitor = visit()
+    page = visitor.page
+    page.fill("#prompt", "a portrait of a person")
+    page.fill("#steps", "1")
+    page.select_option("#sweep-option", "seed")
+    page.fill("#sweep-values", "3, 4")
+    page.select_option("#sweep-option-2", "seed")
+    page.click("#sweep")
+    assert "the same option" in page.inner_text("#sweep-error")
+    page.select_option("#sweep-option-2", "guidance")
+    page.fill("#sweep-values-2", "2, 5")
+    page.click("#sweep")
+    wait(lambda: page.locator("#sweep-pictures td img").count() == 4)
+    assert page.locator("#sweep-pictures th[scope=col]").all_inner_texts() == ["seed 3", "seed 4"]
+    assert page.locator("#sweep-pictures th[scope=row]").count() == 2
+    last = page.locator("#sweep-pictures td img >> nth=3")
+    assert last.get_attribute("alt") == "seed 4, guidance 5"
+    jobs = [job.asked for job in studio.server.queue._jobs.values() if "guidance" in job.asked]
+    asked = {(int(job["seed"]), float(job["guidance"])) for job in jobs}
+    assert asked == {(3, 2.0), (4, 2.0), (3, 5.0), (4, 5.0)}
+
+
+def test_the_page_of_routes_needs_nothing_but_itself(visit, studio):
+    visitor = visit()
+    page = visitor.page
+    page.goto(f"{studio.address}/docs")
+    assert page.inner_text("h1").startswith("pulid-generate")
+    heads = page.locator("section h2").all_inner_texts()
+    assert any(head.lower().split() == ["post", "/v1/jobs"] for head in heads)
+    fields = page.locator("section:has-text('/v1/jobs') th code").all_inner_texts()
+    assert {"prompt", "portraits", "face_index"} <= set(fields)
+    assert page.locator("script").count() == 0
 
 
 def test_a_wrong_number_is_a_sentence_at_its_field(visit):
