@@ -54,6 +54,8 @@ def micro_serve_flags(micro: Path, folder: Path, **own: Any) -> ServeFlags:
         "t5_tokenizer": str(micro / "tokenizer.json"),
         "pulid_weights": str(micro / "pulid_flux_v0.9.1.safetensors"),
         "device": "cpu",
+        # as tests/conftest.py has it for the commands
+        "dtype": "float32",
         "width": 64,
         "height": 48,
         "steps": 2,
