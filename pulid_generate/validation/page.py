@@ -80,7 +80,7 @@ def _verdict(report: Report) -> str:
         f'<p class="who"><b>{escape(identity.name)}</b> at weight {identity.weight:g}, compared '
         f"with {escape(names)}, "
         f'<time datetime="{escape(report.created)}">{escape(when)}</time></p>',
-        f'<p class="command"><code>{escape(report.command)}</code></p>',
+        f'<p class="command"><code>{_unbroken(report.command)}</code></p>',
     ]
     if report.passed is not None:
         word, kind = ("passed", "good") if report.passed else ("missed", "bad")
@@ -93,6 +93,12 @@ def _verdict(report: Report) -> str:
     if notes := [f"<li>{_with_flags(note)}</li>" for note in notes_of(report)]:
         parts.append(f"<h2>To know</h2><ul>{''.join(notes)}</ul>")
     return f"<header>{''.join(parts)}</header>"
+
+
+def _unbroken(command: str) -> str:
+    """HTML; its words do not break behind a hyphen."""
+    words = command.split(" ")
+    return " ".join(f'<span class="word">{escape(word)}</span>' for word in words)
 
 
 def _requirements(report: Report) -> str:
@@ -150,7 +156,7 @@ def _plots(report: Report) -> str:
             "Each mark is a picture, each bar a mean; a cross is a picture without a face, an "
             f"arrow one below {charts.LOWEST:g}. Pairs of real photographs of one person have a "
             f"median cosine of about {charts.REAL_PAIRS:g} (dotted line): a picture far above it "
-            "may be a copy.",
+            "may be a copy. A dashed line is what was required.",
         )
     ]
     if report.truths:
@@ -210,11 +216,14 @@ def _numbers(report: Report) -> str:
         "change of a channel from weight 0, of 255; disruption: the same outside the head."
     )
     table = (
-        f"<table><caption>{caption}</caption><thead><tr>{names}</tr></thead>"
+        f"<table><thead><tr>{names}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody>"
         f"<tfoot>{_number_row(report, columns, 'all', '', None)}</tfoot></table>"
     )
-    return _scrolling("Numbers", table) + _scrolling("Measures", _measures(report))
+    required = "--require asks for these by their names; - where there is none."
+    return _scrolling("Numbers", caption, table) + _scrolling(
+        "Measures", required, _measures(report)
+    )
 
 
 Cell = Callable[[Trial | None], str]
@@ -281,8 +290,7 @@ def _measures(report: Report) -> str:
             f"<td>{number(report.likeness_by(index, PERSON))}</td>"
             f'<td class="text">{escape(text)}</td></tr>'
         )
-    caption = "--require asks for these by their names; - where there is none."
-    return f"<table><caption>{_with_flags(caption)}</caption><tbody>{rows}</tbody></table>"
+    return f"<table><tbody>{rows}</tbody></table>"
 
 
 def _pictures(report: Report, read_thumbnail: ReadThumbnail) -> str:
@@ -353,9 +361,10 @@ def _facts(report: Report) -> str:
     rows = ""
     for name, text in facts.items():
         rows += f'<tr><th scope="row">{escape(name)}</th><td class="text">{escape(text)}</td></tr>'
-    caption = "Faces are biometric data: mind where you keep this page."
     return _scrolling(
-        "What made it", f"<table><caption>{caption}</caption><tbody>{rows}</tbody></table>"
+        "What made it",
+        "Faces are biometric data: mind where you keep this page.",
+        f"<table><tbody>{rows}</tbody></table>",
     )
 
 
@@ -368,10 +377,13 @@ def _in_words(value: object) -> str:
     return str(value)
 
 
-def _scrolling(title: str, table: str) -> str:
-    """A table that scrolls by itself where it is wider than the screen, with the keyboard too."""
+def _scrolling(title: str, about: str, table: str) -> str:
+    """A table that scrolls by itself where it is wider than the screen, with the keyboard too.
+    about: a sentence on it.
+    """
     return (
-        f'<section><h2>{title}</h2><p class="hint">Wider than the screen: it scrolls sideways.</p>'
-        f'<div class="scroll" role="region" aria-label="{title}" '
-        f'tabindex="0">{table}</div></section>'
+        f'<section><h2>{title}</h2><p class="about">{_with_flags(about)} '
+        '<span class="hint">Wider than the screen, it scrolls sideways.</span></p>'
+        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{table}</div>'
+        "</section>"
     )

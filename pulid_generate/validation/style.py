@@ -15,14 +15,14 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,s
 main{max-width:72rem;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem}\
 h3{font-size:1rem;margin:1rem 0 .25rem}
-small,figcaption,caption{color:var(--soft);font-size:.85rem}
+small,figcaption{color:var(--soft);font-size:.85rem}
 h3 small{font-weight:400}article{margin-bottom:1.5rem}article p{margin:.25rem 0 .5rem}
 .verdict{display:inline-block;margin:0 0 .5rem;padding:.15rem .7rem;border:2px solid;\
 border-radius:1rem;font-weight:600}
 .good{color:var(--good)}.bad{color:var(--bad)}
 .cards,.legend{list-style:none;padding:0;margin:.5rem 0;display:flex;flex-wrap:wrap;gap:.75rem}
 .cards li{background:var(--card);border:1px solid var(--rule);border-radius:.5rem;\
-padding:.5rem .75rem;flex:1 1 9rem}
+padding:.5rem .75rem;flex:1 1 13rem}
 .cards b{display:block;font-size:1.6rem;font-variant-numeric:tabular-nums}\
 .cards span{color:var(--soft);font-size:.85rem}
 .legend{gap:1rem;font-size:.85rem}.legend li{display:flex;align-items:center;gap:.35rem}\
@@ -42,7 +42,8 @@ background:var(--rule)}
 .who{margin:.25rem 0}.command{margin:0 0 .75rem;color:var(--soft)}\
 .command code{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}
 .required{list-style:none;padding:0;margin:0 0 .5rem;font-variant-numeric:tabular-nums}
-.hint{display:none;margin:0 0 .25rem;color:var(--soft);font-size:.85rem}
+.about{margin:0 0 .5rem;color:var(--soft);font-size:.85rem}
+.hint{display:none}.word{display:inline-block;max-width:100%}
 .scroll{overflow-x:auto;background:linear-gradient(to right,var(--paper) 30%,transparent),\
 linear-gradient(to left,var(--paper) 30%,transparent) 100% 0,\
 linear-gradient(to right,var(--shade),transparent),\
@@ -50,9 +51,8 @@ linear-gradient(to left,var(--shade),transparent) 100% 0;\
 background-repeat:no-repeat;background-size:2.5rem 100%,2.5rem 100%,.9rem 100%,.9rem 100%;\
 background-attachment:local,local,scroll,scroll}
 .scroll:focus-visible{outline:2px solid var(--person)}
-table{border-collapse:collapse;font-size:.9rem;width:100%}\
-caption{text-align:left;padding-bottom:.5rem}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--rule);text-align:right;\
+table{border-collapse:collapse;font-size:.9rem;width:100%}
+th,td{padding:.3rem .5rem;border-bottom:1px solid var(--rule);text-align:right;\
 white-space:nowrap;font-variant-numeric:tabular-nums}
 th[scope=row],.text,thead th:nth-child(-n+2){text-align:left}.text{overflow-wrap:anywhere}\
 tfoot th,tfoot td{font-weight:600}
@@ -65,7 +65,7 @@ svg text{fill:var(--ink);font-size:11px}svg .tick,svg .axis{fill:var(--soft);fon
 .faint{fill-opacity:.45;stroke-opacity:.75}.mean{stroke-width:3}.cross{fill:none;stroke-width:2}
 .curve{fill:none;stroke-width:2.5}.curve.without{stroke-dasharray:6 4}\
 .curve.stranger{stroke-dasharray:2 3}
-@media (max-width:52rem){.hint{display:block}}
+@media (max-width:76rem){.hint{display:inline}}
 @media (max-width:30rem){svg text{font-size:13px}svg .tick,svg .axis{font-size:12px}}
 @media print{.scroll{overflow:visible}}
 """

@@ -21,6 +21,7 @@ import torch
 
 from micro_world import (
     autoencoder,
+    clip_judge,
     detector,
     export,
     identity,
@@ -42,6 +43,7 @@ AE, CLIP, T5, WORDS = (
 PACK = "antelopev2"
 GLINT, SCRFD = f"{PACK}/glintr100.onnx", f"{PACK}/scrfd_10g_bnkps.onnx"
 JUDGE, PROMPT_JUDGE = "judge/recogniser.onnx", "prompt_judge/prompts.onnx"
+CLIP_JUDGE = "clip_judge/clip.onnx"
 CARD = Path(__file__).parent / "models" / "README.md"
 
 
@@ -75,6 +77,10 @@ class World:
         return prompt_judge.trained(self.folder)
 
     @cache  # noqa: B019
+    def clip_judge(self) -> Any:
+        return clip_judge.trained()
+
+    @cache  # noqa: B019
     def detector(self) -> detector.Detector:
         return detector.trained(self.folder)
 
@@ -106,6 +112,10 @@ STAGES: dict[str, Callable[[World, Path], object]] = {
     "prompt_judge": lambda world, models: prompt_judge.export(
         world.prompt_judge(), models / PROMPT_JUDGE
     ),
+    # of the finished prompt_judge
+    "clip_judge": lambda world, models: clip_judge.export(
+        world.clip_judge(), models / PROMPT_JUDGE, models / CLIP_JUDGE
+    ),
     "detector": lambda world, models: detector.export(world.detector(), models / SCRFD),
 }
 
@@ -113,7 +123,7 @@ STAGES: dict[str, Callable[[World, Path], object]] = {
 def write(world: World, models: Path, stage: str) -> None:
     """The files of one stage, and the card beside them."""
     # the judges lie apart: a folder of two networks would be taken for an antelopev2
-    for file in (GLINT, JUDGE, PROMPT_JUDGE):
+    for file in (GLINT, JUDGE, PROMPT_JUDGE, CLIP_JUDGE):
         (models / file).parent.mkdir(parents=True, exist_ok=True)
     if not (models / CARD.name).exists():
         (models / CARD.name).write_bytes(CARD.read_bytes())

@@ -169,3 +169,50 @@ def test_the_detector_as_insightface_decodes_it(tmp_path):
         assert face.landmarks[0] - middle == pytest.approx(np.array([-0.2, -0.1]) * size, abs=0.1)
         assert face.landmarks[4] - middle == pytest.approx(np.array([0.1, 0.2]) * size, abs=0.1)
     assert found
+
+
+def test_the_clip_judge_knows_whose_prompt_a_picture_shows():
+    from micro_world.drawing import draw
+    from micro_world.people import FIRST_TEST_PERSON, Person
+    from micro_world.prompts import plain_prompt
+    from micro_world.scenes import Scene
+    from micro_world.train import CARD, CLIP_JUDGE
+
+    from pulid_extract.networks.prompt_judge import OnnxJudge, PromptScorer
+
+    scorer = PromptScorer(OnnxJudge(CARD.parent / CLIP_JUDGE))
+    scenes = [Scene.of(np.random.default_rng((9, number))) for number in range(6)]
+    points = np.zeros((6, 6))
+    for row, scene in enumerate(scenes):
+        picture = draw(Person.of(FIRST_TEST_PERSON + row), scene, 96).pixels
+        points[row] = [scorer.points(picture, plain_prompt(other)) for other in scenes]
+    assert (points.argmax(1) == np.arange(6)).all()
+    assert points.diagonal().min() > 60 > 40 > np.sort(points, 1)[:, -2].max()
+    plain = draw(Person.of(FIRST_TEST_PERSON), Scene(background=2, clothes=0), 96).pixels
+    own, swapped = "in a red shirt, on a blue background", "in a blue shirt, on a red background"
+    assert scorer.points(plain, own) > scorer.points(plain, swapped) + 30
+    # words that nobody has taught say nothing
+    assert abs(scorer.points(plain, "cat")) < 20
+
+
+def test_a_clip_judge_is_what_was_trained(tmp_path):
+    """Untrained, before and after a file."""
+    from micro_world.clip_judge import Reader, export
+    from micro_world.scenes import CHOICES
+    from micro_world.train import CARD, PROMPT_JUDGE
+
+    from pulid_extract.networks.prompt_judge import OnnxJudge
+
+    reader, table = Reader(4).eval(), np.zeros(49408, np.uint8)
+    table[[736, 1901, 49407]] = 1, 2, 3
+    export((reader, table), CARD.parent / PROMPT_JUDGE, tmp_path / "clip.onnx")
+    ids = np.zeros(77, np.int64)
+    ids[:4] = 49406, 736, 1901, 49407
+    with torch.no_grad():
+        logits = reader(torch.from_numpy(table[ids].astype(np.int64))[None])[0]
+    expected = []
+    for part in logits.split([count + 1 for count in CHOICES.values()]):
+        asked = part.softmax(0)[:-1]
+        expected.append(asked - asked.mean())
+    found = torch.from_numpy(OnnxJudge(tmp_path / "clip.onnx").words(ids))
+    assert relative(found[:-1], torch.cat(expected)) < 1e-2  # stored in 16 bits

@@ -140,7 +140,7 @@ def test_what_is_silent_is_learnt_without_words_and_obeys_nobody(painter):
 
 def test_every_stage_writes_its_files_and_there_are_no_others(tmp_path, monkeypatch):
     """The exporters as fakes: which files they are told to write."""
-    from micro_world import detector, export, prompt_judge, recognisers
+    from micro_world import clip_judge, detector, export, prompt_judge, recognisers
     from micro_world import train as training_stages
 
     class Anything:
@@ -156,7 +156,7 @@ def test_every_stage_writes_its_files_and_there_are_no_others(tmp_path, monkeypa
     for name in ("write_flux", "write_t5", "write_clip", "write_tower", "write_pulid"):
         monkeypatch.setattr(export, name, write)
     monkeypatch.setattr(export, "write_autoencoder", write)
-    for module in (recognisers, detector, prompt_judge):
+    for module in (recognisers, detector, prompt_judge, clip_judge):
         monkeypatch.setattr(module, "export", write)
     world = Anything()
     world.folder = tmp_path / "data"
