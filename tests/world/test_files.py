@@ -187,7 +187,7 @@ def test_the_clip_judge_knows_whose_prompt_a_picture_shows():
         picture = draw(Person.of(FIRST_TEST_PERSON + row), scene, 96).pixels
         points[row] = [scorer.points(picture, plain_prompt(other)) for other in scenes]
     assert (points.argmax(1) == np.arange(6)).all()
-    assert points.diagonal().min() > 60 > 40 > np.sort(points, 1)[:, -2].max()
+    assert points.diagonal().min() > 60 > 50 > np.sort(points, 1)[:, -2].max()
     plain = draw(Person.of(FIRST_TEST_PERSON), Scene(background=2, clothes=0), 96).pixels
     own, swapped = "in a red shirt, on a blue background", "in a blue shirt, on a red background"
     assert scorer.points(plain, own) > scorer.points(plain, swapped) + 30
