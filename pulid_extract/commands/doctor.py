@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import typer
 
@@ -11,6 +10,7 @@ from pulid_extract.flags.doctor import DoctorFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.cli.settings import used_settings
+from pulid_extract.shared.file_names import path_of
 
 
 @takes_flags(DoctorFlags)
@@ -26,7 +26,7 @@ def doctor(context: typer.Context, flags: DoctorFlags) -> None:
     from pulid_extract.files.roles import ROLES
     from pulid_extract.shared.model_files.checkup import as_text, raise_missing
 
-    folder = Path(flags.models_dir).expanduser() if flags.models_dir else None
+    folder = path_of(flags.models_dir) if flags.models_dir else None
     explicit = {name: getattr(flags, name) for name in ROLES}
     needed = needed_roles(True, flags.aligner, flags.parser)
     checks = check_readiness(explicit, folder, flags.device, needed, used_settings(context))

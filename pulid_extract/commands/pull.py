@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from pulid_extract.files.antelopev2_zip import fill_from_zip
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.settings import takes_settings
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.shared.model_files.pulling import KitItem, PullOutcome, carry_out, plan
 
@@ -71,13 +71,13 @@ def pull(
         context.fail(f"Invalid value for PART: {unknown[0]!r} is not one of {', '.join(KITS)}.")
     if antelopev2_zip is not None and "antelopev2" not in chosen:
         context.fail("--antelopev2-zip: antelopev2 is not among the parts that were named.")
-    folder = Path(models_dir).expanduser()
+    folder = path_of(models_dir)
     items: list[KitItem] = []
     for part in chosen:
         items += KITS[part]
     outcomes = plan(items, folder, force)
     if antelopev2_zip is not None:
-        outcomes = fill_from_zip(outcomes, Path(antelopev2_zip).expanduser(), folder, dry_run)
+        outcomes = fill_from_zip(outcomes, path_of(antelopev2_zip), folder, dry_run)
 
     def tell(outcome: PullOutcome) -> None:
         console.write_line(json.dumps(outcome.as_dict()) if as_json else outcome.line())

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from pulid_extract.shared.errors import OutputError
+from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.writing import make_folder, write_atomically
 
 ENTRIES = "embeddings"
@@ -104,6 +105,11 @@ class EmbeddingCache:
                 os.utime(path)
         return stored
 
+    def forget(self, key: Key) -> None:
+        """Drop an entry that opens and means nothing."""
+        with contextlib.suppress(OSError):
+            (self.folder / key.name).unlink()
+
     def put(self, key: Key, stored: CachedExtraction) -> None:
         """Keep it, and forget what was not used for longest. Raises OutputError if the folder
         cannot be written.
@@ -179,10 +185,13 @@ def _open(sealed: bytes, key: Key) -> CachedExtraction | None:
     nonce, seal, hidden = rest[:NONCE], rest[NONCE:][:SEAL], rest[NONCE + SEAL :]
     if not sealed.startswith(MAGIC) or not secrets.compare_digest(seal, _mac(nonce + hidden, key)):
         return None
-    # sealed by us: no check below can fail
+    # sealed by whoever had the portraits: another version of this program, say
     plain = _stream(hidden, key, nonce)
     size = int.from_bytes(plain[:8], "little")
-    return CachedExtraction(plain[8 + size :], json.loads(plain[8 : 8 + size]))
+    try:
+        return CachedExtraction(plain[8 + size :], read_object(plain[8 : 8 + size]))
+    except ValueError:
+        return None
 
 
 def _stream(data: bytes, key: Key, nonce: bytes) -> bytes:

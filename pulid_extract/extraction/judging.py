@@ -5,7 +5,6 @@ Call it within `quiet`; loads networks.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.extraction.opening import open_extractor
@@ -17,6 +16,7 @@ from pulid_extract.flags.score import ScoreFlags
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.file_names import path_of
 
 if TYPE_CHECKING:
     from pulid_extract.extraction.extractor import Extractor
@@ -32,7 +32,7 @@ def read_prompts(flags: ScoreFlags, pictures: int) -> list[str] | None:
         return [flags.prompt] * pictures
     if flags.prompts is None:
         return None
-    path = Path(flags.prompts).expanduser()
+    path = path_of(flags.prompts)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -110,7 +110,7 @@ def _recognizers(flags: ScoreFlags, extractor: Extractor) -> tuple[list[Recogniz
             own = own or Recognizer.of_pack(folder)
             found.append(own)
         else:
-            found.append(Recognizer(Path(name).expanduser()))
+            found.append(Recognizer(path_of(name)))
     sha256: str | None = own.sha256 if own is not None else Recognizer.sha256_of_pack(folder)
     if extractor.files["antelopev2"].warning:
         # another pack, which PuLID knows nothing of
@@ -135,7 +135,7 @@ def _prompt_scorer(flags: ScoreFlags, extractor: Extractor) -> PromptScorer:
 
     judge: Judge
     if flags.prompt_judge is not None:
-        judge = OnnxJudge(Path(flags.prompt_judge).expanduser())
+        judge = OnnxJudge(path_of(flags.prompt_judge))
     else:
         judge = EvaJudge(extractor.files["eva_clip"].path, extractor.device)
     return PromptScorer(judge)

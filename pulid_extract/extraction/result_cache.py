@@ -16,7 +16,7 @@ from pulid_extract.shared.background import BackgroundCall
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.embedding_file import RECOGNIZER
-from pulid_extract.shared.errors import InputError, OutputError
+from pulid_extract.shared.errors import EmbeddingError, InputError, OutputError
 from pulid_extract.shared.model_files import FoundFile
 
 # key of a .pulidembd -> role
@@ -102,7 +102,12 @@ def recall(job: Job, cache: EmbeddingCache, key: Key, log: Log) -> ExtractionRes
     stored = cache.get(key)
     if stored is None:
         return None
-    result = ExtractionResult.from_cache(stored, [source.sha256 for source in job.sources])
+    try:
+        result = ExtractionResult.from_cache(stored, [source.sha256 for source in job.sources])
+    # it opens, and holds what another version or a bug has left: made anew
+    except (EmbeddingError, ValueError, KeyError, TypeError, IndexError, OverflowError):
+        cache.forget(key)
+        return None
     advice = []
     for source, portrait in zip(job.sources, result.portraits, strict=True):
         advice.append(portrait.advice())

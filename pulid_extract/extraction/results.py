@@ -13,11 +13,32 @@ import numpy as np
 from pulid_extract.extraction.comparison import compare
 from pulid_extract.extraction.embedding_cache import CachedExtraction
 from pulid_extract.faces.quality import Quality
+from pulid_extract.shared.embedding_file import decode_embedding
+from pulid_extract.shared.records import check_types, number, whole
 
 if TYPE_CHECKING:
     from pulid_extract.extraction.identity import FaceCrop
     from pulid_extract.extraction.job import Job
     from pulid_extract.pictures.sources import Source
+
+# what the cache keeps: name -> type of its value
+STORED: dict[str, Any] = {
+    "portraits": list,
+    "cosines": list | None,
+    "tokens": list,
+    "uncond": bool,
+    "device": str,
+}
+PORTRAIT: dict[str, Any] = {
+    "sha256": str,
+    "face": str,
+    "box": list | tuple,
+    "landmarks": list | tuple | None,
+    "score": int | float | None,
+    "faces": int,
+    "quality": dict,
+    "line": str,
+}
 
 
 @dataclass(frozen=True)
@@ -59,12 +80,15 @@ class PortraitResult:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> PortraitResult:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError."""
+        check_types(record, PORTRAIT)
         landmarks = record["landmarks"]
         if landmarks is not None:
-            landmarks = tuple((x, y) for x, y in landmarks)
+            landmarks = tuple((number(x), number(y)) for x, y in landmarks)
         quality = Quality.from_dict(record["quality"])
-        changed = {"box": tuple(record["box"]), "landmarks": landmarks, "quality": quality}
+        left, top, width, height = (whole(length) for length in record["box"])
+        box = (left, top, width, height)
+        changed = {"box": box, "landmarks": landmarks, "quality": quality}
         return cls(**{**record, **changed})
 
     def to_json(self) -> dict[str, Any]:
@@ -104,18 +128,24 @@ class ExtractionResult:
 
     @classmethod
     def from_cache(cls, stored: CachedExtraction, hashes: Sequence[str]) -> ExtractionResult:
-        """What the cache holds, portraits in the order of these SHA-256."""
+        """What the cache holds, portraits in the order of these SHA-256. Raises EmbeddingError,
+        ValueError, KeyError, TypeError, IndexError or OverflowError for what is no extraction.
+        """
+        decode_embedding(stored.data)
+        check_types(stored.facts, STORED)
         records = {record["sha256"]: record for record in stored.facts["portraits"]}
         places = {sha256: place for place, sha256 in enumerate(records)}
         order = [places[sha256] for sha256 in hashes]
         cosines = stored.facts["cosines"]
         if cosines is not None:
-            cosines = np.array(cosines)[order][:, order]
+            cosines = np.array(cosines, np.float64)[order][:, order]
+            if not np.isfinite(cosines).all():
+                raise ValueError("cosines")
         return cls(
             data=stored.data,
             portraits=tuple(PortraitResult.from_json(records[sha256]) for sha256 in hashes),
             cosines=cosines,
-            shape=tuple(stored.facts["tokens"]),
+            shape=tuple(whole(length) for length in stored.facts["tokens"]),
             has_uncond=stored.facts["uncond"],
             device=stored.facts["device"],
             is_cached=True,

@@ -12,12 +12,13 @@ brightfield microscopy, ICPR 2000) on the aligned face, scaled to unit contrast;
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from pulid_extract.faces.head_pose import Pose
+from pulid_extract.shared.records import check_types
 
 # Of the aligned 512x512 crop: the ellipse from the brows to the chin that an uncovered face fills
 # (landmarks of FFHQ's template inside).
@@ -167,7 +168,9 @@ class Quality:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Quality:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`. Raises TypeError, KeyError or ValueError for another dict."""
+        names = [field.name for field in fields(cls) if field.name != "warnings"]
+        check_types(record, dict.fromkeys(names, int | float | None) | {"warnings": dict})
         warnings = [QualityWarning(name, advice) for name, advice in record["warnings"].items()]
         return cls(**{**record, "warnings": tuple(warnings)})
 

@@ -120,9 +120,11 @@ def size_of(
 
 
 def count_of(names: Iterable[str], prefix: str) -> int:
-    """How many numbered items follow `prefix`: 1 + the largest N of `prefix`N.…, or 0."""
-    numbers = [name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix)]
-    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    """How many numbered items follow `prefix`: different N of `prefix`N.… A name alone can claim
+    that there are a billion.
+    """
+    numbers = {name[len(prefix) :].split(".", 1)[0] for name in names if name.startswith(prefix)}
+    return sum(number.isdecimal() for number in numbers)
 
 
 def _listed(problem: str, names: Iterable[str]) -> list[str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
+
 FOLDER_VARIABLE = "PULID_CACHE_DIR"
 
 
@@ -16,6 +18,6 @@ def default_folder() -> Path:
     """
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return path_of(named)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "pulid-flux-toolkit"
+    return path_of(base) / "pulid-flux-toolkit"

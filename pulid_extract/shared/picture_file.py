@@ -9,15 +9,16 @@ of what is drawn, or of networks. Imports no torch, and Pillow only when it is c
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.errors import InputError, PulidError, first_line
 from pulid_extract.shared.png_chunks import pixels_alone
 
 if TYPE_CHECKING:
@@ -69,6 +70,28 @@ class PictureFormats:
     text: str
     # whether HEIC is read as well, where pillow-heif is installed
     heic: bool = False
+
+
+@contextlib.contextmanager
+def pillow_reads(
+    where: str, error: type[PulidError] = InputError, advice: str = "save it again"
+) -> Iterator[None]:
+    """Around what Pillow does with a file: whatever a damaged byte leads to (its plugins raise
+    IndexError, EOFError, RuntimeError, SyntaxError, struct.error ..) becomes one `error` that says
+    `where`, and what helps. Nothing of ours belongs within but errors of our own, and a missing
+    file stays FileNotFoundError.
+    """
+    try:
+        with warnings.catch_warnings():
+            # of bombs, which are refused by their size, and of odd EXIF
+            warnings.simplefilter("ignore")
+            yield
+    except (PulidError, FileNotFoundError):
+        raise
+    except Exception as problem:
+        raise error(
+            f"{where}: cannot be read as a picture ({first_line(problem)}); {advice}"
+        ) from None
 
 
 def name_of(path: str | Path) -> str:

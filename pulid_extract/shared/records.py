@@ -12,8 +12,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pulid_extract.shared.errors import InputError
 from pulid_extract.shared.json_text import read_json
@@ -148,6 +149,17 @@ def csv_records(
                 start,
                 {name: cell for name, cell in zip(head, cells, strict=False) if cell.strip()},
             )
+
+
+def check_types(told: object, types: Mapping[str, Any]) -> None:
+    """Raise TypeError for a record that is not of these names, with values of these types."""
+    if not isinstance(told, dict) or told.keys() != types.keys():
+        raise TypeError(f"expected the names {', '.join(types)}")
+    for name, kind in types.items():
+        is_flag = isinstance(told[name], bool)
+        # Python's booleans are integers
+        if not isinstance(told[name], kind) or (is_flag and kind is not bool):
+            raise TypeError(name)
 
 
 # ------------------------------ one value, of JSON or of a cell; ValueError if it is not of a kind

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import Flags
@@ -21,7 +22,7 @@ def references_of(flags: Flags) -> tuple[Path, ...]:
     """
     references: list[Path] = []
     for name in _named(flags):
-        path = Path(name).expanduser()
+        path = path_of(name)
         if not path.is_dir():
             references.append(path)
             continue

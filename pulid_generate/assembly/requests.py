@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pulid_extract.shared.embedding_file import Embedding, read_embedding
 from pulid_generate.assembly.detail import read_detail, read_references
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.people import read_subjects
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
@@ -199,7 +200,7 @@ def _read_prompt(flags: Flags) -> tuple[str, tuple[LoraChoice, ...]]:
             raise InputError(f"{flags.prompt_file}: {error}") from None
     folder = None
     if flags.lora_model_dir is not None:
-        folder = Path(flags.lora_model_dir).expanduser()
+        folder = path_of(flags.lora_model_dir)
     named = [parse_lora_flag(text) for text in flags.lora or ()]
     return prompt, choose_loras(named, tags, folder)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.people import identity_files, people_of
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.names import flag_name
@@ -96,7 +97,7 @@ def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
     named += identity_files(flags)
     named += [spec.mask for spec in people_of(flags)]
     named += [str(parse_lora_flag(text).path) for text in flags.lora or ()]
-    yield from (Path(name).expanduser() for name in named if name not in (None, "-"))
+    yield from (path_of(name) for name in named if name not in (None, "-"))
 
 
 def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import (
     check_not_input,
     check_writable,
@@ -71,7 +72,7 @@ class BestOf:
         self.scorer = opening.scorer_of(flags, flags.models_dir, progress.log)
         self.others: Path | None = None
         if flags.keep_others is not None:
-            self.others = make_folder(Path(flags.keep_others).expanduser(), flag="--keep-others")
+            self.others = make_folder(path_of(flags.keep_others), flag="--keep-others")
             check_writable(self.others / "0.png")
 
     def jobs(self, pipeline: Pipeline, drawing: Drawing) -> list[Job]:

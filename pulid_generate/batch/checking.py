@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.records import Problem
 from pulid_generate.assembly.opening import open_engine, open_pipeline
 from pulid_generate.assembly.people import people_of
@@ -80,7 +80,7 @@ class RowChecker:
             try:
                 items += jobs.items(one)
                 inputs.add(input_files(one.flags, jobs.pipeline))
-                inputs.add(Path(name).expanduser() for name in one.flags.reference or ())
+                inputs.add(path_of(name) for name in one.flags.reference or ())
                 idle |= dict.fromkeys(idle_flags(one.flags, one.given, jobs.pipeline.dev))
                 idle |= dict.fromkeys(doubtful_flags(one.flags))
             except PulidError as error:
@@ -91,7 +91,7 @@ class RowChecker:
             except OutputError as error:
                 self.problems.append(merged[item.number].row.problem(error))
         if self.rows.flags.sheet is not None:
-            inputs.check(Path(self.rows.flags.sheet).expanduser())
+            inputs.check(path_of(self.rows.flags.sheet))
         for line in idle:
             self.progress.note(line)
         return items

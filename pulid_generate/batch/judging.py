@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import Drawing, Readers, check_values, read_drawing
 from pulid_generate.assembly.usage import usage_error
@@ -53,7 +54,7 @@ class Rows:
         pattern.
         """
         self.flags, self.given = flags, given
-        self.folder = Path(flags.output_dir).expanduser()
+        self.folder = path_of(flags.output_dir)
         self.pattern = NamePattern(flags.name)
         check_values(flags)
         self.on_cluster = isinstance(flags, ClusterFlags) and flags.ray is not None
@@ -172,7 +173,7 @@ class RowJobs:
                 )
             if item.path.is_dir():
                 raise OutputError(f"{item.path}: is a folder; give a file name")
-            if sheet is not None and is_page(item.path, Path(sheet).expanduser()):
+            if sheet is not None and is_page(item.path, path_of(sheet)):
                 raise OutputError(
                     f"{item.path}: is where the sheet goes; give --sheet another name"
                 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import check_writable, make_folder
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
@@ -99,7 +100,7 @@ class ResultCollector:
     ):
         self.flags, self.progress, self.emit = batch.flags, progress, emit
         self.rows = [(row, row.merged(batch.flags, batch.given)[0]) for row in rows]
-        self.sheet = Path(sheet).expanduser() if sheet is not None else None
+        self.sheet = path_of(sheet) if sheet is not None else None
         # row's number -> its pictures so far
         self._results: dict[int, list[PictureResult]] = defaultdict(list)
         if self.sheet is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import OutputError
 
 # Files: identities of 0.3 MB each, and hashes of LoRAs
@@ -25,7 +26,7 @@ class CachedReader:
     def __call__(self, name: Any) -> Any:
         """Raises what `read` raises."""
         try:
-            seen = Path(name).expanduser().stat()
+            seen = path_of(name).stat()
         except OSError:
             return self._read(name)  # which says what is wrong
         key = str(name), seen.st_size, seen.st_mtime_ns, seen.st_ino

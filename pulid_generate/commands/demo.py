@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.demo.world import FOLDER
 
 
@@ -34,4 +34,4 @@ def demo(
     """
     from pulid_generate.demo.running import run_demo
 
-    run_demo(Path(output_dir).expanduser(), models_dir)
+    run_demo(path_of(output_dir), models_dir)

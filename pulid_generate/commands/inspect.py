@@ -11,6 +11,7 @@ import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import PulidError, WeightsError
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.inspection.inspect import files_of
 from pulid_generate.inspection.inspect import inspect as describe
 from pulid_generate.inspection.report import Inspection
@@ -52,7 +53,7 @@ def inspect(
 
 def _each(files: list[str]) -> Iterator[tuple[Path, Inspection | PulidError]]:
     for name in files:
-        path = Path(name).expanduser()
+        path = path_of(name)
         try:
             members = files_of(path)
         except PulidError as error:

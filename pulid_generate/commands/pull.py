@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.settings import takes_settings
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.shared.model_files.pulling import carry_out, plan
 from pulid_generate.files.kits import KITS, Kit
@@ -54,7 +54,7 @@ def pull(
     account. schnell, dev and krea-dev are gated: accept the terms on their page,
     then run 'hf auth login'. dev, dev-q8 and krea-dev are for non-commercial use.
     """
-    folder = Path(models_dir).expanduser()
+    folder = path_of(models_dir)
     outcomes = plan(KITS[kit], folder, force)
     carry_out(
         outcomes,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pulid_extract.shared import home
 from pulid_extract.shared.cache_folder import default_folder
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import is_offline
 from pulid_extract.shared.model_files.transfer import download, file_sha256
 from pulid_generate.errors import WeightsError
@@ -82,7 +83,7 @@ def models_folder(named: str | None) -> Path:
     Raises WeightsError: a file is missing or another, or there is nowhere to have it from.
     """
     if named is not None:
-        return _complete(Path(named).expanduser())
+        return _complete(path_of(named))
     there = CHECKOUT / FOLDER
     if there.is_dir():
         return there

@@ -159,23 +159,26 @@ VAE_NAMES = (
     (r"(encoder|decoder)\.(conv_in|conv_out)", r"\1.\2"),
     (r"(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
     (
-        r"encoder\.down\.(\d+)\.block\.(\d+)\.(norm1|conv1|norm2|conv2)",
+        r"encoder\.down\.([0-9]{1,3})\.block\.([0-9]{1,3})\.(norm1|conv1|norm2|conv2)",
         r"encoder.down_blocks.\1.resnets.\2.\3",
     ),
     (
-        r"encoder\.down\.(\d+)\.block\.(\d+)\.nin_shortcut",
+        r"encoder\.down\.([0-9]{1,3})\.block\.([0-9]{1,3})\.nin_shortcut",
         r"encoder.down_blocks.\1.resnets.\2.conv_shortcut",
     ),
-    (r"encoder\.down\.(\d+)\.downsample\.conv", r"encoder.down_blocks.\1.downsamplers.0.conv"),
     (
-        r"decoder\.up\.(\d+)\.block\.(\d+)\.(norm1|conv1|norm2|conv2)",
+        r"encoder\.down\.([0-9]{1,3})\.downsample\.conv",
+        r"encoder.down_blocks.\1.downsamplers.0.conv",
+    ),
+    (
+        r"decoder\.up\.([0-9]{1,3})\.block\.([0-9]{1,3})\.(norm1|conv1|norm2|conv2)",
         r"decoder.up_blocks.\1.resnets.\2.\3",
     ),
     (
-        r"decoder\.up\.(\d+)\.block\.(\d+)\.nin_shortcut",
+        r"decoder\.up\.([0-9]{1,3})\.block\.([0-9]{1,3})\.nin_shortcut",
         r"decoder.up_blocks.\1.resnets.\2.conv_shortcut",
     ),
-    (r"decoder\.up\.(\d+)\.upsample\.conv", r"decoder.up_blocks.\1.upsamplers.0.conv"),
+    (r"decoder\.up\.([0-9]{1,3})\.upsample\.conv", r"decoder.up_blocks.\1.upsamplers.0.conv"),
     (r"(encoder|decoder)\.mid\.block_1\.(norm1|conv1|norm2|conv2)", r"\1.mid_block.resnets.0.\2"),
     (r"(encoder|decoder)\.mid\.block_2\.(norm1|conv1|norm2|conv2)", r"\1.mid_block.resnets.1.\2"),
     (r"(encoder|decoder)\.mid\.attn_1\.norm", r"\1.mid_block.attentions.0.group_norm"),

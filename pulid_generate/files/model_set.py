@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import (
     Fit,
     FoundFile,
@@ -82,7 +83,7 @@ class ModelFiles:
         whole = open_given(ALL_IN_ONE, model) if model is not None else None
         if whole is not None and flux is None:
             check_role(whole.header, replace(FLUX, flag=ALL_IN_ONE.flag))
-        folder = Path(models_dir).expanduser() if models_dir else None
+        folder = path_of(models_dir) if models_dir else None
         # first: of several faults, this is the one to hear of
         missing: list[MissingFileError] = []
 

@@ -100,8 +100,10 @@ def width_of(header: Header, marker: Marker) -> int:
 
 
 def depth_of(names: Iterable[str], blocks: str) -> int:
-    """1 + the largest number in `blocks.NUMBER.*`, 0 if there is none."""
-    number = re.compile(re.escape(blocks) + r"\.(\d+)\.")
+    """1 + the largest number in `blocks.NUMBER.*`, 0 if there is none. Numbers of four digits and
+    more are none: no model has so many blocks, and one name could ask for a billion.
+    """
+    number = re.compile(re.escape(blocks) + r"\.([0-9]{1,3})\.")
     depth = 0
     for name in names:
         match = number.match(name)

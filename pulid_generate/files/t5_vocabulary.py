@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import Header, Role, Source, cached, fetch, is_offline
 from pulid_generate.errors import CheckpointError
 
@@ -29,7 +30,7 @@ def find_t5_tokenizer(
     cache, then on the hub. Raises WeightsError, CheckpointError among them.
     """
     if given is not None:
-        path = Path(given).expanduser()
+        path = path_of(given)
         if not path.exists():
             raise CheckpointError(
                 f"{path}: no such T5 tokenizer; "

@@ -7,6 +7,7 @@ Shapes: B batch, L image tokens, N identity tokens, D Flux width, C token width,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from pulid_generate.injection.attention import (
 from pulid_generate.models.tensor_files import read_tensors
 
 PREFIX = "pulid_ca."
+# of a layer; a number of thousands of digits is no number of layers
+NUMBER = re.compile(r"[0-9]{1,3}")
 # of one layer, behind "pulid_ca.NUMBER."
 LAYER_TENSORS = frozenset(
     (
@@ -115,7 +118,7 @@ class PulidAdapter:
             if not name.startswith(PREFIX) or name.endswith(DESCRIBING_ENDINGS):
                 continue
             number, _, _ = name.removeprefix(PREFIX).partition(".")
-            if not number.isdigit():
+            if not NUMBER.fullmatch(number):
                 raise WeightsError(
                     f"{path}: unexpected tensor {name!r}; use pulid_flux_v0.9.1.safetensors"
                 )

@@ -185,13 +185,11 @@ def _identity(path: Path) -> Inspection:
 def _picture(path: Path) -> Inspection:
     from PIL import Image
 
+    from pulid_extract.shared.picture_file import pillow_reads
     from pulid_generate.pictures.description import parse_description
 
-    try:
-        with Image.open(path) as image:
-            size, text = image.size, getattr(image, "text", {}).get("parameters", "")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise WeightsError(f"{path}: damaged PNG ({error})") from None
+    with pillow_reads(str(path), WeightsError), Image.open(path) as image:
+        size, text = image.size, getattr(image, "text", {}).get("parameters", "")
     facts: dict[str, Any] = {"size": list(size)}
     layout = "PNG, not written by pulid-generate"
     if "pulid_generate" in text:

@@ -15,6 +15,7 @@ import typer
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.settings import used_settings
 from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import (
     FoundFile,
     Role,
@@ -70,7 +71,7 @@ def run(context: typer.Context, flags: Flags) -> None:
     """The command: prints the report, as text or JSON. Raises PackageError if a run could not
     work.
     """
-    folder = Path(flags.models_dir).expanduser() if flags.models_dir else None
+    folder = path_of(flags.models_dir) if flags.models_dir else None
     looked: dict[str, RoleCheck] = {}
     flux = None
     for name, role in ROLES.items():

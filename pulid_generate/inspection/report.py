@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pulid_extract.shared.errors import printable
 from pulid_extract.shared.model_files.meter import size_text
 
 
@@ -96,7 +97,8 @@ class Inspection:
         lines = [str(self.path)]
         for name, value in rows:
             lines.append(f"  {name.replace('_', ' '):<{width}}  {value}")
-        return "\n".join(lines)
+        # names and texts out of files may hold line breaks and escape codes
+        return "\n".join(printable(line, "\N{REPLACEMENT CHARACTER}") for line in lines)
 
 
 def _fact_text(value: Any) -> str:
@@ -114,6 +116,8 @@ def _number_rows(part: Part) -> list[tuple[str, str]]:
         return []
     if part.parameters is None or part.memory is None:
         return [("parameters", "not known: a pickle is not opened here")]
+    if not part.parameters:
+        return [("parameters", "0"), ("in memory", _memory_text(part.memory))]
     shares = sorted(part.dtypes.items(), key=lambda entry: -entry[1])
     mix = ", ".join(f"{100 * count / part.parameters:.1f} % {name}" for name, count in shares)
     return [("parameters", f"{part.parameters:,}: {mix}"), ("in memory", _memory_text(part.memory))]

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import InputError, RequestError, WeightsError
 from pulid_generate.request.prompt import read_weight
 
@@ -39,11 +40,11 @@ def parse_lora_flag(text: str) -> LoraChoice:
     """FILE or FILE:WEIGHT. Raises RequestError for a file that is not there, or a weight that is
     not a number.
     """
-    whole = Path(text).expanduser()
+    whole = path_of(text)
     name, colon, weight = text.rpartition(":")
     if whole.is_file() or not colon:
         return LoraChoice(_existing(whole))
-    path = Path(name).expanduser()
+    path = path_of(name)
     if not path.is_file():
         raise InputError(f"--lora {text}: no such file; expected FILE or FILE:WEIGHT")
     return LoraChoice(path, read_weight(weight, f"--lora {text}"))
@@ -67,6 +68,8 @@ def find_lora(name: str, folder: Path | None) -> Path:
         )
     if not folder.is_dir():
         raise InputError(f"--lora-model-dir {folder}: no such folder")
+    # what can be the name of a file at all, without a home
+    path_of(folder / f"{name}{EXTENSION}")
     relative = PurePath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise RequestError(

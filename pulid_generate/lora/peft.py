@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.json_text import read_object
+from pulid_extract.shared.patterns import MAX_CHARACTERS, check_pattern, is_repeating
 from pulid_extract.shared.records import number
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.model import Model
@@ -25,13 +26,8 @@ METADATA = "lora_adapter_metadata"
 # peft's save_pretrained writes both
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MAX_CONFIG_BYTES = 8 << 20
-# Python's regular expressions can take forever. What is left of them takes a millisecond at most:
-# no repeated groups, no backward or other references, few repetitions, short names.
-FORBIDDEN = re.compile(r"\)[*+?{]|\(\?|\\[1-9]")
-REPETITION = re.compile(r"(?<!\\)[*+?{]")
-MAX_REPETITIONS = 2
+# patterns that meet names of any length
 MAX_REPEATING = 16
-MAX_CHARACTERS = 128
 MAX_DOTS = 24
 
 
@@ -44,20 +40,7 @@ class AlphaPattern:
     alpha: float
 
     def __post_init__(self) -> None:
-        if len(self.text) > MAX_CHARACTERS or FORBIDDEN.search(self.text):
-            raise ValueError(
-                f"the pattern {self.text[:60]!r} is longer or richer than is read here"
-            )
-        if len(REPETITION.findall(self.text)) > MAX_REPETITIONS:
-            raise ValueError(f"the pattern {self.text[:60]!r} repeats too much")
-        try:
-            re.compile(self.text)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"the pattern {self.text[:60]!r} is none ({error})") from None
-
-    @property
-    def is_repeating(self) -> bool:
-        return REPETITION.search(self.text) is not None
+        check_pattern(self.text)
 
     def fits(self, layer: str) -> bool:
         """As peft: re.match(r"(.*\\.)?(PATTERN)$", layer), part by part."""
@@ -129,7 +112,7 @@ def _settings(values: Mapping[str, Any]) -> PeftSettings:
     if not isinstance(patterns, dict):
         raise ValueError("alpha_pattern is not an object")
     read = [AlphaPattern(text, _number("alpha_pattern", one)) for text, one in patterns.items()]
-    if sum(pattern.is_repeating for pattern in read) > MAX_REPEATING:
+    if sum(is_repeating(pattern.text) for pattern in read) > MAX_REPEATING:
         raise ValueError(f"more than {MAX_REPEATING} of its patterns repeat something")
     return PeftSettings(
         alpha=None if alpha is None else _number("lora_alpha", alpha),

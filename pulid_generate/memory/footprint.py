@@ -24,7 +24,7 @@ from pulid_generate.files.storage import FLOAT_BYTES, Marker, part_of, stays_pac
 
 GIB = 2**30
 # a tensor of a repeated block: the list's name and the block's number
-BLOCK = re.compile(r"(?:^|\.)((?:\w*blocks|block|blk|layers))\.(\d+)\.")
+BLOCK = re.compile(r"(?:^|\.)((?:\w*blocks|block|blk|layers))\.([0-9]{1,3})\.")
 
 # 13.4 numbers at most per token and channel in float32 (D 256 to 1024, 384 to 2560 tokens): a
 # single block's query, key, value, MLP and its activation, their concatenation and two residuals.

@@ -7,6 +7,8 @@
     autoencoder.py       the autoencoder, and its two ways: latents -> pictures, and back
     tiles.py             a map computed in overlapping tiles
     tokenizers.py        the tokenizers of CLIP-L and T5, from their vocabularies
+    tokenizer_json.py    a tokenizer.json, checked before the library sees it
+    charsmap.py          a sentencepiece normaliser's table, checked
     prompt_reader.py     prompts read into tokens, once, and judged
     weighted_prompts.py  (word:1.3) as sd-cli reads it
 

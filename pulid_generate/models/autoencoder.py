@@ -156,7 +156,7 @@ def vae_name(name: str, levels: int) -> str | None:
         if match is None:
             continue
         renamed = match.expand(target)
-        level = re.search(r"up_blocks\.(\d+)", renamed)
+        level = re.search(r"up_blocks\.([0-9]{1,3})", renamed)
         if level is not None:
             # BFL numbers the decoder's levels from the finest, diffusers in the order they run
             number = levels - 1 - int(level[1])

@@ -76,10 +76,12 @@ def flux_shape(header: Header) -> FluxShape:
     return shape
 
 
-def _check_input(header: Header, width: int) -> None:
+def _check_input(header: Header, width: Any) -> None:
+    """width: of a tensor, or whatever a config.json calls so."""
     if width != LATENT_WIDTH:
+        known = VARIANTS.get(width) if isinstance(width, int) else None
         raise CheckpointError(
-            f"{header.path}: is {VARIANTS.get(width, 'not a Flux text-to-image model')} "
+            f"{header.path}: is {known or 'not a Flux text-to-image model'} "
             f"(input width {width}, expected {LATENT_WIDTH}); use FLUX.1 dev or schnell"
         )
 
@@ -160,7 +162,7 @@ def flux_targets(name: str) -> list[str] | None:
     layer, _, leaf = name.rpartition(".")
     if leaf == "scale":
         leaf = "weight"
-    match = re.fullmatch(r"(double_blocks|single_blocks)\.(\d+)\.(.+)", layer)
+    match = re.fullmatch(r"(double_blocks|single_blocks)\.([0-9]{1,3})\.(.+)", layer)
     if match:
         blocks, table = FLUX_BLOCKS[match[1]]
         layers = [f"{blocks}.{match[2]}.{target}" for target in table.get(match[3], ())]

@@ -124,7 +124,7 @@ class T5Text:
 
 def t5_name(name: str) -> str:
     """Hugging Face's name of a tensor for llama.cpp's; any other name as it is."""
-    match = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.weight", name)
+    match = re.fullmatch(r"enc\.blk\.([0-9]{1,3})\.(\w+)\.weight", name)
     if match and match[2] in T5_GGUF_BLOCK:
         return f"encoder.block.{match[1]}.layer.{T5_GGUF_BLOCK[match[2]]}.weight"
     top = T5_GGUF_TOP.get(name.removesuffix(".weight"))

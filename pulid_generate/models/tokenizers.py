@@ -10,9 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pulid_extract.shared.clip_words import open_clip_tokenizer
+from pulid_extract.shared.errors import first_line
 from pulid_extract.shared.model_files import read_gguf
 from pulid_generate.errors import CheckpointError
+from pulid_generate.models.charsmap import check_charsmap
+from pulid_generate.models.tokenizer_json import MAX_BYTES, MAX_PIECES, tokenizer_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,29 +45,36 @@ def read_t5_tokenizer(path: Path) -> Tokenizer:
     path: a tokenizer.json, a spiece.model, or a GGUF that carries its vocabulary. Raises
     CheckpointError for a damaged one.
     """
-    from tokenizers import Tokenizer
-
     try:
         if path.suffix == ".json":
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = tokenizer_of(_bytes_of(path), T5_END)
         elif path.suffix == ".gguf":
             tokenizer = _t5_tokenizer(sentencepiece_of(path))
         else:
-            tokenizer = _t5_tokenizer(path.read_bytes())
-    # the libraries raise bare Exceptions and protobuf errors of many kinds
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            tokenizer = _t5_tokenizer(_bytes_of(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        ends = tokenizer.encode("a").ids[-1:] == [tokenizer.token_to_id(T5_END)]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # the libraries raise bare Exceptions and protobuf errors of many kinds, and Rust's panics are
+    # not even that
+    except BaseException as error:
         raise CheckpointError(
-            f"{path}: not a T5 tokenizer, or damaged ({reason}); download it again"
+            f"{path}: not a T5 tokenizer, or damaged ({first_line(error)}); download it again"
         ) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if tokenizer.encode("a").ids[-1:] != [tokenizer.token_to_id(T5_END)]:
+    if not ends:
         raise CheckpointError(
             f"{path}: does not end a prompt with </s>; it is not a T5 tokenizer, "
             "give the one of google/t5-v1_1-xxl"
         )
     return tokenizer
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Of a vocabulary, and one more than it may have."""
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _t5_tokenizer(spiece: bytes) -> Tokenizer:
@@ -72,10 +84,16 @@ def _t5_tokenizer(spiece: bytes) -> Tokenizer:
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    # refuses damaged files, which protobuf may make something of
-    pieces = SentencePieceProcessor(model_proto=spiece)
+    if len(spiece) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
     proto: Any = sentencepiece_model_pb2
     model = proto.ModelProto.FromString(spiece)
+    if not 0 < len(model.pieces) <= MAX_PIECES:
+        raise ValueError(f"it has {len(model.pieces)} pieces, expected 1 to {MAX_PIECES}")
+    if model.normalizer_spec.precompiled_charsmap:
+        check_charsmap(model.normalizer_spec.precompiled_charsmap)
+    # refuses damaged files, which protobuf may make something of
+    pieces = SentencePieceProcessor(model_proto=spiece)
     vocabulary = [(piece.piece, piece.score) for piece in model.pieces]
     sentinels = [f"{EXTRA_PIECE}{index}>" for index in reversed(range(T5_SENTINELS))]
     vocabulary += [(sentinel, 0.0) for sentinel in sentinels]
@@ -133,5 +151,9 @@ def sentencepiece_of(path: Path) -> bytes:
     model.trainer_spec.bos_id = -1
     model.normalizer_spec.add_dummy_prefix = value("add_space_prefix", True)
     model.normalizer_spec.remove_extra_whitespaces = value("remove_extra_whitespaces", True)
-    model.normalizer_spec.precompiled_charsmap = bytes(value("precompiled_charsmap", b""))
+    # of a number, bytes would make as many zeros
+    charsmap = np.asarray(value("precompiled_charsmap", np.zeros(0, np.uint8)))
+    if charsmap.ndim != 1 or charsmap.dtype.itemsize != 1:
+        raise ValueError("its precompiled_charsmap is not an array of bytes")
+    model.normalizer_spec.precompiled_charsmap = charsmap.tobytes()
     return model.SerializeToString()

@@ -228,7 +228,8 @@ def picture_size(picture: PictureSource | None) -> Size | None:
     try:
         with Image.open(picture) as image:
             return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+    # Pillow's plugins raise whatever a damaged byte leads to
+    except Exception:
         return None
 
 

@@ -146,5 +146,6 @@ def read_scaled(picture: PictureSource, box: Size) -> Image.Image | None:
                 image = ImageOps.exif_transpose(file) or file
                 image.load()
         return image.convert("RGB").resize(fit(image.size, box), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    # Pillow's plugins raise whatever a damaged byte leads to
+    except Exception:
         return None

@@ -83,6 +83,13 @@ class TextCache:
         path.unlink(missing_ok=True)
         return None
 
+    def forget(self, key: str) -> None:
+        """Drop an entry that opens and means nothing."""
+        self._here.pop(key, None)
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                (self.folder / key).unlink()
+
     def put(self, key: str, data: bytes) -> None:
         """Keep it. Raises OutputError if the folder cannot be written."""
         if self.folder is None:

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -100,9 +101,19 @@ class TextStore:
         data = self.cache.get(self._key(prompt))
         if data is None:
             return None
-        tensors = load(data)
+        try:
+            tensors = load(data)
+            states = TextStates(tensors["t5"], tensors["pooled"])
+            if states.t5.ndim != 3 or states.pooled.ndim != 2:
+                raise ValueError("of another shape")
+            check_finite(states.t5, self.files.t5xxl)
+            check_finite(states.pooled, self.files.clip_l)
+        # sealed, and of another program or version: encoded anew
+        except (SafetensorError, CheckpointError, ValueError, KeyError, RuntimeError):
+            self.cache.forget(self._key(prompt))
+            return None
         device = self.placement.device
-        return TextStates(tensors["t5"].to(device), tensors["pooled"].to(device))
+        return TextStates(states.t5.to(device), states.pooled.to(device))
 
     def _key(self, prompt: Prompt) -> str:
         facts = {

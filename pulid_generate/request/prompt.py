@@ -15,6 +15,7 @@ import re
 import sys
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import InputError, RequestError
 
 # Far beyond what T5 reads: a larger file is not a prompt
@@ -62,7 +63,7 @@ def _read(path: str | Path, where: str) -> bytes:
             if sys.stdin is None:
                 raise InputError(f"{where}: is closed; pipe a prompt into it, or name a file")
             return sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-        with open(Path(path).expanduser(), "rb") as file:
+        with open(path_of(path), "rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise InputError(f"{where}: no such prompt file") from None

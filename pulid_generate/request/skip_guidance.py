@@ -21,6 +21,9 @@ from pulid_generate.errors import RequestError
 # Beyond it lies only overflow
 MAX_SCALE = 1000
 
+# digits of a block's number, and more
+LONGEST_NUMBER = 6
+
 
 @dataclass(frozen=True)
 class SkipGuidance:
@@ -74,6 +77,6 @@ def parse_layers(text: str) -> tuple[int, ...]:
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
     parts = [part.strip() for part in inner.split(",")] if inner.strip() else []
-    if not all(part.isdecimal() for part in parts):
-        raise RequestError(f"skip-layers {text!r}: expected block numbers such as [7,8,9]")
+    if not all(part.isdecimal() and len(part) <= LONGEST_NUMBER for part in parts):
+        raise RequestError(f"skip-layers {text[:80]!r}: expected block numbers such as [7,8,9]")
     return tuple(int(part) for part in parts)

@@ -34,9 +34,14 @@ class Tiling:
     def parse(cls, size: str = "32x32", overlap: float = 0.5) -> Tiling:
         """From sd-cli's words, "32x48" or "32" for both sides. Raises RequestError."""
         sides = size.lower().split("x")
-        if len(sides) not in (1, 2) or not all(side.isdecimal() for side in sides):
+        if len(sides) not in (1, 2) or not all(map(_is_side, sides)):
             raise RequestError(
-                f"vae-tile-size {size!r}: expected WIDTHxHEIGHT or one number, in latent cells, "
-                "such as 32x32"
+                f"vae-tile-size {size[:80]!r}: expected WIDTHxHEIGHT or one number, in latent "
+                "cells, such as 32x32"
             )
         return cls(int(sides[0]), int(sides[-1]), overlap)
+
+
+def _is_side(text: str) -> bool:
+    # thousands of digits are a number that Python refuses to read
+    return text.isdecimal() and len(text) <= 6

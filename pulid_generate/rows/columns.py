@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pulid_extract.shared import records
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.records import SEPARATOR
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
@@ -72,7 +73,7 @@ def file_below(base: Path, name: str) -> str:
         )
     if not name.strip():
         raise ValueError("a file name")
-    return str(base / Path(name).expanduser())
+    return str(base / path_of(name))
 
 
 def _number_text(value: object) -> str:

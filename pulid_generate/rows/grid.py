@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.request.prompt import read_prompt_file
 from pulid_generate.rows.row import Row
@@ -59,7 +60,7 @@ def read_prompts(path: str) -> list[tuple[int, str]]:
 
 def identities_in(name: str) -> list[Path]:
     """The .pulidembd files of a folder, by name; a file is itself. Raises InputError."""
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_file():
         return [path]
     try:

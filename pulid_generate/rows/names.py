@@ -32,6 +32,8 @@ EXAMPLES: dict[str, Any] = {
 NOBODY = "nobody"
 # bytes: what file systems take, less what is put around it while it is written
 LONGEST_NAME = 235
+# of all folders together, below one that has a name as well
+LONGEST_PATH = 2000
 # characters of a prompt or of identities in a name
 LONGEST_WORD = 60
 UNSAFE = re.compile(r"[^\w.+-]+")
@@ -83,7 +85,14 @@ def check_name(name: str, where: str = "output") -> PurePath:
     it.
     """
     path = PurePath(name)
-    if len(path.name.encode()) > LONGEST_NAME:
+    try:
+        # bytes that are no UTF-8 are names as well
+        parts = [part.encode(errors="surrogateescape") for part in path.parts]
+    except UnicodeEncodeError:
+        raise OutputNameError(
+            f"{where} {name[:60]!r}: holds half a character; give another name"
+        ) from None
+    if any(len(part) > LONGEST_NAME for part in parts) or sum(map(len, parts)) > LONGEST_PATH:
         raise OutputNameError(
             f"{where} {name[:60]!r}..: is longer than {LONGEST_NAME} bytes; give a shorter name"
         )

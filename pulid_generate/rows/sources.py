@@ -4,8 +4,7 @@ torch.
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.records import FORMS, MAX_BYTES, Problem
 from pulid_generate.errors import InputError
 from pulid_generate.flags.commands import BatchFlags
@@ -20,7 +19,7 @@ def read_rows(flags: BatchFlags) -> tuple[list[Row], list[Problem]]:
     """
     if flags.manifest is None:
         return grid_rows(flags.prompts, flags.identities, flags.seeds), []
-    path = Path(flags.manifest).expanduser()
+    path = path_of(flags.manifest)
     form = path.suffix.lower()
     if form not in FORMS:
         raise InputError(f"{flags.manifest}: expected a manifest that ends in {' or '.join(FORMS)}")

@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import InputError, OutputError, RequestError
 from pulid_generate.flags.commands import ServeFlags
@@ -79,7 +80,7 @@ def read_settings(flags: ServeFlags) -> Settings:
         )
     identities = None
     if flags.identities is not None:
-        identities = Path(flags.identities).expanduser()
+        identities = path_of(flags.identities)
         if not identities.is_dir():
             raise InputError(f"--identities {identities}: no such folder")
     try:
@@ -92,7 +93,7 @@ def read_settings(flags: ServeFlags) -> Settings:
     return Settings(
         host=flags.host,
         port=flags.port,
-        folder=_private_folder(Path(flags.output_dir).expanduser()),
+        folder=_private_folder(path_of(flags.output_dir)),
         identities=identities,
         studio=flags.studio,
         keep=flags.keep,
@@ -123,7 +124,7 @@ def _read_keys(path: str | None) -> frozenset[bytes]:
         return frozenset()
     where = f"--api-key-file {path}"
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path_of(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{where}: cannot be read ({error})") from None
     keys = [line.strip() for line in lines if line.strip()]

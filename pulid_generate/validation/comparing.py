@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pulid_extract.shared.picture_file import pillow_reads
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.pictures.scorer import Pose, Score, Scorer
 from pulid_generate.pictures.three_way import mean_change
@@ -113,5 +114,6 @@ def _pixels(folder: Path, shot: Shot) -> np.ndarray:
     import numpy as np
     from PIL import Image
 
-    with Image.open(folder / shot.output) as image:
+    path = folder / shot.output
+    with pillow_reads(str(path)), Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

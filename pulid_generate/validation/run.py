@@ -22,6 +22,7 @@ import typer
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import check_not_input, check_writable, make_folder
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
@@ -84,7 +85,7 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
         prompt_judge=flags.prompt_judge,
         eva_clip=flags.eva_clip,
     )
-    folder = Path(flags.output_dir).expanduser()
+    folder = path_of(flags.output_dir)
     shots = _plan(flags)
     identity = _identity(flags)
     inputs = [*scorer.references, *scorer.strangers, *scorer.truths]
@@ -305,7 +306,7 @@ def _known(path: str | Path, score: Score | None = None) -> KnownPicture:
     of a reference, with the others. Raises InputError.
     """
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = path_of(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     name, sha256 = Path(path).name, hashlib.sha256(data).hexdigest()

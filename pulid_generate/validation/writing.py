@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.errors import OutputError
@@ -70,7 +71,7 @@ def write_report(
         ("stranger", scorer.strangers),
     ):
         for path in paths:
-            small = read_small(Path(path).expanduser())
+            small = read_small(path_of(path))
             if small is not None:
                 faces.append((f"{kind}: {Path(path).name}", small))
     page = as_page(report, lambda output: read_small(folder / output), faces)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.errors import WeightsError
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files.candidates import (
     MODEL_ENDINGS,
     SHARD,
@@ -112,7 +113,7 @@ def find(
         return open_given(role, explicit)
     found = Candidates()
     if models_dir is not None:
-        models_dir = Path(models_dir).expanduser()
+        models_dir = path_of(models_dir)
         _check_folder(models_dir)
         found = candidates_in(models_dir, role, fit)
         if len(found.fitting) > 1:
@@ -191,7 +192,7 @@ def _located(given: str | Path) -> Path:
     """The path that was meant: as it is, or inside the cached snapshot of
     "organisation/repository[/path in it]".
     """
-    path = Path(given).expanduser()
+    path = path_of(given)
     match = REPOSITORY.fullmatch(str(given))
     if path.exists() or not match or (path.suffix in MODEL_ENDINGS and match[2] is None):
         return path

@@ -1,7 +1,8 @@
 """The header of a GGUF file, read without its tensors: key-values, and where each tensor lies.
 
 gguf-py's reader makes numpy arrays of every element of every array, ten seconds for a T5 with its
-vocabulary. Knows no model.
+vocabulary. Counts and lengths are checked against what any model has and what the file holds,
+before anything is made of them. Knows no model.
 
 Source: ggml docs/gguf.md (versions 2 and 3, little-endian).
 """
@@ -22,6 +23,10 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_AXES = 4  # GGML_MAX_DIMS
+# Flux has 800 tensors and 30 values; a T5's vocabulary has 32,128 pieces, 1 MB of text
+MAX_HEADER_BYTES = 64 << 20
+MAX_TENSORS, MAX_VALUES, MAX_ITEMS = 100_000, 10_000, 1_000_000
+MAX_NAME_BYTES = 1 << 16
 STRING, ARRAY = 8, 9
 # type number -> how numpy spells a number of it, little-endian
 NUMBERS = {
@@ -87,13 +92,17 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
                 raise ValueError(
                     f"version {version}, expected {VERSIONS[0]} or {VERSIONS[1]}, little-endian"
                 )
-            tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
-            values = dict(cursor.pair(arrays) for _ in range(value_count))
+            tensor_count = cursor.count("<Q", MAX_TENSORS, "tensors")
+            value_count = cursor.count("<Q", MAX_VALUES, "values")
+            pairs = [cursor.pair(arrays) for _ in range(value_count)]
             entries = [cursor.tensor() for _ in range(tensor_count)]
         except (struct.error, UnicodeDecodeError) as error:
             raise ValueError(f"its header breaks off or is not text ({error})") from None
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise ValueError("two values of one name")
         alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
+        if type(alignment) is not int or alignment < 8 or alignment % 8:
             raise ValueError(f"alignment {alignment!r}, expected a multiple of 8")
         start = -(-cursor.at // alignment) * alignment
         tensors = {
@@ -104,15 +113,17 @@ def read_gguf(path: Path, arrays: bool = False) -> GgufFile:
             raise ValueError("two tensors of one name")
         stated = {name: value for name, value in values.items() if value is not None}
         whole = GgufFile(stated, tensors)
-        for name, tensor in tensors.items():
+        end = start
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+            if tensor.offset < end:
+                raise ValueError(f"{name} starts at byte {tensor.offset}, inside another tensor")
+            end = tensor.offset + tensor.size
             if tensor.offset % alignment:
                 raise ValueError(
                     f"{name} starts at byte {tensor.offset}, not a multiple of {alignment}"
                 )
-            if tensor.offset + tensor.size > len(data):
-                raise TruncatedGguf(
-                    f"{name} ends at byte {tensor.offset + tensor.size} of {len(data)}", whole
-                )
+        if end > len(data):
+            raise TruncatedGguf(f"{name} ends at byte {end} of {len(data)}", whole)
     return whole
 
 
@@ -123,17 +134,29 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
             raise ValueError(f"its header needs byte {self.at + count} of {len(self.data)}")
+        if self.at + count > MAX_HEADER_BYTES:
+            raise ValueError(f"its header is longer than {MAX_HEADER_BYTES >> 20} MiB")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def number(self, form: str) -> int:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
+    def count(self, form: str, most: int, of: str) -> int:
+        count = self.number(form)
+        if count > most:
+            raise ValueError(f"it claims {count} {of}, more than {most}")
+        return count
+
     def text(self) -> str:
         return self.take(self.number("<Q")).decode()
 
+    def name(self) -> str:
+        length = self.count("<Q", MAX_NAME_BYTES, "bytes of one name")
+        return self.take(length).decode()
+
     def pair(self, arrays: bool) -> tuple[str, Any]:
-        return self.text(), self.value(self.number("<I"), arrays)
+        return self.name(), self.value(self.number("<I"), arrays)
 
     def value(self, kind: int, arrays: bool) -> Any:
         """One value; an array that is not wanted is None."""
@@ -141,7 +164,8 @@ class _Cursor:
             return self.text()
         if kind != ARRAY:
             return self.numbers(kind, 1)[0].item()
-        kind, count = self.number("<I"), self.number("<Q")
+        kind = self.number("<I")
+        count = self.count("<Q", MAX_ITEMS, "items of one array")
         if kind == STRING:
             if arrays:
                 return [self.text() for _ in range(count)]
@@ -161,10 +185,12 @@ class _Cursor:
 
     def tensor(self) -> tuple[str, str, tuple[int, ...], int, int]:
         """Name, type name, row-major shape, offset in the data, bytes."""
-        name, axes = self.text(), self.number("<I")
+        name, axes = self.name(), self.number("<I")
         if not 0 < axes <= MAX_AXES:
             raise ValueError(f"{name} has {axes} axes")
         shape = tuple(reversed([self.number("<Q") for _ in range(axes)]))
+        if 0 in shape:
+            raise ValueError(f"{name} is {'x'.join(map(str, shape))}: it holds no number")
         kind = _type_name(self.number("<I"))
         offset = self.number("<Q")
         block, _ = ggml_block(kind)

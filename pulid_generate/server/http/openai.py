@@ -13,9 +13,10 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops
 
-from pulid_generate.errors import RequestError
+from pulid_extract.shared.picture_file import pillow_reads
+from pulid_generate.errors import InputError, RequestError
 from pulid_generate.server.http.state import (
     Server,
     beside,
@@ -140,12 +141,13 @@ def white_where_transparent(data: bytes) -> bytes:
     without transparency is ours already.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+        formats = ("PNG", "WEBP")
+        with pillow_reads("mask"), Image.open(io.BytesIO(data), formats=formats) as image:
             if image.mode not in ("RGBA", "LA", "PA") or image.width * image.height > MAX_MASK:
                 return data
             alpha = image.convert("RGBA").getchannel("A")
     # whatever it is, its reader says so by name
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except InputError:
         return data
     if alpha.getextrema() == (255, 255):
         return data

@@ -12,11 +12,13 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Request
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import ImageChops
 
+from pulid_extract.shared.picture_file import decode_picture
 from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import SAMPLER_NAMES
 from pulid_generate.pictures.picture import read_parameters
+from pulid_generate.request.start_picture import FORMATS
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server.http.state import (
     Server,
@@ -146,11 +148,7 @@ def _take_pictures(
 
 
 def _inverted(data: bytes) -> bytes:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            inverted = ImageChops.invert(image.convert("L"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise RequestError("mask: is not a readable picture") from None
+    inverted = ImageChops.invert(decode_picture(data, "mask", FORMATS, "black").convert("L"))
     stored = io.BytesIO()
     inverted.save(stored, "PNG")
     return stored.getvalue()

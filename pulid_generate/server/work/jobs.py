@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pulid_extract.shared.json_text import read_object
+from pulid_extract.shared.records import check_types
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.pictures.picture import Format
 from pulid_generate.server.work.changes import Changes
@@ -137,10 +138,12 @@ def read_record(folder: Path) -> JobRecord | None:
     """
     try:
         told = read_object((folder / RECORD).read_bytes())
-        pictures = [
-            PictureRecord(**_checked(picture, PICTURE_TYPES)) for picture in told.pop("pictures")
-        ]
-        job = JobRecord(folder=folder, pictures=pictures, **_checked(told, RECORD_TYPES))
+        pictures = []
+        for picture in told.pop("pictures"):
+            check_types(picture, PICTURE_TYPES)
+            pictures.append(PictureRecord(**picture))
+        check_types(told, RECORD_TYPES)
+        job = JobRecord(folder=folder, pictures=pictures, **told)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if not job.is_finished:
@@ -148,16 +151,6 @@ def read_record(folder: Path) -> JobRecord | None:
     else:
         job.finished_at = time.time()
     return job
-
-
-def _checked(told: Any, types: dict[str, Any]) -> dict[str, Any]:
-    """A record as it was written: these names, with values of these types. Raises TypeError."""
-    if not isinstance(told, dict) or told.keys() != types.keys():
-        raise TypeError("other names")
-    for name, kind in types.items():
-        if not isinstance(told[name], kind) or isinstance(told[name], bool):
-            raise TypeError(name)
-    return told
 
 
 def forget_files(job: JobRecord) -> None:

@@ -32,6 +32,7 @@ from pulid_extract.extraction.embedding_cache import (
 )
 from pulid_extract.files import file_hashes
 from pulid_extract.shared.cache_folder import default_folder
+from pulid_extract.shared.embedding_file import encode_embedding
 from pulid_extract.shared.errors import OutputError
 
 PORTRAIT, OTHER = b"a portrait" * 100, b"another portrait" * 100
@@ -337,8 +338,9 @@ def test_several_portraits_are_recalled_in_any_order(tmp_path):
         )
         for source in sources
     ]
+    data = encode_embedding(np.ones((32, 8), np.float32))
     cosines = np.array([[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]])
-    made = ExtractionResult(b"bytes", tuple(portraits), cosines, (32, 2048), False, "cpu")
+    made = ExtractionResult(data, tuple(portraits), cosines, (32, 2048), False, "cpu")
     job = Job(sources, FaceChoice(), None, (), ExtractFlags(mix_people=True))
     cache, key = EmbeddingCache(tmp_path), job.key({"eva_clip": ["00"]}, "cpu")
     cache.put(key, made.to_cache())

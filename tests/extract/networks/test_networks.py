@@ -196,7 +196,7 @@ def test_eva_layouts_load_equal(tmp_path):
             lambda s: [
                 s.pop(n) for n in list(s) if n.startswith(("visual.blocks.19.", "visual.blocks.2"))
             ],
-            "19 blocks.*at least 20",
+            "18 blocks.*at least 20",
         ),
         (lambda s: s.update({"visual.pos_embed": torch.ones(1, 18, 128)}), "18 positions"),
         (lambda s: s.pop("visual.pos_embed"), "missing pos_embed"),
