@@ -274,7 +274,7 @@ def _encoded(mode: str, form: str, **options: Any) -> bytes:
     from PIL import Image
 
     stored = io.BytesIO()
-    Image.new(mode, (24, 16)).save(stored, form, **options)
+    Image.new(mode, (32, 16)).save(stored, form, **options)
     return stored.getvalue()
 
 
@@ -284,7 +284,7 @@ def _pictures(folder: Path) -> list[Reader]:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x0112] = 6
-    pixels = np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3)
+    pixels = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
     text = 'a cat\nSteps: 2\n{"pulid_generate": "1", "seed": 3}'
     drawn = [encode_pixels(pixels, form, text) for form in ("PNG", "JPEG", "WEBP")]
     good = [
@@ -302,8 +302,8 @@ def _pictures(folder: Path) -> list[Reader]:
     return [
         Reader("portrait", decode_portrait, good),
         Reader("picture to start from", lambda data: read_init_image(data, 16, 16), good),
-        Reader("mask of an inpainting", lambda data: read_mask(data, 24, 16), good),
-        Reader("mask of a person", at("m.png", lambda path: mask_region(path, 24, 16)), good),
+        Reader("mask of an inpainting", lambda data: read_mask(data, 32, 16), good),
+        Reader("mask of a person", at("m.png", lambda path: mask_region(path, 32, 16)), good),
         Reader("picture, inspected", at("p.png", _inspect), good),
         Reader("parameters of a picture", _parameters, drawn),
     ]
@@ -316,15 +316,15 @@ def _parameters(data: bytes) -> None:
 # ----------------------------------------------------------------------------------------- records
 
 SCORE = {
+    **dict.fromkeys(("stranger", "truth", "copy_paste", "prompt", "error", "prompt_judge")),
     "picture": "a.png",
     "status": "ok",
-    "cosine": 0.5,
+    "likeness": 0.5,
     "cosines": [0.5],
-    "stranger": None,
     "faces": 1,
     "box": [1, 2, 3, 4],
-    "error": None,
-    "recognizer": {"name": "glintr100.onnx", "sha256": "ab"},
+    "pose": {"yaw": 1.0, "pitch": 2.0, "roll": 3.0},
+    "recognizers": [{"name": "a.onnx", "sha256": "ab", "own": True, "likeness": 0.5}],
 }
 QUALITY = {
     **dict.fromkeys(("value", "face_size", "sharpness", "outside"), 0.5),

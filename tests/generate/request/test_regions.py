@@ -168,5 +168,5 @@ def test_unreadable_masks_are_one_line(tmp_path, damage):
         path = tmp_path
     else:
         path.write_bytes(damage)
-    with pytest.raises(InputError, match="cannot be read as a picture"):
+    with pytest.raises(InputError, match="cannot be read as a PNG"):
         mask_region(path, WIDTH, HEIGHT)
