@@ -152,7 +152,7 @@ def _gguf(folder: Path, tensors: dict[str, tuple[int, ...]], architecture: str =
     writer.add_array("tokenizer.ggml.scores", [0.0, 0.0, 0.0, -1.0])
     writer.add_array("tokenizer.ggml.token_type", [3, 3, 2, 1])
     writer.add_string("tokenizer.ggml.model", "t5")
-    writer.add_array("tokenizer.ggml.precompiled_charsmap", [0, 1, 2, 3])
+    writer.add_precompiled_charsmap(bytes(16))
     for name, shape in tensors.items():
         writer.add_tensor(name, np.ones(shape, np.float32))
     writer.write_header_to_file()
@@ -467,7 +467,7 @@ def _texts(folder: Path) -> list[Reader]:
         ("output of a row", check_name, ["a/b.png"]),
         ("--seeds", parse_seeds, ["1-4,7"]),
         ("--axis", parse_axis, ["steps=1,2,..,4", "seed=1,2"]),
-        ("--pulid-id-weight-schedule", parse_points, ["0:1,50%:0.5"]),
+        ("--pulid-id-weight-schedule", parse_points, ["0:1,0.5:0.5"]),
         ("--pulid-id-start-step", lambda text: parse_moment(text, "start"), ["0.5", "3"]),
         ("--skip-layers", parse_layers, ["[7,8,9]", "7,8"]),
         ("--vae-tile-size", Tiling.parse, ["32x32"]),

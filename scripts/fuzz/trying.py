@@ -21,8 +21,9 @@ import typer
 from pulid_extract.shared.errors import PulidError
 
 ROOT = Path(__file__).resolve().parents[2]
-# seconds of one input, and MiB that it may add to the largest size of the process
-TOO_LONG, TOO_MUCH = 5.0, 400
+# seconds of one input, and MiB that it may add to the largest size of the process: a picture (or
+# /dev/zero) is read up to 512
+TOO_LONG, TOO_MUCH = 5.0, 600
 # wrong usage is answered by these
 EXPECTED = (PulidError, typer.BadParameter, click.UsageError, typer.Exit)
 # longest message that a person gets
