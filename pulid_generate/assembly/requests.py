@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pulid_extract.shared.embedding_file import Embedding, read_embedding
-from pulid_generate.assembly.detail import read_detail, read_references
 from pulid_extract.shared.file_names import path_of
+from pulid_generate.assembly.detail import read_detail, read_references
 from pulid_generate.assembly.people import read_subjects
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
