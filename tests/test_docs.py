@@ -23,7 +23,7 @@ from pulid_extract import encode_embedding
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("pulid_extract", "pulid_generate")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OURS = re.compile(
     r"(?<![\w./-])(?:docs|scripts|tests|requirements|\.ci|pulid_extract|pulid_generate)/[\w./-]*"
 )
