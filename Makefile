@@ -30,6 +30,7 @@ check: $(READY)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/hadolint Containerfile
+	$(BIN)/python scripts/docs/api_reference.py --check
 	$(BIN)/python scripts/docs/cli_reference.py --check
 	$(BIN)/python scripts/docs/folder_tables.py --check
 	$(BIN)/python scripts/docs/sdcli_table.py --check
@@ -40,6 +41,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 docs: $(READY)
+	$(BIN)/python scripts/docs/api_reference.py
 	$(BIN)/python scripts/docs/cli_reference.py
 	$(BIN)/python scripts/docs/folder_tables.py
 	$(BIN)/python scripts/docs/sdcli_table.py

@@ -17,11 +17,18 @@ import numpy as np
 import pytest
 from support.paths import ROOT
 
-from docs import cli_reference, folder_tables
+from docs import api_reference, cli_reference, folder_tables
 from pulid_extract import encode_embedding
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [
+    README,
+    ROOT / "CHANGELOG.md",
+    CONTRIBUTING,
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PACKAGES = ("pulid_extract", "pulid_generate")
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OURS = re.compile(
@@ -117,9 +124,30 @@ def test_the_reference_names_every_command_and_flag():
             ]
 
 
-def test_command_lines_of_the_readme_use_flags_that_exist():
-    shell = "\n".join(blocks(README.read_text(encoding="utf-8"), "sh"))
-    assert {name for name, _ in commands(shell)} == {*FLAGS}
+def test_the_public_names_are_all_explained(tmp_path, monkeypatch, capsys):
+    text = api_reference.reference()
+    assert api_reference.TARGET.read_text(encoding="utf-8") == text, "run `make docs`"
+    for package in PACKAGES:
+        section = text.split(f"## {package}\n")[1].split("\n## ")[0]
+        for name in importlib.import_module(package).__all__:
+            told = section.split(f"### {name}\n")[1].split("### ")[0]
+            # its import, its form, and a sentence of its own
+            assert len(told.split("```")) >= 3
+            assert re.search(r"```\n\n\w", told), name
+    old = tmp_path / "api.md"
+    old.write_text(text + "more\n")
+    monkeypatch.setattr(api_reference, "TARGET", old)
+    monkeypatch.setattr(sys, "argv", ["api_reference.py", "--check"])
+    with pytest.raises(SystemExit, match="1"):
+        api_reference.main()
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_command_lines_of_the_pages_use_flags_that_exist():
+    """All of them, those too that need what is not here; and each command is shown somewhere."""
+    shell = "\n".join(body for page in PAGES for body in blocks(page.read_text("utf-8"), "sh"))
+    assert {*FLAGS} - {name for name, _ in commands(shell)} == {"scripts/verify_three_way.sh"}
     assert not wrong_flags(shell)
     assert wrong_flags(
         "x | pulid-extract --portrait - --seed 1; "
@@ -180,18 +208,18 @@ def test_a_file_that_is_not_there_is_missed():
     assert missing_files(text) == ["tests/no_such.py", "plan.py", "memory/plans.py", "memories/"]
 
 
-def test_make_targets_of_the_readme_exist():
+def test_make_targets_that_are_named_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    text = README.read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8") + CONTRIBUTING.read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
     assert {"demo", "test", "check", "bench", "docs"} <= named <= targets
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_readmes_tree_is_the_package_from_the_top_down(package):
+def test_the_tree_is_the_package_from_the_top_down(package):
     tree = next(
         body
-        for body in blocks(README.read_text(encoding="utf-8"), "text")
+        for body in blocks(CONTRIBUTING.read_text(encoding="utf-8"), "text")
         if body.startswith(f"{PACKAGES[0]}/")
     )
     branch = re.search(rf"^{package}/ .*\n((?: .*\n)+)", tree, re.MULTILINE)
@@ -259,8 +287,9 @@ def test_python_of_the_pages_imports_public_names():
 
 
 def test_the_shown_import_works_in_a_process_of_its_own():
+    guide = ROOT / "docs" / "guide.md"
     [line] = re.findall(
-        r"^from pulid_generate import .*$", README.read_text(encoding="utf-8"), re.MULTILINE
+        r"^from pulid_generate import .*$", guide.read_text(encoding="utf-8"), re.MULTILINE
     )
     code = f"{line}\nprint(inject.__name__, PulidAdapter.__name__, read_embedding.__name__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

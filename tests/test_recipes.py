@@ -110,6 +110,7 @@ def stock(tmp_path_factory, programs) -> Path:
 
     portrait(4).save(folder / "me.jpg", quality=95)
     portrait(4).save(folder / "photo.png")
+    portrait(4, 2).save(folder / "me2.jpg", quality=95)
     portrait(5).save(folder / "you.jpg", quality=95)
     for number in range(3):
         portrait(4, number).save(folder / "me" / f"{number}.jpg", quality=95)
@@ -153,10 +154,6 @@ def write_lora(path: Path) -> None:
         },
         path,
     )
-
-
-def numbered(page: Path) -> list[str]:
-    return [f"{page.name}" for _ in runnable(page)[:1]]
 
 
 @pytest.mark.slow  # some sixty commands

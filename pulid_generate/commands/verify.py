@@ -12,11 +12,11 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.writing import check_writable, write_atomically
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands import VerifyFlags
 
 
-@takes_flags(Flags)
-def verify(context: typer.Context, flags: Flags) -> None:
+@takes_flags(VerifyFlags)
+def verify(context: typer.Context, flags: VerifyFlags) -> None:
     """Prove the injection: draw without PuLID (A), with weight 0 (B) and with the weight given (C),
     compare SHA-256.
 
@@ -30,8 +30,17 @@ def verify(context: typer.Context, flags: Flags) -> None:
     from pulid_generate.assembly.usage import given_flags, usage_error
     from pulid_generate.pictures.picture import format_of
     from pulid_generate.pictures.saving import output_paths
-    from pulid_generate.pictures.three_way import RUNS, as_table, compare, subjects_of_runs
+    from pulid_generate.pictures.three_way import (
+        RUNS,
+        as_table,
+        compare,
+        shell_script,
+        subjects_of_runs,
+    )
 
+    if flags.script:
+        console.write_result(shell_script())
+        return
     given = given_flags(context, flags)
     if wrong := usage_error(flags, given):
         context.fail(wrong)

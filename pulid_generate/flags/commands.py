@@ -76,6 +76,22 @@ class SweepFlags(LikenessFlags, Flags, SeriesFlags, AxesFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyFlags(Flags):
+    """Every flag of `verify`."""
+
+    HEADING = "Output"
+
+    script: Annotated[
+        bool,
+        typer.Option(
+            "--script",
+            help="Print a shell script that does the same with three processes and sha256sum, and "
+            "exit.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidateFlags(LikenessFlags, Flags, ValidationFlags):
     """Every flag of `validate`; those of a generation hold for every picture."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """As it is printed."""
         return {"passed": self.passed, **asdict(self)}
+
+
+def shell_script() -> bytes:
+    """The same check for a shell: three processes, compared by sha256sum."""
+    return resources.files(__package__).joinpath("verify_three_way.sh").read_bytes()
 
 
 def subjects_of_runs(subjects: Sequence[Subject]) -> list[tuple[Subject, ...]]:

@@ -8,6 +8,7 @@ them and they are not given: the networks there are of one size and know short p
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -17,13 +18,20 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = {"pulid-extract": "pulid_extract.cli", "pulid-generate": "pulid_generate.cli"}
-# flags that mean the same -> what is added if the command has the first and none is given
+# what takes seconds to import
+LIBRARIES = (
+    *("torch", "cv2", "onnxruntime", "insightface.model_zoo", "timm", "tokenizers"),
+    *("pulid_extract.extraction.extractor", "pulid_generate.pipeline.engine"),
+)
+# flags that mean the same -> what is added if the command has the first and none is given, and, if
+# a third is named, this one is
 SMALL = (
-    (("--aligner",), "antelopev2"),
-    (("--parser",), "none"),
-    (("--width", "-W"), "96"),
-    (("--height", "-H"), "96"),
-    (("--t5-max-length",), "32"),
+    (("--aligner",), "antelopev2", ""),
+    (("--parser",), "none", ""),
+    (("--width", "-W"), "96", ""),
+    (("--height", "-H"), "96", ""),
+    (("--t5-max-length",), "32", ""),
+    (("--skip-layers",), "2,3,4", "--slg-scale"),
 )
 # commands of programs that have them too, but only look or only answer
 PLAIN = ("doctor", "worker", "serve", "pull", "inspect", "cache", "faces", "score", "demo")
@@ -43,9 +51,7 @@ sys.exit(code[0] if code else 70)
 def write_programs(folder: Path, address: Path) -> None:
     for program in PROGRAMS:
         path = folder / program
-        path.write_text(
-            CLIENT.format(python=sys.executable, address=str(address), program=program)
-        )
+        path.write_text(CLIENT.format(python=sys.executable, address=str(address), program=program))
         path.chmod(0o755)
 
 
@@ -56,9 +62,9 @@ def smaller(program: str, words: list[str], flags: dict[str, set[str]]) -> list[
     if words and words[0] in PLAIN:
         return words
     added = []
-    for names, value in SMALL:
-        given = any(word.split("=")[0] in names for word in words)
-        if names[0] in known and not given:
+    typed = {word.split("=")[0] for word in words}
+    for names, value, beside in SMALL:
+        if names[0] in known and not typed & {*names} and (not beside or beside in typed):
             added += [names[0], value]
     # behind everything: pulid-extract takes all words after --portrait for portraits
     return words + added
@@ -70,10 +76,8 @@ def serve(address: str) -> None:
     flags: dict[str, set[str]] = {}
     for program in PROGRAMS:
         flags |= cli_reference.flags(program)
-    for name in ("torch", "cv2", "onnxruntime", "insightface.model_zoo", "timm", "tokenizers"):
-        __import__(name)
-    import pulid_extract.extraction.extractor
-    import pulid_generate.pipeline.engine  # noqa: F401
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
@@ -100,8 +104,6 @@ def serve(address: str) -> None:
 
 
 def run(asked: list[Any], descriptors: list[int], flags: dict[str, set[str]]) -> int:
-    import importlib
-
     from pulid_generate.pictures import scorer
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -115,9 +117,10 @@ def run(asked: list[Any], descriptors: list[int], flags: dict[str, set[str]]) ->
     # the one that its PATH has, which is this process's again
     scorer.program = lambda: ["pulid-extract"]
     sys.argv = [program, *smaller(program, words, flags)]
-    sys.stdin = open(0, encoding="utf-8")
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+    # of this process to its end
+    sys.stdin = os.fdopen(0, encoding="utf-8")
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     try:
         importlib.import_module(PROGRAMS[program]).main()
         code = 0
