@@ -26,7 +26,6 @@ PAGES = [
     README,
     ROOT / "CHANGELOG.md",
     CONTRIBUTING,
-    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PACKAGES = ("pulid_extract", "pulid_generate")
