@@ -17,6 +17,7 @@ from pulid_extract.shared.writing import check_not_input
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
 from pulid_generate.errors import RequestError, require_packages
+from pulid_generate.files.kontext import is_kontext
 from pulid_generate.files.model import Model
 from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.flags.likeness import LikenessFlags
@@ -73,6 +74,7 @@ def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipe
         compute=flags.compute,
         weight_cache=int(flags.weight_cache * 2**30),
         finder=FaceFinder(flags.models_dir or None, progress.log),
+        kontext=flags.kontext,
     )
 
 
@@ -167,6 +169,11 @@ def _idle_placement(
                 lines.append(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
     if not with_pulid and flags.pulid_weights is not None:
         lines.append("--pulid-weights without --pulid-id-embedding: drawing without an identity")
+    if flags.ref_image and not flags.kontext and is_kontext(files.flux.header) == "unknown":
+        lines.append(
+            f"{files.flux.path} does not say that it is FLUX.1 Kontext; another Flux was never "
+            "taught to read reference pictures (--kontext: it is Kontext)"
+        )
     if not Footprint.of(files.flux.header, Model.FLUX.marker).has_packed():
         for name in ("dequantize", "weight_cache"):
             if getattr(flags, name):

@@ -19,6 +19,7 @@ from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, parse_lora_flag
+from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.detail import parse_detail_args
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
@@ -47,10 +48,11 @@ class Drawing:
     subjects: tuple[Subject, ...] = ()
     start: StartPicture | None = None
     loras: tuple[LoraUse, ...] = ()
+    conditions: Conditions = NO_CONDITIONS
 
     def job(self, pipeline: Pipeline) -> Job:
         """The first of its pictures. Raises as `Pipeline.job`."""
-        return pipeline.job(self.request, self.subjects, self.start, self.loras)
+        return pipeline.job(self.request, self.subjects, self.start, self.loras, self.conditions)
 
     def notes(self) -> list[str]:
         """What of the people is odd, and can be drawn all the same."""
@@ -61,7 +63,7 @@ class Drawing:
 
     def jobs(self, pipeline: Pipeline) -> list[Job]:
         """All of its pictures. Raises as `Pipeline.jobs`."""
-        return pipeline.jobs(self.request, self.subjects, self.start, self.loras)
+        return pipeline.jobs(self.request, self.subjects, self.start, self.loras, self.conditions)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Reader
         from pulid_generate.request.start_picture import init_image_size
 
         width, height = init_image_size(init_img)
+    elif flags.ref_image and "width" not in given and "height" not in given:
+        from pulid_generate.request.reference_picture import drawing_size
+
+        width, height = drawing_size(flags.ref_image[0])
     request = read_request(flags, prompt, width, height)
     refuse_lora_tags(request.negative_prompt)
     return Drawing(
@@ -92,6 +98,7 @@ def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Reader
         start=_read_start(flags, init_img, width, height),
         subjects=read_subjects(flags, request, readers.embedding, partial(read_references, flags)),
         loras=_read_loras(choices, readers),
+        conditions=_read_conditions(flags, width, height),
     )
 
 
@@ -227,6 +234,22 @@ def _read_start(
         return StartPicture(pixels)
     mask = read_mask(flags.mask, width, height, init_img, edge.grow)
     return StartPicture(pixels, mask, edge.blur)
+
+
+def _read_conditions(flags: Flags, width: int, height: int) -> Conditions:
+    if not flags.ref_image:
+        return NO_CONDITIONS
+    from pulid_generate.request.reference_picture import (
+        ReferenceOptions,
+        read_reference_pictures,
+    )
+
+    options = ReferenceOptions.parse(
+        flags.ref_image_args,
+        increase=flags.increase_ref_index,
+        resize=not flags.disable_auto_resize_ref_image,
+    )
+    return Conditions(read_reference_pictures(flags.ref_image, options, width, height))
 
 
 def _skip_guidance(flags: Flags) -> SkipGuidance:

@@ -39,6 +39,9 @@ NEEDS = {
     "ad_prompt": ("ad_model",),
     "ad_negative_prompt": ("ad_model",),
     "extra_ad_args": ("ad_model",),
+    "ref_image_args": ("ref_image",),
+    "increase_ref_index": ("ref_image",),
+    "disable_auto_resize_ref_image": ("ref_image",),
 }
 # of PuLID's own app: app_flux.py, ToTheBeginning/PuLID 1aa2fc7
 MOST_USUAL_WEIGHT = 3
@@ -78,6 +81,7 @@ def standard_input_readers(flags: Flags) -> list[str]:
     """The flags that name standard input. Raises RequestError."""
     readers = [flag_name(name) for name in READERS if getattr(flags, name) == "-"]
     people = identity_files(flags).count("-") - (flags.pulid_id_embedding == "-")
+    readers += ["--ref-image"] * (flags.ref_image or []).count("-")
     return readers + ["--identity"] * people
 
 
@@ -96,6 +100,7 @@ def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
     named = [flags.init_img, flags.mask, flags.prompt_file, flags.negative_prompt_file]
     named += identity_files(flags)
     named += [spec.mask for spec in people_of(flags)]
+    named += flags.ref_image or ()
     named += [str(parse_lora_flag(text).path) for text in flags.lora or ()]
     yield from (path_of(name) for name in named if name not in (None, "-"))
 

@@ -1,6 +1,7 @@
 """Model files from their headers, and Flux's numbers.
 
     model.py          the four models of a generation, each with one name
+    kontext.py        whether a Flux file is FLUX.1 Kontext
     layouts.py        Flux's numbers, and the names of its tensors in both spellings
     storage.py        how tensors are stored: types, bytes, scales, and what cannot be read
     roles.py          the parts of a generation and the files that can fill them

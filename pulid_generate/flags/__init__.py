@@ -2,6 +2,7 @@
 
     drawing.py          what is drawn, and along which steps
     caching.py          which steps reuse what earlier ones computed
+    conditions.py       pictures that a drawing is conditioned on
     identity.py         who is in the picture, how strongly, and when
     models.py           which files
     placement.py        where models run, in what arithmetic and memory

@@ -14,6 +14,7 @@ import typer
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_generate.flags.batch import AxesFlags, RowFlags, SeriesFlags, SheetFlags
 from pulid_generate.flags.caching import CachingFlags
+from pulid_generate.flags.conditions import ReferenceFlags
 from pulid_generate.flags.detail import DetailFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
@@ -29,7 +30,14 @@ from pulid_generate.request.detail import ANTELOPEV2
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(
-    OutputFlags, PlacementFlags, ModelFlags, CachingFlags, DetailFlags, IdentityFlags, DrawingFlags
+    OutputFlags,
+    PlacementFlags,
+    ModelFlags,
+    CachingFlags,
+    DetailFlags,
+    ReferenceFlags,
+    IdentityFlags,
+    DrawingFlags,
 ):
     """Every flag of one generation, as typed. The fields of its bases are the table, the last
     base's first; nothing else lists them.

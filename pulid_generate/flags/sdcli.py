@@ -74,11 +74,6 @@ VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
 PHOTOMAKER = (
     "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
 )
-REFERENCE = (
-    "reference pictures (Flux Kontext's editing) are not supported; to start from a picture use "
-    "--init-img and --strength"
-)
-WITH_REFERENCE = "it only serves --ref-image"
 WITH_HIRES = "it only serves --hires"
 WITH_UPSCALER = "it only serves --upscale-model"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
@@ -317,10 +312,17 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _same("--mask"),
         _same("--strength", default="0.75"),
         _no("--end-img", VIDEO),
-        _no("--ref-image", REFERENCE, "-r"),
-        _note("--ref-image-args", WITH_REFERENCE),
-        _note("--increase-ref-index", WITH_REFERENCE, value=False),
-        _note("--disable-auto-resize-ref-image", WITH_REFERENCE, value=False),
+        _same(
+            "--ref-image",
+            "-r",
+            text="for Kontext; people are added to the picture's tokens alone (in sd-cli to the "
+            "reference's as well), resizing is Lanczos; without -W and -H at most a megapixel",
+        ),
+        _same(
+            "--ref-image-args", text="resize=nearest is sd-cli's resizing; presets belong to others"
+        ),
+        _same("--increase-ref-index", value=False),
+        _same("--disable-auto-resize-ref-image", value=False),
         _no("--control-image", CONTROL),
         _no("--canny", CONTROL, value=False),
         _note("--control-strength", WITH_CONTROL, default="0.9"),

@@ -156,6 +156,9 @@ class Injection:
     terms: Sequence[Term] = ()
     # a factor on every term's. At weight 0 the hooks still run and add 0 * CA.
     weight: float = 1.0
+    # Of the image tokens the first so many are the picture's, to which people are added; behind
+    # them stand references (Kontext). None: all are
+    picture_tokens: int | None = None
 
     @property
     def layers(self) -> Sequence[nn.Module] | None:
@@ -185,8 +188,13 @@ class Injection:
 
         double: whether it follows a double block.
         """
-        total = img_tokens
+        picture = img_tokens
+        if self.picture_tokens is not None:
+            picture = img_tokens[:, : self.picture_tokens]
+        total = picture
         for term in self.terms:
             weight = self.weight * (term.double if double else term.single)
-            total = term.add(total, img_tokens, index, weight)
-        return total
+            total = term.add(total, picture, index, weight)
+        if picture is img_tokens:
+            return total
+        return torch.cat([total, img_tokens[:, picture.shape[1] :]], dim=1)

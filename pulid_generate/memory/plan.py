@@ -35,6 +35,8 @@ class Work:
     tile: tuple[int, int] | None = None
     # whether a picture is encoded first
     init_image: bool = False
+    # of the pictures that Kontext reads beside it
+    reference_tokens: int = 0
     # whether packed matrices are widened once, when they load
     dequantize: bool = False
     # pictures that go through Flux together

@@ -71,6 +71,7 @@ def describe(
         "models": models,
         **_sampling(job, dev),
         **_start(job),
+        **_references(job),
         **_tiling(job),
         **more,
     }
@@ -143,6 +144,16 @@ def _start(job: Job) -> dict[str, Any]:
         if job.start.mask_blur:
             facts["mask_blur"] = job.start.mask_blur
     return {"init_image": facts}
+
+
+def _references(job: Job) -> dict[str, Any]:
+    """What Kontext reads beside the picture."""
+    told = []
+    for reference in job.conditions.references:
+        height, width = reference.pixels.shape[:2]
+        facts = {"sha256": reference.sha256, "size": f"{width}x{height}"}
+        told.append(facts | {"place": list(reference.place)})
+    return {"references": told} if told else {}
 
 
 def _tiling(job: Job) -> dict[str, Any]:

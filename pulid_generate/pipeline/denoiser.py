@@ -66,12 +66,14 @@ class Denoiser:
         starts: Sequence[Tensor | None],
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_denoised: Callable[[Tensor], None] | None = None,
+        references: Tensor | None = None,
     ) -> Tensor:
         """(B, 16, H/8, W/8) float32, of jobs with one `batch_key`.
 
         starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. on_denoised:
-        called with what the latents would come to, of that shape, by each evaluation. The numbers
-        may be NaN if the model's are.
+        called with what the latents would come to, of that shape, by each evaluation. references:
+        tokens (1, R, 64) of what the first job, which is alone then, refers to. The numbers may be
+        NaN if the model's are.
         """
         request, times = jobs[0].request, jobs[0].times
         noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
@@ -89,7 +91,7 @@ class Denoiser:
                 on_denoised(unpack(packed, request.width, request.height))
 
         with ExitStack() as stack:
-            predict = self._predict(jobs, texts, stack)
+            predict = self._predict(jobs, texts, references, stack)
             packed = denoise(
                 predict,
                 pack(torch.cat(first)).to(self.device),
@@ -106,10 +108,23 @@ class Denoiser:
 
     # -------------------------------------------------------------------------------------- predict
 
-    def _predict(self, jobs: Sequence[Job], texts: Sequence[Texts], stack: ExitStack) -> Predict:
+    def _predict(
+        self,
+        jobs: Sequence[Job],
+        texts: Sequence[Texts],
+        references: Tensor | None,
+        stack: ExitStack,
+    ) -> Predict:
         """The model as the denoise loop wants it. What it hangs on the model goes with `stack`."""
         request, device = jobs[0].request, self.device
-        img_ids = position_ids(request.width, request.height).to(device)
+        ids = [position_ids(request.width, request.height)]
+        picture_tokens = len(ids[0])
+        for reference in jobs[0].conditions.references:
+            high, wide = reference.pixels.shape[:2]
+            ids.append(position_ids(wide, high, reference.place))
+        img_ids = torch.cat(ids).to(device)
+        if references is not None:
+            references = references.to(device, self.dtype)
         guidance = None
         if self.dev:
             guidance = torch.tensor([job.request.guidance for job in jobs], device=device)
@@ -120,6 +135,8 @@ class Denoiser:
         injection, people = None, {}
         if any(job.subjects for job in jobs):
             injection = stack.enter_context(attach(self.flux))
+            if references is not None:
+                injection.picture_tokens = picture_tokens
             people = {branch: self._people(jobs, branch == "negative") for branch in states}
         skip = None
         if request.skip_guidance.scale:
@@ -135,8 +152,11 @@ class Denoiser:
                 skip.active = branch == "skip"
 
             def compute() -> Tensor:
+                tokens = latent.to(self.dtype)
+                if references is not None:
+                    tokens = torch.cat([tokens, references], dim=1)
                 velocity = self.flux(
-                    hidden_states=latent.to(self.dtype),
+                    hidden_states=tokens,
                     encoder_hidden_states=text.t5,
                     pooled_projections=text.pooled,
                     timestep=torch.full((len(jobs),), t, device=device),
@@ -147,7 +167,7 @@ class Denoiser:
                 )[0]
                 # the latent stays float32: adding 28 small steps in bfloat16, as the reference
                 # does, loses them to rounding
-                return velocity.float()
+                return velocity[:, :picture_tokens].float()
 
             # a branch without some layers is computed whole: it runs in few steps, early ones
             if cache is None or branch == "skip":

@@ -32,7 +32,14 @@ from pulid_generate.pipeline.face_pass import FaceJob, FacePass
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.pipeline.loading import Models
-from pulid_generate.pipeline.pixels import decode_job, encode_start, parameters_of, start_key
+from pulid_generate.pipeline.pixels import (
+    decode_job,
+    encode_references,
+    encode_start,
+    parameters_of,
+    reference_key,
+    start_key,
+)
 from pulid_generate.pipeline.planning import MemoryPlanner, Staying
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.pipeline.texts import (
@@ -76,6 +83,8 @@ class Engine:
         self._store = TextStore(cache, fitting.files, models.placement)
         # Latents to start from, of the pictures in work
         self._starts: dict[Hashable, Tensor] = {}
+        # Tokens of their references
+        self._references: dict[Hashable, Tensor] = {}
 
     def __enter__(self) -> Engine:
         return self
@@ -169,13 +178,14 @@ class Engine:
         jobs = [job for pairs in batches for _, job in pairs]
         try:
             self._encode_starts(jobs)
+            self._encode_references(jobs)
         except PulidError as error:
             left = []
             for pairs in batches:
                 for item, job in pairs:
-                    if job.start is not None:
+                    if _reads_pictures(job):
                         caller.failed(item, error)
-                left.append([pair for pair in pairs if pair[1].start is None])
+                left.append([pair for pair in pairs if not _reads_pictures(pair[1])])
             batches = left
         return [pairs for pairs in batches if pairs]
 
@@ -369,6 +379,21 @@ class Engine:
         if not keep and not self.decodes_beside:
             self._loaded.release()
 
+    def _encode_references(self, jobs: Sequence[Job]) -> None:
+        """As `_encode_starts`."""
+        self._references = {}
+        referring = [job for job in jobs if job.conditions.references]
+        if not referring:
+            return
+        vae = self._loaded.autoencoder()
+        with self._loaded.running(Model.VAE):
+            for job in referring:
+                if reference_key(job) not in self._references:
+                    self._references[reference_key(job)] = encode_references(vae, job)
+        del vae
+        if not self.decodes_beside:
+            self._loaded.release()
+
     def _latents(self, jobs: Sequence[Job], label: str) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8) float32 of jobs of one `batch_key`. Raises CheckpointError,
         PlacementError.
@@ -378,7 +403,14 @@ class Engine:
         with self._loaded.running(Model.FLUX):
             denoiser = self._loaded.denoiser(jobs[0].loras)
             on_step = partial(self.reports.on_step, label)
-            latents = denoiser.latents(jobs, texts, starts, on_step, self.reports.on_denoised)
+            latents = denoiser.latents(
+                jobs,
+                texts,
+                starts,
+                on_step,
+                self.reports.on_denoised,
+                self._references.get(reference_key(jobs[0])),
+            )
             if (cache := denoiser.cache) is not None:
                 told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
                 self.reports.log(f"{label}: {told}")
@@ -396,3 +428,8 @@ class Engine:
             pixels = decode_job(vae, latent, job)
         place, compute = self.models.placement, self.models.compute
         return Picture(job, pixels, parameters_of(job, self.fitting, place, compute))
+
+
+def _reads_pictures(job: Job) -> bool:
+    """Whether the autoencoder has to read something for it."""
+    return job.start is not None or bool(job.conditions)

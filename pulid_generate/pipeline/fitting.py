@@ -15,6 +15,7 @@ import numpy as np
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import FoundFile
 from pulid_generate.errors import CheckpointError, IdentityError, InputError, RequestError
+from pulid_generate.files.kontext import is_kontext
 from pulid_generate.files.layouts import FluxShape
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
@@ -26,6 +27,7 @@ from pulid_generate.lora.files import LoraFile, read_lora, resolve
 from pulid_generate.lora.names import flux_layers
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
+from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.detail import prompts_of
 from pulid_generate.request.generation import GenerationRequest, close_up
 from pulid_generate.request.job import Job, StartPicture, Subject
@@ -38,11 +40,12 @@ DEV_STEPS, SCHNELL_STEPS = 20, 4
 class Fitting:
     """What the files say about the model, and what can be drawn with it."""
 
-    def __init__(self, files: ModelFiles):
-        """Checks that the files belong together. Raises CheckpointError, IdentityError or
-        WeightsError.
+    def __init__(self, files: ModelFiles, kontext: bool = False):
+        """Checks that the files belong together. kontext: Flux is said to be Kontext. Raises
+        CheckpointError, IdentityError or WeightsError.
         """
         self.files = files
+        self.kontext = kontext or is_kontext(files.flux.header) == "yes"
         # Flux's sizes
         self.shape: FluxShape = flux_shape(files.flux.header)
         # PuLID's layers; None without that file
@@ -69,6 +72,7 @@ class Fitting:
         subjects: Embedding | Sequence[Subject] | None = None,
         start: StartPicture | None = None,
         loras: Sequence[LoraUse] = (),
+        conditions: Conditions = NO_CONDITIONS,
     ) -> Job:
         """The request's first picture; `Job.numbered` gives the others.
 
@@ -96,6 +100,7 @@ class Fitting:
         for subject in subjects or ():
             self._check_identity(request, subject.embedding)
         self._check_loras(loras)
+        self._check_references(conditions)
         return Job(
             request,
             request.seed,
@@ -103,6 +108,7 @@ class Fitting:
             prompts=self._prompts(request, tuple(loras)),
             subjects=tuple(subjects or ()),
             start=start,
+            conditions=conditions,
             loras=tuple(loras),
             tiling=request.tiling(),
             faces=self._faces(request, tuple(subjects or ()), tuple(loras)),
@@ -202,6 +208,22 @@ class Fitting:
                 f"cfg-scale {request.cfg_scale:g}: {embedding.source} holds no unconditional "
                 "identity; extract it again with 'pulid-extract --with-uncond', or choose "
                 "'--negative-id same' (as sd-cli does) or '--negative-id none'"
+            )
+
+    def _check_references(self, conditions: Conditions) -> None:
+        """Raise CheckpointError where Flux is known to read no reference."""
+        if not conditions.references or self.kontext:
+            return
+        path = self.files.flux.path
+        if not self.dev:
+            raise CheckpointError(
+                f"{path}: is FLUX.1 schnell, which reads no reference picture; give FLUX.1 Kontext "
+                "dev, or start from the picture with --init-img"
+            )
+        if is_kontext(self.files.flux.header) == "no":
+            raise CheckpointError(
+                f"{path}: by its name not FLUX.1 Kontext, and no other Flux reads reference "
+                "pictures; give Kontext dev, or --kontext if this is it"
             )
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:

@@ -27,6 +27,7 @@ from pulid_generate.pipeline.loading import Models
 from pulid_generate.pipeline.pixels import parameters_of, parameters_of_faces
 from pulid_generate.pipeline.planning import Staying
 from pulid_generate.pipeline.text_cache import TextCache
+from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, StartPicture, Subject
 from pulid_generate.request.tokens import LoraUse, Prompt
@@ -51,20 +52,22 @@ class Pipeline:
         compute: Compute = "float",
         weight_cache: int = 0,
         finder: FaceFinder | None = None,
+        kontext: bool = False,
     ):
         """Checks from headers alone that the files belong together. Raises CheckpointError,
         IdentityError or WeightsError.
 
         log, note, on_step, on_denoised: see `callers.Reports`. dequantize: widen packed matrices
         (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks. compute,
-        weight_cache: see `loading.Models`. finder: finds faces for detail passes.
+        weight_cache: see `loading.Models`. finder: finds faces for detail passes. kontext: see
+        `Fitting`.
         """
         self.files, self.placement, self.compile = files, placement, compile
         self.finder = finder
         self.reports = Reports(log, note or log, on_step, on_denoised)
         if compile:
             _check_compiling(placement, compute, weight_cache)
-        self.fitting = Fitting(files)
+        self.fitting = Fitting(files, kontext)
         self.models = Models(
             files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache
         )
@@ -83,9 +86,10 @@ class Pipeline:
         subjects: Embedding | Sequence[Subject] | None = None,
         start: StartPicture | None = None,
         loras: Sequence[LoraUse] = (),
+        conditions: Conditions = NO_CONDITIONS,
     ) -> Job:
         """The request's first picture: see `Fitting.job`."""
-        return self.fitting.job(request, subjects, start, loras)
+        return self.fitting.job(request, subjects, start, loras, conditions)
 
     def jobs(
         self,
@@ -93,9 +97,10 @@ class Pipeline:
         subjects: Embedding | Sequence[Subject] | None = None,
         start: StartPicture | None = None,
         loras: Sequence[LoraUse] = (),
+        conditions: Conditions = NO_CONDITIONS,
     ) -> list[Job]:
         """The request's pictures, seeds seed, seed + 1, ..: see `Fitting.job`."""
-        first = self.fitting.job(request, subjects, start, loras)
+        first = self.fitting.job(request, subjects, start, loras, conditions)
         return [first.numbered(index) for index in range(request.batch_count)]
 
     def parameters(self, job: Job) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pulid_generate.memory.placement import Placement
@@ -18,7 +19,8 @@ from pulid_generate.pictures.description import describe, detail_facts
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.request.job import Job, StartPicture
 from pulid_generate.request.start_picture import paste
-from pulid_generate.sampling.noise import make_noise
+from pulid_generate.sampling.noise import make_noise, make_noises
+from pulid_generate.sampling.packing import pack
 from pulid_generate.version import __version__
 
 # Files that a picture's metadata names
@@ -38,6 +40,27 @@ def encode_start(vae: Autoencoder, job: Job, start: StartPicture) -> Tensor:
     # of several pictures, sd-cli's: the sample is the first seed's for every one
     noise = make_noise(request.seed, request.width, request.height, request.rng)
     return encode(vae, start.pixels, noise=noise, tiling=job.tiling)
+
+
+def reference_key(job: Job) -> Hashable:
+    """Jobs of equal keys have the same references, encoded alike; None without any."""
+    references = job.conditions.references
+    if not references:
+        return None
+    pictures = tuple((reference.sha256, reference.place) for reference in references)
+    return pictures, job.start is None, job.request.seed, job.request.rng, job.tiling
+
+
+def encode_references(vae: Autoencoder, job: Job) -> Tensor:
+    """The tokens (1, R, 64) of a job's references, one after the other."""
+    request, references = job.request, job.conditions.references
+    sizes = [reference.pixels.shape[1::-1] for reference in references]
+    # sd-cli's: samples of the encoder, drawn after that of the picture to start from
+    noises = make_noises(request.seed, sizes, request.rng, after=int(job.start is not None))
+    tokens = []
+    for reference, noise in zip(references, noises, strict=True):
+        tokens.append(pack(encode(vae, reference.pixels, noise=noise, tiling=job.tiling)))
+    return torch.cat(tokens, dim=1)
 
 
 def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:

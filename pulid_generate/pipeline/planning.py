@@ -176,7 +176,8 @@ class MemoryPlanner:
             t5_tokens=max(count for job in jobs for count in job.t5_tokens),
             id_tokens=_identity_tokens(jobs)[:identities],
             tile=(tile.width, tile.height) if tile else None,
-            init_image=any(job.start for job in jobs),
+            init_image=any(job.start or job.conditions for job in jobs),
+            reference_tokens=max(job.conditions.reference_tokens for job in jobs),
             dequantize=self.models.dequantize,
             batch=batch,
             extra=self._lora_bytes(jobs)
@@ -195,6 +196,7 @@ class MemoryPlanner:
             if cache is None or not cache.of_blocks:
                 continue
             image = job.request.width * job.request.height // TOKEN_PIXELS**2
+            image += job.conditions.reference_tokens
             # residuals and their derivatives, old and new ones while they are made; the image's of
             # the first blocks
             kept = 2 * (cache.order + 1) * (image + max(job.t5_tokens)) + 2 * image
@@ -227,6 +229,7 @@ def _kind(job: Job) -> Hashable:
         job.start is not None,
         job.loras,
         job.request.step_cache,
+        job.conditions.reference_tokens,
     )
 
 

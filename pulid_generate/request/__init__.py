@@ -10,6 +10,8 @@
     skip_guidance.py   which layers are skipped, how strongly, when
     step_cache.py      which steps reuse what earlier ones computed, and by which rule
     start_picture.py   the picture to start from, its mask, the final paste
+    reference_picture.py  what Kontext reads beside the picture: sizes, places
+    conditions.py      pictures that a drawing is conditioned on
     mask_edge.py       a mask's edge: grown, shrunk, feathered
     detail.py          the second pass over faces: sd-cli's keys, and the prompts of each face
     tiling.py          tiles of the autoencoder

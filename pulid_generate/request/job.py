@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
+from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.generation import ALWAYS, GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.mask_edge import feathered
@@ -101,6 +102,8 @@ class Job:
     # Nobody: then no hook is attached
     subjects: tuple[Subject, ...] = ()
     start: StartPicture | None = None
+    # Pictures beside the words and the people
+    conditions: Conditions = NO_CONDITIONS
     loras: tuple[LoraUse, ...] = ()
     # Of the autoencoder: asked for, or what the memory plan chose
     tiling: Tiling | None = None
@@ -167,10 +170,12 @@ ALIKE = tuple(item.name for item in fields(GenerationRequest) if item.name not i
 
 def batch_key(job: Job) -> Hashable:
     """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
-    starting picture at most. With a cache of steps each is alone.
+    starting picture at most. With a cache of steps, or conditions, each is alone.
     """
     masked = job.start is not None and job.start.mask is not None
     asked = tuple(getattr(job.request, name) for name in ALIKE)
-    # whether a step is reused would depend on who shares the batch
-    alone = id(job) if job.request.step_cache is not None else None
+    # whether a step is reused would depend on who shares the batch; conditions are one picture's
+    alone = None
+    if job.request.step_cache is not None or job.conditions:
+        alone = id(job)
     return alone, asked, job.times, job.t5_tokens, job.tiling, masked, job.loras

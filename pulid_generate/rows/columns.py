@@ -34,7 +34,7 @@ FILES = (
     "mask",
     "lora_model_dir",
 )
-LISTS_OF_FILES = ("lora", "reference")
+LISTS_OF_FILES = ("lora", "reference", "ref_image")
 
 
 @dataclass(frozen=True)

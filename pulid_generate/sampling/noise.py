@@ -8,6 +8,7 @@ ones for the samplers that add noise).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -43,6 +44,23 @@ class NoiseStream:
 def make_noise(seed: int, width: int, height: int, rng: Rng) -> Tensor:
     """The first draw of a NoiseStream: the noise that a picture starts from."""
     return NoiseStream(seed, width, height, rng).draw()
+
+
+def make_noises(
+    seed: int, sizes: Sequence[tuple[int, int]], rng: Rng, after: int = 0
+) -> list[Tensor]:
+    """Draws for pictures of different sizes (width, height), one after the other.
+
+    after: draws of the same generator that came before, of the first size.
+    """
+    noises = []
+    stream = NoiseStream(seed, *sizes[0], rng)
+    for _ in range(after):
+        stream.draw()
+    for width, height in sizes:
+        stream.shape = NoiseStream(seed, width, height, rng).shape
+        noises.append(stream.draw())
+    return noises
 
 
 def add_noise(image: Tensor | None, noise: Tensor, t: float) -> Tensor:

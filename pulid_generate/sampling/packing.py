@@ -37,10 +37,13 @@ def unpack(packed: Tensor, width: int, height: int) -> Tensor:
     return x.permute(0, 3, 1, 4, 2, 5).reshape(packed.shape[0], -1, rows * PATCH, columns * PATCH)
 
 
-def position_ids(width: int, height: int) -> Tensor:
-    """Rotary positions of the image tokens, (L, 3) float32: (0, row, column)."""
+def position_ids(width: int, height: int, place: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
+    """Rotary positions of the image tokens, (L, 3) float32: (0, row, column).
+
+    place: of the first token.
+    """
     rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
     grid = torch.zeros(rows, columns, 3)
     grid[..., 1] = torch.arange(rows)[:, None]
     grid[..., 2] = torch.arange(columns)[None, :]
-    return grid.reshape(-1, 3)
+    return grid.reshape(-1, 3) + torch.tensor(place)

@@ -99,7 +99,9 @@ def test_weight_nothing_with_a_late_start_is_nobody(generate, base, tmp_path):
 
 def test_refusals_and_flags_without_effect(generate, base, tmp_path):
     out = ("-o", tmp_path / "no.png")
-    assert "ucache: is for UNets" in generate(*base, "--cache-mode", "ucache", *out).error
+    result = generate(*base, "--cache-mode", "ucache", *out)
+    assert result.code == 2
+    assert "cache-mode ucache: is for UNets" in result.err
     line = generate(*base, "--cache-mode", "dbcache", "--cache-option", "Fn=9,Bn=1", *out).error
     assert "has 10 blocks, so none would be left" in line
     line = generate(*base, "--cache-mode", "dbcache", *BLOCKS, "--scm-mask", "1,0", *out).error
