@@ -110,6 +110,7 @@ def stock(tmp_path_factory, programs) -> Path:
 
     portrait(4).save(folder / "me.jpg", quality=95)
     portrait(4).save(folder / "photo.png")
+    portrait(9).save(folder / "beach.jpg", quality=95)
     portrait(4, 2).save(folder / "me2.jpg", quality=95)
     portrait(5).save(folder / "you.jpg", quality=95)
     for number in range(3):
@@ -130,7 +131,7 @@ def stock(tmp_path_factory, programs) -> Path:
     done = shell(
         folder,
         programs,
-        "pulid-extract batch people --out-dir .\n"
+        "pulid-extract batch people --out-dir . > batch.jsonl\n"
         "pulid-extract --portrait me.jpg --with-uncond --out me.pulidembd\n"
         "pulid-extract --portrait you.jpg --out you.pulidembd\n"
         "cp anna.pulidembd ben.pulidembd people/\n",
