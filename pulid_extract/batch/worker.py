@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pulid_extract.faces.antelopev2 import Face
     from pulid_extract.faces.scorer import FaceScorer
 
+# numbers of a face vector
+VECTOR_WIDTH = 512
 EXAMPLE = '{"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"}'
 # pictures that a task may have written -> their fields among the flags
 PICTURES = ("preview", "face_image", "crop_image")
@@ -82,6 +84,7 @@ class Worker:
             "extract": self._extract,
             "crops": self._crops,
             "faces": self._faces,
+            "score": self._score,
         }
 
     def networks(self) -> Any:
@@ -111,21 +114,25 @@ class Worker:
         out = task.pop("out", None)
         if not isinstance(out, str) or not out or out == "-":
             raise InputError("out: expected the name of the .pulidembd")
+        wants_vectors = task.pop("vectors", False) is True
         job = self._job(task, {"--out": out})
         cache = self._find(job)
         roles = _roles_of(job)
         pictures = ExtractionPictures(job.flags)
         result = None
-        # a cached result has no pictures
-        if cache.is_ready and not pictures.paths:
+        vectors: list[list[float]] = []
+        # a cached result has no pictures, and no face vectors
+        if cache.is_ready and not pictures.paths and not wants_vectors:
             result = cache.get(job, cache.key(job, roles), self._note)
         if result is None:
             cropped = self._crop(job, pictures)
+            vectors = [crop.vector.tolist() for crop in cropped.crops]
             result = encode_identity(cropped, self._networks.extractor, cache.provenance)
             cache.put(cache.key(job, roles), result)
         _write(pictures)
         write_atomically(out, result.data, mode=0o600)
-        return self._told(job, result) | {"output": out}
+        told = self._told(job, result) | {"output": out}
+        return told | {"vectors": vectors} if wants_vectors else told
 
     def _crops(self, task: dict[str, Any]) -> dict[str, Any]:
         job = self._job(task, {})
@@ -188,31 +195,74 @@ class Worker:
         """Of each face to each person, the mean cosine to the person's references. image: uint8 RGB
         (H, W, 3). Raises InputError, FaceError, WeightsError.
         """
-        from pulid_extract.faces.recognizer import Recognizer
-        from pulid_extract.faces.scorer import FaceScorer
-
-        extractor = self._networks.extractor
-        if self._scorer is None:
-            pack = extractor.files["antelopev2"].path
-            self._scorer = FaceScorer(extractor.detect, [Recognizer.of_pack(pack)])
+        scorer = self._opened_scorer()
         vectors: dict[str, list[np.ndarray]] = {}
         for name, references in people.items():
             vectors[name] = []
             for path in references:
                 if path not in self._references:
-                    known = self._scorer.known_face(path, "reference")
+                    known = scorer.known_face(path, "reference")
                     self._references[path] = known.vectors[0]
                 vectors[name].append(self._references[path])
         told = []
         for face in faces:
             likeness = {}
             for name, known_vectors in vectors.items():
-                cosines = self._scorer.cosines(image, face, known_vectors)
+                cosines = scorer.cosines(image, face, known_vectors)
                 likeness[name] = round(sum(cosines) / len(cosines), 4)
             told.append(likeness)
         return told
 
+    def _score(self, task: dict[str, Any]) -> dict[str, Any]:
+        photo = task.pop("photo", None)
+        if not isinstance(photo, str) or not photo or photo == "-":
+            raise InputError("photo: expected the name of a picture")
+        vectors, references = task.pop("vectors", None), task.pop("reference", None)
+        if task or (vectors is None) == (references is None):
+            raise InputError("score: expected photo, and reference or vectors")
+        from pulid_extract.extraction.identity import Options
+        from pulid_extract.faces.scorer import KnownFace, KnownFaces
+
+        self._look_for({"antelopev2"})
+        extractor = self._networks.extractor
+        extractor.options = Options(det_threshold=self.flags.det_threshold or Options.det_threshold)
+        scorer = self._opened_scorer()
+        recognizer = scorer.recognizers[0]
+        if references is not None:
+            try:
+                paths = records.texts(references)
+            except (ValueError, TypeError):
+                raise InputError("reference: expected a list of names of pictures") from None
+            known = [scorer.known_face(path, "reference") for path in paths]
+        else:
+            known = []
+            for vector in _vectors(vectors):
+                known.append(KnownFace("", np.zeros(0, np.uint8), (vector,)))
+        if not known:
+            raise InputError("score: expected at least one reference")
+        [found] = replace(scorer, known=KnownFaces(known)).scores([photo])
+        if found.score.status == "failed":
+            raise InputError(found.score.error or "cannot be read")
+        likeness = found.score.likeness
+        return {
+            "likeness": None if likeness is None else round(likeness, 4),
+            "faces": found.score.faces,
+            "box": found.box,
+            "recognizer": {"name": recognizer.name, "sha256": recognizer.sha256, "own": True},
+        }
+
     # ---------------------------------------------------------------------------------------- parts
+
+    def _opened_scorer(self) -> FaceScorer:
+        """With the pack's own recogniser, which stays open."""
+        from pulid_extract.faces.recognizer import Recognizer
+        from pulid_extract.faces.scorer import FaceScorer
+
+        if self._scorer is None:
+            extractor = self._networks.extractor
+            pack = extractor.files["antelopev2"].path
+            self._scorer = FaceScorer(extractor.detect, [Recognizer.of_pack(pack)])
+        return self._scorer
 
     def _note(self, line: str) -> None:
         self._notes.append(line)
@@ -319,6 +369,20 @@ def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("portrait") or "-" in values["portrait"]:
         raise InputError("portrait: expected a list of names of pictures")
     return values
+
+
+def _vectors(value: object) -> list[np.ndarray]:
+    """Face vectors (D,) float32 of an extraction's answer. Raises InputError."""
+    try:
+        vectors = np.asarray(value, np.float32)
+    # lists of other lengths, words
+    except (ValueError, TypeError, OverflowError):
+        vectors = np.zeros(0, np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != VECTOR_WIDTH or not np.isfinite(vectors).all():
+        raise InputError(
+            f"vectors: expected lists of {VECTOR_WIDTH} numbers, as extract gives them"
+        )
+    return list(vectors)
 
 
 def _named(job: Job, names: Mapping[str, str]) -> Job:

@@ -17,9 +17,11 @@ def worker(context: typer.Context, flags: WorkerFlags) -> None:
     {"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"} makes an identity.
     {"task": "crops", "portrait": ["me.jpg"], "preview": "sheet.png"} shows what the networks would
     see. {"task": "faces", "photo": "group.jpg"} lists faces; "people": {"ada": ["ada.jpg"]} adds
-    how like each is, "allow_none": true takes a photo without a face. Other fields are options of a
-    single extraction; "names" are what messages and pictures call the portraits. "id" comes back in
-    the answer, with "status": "done" or "failed" and "error".
+    how like each is, "allow_none": true takes a photo without a face. {"task": "score", "photo":
+    "out.png", "reference": ["me.jpg"]} gives the likeness of the face that is most like; instead of
+    reference it takes "vectors", which an extraction with "vectors": true answers. Other fields are
+    options of a single extraction; "names" are what messages and pictures call the portraits. "id"
+    comes back in the answer, with "status": "done" or "failed" and "error".
     """
     from pulid_extract.extraction.opening import PACKAGES
 

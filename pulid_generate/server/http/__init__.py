@@ -5,6 +5,7 @@
     safety.py     what every request must pass before it is read
     state.py      the parts of one server, for who answers
     jobs.py       our own routes: every option, a queue to look at, events, pictures
+    likeness.py   how like the person a picture is
     openai.py     OpenAI's shape
     webui.py      AUTOMATIC1111's shape
     people.py     identities, faces, crops

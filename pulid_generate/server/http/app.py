@@ -10,7 +10,16 @@ from starlette.exceptions import HTTPException
 
 from pulid_generate.errors import PulidError
 from pulid_generate.server.failures import failure, failure_of
-from pulid_generate.server.http import health, jobs, openai, people, reference, studio, webui
+from pulid_generate.server.http import (
+    health,
+    jobs,
+    likeness,
+    openai,
+    people,
+    reference,
+    studio,
+    webui,
+)
 from pulid_generate.server.http.safety import Safety
 from pulid_generate.server.http.state import Server
 from pulid_generate.version import __version__
@@ -21,7 +30,7 @@ def make_app(server: Server) -> Any:
     # their pages for people load scripts from elsewhere; `reference` is ours
     app = FastAPI(title="pulid-generate", version=__version__, docs_url=None, redoc_url=None)
     app.state.server = server
-    for part in (jobs, openai, webui, people, studio, reference, health):
+    for part in (jobs, likeness, openai, webui, people, studio, reference, health):
         app.include_router(part.router)
     app.add_exception_handler(PulidError, _told)
     app.add_exception_handler(HTTPException, _told_status)

@@ -22,6 +22,7 @@ from pulid_generate.errors import InputError, RequestError
 from pulid_generate.server.failures import RefusedError, not_found, without_folder
 from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
 from pulid_generate.server.intake.people import SUFFIX, check_name
+from pulid_generate.server.intake.portraits import save_vectors
 from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
 from pulid_generate.server.work.queue import PORTRAITS
@@ -71,15 +72,19 @@ def _make(server: Server, body: Body, visitor: str | None) -> dict[str, Any]:
     else:
         with _portraits(server, body, fields, visitor) as (folder, options):
             out = folder / f"made{SUFFIX}"
-            answer = _ask(server, "extract", folder, options | {"out": str(out)})
+            task = options | {"out": str(out), "vectors": True}
+            answer = _ask(server, "extract", folder, task)
             data = out.read_bytes()
+    vectors = answer.pop("vectors", None)
     answer |= {"sha256": hashlib.sha256(data).hexdigest(), "saved": None}
     answer["pulid_id_embedding"] = base64.b64encode(data).decode()
     if name is not None and visitor is not None:
         folder = make_folder(server.visitors.identities_of(visitor), mode=0o700)
-        if len(list(folder.iterdir())) >= MAX_SAVED:
+        if len(list(folder.glob(f"*{SUFFIX}"))) >= MAX_SAVED:
             raise RequestError(f"{MAX_SAVED} identities are saved in this session; delete one")
-        write_atomically(folder / f"{name}{SUFFIX}", data, mode=0o600)
+        path = folder / f"{name}{SUFFIX}"
+        write_atomically(path, data, mode=0o600)
+        save_vectors(path, vectors)
         answer["saved"] = name
     return answer
 
@@ -97,7 +102,9 @@ async def get_identity(request: Request, name: str) -> Response:
 @router.delete("/v1/identities/{name}")
 async def delete_identity(request: Request, name: str) -> dict[str, Any]:
     """Forget one that this session saved."""
-    _saved(request, name).unlink(missing_ok=True)
+    path = _saved(request, name)
+    path.unlink(missing_ok=True)
+    save_vectors(path, None)
     return {"deleted": name}
 
 

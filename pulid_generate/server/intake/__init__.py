@@ -4,6 +4,7 @@
     fields.py      the names that a request may give, made from the flags' tables
     uploads.py     bodies and files
     people.py      who can be named
+    portraits.py   what pictures of a person can be compared with
     extraction.py  portraits, by a process of their own
     visitors.py    sessions and their folders
 

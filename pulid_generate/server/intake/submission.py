@@ -23,6 +23,7 @@ from pulid_generate.request.people import parse_person, rename_files
 from pulid_generate.server.failures import without_folder
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.people import SUFFIX, People, take_tags
+from pulid_generate.server.intake.portraits import copy_vectors
 from pulid_generate.server.intake.uploads import Body, write_files
 from pulid_generate.server.intake.visitors import Visitors
 from pulid_generate.server.settings import MAX_PROMPT, Settings
@@ -180,6 +181,7 @@ class _Naming:
         path = self.people.find(name)
         try:
             self.files[path.name] = path.read_bytes()
+            copy_vectors(path, self.folder.parent)
         except OSError as error:
             raise RequestError(f"identity {name}: cannot be read ({error.strerror})") from None
         return path.name

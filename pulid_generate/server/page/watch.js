@@ -62,10 +62,12 @@ function follow(id) {
 
 async function show(job) {
   const parts = [];
-  for (const picture of job.pictures) {
+  for (const [number, picture] of job.pictures.entries()) {
+    const likeness = element("span", { class: "likeness", role: "status" });
+    compareFaces(job, number, likeness);
     parts.push(element("figure", {}, element("img", { src: picture.url, alt: `Picture of seed ${picture.seed}` }),
       element("figcaption", { class: "row" },
-        `seed ${picture.seed}, ${picture.seconds.toFixed(1)} s`,
+        `seed ${picture.seed}, ${picture.seconds.toFixed(1)} s`, likeness,
         element("a", { href: picture.url, download: `${picture.seed}.png` }, "download"),
         element("button", { type: "button", onclick: async () => what.startFrom(await (await fetch(picture.url)).blob()) }, "Edit"))));
   }
@@ -80,6 +82,21 @@ async function show(job) {
   }
   by("current").append(buttons, element("details", {}, element("summary", {}, "Settings"),
     element("pre", {}, Object.entries(asked).map(([name, value]) => `${name}: ${value}`).join("\n"))));
+}
+
+// How like each person the picture is, beside it as soon as it is known.
+async function compareFaces(job, number, place) {
+  try {
+    const { people } = await ask(`/v1/jobs/${job.id}/pictures/${number}/likeness`);
+    const words = people.map(({ name, likeness, why }) => {
+      const whose = people.length > 1 ? ` to ${name}` : "";
+      return likeness === null ? `likeness${whose}: ${why}` : `likeness${whose} ${likeness.toFixed(2)}`;
+    });
+    place.textContent = words.join(", ");
+    if (people.length) place.title = "Cosine of the faces, by the network that PuLID is conditioned on: 0 is a stranger, 1 the portrait itself";
+  } catch (error) {
+    place.textContent = `likeness: ${error.message}`;
+  }
 }
 
 // The same seed without the person, under a slider.

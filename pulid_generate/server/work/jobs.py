@@ -75,6 +75,8 @@ class JobRecord:
     # whether it is to end before the next step
     is_cancelled: bool = False
     finished_at: float | None = None
+    # picture -> how like each person it is, once somebody has asked
+    likenesses: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
 
     @property

@@ -22,6 +22,7 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     save(folder / "group.png", *GROUP)
     save(folder / "alone.png", *ALONE)
+    save(folder / "nobody.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
 
@@ -159,3 +160,39 @@ def test_it_answers_as_tasks_come_and_ends_with_its_input(photos):
             assert json.loads(child.stdout.readline())["status"] == "done"
         child.stdin.close()
         assert child.wait(60) == 0
+
+
+def test_likeness_to_a_photograph_and_to_the_vectors_of_an_extraction(
+    photos, tmp_path, capfd, monkeypatch
+):
+    group, alone = str(photos / "group.png"), str(photos / "alone.png")
+    made = {"task": "extract", "portrait": [group], "out": str(tmp_path / "a.pulidembd")}
+    plain, extracted = answers(capfd, monkeypatch, made, made | {"vectors": True, "face_index": 1})
+    assert "vectors" not in plain
+    [vector] = extracted["vectors"]
+    by_photo, by_vector, nobody, *wrong = answers(
+        capfd,
+        monkeypatch,
+        {"task": "score", "photo": group, "reference": [alone]},
+        {"task": "score", "photo": group, "vectors": [vector]},
+        {"task": "score", "photo": str(photos / "nobody.png"), "vectors": [vector]},
+        {"task": "score", "photo": group},
+        {"task": "score", "photo": group, "vectors": [[0.5]]},
+        {"task": "score", "photo": group, "vectors": [vector], "reference": [alone]},
+        {"task": "score", "photo": str(photos / "broken.png"), "vectors": [vector]},
+    )
+    assert by_photo["faces"] == by_vector["faces"] > 1
+    assert by_photo["recognizer"]["own"] is True
+    # the second face, which was chosen, not the largest
+    assert by_vector["likeness"] == pytest.approx(1, abs=1e-3)
+    assert by_vector["box"] != by_photo["box"]
+    assert (nobody["likeness"], nobody["faces"], nobody["status"]) == (None, 0, "done")
+    messages = (
+        "reference or vectors",
+        "lists of 512 numbers",
+        "reference or vectors",
+        "broken.png",
+    )
+    for told, message in zip(wrong, messages, strict=True):
+        assert told["status"] == "failed"
+        assert message in told["error"]

@@ -182,11 +182,16 @@ def test_from_a_portrait_to_a_downloaded_picture(visit, portraits, studio):
     page.click("#draw")
     page.wait_for_selector("#current progress")
     page.wait_for_selector("#current figure img")
+    # beside it, how like ada it is; asked for once
+    page.wait_for_selector("#current .likeness >> text=/^likeness 0[.][0-9][0-9]$/")
     with page.expect_download() as download:
         page.click("#current figcaption a")
     drawn = download.value.path().read_bytes()
     [job] = [job for job in studio.server.queue._jobs.values() if job.visitor]
     assert job.asked["pulid_id_embedding"] == "ada.pulidembd"
+    [[likeness]] = job.likenesses.values()
+    assert likeness["likeness"] > 0.5
+    assert (likeness["name"], likeness["faces"]) == ("ada", 1)
     assert drawn == (job.folder / "0.png").read_bytes()
     page.reload()
     page.wait_for_selector("#gallery img")
