@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from pulid_extract.faces.antelopev2 import Face
     from pulid_extract.faces.scorer import FaceScorer
 
-# numbers of a face vector
-VECTOR_WIDTH = 512
 EXAMPLE = '{"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"}'
 # pictures that a task may have written -> their fields among the flags
 PICTURES = ("preview", "face_image", "crop_image")
@@ -221,7 +219,7 @@ class Worker:
         if task or (vectors is None) == (references is None):
             raise InputError("score: expected photo, and reference or vectors")
         from pulid_extract.extraction.identity import Options
-        from pulid_extract.faces.scorer import KnownFace, KnownFaces
+        from pulid_extract.faces.scorer import KnownFaces, faces_of_vectors
 
         self._look_for({"antelopev2"})
         extractor = self._networks.extractor
@@ -235,9 +233,7 @@ class Worker:
                 raise InputError("reference: expected a list of names of pictures") from None
             known = [scorer.known_face(path, "reference") for path in paths]
         else:
-            known = []
-            for vector in _vectors(vectors):
-                known.append(KnownFace("", np.zeros(0, np.uint8), (vector,)))
+            known = faces_of_vectors(vectors)
         if not known:
             raise InputError("score: expected at least one reference")
         [found] = replace(scorer, known=KnownFaces(known)).scores([photo])
@@ -369,20 +365,6 @@ def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("portrait") or "-" in values["portrait"]:
         raise InputError("portrait: expected a list of names of pictures")
     return values
-
-
-def _vectors(value: object) -> list[np.ndarray]:
-    """Face vectors (D,) float32 of an extraction's answer. Raises InputError."""
-    try:
-        vectors = np.asarray(value, np.float32)
-    # lists of other lengths, words
-    except (ValueError, TypeError, OverflowError):
-        vectors = np.zeros(0, np.float32)
-    if vectors.ndim != 2 or vectors.shape[1] != VECTOR_WIDTH or not np.isfinite(vectors).all():
-        raise InputError(
-            f"vectors: expected lists of {VECTOR_WIDTH} numbers, as extract gives them"
-        )
-    return list(vectors)
 
 
 def _named(job: Job, names: Mapping[str, str]) -> Job:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pulid_extract.faces.antelopev2 import Face, sorted_faces
+from pulid_extract.faces.antelopev2 import VECTOR_WIDTH, Face, sorted_faces
 from pulid_extract.faces.choice import Order
 from pulid_extract.faces.head_pose import head_pose
 from pulid_extract.faces.recognizer import Recognizer
@@ -56,6 +56,20 @@ class KnownFace:
     image: np.ndarray
     # (D,) float32, by each recogniser
     vectors: tuple[np.ndarray, ...]
+
+
+def faces_of_vectors(value: object) -> list[KnownFace]:
+    """References without pictures: lists of numbers, as JSON has them. Raises InputError."""
+    try:
+        vectors = np.asarray(value, np.float32)
+    # lists of other lengths, words
+    except (ValueError, TypeError, OverflowError):
+        vectors = np.zeros(0, np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != VECTOR_WIDTH or not np.isfinite(vectors).all():
+        raise InputError(
+            f"vectors: expected lists of {VECTOR_WIDTH} numbers, as extract gives them"
+        )
+    return [KnownFace("", np.zeros(0, np.uint8), (vector,)) for vector in vectors]
 
 
 @dataclass(frozen=True)
