@@ -4,18 +4,22 @@ turned. Reads pictures; draws none. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.picture_file import pillow_reads
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.pictures.scorer import Pose, Score, Scorer
+from pulid_generate.errors import InputError, PulidError, ScoringError
+from pulid_generate.pictures.description import parse_description
+from pulid_generate.pictures.picture import read_parameters
+from pulid_generate.pictures.scorer import Judges, Pose, Score, Scorer
 from pulid_generate.pictures.three_way import mean_change
 from pulid_generate.validation.measures import angle_between
 from pulid_generate.validation.prompts import Trial
-from pulid_generate.validation.report import WITHOUT, Shot
+from pulid_generate.validation.report import PERSON, WITHOUT, KnownPicture, Shot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +27,28 @@ if TYPE_CHECKING:
 # of a face's box, on each side: what belongs to the head
 HEAD_MARGIN = 0.25
 
+# of a picture's metadata: not what all share
+OF_EACH = ("prompt", "seed", "identity", "t5_tokens", "sigmas", "pulid_generate")
+
 Box = tuple[int, int, int, int]
+
+
+def open_judges(
+    scorer: Scorer, must_judge: bool, log: Callable[[str], None]
+) -> tuple[Scorer, Judges, list[Score], str | None]:
+    """The scorer that judges prompts if it can, its networks, what the references score, and why
+    prompts are not judged. must_judge: whether that is an error. Raises PackageError, ScoringError.
+    """
+    with_prompts = replace(scorer, judges_prompts=True)
+    if must_judge or scorer.prompt_judge is not None or scorer.eva_clip is not None:
+        return with_prompts, *with_prompts.check(), None
+    # a judge that is there is asked; none is fetched for that
+    try:
+        silent = replace(with_prompts, is_offline=True, log=lambda line: None)
+        return with_prompts, *silent.check(), None
+    except ScoringError as error:
+        log(f"prompts are not judged: {error}")
+        return scorer, *scorer.check(), str(error)
 
 
 def compare(
@@ -117,3 +142,31 @@ def _pixels(folder: Path, shot: Shot) -> np.ndarray:
     path = folder / shot.output
     with pillow_reads(str(path)), Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def known_picture(path: str | Path, score: Score | None = None) -> KnownPicture:
+    """What the report says of a photograph: no folder, which would say more than is needed. score:
+    of a reference, with the others. Raises InputError.
+    """
+    try:
+        data = path_of(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    name, sha256 = Path(path).name, hashlib.sha256(data).hexdigest()
+    if score is None:
+        return KnownPicture(name, sha256)
+    return KnownPicture(name, sha256, score.likeness, score.stranger, score.truth)
+
+
+def shared_settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:
+    """What the pictures share, from the metadata of the person's first; nothing if they carry
+    none.
+    """
+    for shot in shots:
+        if shot.run == PERSON and shot.sha256 is not None:
+            try:
+                facts = parse_description(read_parameters((folder / shot.output).read_bytes()))
+            except (PulidError, OSError):
+                return {}
+            return {name: value for name, value in facts.items() if name not in OF_EACH}
+    return {}

@@ -7,7 +7,6 @@ continues where it was stopped.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import shlex
@@ -30,25 +29,25 @@ from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.errors import InputError, PulidError, ScoringError
+from pulid_generate.errors import InputError, PulidError
 from pulid_generate.flags.commands import BatchFlags, ValidateFlags
 from pulid_generate.flags.names import flag_name
-from pulid_generate.pictures.description import parse_description
-from pulid_generate.pictures.picture import read_parameters
-from pulid_generate.pictures.scorer import Judges, Score, Scorer
 from pulid_generate.rows.grid import parse_seeds, read_prompts
 from pulid_generate.rows.row import Row
-from pulid_generate.validation.comparing import compare
+from pulid_generate.validation.comparing import (
+    compare,
+    known_picture,
+    open_judges,
+    shared_settings,
+)
 from pulid_generate.validation.formats import as_dict, as_table
 from pulid_generate.validation.measures import JUDGE_OF_PROMPTS, MEASURES, parse_requirements
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
 from pulid_generate.validation.report import (
-    PERSON,
     RUNS,
     STRANGER,
     WITHOUT,
-    KnownPicture,
     Memory,
     Report,
     Requirement,
@@ -68,8 +67,6 @@ INSTEAD = {
     "output": "--output-dir",
     "output_begin_idx": "--output-dir",
 }
-# of a picture's metadata: not what all share
-OF_EACH = ("prompt", "seed", "identity", "t5_tokens", "sigmas", "pulid_generate")
 
 
 def run(context: typer.Context, flags: ValidateFlags) -> None:
@@ -94,7 +91,8 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     _check_outputs(folder, shots, inputs)
     check_whose(folder / JSON, identity)
 
-    scorer, judges, own_scores, unjudged = _with_judges(scorer, requirements, progress)
+    must_judge = any(one.measure.needs == JUDGE_OF_PROMPTS for one in requirements)
+    scorer, judges, own_scores, unjudged = open_judges(scorer, must_judge, progress.log)
     for note in judges.notes_on(read_embedding(flags.pulid_id_embedding or "")):
         progress.note(note)
     shots, memory = _draw(flags, given, shots, progress)
@@ -103,18 +101,18 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     shots = compare(shots, folder, silent, own_scores, progress)
     references = []
     for path, score in zip(scorer.references, own_scores, strict=True):
-        references.append(_known(path, score))
+        references.append(known_picture(path, score))
     report = Report(
         tool=f"pulid-generate {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
         identity=identity,
         references=references,
-        strangers=[_known(path) for path in scorer.strangers],
-        truths=[_known(path) for path in scorer.truths],
+        strangers=[known_picture(path) for path in scorer.strangers],
+        truths=[known_picture(path) for path in scorer.truths],
         judges=judges,
         unjudged=unjudged,
-        settings=_settings(shots, folder),
+        settings=shared_settings(shots, folder),
         shots=shots,
         memory=memory,
         requirements=requirements,
@@ -148,25 +146,6 @@ def _requirements(flags: ValidateFlags) -> list[Requirement]:
         if needs in given and not given[needs]:
             raise InputError(f"--require {requirement}: has no value without {needs}")
     return requirements
-
-
-def _with_judges(
-    scorer: Scorer, requirements: Sequence[Requirement], progress: Progress
-) -> tuple[Scorer, Judges, list[Score], str | None]:
-    """The scorer that judges prompts if it can, its networks, what the references score, and why
-    prompts are not judged. Raises PackageError, ScoringError.
-    """
-    with_prompts = replace(scorer, judges_prompts=True)
-    asked = scorer.prompt_judge is not None or scorer.eva_clip is not None
-    if asked or any(one.measure.needs == JUDGE_OF_PROMPTS for one in requirements):
-        return with_prompts, *with_prompts.check(), None
-    # a judge that is there is asked; none is fetched for that
-    try:
-        silent = replace(with_prompts, is_offline=True, log=lambda line: None)
-        return with_prompts, *silent.check(), None
-    except ScoringError as error:
-        progress.log(f"prompts are not judged: {error}")
-        return scorer, *scorer.check(), str(error)
 
 
 def _check_verdict(report: Report, page: Path) -> None:
@@ -296,34 +275,3 @@ def _row(shot: Shot, number: int, flags: ValidateFlags) -> Row:
         values["pulid_id_embedding"] = flags.stranger_embedding
     where = f"row {number} ({shot.trial.name}, seed {shot.seed}, {RUNS[shot.run]})"
     return Row(number, None, where, values)
-
-
-# ---------------------------------------------------------------------------------------- reporting
-
-
-def _known(path: str | Path, score: Score | None = None) -> KnownPicture:
-    """What the report says of a photograph: no folder, which would say more than is needed. score:
-    of a reference, with the others. Raises InputError.
-    """
-    try:
-        data = path_of(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    name, sha256 = Path(path).name, hashlib.sha256(data).hexdigest()
-    if score is None:
-        return KnownPicture(name, sha256)
-    return KnownPicture(name, sha256, score.likeness, score.stranger, score.truth)
-
-
-def _settings(shots: Sequence[Shot], folder: Path) -> dict[str, Any]:
-    """What the pictures share, from the metadata of the person's first; nothing if they carry
-    none.
-    """
-    for shot in shots:
-        if shot.run == PERSON and shot.sha256 is not None:
-            try:
-                facts = parse_description(read_parameters((folder / shot.output).read_bytes()))
-            except (PulidError, OSError):
-                return {}
-            return {name: value for name, value in facts.items() if name not in OF_EACH}
-    return {}
