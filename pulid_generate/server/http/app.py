@@ -18,6 +18,7 @@ from pulid_generate.server.http import (
     people,
     reference,
     studio,
+    validations,
     webui,
 )
 from pulid_generate.server.http.safety import Safety
@@ -30,7 +31,7 @@ def make_app(server: Server) -> Any:
     # their pages for people load scripts from elsewhere; `reference` is ours
     app = FastAPI(title="pulid-generate", version=__version__, docs_url=None, redoc_url=None)
     app.state.server = server
-    for part in (jobs, likeness, openai, webui, people, studio, reference, health):
+    for part in (jobs, likeness, validations, openai, webui, people, studio, reference, health):
         app.include_router(part.router)
     app.add_exception_handler(PulidError, _told)
     app.add_exception_handler(HTTPException, _told_status)

@@ -27,6 +27,7 @@ from pulid_generate.server.http.app import make_app
 from pulid_generate.server.http.state import Server
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.submission import Submission
+from pulid_generate.server.intake.validation import Validations
 from pulid_generate.server.intake.visitors import Visitors
 from pulid_generate.server.settings import STOP_SECONDS, Settings, read_settings
 from pulid_generate.server.work.device import DeviceThread
@@ -72,7 +73,10 @@ def open_server(
     if missing := worker.missing():
         progress.note(missing)
     submission = Submission(settings, drawer, visitors, worker)
-    return Server(settings, drawer, queue, visitors, worker, submission, Metrics(queue))
+    validations = Validations(submission, queue, flags.models_dir)
+    return Server(
+        settings, drawer, queue, visitors, worker, submission, validations, Metrics(queue)
+    )
 
 
 def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
@@ -103,6 +107,7 @@ def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
         server.worker.stop()
         if not server.settings.keep:
             server.queue.forget_all_finished()
+            server.validations.forget_all()
             server.visitors.delete_identities()
         server.visitors.delete_empty()
 

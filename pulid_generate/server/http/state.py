@@ -15,6 +15,7 @@ from starlette.requests import Request
 from pulid_generate.server.failures import RefusedError, not_found
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.submission import Submission
+from pulid_generate.server.intake.validation import Validations
 from pulid_generate.server.intake.visitors import COOKIE, Visitors
 from pulid_generate.server.settings import Settings
 from pulid_generate.server.work.drawing import Drawer
@@ -37,6 +38,7 @@ class Server:
     visitors: Visitors
     worker: ExtractWorker
     submission: Submission
+    validations: Validations
     metrics: Metrics
     # ids of jobs that WebUI's clients wait for: all that they may interrupt
     interruptible: set[str] = field(default_factory=set)
@@ -46,9 +48,11 @@ class Server:
         for name in self.visitors.forget_old():
             self.forget_visitor(name)
         self.queue.forget_old()
+        self.validations.forget_old()
 
     def forget_visitor(self, name: str) -> None:
         """Everything of a session: its jobs are cancelled, its pictures and identities deleted."""
+        self.validations.forget_of(name)
         for job in self.queue.of_visitor(name):
             self.queue.delete(job)
         self.visitors.delete(name)

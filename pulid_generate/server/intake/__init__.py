@@ -5,6 +5,7 @@
     uploads.py     bodies and files
     people.py      who can be named
     portraits.py   what pictures of a person can be compared with
+    validation.py  many jobs, and what their pictures come to
     extraction.py  portraits, by a process of their own
     visitors.py    sessions and their folders
 

@@ -51,6 +51,10 @@ class Submission:
         own = self.visitors.identities_of(visitor) if visitor else None
         return People((own, self.settings.identities))
 
+    def new_name(self) -> str:
+        """Of a job, which nobody can guess."""
+        return secrets.token_hex(16)
+
     def job(
         self,
         options: Mapping[str, Any],
@@ -70,7 +74,7 @@ class Submission:
             raise RequestError(
                 f"output_format {str(output_format)[:20]!r}: expected {_or(FORMATS)}"
             )
-        name = secrets.token_hex(16)
+        name = self.new_name()
         folder = self.visitors.folder_of(visitor) / name
         make_folder(folder, mode=0o700)
         try:

@@ -4,6 +4,7 @@ import { ask, by } from "./api.js";
 import * as who from "./who.js";
 import * as what from "./what.js";
 import * as watch from "./watch.js";
+import * as validate from "./validate.js";
 
 async function open() {
   const session = await ask("/v1/session");
@@ -16,6 +17,7 @@ async function open() {
   what.start(told);
   await who.start({ onchange: what.arrange, canRead: told.portraits, missing: told.portraits_missing });
   await watch.start();
+  await validate.start();
   document.body.dataset.ready = "true";
 }
 

@@ -27,6 +27,8 @@ from pulid_generate.server.work.jobs import (
 
 # folders beside those of jobs: a session's identities, and portraits while they are read
 IDENTITIES, PORTRAITS = "identities", "portraits-"
+# and what a validation's folder begins with
+VALIDATION = "validation-"
 
 
 class JobQueue:
@@ -86,6 +88,11 @@ class JobQueue:
             if path.name.startswith(PORTRAITS):
                 # of a request that was killed
                 shutil.rmtree(path, ignore_errors=True)
+                continue
+            if path.name.startswith(VALIDATION):
+                # its jobs are drawn, but nobody waits for its report any more
+                shutil.rmtree(path, ignore_errors=True)
+                lost += 1
                 continue
             job = read_record(path)
             if job is None:

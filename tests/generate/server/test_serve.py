@@ -411,3 +411,52 @@ def test_metrics_count_pictures_and_nothing_of_them(client):
         return float(lines[0].split()[1])
 
     assert count(after) == count(before) + 1
+
+
+# ---------------------------------------------------------------------------------- validations
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pulid_id_embedding": None}, "pulid_id_embedding: missing"),
+        ({"reference": None}, "reference: missing; send a photograph"),
+        ({"reference": "none.png"}, "reference: no file is called 'none.png'"),
+        ({"seeds": 9}, "seeds '9': expected 1 to 4"),
+        ({"seed": "many"}, "seed 'many': expected a number"),
+        ({"pulid_id_weight": 0}, "0 is what it is compared with"),
+        ({"prompts": "\n".join("abc" * 9)}, "prompts: 27 lines; expected 1 to 24"),
+        ({"prompt": "a cat"}, "prompt: is not for a validation; give prompts"),
+        ({"width": 100}, "expected a multiple of 16"),
+        ({"minimum": 1}, "minimum: unknown field"),
+    ],
+)
+def test_what_is_no_validation_is_one_sentence(fields, message, client, served):
+    good = {"pulid_id_embedding": "me", "reference": "me.png", "prompts": "a cat"}
+    files = {"me.png": base64.b64encode(b"a picture").decode()}
+    asked = {name: value for name, value in (good | fields).items() if value is not None}
+    told = client.post("/v1/validations", json={"files": files} | asked)
+    assert told.status_code == 400
+    assert message in told.json()["detail"]
+    assert not list(served.server.settings.folder.glob("*/validation-*"))
+    assert len(served.server.queue) == 0
+
+
+def test_a_validation_whose_faces_cannot_be_compared_says_why(client, served, fake):
+    fake("say('pulid-extract: error: me.png: no face found in this reference'); sys.exit(1)")
+    files = {"me.png": base64.b64encode(b"a picture").decode()}
+    asked = {"pulid_id_embedding": "me", "reference": ["me.png"], "prompts": "a cat", "steps": 1}
+    told = client.post("/v1/validations", json={"files": files} | asked).json()
+    assert (told["state"], told["count"]) == ("drawing", 2)
+    address = f"/v1/validations/{told['id']}"
+    until = time.monotonic() + 60
+    while client.get(address).json()["state"] in ("drawing", "comparing"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    told = client.get(address).json()
+    assert told["state"] == "failed"
+    assert told["error"] == "pulid-extract score: me.png: no face found in this reference"
+    assert client.get(f"{address}/report").status_code == 404
+    assert client.delete(address).json()["state"] == "deleted"
+    assert client.get(address).status_code == 404
+    assert not list(served.server.settings.folder.glob("*/validation-*"))

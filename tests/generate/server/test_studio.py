@@ -343,6 +343,41 @@ def test_a_sweep_of_two_options(visit, studio):
     assert asked == {(3, 2.0), (4, 2.0), (3, 5.0), (4, 5.0)}
 
 
+def test_a_validation_through_the_queue(visit, studio, portraits):
+    visitor = visit()
+    page = visitor.page
+    visitor.give(portraits / "ada.png")
+    page.fill("#person-name", "ada")
+    page.click("#use")
+    page.wait_for_selector("#people >> text=ada")
+    page.fill("#steps", "4")
+    page.fill("#validate-prompts", "a portrait of a person, smiling\n\na person in a red shirt")
+    page.click("#validate")
+    page.wait_for_selector("#validate-error >> text=reference: missing")
+    visitor.errors.clear()  # the browser says of itself that a request was refused
+    page.set_input_files("#validate-reference", str(portraits / "ada.png"))
+    page.click("#validate")
+    page.wait_for_selector("#validations a >> text=report")
+    assert "closer than weight 0 in 100 %" in page.inner_text("#validations li")
+    address = page.get_attribute("#validations a", "href")
+    told = page.request.get(f"{studio.address}{address}.json").json()
+    assert told["version"] == 2
+    assert [picture["status"] for picture in told["pictures"]] == ["ok"] * 4
+    assert told["measures"]["mean_likeness"] > 0.5 > 0.3 > told["runs"]["weight_0"]["highest"]
+    assert told["references"][0]["name"] == "reference0.png"
+    page.goto(f"{studio.address}{address}")
+    assert page.inner_text("h1") == "Identity validation"
+    assert "ada.pulidembd" in page.inner_text("header")
+    # its pictures are no pictures of the gallery, and nobody else's
+    assert page.request.get(f"{studio.address}/v1/jobs").json()["jobs"] == []
+    other = visit()
+    assert other.page.request.get(f"{studio.address}{address}").status == 404
+    assert other.page.locator("#validations li").count() == 0
+    page.goto(studio.address)
+    page.click("#validations button")
+    wait(lambda: not list(studio.server.settings.folder.glob("*/validation-*")))
+
+
 def test_the_page_of_routes_needs_nothing_but_itself(visit, studio):
     visitor = visit()
     page = visitor.page
