@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.picture_file import pillow_reads
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import InputError, PulidError, ScoringError
