@@ -34,7 +34,7 @@ def run_batch(flags: BatchFlags) -> None:
     rows, problems = plan_rows(flags)
     if problems:
         for line in listed(problems):
-            console.log(line)
+            console.complain(line)
         count = console.counted(len(problems), "problem")
         raise InputError(f"{flags.rows}: {count}, listed above; nothing was started")
     out_dir = make_folder(flags.out_dir, flag="--out-dir")
@@ -47,7 +47,7 @@ def run_batch(flags: BatchFlags) -> None:
                 lines.write(json.dumps(result.to_json()))
                 counts[result.status] += 1
                 if result.error is not None:
-                    console.log(f"row {result.row.number}: {result.error}")
+                    console.complain(f"row {result.row.number}: {result.error}")
                 advance()
     _say_counts(counts, len(rows))
     if counts["failed"]:

@@ -33,7 +33,7 @@ def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found
 
         choose_device(flags.device)
     explicit = {name: getattr(flags, name, None) for name in ROLES}
-    files = find_files(explicit, flags.models_dir or None, roles, console.log)
+    files = find_files(explicit, flags.models_dir or None, roles, console.log, console.detail)
     for name in ("retinaface", "bisenet"):
         if explicit[name] is not None and name not in files:
             console.log(f"--{name} {explicit[name]}: is not used; nothing here needs it")

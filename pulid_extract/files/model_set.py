@@ -27,9 +27,10 @@ def find_files(
     models_dir: str | Path | None,
     roles: Collection[str],
     log: Callable[[str], None] = lambda line: None,
+    detail: Callable[[str], None] = lambda line: None,
 ) -> dict[str, FoundFile]:
-    """The file of every named role, by the rules of `model_files.find`; says where each is.
-    explicit: role -> what a flag named.
+    """The file of every named role, by the rules of `model_files.find`; says where each is
+    (`detail`) and what is doubtful about it (`log`). explicit: role -> what a flag named.
 
     Raises WeightsError for a file that is missing or of the wrong kind.
     """
@@ -46,7 +47,7 @@ def find_files(
         command = pull_command(missing, models_dir)
         raise all_missing(list(missing.values()), command, models_dir)
     for name, file in files.items():
-        log(f"{ROLES[name].name}: {file.path} ({file.rule})")
+        detail(f"{ROLES[name].name}: {file.path} ({file.rule})")
         if file.warning:
             log(f"warning: {file.warning}")
     return files

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pulid_extract.flags.extract import CacheFlags, FuseFlags
-from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags
+from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags, SayFlags
 from pulid_extract.shared.cluster.flags import ClusterFlags
 
 
@@ -54,6 +54,14 @@ class RowFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchFlags(
-    CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags, ClusterFlags, RowFlags
+    SayFlags,
+    CacheFlags,
+    ModelFlags,
+    CropFlags,
+    DetectFlags,
+    EncodeFlags,
+    FuseFlags,
+    ClusterFlags,
+    RowFlags,
 ):
     """Every flag of `batch`; those of an extraction are defaults for every row."""

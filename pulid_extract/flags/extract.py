@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from pulid_extract.flags.groups import CropFlags, EncodeFlags, FaceFlags, ModelFlags, show_version
+from pulid_extract.flags.groups import (
+    CropFlags,
+    EncodeFlags,
+    FaceFlags,
+    ModelFlags,
+    SayFlags,
+    show_version,
+)
 
 # flags about the pixels of one portrait
 ONE_PORTRAIT = ("face_at", "face_box", "landmarks", "mask", "box", "face_image", "crop_image")
@@ -165,6 +172,7 @@ class PortraitFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractFlags(
+    SayFlags,
     PictureFlags,
     CacheFlags,
     ModelFlags,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract.flags.groups import AntelopeFlags, DetectFlags
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags, SayFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,5 +36,5 @@ class PhotoFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FacesFlags(AntelopeFlags, DetectFlags, PhotoFlags):
+class FacesFlags(SayFlags, AntelopeFlags, DetectFlags, PhotoFlags):
     """Every flag of `faces`."""

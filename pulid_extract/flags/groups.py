@@ -36,6 +36,21 @@ def show_version(asked: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SayFlags:
+    """What is said on standard error."""
+
+    HEADING = "Output"
+
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Say also which files are read, and by which rule."),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class AntelopeFlags:
     """The one pack that finds and recognises faces, for commands that need no more."""
 

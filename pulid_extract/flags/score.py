@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_extract.flags.groups import AntelopeFlags, DetectFlags, TowerFlags
+from pulid_extract.flags.groups import AntelopeFlags, DetectFlags, SayFlags, TowerFlags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,5 +132,5 @@ class ComparisonFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreFlags(TowerFlags, AntelopeFlags, DetectFlags, ComparisonFlags):
+class ScoreFlags(SayFlags, TowerFlags, AntelopeFlags, DetectFlags, ComparisonFlags):
     """Every flag of `score`."""

@@ -1,8 +1,9 @@
 """What a person at the terminal sees while pictures are drawn: stages, a counter of steps, seconds
 per step, peak memory.
 
-Nothing of it where standard error is a file or a pipe, unless it is asked for. Knows no model.
-Imports no torch by itself.
+Where standard error is a file or a pipe it is a line now and then, so that whoever looks into a log
+of hours sees that it goes on; all of it if it is asked for. Knows no model. Imports no torch by
+itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# seconds between two lines in a file
+PAUSE = 30.0
+
+
 class Progress:
     """verbose: say it all line by line, also where standard error is not a terminal. quiet: say
     nothing, not even notes.
@@ -30,6 +35,8 @@ class Progress:
         self.lively = sys.stderr is not None and sys.stderr.isatty() and not quiet
         self.verbose, self.quiet = verbose and not quiet, quiet
         self._started = 0.0
+        # when a line was last due in a file
+        self._said = time.monotonic()
 
     def note(self, text: str) -> None:
         """Something the user should know."""
@@ -38,7 +45,7 @@ class Progress:
 
     def log(self, text: str) -> None:
         """Something that happens."""
-        if self.verbose or self.lively:
+        if self.verbose or self.lively or self._is_due():
             console.log(text)
 
     def step(self, label: str, done: int, total: int) -> None:
@@ -52,8 +59,18 @@ class Progress:
         line = f"{label}: step {done} of {total}{pace}, peak {peak_memory()}"
         if self.lively and not self.verbose:
             print(f"\r{line}\x1b[K", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif self.verbose:
+        elif self.verbose or self._is_due():
             console.log(line)
+
+    def _is_due(self) -> bool:
+        """Whether a log has been without a line for long; if so the next one is due after as long
+        again.
+        """
+        now = time.monotonic()
+        if self.quiet or now - self._said < PAUSE:
+            return False
+        self._said = now
+        return True
 
 
 def peak_memory() -> str:

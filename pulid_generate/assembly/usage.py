@@ -4,6 +4,7 @@ are read. Knows the flags' names, and nothing of what they lead to. Imports no t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -164,6 +165,13 @@ def doubtful_flags(flags: Flags) -> Iterator[str]:
         yield (
             f"--pulid-id-weight {weight:g} spoils the picture; 0.7 to 1.2 are usual, PuLID's own "
             f"app ends at {MOST_USUAL_WEIGHT}{percent}"
+        )
+    tile = flags.vae_tile_size
+    sides = [int(side) for side in re.findall(r"\d+", tile)]
+    if flags.vae_tiling and sides and min(sides) * 8 >= max(flags.width, flags.height) > 256:
+        yield (
+            f"--vae-tile-size {tile} is {min(sides) * 8} pixels, as large as the picture: it "
+            "counts latents of 8 pixels, newer builds of sd-cli are said to count pixels"
         )
     if flags.prompt is not None and not flags.prompt.strip() and flags.prompt_file is None:
         yield "--prompt is empty: nothing says what to draw; is a variable of the shell not set?"

@@ -123,7 +123,7 @@ def draw_rows(
     items = checker.items(merged, jobs) if jobs is not None else []
     if checker.problems or jobs is None:
         for line in listed(checker.problems):
-            console.log(line)
+            console.complain(line)
         problem_count = console.counted(len(checker.problems), "problem")
         raise InputError(f"{source}: {problem_count}, listed above; nothing was started")
     make_folders(items)

@@ -67,7 +67,7 @@ class ResultLog:
             self.counts[result.status] += 1
             self.emit(result)
             if result.error is not None:
-                console.log(f"row {result.row}: {result.error}")
+                console.complain(f"row {result.row}: {result.error}")
             elif result.status == "done":
                 self.progress.log(f"row {result.row}: {result.output}{self._pace()}")
 

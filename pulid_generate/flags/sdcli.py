@@ -38,6 +38,9 @@ class SdFlag:
     otherwise: str = ""
     # words that are taken as the value if one of them follows: of flags that newer versions changed
     optional: tuple[str, ...] = ()
+    # of a flag that 97d29908 lacks: since when sd-cli has it; of one that it lost: until when
+    since: str = ""
+    until: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,9 +63,9 @@ def _note(
 
 
 def _no(
-    name: str, text: str, *aliases: str, default: str | None = None, value: bool = True
+    name: str, text: str, *aliases: str, default: str | None = None, value: bool = True, **more: Any
 ) -> SdFlag:
-    return SdFlag(name, "refused", text, aliases, default, value)
+    return SdFlag(name, "refused", text, aliases, default, value, **more)
 
 
 METADATA = "it belongs to --mode metadata; the text is in the PNG's chunk `parameters`"
@@ -213,7 +216,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note("--control-net-cpu", "there is no ControlNet here", value=False),
         _note("--split-mode", "no model is split over several devices"),
         _no("--rpc-servers", "devices of other machines are not supported; leave it out"),
-        _note("--stream-layers", STREAMING, value=False),
+        _note("--stream-layers", STREAMING, value=False, until="97d29908"),
         _note(
             "--eager-load", "each model is loaded for its own stage and freed after it", value=False
         ),
@@ -393,6 +396,24 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note("--high-noise-sampling-method", SECOND_MODEL, default="euler"),
     ),
 }
+
+# what the changes after 97d29908 are called
+LATER, PULL_1964 = "after 97d29908", "leejet/stable-diffusion.cpp pull request 1964"
+OVERFLOW = "it keeps 16-bit products from overflowing; here they are added in float32"
+GROUPS["Newer builds"] = (
+    _note("--linear-scale", OVERFLOW, since=PULL_1964),
+    _note("--attn-scale", OVERFLOW, since=PULL_1964),
+    _note("--sage-attn", ATTENTION, value=False, since=LATER),
+    _note("--disable-prefetch", STREAMING, value=False, since=LATER),
+    _note(
+        "--disable-segmented-compute",
+        "a block is computed whole; to save memory use --max-vram",
+        value=False,
+        since=LATER,
+    ),
+    _note("--log-level", "--verbose says more, --quiet less", since=LATER),
+    _no("--tokenizer", "T5's vocabulary has its own flag; give it as --t5-tokenizer", since=LATER),
+)
 
 SD_FLAGS: tuple[SdFlag, ...] = tuple(itertools.chain.from_iterable(GROUPS.values()))
 BY_NAME: Mapping[str, SdFlag] = {name: flag for flag in SD_FLAGS for name in flag.names}

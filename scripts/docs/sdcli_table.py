@@ -23,9 +23,10 @@ A command line for sd-cli (stable-diffusion.cpp 97d29908) runs here as it stands
 
 - **implemented** ({implemented}): our option of the same name; what differs is said here and in `--help`;
 - **noted** ({noted}): accepted with its value; it has nothing to change, and a line on standard error says so;
-- **refused** ({refused}): exit code 1 and one line with the reason, before anything loads.
+- **refused** ({refused}): exit code 2 and one line with the reason, before anything loads.
 
-A flag that sd-cli does not know is wrong usage here as well.
+A flag that sd-cli does not know is wrong usage here as well. Flags that newer builds have brought are known too, {newer} of them; the table says since when. Newer builds are said to count
+`--vae-tile-size` in pixels: here it is latents of 8 pixels, and a tile that is larger than the picture is noted.
 """
 SYNTAX = """\
 ## How values are written
@@ -50,8 +51,10 @@ accepted and have no effect. The more specific wins: --device, then --backend wi
 
 def page() -> str:
     """The whole text of docs/sd-cli.md."""
-    counts = Counter(flag.status for flag in SD_FLAGS)
-    parts = [INTRODUCTION.format(total=len(SD_FLAGS), **counts), SYNTAX]
+    theirs = [flag for flag in SD_FLAGS if not flag.since]
+    counts = Counter(flag.status for flag in theirs)
+    newer = len(SD_FLAGS) - len(theirs)
+    parts = [INTRODUCTION.format(total=len(theirs), newer=newer, **counts), SYNTAX]
     for title, flags in GROUPS.items():
         rows = "\n".join(
             f"| {', '.join(flag.names)} | {flag.status} | {_text(flag)} |" for flag in flags
@@ -61,6 +64,15 @@ def page() -> str:
 
 
 def _text(flag: SdFlag) -> str:
+    times = []
+    if flag.since:
+        times.append(f"since: {flag.since}")
+    if flag.until:
+        times.append(f"until: {flag.until}")
+    return "; ".join([part for part in (_meaning(flag), *times) if part])
+
+
+def _meaning(flag: SdFlag) -> str:
     if not flag.accepts:
         return flag.text
     return f"{' or '.join(flag.accepts)}: {flag.text}; anything else is refused: {flag.otherwise}"

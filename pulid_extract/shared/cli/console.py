@@ -7,6 +7,7 @@ the one place where an expected error becomes a line and an exit code. Knows no 
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import sys
@@ -35,6 +36,7 @@ def run(app: typer.Typer, program: str) -> None:
     interrupted.
     """
     telemetry.switch_off()
+    set_loudness()
     try:
         app(prog_name=program)
     except PulidError as error:
@@ -96,8 +98,42 @@ def write_line(line: str) -> None:
     write_result(f"{line}\n".encode(errors="surrogateescape"))
 
 
+class Loudness(enum.IntEnum):
+    """How much of what happens is said."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+_loudness = Loudness.NORMAL
+
+
+def set_loudness(quiet: bool = False, verbose: bool = False) -> None:
+    """Of this process, from now on; the flags --quiet and --verbose of a command."""
+    global _loudness
+    _loudness = Loudness.VERBOSE if verbose else Loudness.NORMAL
+    if quiet:
+        _loudness = Loudness.QUIET
+
+
+def detail(line: str) -> None:
+    """One line for who wants to know all of it."""
+    if _loudness is Loudness.VERBOSE:
+        log(line)
+
+
 def log(line: str) -> None:
-    """One line for the person at the terminal."""
+    """One line for the person at the terminal, unless it is to be quiet."""
+    if _loudness is not Loudness.QUIET:
+        complain(line)
+
+
+def complain(line: str) -> None:
+    """One line about what went wrong, however quiet it is to be."""
+    # closed: print would take standard output then
+    if sys.stderr is None:
+        return
     # a file name may hold line breaks and escape codes
     print(printable(line, "\N{REPLACEMENT CHARACTER}"), file=sys.stderr, flush=True)
 

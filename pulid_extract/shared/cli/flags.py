@@ -54,9 +54,9 @@ def takes_flags(kind: type[FlagsType]) -> Callable[[Command[FlagsType]], Callabl
             for name in (*PARAMETERS, "help_all"):
                 del values[name]
             flags = kind(**values)
-            if getattr(flags, "verbose", False):
-                for line in used_settings(context):
-                    console.log(f"settings of {line}")
+            console.set_loudness(getattr(flags, "quiet", False), getattr(flags, "verbose", False))
+            for line in used_settings(context):
+                console.detail(f"settings of {line}")
             function(context, flags)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__

@@ -124,4 +124,4 @@ class DeviceThread(threading.Thread):
 def _say_bug(error: Exception, what: str) -> None:
     """Where it is, and no word of what was asked for."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    console.log(f"bug: {type(error).__name__} at {place.filename}:{place.lineno}; {what}")
+    console.complain(f"bug: {type(error).__name__} at {place.filename}:{place.lineno}; {what}")

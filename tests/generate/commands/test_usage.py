@@ -58,6 +58,8 @@ def test_a_value_is_2_on_the_command_line_and_1_in_a_row(generate, tmp_path, mon
         ({"pulid_id_weight": 4.0}, ["spoils the picture"]),
         ({"pulid_id_weight": -1.0}, ["draws away from the person"]),
         ({"pulid_id_weight": 1.2}, []),
+        ({"vae_tiling": True, "vae_tile_size": "512x512"}, ["4096 pixels, as large as the"]),
+        ({"vae_tiling": True}, []),
         ({"prompt": " "}, ["--prompt is empty"]),
         ({"prompt": None, "prompt_file": "p.txt"}, []),
     ],

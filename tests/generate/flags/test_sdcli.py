@@ -47,11 +47,27 @@ OPTIONS = {
 
 
 def test_every_flag_of_sd_cli_is_in_the_table_and_nothing_else():
-    assert sorted(THEIRS) == sorted(flag.name for flag in SD_FLAGS)
+    assert sorted(THEIRS) == sorted(flag.name for flag in SD_FLAGS if not flag.since)
     assert len(BY_NAME) == sum(len(flag.names) for flag in SD_FLAGS)  # no name twice
 
 
-@pytest.mark.parametrize("flag", SD_FLAGS, ids=lambda flag: flag.name)
+def test_a_command_for_a_newer_build_gets_a_reason():
+    kept, notes = take(
+        *("--sage-attn", "--linear-scale", "0.5", "--log-level", "debug", "-p", "a cat"),
+        *("--disable-prefetch", "--disable-segmented-compute", "--attn-scale", "2"),
+    )
+    assert kept == ["-p", "a cat"]
+    assert len(notes) == 6
+    with pytest.raises(RequestError, match="--t5-tokenizer"):
+        take("--tokenizer", "spiece.model")
+    page = sdcli_table.page()
+    assert "| --sage-attn | noted | PyTorch chooses the fastest attention itself; since: " in page
+    assert "until: 97d29908" in page
+
+
+@pytest.mark.parametrize(
+    "flag", [flag for flag in SD_FLAGS if not flag.since], ids=lambda flag: flag.name
+)
 def test_names_values_and_defaults_are_sd_clis(flag):
     theirs = THEIRS[flag.name]
     assert flag.aliases == tuple(theirs.get("aliases", ()))
