@@ -18,7 +18,8 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
     """List every face of a photograph: index, box, landmarks, score, head pose and sharpness; draw
     them with --draw.
 
-    The index is what --face-index takes. Needs antelopev2 only.
+    The index is what --face-index takes, counted in --face-order; the number in another order
+    stands beside it. Needs antelopev2 only.
     """
     from pulid_extract.extraction.opening import PACKAGES, open_extractor
 
@@ -49,8 +50,9 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
             raise FaceError(
                 f"{where}: no face found; a lower --det-threshold than 0.5 finds less clear ones"
             )
-        ordered = sorted_faces(detected, flags.face_order or "largest", image)
-        listed = list_faces(ordered, image)
+        order = flags.face_order or "largest"
+        ordered = sorted_faces(detected, order, image)
+        listed = list_faces(ordered, image, order)
     lines = table(listed)
     if flags.as_json:
         report = {
@@ -70,8 +72,9 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
         _print(lines)
         return
     console.write_result(picture)
+    # the table is a result as well, and standard output is taken
     for line in lines:
-        console.log(line)
+        console.complain(line)
 
 
 def _print(lines: list[str]) -> None:

@@ -14,14 +14,29 @@ import numpy as np
 
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces import quality
-from pulid_extract.faces.antelopev2 import Face
+from pulid_extract.faces.antelopev2 import Face, sorted_faces
+from pulid_extract.faces.choice import Order
 from pulid_extract.faces.head_pose import Pose, head_pose
 from pulid_extract.pictures.drawing import Mark, draw_faces
 from pulid_extract.pictures.portrait import Photo
 from pulid_extract.pictures.regions import FaceBox
 from pulid_extract.shared.errors import FaceError
 
-COLUMNS = ("face", "x,y,w,h", "size", "score", "yaw", "pitch", "roll", "sharpness", "landmarks")
+COLUMNS = (
+    "face",
+    "also",
+    "x,y,w,h",
+    "size",
+    "score",
+    "yaw",
+    "pitch",
+    "roll",
+    "sharpness",
+    "landmarks",
+)
+
+# order that is asked for -> the one whose numbers are shown beside; every other: largest
+OTHER_ORDERS: dict[Order, Order] = {"largest": "left"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,9 @@ class ListedFace:
 
     # what --face-index takes
     index: int
+    # as which face another --face-order counts it, so that no picture is read in the wrong order
+    other_order: Order
+    other_index: int
     box: FaceBox
     # eyes, nose tip, mouth corners
     landmarks: tuple[tuple[float, float], ...]
@@ -46,6 +64,7 @@ class ListedFace:
         """JSON values, in the order in which they are printed."""
         return {
             "index": self.index,
+            self.other_order: self.other_index,
             "box": [self.box.x, self.box.y, self.box.width, self.box.height],
             "landmarks": self.landmarks,
             "score": self.score,
@@ -55,13 +74,25 @@ class ListedFace:
         }
 
 
-def list_faces(faces: Sequence[Face], image: np.ndarray) -> list[ListedFace]:
-    """The faces in numbers, counted as they come. image: uint8 RGB (H, W, 3)."""
+def list_faces(
+    faces: Sequence[Face], image: np.ndarray, order: Order = "largest"
+) -> list[ListedFace]:
+    """The faces in numbers, counted as they come. image: uint8 RGB (H, W, 3). order: the one in
+    which they come.
+    """
     photo = Photo.of(image)
-    return [_listed(index, face, photo) for index, face in enumerate(faces)]
+    other = OTHER_ORDERS.get(order, "largest")
+    others = sorted_faces(faces, other, image)
+    listed = []
+    for index, face in enumerate(faces):
+        place = next(number for number, one in enumerate(others) if one is face)
+        listed.append(_listed(index, face, photo, other, place))
+    return listed
 
 
-def _listed(index: int, face: Face, photo: Photo) -> ListedFace:
+def _listed(
+    index: int, face: Face, photo: Photo, other_order: Order, other_index: int
+) -> ListedFace:
     small = face.mapped((1 / photo.scale[0], 1 / photo.scale[1]))
     pose = head_pose(face.landmarks)
     if pose is not None:
@@ -74,6 +105,8 @@ def _listed(index: int, face: Face, photo: Photo) -> ListedFace:
     left, top, right, bottom = face.box
     return ListedFace(
         index=index,
+        other_order=other_order,
+        other_index=other_index,
         box=photo.in_portrait(small.box),
         landmarks=tuple((round(float(x), 1), round(float(y), 1)) for x, y in face.landmarks),
         score=round(face.score, 4),
@@ -89,10 +122,14 @@ def draw_listed(
     """The photograph with its faces marked, uint8 RGB (H, W, 3); the first is the chosen one."""
     marks = []
     for face, numbers in zip(faces, listed, strict=True):
-        caption = f"{numbers.index}  {face.score:.2f}"
+        caption = f"{numbers.index}  ({_other(numbers)})  {face.score:.2f}"
         is_first = numbers.index == 0
         marks.append(Mark(face.box, face.landmarks, caption, is_first, _details(numbers)))
     return draw_faces(image, marks)
+
+
+def _other(face: ListedFace) -> str:
+    return f"{face.other_order} {face.other_index}"
 
 
 def _details(face: ListedFace) -> str:
@@ -123,6 +160,7 @@ def _cells(face: ListedFace) -> tuple[str, ...]:
     points = ",".join(f"{x:.0f},{y:.0f}" for x, y in face.landmarks)
     return (
         str(face.index),
+        _other(face),
         f"{box.x},{box.y},{box.width},{box.height}",
         f"{face.size:.0f}",
         f"{face.score:.2f}",

@@ -63,6 +63,7 @@ def test_the_table_is_on_standard_output_and_its_landmarks_are_what_the_flag_tak
     head, *rows = stdout.splitlines()
     assert head.split() == [
         "face",
+        "also",
         "x,y,w,h",
         "size",
         "score",
@@ -233,3 +234,17 @@ def test_strict_turns_warnings_into_exit_1_before_anything_is_written(
     assert "group.png: warning: 3 faces" in stderr
     assert "group.png: quality 0." in stderr
     assert out.exists()
+
+
+def test_a_face_has_its_number_in_another_order_beside_its_own(photo, capfd, monkeypatch):
+    def numbers(*flags: str) -> list[list[str]]:
+        code, out, err = call(capfd, monkeypatch, "faces", str(photo), *PACK, *flags)
+        assert code == 0, err
+        return [line.split()[:3] for line in out.splitlines()[1:]]
+
+    by_size, from_left = numbers(), numbers("--face-order", "left")
+    assert {row[1] for row in by_size} == {"left"}
+    assert {row[1] for row in from_left} == {"largest"}
+    assert {(row[0], row[2]) for row in by_size} == {(row[2], row[0]) for row in from_left}
+    _, out, _ = call(capfd, monkeypatch, "faces", str(photo), *PACK, "--json")
+    assert [face["left"] for face in json.loads(out)["faces"]] == [int(row[2]) for row in by_size]
