@@ -176,7 +176,7 @@ class Worker:
         if not found and not allow_none:
             raise FaceError(f"{where}: no face found; give the region by hand, or another picture")
         ordered = sorted_faces(found, order, image)
-        told = [face.to_json() for face in list_faces(ordered, image, order)]
+        told = [face.to_json() for face in list_faces(found, image, order)]
         if people:
             for face, likeness in zip(told, self._likeness(image, ordered, people), strict=True):
                 face["likeness"] = likeness

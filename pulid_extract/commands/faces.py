@@ -52,7 +52,7 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
             )
         order = flags.face_order or "largest"
         ordered = sorted_faces(detected, order, image)
-        listed = list_faces(ordered, image, order)
+        listed = list_faces(detected, image, order)
     lines = table(listed)
     if flags.as_json:
         report = {

@@ -74,17 +74,15 @@ class ListedFace:
         }
 
 
-def list_faces(
-    faces: Sequence[Face], image: np.ndarray, order: Order = "largest"
-) -> list[ListedFace]:
-    """The faces in numbers, counted as they come. image: uint8 RGB (H, W, 3). order: the one in
-    which they come.
+def list_faces(found: Sequence[Face], image: np.ndarray, order: Order) -> list[ListedFace]:
+    """The faces in numbers, counted in this order. found: as the detector gave them, which decides
+    between equals. image: uint8 RGB (H, W, 3).
     """
     photo = Photo.of(image)
     other = OTHER_ORDERS.get(order, "largest")
-    others = sorted_faces(faces, other, image)
+    others = sorted_faces(found, other, image)
     listed = []
-    for index, face in enumerate(faces):
+    for index, face in enumerate(sorted_faces(found, order, image)):
         place = next(number for number, one in enumerate(others) if one is face)
         listed.append(_listed(index, face, photo, other, place))
     return listed

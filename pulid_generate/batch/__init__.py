@@ -12,6 +12,7 @@ the same on a Ray cluster.
     sheet.py        identities down, prompts across
     detailing.py    pictures that are there, their faces redrawn
     sweep.py        `sweep`: values of options as rows
+    sweep_lines.py  what `sweep` prints of each picture
     best_of.py      `--best-of N`: draw, score, keep one
     ray_command.py  `batch --ray`: share rows out, write what comes back
     ray_worker.py   one worker: pictures as bytes

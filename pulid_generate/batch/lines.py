@@ -6,6 +6,7 @@ Knows no model, no flag and not where lines go.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ class PictureResult:
     seconds: float = 0.0
     # Why it failed
     error: str | None = None
+    # Of a sweep: option -> its value, as they were typed
+    values: Mapping[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is printed. identity: the first person; identities: where there are several."""
@@ -48,6 +51,8 @@ class PictureResult:
         }
         if len(self.identities) > 1:
             told["identities"] = list(self.identities)
+        if self.values is not None:
+            told["values"] = dict(self.values)
         return told
 
 
@@ -67,10 +72,12 @@ class ScoreResult:
     faces: int
     # Why there is no likeness
     error: str | None = None
+    # As of PictureResult
+    values: Mapping[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it is printed."""
-        return {
+        told: dict[str, Any] = {
             "row": self.row,
             "line": self.line,
             "output": self.output,
@@ -84,6 +91,9 @@ class ScoreResult:
             "faces": self.faces,
             "error": self.error,
         }
+        if self.values is not None:
+            told["values"] = dict(self.values)
+        return told
 
 
 @dataclass(frozen=True)

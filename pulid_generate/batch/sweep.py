@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 import typer
 
@@ -16,9 +15,8 @@ from pulid_generate.assembly.requests import check_values
 from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
-from pulid_generate.batch.lines import Result, SheetResult
 from pulid_generate.batch.results import PictureOutcome, ResultCollector
-from pulid_generate.batch.running import print_line
+from pulid_generate.batch.sweep_lines import SweepLines
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags, SweepFlags
 from pulid_generate.flags.names import flag_name
@@ -40,14 +38,13 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
     if wrong := _axes_error(axes, given):
         context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
-    if "as_json" in given:
-        progress.note("--json has no effect: results are lines of JSON in any case")
     rows = sweep_rows(axes)
     with ExitStack() as stack:
-        folder, emit = flags.output_dir, print_line
+        folder = flags.output_dir
+        # without a folder pictures are not kept, and have no name
+        lines = SweepLines(axes, kept=folder is not None, as_json=flags.as_json)
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pulid-sweep-"))
-            emit = _print_without_file
         batch = Rows(
             BatchFlags.of_command(flags, sheet=flags.output, output_dir=folder), given - {"output"}
         )
@@ -56,7 +53,7 @@ def run(context: typer.Context, flags: SweepFlags) -> None:
         # all of them stand on the command line
         for row in rows:
             check_values(batch.merge(row).flags)
-        results = ResultCollector(batch, rows, flags.output, progress, emit)
+        results = ResultCollector(batch, rows, flags.output, progress, lines.write)
         results.check_references()
         tally = results.draw_and_finish(
             lambda: draw_rows(batch, rows, progress, "sweep", emit=results.add),
@@ -97,13 +94,6 @@ def _row_error(batch: Rows, first: Row) -> str | None:
     """What is wrong with the usage: the same in every row."""
     flags, given = first.merged(batch.flags, batch.given)
     return usage.usage_error(flags, given)
-
-
-def _print_without_file(result: Result) -> None:
-    """A line of results; pictures that are not kept have no name."""
-    if not isinstance(result, SheetResult):
-        result = replace(result, output=None)
-    print_line(result)
 
 
 def sweep_sheet(axes: Sequence[Axis], outcomes: Sequence[PictureOutcome]) -> SheetGrid:

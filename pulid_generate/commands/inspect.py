@@ -21,7 +21,8 @@ def inspect(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE", help="Model files or folders, identities (.pulidembd), pictures (PNG)."
+            metavar="FILE",
+            help="Model files or folders, identities (.pulidembd), pictures (PNG, JPEG, WebP).",
         ),
     ],
     as_json: Annotated[

@@ -17,6 +17,7 @@ from typing import Any
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.model_files import Header, kind_of, kinds_of, parts_of, read_header
 from pulid_extract.shared.model_files.walking import files_below
+from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import T5_TABLES
 from pulid_generate.files.storage import (
     DESCRIBING_ENDINGS,
@@ -31,7 +32,8 @@ LORA_ENDINGS = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight")
 # by general.architecture
 GGUF_MAKERS = {"": "sd.cpp", "flux": "city96", "t5encoder": "llama.cpp", "t5": "llama.cpp"}
 MODEL_FILES = (".safetensors", ".sft", ".gguf", ".pt", ".pth", ".pulidembd")
-PNG_START = b"\x89PNG\r\n\x1a\n"
+# how the pictures begin that this program writes
+PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 # of names that only one spelling has
 DIFFUSERS_STARTS = ("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")
 BFL_STARTS = ("double_blocks.", "decoder.up.")
@@ -59,7 +61,7 @@ def files_of(path: Path) -> list[Path]:
 
 def inspect(path: Path) -> Inspection:
     """What a file is. Raises PulidError for one that is damaged or of no known kind."""
-    if _starts_with(path, PNG_START):
+    if any(_starts_with(path, start) for start in PICTURE_STARTS):
         return _picture(path)
     header = read_header(path)
     if header.format == "gguf" and "pulid_id" in header.tensors:
@@ -187,14 +189,21 @@ def _picture(path: Path) -> Inspection:
 
     from pulid_extract.shared.picture_file import pillow_reads
     from pulid_generate.pictures.description import parse_description
+    from pulid_generate.pictures.picture import SAVE_OPTIONS, read_parameters
 
-    with pillow_reads(str(path), WeightsError), Image.open(path) as image:
-        size, text = image.size, getattr(image, "text", {}).get("parameters", "")
+    formats = tuple(SAVE_OPTIONS)
+    with pillow_reads(str(path), WeightsError), Image.open(path, formats=formats) as image:
+        size, name = image.size, str(image.format)
     facts: dict[str, Any] = {"size": list(size)}
-    layout = "PNG, not written by pulid-generate"
+    try:
+        text = read_parameters(path.read_bytes())
+    # a picture of somebody else's
+    except RequestError:
+        text = ""
+    layout = f"{name}, not written by pulid-generate"
     if "pulid_generate" in text:
         facts |= parse_description(text)
-        layout = "PNG of pulid-generate"
+        layout = f"{name} of pulid-generate"
     return Inspection(path, "picture", layout, path.stat().st_size, facts=facts)
 
 

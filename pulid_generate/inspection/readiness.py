@@ -44,12 +44,13 @@ from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.files.kits import ENCODERS_KIT, KITS, pull_command
+from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import parse_lora_flag
-from pulid_generate.memory.footprint import GIB
+from pulid_generate.memory.footprint import GIB, Footprint
 from pulid_generate.memory.plan import Plan, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
 
@@ -177,6 +178,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
         if flags.vae_tiling:
             tiling = Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap)
             tile = (tiling.width, tiling.height)
+        width = placement.dtype.itemsize
         work = Work(
             request.width,
             request.height,
@@ -185,7 +187,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
             tile=tile,
             init_image=flags.init_img is not None,
             dequantize=flags.dequantize,
-            extra=int(flags.weight_cache * GIB) + _lora_bytes(flags, placement.dtype.itemsize),
+            extra=_cached_bytes(flags, files, width) + _lora_bytes(flags, width),
         )
         plan = make_plan(files, work, placement, available_on(placement.devices))
     except PulidError as error:
@@ -195,6 +197,14 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
         return Check(PLAN, size, "wrong", f"{plan.verdict}: {plan.problem}"), plan
     status: CheckStatus = "note" if plan.notes() else "ok"
     return Check(PLAN, size, status, plan.verdict), plan
+
+
+def _cached_bytes(flags: Flags, files: ModelFiles, width: int) -> int:
+    """Of --weight-cache: as many as there are to be cached at so many bytes per number."""
+    if not flags.weight_cache:
+        return 0
+    most = Footprint.of(files.flux.header, Model.FLUX.marker).widened_bytes(width)
+    return min(int(flags.weight_cache * GIB), most)
 
 
 def _lora_bytes(flags: Flags, width: int) -> int:

@@ -99,6 +99,16 @@ class Footprint:
         """Whether matrices stay packed in memory, to be widened one at a time."""
         return any(stays_packed(name, kind, shape) for name, (kind, shape) in self.tensors.items())
 
+    def widened_bytes(self, width: int) -> int:
+        """Bytes of the matrices that stay packed, widened to numbers of `width` bytes: the most
+        that --weight-cache can hold.
+        """
+        total = 0
+        for name, (kind, shape) in self.tensors.items():
+            if stays_packed(name, kind, shape):
+                total += width * math.prod(shape)
+        return total
+
     def block_bytes(self, width: int | None, dequantize: bool = False) -> list[int]:
         """Bytes of each repeated block, in the order they run (Flux: double blocks, then single
         blocks).

@@ -17,6 +17,7 @@ from pulid_generate.errors import InputError, PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels.availability import ask
+from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import Plan
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
@@ -55,7 +56,11 @@ class Models:
         useful = (
             placement.device.type == "cpu" and files.flux.header.format == "gguf" and not dequantize
         )
-        self.compute, self.weight_cache = compute, weight_cache if useful else 0
+        most = 0
+        if useful and weight_cache:
+            flux = Footprint.of(files.flux.header, Model.FLUX.marker)
+            most = flux.widened_bytes(placement.dtype.itemsize)
+        self.compute, self.weight_cache = compute, min(weight_cache, most)
         if compute == "int8":
             if placement.device.type != "cpu":
                 raise PlacementError(

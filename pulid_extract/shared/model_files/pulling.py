@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ HEADERLESS = (".onnx", ".model")
 START = 64
 PAGES = (b"<", b"version https://git-lfs")
 Log = Callable[[str], None]
-PullStatus = Literal["present", "skipped", "missing", "fetched", "failed"]
+PullStatus = Literal["refused", "present", "skipped", "missing", "fetched", "failed"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class PullOutcome:
 
     item: KitItem
     path: Path
-    # present: whole. skipped: another file fills its role. missing: to be fetched
+    # present: whole. skipped: another file fills its role. missing: to be fetched.
+    # refused: it would fail
     status: PullStatus
     # a reason or a remark, for people
     why: str = ""
@@ -320,6 +321,9 @@ def carry_out(
     if not dry_run:
         outcomes = pull(outcomes, models_dir, log)
     for outcome in outcomes:
+        # a dry run fails at nothing: it says what would not be fetched, and why
+        if dry_run and outcome.status == "failed":
+            outcome = replace(outcome, status="refused")
         done.append(outcome)
         tell(outcome)
     for line in closing_lines(done, models_dir, dry_run):

@@ -162,3 +162,13 @@ def test_wrong_usage(generate):
         run = generate(*arguments)
         assert run.code == 2
         assert "schnell-q4" in run.err
+
+
+def test_a_dry_run_beside_another_flux_says_so_and_fails_at_nothing(hub, generate, tmp_path):
+    (tmp_path / "mine.safetensors").write_bytes(BODIES[FLUX])
+    run = generate("pull", "dev", "--models-dir", tmp_path, "--dry-run")
+    assert run.code == 0, run.err
+    first = run.out.decode().splitlines()[0]
+    assert first.startswith("refused")
+    assert "is already the Flux transformer" in first
+    assert "error" not in run.err

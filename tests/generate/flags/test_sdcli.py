@@ -159,7 +159,6 @@ def test_flags_without_effect_are_taken_off_and_reported(arguments, kept, noted)
     ("arguments", "message"),
     [
         (("--control-net", "canny.safetensors"), "--control-net: ControlNet is not supported"),
-        (("-p", "a cat", "-r", "me.png"), "-r: reference pictures"),
         (("--circular",), "--circular: seamless"),
         (
             ("-M", "vid_gen"),

@@ -20,6 +20,7 @@ from support.portrait_models import write_antelopev2
 from pulid_extract.shared.errors import WeightsError
 from pulid_generate.files.storage import NUMBER_BYTES
 from pulid_generate.inspection.inspect import files_of, inspect
+from pulid_generate.pictures.picture import encode_pixels
 
 SCHNELL = public_layouts.flux(3072, context=4096)
 SMALL = public_layouts.flux(256, depth=3, single=5)
@@ -347,3 +348,19 @@ def test_no_torch_for_a_header(micro):
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert "Flux autoencoder" in done.stdout
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_every_format_that_is_written_is_read(generate, tmp_path, suffix, name):
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    text = 'a cat\nSteps: 1\n{"pulid_generate": "0", "seed": 7}'
+    for parameters, layout in (
+        (text, f"{name} of pulid-generate"),
+        (None, f"{name}, not written by pulid-generate"),
+    ):
+        picture = tmp_path / f"a.{suffix}"
+        picture.write_bytes(encode_pixels(pixels, name, parameters))
+        run = generate("inspect", picture, "--json")
+        assert run.code == 0, run.err
+        told = json.loads(run.out)
+        assert (told["kind"], told["layout"]) == ("picture", layout)
