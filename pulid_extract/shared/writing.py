@@ -16,15 +16,20 @@ def make_folder(folder: str | Path, *, flag: str = "", advice: str = "", mode: i
     """Make a folder and those above it; one that exists stays as it is. Returns it.
 
     flag: what named it, for the message. advice: what to do if it cannot be made, for the message.
-    mode: permission bits of a new folder, before the umask. Raises OutputError.
+    mode: permission bits of every new folder, before the umask: who may write into a folder may
+    exchange what is in it. Raises OutputError.
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=mode)
-    except OSError as error:
+        for parent in reversed(folder.parents):
+            if not parent.exists():
+                parent.mkdir(exist_ok=True, mode=mode)
+        folder.mkdir(exist_ok=True, mode=mode)
+    except (OSError, ValueError) as error:
         where = f"{flag} {folder}".strip()
         after = f"; {advice}" if advice else ""
-        raise OutputError(f"{where}: cannot be made ({error.strerror or error}){after}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{where}: cannot be made ({reason}){after}") from None
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.references import own_references
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import Flags
@@ -34,7 +35,7 @@ def detector_of(ad_model: str, antelopev2: str | None = None) -> str | None:
     """
     if ad_model == ANTELOPEV2:
         return antelopev2
-    path = Path(ad_model).expanduser()
+    path = path_of(ad_model)
     if path.is_dir():
         return str(path)
     what = "no such folder"

@@ -41,7 +41,7 @@ def own_references(flags: Flags, spec: PersonSpec, people: int) -> tuple[Path, .
     stem = Path(spec.file).stem
     own: list[Path] = []
     for name in _named(flags):
-        path = Path(name).expanduser()
+        path = path_of(name)
         if path.is_dir():
             own.append(_portrait(path, stem, name))
         elif path.stem == stem:

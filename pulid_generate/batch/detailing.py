@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import (
     check_not_input,
     check_writable,
@@ -125,7 +126,7 @@ def _pictures(flags: DetailCommandFlags) -> list[Given]:
     """The files, folders opened, each with its output. Raises InputError, OutputError."""
     paths: list[Path] = []
     for name in flags.pictures:
-        path = Path(name).expanduser()
+        path = path_of(name)
         if not path.is_dir():
             paths.append(path)
             continue
@@ -137,11 +138,9 @@ def _pictures(flags: DetailCommandFlags) -> list[Given]:
         raise OutputError(
             f"{len(paths)} pictures: give --output-dir FOLDER, --output is a single file"
         )
-    outputs = [Path(flags.output).expanduser()]
+    outputs = [path_of(flags.output)]
     if flags.output_dir is not None:
-        folder = make_folder(
-            Path(flags.output_dir).expanduser(), advice="give another --output-dir"
-        )
+        folder = make_folder(path_of(flags.output_dir), advice="give another --output-dir")
         outputs = [folder / _name_of(path) for path in paths]
     taken: dict[Path, Path] = {}
     for path, output in zip(paths, outputs, strict=True):

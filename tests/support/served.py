@@ -17,6 +17,7 @@ import uvicorn
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.flags.commands import ServeFlags
 from pulid_generate.server.http.app import make_app
+from pulid_generate.server.http.protocol import TimedH11Protocol
 from pulid_generate.server.http.running import open_server
 from pulid_generate.server.http.state import Server
 from pulid_generate.server.settings import read_settings
@@ -75,7 +76,9 @@ def serving(flags: ServeFlags) -> Iterator[Served]:
         server.drawer, server.queue, server.metrics, settings.idle_seconds, server.tidy
     )
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(server), lifespan="off", log_level="critical")
+    config = uvicorn.Config(
+        make_app(server), http=TimedH11Protocol, ws="none", lifespan="off", log_level="critical"
+    )
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run, args=([listening],), daemon=True)
     device.start()

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from pulid_extract.shared.errors import InputError
+from pulid_extract.shared.file_names import path_of
 
 FILE_NAME = "pulid.toml"
 MODELS = "models"
@@ -64,7 +65,7 @@ class Setting:
         metavar = str(parameter.metavar or "")
         if not PATHS.search(metavar) or text == "-":
             return text
-        path = Path(text).expanduser()
+        path = path_of(text)
         below = self.file.parent / path
         # a repository's id looks like a relative path
         if "REPO" in metavar and not path.is_absolute() and not below.exists():
@@ -173,13 +174,13 @@ def user_folder() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME")
     if not base and os.name == "nt":
         base = os.environ.get("APPDATA")
-    return Path(base or "~/.config").expanduser() / "pulid-flux-toolkit"
+    return path_of(base or "~/.config") / "pulid-flux-toolkit"
 
 
 def _files(named: str | None) -> list[Path]:
     """The files that are read, those that count less first."""
     if named is not None:
-        return [Path(named).expanduser()]
+        return [path_of(named)]
     try:
         candidates = [user_folder() / FILE_NAME, Path.cwd() / FILE_NAME]
         return [path for path in candidates if path.is_file()]

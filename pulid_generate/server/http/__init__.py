@@ -2,6 +2,7 @@
 
     running.py      opens, listens, stops
     app.py          all of it together
+    protocol.py     one connection: how long a request's head may take
     safety.py       what every request must pass before it is read
     state.py        the parts of one server, for who answers
     jobs.py         our own routes: every option, a queue to look at, events, pictures

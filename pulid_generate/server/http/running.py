@@ -24,6 +24,7 @@ from pulid_generate.flags.commands import BatchFlags, ServeFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.row import BY_ROW
 from pulid_generate.server.http.app import make_app
+from pulid_generate.server.http.protocol import TimedH11Protocol
 from pulid_generate.server.http.state import Server
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.submission import Submission
@@ -87,6 +88,8 @@ def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
     device.start()
     config = uvicorn.Config(
         make_app(server),
+        http=TimedH11Protocol,
+        ws="none",
         # addresses hold names and numbers of jobs; nothing is logged of a request
         access_log=False,
         log_level="warning",

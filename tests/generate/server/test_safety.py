@@ -5,6 +5,7 @@ or a file where none belongs. Everything goes to 127.0.0.1.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import random
@@ -389,3 +390,32 @@ def test_who_only_opens_the_page_keeps_nobody_out(tmp_path, monkeypatch):
         known.folder_of(known.name(token))
     with pytest.raises(RefusedError, match="too many sessions"):
         known.new_token()
+
+
+# ---------------------------------------------------------------------------------- slow requests
+
+
+def test_a_head_that_takes_too_long_is_answered_and_closed(served, client, monkeypatch):
+    from pulid_generate.server.http import protocol
+
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.4)
+    host, port = served.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT) as slow:
+        # each byte is in time, all of them are not
+        answer = b""
+        for byte in b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 400:
+            with contextlib.suppress(ConnectionError):
+                slow.send(bytes([byte]))
+            slow.settimeout(0.02)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                answer += slow.recv(200)
+            if answer:
+                break
+        assert answer.startswith(b"HTTP/1.1 408")
+        slow.settimeout(WAIT)
+        assert slow.recv(1) == b""
+    with socket.create_connection((host, int(port)), timeout=WAIT) as silent:
+        assert silent.recv(200).startswith(b"HTTP/1.1 408")
+    # a connection that is kept and used again is not told to hurry
+    for _ in range(2):
+        assert client.get("/health").status_code == 200
