@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tarfile
 import tomllib
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,3 +274,16 @@ def test_every_module_of_the_wheel_can_be_imported(wheel, tmp_path):
         assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1
     assert "scripts/micro_world/models of a checkout" in done.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_interrupt_while_commands_are_imported_is_no_traceback(package, monkeypatch):
+    class Importing(types.ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    start = importlib.import_module(f"{package}.__main__")
+    monkeypatch.setitem(sys.modules, f"{package}.cli", Importing(f"{package}.cli"))
+    with pytest.raises(SystemExit) as stop:
+        start.main()
+    assert stop.value.code == 130

@@ -20,6 +20,8 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40
 # lists and objects together: a million take about 70 MB
 MAX_CONTAINERS = 1_000_000
+# commas, those in texts too: four million values take a second
+MAX_COMMAS = 4_000_000
 # only then can there be half a character
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -27,12 +29,14 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 def read_json(text: str | bytes) -> Any:
     """The value that a text holds. Raises ValueError, whose text is the reason, for what is not
     JSON in UTF-8: NaN and infinity too, a name that is named twice in one object, whole numbers of
-    more than 40 digits, halves of characters; and for more than 64 levels or a million lists and
-    objects.
+    more than 40 digits, halves of characters; and for more than 64 levels, a million lists and
+    objects or four million commas.
     """
     decoded = _decoded(text)
     if decoded.count("[") + decoded.count("{") > MAX_CONTAINERS:
         raise ValueError(f"it holds more than {MAX_CONTAINERS} lists and objects")
+    if decoded.count(",") > MAX_COMMAS:
+        raise ValueError(f"it holds more than {MAX_COMMAS} commas")
     try:
         value = json.loads(
             decoded,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pulid_extract.shared.json_text import (
+    MAX_COMMAS,
     MAX_CONTAINERS,
     MAX_DEPTH,
     MAX_DIGITS,
@@ -47,8 +48,9 @@ def test_what_is_json(text, value):
         (b"\xff\xfe[\0]\0", "it is not UTF-8"),
         (b"", "Expecting value, at character 1"),
         ("[" + "[]," * MAX_CONTAINERS + "[]]", "more than 1000000 lists and objects"),
+        ("[" + "1," * (MAX_COMMAS + 1) + "1]", "more than 4000000 commas"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_what_is_none(text, reason):
     with pytest.raises(ValueError, match=reason):
