@@ -1,21 +1,20 @@
-"""A LoRA file -> its low-rank products, by the layer names that the file uses. What is not a plain
-LoRA for Flux is refused by name.
+"""A LoRA file -> what it changes, by the layer names that the file uses. What is no LoRA for Flux
+is refused by name.
 
-Every tensor is accounted for: a product, its alpha, or zeros that add nothing. Knows no model until
+Every tensor is accounted for: a layer's change, or zeros that add nothing. Knows no model until
 `resolve` is given its layers.
 
-Sources: kohya-ss/sd-scripts networks/lora_flux.py (alpha); KohakuBlueleaf/LyCORIS (what is
-refused).
+Sources: kohya-ss/sd-scripts networks/lora_flux.py (alpha); ComfyUI
+comfy/weight_adapter/{loha,lokr}.py (what alpha means there); peft src/peft/tuners/lora/layer.py
+(the bias of lora_B is scaled).
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,64 +22,30 @@ from torch import Tensor
 from pulid_extract.shared.model_files import Header, kind_of, read_header
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.model import Model
-from pulid_generate.lora.names import UNUSED, split_prefix, targets
+from pulid_generate.lora.changes import (
+    Biased,
+    Change,
+    Decomposed,
+    Hadamard,
+    Kronecker,
+    Matrix,
+    Product,
+)
+from pulid_generate.lora.leaves import (
+    CONTROL,
+    LOHA,
+    LOKR,
+    LORA,
+    MATRICES,
+    grouped,
+    meaning_of,
+    refusal_of,
+)
+from pulid_generate.lora.names import GUIDANCE_LAYERS, UNUSED, Target, split_prefix, targets
 from pulid_generate.lora.peft import PeftSettings, read_peft
-
-DOWN = (
-    "lora_down.weight",
-    "lora_A.weight",
-    "lora_A.default.weight",
-    "lora.down.weight",
-    "lora_linear_layer.down.weight",
-    "down.weight",
-)
-UP = (
-    "lora_up.weight",
-    "lora_B.weight",
-    "lora_B.default.weight",
-    "lora.up.weight",
-    "lora_linear_layer.up.weight",
-    "up.weight",
-)
-ALPHA = ("alpha",)
-# end of a tensor's name -> what it is of its product
-LEAVES = dict.fromkeys(DOWN, "down") | dict.fromkeys(UP, "up") | dict.fromkeys(ALPHA, "alpha")
-LEAF = re.compile(rf"(?P<layer>.+?)\.(?P<leaf>{'|'.join(re.escape(leaf) for leaf in LEAVES)})")
-
-UNET_BLOCKS = "input_blocks|output_blocks|middle_block|down_blocks|up_blocks|mid_block"
-# What cannot be added as a low-rank product of a linear layer of Flux: pattern in a tensor's name
-# -> what the file is
-REFUSED = (
-    (r"\.hada_", "a LoHa"),
-    (r"\.lokr_", "a LoKr"),
-    (r"\.(dora_scale|lora_magnitude_vector)", "a DoRA"),
-    (r"\.(lora_mid|hada_t|lokr_t)", "a LoCon with a middle matrix"),
-    (r"\.(oft_|boft_)", "an OFT"),
-    (r"lora_controlnet|^control_model", "a ControlNet"),
-    (rf"(^|unet[._])({UNET_BLOCKS})[._].*lora", "a LoRA for SD 1.5 or SDXL"),
-    (rf"^lora_unet_({UNET_BLOCKS})_", "a LoRA for SD 1.5 or SDXL"),
-    (r"joint_blocks[._].*lora", "a LoRA for SD 3"),
-    (r"^lora_unet_joint_blocks_", "a LoRA for SD 3"),
-)
-# beside its matrices, such a file has norms, and a wider img_in
-CONTROL = re.compile(r"norm\.(query|key)_norm\.scale$")
 
 # peft's, of each model
 Settings = Mapping[Model, PeftSettings]
-
-
-@dataclass(frozen=True)
-class Product:
-    """What is added to the output of one layer: y += scale * (x down^T) up^T.
-
-    Shapes: C inputs, R outputs, r the rank.
-    """
-
-    # (r, C) and (R, r), as stored
-    down: Tensor
-    up: Tensor
-    # alpha / r
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -88,8 +53,8 @@ class LoraFile:
     """What a file holds."""
 
     path: Path
-    # the file's name of a layer -> its product, for each model that the file is for
-    products: Mapping[Model, Mapping[str, Product]] = field(default_factory=dict)
+    # the file's name of a layer -> its change, for each model that the file is for
+    products: Mapping[Model, Mapping[str, Change]] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -109,39 +74,34 @@ def read_lora(path: str | Path) -> LoraFile:
             f"{path}: is a {header.format} file; "
             "only LoRA files in safetensors are read, convert it"
         )
-    for pattern, what in REFUSED:
-        for name in header.tensors:
-            if re.search(pattern, name):
-                raise WeightsError(f"{path}: is {what} ({name}); use a plain LoRA for FLUX.1")
-    groups, others = _grouped(header.tensors)
-    if not any({"down", "up"} & set(group) for group in groups.values()):
+    if refusal := refusal_of(header.tensors):
+        raise WeightsError(f"{path}: is {refusal}; use a LoRA for FLUX.1")
+    try:
+        groups, others = grouped(header.tensors)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}; use a file with one adapter") from None
+    if not any(MATRICES & set(group) for group in groups.values()):
         raise WeightsError(
-            f"{path}: holds no lora_A or lora_down{_kind(header)}; give a LoRA for FLUX.1"
+            f"{path}: holds no lora_A or lora_down, no LoHa and no LoKr{_kind(header)}; "
+            "give a LoRA for FLUX.1"
         )
+    if refusal := refusal_of(others, [CONTROL]):
+        raise WeightsError(f"{path}: is {refusal}; use a plain LoRA for FLUX.1")
+    # a bias that changes by itself, as extracts of whole models have them
+    for name in [name for name, group in groups.items() if set(group) == {"bias"}]:
+        others.append(groups.pop(name)["bias"])
     try:
         with safe_open(header.path, framework="pt") as file:
-            for name in others:
-                if CONTROL.search(name):
-                    raise WeightsError(
-                        f"{path}: is a control LoRA, FLUX.1 Canny or Depth ({name}); "
-                        "use a plain LoRA for FLUX.1"
-                    )
+            for name in sorted(others):
                 if file.get_tensor(name).float().any():
-                    raise WeightsError(
-                        f"{path}: {name} is not part of a plain LoRA and cannot be applied; "
-                        "use a plain LoRA for FLUX.1"
-                    )
+                    raise WeightsError(f"{path}: {name} {meaning_of(name)}; use a plain LoRA")
             settings = read_peft(Path(path), header.metadata)
-            if any(own.is_dora for own in settings.values()):
-                raise WeightsError(
-                    f"{path}: is a DoRA (use_dora in its description); use a plain LoRA for FLUX.1"
-                )
-            products: dict[Model, dict[str, Product]] = {}
+            products: dict[Model, dict[str, Change]] = {}
             for name, group in groups.items():
                 model, layer = split_prefix(name)
                 tensors = {kind: file.get_tensor(tensor) for kind, tensor in group.items()}
-                product = _product(f"{path}: {name}", name, tensors, settings)
-                products.setdefault(model, {})[layer] = product
+                change = _change(f"{path}: {name}", name, tensors, settings)
+                products.setdefault(model, {})[layer] = change
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: damaged safetensors file ({error}); download it again"
@@ -157,70 +117,151 @@ def _kind(header: Header) -> str:
         return ""
 
 
-def _grouped(names: Mapping[str, Any]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(layer -> {"down" | "up" | "alpha": tensor}, the names that are none of these)."""
-    groups: dict[str, dict[str, str]] = {}
-    others = []
-    for name in sorted(names):
-        match = LEAF.fullmatch(name)
-        if match:
-            groups.setdefault(match["layer"], {})[LEAVES[match["leaf"]]] = name
-        else:
-            others.append(name)
-    return groups, others
-
-
-def _product(where: str, name: str, tensors: dict[str, Tensor], settings: Settings) -> Product:
-    if "down" not in tensors or "up" not in tensors:
-        missing = "up" if "down" in tensors else "down"
+def _change(where: str, name: str, tensors: dict[str, Tensor], settings: Settings) -> Change:
+    """What the tensors of one layer are together. Raises WeightsError."""
+    # some trainers store a linear layer as a convolution of one pixel
+    flat = {}
+    for kind, tensor in tensors.items():
+        one_pixel = tensor.ndim == 4 and tensor.shape[2:] == (1, 1)
+        flat[kind] = tensor.flatten(1) if one_pixel else tensor
+    alphas = flat["alpha"].float().reshape(-1).tolist() if "alpha" in flat else []
+    finite = all(torch.isfinite(tensor.float()).all() for tensor in flat.values())
+    if len(alphas) > 1 or not finite:
         raise WeightsError(
-            f"{where}: lacks its {missing} matrix; the file is incomplete, download it again"
+            f"{where}: holds NaN or infinite numbers, or several alphas; "
+            "the file is damaged, download it again"
         )
-    down, up = tensors["down"], tensors["up"]
+    alpha = alphas[0] if alphas else None
+    model, layer = split_prefix(name)
+    own = settings.get(model, PeftSettings())
+    if flat.keys() & set(LOHA):
+        matrix, scale = _hadamard(where, flat, alpha)
+    elif flat.keys() & set(LOKR):
+        matrix, scale = _kronecker(where, flat, alpha)
+    else:
+        matrix, scale = _product(where, flat, own.alpha_of(layer) if alpha is None else alpha, own)
+    return _beside(where, matrix, scale, flat, own)
+
+
+def _product(
+    where: str, tensors: dict[str, Tensor], alpha: float | None, own: PeftSettings
+) -> tuple[Matrix, float]:
+    down, up = _all_of(where, tensors, LORA)
+    _check_pair(where, up, down)
+    rank = down.shape[0]
+    if alpha is None:
+        alpha = rank
+    scale = alpha / (math.sqrt(rank) if own.is_rank_stabilised else rank)
+    return Product(down, up, scale), scale
+
+
+def _hadamard(where: str, tensors: dict[str, Tensor], alpha: float | None) -> tuple[Matrix, float]:
+    a1, b1, a2, b2 = _all_of(where, tensors, LOHA)
+    _check_pair(where, a1, b1)
+    _check_pair(where, a2, b2)
+    if (a1.shape[0], b1.shape[1]) != (a2.shape[0], b2.shape[1]):
+        raise WeightsError(
+            f"{where}: its two products have other shapes; the file is damaged, download it again"
+        )
+    scale = 1.0 if alpha is None else alpha / b1.shape[0]
+    matrix = Hadamard(a1, b1, a2, b2, scale)
+    return matrix.as_product() or matrix, scale
+
+
+def _kronecker(where: str, tensors: dict[str, Tensor], alpha: float | None) -> tuple[Matrix, float]:
+    """alpha is divided by the rank of a factor that is a product of two; without any it means
+    nothing.
+    """
+    factors, rank = [], None
+    for whole in ("lokr_w1", "lokr_w2"):
+        if whole in tensors:
+            factor = tensors[whole]
+            if factor.ndim != 2 or not factor.numel():
+                raise WeightsError(
+                    f"{where}: {whole} is {_size(factor)}, expected a matrix; the file is damaged"
+                )
+        else:
+            first, second = _all_of(where, tensors, (f"{whole}_a", f"{whole}_b"))
+            _check_pair(where, first, second)
+            factor, rank = first.float() @ second.float(), second.shape[0]
+        factors.append(factor)
+    scale = 1.0 if alpha is None or rank is None else alpha / rank
+    return Kronecker.whole(factors[0], factors[1], scale), scale
+
+
+def _beside(
+    where: str, matrix: Matrix, scale: float, tensors: dict[str, Tensor], own: PeftSettings
+) -> Change:
+    """The matrix with what else is said of its layer. scale: that of its numbers."""
+    outputs, inputs = matrix.shape
+    biases = []
+    if "up_bias" in tensors:
+        biases.append(tensors["up_bias"].float() * scale)
+    if "bias" in tensors:
+        biases.append(tensors["bias"].float())
+    if any(bias.shape != (outputs,) for bias in biases):
+        raise WeightsError(f"{where}: its bias is not {outputs} numbers; the file is damaged")
+    if "magnitude" in tensors:
+        magnitude = tensors["magnitude"]
+        of_rows = magnitude.shape in ((outputs,), (outputs, 1))
+        if not of_rows and magnitude.shape != (1, inputs):
+            raise WeightsError(
+                f"{where}: its magnitudes are {_size(magnitude)}, expected {outputs}, "
+                f"or 1x{inputs}; the file is damaged"
+            )
+        if any(bias.any() for bias in biases):
+            raise WeightsError(
+                f"{where}: is a DoRA that changes the bias as well; use a plain LoRA"
+            )
+        return Decomposed(matrix, magnitude.reshape(-1), of_rows)
+    if own.is_dora:
+        raise WeightsError(
+            f"{where}: is a DoRA (use_dora in its description) without its magnitudes; "
+            "download it again"
+        )
+    if biases:
+        return Biased(matrix, torch.stack(biases).sum(0))
+    return matrix
+
+
+def _all_of(where: str, tensors: dict[str, Tensor], kinds: Sequence[str]) -> list[Tensor]:
+    """The tensors of these kinds. Raises WeightsError if one is not there."""
+    missing = [kind for kind in kinds if kind not in tensors]
+    if missing:
+        raise WeightsError(
+            f"{where}: lacks its {missing[0]} matrix; the file is incomplete, download it again"
+        )
+    return [tensors[kind] for kind in kinds]
+
+
+def _check_pair(where: str, up: Tensor, down: Tensor) -> None:
+    """Raise WeightsError for what are not (R, r) and (r, C)."""
     if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0] or not down.shape[0]:
         raise WeightsError(
             f"{where}: its matrices are {_size(up)} and {_size(down)}, which do not multiply; "
             "the file is damaged"
         )
-    alpha = tensors["alpha"].float().reshape(-1).tolist() if "alpha" in tensors else []
-    finite = all(torch.isfinite(tensor.float()).all() for tensor in tensors.values())
-    if len(alpha) > 1 or not finite:
-        raise WeightsError(
-            f"{where}: holds NaN or infinite numbers, or several alphas; "
-            "the file is damaged, download it again"
-        )
-    return Product(down, up, _scale(name, down.shape[0], alpha[0] if alpha else None, settings))
-
-
-def _scale(name: str, rank: int, alpha: float | None, settings: Settings) -> float:
-    """alpha / rank; alpha is the layer's own, the file's, or the rank."""
-    model, layer = split_prefix(name)
-    own = settings.get(model, PeftSettings())
-    if alpha is None:
-        alpha = own.alpha_of(layer)
-    if alpha is None:
-        alpha = rank
-    return alpha / (math.sqrt(rank) if own.is_rank_stabilised else rank)
 
 
 def resolve(
     lora: LoraFile, model: Model, layers: Mapping[str, tuple[int, int]]
-) -> dict[str, Product]:
-    """The file's products of one model by the layers' own names; fused ones split by rows.
+) -> dict[str, Change]:
+    """The file's changes of one model by the layers' own names; fused ones split by rows.
 
     layers: name -> (outputs, inputs) of every linear layer, as `hooks.linear_shapes` gives them.
-    Raises WeightsError, which names the first product that belongs to no layer, or is of another
+    Raises WeightsError, which names the first that belongs to no layer, or is of another
     size: a LoRA is applied whole or not at all.
     """
     table = targets(model, layers)
-    resolved: dict[str, Product] = {}
-    for name, product in lora.products.get(model, {}).items():
-        if name in UNUSED.get(model, ()):
+    absent = _left_out(model, table)
+    resolved: dict[str, Change] = {}
+    for name, change in lora.products.get(model, {}).items():
+        # adds exactly nothing; ComfyUI's extracts have such
+        if name in UNUSED.get(model, ()) or (name not in table and change.is_nothing):
+            continue
+        if name in absent:
             continue
         if name not in table:
-            if not product.up.float().any() or not product.scale:
-                # adds exactly nothing; ComfyUI's extracts have such
-                continue
             raise WeightsError(
                 f"{lora.path}: {name} is not a layer of this {model}; "
                 "the LoRA was made for another model"
@@ -228,20 +269,53 @@ def resolve(
         target = table[name]
         rows = [layers[layer][0] for layer in target.layers]
         inputs = layers[target.layers[0]][1]
-        if product.up.shape[0] != sum(rows) or product.down.shape[1] != inputs:
+        if change.shape != (sum(rows), inputs):
             raise WeightsError(
-                f"{lora.path}: {name} is for {product.up.shape[0]} x {product.down.shape[1]} "
+                f"{lora.path}: {name} is for {change.shape[0]} x {change.shape[1]} "
                 f"weights, this {model} has {sum(rows)} x {inputs}; "
                 "the LoRA was made for another model"
             )
-        up = torch.cat(product.up.chunk(2)[::-1]) if target.swapped else product.up
-        for layer, part in zip(target.layers, up.split(rows), strict=True):
+        for layer, part in _parts(change, target, rows):
             if layer in resolved:
                 raise WeightsError(
                     f"{lora.path}: holds {layer} twice, under two names; use a file in one format"
                 )
-            resolved[layer] = Product(product.down, part, product.scale)
+            resolved[layer] = part
     return resolved
+
+
+def _parts(change: Change, target: Target, rows: Sequence[int]) -> list[tuple[str, Change]]:
+    """Each layer of a target with its rows of the change."""
+    parts: list[tuple[str, Change]] = []
+    start = 0
+    for layer, count in zip(target.layers, rows, strict=True):
+        ranges = [(start, start + count)]
+        if target.swapped:
+            half = start + count // 2
+            ranges = [(half, start + count), (start, half)]
+        whole = len(target.layers) == 1 and not target.swapped
+        parts.append((layer, change if whole else change.rows(ranges)))
+        start += count
+    if not isinstance(change, Decomposed) or change.of_rows:
+        return parts
+    # lengths of columns go through all the layers
+    decomposed = [(layer, part) for layer, part in parts if isinstance(part, Decomposed)]
+    shared = tuple((layer, part.matrix) for layer, part in decomposed)
+    return [(layer, replace(part, shared=shared)) for layer, part in decomposed]
+
+
+def left_out(lora: LoraFile, model: Model, layers: Mapping[str, tuple[int, int]]) -> list[str]:
+    """The file's layers that this model does without, which changes nothing of the others: those of
+    the guidance that schnell has not. layers: as for `resolve`.
+    """
+    absent = _left_out(model, targets(model, layers))
+    return [name for name in lora.products.get(model, {}) if name in absent]
+
+
+def _left_out(model: Model, table: Mapping[str, Target]) -> frozenset[str]:
+    if model is not Model.FLUX:
+        return frozenset()
+    return frozenset(targets(model, GUIDANCE_LAYERS)) - table.keys()
 
 
 def _size(tensor: Tensor) -> str:

@@ -8,7 +8,8 @@ line. Theirs and these agree on a Flux of the public width (a test).
 Sources: kohya-ss/sd-scripts networks/lora_flux.py (lora_unet_, lora_te1_ CLIP, lora_te3_ T5; BFL's
 names with underscores); diffusers 0.42.1 loaders/lora_pipeline.py (transformer., text_encoder.) and
 lora_conversion_utils.py (XLabs' processors, lora_transformer_ of OneTrainer, the swapped halves of
-the last modulation); ComfyUI comfy/lora.py (diffusion_model., text_encoders.).
+the last modulation); ComfyUI comfy/lora.py (diffusion_model., text_encoders.); DiffSynth-Studio
+diffsynth/models/flux_dit.py (its own names).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ PREFIXES = (
     ("model.diffusion_model.", Model.FLUX),
     ("diffusion_model.", Model.FLUX),
     ("lora_transformer_", Model.FLUX),
+    # extracted from a whole checkpoint
+    ("lora_unet_model_diffusion_model_", Model.FLUX),
     ("lora_unet_", Model.FLUX),
     ("lycoris_", Model.FLUX),
     ("text_encoders.clip_l.transformer.", Model.CLIP),
@@ -46,6 +49,11 @@ PREFIXES = (
     ("lora_te_", Model.CLIP),
 )
 BARE_CLIP = "text_model."
+# of Flux; dev alone has them
+GUIDANCE_LAYERS = (
+    "time_text_embed.guidance_embedder.linear_1",
+    "time_text_embed.guidance_embedder.linear_2",
+)
 
 # XLabs: one low-rank pair for the fused q, k, v of a block, one for its projection
 IMAGE_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
@@ -57,6 +65,28 @@ XLABS = {
         "processor.proj_lora2": ("attn.to_add_out",),
     },
     "single_blocks": {"processor.qkv_lora": IMAGE_QKV, "processor.proj_lora": ("proj_out",)},
+}
+# DiffSynth-Studio: BFL's fused layers under names of its own; blocks, and what is in one
+DIFFSYNTH = {
+    "double_blocks": (
+        "blocks",
+        {
+            "img_mod.lin": "norm1_a.linear",
+            "txt_mod.lin": "norm1_b.linear",
+            "img_attn.qkv": "attn.a_to_qkv",
+            "txt_attn.qkv": "attn.b_to_qkv",
+            "img_attn.proj": "attn.a_to_out",
+            "txt_attn.proj": "attn.b_to_out",
+            "img_mlp.0": "ff_a.0",
+            "img_mlp.2": "ff_a.2",
+            "txt_mlp.0": "ff_b.0",
+            "txt_mlp.2": "ff_b.2",
+        },
+    ),
+    "single_blocks": (
+        "single_blocks",
+        {"modulation.lin": "norm.linear", "linear1": "to_qkv_mlp", "linear2": "proj_out"},
+    ),
 }
 # the projection comes after the pooled vector that Flux reads, so a LoRA of it changes nothing
 UNUSED = {
@@ -124,7 +154,8 @@ def split_prefix(name: str) -> tuple[Model, str]:
         return Model.CLIP, name
     for prefix, model in PREFIXES:
         if name.startswith(prefix):
-            rest = name[len(prefix) :]
+            # some trainers leave the underscore that stood before the leaf
+            rest = name[len(prefix) :].rstrip("_")
             return split_prefix(rest) if model is None else (model, rest)
     return Model.FLUX, name
 
@@ -164,5 +195,9 @@ def _bfl_spellings(layers: list[str]) -> Iterator[tuple[str, Target]]:
             for name, parts in {**table, **XLABS[blocks]}.items():
                 target = Target(tuple(f"{target_blocks}.{index}.{part}" for part in parts))
                 # the norms are not linear layers
-                if known.issuperset(target.layers):
-                    yield f"{blocks}.{index}.{name}", target
+                if not known.issuperset(target.layers):
+                    continue
+                yield f"{blocks}.{index}.{name}", target
+                own_blocks, own_names = DIFFSYNTH[blocks]
+                if name in own_names:
+                    yield f"{own_blocks}.{index}.{own_names[name]}", target

@@ -23,7 +23,7 @@ from pulid_generate.files.storage import Marker, check_storage, part_of, width_o
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import check_fit
 from pulid_generate.injection.layer_skip import check_layers
-from pulid_generate.lora.files import LoraFile, read_lora, resolve
+from pulid_generate.lora.files import LoraFile, left_out, read_lora, resolve
 from pulid_generate.lora.names import flux_layers
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
@@ -52,6 +52,7 @@ class Fitting:
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         # What jobs have asked for, matrices memory-mapped
         self.loras: dict[Path, LoraFile] = {}
+        self._notes: list[str] = []
         self.reader = PromptReader(files.t5_tokenizer)
         if self.adapter is not None:
             shape, where = self.shape, str(files.flux.path)
@@ -232,9 +233,21 @@ class Fitting:
         """
         layers = flux_layers(self.shape) if loras else {}
         for lora in loras:
-            if lora.path not in self.loras:
+            is_new = lora.path not in self.loras
+            if is_new:
                 self.loras[lora.path] = read_lora(lora.path)
             resolve(self.loras[lora.path], Model.FLUX, layers)
+            absent = left_out(self.loras[lora.path], Model.FLUX, layers)
+            if is_new and absent:
+                self._notes.append(
+                    f"{lora.path}: without its guidance layers ({', '.join(absent)}): this Flux "
+                    "has none, it is schnell; the rest applies"
+                )
+
+    def take_notes(self) -> list[str]:
+        """What has come up about files since this was last asked, for people."""
+        notes, self._notes = self._notes, []
+        return notes
 
 
 def _cut(

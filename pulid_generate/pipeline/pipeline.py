@@ -89,7 +89,10 @@ class Pipeline:
         conditions: Conditions = NO_CONDITIONS,
     ) -> Job:
         """The request's first picture: see `Fitting.job`."""
-        return self.fitting.job(request, subjects, start, loras, conditions)
+        job = self.fitting.job(request, subjects, start, loras, conditions)
+        for note in self.fitting.take_notes():
+            self.reports.note(note)
+        return job
 
     def jobs(
         self,
@@ -100,7 +103,7 @@ class Pipeline:
         conditions: Conditions = NO_CONDITIONS,
     ) -> list[Job]:
         """The request's pictures, seeds seed, seed + 1, ..: see `Fitting.job`."""
-        first = self.fitting.job(request, subjects, start, loras, conditions)
+        first = self.job(request, subjects, start, loras, conditions)
         return [first.numbered(index) for index in range(request.batch_count)]
 
     def parameters(self, job: Job) -> str:

@@ -211,8 +211,8 @@ class MemoryPlanner:
         for job in jobs:
             numbers = 0
             for lora in job.loras:
-                products = resolve(self.fitting.loras[lora.path], Model.FLUX, layers).values()
-                numbers += sum(product.down.numel() + product.up.numel() for product in products)
+                changes = resolve(self.fitting.loras[lora.path], Model.FLUX, layers).values()
+                numbers += sum(change.numbers for change in changes)
             most = max(most, numbers)
         return most * torch.finfo(self.models.placement.dtype).bits // 8
 

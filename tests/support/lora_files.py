@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from pulid_generate.files.model import Model
-from pulid_generate.lora.files import Product, read_lora, resolve
+from pulid_generate.lora.changes import Product
+from pulid_generate.lora.files import read_lora, resolve
 from pulid_generate.lora.hooks import linear_shapes
 
 RANK = 3

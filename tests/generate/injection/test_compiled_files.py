@@ -22,7 +22,7 @@ from support.golden_flux import inputs, tensors
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.injection import compiling
 from pulid_generate.injection.compiling import FOLDER_VARIABLE, check_compiler, compile_blocks
-from pulid_generate.lora.files import Product
+from pulid_generate.lora.changes import Product
 from pulid_generate.lora.hooks import attach_loras
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
 from pulid_generate.models.flux import load_flux

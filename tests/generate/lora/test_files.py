@@ -22,7 +22,7 @@ from support.lora_files import (
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.layouts import FluxShape
 from pulid_generate.files.model import Model
-from pulid_generate.lora.files import read_lora, resolve
+from pulid_generate.lora.files import left_out, read_lora, resolve
 from pulid_generate.lora.hooks import attach_lora_files, linear_shapes
 from pulid_generate.lora.names import flux_layers
 
@@ -44,10 +44,12 @@ ONE = torch.ones(1)
 @pytest.mark.parametrize(
     ("extra", "what"),
     [
-        ({"lora_unet_double_blocks_0_img_mlp_0.hada_w1_a": ONE}, "a LoHa"),
-        ({"lycoris_transformer_blocks_0_attn_to_q.lokr_w1": ONE}, "a LoKr"),
-        ({f"{LAYER}.dora_scale": ONE}, "a DoRA"),
-        ({f"{LAYER}.lora_magnitude_vector": ONE}, "a DoRA"),
+        ({f"{LAYER}.lokr_t2": ONE}, "a LoCon with a middle matrix"),
+        ({f"{LAYER}.w_norm": ONE}, "a LyCORIS with trained norms"),
+        (
+            {"diffusion_model.double_stream_modulation_img.lin.lora_A.weight": ONE},
+            "a LoRA for FLUX",
+        ),
         ({f"{LAYER}.lora_mid.weight": ONE}, "a LoCon with a middle matrix"),
         ({f"{LAYER}.oft_blocks": ONE}, "an OFT"),
         ({"lora_controlnet": ONE}, "a ControlNet"),
@@ -88,7 +90,7 @@ def test_other_kinds_are_refused_by_name(tmp_path, extra, what):
             r"matrices are 256x5 and 3x256, which do not multiply",
         ),
         (
-            {**plain_lora(), f"{LAYER}.lora_A.weight": torch.ones(3, 256, 1, 1)},
+            {**plain_lora(), f"{LAYER}.lora_A.weight": torch.ones(3, 256, 3, 3)},
             "which do not multiply",
         ),
         (
@@ -100,8 +102,40 @@ def test_other_kinds_are_refused_by_name(tmp_path, extra, what):
             "holds NaN or infinite numbers",
         ),
         ({**plain_lora(), f"{LAYER}.alpha": torch.ones(2)}, "several alphas"),
-        ({**plain_lora(), f"{LAYER}.lora_B.bias": ONE}, "lora_B.bias is not part of a plain LoRA"),
-        ({**plain_lora(), f"{LAYER}.diff": ONE}, "diff is not part of a plain LoRA"),
+        ({**plain_lora(), f"{LAYER}.lora_B.bias": ONE}, "its bias is not 256 numbers"),
+        ({**plain_lora(), f"{LAYER}.diff": ONE}, "diff is a whole difference of a weight"),
+        (
+            {**plain_lora(), "a.b.diff_b": ONE},
+            "is a difference of the bias of a layer whose weight",
+        ),
+        (
+            {**plain_lora(), "bundle_emb.mytoken.clip_l": ONE},
+            r"bundle_emb.mytoken.clip_l is an embedding for a word of the prompt .* OneTrainer",
+        ),
+        ({**plain_lora(), "something": ONE}, "something is not part of a LoRA"),
+        (
+            {**plain_lora(), f"{LAYER}.lora_A.other.weight": ONE},
+            r"lora_A.other.weight and .*lora_A.weight are the same of one layer; use a file with one",
+        ),
+        ({f"{LAYER}.hada_w1_a": torch.ones(4, 2)}, "lacks its hada_w1_b matrix"),
+        (
+            {
+                **{f"{LAYER}.hada_w{i}_a": torch.ones(4 * i, 2) for i in (1, 2)},
+                **{f"{LAYER}.hada_w{i}_b": torch.ones(2, 4) for i in (1, 2)},
+            },
+            "its two products have other shapes",
+        ),
+        ({f"{LAYER}.lokr_w1": ONE, f"{LAYER}.lokr_w2": torch.ones(2, 2)}, "lokr_w1 is 1, expected"),
+        ({f"{LAYER}.lokr_w1": torch.ones(2, 2)}, "lacks its lokr_w2_a matrix"),
+        ({**plain_lora(), f"{LAYER}.dora_scale": torch.ones(3)}, "its magnitudes are 3, expected"),
+        (
+            {
+                **plain_lora(),
+                f"{LAYER}.dora_scale": torch.ones(256),
+                f"{LAYER}.diff_b": torch.ones(256),
+            },
+            "is a DoRA that changes the bias as well",
+        ),
     ],
 )
 def test_a_damaged_lora_is_refused(tmp_path, tensors, message):
@@ -162,9 +196,16 @@ def test_zeros_for_layers_that_flux_has_not_are_no_reason_to_refuse(model, tmp_p
     assert not resolve(read_lora(path), Model.T5, {})
 
 
-def test_schnell_has_no_guidance_layers(kohya):
-    with pytest.raises(WeightsError, match="guidance_in_in_layer is not a layer of this Flux"):
-        products_of(kohya, flux(guidance=False))
+def test_schnell_does_without_guidance_layers(kohya):
+    """The others apply, and a note names them."""
+    schnell, dev = (linear_shapes(flux(guidance=guidance)) for guidance in (False, True))
+    lora = read_lora(kohya)
+    assert left_out(lora, Model.FLUX, schnell) == ["guidance_in_in_layer"]
+    assert left_out(lora, Model.FLUX, dev) == []
+    guidance = "time_text_embed.guidance_embedder.linear_1"
+    ours, theirs = resolve(lora, Model.FLUX, schnell), resolve(lora, Model.FLUX, dev)
+    assert guidance in theirs
+    assert ours.keys() == theirs.keys() - {guidance}
 
 
 @pytest.mark.parametrize("guidance", [True, False])
