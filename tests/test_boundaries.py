@@ -47,7 +47,7 @@ WITHOUT_TORCH = {
     "pulid_generate.inspection": "*",
     "pulid_generate.assembly": "*",
     "pulid_generate.rows": "*",
-    "pulid_generate.lora": "choice names peft",
+    "pulid_generate.lora": "choice leaves names peft",
     "pulid_generate.pictures": "*",
     "pulid_generate.flags": "*",
     "pulid_generate.memory": "footprint plan planning residency stages",
