@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cache_folder import default_folder
-from pulid_extract.shared.writing import check_not_input
+from pulid_extract.shared.writing import check_not_input, check_writable
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
 from pulid_generate.errors import RequestError, require_packages
@@ -25,6 +25,7 @@ from pulid_generate.flags.names import flag_name
 from pulid_generate.flags.placement import DTYPES
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.pictures.face_finder import FaceFinder
+from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pipeline.text_cache import TextCache
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.engine import Engine
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.pipeline.planning import Staying
+    from pulid_generate.pipeline.previewing import PreviewSettings
 
 # what the extra [generate] brings
 PACKAGES = ("diffusers", "open_clip", "sentencepiece", "tokenizers")
@@ -75,7 +77,20 @@ def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipe
         weight_cache=int(flags.weight_cache * 2**30),
         finder=FaceFinder(flags.models_dir or None, progress.log),
         kontext=flags.kontext,
+        preview=_preview_of(flags),
     )
+
+
+def _preview_of(flags: Flags) -> PreviewSettings | None:
+    """Raises OutputError for a file that cannot be written."""
+    if flags.preview == "none":
+        return None
+    from pulid_generate.pipeline.previewing import PreviewSettings
+
+    path = Path(flags.preview_path).expanduser()
+    format_of(path)
+    check_writable(path)
+    return PreviewSettings(flags.preview, path, flags.preview_interval, flags.preview_noisy)
 
 
 def open_engine(
@@ -105,7 +120,8 @@ def open_drawing(
     """
     pipeline = open_pipeline(flags, with_pulid=with_pulid, progress=progress)
     read = [*input_files(flags, pipeline), *inputs]
-    for path in outputs:
+    previews = [] if flags.preview == "none" else [Path(flags.preview_path).expanduser()]
+    for path in (*outputs, *previews):
         check_not_input(path, read)
     for line in (*idle_flags(flags, given, pipeline.dev), *doubtful_flags(flags)):
         progress.note(line)
@@ -155,6 +171,8 @@ def find_files(flags: Flags, *, with_pulid: bool = True) -> ModelFiles:
         t5_tokenizer=flags.t5_tokenizer,
         models_dir=flags.models_dir or None,
         with_pulid=with_pulid,
+        tae=flags.tae,
+        tae_for_previews=flags.taesd_preview_only,
     )
 
 

@@ -37,6 +37,7 @@ NEEDS = {
     "mask": ("init_img",),
     "mask_blur": ("mask",),
     "mask_grow": ("mask",),
+    "taesd_preview_only": ("tae",),
     "ad_prompt": ("ad_model",),
     "ad_negative_prompt": ("ad_model",),
     "extra_ad_args": ("ad_model",),
@@ -69,6 +70,8 @@ def usage_error(flags: Flags, given: Collection[str]) -> str | None:
         if text in given and file in given:
             both = f"{flag_name(text)} and {flag_name(file)}"
             return f"{both} both give the text; leave one of them out."
+    if flags.preview == "tae" and flags.tae is None:
+        return "--preview tae needs '--tae'."
     for name, needed in NEEDS.items():
         if name in given and not any(getattr(flags, other) for other in needed):
             return f"{flag_name(name)} needs '{flag_name(needed[0])}'."
@@ -144,6 +147,9 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
         idle["t5_max_length"] = "--prompt-weights takes pieces of 256 tokens"
     if flags.batch_count == 1 and "%" not in flags.output:
         idle["output_begin_idx"] = "one picture with a plain name is written"
+    if flags.preview == "none":
+        no_preview = ("preview_path", "preview_interval", "preview_noisy")
+        idle |= dict.fromkeys(no_preview, "--preview is none")
     if not flags.vae_tiling:
         no_tiles = ("vae_tile_size", "vae_tile_overlap")
         idle |= dict.fromkeys(no_tiles, "--vae-tiling is not given")

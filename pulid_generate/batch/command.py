@@ -82,6 +82,8 @@ def _usage_error(flags: BatchFlags, given: frozenset[str]) -> str | None:
             "--reference scores pictures once all are drawn; "
             "standard input is answered line by line."
         )
+    if flags.ray is not None and flags.preview != "none":
+        return "--preview shows pictures that are drawn by this process; leave it or --ray out."
     if flags.sheet == "-":
         return "--sheet is a file; standard output has lines of results."
     return shared_input_error(flags) or cluster_usage_error(flags, flags.device)

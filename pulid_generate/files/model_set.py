@@ -25,7 +25,7 @@ from pulid_generate.errors import WeightsError
 from pulid_generate.files.kits import pull_command
 from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES
 from pulid_generate.files.model import Model
-from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
+from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, TINY, VAE
 from pulid_generate.files.storage import width_of
 from pulid_generate.files.t5_vocabulary import find_t5_tokenizer
 
@@ -47,6 +47,8 @@ class ModelFiles:
     t5_tokenizer: Path
     # None when no identity is asked for
     pulid: FoundFile | None = None
+    # the tiny autoencoder, None when none is named
+    tiny: FoundFile | None = None
 
     def of(self, model: Model) -> FoundFile:
         """The file of a model."""
@@ -72,14 +74,20 @@ class ModelFiles:
         t5_tokenizer: str | Path | None = None,
         models_dir: str | Path | None = None,
         with_pulid: bool = True,
+        tae: str | Path | None = None,
+        tae_for_previews: bool = False,
     ) -> ModelFiles:
         """Each explicit path, else `model`, else the models folder, else the Hugging Face cache;
         T5's vocabulary else the hub.
 
         A path is a file, a diffusers folder or the id of a cached repository. model: an all-in-one
         checkpoint or a whole diffusers pipeline; it must hold a Flux transformer unless `flux` is
-        given. Raises WeightsError.
+        given. tae: a tiny autoencoder, which takes the autoencoder's place unless it is for
+        previews only. Raises WeightsError.
         """
+        tiny = open_given(TINY, tae) if tae is not None else None
+        if tiny is not None:
+            check_role(tiny.header, TINY)
         whole = open_given(ALL_IN_ONE, model) if model is not None else None
         if whole is not None and flux is None:
             check_role(whole.header, replace(FLUX, flag=ALL_IN_ONE.flag))
@@ -96,7 +104,9 @@ class ModelFiles:
 
         transformer = None
         transformer = part(FLUX, flux)
-        t5, autoencoder, clip = part(T5XXL, t5xxl), part(VAE, vae), part(CLIP_L, clip_l)
+        t5 = part(T5XXL, t5xxl)
+        autoencoder = tiny if tiny and not tae_for_previews else part(VAE, vae)
+        clip = part(CLIP_L, clip_l)
         person = None
         if with_pulid:
             try:
@@ -117,6 +127,7 @@ class ModelFiles:
         return cls(
             flux=transformer,
             vae=autoencoder,
+            tiny=tiny,
             clip_l=clip,
             t5xxl=t5,
             pulid=person,

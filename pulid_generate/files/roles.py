@@ -39,6 +39,16 @@ VAE = Role(
     ),
     mistaken=("FLUX.2 autoencoder", "Stable Diffusion autoencoder"),
 )
+TINY = Role(
+    "tiny autoencoder",
+    "--tae",
+    ("Flux tiny autoencoder",),
+    Source(
+        repo="madebyollin/taef1",
+        files=("diffusion_pytorch_model.safetensors",),
+        licence="MIT",
+    ),
+)
 CLIP_L = Role(
     "CLIP-L text encoder",
     "--clip_l",

@@ -8,6 +8,7 @@
     placement.py        where models run, in what arithmetic and memory
     detail.py           the second pass over the faces of a picture
     pictures.py         pictures that are there already
+    preview.py          previews of a picture in work
     output.py           what is written, and what is said
     likeness.py         who pictures are compared with; how many seeds are tried
     batch.py            where rows come from, and how many pictures are drawn at once

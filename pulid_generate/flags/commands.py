@@ -23,6 +23,7 @@ from pulid_generate.flags.models import ModelFlags
 from pulid_generate.flags.output import OutputFlags
 from pulid_generate.flags.pictures import GivenPicturesFlags
 from pulid_generate.flags.placement import PlacementFlags
+from pulid_generate.flags.preview import PreviewFlags
 from pulid_generate.flags.serve import ServingFlags
 from pulid_generate.flags.validation import ValidationFlags
 from pulid_generate.request.detail import ANTELOPEV2
@@ -31,6 +32,7 @@ from pulid_generate.request.detail import ANTELOPEV2
 @dataclass(frozen=True, kw_only=True)
 class Flags(
     OutputFlags,
+    PreviewFlags,
     PlacementFlags,
     ModelFlags,
     CachingFlags,

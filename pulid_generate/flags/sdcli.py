@@ -69,7 +69,6 @@ def _no(
 
 
 METADATA = "it belongs to --mode metadata; the text is in the PNG's chunk `parameters`"
-PREVIEW = "no preview is drawn, progress is on standard error and the picture is the same"
 IMATRIX = "importance matrices serve quantisation; make the GGUF with sd-cli, it can be used here"
 OTHER_FAMILY = "it belongs to another model family, Flux has no such part; leave it out"
 CONTROL = "ControlNet is not supported; leave it out, or draw with sd-cli"
@@ -82,9 +81,6 @@ WITH_UPSCALER = "it only serves --upscale-model"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
 WITH_CONTROL = "it only serves a ControlNet"
 SECOND_MODEL = "it only serves the second (high noise) model of Wan"
-TINY_VAE = (
-    "the tiny autoencoder draws a coarser picture; leave it out, or save memory with --vae-tiling"
-)
 WEIGHT_TYPE = (
     "weights keep the type of their file; give a file of the wanted type, such as "
     "flux1-dev-Q8_0.gguf"
@@ -127,11 +123,11 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note("--metadata-brief", METADATA, value=False),
         _note("--metadata-all", METADATA, value=False),
         _same("--disable-image-metadata", value=False),
-        _note("--preview", PREVIEW, default="is none"),
-        _note("--preview-path", PREVIEW, default="./preview.png"),
-        _note("--preview-interval", PREVIEW, default="is 1, meaning updating at every step"),
-        _note("--preview-noisy", PREVIEW, value=False),
-        _note("--taesd-preview-only", PREVIEW, value=False),
+        _same("--preview", default="is none", text="vae needs room for it beside Flux"),
+        _same("--preview-path", default="./preview.png"),
+        _same("--preview-interval", default="is 1, meaning updating at every step", text="steps"),
+        _same("--preview-noisy", value=False),
+        _same("--taesd-preview-only", value=False),
         _no("--imat-out", IMATRIX),
         _no("--imat-in", IMATRIX),
         _note("--convert-name", "it belongs to --mode convert", value=False),
@@ -172,8 +168,8 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--motion-module", OTHER_FAMILY),
         _no("--model-args", OTHER_FAMILY),
         _no("--audio-vae", VIDEO),
-        _no("--taesd", TINY_VAE),
-        _no("--tae", TINY_VAE),
+        _same("--tae", text="taef1 with diffusers' names"),
+        _same("--taesd"),
         _no("--control-net", CONTROL),
         _no("--ip-adapter", IP_ADAPTER),
         _no("--photo-maker", PHOTOMAKER),

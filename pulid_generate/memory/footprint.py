@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pulid_extract.shared.model_files import Header
-from pulid_generate.files.layouts import HEAD_WIDTH, LATENT_SCALE, T5_TABLES
+from pulid_generate.files.layouts import HEAD_WIDTH, LATENT_SCALE, T5_TABLES, TINY_MARKER
 from pulid_generate.files.storage import FLOAT_BYTES, Marker, part_of, stays_packed, stored_bytes
 
 GIB = 2**30
@@ -194,6 +194,8 @@ def gib(count: int) -> str:
 
 def _finest_channels(vae: Footprint) -> int:
     """Channels of the widest map at full size: twice those that the last convolution reads."""
+    if tiny := vae.shape(TINY_MARKER[0]):
+        return tiny[0]
     shape = vae.shape("decoder.conv_out.weight")
     return 2 * (shape[1] if shape else DECODER_CHANNELS)
 

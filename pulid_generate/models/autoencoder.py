@@ -13,28 +13,51 @@ src/runtime/tiling.cpp, src/model/vae/auto_encoder_kl.hpp (the encoder's noise).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError, InputError
-from pulid_generate.files.layouts import LATENT_CHANNELS, LATENT_SCALE, VAE_MARKER, VAE_NAMES
+from pulid_generate.files.layouts import (
+    LATENT_CHANNELS,
+    LATENT_SCALE,
+    SCALING_FACTOR,
+    SHIFT_FACTOR,
+    TINY_MARKER,
+    VAE_MARKER,
+    VAE_NAMES,
+)
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.models.tiles import tiled
-from pulid_generate.networks.autoencoder import Autoencoder
+from pulid_generate.models.tiny_autoencoder import load_tiny
+from pulid_generate.networks import autoencoder
 from pulid_generate.request.tiling import Tiling
 
 if TYPE_CHECKING:
     import numpy as np
 
-# flux src/flux/util.py, AutoEncoderParams
-SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159
 # what the logarithm of a variance is cut to, as in sd-cli and in diffusers
 LOG_VARIANCE = (-30.0, 20.0)
 NOT_FINITE = "a damaged file, or float16 where --dtype bfloat16 is needed"
+
+
+class Autoencoder(Protocol):
+    """What `networks.autoencoder.Autoencoder` and the tiny one have in common."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Mean and log variance (B, 32, h, w) of pixels (B, 3, 8h, 8w) in -1..1."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, 8h, 8w), about -1..1, of latents (B, 16, h, w)."""
 
 
 def decode(vae: Autoencoder, latents: Tensor, *, tiling: Tiling | None = None) -> np.ndarray:
@@ -103,6 +126,8 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
 
     Raises CheckpointError.
     """
+    if TINY_MARKER[0] in header.tensors:
+        return load_tiny(header, dtype, device)
     part = part_of(header, VAE_MARKER)
     shapes = {name: shape for name, (_, shape) in part.tensors.items()}
     bfl = "decoder.mid.attn_1.q.weight" in shapes
@@ -130,7 +155,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
             "use Flux's ae.safetensors"
         )
     with torch.device("meta"):
-        model = Autoencoder(channels, latent, blocks=depth_of(shapes, blocks))
+        model = autoencoder.Autoencoder(channels, latent, blocks=depth_of(shapes, blocks))
     state: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in read_tensors(header, VAE_MARKER, device, dtype):

@@ -4,6 +4,7 @@
     positions.py    times and places as sines and cosines
     clip.py         CLIP-L's text tower under transformers' names
     t5.py           T5's encoder under transformers' names
+    tiny_autoencoder.py  the tiny autoencoder of Flux's latents
     autoencoder.py  the autoencoder under diffusers' names
     tables.py       vectors by number, without values until they are loaded
 

@@ -5,6 +5,7 @@ torch.
     description.py   that text: what made the picture
     saving.py        the names of several, and the line that each gets on standard output
     scorer.py        how like a person pictures are, by asking pulid-extract score
+    previews.py      small previews of latents: a colour for each cell
     face_finder.py   where faces are and how like somebody, by asking pulid-extract worker
     three_way.py     the check that weight 0 draws what no PuLID at all draws
     sheet.py         a grid of many -> files

@@ -66,14 +66,15 @@ class Denoiser:
         starts: Sequence[Tensor | None],
         on_step: Callable[[int, int], None] = lambda done, total: None,
         on_denoised: Callable[[Tensor], None] | None = None,
+        noisy: bool = False,
         references: Tensor | None = None,
     ) -> Tensor:
         """(B, 16, H/8, W/8) float32, of jobs with one `batch_key`.
 
         starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. on_denoised:
-        called with what the latents would come to, of that shape, by each evaluation. references:
-        tokens (1, R, 64) of what the first job, which is alone then, refers to. The numbers may be
-        NaN if the model's are.
+        called with what the latents would come to, of that shape, by each evaluation; if noisy,
+        with what went into it. references: tokens (1, R, 64) of what the first job, which is alone
+        then, refers to. The numbers may be NaN if the model's are.
         """
         request, times = jobs[0].request, jobs[0].times
         noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
@@ -103,6 +104,7 @@ class Denoiser:
                 fresh_noise=fresh_noise,
                 on_step=on_step,
                 on_denoised=show,
+                noisy=noisy,
             )
         return unpack(packed, request.width, request.height)
 

@@ -41,6 +41,7 @@ from pulid_generate.pipeline.pixels import (
     start_key,
 )
 from pulid_generate.pipeline.planning import MemoryPlanner, Staying
+from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watched
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.pipeline.texts import (
     Texts,
@@ -68,17 +69,19 @@ class Engine:
         batch: int = 1,
         compile: bool = False,
         finder: FaceFinder | None = None,
+        preview: PreviewSettings | None = None,
     ):
         """Loads nothing.
 
         cache: for encoded prompts. staying: what should stay beside Flux. batch: the most jobs that
         go through Flux together. compile: torch.compile Flux's blocks. finder: finds
-        the faces of pictures that have a detail pass.
+        the faces of pictures that have a detail pass. preview: shows the pictures in work.
         """
         self.fitting, self.models, self.reports = fitting, models, reports
         self.cache, self.batch = cache, batch
         self.planner = MemoryPlanner(fitting, models, staying=staying, batch=batch)
         self._loaded = LoadedModels(models, self.planner, reports, compile)
+        self._previewer = Previewer.of(preview, models, self._loaded.autoencoder_beside)
         self._faces = FacePass(finder, reports.note, reports.log)
         self._store = TextStore(cache, fitting.files, models.placement)
         # Latents to start from, of the pictures in work
@@ -402,15 +405,9 @@ class Engine:
         starts = [self._starts[start_key(job)] if job.start else None for job in jobs]
         with self._loaded.running(Model.FLUX):
             denoiser = self._loaded.denoiser(jobs[0].loras)
-            on_step = partial(self.reports.on_step, label)
-            latents = denoiser.latents(
-                jobs,
-                texts,
-                starts,
-                on_step,
-                self.reports.on_denoised,
-                self._references.get(reference_key(jobs[0])),
-            )
+            watching = watched(label, self.reports, self._previewer)
+            references = self._references.get(reference_key(jobs[0]))
+            latents = denoiser.latents(jobs, texts, starts, *watching, references)
             if (cache := denoiser.cache) is not None:
                 told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
                 self.reports.log(f"{label}: {told}")

@@ -80,6 +80,10 @@ class LoadedModels:
             self._vae = self._load(Model.VAE, self.models.vae)
         return self._vae
 
+    def autoencoder_beside(self) -> Autoencoder | None:
+        """The autoencoder, if it stays beside Flux. Raises CheckpointError."""
+        return self.autoencoder() if self.stays(Model.VAE) else None
+
     def denoiser(self, loras: tuple[LoraUse, ...]) -> Denoiser:
         """Flux with these LoRAs on it, and no others. Raises CheckpointError, WeightsError."""
         residents, place = self._settle(), self.models.placement

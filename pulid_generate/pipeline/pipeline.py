@@ -26,6 +26,7 @@ from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loading import Models
 from pulid_generate.pipeline.pixels import parameters_of, parameters_of_faces
 from pulid_generate.pipeline.planning import Staying
+from pulid_generate.pipeline.previewing import PreviewSettings
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.generation import GenerationRequest
@@ -53,6 +54,7 @@ class Pipeline:
         weight_cache: int = 0,
         finder: FaceFinder | None = None,
         kontext: bool = False,
+        preview: PreviewSettings | None = None,
     ):
         """Checks from headers alone that the files belong together. Raises CheckpointError,
         IdentityError or WeightsError.
@@ -60,10 +62,10 @@ class Pipeline:
         log, note, on_step, on_denoised: see `callers.Reports`. dequantize: widen packed matrices
         (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks. compute,
         weight_cache: see `loading.Models`. finder: finds faces for detail passes. kontext: see
-        `Fitting`.
+        `Fitting`. preview: see `Engine`.
         """
         self.files, self.placement, self.compile = files, placement, compile
-        self.finder = finder
+        self.finder, self.preview = finder, preview
         self.reports = Reports(log, note or log, on_step, on_denoised)
         if compile:
             _check_compiling(placement, compute, weight_cache)
@@ -136,15 +138,18 @@ class Pipeline:
             batch=batch,
             compile=self.compile,
             finder=self.finder,
+            preview=self.preview,
         )
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:
         """Every job's picture, in order. Raises CheckpointError, PlacementError.
 
         Each model comes once, for all the jobs, and goes before the next one; where jobs have a
-        detail pass, the autoencoder stays beside Flux if both fit.
+        detail pass, or the autoencoder shows previews, it stays beside Flux if both fit.
         """
-        staying: Staying = "autoencoder" if any(job.passes for job in jobs) else "nothing"
+        shows = self.preview is not None and self.preview.kind == "vae"
+        is_wanted = shows or any(job.passes for job in jobs)
+        staying: Staying = "autoencoder" if is_wanted else "nothing"
         with self.engine(staying=staying) as engine:
             expected = [engine.expect(job) for job in jobs]
             everyone = _JobsInOrder(expected)

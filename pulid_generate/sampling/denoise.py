@@ -45,6 +45,7 @@ def denoise(
     fresh_noise: Callable[[], Tensor] = _no_noise,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     on_denoised: Callable[[Tensor], None] | None = None,
+    noisy: bool = False,
 ) -> Tensor:
     """The latent (1, L, 64) at times[-1], from the one at times[0].
 
@@ -52,8 +53,8 @@ def denoise(
     x += (t_next - t) * v. eta: how much noise a method adds, None for its default. fresh_noise:
     standard normal (1, L, 64) on the latent's device, asked for by the methods that add noise, once
     per step at most. on_step: called with the steps done and the steps in all. on_denoised: called
-    with what the latent would come to, by each evaluation. Raises RequestError for a method that is
-    refused.
+    with what the latent would come to, by each evaluation; if noisy, with what went into it.
+    Raises RequestError for a method that is refused.
     """
     total = len(times) - 1
     check_method(method)
@@ -71,7 +72,7 @@ def denoise(
         if inpaint is not None:
             guided = inpaint.hold(guided, latent, t)
         if on_denoised is not None:
-            on_denoised(latent - t * guided)
+            on_denoised(latent if noisy else latent - t * guided)
         return guided
 
     steps = SAMPLERS[method](velocity, latent, times, fresh_noise, eta)

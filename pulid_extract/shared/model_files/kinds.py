@@ -149,13 +149,17 @@ def _any_stored(dtype: str) -> Callable[[Header], bool]:
     )
 
 
-def _has_size(axis: int, sizes: Collection[int], *names: str) -> Callable[[Header], bool]:
-    """One of `names` has one of these sizes on an axis. A torch pickle does not tell."""
+def _has_size(
+    axis: int, sizes: Collection[int], *names: str, rank: int = 2
+) -> Callable[[Header], bool]:
+    """One of `names` has one of these sizes on an axis, of so many. A torch pickle does not
+    tell.
+    """
 
     def test(header: Header) -> bool:
         for name in names:
             _, shape = header.tensors.get(name, ("", ()))
-            if len(shape) == 2 and shape[axis] in sizes:
+            if len(shape) == rank and shape[axis] in sizes:
                 return True
         return False
 
@@ -201,6 +205,8 @@ PREFIXES = (
 # names what is not known by its tensors.
 ARCHITECTURES = ("", "flux", "t5encoder", "t5", "pulid")
 
+# the first layer of a tiny autoencoder's decoder
+_TINY = "decoder.layers.0.weight"
 OTHER_MODEL = (
     "this toolkit draws with FLUX.1 alone; use FLUX.1 dev, schnell, Krea-dev or Kontext-dev"
 )
@@ -301,6 +307,15 @@ KINDS = (
         "use EVA02_CLIP_L_336_psz14_s6B.pt",
     ),
     Kind("EVA-CLIP tower", _has("cls_token", "pos_embed", "patch_embed.proj.weight")),
+    Kind(
+        "Flux tiny autoencoder",
+        _all_of(_has(_TINY, "encoder.layers.0.weight"), _has_size(1, (16,), _TINY, rank=4)),
+    ),
+    Kind(
+        "tiny autoencoder of another model",
+        _has(_TINY, "encoder.layers.0.weight"),
+        "use taef1, Flux's",
+    ),
     Kind("FLUX.2 autoencoder", _has("decoder.conv_in.weight", "bn.running_mean"), OTHER_MODEL),
     Kind(
         "Stable Diffusion autoencoder",

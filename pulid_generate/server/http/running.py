@@ -37,7 +37,7 @@ from pulid_generate.server.work.metrics import Metrics
 from pulid_generate.server.work.queue import JobQueue
 
 # Flags of a generation's file, and of what is printed of it
-NOT_HERE = ("output", "output_begin_idx", "as_json")
+NOT_HERE = ("output", "output_begin_idx", "as_json", "preview", "preview_path")
 # requests that are answered at once
 MAX_CONNECTIONS = 512
 

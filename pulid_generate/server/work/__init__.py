@@ -5,7 +5,6 @@
     changes.py   waiting for another thread's changes
     device.py    the thread
     drawing.py   the models that it draws with
-    previews.py  small pictures of a latent
     metrics.py   numbers for Prometheus
 
 Imports no torch.

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.errors import PulidError
+from pulid_generate.pictures.previews import preview_png
 from pulid_generate.server.failures import without_folder
 from pulid_generate.server.work.drawing import Cancelled, Drawer
 from pulid_generate.server.work.jobs import FORMATS, JobRecord, PictureRecord
 from pulid_generate.server.work.metrics import Metrics
-from pulid_generate.server.work.previews import preview_png
 from pulid_generate.server.work.queue import JobQueue
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pulid_generate.batch.references import references_of
 from seeded.checkpoints import write_embedding
 
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.references import references_of
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import PictureOutcome, ResultCollector

@@ -129,11 +129,11 @@ def take(*arguments: str) -> tuple[list[str], list[str]]:
     [
         (("--fa", "-p", "a cat"), ["-p", "a cat"], ["--fa"]),
         (
-            ("-p", "a cat", "--preview", "proj", "--seed", "1"),
+            ("-p", "a cat", "--clip-skip", "2", "--seed", "1"),
             ["-p", "a cat", "--seed", "1"],
-            ["--preview"],
+            ["--clip-skip"],
         ),
-        (("--preview=proj", "--seed=1"), ["--seed=1"], ["--preview"]),
+        (("--clip-skip=2", "--seed=1"), ["--seed=1"], ["--clip-skip"]),
         (("-p", "--fa"), ["-p", "--fa"], []),  # a prompt that looks like a flag
         (("--prompt=--fa", "--fa"), ["--prompt=--fa"], ["--fa"]),
         (("-M", "img_gen", "--vae-tiling"), ["--vae-tiling"], ["-M"]),
@@ -168,7 +168,7 @@ def test_flags_without_effect_are_taken_off_and_reported(arguments, kept, noted)
         (("--vae-format", "sd3"), "can only be auto or flux"),
         (("--video-frames", "33"), "--video-frames 33: video"),
         (("--type", "q8_0"), "flux1-dev-Q8_0.gguf"),
-        (("--preview",), "--preview: its value is missing"),
+        (("--clip-skip",), "--clip-skip: its value is missing"),
     ],
 )
 def test_flags_that_cannot_be_done_are_refused_by_name(arguments, message):

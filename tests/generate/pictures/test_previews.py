@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
+from pulid_generate.pictures.previews import BIAS, PROJECTION, preview_pixels
 from pulid_generate.sampling.denoise import denoise
-
-pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
-
-from pulid_generate.server.work.previews import BIAS, PROJECTION, preview_pixels
 
 
 def test_the_map_is_linear_and_clipped():

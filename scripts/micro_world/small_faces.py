@@ -1,0 +1,204 @@
+"""Measures what the detail pass does for small faces, through the two programs, on people that
+nothing was trained on: scenes from far away before and after, and three people side by side.
+
+    PYTHONPATH=scripts python -m micro_world.small_faces [--folder build/micro_world/small_faces]
+        [--people 6] [--scenes 6]
+
+Prints the tables of docs/detail.md as Markdown on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from micro_world.measure import (
+    JUDGED,
+    MODELS,
+    SIDE,
+    Eyes,
+    Gallery,
+    Seen,
+    extract,
+    generate,
+    read,
+    run,
+    scenes,
+    write_portraits,
+)
+from micro_world.people import FIRST_TEST_PERSON
+from micro_world.prompts import T5_LENGTH, plain_prompt
+from micro_world.scenes import DISTANCES, Scene
+
+# The small world's pictures have 96 pixels, and its faces hair that the detector's box leaves out
+ARGUMENTS = "denoising_strength=0.9,dilate_erode=24,inpaint_padding=10,mask_blur=1"
+FAR = 2
+# neither among the people that are drawn nor among those of training
+FIRST_STRANGER = FIRST_TEST_PERSON + 40
+DETAIL = (
+    *("--models-dir", MODELS, "--steps", 8, "--t5-max-length", T5_LENGTH),
+    *("--dtype", "float32"),
+)
+
+
+def far_scenes(count: int) -> list[Scene]:
+    """Scenes in which the face is small."""
+    assert "far" in DISTANCES[FAR]
+    return [
+        replace(scene, distance=FAR).placed(np.random.default_rng((7, number)))
+        for number, scene in enumerate(scenes(count))
+    ]
+
+
+def row_of(scene: Scene, seed: int, identity: Path, detail: bool) -> dict[str, Any]:
+    """A row of a batch. In a crop of the face nothing is far away, so its prompt does not say
+    so.
+    """
+    row = {
+        "prompt": plain_prompt(scene),
+        "seed": seed,
+        "pulid-id-embedding": str(identity),
+    }
+    if detail:
+        row |= {
+            "ad_model": "antelopev2",
+            "ad_prompt": plain_prompt(replace(scene, distance=0)),
+            "extra_ad_args": ARGUMENTS,
+        }
+    return row
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judges say of pictures, means."""
+
+    cosine: float
+    picked: float
+    obeyed: float
+
+    @classmethod
+    def of(
+        cls, eyes: Eyes, gallery: Gallery, pictures: Sequence[tuple[np.ndarray, int, Scene]]
+    ) -> Judged:
+        """pictures: (uint8 RGB (H, W, 3), the person, what was asked for)."""
+        cosines, picked, obeyed = [], [], []
+        for pixels, person, scene in pictures:
+            seen = Seen(person, 0, 1.0, eyes.who(pixels), eyes.what(pixels))
+            cosines.append(gallery.cosine(seen))
+            picked.append(gallery.picked(seen))
+            obeyed += [seen.choices[name] == getattr(scene, name) for name in JUDGED]
+        return cls(float(np.mean(cosines)), float(np.mean(picked)), float(np.mean(obeyed)))
+
+
+def changed_outside(before: np.ndarray, after: np.ndarray, box: Sequence[int]) -> int:
+    """How many pixels differ beyond the mask of a face's box (left, top, right, bottom) and its
+    feather: 12 pixels of dilation, 3 of feather.
+    """
+    different = (before != after).any(-1)
+    left, top, right, bottom = box
+    different[max(top - 15, 0) : bottom + 15, max(left - 15, 0) : right + 15] = False
+    return int(different.sum())
+
+
+def face_box(eyes: Eyes, pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """Of the largest face, in whole pixels."""
+    faces = eyes.pack.detect(np.ascontiguousarray(pixels[..., ::-1]))
+    sizes = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in faces]
+    box = faces[int(np.argmax(sizes))].box
+    return int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
+
+
+def side_by_side(portraits: Sequence[Path]) -> Image.Image:
+    """Strangers beside each other, each as large as a picture of the small world."""
+    whole = Image.new("RGB", (SIDE * len(portraits), SIDE))
+    for place, path in enumerate(portraits):
+        with Image.open(path) as portrait:
+            whole.paste(portrait.convert("RGB").resize((SIDE, SIDE)), (place * SIDE, 0))
+    return whole
+
+
+def third(pixels: np.ndarray, place: int) -> np.ndarray:
+    """One of the portraits of `side_by_side`."""
+    return pixels[:, place * SIDE : (place + 1) * SIDE]
+
+
+def put_two_in(folder: Path, identities: Sequence[Path], strangers: Path) -> tuple[Path, Path]:
+    """Three strangers, of whom the first and the last become two people by their regions; (before,
+    after). strangers: a folder of three portraits.
+    """
+    before, after = folder / "three.png", folder / "two_of_three.png"
+    side_by_side(sorted(strangers.glob("*.png"))).save(before)
+    people = []
+    for place, identity in zip((0, 2), identities, strict=True):
+        people += ["--identity", f"{identity},box={place * SIDE},0,{SIDE},{SIDE}"]
+    run(
+        *("pulid-generate", "detail", before, *people, *DETAIL, "-W", SIDE, "-H", SIDE),
+        *("-p", "a portrait of a person", "--extra-ad-args", ARGUMENTS, "-o", after),
+    )
+    return before, after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=Path("build/micro_world/small_faces"))
+    parser.add_argument("--people", type=int, default=6)
+    parser.add_argument("--scenes", type=int, default=6)
+    asked = parser.parse_args()
+    folder = asked.folder.resolve()
+    write_portraits(folder / "portraits", asked.people)
+    extract(MODELS, folder / "portraits", folder / "identities")
+    identities = sorted((folder / "identities").glob("*.pulidembd"))
+    eyes = Eyes()
+    gallery = Gallery(eyes, write_portraits(folder / "references", asked.people, series=1))
+    wanted = far_scenes(asked.scenes)
+    keys = [(person, scene) for person in range(asked.people) for scene in range(asked.scenes)]
+
+    pictures = {}
+    for detail in (False, True):
+        rows = [row_of(wanted[scene], scene, identities[person], detail) for person, scene in keys]
+        paths = generate(MODELS, rows, folder / ("after" if detail else "before"))
+        pictures[detail] = [read(path) for path in paths]
+    outside = 0
+    for before, after in zip(pictures[False], pictures[True], strict=True):
+        outside += changed_outside(before, after, face_box(eyes, before))
+    print(f"{len(keys)} pictures from far away, {asked.people} people, {asked.scenes} scenes:\n")
+    print("| | likeness | right one picked | prompt obeyed | pixels changed outside |")
+    print("|---|---|---|---|---|")
+    for detail, name in ((False, "before"), (True, "after")):
+        judged = Judged.of(
+            *(eyes, gallery),
+            [
+                (pixels, person, wanted[scene])
+                for pixels, (person, scene) in zip(pictures[detail], keys, strict=True)
+            ],
+        )
+        told = outside if detail else "-"
+        print(
+            f"| {name} | {judged.cosine:.3f} | {judged.picked:.1%} | {judged.obeyed:.1%} | {told} |"
+        )
+
+    strangers = folder / "strangers"
+    write_portraits(strangers, 3, first=FIRST_STRANGER)
+    before, after = (read(path) for path in put_two_in(folder, identities[:2], strangers))
+    print("\nThree strangers side by side; two people are put in:\n")
+    print("| face | cosine to the first before, after | to the second before, after |")
+    print("|---|---|---|")
+    for place, name in enumerate(("left (the first)", "middle (nobody's)", "right (the second)")):
+        cells = []
+        for person in (0, 1):
+            for pixels in (before, after):
+                seen = Seen(person, 0, 1.0, eyes.who(third(pixels, place)), {})
+                cells.append(f"{gallery.cosine(seen):.3f}")
+        print(f"| {name} | {cells[0]}, {cells[1]} | {cells[2]}, {cells[3]} |")
+    same = np.array_equal(third(before, 1), third(after, 1))
+    print(f"\nThe middle one is {'the same to the bit' if same else 'CHANGED'}.")
+
+
+if __name__ == "__main__":
+    main()
