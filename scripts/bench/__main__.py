@@ -3,7 +3,7 @@ because machines are shared and noisy.
 
     make bench
     PYTHONPATH=scripts python -m bench [folded] [share] [memory] [help] [steps] [extract] [batch]
-        [ray]
+        [ray] [http]
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the
 real shape; no file is needed.
@@ -26,6 +26,7 @@ import torch
 from bench.batch import batch
 from bench.extract import extract
 from bench.ray import ray
+from bench.server import overhead
 from bench.steps import steps
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.attention import FoldedAttention, PerceiverAttentionCA, PlainAttention
@@ -252,6 +253,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "extract": extract,
     "batch": batch,
     "ray": ray,
+    "http": overhead,
 }
 
 

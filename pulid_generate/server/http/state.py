@@ -5,6 +5,7 @@ needs. Imports no torch.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -85,7 +86,7 @@ async def finished(request: Request, job: JobRecord) -> JobRecord:
     """The job, once it has ended. It is cancelled if nobody waits for it any more. Raises
     RefusedError if it failed, or if the server stops before its turn.
     """
-    server, seen = server_of(request), 0
+    server, seen, looked = server_of(request), 0, 0.0
     try:
         while not job.is_finished:
             if server.queue.is_closed and job.state == "queued":
@@ -94,8 +95,11 @@ async def finished(request: Request, job: JobRecord) -> JobRecord:
                 raise RefusedError(
                     503, "the server is stopping; send it again", {"Retry-After": "30"}
                 )
-            if await request.is_disconnected():
-                server.queue.cancel(job)
+            # not at each step, which says nothing new of who waits
+            if time.monotonic() - looked >= LOOK:
+                looked = time.monotonic()
+                if await request.is_disconnected():
+                    server.queue.cancel(job)
             seen = await job.changes.after(seen, LOOK)
     except asyncio.CancelledError:
         server.queue.cancel(job)
