@@ -138,9 +138,11 @@ class ExtractionResult:
         order = [places[sha256] for sha256 in hashes]
         cosines = stored.facts["cosines"]
         if cosines is not None:
-            cosines = np.array(cosines, np.float64)[order][:, order]
-            if not np.isfinite(cosines).all():
+            cosines = np.array(cosines)
+            # not texts of numbers
+            if cosines.dtype.kind not in "fi" or not np.isfinite(cosines).all():
                 raise ValueError("cosines")
+            cosines = cosines[order][:, order]
         return cls(
             data=stored.data,
             portraits=tuple(PortraitResult.from_json(records[sha256]) for sha256 in hashes),

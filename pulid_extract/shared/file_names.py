@@ -34,8 +34,7 @@ def path_of(name: str | Path) -> Path:
     except RuntimeError:
         user = text.split("/")[0][1:SHOWN]
         raise InputError(
-            f"{shown}: nobody here is called {user!r}; write the folder out, or ./{text[:SHOWN]} "
-            "for a name that starts with ~"
+            f"{shown}: nobody here is called {user!r}; write the whole name of the folder"
         ) from None
     encoded = str(path).encode(errors="surrogateescape")
     if len(encoded) > MAX_PATH or max(map(len, encoded.split(b"/"))) > MAX_PART:

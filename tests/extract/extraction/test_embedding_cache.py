@@ -23,6 +23,7 @@ from support.paths import ROOT
 from support.portrait_models import models_folder
 
 from pulid_extract import cli
+from pulid_extract.extraction import embedding_cache
 from pulid_extract.extraction.embedding_cache import (
     MAGIC,
     CachedExtraction,
@@ -84,6 +85,24 @@ def test_another_portrait_option_or_weight_is_another_entry(portraits, settings,
 
 def test_the_order_of_portraits_is_no_matter():
     assert key_of([PORTRAIT, OTHER], SETTINGS) == key_of([OTHER, PORTRAIT], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [b"", b"{", b"[]", b"\xff", b"[" * 5000, b'{"a": NaN}'],
+)
+def test_an_entry_that_opens_and_is_no_json_is_dropped(facts, tmp_path, monkeypatch):
+    cache, key = EmbeddingCache(tmp_path), key_of([PORTRAIT], SETTINGS)
+    cache.put(key, STORED)
+    plain = len(facts).to_bytes(8, "little") + facts
+    nonce = bytes(embedding_cache.NONCE)
+    hidden = embedding_cache._stream(plain, key, nonce)
+    seal = embedding_cache._mac(nonce + hidden, key)
+    (cache.folder / key.name).write_bytes(MAGIC + nonce + seal + hidden)
+    assert cache.get(key) is None
+    assert cache.entries() == []
+    cache.put(key, STORED)
+    assert cache.get(key) == STORED
 
 
 def test_what_is_on_disk_says_nothing(tmp_path):
@@ -354,6 +373,26 @@ def test_several_portraits_are_recalled_in_any_order(tmp_path):
     report = report_of(turned, recalled)
     assert report["outliers"] == ["c.png"]
     assert report["cosines"][0] == [1.0, 0.1, 0.1]
+    # what opens and is no extraction is dropped: of another version, or garbage
+    facts = made.to_cache().facts
+    portrait = facts["portraits"][0]
+    for data_, garbage in (
+        (b"GGUF", facts),
+        (data, {}),
+        (data, facts | {"more": 1}),
+        (data, facts | {"portraits": "abc"}),
+        (data, facts | {"portraits": facts["portraits"][:2]}),
+        (data, facts | {"cosines": [[1.0]]}),
+        (data, facts | {"cosines": [["1"] * 3] * 3}),
+        (data, facts | {"tokens": [[32]]}),
+        (data, facts | {"portraits": [portrait | {"box": [1, 2, 3]}] * 3}),
+        (data, facts | {"portraits": [portrait | {"line": 5}] * 3}),
+        (data, facts | {"portraits": [portrait | {"quality": {"value": 1}}] * 3}),
+    ):
+        cache.put(key, CachedExtraction(data_, garbage))
+        assert recall(turned, cache, key, said.append) is None
+        assert cache.entries() == []
+    cache.put(key, made.to_cache())
     for flags, message in (
         (ExtractFlags(), "two people"),
         (ExtractFlags(mix_people=True, strict=True), "--strict: 4 warnings"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,3 +47,32 @@ def test_keys_hold_everything(tmp_path):
         os.utime(path, (when, when))
         seen.add(file_identity(read_header(path), path))
     assert len(seen) == 3
+
+
+def test_an_entry_that_opens_and_is_no_states_is_made_anew(tmp_path, monkeypatch):
+    import torch
+    from safetensors.torch import save
+
+    from pulid_generate.pipeline import texts
+
+    placement = SimpleNamespace(device=torch.device("cpu"))
+    found = SimpleNamespace(path="a.safetensors")
+    files = SimpleNamespace(t5xxl=found, clip_l=found)
+    store = texts.TextStore(TextCache(tmp_path), files, placement)
+    monkeypatch.setattr(store, "_key", lambda prompt: prompt)
+    good = texts.TextStates(torch.ones(1, 2, 4), torch.ones(1, 3))
+    store.put("a cat", good)
+    assert torch.equal(store.get("a cat").t5, good.t5)
+    nan = torch.full((1, 2, 4), torch.nan)
+    for garbage in (
+        b"",
+        b"\xff" * 100,
+        (2**60).to_bytes(8, "little") + b"{}",
+        save({"t5": torch.ones(1, 2, 4)}),
+        save({"t5": torch.ones(2), "pooled": torch.ones(1, 3)}),
+        save({"t5": nan, "pooled": torch.ones(1, 3)}),
+    ):
+        # sealed as it should be
+        store.cache.put("a cat", garbage)
+        assert store.get("a cat") is None
+        assert store.lacks(["a cat"]) == ["a cat"]

@@ -270,6 +270,17 @@ def test_the_page_needs_nothing_but_itself(page):
     assert "@import" not in page
 
 
+def test_prompts_and_errors_are_text_on_the_page():
+    hostile = '"></td><script>alert(1)</script><img src=x onerror=alert(1)>'
+    shot = Shot(Trial("a", "pose", hostile), 1, PERSON, "1.png", error=hostile)
+    page = as_page(report(shot, command=hostile), lambda name: None, [])
+    assert "&lt;script&gt;" in page
+    tags = Tags(page).found
+    assert "script" not in {tag for tag, _ in tags}
+    assert not [attributes for tag, attributes in tags if tag == "img"]
+    assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
+
+
 def test_the_page_is_for_everyone(page):
     tags = Tags(page).found
     images = [attributes for tag, attributes in tags if tag == "img"]
