@@ -24,7 +24,8 @@ LIBRARIES = ("cv2", "facexlib", "insightface", "onnxruntime", "sentencepiece", "
 # program -> its package, which Python runs as well
 PROGRAMS = {"pulid-extract": "pulid_extract", "pulid-generate": "pulid_generate"}
 WHAT_NEXT = """\
-These people are drawings and the networks that draw them are small. For photographs, fetch the
+These people are drawings and the networks that draw them are small: they know portraits of 96
+pixels and prompts such as the sheet's, of about twenty words at most. For photographs, fetch the
 real files, 13 GB with Flux in 4 bits, and leave out the flags of the small world (--aligner,
 --parser, --t5-max-length, --dtype, the sizes):
 
@@ -83,7 +84,10 @@ def called(program: str, *arguments: object) -> str:
     line = shlex.join([program, *words])
     console.log(f"$ {line}")
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAMS[program], *words], stdout=subprocess.PIPE, text=True
+        # the demo shows the same whatever pulid.toml says
+        [sys.executable, "-m", PROGRAMS[program], *words, "--no-config"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         raise PulidError(f"demo: exit code {done.returncode} of {line}")

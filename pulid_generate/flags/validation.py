@@ -20,9 +20,9 @@ class ValidationFlags(SeriesFlags):
         str | None,
         typer.Option(
             "--prompts",
-            metavar="FILE",
-            help="Your own, one in each line. Default: twelve of ours, of pose, light, age, style, "
-            "occlusion and crowd.",
+            metavar="FILE|small-world",
+            help="Your own, one in each line; small-world: six that the demo's models know. "
+            "Default: twelve of ours, of pose, light, age, style, occlusion and crowd.",
         ),
     ] = None
     seeds: Annotated[

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from pulid_generate.errors import RequestError
@@ -25,6 +26,8 @@ from pulid_generate.models.weighted_prompts import (
 from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.tokens import Chunk, LoraUse, Prompt
 
+# characters of a prompt in a note
+MOST_NAMED = 40
 # Prompts: rows of a batch share most of theirs
 REMEMBERED = 4096
 
@@ -36,8 +39,11 @@ class PromptReader:
     A tokenizer is opened when it is first needed, which may raise CheckpointError.
     """
 
-    def __init__(self, t5_file: Path):
-        """t5_file: as of `read_t5_tokenizer`."""
+    def __init__(self, t5_file: Path, learnt: int | None = None):
+        """t5_file: as of `read_t5_tokenizer`. learnt: T5 tokens of the longest prompts that Flux
+        was trained with, if longer ones are to be noted.
+        """
+        self._learnt = learnt
         self._t5_file = t5_file
         self._remembered = lru_cache(REMEMBERED)(self._read)
 
@@ -76,23 +82,33 @@ class PromptReader:
                 f"the prompt has {len(ids)} T5 tokens, the most that Flux reads is {T5_LONGEST}; "
                 "shorten it"
             )
-        notes = []
+        notes, named = [], _named(text)
+        if self._learnt is not None and len(ids) > self._learnt:
+            notes.append(
+                f"{named}: has {len(ids)} T5 tokens; this Flux is a small world's and has learnt "
+                f"{self._learnt} at most, from longer prompts it draws monsters"
+            )
         words = self.clip.encode(text).ids[1:-1]
         if len(words) > CLIP_LENGTH - 2:
             notes.append(
-                f"CLIP reads the first {CLIP_LENGTH - 2} of the prompt's {len(words)} tokens; "
+                f"{named}: CLIP reads the first {CLIP_LENGTH - 2} of its {len(words)} tokens; "
                 "T5 reads all"
             )
         padded = length
         if len(ids) > length:
             notes.append(
-                f"the prompt has {len(ids)} T5 tokens, more than {length}: using {T5_LONGEST}"
+                f"{named}: has {len(ids)} T5 tokens, more than {length}: using {T5_LONGEST}"
             )
             padded = T5_LONGEST
         chunk = Chunk((*ids, *[T5_PAD] * (padded - len(ids))), _even_weights(padded))
         return Prompt(
             text, length, False, loras, tuple(padded_clip_ids(words)), (chunk,), tuple(notes)
         )
+
+
+def _named(text: str) -> str:
+    """A prompt's first words: of many, the one that is spoken of."""
+    return f"prompt {shorten(text, MOST_NAMED, placeholder=' ..')!r}"
 
 
 @lru_cache

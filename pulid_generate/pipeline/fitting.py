@@ -35,6 +35,9 @@ from pulid_generate.request.tokens import LoraUse, Prompt
 from pulid_generate.sampling.schedules import cut_schedule, make_schedule, schedule_mu
 
 DEV_STEPS, SCHNELL_STEPS = 20, 4
+# of the states of T5-XXL, which every published Flux takes; narrower ones are a small world's, and
+# prompts of how many tokens that has learnt (docs/micro_world.md)
+XXL_WIDTH, SMALL_WORLD_TOKENS = 4096, 32
 
 
 class Fitting:
@@ -53,7 +56,8 @@ class Fitting:
         # What jobs have asked for, matrices memory-mapped
         self.loras: dict[Path, LoraFile] = {}
         self._notes: list[str] = []
-        self.reader = PromptReader(files.t5_tokenizer)
+        small = self.shape.context < XXL_WIDTH
+        self.reader = PromptReader(files.t5_tokenizer, SMALL_WORLD_TOKENS if small else None)
         if self.adapter is not None:
             shape, where = self.shape, str(files.flux.path)
             check_fit(self.adapter, shape.width, shape.double, shape.single, where)

@@ -87,6 +87,17 @@ TRIALS = (
     ),
 )
 
+# for the demo's models, which know portraits in these words and no others (docs/micro_world.md)
+SMALL_WORLD = "small-world"
+SMALL_WORLD_TRIALS = (
+    Trial("smiling", "expression", "a portrait of a person, smiling, on a blue background"),
+    Trial("surprised", "expression", "a portrait of a person, surprised, on a green background"),
+    Trial("sad", "expression", "a portrait of a person, sad, in a grey shirt"),
+    Trial("red-shirt", "clothes", "a portrait of a person, calm, in a red shirt"),
+    Trial("top-hat", "occlusion", "a portrait of a person, with a top hat, in a yellow shirt"),
+    Trial("glasses", "occlusion", "a portrait of a person, with glasses, on an orange background"),
+)
+
 
 def own_trials(lines: list[tuple[int, str]]) -> tuple[Trial, ...]:
     """Trials of (line number, prompt) of somebody's own file."""

@@ -43,7 +43,13 @@ from pulid_generate.validation.comparing import (
 from pulid_generate.validation.formats import as_dict, as_table
 from pulid_generate.validation.measures import JUDGE_OF_PROMPTS, MEASURES, parse_requirements
 from pulid_generate.validation.notes import notes_of
-from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
+from pulid_generate.validation.prompts import (
+    SMALL_WORLD,
+    SMALL_WORLD_TRIALS,
+    TRIALS,
+    Trial,
+    own_trials,
+)
 from pulid_generate.validation.report import (
     RUNS,
     STRANGER,
@@ -86,7 +92,7 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     shots = _plan(flags)
     identity = _identity(flags)
     inputs = [*scorer.references, *scorer.strangers, *scorer.truths]
-    if flags.prompts is not None:
+    if flags.prompts not in (None, SMALL_WORLD):
         inputs.append(flags.prompts)
     _check_outputs(folder, shots, inputs)
     check_whose(folder / JSON, identity)
@@ -188,7 +194,9 @@ def _plan(flags: ValidateFlags) -> list[Shot]:
     InputError, RequestError.
     """
     trials: Sequence[Trial] = TRIALS
-    if flags.prompts is not None:
+    if flags.prompts == SMALL_WORLD:
+        trials = SMALL_WORLD_TRIALS
+    elif flags.prompts is not None:
         trials = own_trials(read_prompts(flags.prompts))
     seeds = parse_seeds(flags.seeds)
     runs = [run for run in RUNS if run != STRANGER or flags.stranger_embedding is not None]

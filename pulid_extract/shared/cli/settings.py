@@ -63,7 +63,8 @@ class Setting:
     def _text(self, parameter: Any, value: Any) -> str:
         text = str(value)
         metavar = str(parameter.metavar or "")
-        if not PATHS.search(metavar) or text == "-":
+        # "-" and other words that stand for themselves
+        if not PATHS.search(metavar) or text in metavar.split("|"):
             return text
         path = path_of(text)
         below = self.file.parent / path

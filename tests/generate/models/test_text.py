@@ -68,7 +68,7 @@ def test_a_long_prompt_takes_what_t5_reads_and_a_longer_one_is_refused(micro):
     assert 20 < tokens <= 512
     read = reader.read(words, 20)
     assert read.t5_tokens == 512
-    assert f"the prompt has {tokens} T5 tokens, more than 20: using 512" in read.notes
+    assert any(f": has {tokens} T5 tokens, more than 20: using 512" in note for note in read.notes)
     with pytest.raises(RequestError, match=r"T5 tokens, the most that Flux reads is 512"):
         reader.read("cat " * 600, 20)
     assert reader.read("cat " * 600, 20, weighted=True).t5_tokens > 512
@@ -210,7 +210,9 @@ def test_clip_pools_at_the_end_token_and_reads_77(micro):
     assert not torch.equal(clip.encode(long.clip_ids), clip.encode(short.clip_ids))
     assert torch.equal(clip.encode(long.clip_ids), clip.encode(cut.clip_ids))
     assert not short.notes
-    assert long.notes[0] == "CLIP reads the first 75 of the prompt's 100 tokens; T5 reads all"
+    # and of many prompts, which
+    assert long.notes[0].startswith("prompt '")
+    assert long.notes[0].endswith(" ..': CLIP reads the first 75 of its 100 tokens; T5 reads all")
 
 
 def test_clip_extras_of_other_exports_are_dropped(micro, tmp_path):
