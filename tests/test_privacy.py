@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
+from docs import cli_reference
 from pulid_extract.shared import telemetry
 
 WATCHED = ROOT / "tests" / "support" / "watched.py"
@@ -49,12 +50,17 @@ def watched(folder: Path, *commands: list[str]) -> dict:
         [*without_network(), sys.executable, WATCHED, report, json.dumps(commands)],
         cwd=folder,
         env=environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(report.read_text())
     found["written"] = sorted({str(path.relative_to(home)) for path in home.rglob("*")})
+    found["commands"] = set()
+    for words in commands:
+        plain = len(words) < 2 or words[1].startswith("-")
+        found["commands"].add(words[0] if plain else " ".join(words[:2]))
     return found | {"stderr": done.stderr}
 
 
@@ -89,6 +95,8 @@ def extracted(portraits, tmp_path_factory) -> dict:
         ["pulid-extract", "cache", "list"],
         ["pulid-extract", "doctor", *MODELS],
         ["pulid-extract", "pull", *MODELS, "--dry-run"],
+        # without a task; those of the server are extractions as above
+        ["pulid-extract", "worker", *MODELS],
         ["pulid-extract", "--help"],
     )
     return found | {"identity": folder / "me.pulidembd"}
@@ -96,6 +104,7 @@ def extracted(portraits, tmp_path_factory) -> dict:
 
 def test_extraction_asks_nobody_and_writes_only_its_cache(extracted):
     assert extracted["codes"][:5] == [0, 0, 0, 0, 0], extracted["stderr"]
+    assert extracted["commands"] == {*cli_reference.flags("pulid-extract")}
     assert extracted["asked"] == []
     assert only_ours(extracted["written"]), extracted["written"]
     # a fresh home is seen: the cache was written
@@ -105,23 +114,34 @@ def test_extraction_asks_nobody_and_writes_only_its_cache(extracted):
 
 
 @pytest.mark.slow  # six commands that draw, and a server
-def test_generation_asks_nobody_and_writes_only_its_cache(extracted, tmp_path):
+def test_generation_asks_nobody_and_writes_only_its_cache(extracted, portraits, tmp_path):
+    portrait = str(portraits / "00.png")
     me = ("--pulid-id-embedding", str(extracted["identity"]))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"output": "row.png"}\n')
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a person\n")
     found = watched(
         tmp_path,
         ["pulid-generate", *DRAW, *me, "-o", "out.png"],
         ["pulid-generate", "batch", str(rows), "--output-dir", "out", *DRAW, *me],
         ["pulid-generate", "sweep", "--over", "seed=1,2", *DRAW, *me, "-o", "sweep.png"],
         ["pulid-generate", "verify", *DRAW, *me, "-o", "verify.png"],
+        ["pulid-generate", "detail", portrait, *DRAW, *me, "-o", "detail.png"],
+        [
+            *("pulid-generate", "validate", "--prompts", str(prompts), "--seeds", "1"),
+            *("--reference", portrait, *DRAW[:-2], *me),
+        ],
         ["pulid-generate", "inspect", f"{MODELS[1]}/ae.safetensors"],
         ["pulid-generate", "doctor", *MODELS],
         ["pulid-generate", "pull", "schnell-q4", *MODELS, "--dry-run"],
         ["pulid-generate", "serve", *DRAW[:-2], "--output-dir", "served", "--port", "0"],
     )
-    assert found["codes"][:5] == [0, 0, 0, 0, 0], found["stderr"]
+    assert found["codes"][:7] == [0] * 7, found["stderr"]
     assert found["codes"][-1] == 0, found["stderr"]
+    # which runs the others
+    missing = {*cli_reference.flags("pulid-generate")} - found["commands"]
+    assert missing == {"pulid-generate demo"}
     assert found["asked"] == []
     assert only_ours(found["written"]), found["written"]
     assert {*map(tuple, found["imported"].values())} <= {("1", "1", "0")}
