@@ -29,7 +29,7 @@ WITHOUT_TORCH = {
     "pulid_extract.extraction": "* -extractor -identity -locating -cutting",
     "pulid_extract.flags": "*",
     "pulid_extract.faces": "* -crop -listing",
-    "pulid_extract.networks": "fusion",
+    "pulid_extract.networks": "fusion onnx_runtime",
     "pulid_extract.pictures": "*",
     "pulid_extract.files": "*",
     "pulid_extract.shared": "* -cpu_linear",

@@ -168,7 +168,7 @@ def test_libraries_that_report_are_imported_in_one_place():
                     names = [str(node.module)]
                 if any(name.split(".")[0] == "onnxruntime" for name in names):
                     importers.append(path.relative_to(ROOT).as_posix())
-    assert importers == ["pulid_extract/faces/onnx_runtime.py"]
+    assert importers == ["pulid_extract/networks/onnx_runtime.py"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_libraries_that_report_are_imported_in_one_place():
     [
         "import pulid_extract; pulid_extract.PulidError",
         "import pulid_generate; pulid_generate.PulidError",
-        "from pulid_extract.faces import onnx_runtime; onnx_runtime.load()",
+        "from pulid_extract.networks import onnx_runtime; onnx_runtime.load()",
     ],
 )
 def test_a_library_use_reports_nothing(line, monkeypatch, tmp_path):

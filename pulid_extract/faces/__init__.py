@@ -6,7 +6,6 @@
     head_pose.py     yaw, pitch and roll from five landmarks
     quality.py       measures of one face, advice, a number from 0 to 1
     listing.py       every face of a photograph: records, table, drawing
-    onnx_runtime.py  onnxruntime, which reports nothing and warns of nothing
     recognizer.py    one ArcFace-shaped network by itself
     scoring.py       cosines, and what many of them come to
     scorer.py        pictures compared with references and strangers

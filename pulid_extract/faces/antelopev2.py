@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pulid_extract.faces import onnx_runtime
 from pulid_extract.faces.choice import Order, in_order
+from pulid_extract.networks import onnx_runtime
 from pulid_extract.shared.errors import WeightsError, first_line
 from pulid_extract.shared.model_files import ANTELOPEV2_NETWORKS
 

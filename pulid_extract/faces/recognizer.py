@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pulid_extract.faces import onnx_runtime
+from pulid_extract.networks import onnx_runtime
 from pulid_extract.shared.errors import FaceError, WeightsError, first_line
 
 # pixels that the network takes

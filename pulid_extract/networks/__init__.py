@@ -1,5 +1,6 @@
 """The networks of the identity stack, how several results become one, and a judge of prompts.
 
+    onnx_runtime.py  onnxruntime, which reports nothing and warns of nothing
     checkpoint.py    tensors out of a file, strictly into a module
     eva_clip.py      EVA02-CLIP's image tower: grey face -> pooled vector, hidden states
     idformer.py      IDFormer: features of portraits -> identity tokens
@@ -7,5 +8,5 @@
     clip_text.py     EVA02-CLIP's text tower: token ids -> a vector like the pooled ones
     prompt_judge.py  does a picture show its prompt, by CLIP
 
-fusion.py is numpy; the others are torch.
+fusion.py is numpy, onnx_runtime.py neither; the others are torch.
 """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pulid_extract.networks import onnx_runtime
 from pulid_extract.networks.eva_clip import MEAN, STD
 from pulid_extract.shared.clip_words import CLIP_END, open_clip_tokenizer
 from pulid_extract.shared.errors import WeightsError, first_line
@@ -156,9 +157,7 @@ class OnnxJudge:
 
     def __init__(self, path: Path):
         """Raises WeightsError for a file that is not one."""
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(3)
+        onnxruntime = onnx_runtime.load()
         self.name, self.path = path.name, path
         try:
             self._session = onnxruntime.InferenceSession(

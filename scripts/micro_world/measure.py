@@ -102,9 +102,9 @@ class Eyes:
     """
 
     def __init__(self, models: Path = MODELS):
-        from pulid_extract.faces import onnx_runtime
         from pulid_extract.faces.antelopev2 import Antelope
         from pulid_extract.faces.recognizer import Recognizer
+        from pulid_extract.networks import onnx_runtime
 
         self.pack = Antelope(models / PACK)
         self.recogniser = Recognizer(models / JUDGE)
