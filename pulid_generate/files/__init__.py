@@ -4,8 +4,10 @@
     kontext.py        whether a Flux file is FLUX.1 Kontext
     layouts.py        Flux's numbers, and the names of its tensors in both spellings
     storage.py        how tensors are stored: types, bytes, scales, and what cannot be read
+    fp8_layers.py     which of Flux's layers multiply in 8-bit floating point
     roles.py          the parts of a generation and the files that can fill them
     model_set.py      the files of one generation: found, recognised, told by role
+    read_ahead.py     files into the page cache while the libraries load
     t5_vocabulary.py  where T5's vocabulary is
     kits.py           what `pull` fetches
 

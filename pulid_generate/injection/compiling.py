@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from pulid_extract.shared.cache_folder import default_folder
 from pulid_generate.errors import PlacementError
 from pulid_generate.packed.layers import show_to_graphs
 
@@ -96,3 +97,9 @@ def _keep_in(folder: Path | None) -> None:
         # what lies there is run: for its owner alone
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.environ[FOLDER_VARIABLE] = str(folder)
+
+
+def compiled_folder() -> Path | None:
+    """Where compiled blocks are kept for the next run; None where nothing is to be kept."""
+    off = os.environ.get("PULID_NO_CACHE", "").lower() not in ("", "0", "false", "no", "off")
+    return None if off else default_folder() / "compiled"

@@ -187,6 +187,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
             tile=tile,
             init_image=flags.init_img is not None,
             dequantize=flags.dequantize,
+            fp8=flags.compute == "fp8",
             extra=_cached_bytes(flags, files, width) + _lora_bytes(flags, width),
         )
         plan = make_plan(files, work, placement, available_on(placement.devices))

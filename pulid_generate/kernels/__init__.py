@@ -5,6 +5,7 @@ for what stands between a Flux block's products.
     ggml.py               blocks of ggml's types -> numbers
     fp8.py                8-bit floating point with its scales -> numbers
     products.py           one token times a matrix of ggml's types, from its bytes
+    fp8_rows.py           rows of numbers -> 8-bit floating point with a scale each
     identity.py           PuLID's folded layer and its addition to the image tokens
     block_steps.py        norms, modulation, gates, rotation, GELU
     trials.py             whether a kernel gives what torch gives on its card, and a word if not

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pulid_extract.shared.model_files import Header
+from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.layouts import HEAD_WIDTH, LATENT_SCALE, T5_TABLES, TINY_MARKER
 from pulid_generate.files.storage import FLOAT_BYTES, Marker, part_of, stays_packed, stored_bytes
 
@@ -94,6 +95,22 @@ class Footprint:
             _bytes(name, kind, shape, width, dequantize)
             for name, (kind, shape) in self.tensors.items()
         )
+
+    def in_fp8(self) -> Footprint:
+        """A Flux whose layers multiply in 8-bit floating point: matrices of a byte a number, and a
+        float32 scale for each row. Their activations, a byte a number as well, are less than the
+        matrix that a packed model is expected to widen.
+        """
+        tensors = {}
+        for name, (kind, shape) in self.tensors.items():
+            layer, _, leaf = name.rpartition(".")
+            if leaf == "weight" and multiplies_in_fp8(layer, shape):
+                tensors[name] = ("F8_E4M3", shape)
+                # four bytes a row, whatever the width of the plain numbers
+                tensors[f"{layer}.row_scales.weight"] = ("F8_E4M3", (shape[0], 4))
+            else:
+                tensors[name] = (kind, shape)
+        return Footprint(tensors)
 
     def has_packed(self) -> bool:
         """Whether matrices stay packed in memory, to be widened one at a time."""

@@ -39,6 +39,8 @@ class Work:
     reference_tokens: int = 0
     # whether packed matrices are widened once, when they load
     dequantize: bool = False
+    # whether Flux multiplies in 8-bit floating point
+    fp8: bool = False
     # pictures that go through Flux together
     batch: int = 1
     # bytes of LoRA matrices

@@ -40,6 +40,8 @@ def make_plan(
     models = {}
     for model in Model:
         models[model] = Footprint.of(files.of(model).header, model.marker)
+    if work.fp8:
+        models[Model.FLUX] = models[Model.FLUX].in_fp8()
     pulid = Footprint.of(files.pulid.header, PULID_MARKER) if files.pulid else None
     case = Case(models, pulid, work, placement, available)
     plan = plan_stages(case)

@@ -4,6 +4,7 @@
     ggml_blocks.py    a block of ggml's bytes -> float32 numbers
     int8_products.py  matrix products through 8-bit integers
     fp8.py            weights in 8-bit floating point with their scales, and their linear layer
+    fp8_products.py   matrix products in 8-bit floating point
     layers.py         puts either kind into a model in place of its linear layers
     opaque.py         layers that a compiled graph calls as they are
     widening.py       16-bit weights that are float32 only while their layer runs

@@ -28,7 +28,8 @@ from pulid_generate.packed.int8_products import DoubleRounded
 from pulid_generate.packed.opaque import LayersByAddress
 from pulid_generate.packed.workspace import Workspace, may_reuse
 
-Compute = Literal["float", "int8"]
+# fp8 is for layers of another kind (fp8_products); those here then never run
+Compute = Literal["float", "int8", "fp8"]
 
 # a larger weight is widened and multiplied in slices of so much: 2 % slower, a third of the memory
 WHOLE_BYTES = 1 << 26

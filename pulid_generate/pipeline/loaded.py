@@ -6,18 +6,15 @@ they are wanted.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from pulid_extract.shared.cache_folder import default_folder
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.model import Model
-from pulid_generate.injection.compiling import check_compiler, compile_blocks
+from pulid_generate.injection.compiling import compile_blocks, compiled_folder
 from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.memory.devices import give_back_memory
 from pulid_generate.memory.plan import MeasureKind, Plan
@@ -157,22 +154,14 @@ class LoadedModels:
         plan.check()
         for line in plan.notes():
             self.reports.note(line)
-        if self.compile:
-            check_compiler(self.models.placement.device, compiled_folder())
-            if plan.stage(Model.FLUX).has(MeasureKind.SIXTEEN_BIT):
-                raise PlacementError(
-                    "compile: Flux's 16-bit weights are widened layer by layer here, which cannot "
-                    "be compiled; take --dtype bfloat16, or leave --compile out"
-                )
+        if self.compile and plan.stage(Model.FLUX).has(MeasureKind.SIXTEEN_BIT):
+            raise PlacementError(
+                "compile: Flux's 16-bit weights are widened layer by layer here, which cannot "
+                "be compiled; take --dtype bfloat16, or leave --compile out"
+            )
         self.models.plan = plan
 
     def _load(self, model: Model, load: Callable[[], Loaded]) -> Loaded:
         self.reports.log(f"loading {model}")
         with self.running(model):
             return load()
-
-
-def compiled_folder() -> Path | None:
-    """Where compiled blocks are kept for the next run; None where nothing is to be kept."""
-    off = os.environ.get("PULID_NO_CACHE", "").lower() not in ("", "0", "false", "no", "off")
-    return None if off else default_folder() / "compiled"

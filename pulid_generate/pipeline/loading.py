@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pulid_extract.shared.cpu_linear import use_cpu_linear
-from pulid_generate.errors import InputError, PlacementError, RequestError
+from pulid_generate.errors import PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels.availability import ask
@@ -25,6 +25,7 @@ from pulid_generate.models.autoencoder import Autoencoder, load_vae
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.flux import load_flux
 from pulid_generate.models.t5 import T5Text
+from pulid_generate.packed.fp8_products import check_products, reason_against, use_fp8_products
 from pulid_generate.packed.ggml import Compute, compute_quantized, multiply_single_tokens
 from pulid_generate.packed.widening import widen_while_running
 
@@ -34,8 +35,9 @@ class Models:
 
     plan: what keeps its 16 bits and which blocks stay on a device; the pipeline sets it before the
     first load. dequantize: widen Flux's packed matrices (GGUF, fp8) once, when they load. compute:
-    "int8" multiplies a GGUF's matrices in 8-bit integers. weight_cache: bytes of widened weights of
-    a GGUF that may be kept. Both are for the CPU.
+    "int8" multiplies a GGUF's matrices in 8-bit integers, on a CPU; "fp8" those of a file in 16
+    bits or fp8 in 8-bit floating point, on a GPU that can. weight_cache: bytes of widened weights
+    of a GGUF that may be kept, on a CPU.
     """
 
     plan: Plan
@@ -62,18 +64,39 @@ class Models:
             most = flux.widened_bytes(placement.dtype.itemsize)
         self.compute, self.weight_cache = compute, min(weight_cache, most)
         if compute == "int8":
-            if placement.device.type != "cpu":
-                raise PlacementError(
-                    f"compute int8: is for a CPU; leave it out on {placement.device}"
-                )
-            if files.flux.header.format != "gguf":
-                raise InputError(
-                    f"compute int8: {files.flux.path} holds no ggml matrices; give a GGUF file"
-                )
-            if dequantize:
-                raise RequestError(
-                    "compute int8: works on the file's own matrices; leave --dequantize out"
-                )
+            self._check_int8()
+        elif compute == "fp8":
+            self._check_fp8()
+
+    def _check_int8(self) -> None:
+        """Raise RequestError where 8-bit integers cannot multiply."""
+        if self.placement.device.type != "cpu":
+            raise RequestError(
+                f"compute int8: is for a CPU; leave it out on {self.placement.device}"
+            )
+        if self.files.flux.header.format != "gguf":
+            raise RequestError(
+                f"compute int8: {self.files.flux.path} holds no ggml matrices; give a GGUF file"
+            )
+        if self.dequantize:
+            raise RequestError(
+                "compute int8: works on the file's own matrices; leave --dequantize out"
+            )
+
+    def _check_fp8(self) -> None:
+        """Raise RequestError where 8-bit floating point cannot multiply."""
+        reason = reason_against(self.placement.device, self.placement.dtype)
+        if reason:
+            raise RequestError(f"compute fp8: {reason}; or leave it out")
+        if self.files.flux.header.format == "gguf":
+            raise RequestError(
+                f"compute fp8: {self.files.flux.path} holds ggml's types, which would be rounded "
+                "twice; give a file in 16 bits or fp8, or leave it out"
+            )
+        if self.dequantize:
+            raise RequestError(
+                "compute fp8: keeps matrices in fp8 and --dequantize widens them; leave one out"
+            )
 
     def clip(self) -> ClipText:
         """CLIP-L. Raises CheckpointError."""
@@ -99,12 +122,19 @@ class Models:
         device, keep = self.placement.device, Model.FLUX in self.plan.sixteen_bit
         ask(device)
         dtype = None if keep else self.placement.dtype
+        storage = self.placement.storage_of(Model.FLUX)
+        in_fp8 = self.compute == "fp8"
         flux = load_flux(
             self.files.flux.header,
             dtype,
-            self.placement.storage_of(Model.FLUX),
+            # the plan has room for matrices that are rounded already: they arrive one by one
+            "cpu" if in_fp8 else storage,
             dequantize=self.dequantize,
         )
+        if in_fp8:
+            check_products(device)
+            use_fp8_products(flux, device)
+            flux.to(storage)
         _tune(flux, device, self.placement.dtype)
         if device.type == "cpu":
             compute_quantized(flux, self.compute, self.weight_cache)

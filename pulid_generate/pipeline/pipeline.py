@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
-from pulid_generate.errors import RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.storage import quality_notes
-from pulid_generate.injection.compiling import check_compiler
+from pulid_generate.injection.compiling import check_compiler, compiled_folder
 from pulid_generate.memory.placement import Placement
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.face_finder import FaceFinder
@@ -68,7 +67,7 @@ class Pipeline:
         self.finder, self.preview = finder, preview
         self.reports = Reports(log, note or log, on_step, on_denoised)
         if compile:
-            _check_compiling(placement, compute, weight_cache)
+            check_compiler(placement.device, compiled_folder())
         self.fitting = Fitting(files, kontext)
         self.models = Models(
             files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache
@@ -173,18 +172,3 @@ class _JobsInOrder(Caller[int]):
         if len(self.jobs) == 1:
             return "denoise"
         return f"picture {items[0] + 1} of {len(self.jobs)}"
-
-
-def _check_compiling(placement: Placement, compute: Compute, weight_cache: int) -> None:
-    """Raise PlacementError or RequestError for what compiled blocks cannot do."""
-    check_compiler(placement.device)
-    if compute == "int8":
-        raise RequestError(
-            "compute int8: compiled blocks multiply in floating point; "
-            "leave out --compile or --compute int8"
-        )
-    if weight_cache:
-        raise RequestError(
-            "weight-cache: compiled blocks keep no widened weights; "
-            "leave out --compile or --weight-cache"
-        )

@@ -120,4 +120,4 @@ def _arithmetic(placement: Placement, compute: Compute) -> str:
         kind = placement.dtype_on(device)
         if kind != placement.dtype:
             told += f" {name} {str(kind).removeprefix('torch.')}"
-    return told + (" int8" if compute == "int8" else "")
+    return told if compute == "float" else f"{told} {compute}"

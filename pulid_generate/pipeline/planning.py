@@ -179,6 +179,7 @@ class MemoryPlanner:
             init_image=any(job.start or job.conditions for job in jobs),
             reference_tokens=max(job.conditions.reference_tokens for job in jobs),
             dequantize=self.models.dequantize,
+            fp8=self.models.compute == "fp8",
             batch=batch,
             extra=self._lora_bytes(jobs)
             + self._cache_bytes(jobs)

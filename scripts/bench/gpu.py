@@ -1,16 +1,22 @@
 """What a GPU does with this toolkit: right or wrong first, then times, as tables for
 docs/performance.md.
 
-    PYTHONPATH=.:scripts python -m bench.gpu [kernels]
+    PYTHONPATH=.:scripts python -m bench.gpu [kernels] [step] [command] [--small] [--device cpu]
+        [--dir build/full-size]
 
-Runs in a checkout, with torch, triton, numpy and gguf, without this project installed. Every number
-comes from seeded tensors of the public sizes; no model file is needed. Ends with exit code 1 if a
-result is wrong. Each part takes less than three minutes.
+Runs in a checkout, with torch, triton, numpy, gguf and what else a generation imports, without this
+project installed. Every number comes from seeded tensors or files of the public sizes. Ends with
+exit code 1 if a result is wrong. Each part takes less than three minutes on a GPU.
+
+--small takes models of a few megabytes: with --device cpu, for a look at whether it works at all.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -18,30 +24,73 @@ from pulid_generate.kernels.availability import available
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(PARTS)
-    unknown = sorted(set(wanted) - set(PARTS))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--dir", type=Path, default=Path("build/full-size"))
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
         sys.exit(f"gpu: unknown part {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
-    reason = available("cuda")
-    if reason is not None:
+    if arguments.device != "cpu" and (reason := available(arguments.device)) is not None:
         sys.exit(f"gpu: kernels cannot run: {reason}")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
+    name = "cpu" if arguments.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{name}, torch {torch.__version__}\n")
     wrong: list[str] = []
     with torch.inference_mode():
-        for name in wanted:
-            wrong += PARTS[name]()
+        for part in arguments.parts or list(PARTS):
+            wrong += PARTS[part](arguments)
     if wrong:
         sys.exit("\n".join(f"gpu: wrong: {line}" for line in wrong))
 
 
-def kernels() -> list[str]:
+def kernels(arguments: argparse.Namespace) -> list[str]:
     """Each kernel against the torch code."""
     from bench import gpu_kernels
 
+    if arguments.device == "cpu":
+        sys.exit("gpu: kernels: want a GPU; their tests run in Triton's interpreter")
     return gpu_kernels.measure()
 
 
-PARTS = {"kernels": kernels}
+def step(arguments: argparse.Namespace) -> list[str]:
+    """A denoise step in every form of the weights."""
+    from bench import gpu_step
+
+    sizes = gpu_step.Sizes()
+    if arguments.small:
+        sizes = gpu_step.Sizes(256, 2, 4, sides=(64,), turns=1, compile=False)
+    return gpu_step.measure(torch.device(arguments.device), sizes)
+
+
+def command(arguments: argparse.Namespace) -> list[str]:
+    """From nothing to a picture, and A = B as files."""
+    from bench import gpu_command
+    from bench.full_size_files import Sizes
+
+    if not arguments.small:
+        return gpu_command.measure(arguments.device, Sizes(), arguments.dir)
+    small = Sizes(
+        width=256,
+        double=2,
+        single=4,
+        pulid_heads=2,
+        clip_layers=1,
+        t5_width=256,
+        t5_layers=1,
+        t5_feed_forward=256,
+        vae_channels=32,
+        encoder=False,
+    )
+    return gpu_command.measure(arguments.device, small, arguments.dir, side=64)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "kernels": kernels,
+    "step": step,
+    "command": command,
+}
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ from gguf import GGML_QUANT_SIZES
 from torch import Tensor
 from torch.nn.functional import linear
 
+from bench.gpu_tables import print_table
 from pulid_generate.injection.attention import FoldedAttention, PerceiverAttentionCA
 from pulid_generate.kernels.fp8 import widen_fp8
 from pulid_generate.kernels.ggml import widen_ggml
@@ -57,7 +58,7 @@ def _ggml() -> list[str]:
         moved = data.numel() + 2 * ROWS * COLUMNS
         rows.append((kind.name, _yes(equal), *_speeds(slow, fast), f"{moved / fast / 1e12:.2f}"))
     heads = ("type", "bits equal", "torch, ms", "kernel, ms", "faster by", "TB/s")
-    _print_table(f"ggml's types to bfloat16, {ROWS} x {COLUMNS}", heads, rows)
+    print_table(f"ggml's types to bfloat16, {ROWS} x {COLUMNS}", heads, rows)
     return wrong
 
 
@@ -83,7 +84,7 @@ def _fp8() -> list[str]:
             speeds = (*_speeds(slow, fast), f"{moved / fast / 1e12:.2f}")
             rows.append((str(format).removeprefix("torch."), name, _yes(equal), *speeds))
     heads = ("type", "scales", "bits equal", "torch, ms", "kernel, ms", "faster by", "TB/s")
-    _print_table(f"fp8 to bfloat16, {ROWS} x {COLUMNS}", heads, rows)
+    print_table(f"fp8 to bfloat16, {ROWS} x {COLUMNS}", heads, rows)
     return wrong
 
 
@@ -110,7 +111,7 @@ def _products() -> list[str]:
         times = (f"{1e3 * _time(run):.4f}" for run in runs)
         rows.append((kind.name, *times, *(f"{distance:.1e}" for distance in distances)))
     heads = ("type", "dense, ms", "widened, ms", "packed, ms", "dense is off", "packed is off")
-    _print_table(f"One token times {MODULATION} x {COLUMNS}, bfloat16", heads, rows)
+    print_table(f"One token times {MODULATION} x {COLUMNS}, bfloat16", heads, rows)
     return wrong
 
 
@@ -161,7 +162,7 @@ def _identity() -> list[str]:
         "torch is off",
         "kernels are off",
     )
-    _print_table("PuLID's folded layer with its addition", heads, rows)
+    print_table("PuLID's folded layer with its addition", heads, rows)
     return wrong
 
 
@@ -190,7 +191,7 @@ def _compiled() -> list[str]:
         eager, fast = _host_time(lambda f=function: f(x)), _host_time(lambda f=compiled: f(x))
         rows.append((name, _yes([equal]), f"{1e6 * eager:.0f}", f"{1e6 * fast:.0f}"))
     heads = ("operator", "bits equal", "eager, us a call", "compiled, us a call")
-    _print_table("In a graph of torch.compile, times of the processor", heads, rows)
+    print_table("In a graph of torch.compile, times of the processor", heads, rows)
     return wrong
 
 
@@ -293,12 +294,3 @@ def _speeds(slow: float, fast: float) -> tuple[str, str, str]:
 
 def _yes(equal: Sequence[bool]) -> str:
     return "yes" if all(equal) else "**no**"
-
-
-def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    print(f"{title}:\n")
-    print(f"| {' | '.join(heads)} |")
-    print(f"|{'---|' * len(heads)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
-    print(flush=True)

@@ -30,15 +30,15 @@ def _interpret(monkeypatch) -> None:
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
     from triton.runtime.jit import JITFunction
 
-    from pulid_generate.kernels import block_steps, fp8, ggml, identity, products
+    from pulid_generate.kernels import block_steps, fp8, fp8_rows, ggml, identity, products
 
-    for module in (tl, block_steps, ggml, fp8, identity, products):
+    for module in (tl, block_steps, ggml, fp8, fp8_rows, identity, products):
         for name, value in list(vars(module).items()):
             if isinstance(value, JITFunction):
                 monkeypatch.setattr(module, name, InterpretedFunction(value.fn))
     # The interpreter exchanges the language's functions for its own and afterwards restores those
     # of the modules that the kernel names. tl.sum and the like reach this one, too.
-    for module in (block_steps, ggml, fp8, identity, products):
+    for module in (block_steps, ggml, fp8, fp8_rows, identity, products):
         monkeypatch.setattr(module, "core", tl.core, raising=False)
 
     _mend_bfloat16(monkeypatch, tl, InterpreterBuilder)

@@ -12,7 +12,7 @@ from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.memory.plan import Measure, MeasureKind, Plan, Stage, Work
-from pulid_generate.pipeline import loaded, loading, planning
+from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT, Residents
@@ -195,7 +195,6 @@ def test_weights_that_are_widened_layer_by_layer_are_not_compiled(pipeline, load
         return replace(plan, stages=tuple(stages))
 
     monkeypatch.setattr(planning, "make_plan", kept)
-    monkeypatch.setattr(loaded, "check_compiler", lambda device, folder: None)
     monkeypatch.setattr(pipeline, "compile", True)
     with pipeline.engine() as engine:
         engine.expect(pipeline.job(request()))
