@@ -3,7 +3,7 @@ and, found anew each time, for each token.
 
 On a GPU from capability 8.9 on `torch._scaled_mm` multiplies; elsewhere the same numbers are
 multiplied in float32, which is for tests: the rounding is the same, the time is not. Which layers
-of Flux do so is `files.fp8_layers`'. Knows no file.
+of a model do so is the caller's to say. Knows no file.
 
 Shapes: R rows (outputs), C columns (inputs), M tokens.
 """
@@ -11,13 +11,13 @@ Shapes: R rows (outputs), C columns (inputs), M tokens.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from pulid_generate.errors import PlacementError
-from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.kernels import trials
 from pulid_generate.kernels.availability import serves
 from pulid_generate.packed.fp8 import Fp8Linear
@@ -102,19 +102,22 @@ class Fp8ProductLinear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def use_fp8_products(model: nn.Module, device: torch.device) -> int:
-    """Let the layers of a Flux that `fp8_layers` names multiply in e4m3, one after the other; the
-    rest stays. Returns how many do.
+def use_fp8_products(
+    model: nn.Module, device: torch.device, multiplies: Callable[[str, tuple[int, int]], bool]
+) -> int:
+    """Let some linear layers of a model multiply in e4m3; they are turned one after the other, and
+    the rest stays. Returns how many do.
 
-    device: where the model will run, and where each matrix is rounded; the result lies where the
-    matrix lay. A matrix that is e4m3 already is taken as it is, with its scale.
+    multiplies: whether the layer of this name and shape (R, C) does. device: where the model will
+    run, and where each matrix is rounded; the result lies where the matrix lay. A matrix that is
+    e4m3 already is taken as it is, with its scale.
     """
     modules = dict(model.named_modules())
     count = 0
     for name, layer in modules.items():
         if not isinstance(layer, nn.Linear | Fp8Linear):
             continue
-        if not multiplies_in_fp8(name, (layer.out_features, layer.in_features)):
+        if not multiplies(name, (layer.out_features, layer.in_features)):
             continue
         parent, _, child = name.rpartition(".")
         setattr(modules[parent], child, _converted(layer, device))

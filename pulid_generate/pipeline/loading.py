@@ -14,6 +14,7 @@ import torch
 
 from pulid_extract.shared.cpu_linear import use_cpu_linear
 from pulid_generate.errors import PlacementError, RequestError
+from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels.availability import ask
@@ -133,7 +134,7 @@ class Models:
         )
         if in_fp8:
             check_products(device)
-            use_fp8_products(flux, device)
+            use_fp8_products(flux, device, multiplies_in_fp8)
             flux.to(storage)
         _tune(flux, device, self.placement.dtype)
         if device.type == "cpu":

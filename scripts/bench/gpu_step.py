@@ -19,6 +19,7 @@ from seeded.q4_k import random_q4_k
 from torch import Tensor, nn
 
 from bench.gpu_tables import print_table
+from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.compiling import compile_blocks
 from pulid_generate.injection.hooks import attach
@@ -175,7 +176,7 @@ def _fp8_products(sizes: Sizes, device: torch.device) -> nn.Module:
     expected = step()
     if device.type == "cuda":
         check_products(device)
-    use_fp8_products(model, device)
+    use_fp8_products(model, device, multiplies_in_fp8)
     far = _distance(step(), expected)
     print(f"fp8 products: velocities are {far:.4f} from those in bfloat16 (seeded weights)\n")
     if not far < OF_FP8:
