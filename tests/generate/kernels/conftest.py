@@ -48,16 +48,19 @@ def _mend_bfloat16(monkeypatch, tl, builder) -> None:
     """The interpreter cuts bfloat16 off where GPUs round, and multiplies its bits as integers; it
     rounds e4m3 without a carry (127 becomes 64).
     """
-    cast, dot = builder.cast_impl, builder.create_dot
+    cast, dot, convert = builder.cast_impl, builder.create_dot, builder.create_fp_to_fp
 
     def rounding_cast(self, source, target):
         if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
             numbers = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16()
             return type(source)(numbers.view(torch.uint16).numpy(), target.scalar)
+        return cast(self, source, target)
+
+    def carrying_conversion(self, source, target, rounding):
         if source.dtype.scalar == tl.float32 and target.scalar == tl.float8e4nv:
             numbers = torch.from_numpy(np.ascontiguousarray(source.data)).to(torch.float8_e4m3fn)
             return type(source)(numbers.view(torch.uint8).numpy(), target.scalar)
-        return cast(self, source, target)
+        return convert(self, source, target, rounding)
 
     def widening_dot(self, a, b, *arguments):
         if a.dtype.scalar == tl.bfloat16:
@@ -66,3 +69,4 @@ def _mend_bfloat16(monkeypatch, tl, builder) -> None:
 
     monkeypatch.setattr(builder, "cast_impl", rounding_cast)
     monkeypatch.setattr(builder, "create_dot", widening_dot)
+    monkeypatch.setattr(builder, "create_fp_to_fp", carrying_conversion)
