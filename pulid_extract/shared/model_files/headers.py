@@ -250,6 +250,9 @@ def _listed_strings(path: Path, start: bytes, size: int, mtime_ns: int) -> tuple
     try:
         if start[:2] == b"PK":
             with zipfile.ZipFile(path) as archive:
+                # torch compresses nothing, and a megabyte of packed zeros is a gigabyte
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("compressed")
                 name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
                 return tuple(_strings_of(archive.read(name)))
         strings: list[str] = []

@@ -7,7 +7,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -86,6 +88,16 @@ def test_gguf_headers_that_claim_what_cannot_be(data, reason, tmp_path):
 def test_one_name_does_not_make_a_billion_blocks():
     names = ["double_blocks.1.a", "double_blocks.999999999.a", f"double_blocks.{'9' * 5000}.a"]
     assert depth_of(names, "double_blocks") == 2
+
+
+def test_a_pickle_that_unpacks_to_more_than_the_file_holds_is_refused(tmp_path):
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "a.pt", "w", method) as archive:
+            archive.writestr("a/data.pkl", pickle.dumps({"cls_token": 1}))
+        if method == zipfile.ZIP_STORED:
+            assert "cls_token" in read_header(tmp_path / "a.pt").names
+    with pytest.raises(WeightsError, match="damaged or truncated torch checkpoint"):
+        read_header(tmp_path / "a.pt")
 
 
 # -------------------------------------------------------------------------------------- tokenizers
