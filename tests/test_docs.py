@@ -26,6 +26,7 @@ PAGES = [
     README,
     ROOT / "CHANGELOG.md",
     CONTRIBUTING,
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PACKAGES = ("pulid_extract", "pulid_generate")
