@@ -453,7 +453,7 @@ def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkey
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), "Missing argument 'MANIFEST|-'"),
+        (("-p", "x"), "Missing argument 'MANIFEST|-'"),
         (("x.jsonl", "--seeds", "1"), "leave one of them out"),
         (("--seeds", "1", "-o", "x.png"), "--name PATTERN"),
         (("--seeds", "1", "--pulid-id-embedding", "-"), "Standard input"),
