@@ -84,7 +84,8 @@ def read_row(record: Mapping[str, object], number: int, line: int, base: Path = 
                 wrong.append(f"{name} {str(value)[:60]!r}: expected {COLUMNS[name].expected}")
             except typer.BadParameter as error:
                 wrong.append(f"{name}: {error.message}")
-            except RequestError as error:
+            # a name that no file can have is the row's problem as well
+            except (RequestError, InputError) as error:
                 wrong.append(f"{name}: {error}")
     if wrong:
         raise RequestError("; ".join(wrong))

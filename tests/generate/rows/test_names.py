@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pulid_generate.errors import InputError, OutputError, RequestError
 from pulid_generate.rows.grid import grid_rows, identities_in, parse_seeds
+from pulid_generate.rows.manifest import read_manifest
 from pulid_generate.rows.names import NamePattern, as_word, check_name
 
 
@@ -109,3 +110,17 @@ def test_any_text_becomes_one_part_of_a_name(text):
     assert "\0" not in word
     assert len(word) <= 60
     check_name(f"{word}.png") if not word.startswith(".") else None
+
+
+def test_file_names_that_can_be_none_are_their_rows_problems(tmp_path):
+    rows, problems = read_manifest(
+        b'{"prompt": "a", "init_img": "~nobody-at-all/x"}\n{"prompt": "a"}\n'
+        b'{"prompt": "a", "lora": ["' + b"x" * 5000 + b':1"]}\n',
+        "rows",
+        ".jsonl",
+        tmp_path,
+    )
+    assert [row.line for row in rows] == [2]
+    assert [problem.number for problem in problems] == [1, 3]
+    assert "nobody here is called 'nobody-at-all'" in problems[0].text
+    assert "longer than a file's name can be" in problems[1].text
