@@ -260,12 +260,15 @@ def _draw(
 
 def _memory() -> Memory:
     """The most that this process has taken so far."""
-    import resource
-
+    import psutil
     import torch
 
     if torch.cuda.is_available() and (taken := torch.cuda.max_memory_allocated()):
         return Memory(taken, "cuda")
+    try:
+        import resource
+    except ImportError:  # Windows
+        return Memory(psutil.Process().memory_info().peak_wset, "cpu")
     unit = 1 if sys.platform == "darwin" else 1024
     return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "cpu")
 
