@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pulid_extract.shared.file_names import path_of
@@ -65,11 +64,10 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def idle_keys(detail: DetailSettings | None) -> Sequence[str]:
-    """A line for each key of --extra-ad-args that has no effect here."""
-    if detail is None:
-        return ()
-    return [
-        f"--extra-ad-args {name} has no effect: it belongs to YOLOv8, faces are found by antelopev2"
-        for name in detail.idle
-    ]
+def idle_keys(flags: Flags) -> list[str]:
+    """A line for each key of --extra-ad-args that has no effect here. Raises RequestError."""
+    if flags.ad_model is None:
+        return []
+    idle = parse_detail_args(flags.extra_ad_args)["idle"]
+    reason = "it belongs to YOLOv8, faces are found by antelopev2"
+    return [f"--extra-ad-args {name} has no effect: {reason}" for name in idle]

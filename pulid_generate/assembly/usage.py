@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.file_names import path_of
+from pulid_generate.assembly.detail import idle_keys
 from pulid_generate.assembly.people import identity_files, people_of
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.names import flag_name
@@ -153,6 +154,7 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
     if not flags.vae_tiling:
         no_tiles = ("vae_tile_size", "vae_tile_overlap")
         idle |= dict.fromkeys(no_tiles, "--vae-tiling is not given")
+    yield from idle_keys(flags)
     for name, reason in idle.items():
         if name in given:
             yield f"{flag_name(name)} has no effect: {reason}"

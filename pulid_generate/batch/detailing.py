@@ -84,6 +84,7 @@ def run(context: typer.Context, flags: DetailCommandFlags) -> None:
     pictures = _pictures(flags)
     pipeline = opening.open_pipeline(flags, with_pulid=bool(people_of(flags)), progress=progress)
     inputs = [*input_files(flags, pipeline), *(one.path for one in pictures)]
+    inputs += [Path(name).expanduser() for name in flags.reference or ()]
     for one in pictures:
         check_not_input(one.output, inputs)
         check_writable(one.output)

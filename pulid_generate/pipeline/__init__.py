@@ -3,6 +3,7 @@ draws.
 
     face_pass.py   which faces of a drawn picture are redrawn, and the picture with them
     previewing.py  what latents in work would come to, as a file
+    prompt_encoding.py  prompts that the cache does not hold, through CLIP-L and T5
     fitting.py     a request and the model's header -> a job, or the reason why there is none
     texts.py       encoded prompts: what Flux reads of them, and where they are kept
     text_cache.py  entries on disk by key, bounded, sealed

@@ -23,7 +23,6 @@ from torch import Tensor
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.kernels.trials import take_notes
-from pulid_generate.memory.devices import give_back_memory
 from pulid_generate.models.autoencoder import Autoencoder, decode
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import Picture
@@ -42,15 +41,8 @@ from pulid_generate.pipeline.pixels import (
 )
 from pulid_generate.pipeline.planning import MemoryPlanner, Staying
 from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watched
+from pulid_generate.pipeline.prompt_encoding import PromptEncoder
 from pulid_generate.pipeline.text_cache import TextCache
-from pulid_generate.pipeline.texts import (
-    Texts,
-    TextStates,
-    TextStore,
-    check_finite,
-    encode_prompts,
-    pool_prompts,
-)
 from pulid_generate.request.job import Job, batch_key
 from pulid_generate.request.tokens import Prompt
 
@@ -83,7 +75,7 @@ class Engine:
         self._loaded = LoadedModels(models, self.planner, reports, compile)
         self._previewer = Previewer.of(preview, models, self._loaded.autoencoder_beside)
         self._faces = FacePass(finder, reports.note, reports.log)
-        self._store = TextStore(cache, fitting.files, models.placement)
+        self._prompts = PromptEncoder(fitting, cache, self._loaded, reports)
         # Latents to start from, of the pictures in work
         self._starts: dict[Hashable, Tensor] = {}
         # Tokens of their references
@@ -123,7 +115,7 @@ class Engine:
 
     def lacks(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts that are not encoded yet."""
-        return self._store.lacks(prompts)
+        return self._prompts.lacks(prompts)
 
     # ------------------------------------------------------------------------------------ the order
 
@@ -308,59 +300,7 @@ class Engine:
 
         Raises CheckpointError, PlacementError, and OutputError for a cache that cannot be written.
         """
-        beside, missing = self.encodes_beside, self.lacks(prompts)
-        if not missing:
-            return
-        if not beside:
-            self._loaded.release()
-        pooled = self._pool(missing)
-        give_back_memory()
-        self._encode(missing, pooled)
-        give_back_memory()
-
-    def _pool(self, prompts: Sequence[Prompt]) -> dict[Prompt, Tensor]:
-        """CLIP's vector of every prompt, in the compute dtype on the main device."""
-        place = self.models.placement
-        with self._loaded.running(Model.CLIP):
-            clip = self._loaded.clip()
-            for prompt in prompts:
-                for line in prompt.notes:
-                    self.reports.note(line)
-            attach = partial(self._loaded.attached, clip.model, Model.CLIP)
-            pooled = {}
-            for prompt, vector in zip(prompts, pool_prompts(clip, prompts, attach), strict=True):
-                check_finite(vector, self.fitting.files.clip_l)
-                pooled[prompt] = vector.to(place.device, place.dtype)
-        return pooled
-
-    def _encode(self, prompts: Sequence[Prompt], pooled: dict[Prompt, Tensor]) -> None:
-        """T5's states of every prompt, into the cache."""
-        place = self.models.placement
-
-        def keep(prompt: Prompt, states: Tensor) -> None:
-            check_finite(states, self.fitting.files.t5xxl)
-            on_main = states.to(place.device, place.dtype)
-            self._store.put(prompt, TextStates(on_main, pooled[prompt]))
-
-        with self._loaded.running(Model.T5):
-            t5 = self._loaded.t5()
-            attach = partial(self._loaded.attached, t5.model, Model.T5)
-            encode_prompts(t5, prompts, attach, keep)
-
-    def _texts(self, job: Job) -> Texts:
-        """What Flux reads for a job."""
-        return Texts(*(self._text(prompt) for prompt in job.prompts))
-
-    def _text(self, prompt: Prompt) -> TextStates:
-        found = self._store.get(prompt)
-        if found is None:  # damaged, or another process has made room
-            self.encode([prompt])
-            found = self._store.get(prompt)
-        if found is None:
-            raise CheckpointError(
-                "an encoded prompt was taken out of the cache while it was needed; run it again"
-            )
-        return found
+        self._prompts.encode(prompts)
 
     # ------------------------------------------------------------------------------------- pictures
 
@@ -401,7 +341,7 @@ class Engine:
         """Latents (1, 16, H/8, W/8) float32 of jobs of one `batch_key`. Raises CheckpointError,
         PlacementError.
         """
-        texts = [self._texts(job) for job in jobs]
+        texts = [self._prompts.texts(job) for job in jobs]
         starts = [self._starts[start_key(job)] if job.start else None for job in jobs]
         with self._loaded.running(Model.FLUX):
             denoiser = self._loaded.denoiser(jobs[0].loras)
