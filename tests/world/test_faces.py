@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 from micro_world import measure
+from micro_world.train import CLIP_JUDGE
 
 PEOPLE, SCENES = 8, 3
 # what an option does to a likeness is seen on half of them
@@ -250,6 +251,7 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
     identity.
     """
     me, stranger = measure.write_portraits(tmp_path / "portraits", 2, series=1)
+    me_too = measure.write_portraits(tmp_path / "others", 1, series=2)[0]
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(
         "".join(measure.plain_prompt(scene) + "\n" for scene in measure.scenes(SCENES))
@@ -282,11 +284,16 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
             "--output-dir",
             tmp_path / "out",
         ),
-        *("--batch-size", 6, "--require", f"mean_likeness>={LIKE}"),
+        *("--truth", me_too, "--prompt-judge", measure.MODELS / CLIP_JUDGE),
+        *("--batch-size", 6, "--require", f"mean_likeness>={LIKE},prompt>=-15"),
     )
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["measures"]["mean_likeness"] >= LIKE
+    # about as like another portrait as the one that they are compared with, and what was asked for
+    assert abs(report["measures"]["copy_paste"]) < 0.4
+    assert report["measures"]["prompt_score"] > 40
+    assert report["prompt_judge"]["name"] == "clip.onnx"
     assert (
         report["runs"]["person"]["mean_likeness"]
         > max(report["runs"][name]["mean_likeness"] for name in ("weight_0", "stranger")) + 0.2
