@@ -290,8 +290,8 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["measures"]["mean_likeness"] >= LIKE
-    # about as like another portrait as the one that they are compared with, and what was asked for
-    assert abs(report["measures"]["copy_paste"]) < 0.4
+    # no copies of the portrait that they are compared with (1), and what was asked for
+    assert abs(report["measures"]["copy_paste"]) < 0.6
     assert report["measures"]["prompt_score"] > 40
     assert report["prompt_judge"]["name"] == "clip.onnx"
     assert (
