@@ -43,12 +43,19 @@ PAGES = {
         ),
     ),
     "score": HelpPage(
-        ("images", "reference", "stranger", "minimum", "sheet", "as_json", "models_dir"),
+        (
+            *("images", "reference", "truth", "stranger", "prompt", "minimum", "sheet", "as_json"),
+            "models_dir",
+        ),
         (
             ("pulid-extract score --reference me.jpg pictures", "how like me are they?"),
             (
                 "pulid-extract score --reference me.jpg --min 0.5 out.png",
                 "exit code 1 if it is not me",
+            ),
+            (
+                'pulid-extract score --prompt "in the rain" out.png',
+                "does it show that?",
             ),
         ),
     ),
