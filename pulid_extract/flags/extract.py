@@ -17,6 +17,7 @@ from pulid_extract.flags.groups import (
     SayFlags,
     show_version,
 )
+from pulid_extract.shared.cli.standard_output import dash_for_stdout
 
 # flags about the pixels of one portrait
 ONE_PORTRAIT = ("face_at", "face_box", "landmarks", "mask", "box", "face_image", "crop_image")
@@ -165,6 +166,7 @@ class PortraitFlags:
             "--out",
             "-o",
             metavar="FILE|-",
+            callback=dash_for_stdout,
             help="The .pulidembd to write; - writes standard output.",
         ),
     ] = None

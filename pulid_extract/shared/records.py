@@ -105,6 +105,14 @@ def json_record(line: str, example: str) -> Record:
     return record
 
 
+def _other_separator(head: str) -> str:
+    """What separates the columns of a header that has no comma, in words; "" if nothing does."""
+    for character, name in ((";", "semicolons"), ("\t", "tabs")):
+        if character in head:
+            return name
+    return ""
+
+
 def csv_records(
     text: str,
     problems: list[Problem],
@@ -129,6 +137,15 @@ def csv_records(
             continue
         if head is None:
             head = [cell.strip() for cell in cells]
+            if len(head) == 1 and (other := _other_separator(head[0])):
+                problems.append(
+                    Problem.of_line(
+                        start,
+                        f"its columns are separated by {other}, as Excel does in many languages; "
+                        "they want commas: save it anew as CSV with commas, or as JSON Lines",
+                    )
+                )
+                return
             check_head(head, start)
             twice = sorted({name for name in head if head.count(name) > 1})
             if twice:

@@ -37,7 +37,7 @@ def check_writable(path: str | Path) -> None:
     """Raise OutputError now if a later `write_atomically(path)` cannot work, before minutes of work
     are spent.
     """
-    path = Path(path)
+    path = _target_of(Path(path))
     try:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder; give a file name")
@@ -69,7 +69,7 @@ def write_atomically(
 
     mode: permission bits of the new file; None leaves what the umask gives. Raises OutputError.
     """
-    path = Path(path)
+    path = _target_of(Path(path))
     chunks = [data] if isinstance(data, bytes) else data
     beside = None if _is_special(path) else _make_beside(path)
     try:
@@ -92,6 +92,15 @@ def write_atomically(
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def _target_of(path: Path) -> Path:
+    """Where a symbolic link leads, so that what it names is written and the link stays; any other
+    path as it is.
+    """
+    if not path.is_symlink() or _is_special(path):
+        return path
+    return Path(os.path.realpath(path))
 
 
 def _is_special(path: Path) -> bool:

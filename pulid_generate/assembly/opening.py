@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cache_folder import default_folder
+from pulid_extract.shared.cli import console
 from pulid_extract.shared.writing import check_not_input, check_writable
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
@@ -107,7 +108,8 @@ def open_engine(
     stay beside Flux. Raises PulidError.
     """
     pipeline = open_pipeline(flags, with_pulid=with_pulid, progress=progress)
-    cache = TextCache(None if flags.no_cache else default_folder())
+    folder = None if flags.no_cache else default_folder()
+    cache = TextCache(folder, warn=lambda line: console.log(f"warning: {line}"))
     return pipeline, pipeline.engine(cache, staying=staying, batch=flags.batch_size)
 
 

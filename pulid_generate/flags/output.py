@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pulid_extract.shared.cli.standard_output import dash_for_stdout
 from pulid_generate.version import __version__
 
 
@@ -25,7 +26,11 @@ class OutputFlags:
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE|-", help="The PNG to write; - writes standard output."
+            "--output",
+            "-o",
+            metavar="FILE|-",
+            callback=dash_for_stdout,
+            help="The PNG to write; - writes standard output.",
         ),
     ] = "output.png"
     output_begin_idx: Annotated[

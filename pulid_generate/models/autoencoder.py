@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # what the logarithm of a variance is cut to, as in sd-cli and in diffusers
 LOG_VARIANCE = (-30.0, 20.0)
+# one that every encoder has, in BFL's names and in diffusers'
+ENCODER_TENSOR = "encoder.conv_in.weight"
 NOT_FINITE = "a damaged file, or float16 where --dtype bfloat16 is needed"
 
 
@@ -121,6 +123,11 @@ def encode(
     return (latents - SHIFT_FACTOR) * SCALING_FACTOR
 
 
+def has_encoder(header: Header) -> bool:
+    """Whether the autoencoder of a file can encode; text to image does without."""
+    return ENCODER_TENSOR in part_of(header, VAE_MARKER).tensors
+
+
 def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> Autoencoder:
     """The autoencoder of a file or a diffusers folder in eval mode, every weight in `dtype`.
 
@@ -131,12 +138,12 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
     part = part_of(header, VAE_MARKER)
     shapes = {name: shape for name, (_, shape) in part.tensors.items()}
     bfl = "decoder.mid.attn_1.q.weight" in shapes
+    # the decoder's levels, which every file has
+    lists, first = "decoder.up_blocks", "decoder.up_blocks.{}.resnets.0.conv1.weight"
+    blocks = "decoder.up_blocks.0.resnets"
     if bfl:
-        lists, first = "encoder.down", "encoder.down.{}.block.0.conv1.weight"
-        blocks = "encoder.down.0.block"
-    else:
-        lists, first = "encoder.down_blocks", "encoder.down_blocks.{}.resnets.0.conv1.weight"
-        blocks = "encoder.down_blocks.0.resnets"
+        lists, first = "decoder.up", "decoder.up.{}.block.0.conv1.weight"
+        blocks = "decoder.up.0.block"
     levels = depth_of(shapes, lists)
     try:
         channels = [shapes[first.format(level)][0] for level in range(levels)]
@@ -154,8 +161,16 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
             f"scaled by {scaling}; Flux has {LATENT_CHANNELS}, scaled by {SCALING_FACTOR}); "
             "use Flux's ae.safetensors"
         )
+    if not bfl:
+        # BFL numbers them from the finest, diffusers in the order they run
+        channels.reverse()
     with torch.device("meta"):
-        model = autoencoder.Autoencoder(channels, latent, blocks=depth_of(shapes, blocks))
+        model = autoencoder.Autoencoder(
+            channels,
+            latent,
+            blocks=depth_of(shapes, blocks) - 1,
+            with_encoder=has_encoder(header),
+        )
     state: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in read_tensors(header, VAE_MARKER, device, dtype):

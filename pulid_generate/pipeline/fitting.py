@@ -25,6 +25,7 @@ from pulid_generate.injection.hooks import check_fit
 from pulid_generate.injection.layer_skip import check_layers
 from pulid_generate.lora.files import LoraFile, left_out, read_lora, resolve
 from pulid_generate.lora.names import flux_layers
+from pulid_generate.models.autoencoder import has_encoder
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
@@ -106,6 +107,7 @@ class Fitting:
             self._check_identity(request, subject.embedding)
         self._check_loras(loras)
         self._check_references(conditions)
+        self._check_encoder(request, start, conditions)
         return Job(
             request,
             request.seed,
@@ -229,6 +231,22 @@ class Fitting:
             raise CheckpointError(
                 f"{path}: by its name not FLUX.1 Kontext, and no other Flux reads reference "
                 "pictures; give Kontext dev, or --kontext if this is it"
+            )
+
+    def _check_encoder(
+        self, request: GenerationRequest, start: StartPicture | None, conditions: Conditions
+    ) -> None:
+        """Raise CheckpointError for pictures that an autoencoder without encoder cannot read."""
+        what = {
+            "--init-img": start is not None,
+            "a reference picture": bool(conditions),
+            "a detail pass": request.detail is not None,
+        }
+        needed = [name for name, is_asked in what.items() if is_asked]
+        if needed and not has_encoder(self.files.vae.header):
+            raise CheckpointError(
+                f"{self.files.vae.path}: holds a decoder alone, and {needed[0]} needs the encoder "
+                "too; use the whole ae.safetensors"
             )
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:

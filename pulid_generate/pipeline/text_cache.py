@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.cache_folder import FOLDER_VARIABLE
+from pulid_extract.shared.errors import OutputError
 from pulid_extract.shared.model_files import Header
 from pulid_extract.shared.writing import make_folder, write_atomically
 
@@ -56,20 +57,27 @@ class TextCache:
     """The entries of one folder, at most `limit` bytes of them once `trim` has run; the longest
     unused go first.
 
-    folder: None keeps them in memory, for as long as this object lives.
+    folder: None keeps them in memory, for as long as this object lives; so does a folder that
+    cannot be written, which `warn` is told of once.
     """
 
-    def __init__(self, folder: Path | None, limit: int = MAX_BYTES):
+    def __init__(
+        self,
+        folder: Path | None,
+        limit: int = MAX_BYTES,
+        warn: Callable[[str], None] = lambda line: None,
+    ):
         self.folder = folder / ENTRIES if folder is not None else None
-        self.limit = limit
+        self.limit, self.warn = limit, warn
         self._here: dict[str, bytes] = {}
+        self._is_writable = True
 
     def __contains__(self, key: str) -> bool:
         return key in self._here or (self.folder is not None and (self.folder / key).is_file())
 
     def get(self, key: str) -> bytes | None:
         """What was put under this key, or None. A damaged entry is deleted."""
-        if self.folder is None:
+        if self.folder is None or key in self._here:
             return self._here.get(key)
         path = self.folder / key
         try:
@@ -91,13 +99,19 @@ class TextCache:
                 (self.folder / key).unlink()
 
     def put(self, key: str, data: bytes) -> None:
-        """Keep it. Raises OutputError if the folder cannot be written."""
-        if self.folder is None:
-            self._here[key] = data
-            return
-        advice = f"set {FOLDER_VARIABLE}, or give --no-cache"
-        make_folder(self.folder, advice=advice, mode=0o700)
-        write_atomically(self.folder / key, [hashlib.sha256(data).digest(), data], mode=0o600)
+        """Keep it."""
+        if self.folder is not None and self._is_writable:
+            advice = f"set {FOLDER_VARIABLE}"
+            sealed = [hashlib.sha256(data).digest(), data]
+            try:
+                make_folder(self.folder, advice=advice, mode=0o700)
+                write_atomically(self.folder / key, sealed, mode=0o600)
+                return
+            # a container's user without a home, a full disk: the pictures do not need it
+            except OutputError as error:
+                self._is_writable = False
+                self.warn(f"the cache of encoded prompts is not used: {error}")
+        self._here[key] = data
 
     def trim(self) -> None:
         """Delete the longest unused entries beyond the limit, and what killed processes left

@@ -16,6 +16,9 @@ from typing import BinaryIO
 
 from pulid_extract.shared.errors import OutputError
 
+# what operating systems call it
+STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -87,3 +90,10 @@ class ResultLines:
 def _check_open() -> None:
     if sys.stdout is None:
         raise OutputError("standard output: is closed; redirect it to a file or a pipe")
+
+
+def dash_for_stdout(value: str | None) -> str | None:
+    """A typer callback: "-" for the names that an operating system has for standard output, so that
+    nothing but the result goes there; any other value as it is.
+    """
+    return "-" if value in STDOUT_NAMES else value

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from pulid_extract.batch.manifest import COLUMNS, read_manifest
 from pulid_extract.shared.errors import InputError
-from pulid_extract.shared.records import MAX_LINE, MAX_PROBLEMS, Problem, listed
+from pulid_extract.shared.records import (
+    MAX_LINE,
+    MAX_PROBLEMS,
+    Problem,
+    csv_records,
+    listed,
+)
 
 
 def rows(data: bytes | str, form: str = ".jsonl") -> list[dict]:
@@ -206,3 +212,12 @@ def test_any_bytes_are_rows_or_one_line(form, data):
         found, wrong = [], [Problem(str(error))]
     assert found or wrong
     assert not any("\n" in problem.text for problem in wrong)
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_excels_other_separators_are_named(separator, name):
+    problems: list[Problem] = []
+    text = separator.join(("portrait", "out")) + "\r\n" + separator.join(("a.png", "b"))
+    assert list(csv_records(text, problems)) == []
+    [problem] = problems
+    assert f"line 1: its columns are separated by {name}, as Excel does" in problem.text

@@ -343,3 +343,22 @@ def test_zip_and_json_are_what_the_other_tests_think(tmp_path):
     assert zipfile.is_zipfile(tmp_path / "x.pt")
     data = pulid(tmp_path / "p").read_bytes()
     assert "pulid_encoder.latents" in json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+
+
+def test_a_link_is_written_to_its_target(tmp_path):
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "x", tmp_path / "x"
+    for before in (None, b"old"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        if before is not None:
+            target.write_bytes(before)
+        check_writable(link)
+        write_atomically(link, b"new")
+        assert link.is_symlink()
+        assert target.read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["x"]
+    link.unlink()
+    link.symlink_to(tmp_path / "none" / "x")
+    with pytest.raises(OutputError, match="check that the folder exists"):
+        check_writable(link)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.picture_files import gradient
 from support.stock_models import stock_autoencoder
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, InputError, RequestError
-from pulid_generate.models.autoencoder import decode, encode, load_vae
+from pulid_generate.files.model_set import ModelFiles
+from pulid_generate.models.autoencoder import decode, encode, has_encoder, load_vae
 from pulid_generate.models.tiles import tile_starts, tiled
+from pulid_generate.pipeline.fitting import Fitting
+from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.job import StartPicture
 from pulid_generate.request.tiling import Tiling
 from pulid_generate.sampling.noise import make_noise
 
@@ -157,3 +162,26 @@ def test_tiling_in_sd_clis_words():
     for overlap in (-0.1, 0.6, float("nan")):
         with pytest.raises(RequestError, match="vae-tile-overlap"):
             Tiling(overlap=overlap)
+
+
+def test_a_decoder_alone_decodes_and_cannot_start_from_a_picture(micro, tmp_path, vae):
+    whole = load_file(micro / "ae.safetensors")
+    alone = {name: tensor for name, tensor in whole.items() if name.startswith("decoder.")}
+    save_file(alone, tmp_path / "decoder.safetensors")
+    header = read_header(tmp_path / "decoder.safetensors")
+    assert not has_encoder(header)
+    assert has_encoder(read_header(micro / "ae.safetensors"))
+    ours = load_vae(header, torch.float32)
+    theirs = load_vae(read_header(micro / "ae.safetensors"), torch.float32)
+    latents = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(decode(ours, latents), decode(theirs, latents))
+    files = ModelFiles.find(
+        models_dir=micro, vae=tmp_path / "decoder.safetensors", with_pulid=False
+    )
+    fitting, request = Fitting(files), GenerationRequest("a cat", width=32, height=32, steps=4)
+    assert fitting.job(request).start is None
+    start = StartPicture(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(
+        CheckpointError, match=r"decoder\.safetensors: holds a decoder alone, and -"
+    ):
+        fitting.job(request, start=start)
