@@ -176,7 +176,10 @@ def test_a_decoder_alone_decodes_and_cannot_start_from_a_picture(micro, tmp_path
     latents = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     assert np.array_equal(decode(ours, latents), decode(theirs, latents))
     files = ModelFiles.find(
-        models_dir=micro, vae=tmp_path / "decoder.safetensors", with_pulid=False
+        models_dir=micro,
+        flux=micro / "flux1-schnell.safetensors",
+        vae=tmp_path / "decoder.safetensors",
+        with_pulid=False,
     )
     fitting, request = Fitting(files), GenerationRequest("a cat", width=32, height=32, steps=4)
     assert fitting.job(request).start is None
