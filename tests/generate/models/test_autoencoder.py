@@ -181,7 +181,10 @@ def test_a_decoder_alone_decodes_and_cannot_start_from_a_picture(micro, tmp_path
         vae=tmp_path / "decoder.safetensors",
         with_pulid=False,
     )
-    fitting, request = Fitting(files), GenerationRequest("a cat", width=32, height=32, steps=4)
+    fitting, request = (
+        Fitting(files),
+        GenerationRequest("a cat", width=32, height=32, steps=4, strength=0.5),
+    )
     assert fitting.job(request).start is None
     start = StartPicture(np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(
