@@ -26,9 +26,9 @@ from pulid_generate.pictures.scorer import ERROR, PROGRAM, program
 if TYPE_CHECKING:
     import numpy as np
 
-# main memory of the process: libraries, SCRFD and, for references, ArcFace; 0.6 GiB were measured
-# with the public pack's sizes
-PROCESS_BYTES = 3 << 28
+# main memory of the process, 1.25 GiB: 0.73 were measured with the small world's networks, of which
+# libraries are nearly all; SCRFD and ArcFace of the public pack are files of 17 and 261 MB
+PROCESS_BYTES = 5 << 28
 
 
 class FaceFinder:
