@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.batch import batch
+from bench.beside_sdcli import beside
 from bench.extract import extract
 from bench.ray import ray
 from bench.server import overhead
@@ -41,7 +42,7 @@ BENCH_DOUBLE, BENCH_SINGLE = 3, 5
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or list(TABLES)
+    wanted, sdcli = _arguments(sys.argv[1:])
     unknown = set(wanted) - set(TABLES)
     if unknown:
         sys.exit(
@@ -56,6 +57,18 @@ def main() -> None:
         for name in wanted:
             print(f"measuring: {name}", file=sys.stderr)
             print(TABLES[name](), flush=True)
+    if sdcli:
+        print(beside(sdcli), flush=True)
+
+
+def _arguments(given: list[str]) -> tuple[list[str], str | None]:
+    """The tables, and sd-cli's path: with it and without names, nothing else is measured."""
+    if "--sd-cli" not in given:
+        return given or list(TABLES), None
+    place = given.index("--sd-cli")
+    if place + 1 == len(given):
+        sys.exit("bench: --sd-cli wants the program's path")
+    return given[:place] + given[place + 2 :], given[place + 1]
 
 
 def folded_against_plain() -> str:
