@@ -3,7 +3,7 @@ because machines are shared and noisy.
 
     make bench
     PYTHONPATH=scripts python -m bench [folded] [share] [memory] [help] [steps] [extract] [batch]
-        [ray] [http]
+        [ray] [http] [--sd-cli PATH]
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the
 real shape; no file is needed.
