@@ -34,6 +34,7 @@ from pulid_generate.request.tokens import LoraUse
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
+    from pulid_generate.request.control_picture import ControlUse
     from pulid_generate.request.job import Job
     from pulid_generate.request.start_picture import PictureBytes
 
@@ -237,8 +238,9 @@ def _read_start(
 
 
 def _read_conditions(flags: Flags, width: int, height: int) -> Conditions:
+    controls = _read_controls(flags, width, height)
     if not flags.ref_image:
-        return NO_CONDITIONS
+        return Conditions(controls=controls) if controls else NO_CONDITIONS
     from pulid_generate.request.reference_picture import (
         ReferenceOptions,
         read_reference_pictures,
@@ -249,7 +251,25 @@ def _read_conditions(flags: Flags, width: int, height: int) -> Conditions:
         increase=flags.increase_ref_index,
         resize=not flags.disable_auto_resize_ref_image,
     )
-    return Conditions(read_reference_pictures(flags.ref_image, options, width, height))
+    references = read_reference_pictures(flags.ref_image, options, width, height)
+    return Conditions(references, controls)
+
+
+def _read_controls(flags: Flags, width: int, height: int) -> tuple[ControlUse, ...]:
+    if not flags.control_net:
+        return ()
+    from pulid_generate.request.control_picture import ControlTexts, read_controls
+
+    texts = ControlTexts(
+        nets=flags.control_net,
+        images=flags.control_image or (),
+        strengths=flags.control_strength or (),
+        starts=flags.control_start or (),
+        ends=flags.control_end or (),
+        modes=flags.control_mode or (),
+        canny=flags.canny,
+    )
+    return read_controls(texts, width, height)
 
 
 def _skip_guidance(flags: Flags) -> SkipGuidance:

@@ -43,6 +43,13 @@ NEEDS = {
     "ad_negative_prompt": ("ad_model",),
     "extra_ad_args": ("ad_model",),
     "ref_image_args": ("ref_image",),
+    "control_net": ("control_image",),
+    "control_image": ("control_net",),
+    "control_strength": ("control_net",),
+    "control_mode": ("control_net",),
+    "control_start": ("control_net",),
+    "control_end": ("control_net",),
+    "canny": ("control_image",),
     "increase_ref_index": ("ref_image",),
     "disable_auto_resize_ref_image": ("ref_image",),
 }
@@ -86,6 +93,7 @@ def standard_input_readers(flags: Flags) -> list[str]:
     """The flags that name standard input. Raises RequestError."""
     readers = [flag_name(name) for name in READERS if getattr(flags, name) == "-"]
     people = identity_files(flags).count("-") - (flags.pulid_id_embedding == "-")
+    readers += ["--control-image"] * (flags.control_image or []).count("-")
     readers += ["--ref-image"] * (flags.ref_image or []).count("-")
     return readers + ["--identity"] * people
 
@@ -106,6 +114,8 @@ def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
     named += identity_files(flags)
     named += [spec.mask for spec in people_of(flags)]
     named += flags.ref_image or ()
+    named += flags.control_image or ()
+    named += flags.control_net or ()
     named += [str(parse_lora_flag(text).path) for text in flags.lora or ()]
     yield from (path_of(name) for name in named if name not in (None, "-"))
 

@@ -14,7 +14,7 @@ import typer
 from pulid_extract.shared.cluster.flags import ClusterFlags
 from pulid_generate.flags.batch import AxesFlags, RowFlags, SeriesFlags, SheetFlags
 from pulid_generate.flags.caching import CachingFlags
-from pulid_generate.flags.conditions import ReferenceFlags
+from pulid_generate.flags.conditions import ControlFlags, ReferenceFlags
 from pulid_generate.flags.detail import DetailFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
@@ -37,6 +37,7 @@ class Flags(
     ModelFlags,
     CachingFlags,
     DetailFlags,
+    ControlFlags,
     ReferenceFlags,
     IdentityFlags,
     DrawingFlags,

@@ -54,3 +54,53 @@ class ReferenceFlags:
             help="The Flux file is FLUX.1 Kontext, whatever it is called; its tensors do not tell.",
         ),
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlFlags:
+    """ControlNets: edges, depth or a pose that the picture keeps to."""
+
+    HEADING = "ControlNet"
+
+    control_net: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control-net",
+            metavar="FILE|FOLDER",
+            help="A ControlNet of Flux (InstantX's, Shakker's, XLabs'); may be given several "
+            "times, each with its --control-image. Options below count in the same order; one "
+            "holds for all.",
+        ),
+    ] = None
+    control_image: Annotated[
+        list[str] | None,
+        typer.Option("--control-image", metavar="FILE", help="What it reads."),
+    ] = None
+    control_strength: Annotated[
+        list[str] | None,
+        typer.Option("--control-strength", metavar="S", help="How strongly. Default: 0.9."),
+    ] = None
+    control_mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control-mode",
+            metavar="NAME|N",
+            help="Of a union: canny, tile, depth, blur, pose, gray, low-quality, or a number.",
+        ),
+    ] = None
+    control_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control-start", metavar="SHARE", help="From this share of the steps on. Default: 0."
+        ),
+    ] = None
+    control_end: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control-end", metavar="SHARE", help="Up to this share of the steps. Default: 1."
+        ),
+    ] = None
+    canny: Annotated[
+        bool,
+        typer.Option("--canny", help="Reduce --control-image to its edges first."),
+    ] = False

@@ -71,7 +71,6 @@ def _no(
 METADATA = "it belongs to --mode metadata; the text is in the PNG's chunk `parameters`"
 IMATRIX = "importance matrices serve quantisation; make the GGUF with sd-cli, it can be used here"
 OTHER_FAMILY = "it belongs to another model family, Flux has no such part; leave it out"
-CONTROL = "ControlNet is not supported; leave it out, or draw with sd-cli"
 VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
 PHOTOMAKER = (
     "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
@@ -79,7 +78,6 @@ PHOTOMAKER = (
 WITH_HIRES = "it only serves --hires"
 WITH_UPSCALER = "it only serves --upscale-model"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
-WITH_CONTROL = "it only serves a ControlNet"
 SECOND_MODEL = "it only serves the second (high noise) model of Wan"
 WEIGHT_TYPE = (
     "weights keep the type of their file; give a file of the wanted type, such as "
@@ -170,7 +168,11 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _no("--audio-vae", VIDEO),
         _same("--tae", text="taef1 with diffusers' names"),
         _same("--taesd"),
-        _no("--control-net", CONTROL),
+        _same(
+            "--control-net",
+            text="of Flux (sd-cli has none for it); several, each with --control-mode, "
+            "--control-start and --control-end",
+        ),
         _no("--ip-adapter", IP_ADAPTER),
         _no("--photo-maker", PHOTOMAKER),
         _no(
@@ -209,7 +211,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         ),
         _note("--extra-tiling-args", "it belongs to a video autoencoder", default="4"),
         _note("--temporal-tiling", "it belongs to a video autoencoder", value=False),
-        _note("--control-net-cpu", "there is no ControlNet here", value=False),
+        _note("--control-net-cpu", "a ControlNet runs where Flux does", value=False),
         _note("--split-mode", "no model is split over several devices"),
         _no("--rpc-servers", "devices of other machines are not supported; leave it out"),
         _note("--stream-layers", STREAMING, value=False, until="97d29908"),
@@ -322,9 +324,9 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         ),
         _same("--increase-ref-index", value=False),
         _same("--disable-auto-resize-ref-image", value=False),
-        _no("--control-image", CONTROL),
-        _no("--canny", CONTROL, value=False),
-        _note("--control-strength", WITH_CONTROL, default="0.9"),
+        _same("--control-image"),
+        _same("--canny", value=False),
+        _same("--control-strength", default="0.9"),
         _no("--ip-adapter-image", IP_ADAPTER),
         _note("--ip-adapter-strength", "it only serves --ip-adapter", default="1.0"),
     ),

@@ -144,7 +144,7 @@ def load_flux(
         if targets is None:
             unknown.append(name)
             continue
-        parts = _flux_rows(name, tensor, len(targets), shape.width) if bfl else [tensor]
+        parts = flux_rows(name, tensor, len(targets), shape.width) if bfl else [tensor]
         state.update(zip(targets, parts, strict=True))
     reject_unknown(header, unknown)
     weights = {name: state.pop(name) for name in list(state) if isinstance(state[name], PACKED)}
@@ -171,7 +171,7 @@ def flux_targets(name: str) -> list[str] | None:
     return [f"{target}.{leaf}" for target in layers] or None
 
 
-def _flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
+def flux_rows(name: str, tensor: Any, parts: int, width: int) -> list[Any]:
     """The rows of a BFL tensor for each of its `parts` in diffusers.
 
     tensor: a Tensor or a packed weight; both split by rows.

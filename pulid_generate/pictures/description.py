@@ -72,6 +72,7 @@ def describe(
         **_sampling(job, dev),
         **_start(job),
         **_references(job),
+        **_controls(job),
         **_tiling(job),
         **more,
     }
@@ -154,6 +155,19 @@ def _references(job: Job) -> dict[str, Any]:
         facts = {"sha256": reference.sha256, "size": f"{width}x{height}"}
         told.append(facts | {"place": list(reference.place)})
     return {"references": told} if told else {}
+
+
+def _controls(job: Job) -> dict[str, Any]:
+    """ControlNets, and what they read."""
+    told = []
+    for use in job.conditions.controls:
+        facts = {"name": use.path.name, "picture_sha256": use.sha256, "strength": use.strength}
+        if use.mode is not None:
+            facts["mode"] = use.mode
+        if (use.start, use.end) != (0, 1):
+            facts |= {"start": use.start, "end": use.end}
+        told.append(facts)
+    return {"controls": told} if told else {}
 
 
 def _tiling(job: Job) -> dict[str, Any]:

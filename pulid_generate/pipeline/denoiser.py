@@ -21,6 +21,7 @@ from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.caching.blocks import BlockCache
 from pulid_generate.caching.easycache import EasyCache
 from pulid_generate.caching.evaluation import Cache, Evaluation
+from pulid_generate.control.residuals import Control, attach_controls
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
@@ -68,13 +69,14 @@ class Denoiser:
         on_denoised: Callable[[Tensor], None] | None = None,
         noisy: bool = False,
         references: Tensor | None = None,
+        controls: Sequence[Control] = (),
     ) -> Tensor:
         """(B, 16, H/8, W/8) float32, of jobs with one `batch_key`.
 
         starts: the encoded starting picture of each job, (1, 16, H/8, W/8), or None. on_denoised:
         called with what the latents would come to, of that shape, by each evaluation; if noisy,
         with what went into it. references: tokens (1, R, 64) of what the first job, which is alone
-        then, refers to. The numbers may be NaN if the model's are.
+        then, refers to. controls: its ControlNets. The numbers may be NaN if the model's are.
         """
         request, times = jobs[0].request, jobs[0].times
         noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
@@ -92,7 +94,7 @@ class Denoiser:
                 on_denoised(unpack(packed, request.width, request.height))
 
         with ExitStack() as stack:
-            predict = self._predict(jobs, texts, references, stack)
+            predict = self._predict(jobs, texts, references, controls, stack)
             packed = denoise(
                 predict,
                 pack(torch.cat(first)).to(self.device),
@@ -115,6 +117,7 @@ class Denoiser:
         jobs: Sequence[Job],
         texts: Sequence[Texts],
         references: Tensor | None,
+        controls: Sequence[Control],
         stack: ExitStack,
     ) -> Predict:
         """The model as the denoise loop wants it. What it hangs on the model goes with `stack`."""
@@ -127,9 +130,8 @@ class Denoiser:
         img_ids = torch.cat(ids).to(device)
         if references is not None:
             references = references.to(device, self.dtype)
-        guidance = None
-        if self.dev:
-            guidance = torch.tensor([job.request.guidance for job in jobs], device=device)
+        scales = torch.tensor([job.request.guidance for job in jobs], device=device)
+        guidance = scales if self.dev else None
         states = {"positive": _joined([text.positive for text in texts])}
         if jobs[0].guided:
             states["negative"] = _joined([text.negative for text in texts if text.negative])
@@ -143,6 +145,8 @@ class Denoiser:
         skip = None
         if request.skip_guidance.scale:
             skip = stack.enter_context(skip_layers(self.flux, request.skip_guidance.layers))
+        # behind the identity's hooks, so that these read what a block itself computes
+        added = stack.enter_context(attach_controls(self.flux)) if controls else None
         cache = self.cache = self._step_cache(request.step_cache, stack)
 
         def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
@@ -152,19 +156,35 @@ class Denoiser:
                 injection.terms = _terms_at(step, jobs[0].steps, people[side])
             if skip is not None:
                 skip.active = branch == "skip"
+            seen = tuple(control for control in controls if control.active(step, jobs[0].steps))
 
             def compute() -> Tensor:
                 tokens = latent.to(self.dtype)
+                time = torch.full((len(jobs),), t, device=device)
+                txt_ids = torch.zeros(text.t5.shape[1], 3, device=device)
+                if added is not None:
+                    added.residuals = [
+                        control.predict(
+                            hidden_states=tokens,
+                            encoder_hidden_states=text.t5,
+                            pooled_projections=text.pooled,
+                            timestep=time,
+                            guidance=scales,
+                            img_ids=img_ids[:picture_tokens],
+                            txt_ids=txt_ids,
+                        )
+                        for control in seen
+                    ]
                 if references is not None:
                     tokens = torch.cat([tokens, references], dim=1)
                 velocity = self.flux(
                     hidden_states=tokens,
                     encoder_hidden_states=text.t5,
                     pooled_projections=text.pooled,
-                    timestep=torch.full((len(jobs),), t, device=device),
+                    timestep=time,
                     guidance=guidance,
                     img_ids=img_ids,
-                    txt_ids=torch.zeros(text.t5.shape[1], 3, device=device),
+                    txt_ids=txt_ids,
                     return_dict=False,
                 )[0]
                 # the latent stays float32: adding 28 small steps in bfloat16, as the reference
@@ -174,8 +194,8 @@ class Denoiser:
             # a branch without some layers is computed whole: it runs in few steps, early ones
             if cache is None or branch == "skip":
                 return compute()
-            added = injection.state() if injection is not None else None
-            return cache.evaluate(Evaluation(latent, t, step, branch, added), compute)
+            people_now = injection.state() if injection is not None else None
+            return cache.evaluate(Evaluation(latent, t, step, branch, (people_now, seen)), compute)
 
         return predict
 

@@ -20,6 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pulid_generate.control.residuals import Control
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.kernels.trials import take_notes
@@ -32,7 +33,10 @@ from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.pipeline.loading import Models
 from pulid_generate.pipeline.pixels import (
+    control_key,
+    control_pixels,
     decode_job,
+    encode_control,
     encode_references,
     encode_start,
     parameters_of,
@@ -43,6 +47,7 @@ from pulid_generate.pipeline.planning import MemoryPlanner, Staying
 from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watched
 from pulid_generate.pipeline.prompt_encoding import PromptEncoder
 from pulid_generate.pipeline.text_cache import TextCache
+from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.job import Job, batch_key
 from pulid_generate.request.tokens import Prompt
 
@@ -80,6 +85,8 @@ class Engine:
         self._starts: dict[Hashable, Tensor] = {}
         # Tokens of their references
         self._references: dict[Hashable, Tensor] = {}
+        # Tokens of what ControlNets read
+        self._controls: dict[Hashable, Tensor] = {}
 
     def __enter__(self) -> Engine:
         return self
@@ -324,18 +331,37 @@ class Engine:
 
     def _encode_references(self, jobs: Sequence[Job]) -> None:
         """As `_encode_starts`."""
-        self._references = {}
-        referring = [job for job in jobs if job.conditions.references]
+        self._references, self._controls = {}, {}
+        referring = [job for job in jobs if job.conditions]
         if not referring:
             return
         vae = self._loaded.autoencoder()
         with self._loaded.running(Model.VAE):
             for job in referring:
-                if reference_key(job) not in self._references:
+                if job.conditions.references and reference_key(job) not in self._references:
                     self._references[reference_key(job)] = encode_references(vae, job)
+                for use in job.conditions.controls:
+                    if not self.fitting.controls[use.path].shape.pixels:
+                        self._controls[control_key(use, job)] = encode_control(vae, use, job)
         del vae
         if not self.decodes_beside:
             self._loaded.release()
+
+    def _control(self, use: ControlUse, job: Job) -> Control:
+        """A ControlNet with its picture. Raises CheckpointError."""
+        file, place = self.fitting.controls[use.path], self.models.placement
+        if file.shape.pixels:
+            picture = control_pixels(use)
+        else:
+            picture = self._controls[control_key(use, job)]
+        return Control(
+            self._loaded.control(use.path),
+            picture.to(place.device, place.dtype),
+            use.strength,
+            file.mode_number(use.mode),
+            use.start,
+            use.end,
+        )
 
     def _latents(self, jobs: Sequence[Job], label: str) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8) float32 of jobs of one `batch_key`. Raises CheckpointError,
@@ -347,7 +373,8 @@ class Engine:
             denoiser = self._loaded.denoiser(jobs[0].loras)
             watching = watched(label, self.reports, self._previewer)
             references = self._references.get(reference_key(jobs[0]))
-            latents = denoiser.latents(jobs, texts, starts, *watching, references)
+            controls = [self._control(use, jobs[0]) for use in jobs[0].conditions.controls]
+            latents = denoiser.latents(jobs, texts, starts, *watching, references, controls)
             if (cache := denoiser.cache) is not None:
                 told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
                 self.reports.log(f"{label}: {told}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import FoundFile
+from pulid_generate.control.files import ControlFile
 from pulid_generate.errors import CheckpointError, IdentityError, InputError, RequestError
 from pulid_generate.files.kontext import is_kontext
 from pulid_generate.files.layouts import FluxShape
@@ -56,6 +57,7 @@ class Fitting:
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         # What jobs have asked for, matrices memory-mapped
         self.loras: dict[Path, LoraFile] = {}
+        self.controls: dict[Path, ControlFile] = {}
         self._notes: list[str] = []
         small = self.shape.context < XXL_WIDTH
         self.reader = PromptReader(files.t5_tokenizer, SMALL_WORLD_TOKENS if small else None)
@@ -107,6 +109,7 @@ class Fitting:
             self._check_identity(request, subject.embedding)
         self._check_loras(loras)
         self._check_references(conditions)
+        self._check_controls(conditions)
         self._check_encoder(request, start, conditions)
         return Job(
             request,
@@ -239,7 +242,10 @@ class Fitting:
         """Raise CheckpointError for pictures that an autoencoder without encoder cannot read."""
         what = {
             "--init-img": start is not None,
-            "a reference picture": bool(conditions),
+            "a reference picture": bool(conditions.references),
+            "--control-net": any(
+                not self.controls[use.path].shape.pixels for use in conditions.controls
+            ),
             "a detail pass": request.detail is not None,
         }
         needed = [name for name, is_asked in what.items() if is_asked]
@@ -248,6 +254,14 @@ class Fitting:
                 f"{self.files.vae.path}: holds a decoder alone, and {needed[0]} needs the encoder "
                 "too; use the whole ae.safetensors"
             )
+
+    def _check_controls(self, conditions: Conditions) -> None:
+        """Every ControlNet belongs to this Flux, and has the mode that is asked for."""
+        for use in conditions.controls:
+            if use.path not in self.controls:
+                found = ControlFile.read(use.path, self.shape, self.files.flux.path)
+                self.controls[use.path] = found
+            self.controls[use.path].mode_number(use.mode)
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:
         """Every LoRA belongs to this Flux, before anything loads. Parts for CLIP and T5 are checked

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pulid_generate.control.loading import load_control
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.model import Model
 from pulid_generate.injection.compiling import compile_blocks, compiled_folder
@@ -42,6 +43,7 @@ class LoadedModels:
         self._t5: T5Text | None = None
         self._vae: Autoencoder | None = None
         self._denoiser: Denoiser | None = None
+        self._controls: dict[Path, Any] = {}
         # What hangs on Flux
         self._compiled, self._with_loras = ExitStack(), ExitStack()
         self._loras: tuple[LoraUse, ...] = ()
@@ -104,6 +106,15 @@ class LoadedModels:
             self._loras = loras
         return self._denoiser
 
+    def control(self, path: Path) -> Any:
+        """A ControlNet, which stays while Flux does. Raises CheckpointError."""
+        if path not in self._controls:
+            self.reports.log(f"loading {path}")
+            place = self.models.placement
+            file = self.fitting.controls[path]
+            self._controls[path] = load_control(file, place.dtype, place.device)
+        return self._controls[path]
+
     def attached(
         self, module: Any, model: Model, loras: Sequence[LoraUse]
     ) -> AbstractContextManager[None]:
@@ -126,6 +137,7 @@ class LoadedModels:
         self._with_loras.close()
         self._compiled.close()
         self._denoiser = self._vae = None
+        self._controls = {}
         self._loras = ()
         give_back_memory()
 

@@ -17,6 +17,7 @@ from pulid_generate.models.autoencoder import Autoencoder, decode, encode
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.description import describe, detail_facts
 from pulid_generate.pipeline.fitting import Fitting
+from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.job import Job, StartPicture
 from pulid_generate.request.start_picture import paste
 from pulid_generate.sampling.noise import make_noise, make_noises
@@ -61,6 +62,21 @@ def encode_references(vae: Autoencoder, job: Job) -> Tensor:
     for reference, noise in zip(references, noises, strict=True):
         tokens.append(pack(encode(vae, reference.pixels, noise=noise, tiling=job.tiling)))
     return torch.cat(tokens, dim=1)
+
+
+def control_key(use: ControlUse, job: Job) -> Hashable:
+    """Uses of equal keys read the same tokens."""
+    return use.sha256, job.tiling
+
+
+def encode_control(vae: Autoencoder, use: ControlUse, job: Job) -> Tensor:
+    """A control picture as tokens (1, L, 64): the mean of what the encoder allows."""
+    return pack(encode(vae, use.pixels, tiling=job.tiling))
+
+
+def control_pixels(use: ControlUse) -> Tensor:
+    """The same as pixels (1, 3, H, W) from -1 to 1, for models that read those."""
+    return torch.from_numpy(use.pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:

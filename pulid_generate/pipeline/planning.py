@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
+from pulid_generate.control.files import MARKER as CONTROL_MARKER
+from pulid_generate.control.files import ControlFile
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.files.model import Model
 from pulid_generate.lora.files import resolve
 from pulid_generate.lora.names import flux_layers
 from pulid_generate.memory.devices import available_on
+from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.plan import Plan, Work
 from pulid_generate.memory.planning import make_plan
 from pulid_generate.pictures.face_finder import PROCESS_BYTES
@@ -183,10 +187,29 @@ class MemoryPlanner:
             batch=batch,
             extra=self._lora_bytes(jobs)
             + self._cache_bytes(jobs)
+            + self._control_bytes(jobs)
             + self.models.weight_cache
             + extra,
         )
         return make_plan(self.fitting.files, work, self.models.placement, self.available)
+
+    def _control_bytes(self, jobs: Sequence[Job]) -> int:
+        """Of ControlNets, which stay beside Flux, and of what they predict of a step."""
+        number = torch.finfo(self.models.placement.dtype).bits // 8
+        weights = residuals = 0
+        for file in self._controls(jobs).values():
+            weights += Footprint.of(file.header, CONTROL_MARKER).bytes(number)
+            shape = file.shape.flux
+            residuals += (shape.double + shape.single) * shape.width * number
+        largest = max(job.request.width * job.request.height for job in jobs) // TOKEN_PIXELS**2
+        return weights + residuals * largest
+
+    def _controls(self, jobs: Sequence[Job]) -> dict[Path, ControlFile]:
+        found = {}
+        for job in jobs:
+            for use in job.conditions.controls:
+                found[use.path] = self.fitting.controls[use.path]
+        return found
 
     def _cache_bytes(self, jobs: Sequence[Job]) -> int:
         """Of what a cache of steps remembers of its blocks, in the compute dtype."""
@@ -231,6 +254,7 @@ def _kind(job: Job) -> Hashable:
         job.loras,
         job.request.step_cache,
         job.conditions.reference_tokens,
+        tuple(use.path for use in job.conditions.controls),
     )
 
 

@@ -11,6 +11,8 @@
     step_cache.py      which steps reuse what earlier ones computed, and by which rule
     start_picture.py   the picture to start from, its mask, the final paste
     reference_picture.py  what Kontext reads beside the picture: sizes, places
+    control_picture.py  what ControlNets read, how strongly, when
+    canny.py           edges of a picture
     conditions.py      pictures that a drawing is conditioned on
     mask_edge.py       a mask's edge: grown, shrunk, feathered
     detail.py          the second pass over faces: sd-cli's keys, and the prompts of each face

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.reference_picture import ReferencePicture
 
 
@@ -15,9 +16,11 @@ class Conditions:
 
     # What Kontext reads beside the picture
     references: tuple[ReferencePicture, ...] = ()
+    # What ControlNets read
+    controls: tuple[ControlUse, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.references)
+        return bool(self.references or self.controls)
 
     @property
     def reference_tokens(self) -> int:

@@ -34,7 +34,7 @@ FILES = (
     "mask",
     "lora_model_dir",
 )
-LISTS_OF_FILES = ("lora", "reference", "ref_image")
+LISTS_OF_FILES = ("lora", "reference", "ref_image", "control_net", "control_image")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pulid_extract.shared.records import Problem
 from pulid_generate.flags.caching import CachingFlags
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.conditions import ReferenceFlags
+from pulid_generate.flags.conditions import ControlFlags, ReferenceFlags
 from pulid_generate.flags.detail import DetailFlags
 from pulid_generate.flags.drawing import DrawingFlags
 from pulid_generate.flags.identity import IdentityFlags
@@ -22,6 +22,7 @@ BY_ROW = (
     *(item.name for item in fields(IdentityFlags)),
     *(item.name for item in fields(CachingFlags)),
     *(item.name for item in fields(DetailFlags)),
+    *(item.name for item in fields(ControlFlags)),
     *(item.name for item in fields(ReferenceFlags) if item.name != "kontext"),
     *("lora", "lora_model_dir", "vae_tiling", "vae_tile_size", "vae_tile_overlap"),
     *("output", "output_begin_idx", "disable_image_metadata", "reference"),

@@ -47,6 +47,7 @@ ORDER = {
         "rows",
         "pipeline",
         "caching",
+        "control",
         "injection",
         "lora",
         "pictures",

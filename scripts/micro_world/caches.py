@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from micro_world.measure import (
-    GENERATE,
     JUDGED,
     MODELS,
     Eyes,
@@ -34,6 +33,7 @@ from micro_world.measure import (
     write_portraits,
 )
 from micro_world.prompts import plain_prompt
+from pulid_generate.demo.world import DRAW
 
 # mode and options
 CASES = (
@@ -75,7 +75,7 @@ def world(people: int, count: int, steps: int, folder: Path) -> list[dict[str, A
     manifest = folder / "rows.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     command = [Path(sys.executable).with_name("pulid-generate"), "batch", manifest, "-v"]
-    command += ["--output-dir", folder, "--models-dir", MODELS, "--no-cache", *GENERATE]
+    command += ["--output-dir", folder, "--models-dir", MODELS, "--no-cache", *map(str, DRAW)]
     done = subprocess.run(
         [*map(str, command), "--steps", str(steps)], capture_output=True, text=True
     )

@@ -22,6 +22,7 @@ NOT_FOR_REQUESTS = {
     "reference": "score pictures with pulid-extract score",
     "prompt_file": "send the text as prompt",
     "negative_prompt_file": "send the text as negative_prompt",
+    "control_net": "the server's own --control-net holds",
     "lora_model_dir": "the server's own --lora-model-dir holds",
 }
 # The server's own -> what it means

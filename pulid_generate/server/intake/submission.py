@@ -114,11 +114,12 @@ class _Naming:
                 asked[name] = self._came(self.body.take_file(asked[name], name))
         if face and portraits is None:
             raise RequestError(f"{next(iter(face))}: is about portraits; send some")
-        if asked.get("ref_image") is not None:
-            asked["ref_image"] = [
-                self._came(self.body.take_file(name, "ref_image"))
-                for name in _names(asked["ref_image"], "ref_image")
-            ]
+        for field in ("ref_image", "control_image"):
+            if asked.get(field) is not None:
+                asked[field] = [
+                    self._came(self.body.take_file(name, field))
+                    for name in _names(asked[field], field)
+                ]
         if portraits is not None:
             if asked.get("pulid_id_embedding") is not None:
                 raise RequestError("portraits and pulid_id_embedding both say who it is")

@@ -1,0 +1,122 @@
+"""Which ControlNet a file is: its sizes, and whether it belongs to a Flux. From headers; imports no
+torch.
+
+Sources: huggingface/diffusers 0.42.1 src/diffusers/models/controlnets/controlnet_flux.py (names;
+InstantX's and Shakker's files have them); XLabs-AI/x-flux src/flux/controlnet.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pulid_extract.shared.model_files import Header, read_header
+from pulid_generate.errors import CheckpointError
+from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES, HEAD_WIDTH, FluxShape
+from pulid_generate.files.storage import depth_of
+
+# a tensor that only a Flux ControlNet has, in diffusers' spelling and in XLabs'
+MARKER = ("controlnet_x_embedder.weight", "pos_embed_input.weight")
+# Tensors of other families' ControlNets begin with -> the family
+OTHERS = {
+    "control_model.": "Stable Diffusion",
+    "controlnet_cond_embedding.": "Stable Diffusion",
+    "controlnet_down_blocks.": "Stable Diffusion",
+    "input_hint_block.": "Stable Diffusion",
+    "pos_embed.proj.": "Stable Diffusion 3",
+    "lora_controlnet": "Stable Diffusion (a control LoRA)",
+}
+# Of unions: InstantX/FLUX.1-dev-Controlnet-Union, its model card
+MODES = ("canny", "tile", "depth", "blur", "pose", "gray", "low-quality")
+FOLDER_FILE = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class ControlShape:
+    """The sizes of a ControlNet."""
+
+    flux: FluxShape
+    # Of a union, the number of its modes; None for one that does one thing
+    modes: int | None
+    # Whether it reads pixels, as XLabs' do, and not latents
+    pixels: bool
+    # Whether its names are XLabs' own
+    xlabs: bool
+
+
+@dataclass(frozen=True)
+class ControlFile:
+    """A ControlNet that was found."""
+
+    header: Header
+    shape: ControlShape
+
+    @classmethod
+    def read(cls, path: Path, flux: FluxShape, flux_path: Path) -> ControlFile:
+        """Raises CheckpointError for what is none of Flux's, or of another size than this Flux;
+        WeightsError for what is no model file.
+        """
+        file = path / FOLDER_FILE if path.is_dir() and (path / FOLDER_FILE).is_file() else path
+        header = read_header(file)
+        shape = _shape_of(header)
+        for name in ("width", "context", "pooled"):
+            own, wanted = getattr(shape.flux, name), getattr(flux, name)
+            if own != wanted:
+                raise CheckpointError(
+                    f"{path}: is a ControlNet of {name} {own}, {flux_path} has {wanted}; "
+                    "they do not belong together"
+                )
+        return cls(header, shape)
+
+    def mode_number(self, mode: str | None) -> int | None:
+        """Of a mode by name or number; None of a ControlNet without any. Raises CheckpointError."""
+        path, count = self.header.path, self.shape.modes
+        if count is None:
+            if mode is not None:
+                raise CheckpointError(
+                    f"{path}: is no union of several ControlNets; leave --control-mode out"
+                )
+            return None
+        names = MODES[:count]
+        if mode in names:
+            return names.index(mode)
+        if mode is not None and mode.isdigit() and int(mode) < count:
+            return int(mode)
+        said = f"has no mode {mode!r}" if mode is not None else "is a union"
+        raise CheckpointError(
+            f"{path}: {said}; give --control-mode {', '.join(names)}, or a number below {count}"
+        )
+
+
+def _shape_of(header: Header) -> ControlShape:
+    shapes = {name: shape for name, (_, shape) in header.tensors.items()}
+    marker = next((name for name in MARKER if name in shapes), None)
+    if marker is None:
+        for start, family in OTHERS.items():
+            if any(name.startswith(start) for name in shapes):
+                raise CheckpointError(
+                    f"{header.path}: is a ControlNet of {family}; Flux takes its own, such as "
+                    "InstantX/FLUX.1-dev-Controlnet-Union or XLabs-AI's"
+                )
+        raise CheckpointError(f"{header.path}: is no ControlNet of Flux")
+    xlabs = marker == MARKER[1]
+    names = BFL_NAMES if xlabs else DIFFUSERS_NAMES
+    try:
+        width = shapes[names.latent][0]
+        flux = FluxShape(
+            width=width,
+            double=depth_of(shapes, names.double),
+            single=depth_of(shapes, names.single),
+            context=shapes[names.context][1],
+            pooled=shapes[names.pooled][1],
+            guidance=names.guidance in shapes,
+        )
+    except (KeyError, IndexError):
+        raise CheckpointError(
+            f"{header.path}: lacks what every Flux ControlNet has; download it again"
+        ) from None
+    if not flux.double or width % HEAD_WIDTH:
+        raise CheckpointError(f"{header.path}: is no whole ControlNet of Flux; download it again")
+    modes = shapes.get("controlnet_mode_embedder.weight")
+    pixels = any(name.startswith("input_hint_block.") for name in shapes)
+    return ControlShape(flux, modes[0] if modes else None, pixels, xlabs)
