@@ -47,6 +47,7 @@ WITHOUT_TORCH = {
     "pulid_generate.inspection": "*",
     "pulid_generate.assembly": "*",
     "pulid_generate.rows": "*",
+    "pulid_generate.control": "files",
     "pulid_generate.lora": "choice leaves names peft",
     "pulid_generate.pictures": "*",
     "pulid_generate.flags": "*",

@@ -1,7 +1,7 @@
 """Measures what --cache-mode costs and wins: the small world's pictures, and a seeded Flux with as
 many blocks as the published one.
 
-    PYTHONPATH=scripts python -m micro_world.caches [--people 6] [--scenes 4] [--steps 28]
+    PYTHONPATH=scripts python -m micro_world.caches [--people 3] [--scenes 2] [--steps 28]
 
 Prints the tables of docs/caching.md as Markdown. The world's pictures go through `pulid-generate
 batch`, every case of one person and scene in turn, so that seconds can be compared; who and what is
@@ -139,8 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--people", type=int, default=6)
-    parser.add_argument("--scenes", type=int, default=4)
+    parser.add_argument("--people", type=int, default=3)
+    parser.add_argument("--scenes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=28)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
