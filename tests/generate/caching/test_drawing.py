@@ -102,9 +102,9 @@ def test_refusals_and_flags_without_effect(generate, base, tmp_path):
     result = generate(*base, "--cache-mode", "ucache", *out)
     assert result.code == 2
     assert "cache-mode ucache: is for UNets" in result.err
-    line = generate(*base, "--cache-mode", "dbcache", "--cache-option", "Fn=9,Bn=1", *out).error
+    line = generate(*base, "--cache-mode", "dbcache", "--cache-option", "Fn=9,Bn=1", *out).refusal
     assert "has 10 blocks, so none would be left" in line
-    line = generate(*base, "--cache-mode", "dbcache", *BLOCKS, "--scm-mask", "1,0", *out).error
+    line = generate(*base, "--cache-mode", "dbcache", *BLOCKS, "--scm-mask", "1,0", *out).refusal
     assert "has 2 numbers for 8 steps" in line
     assert not (tmp_path / "no.png").exists()
     result = generate(*base, "--scm-mask", "1,0", *out)
