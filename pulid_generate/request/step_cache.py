@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import CheckpointError, RequestError
 
 CacheMode = Literal["easycache", "dbcache", "taylorseer", "cache-dit"]
 MaskPolicy = Literal["dynamic", "static"]
@@ -112,11 +112,11 @@ class StepCache:
             )
 
     def check_blocks(self, blocks: int, where: str) -> None:
-        """Raise RequestError if nothing is left to reuse in a Flux of so many blocks. where: its
-        file.
+        """Raise CheckpointError if nothing is left to reuse in a Flux of so many blocks. where:
+        its file.
         """
         if self.of_blocks and self.first_blocks + self.last_blocks >= blocks:
-            raise RequestError(
+            raise CheckpointError(
                 f"cache-option Fn={self.first_blocks},Bn={self.last_blocks}: {where} has {blocks} "
                 "blocks, so none would be left to reuse; give smaller numbers"
             )

@@ -117,7 +117,7 @@ def test_faces_and_crops(photos, tmp_path, capfd, monkeypatch):
 WRONG = {
     "not JSON": ("nonsense", "not JSON"),
     "no task": ({"portrait": ["a.png"]}, "task 'None'"),
-    "another task": ({"task": "score"}, "expected one of extract, crops, faces"),
+    "another task": ({"task": "paint"}, "expected one of extract, crops, faces"),
     "no portrait": ({"task": "extract", "out": "OUT"}, "portrait: expected"),
     "standard input": ({"task": "extract", "out": "OUT", "portrait": ["-"]}, "portrait: expected"),
     "no output": ({"task": "extract", "portrait": ["alone.png"]}, "out: expected"),

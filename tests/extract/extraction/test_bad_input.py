@@ -74,7 +74,7 @@ def heic(brand: bytes = b"heic") -> bytes:
 BAD = {
     "zero bytes": (b"", "is empty"),
     "text named .jpg": (b"dear diary, " * 40, "is not a readable JPEG, PNG or WebP picture"),
-    "truncated JPEG": (encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "JPEG")[:-900], "truncated or damaged"),
+    "truncated JPEG": (encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "JPEG")[:-900], "lacks its last bytes"),
     "truncated PNG": (encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[:-900], "truncated or damaged"),
     "animated WebP": (encode(PICTURE, "WEBP", save_all=True, append_images=[Image.fromarray(PICTURE[::-1].copy())]), "animation of 2 frames"),
     "animated PNG": (encode(Image.fromarray(PICTURE), save_all=True, append_images=[Image.new("RGB", (32, 48), "red")]), "animation of 2"),

@@ -105,7 +105,7 @@ def test_a_person_named_twice_in_one_place_counts_as_one(draw, kept):
         ("box=0,0,0,48", "width and height must be at least 1"),
         ("mask=black.png", "is black all over"),
         ("mask=wide.png", "has 80x48 pixels, the picture 64x48"),
-        ("mask=nowhere.png", "nowhere.png: no such file"),
+        ("mask=nowhere.png", "(no such file;"),
         ("weight=1", "has no mask and no box while another has"),
         ("box=0,0,32", "expected X,Y,WIDTH,HEIGHT"),
         ("wieght=1", "unknown part 'wieght'"),
