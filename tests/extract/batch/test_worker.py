@@ -128,7 +128,7 @@ WRONG = {
         "both choose the face",
     ),
     "not a picture": ({"task": "crops", "portrait": ["broken.png"]}, "broken.png"),
-    "no file": ({"task": "faces", "photo": "nobody.png"}, "no such file"),
+    "no file": ({"task": "faces", "photo": "missing.png"}, "no such file"),
 }
 
 
