@@ -116,9 +116,10 @@ def test_numbers_that_two_leaves_must_agree_on():
     from pulid_extract.commands import cache
     from pulid_extract.faces import crop as face_crop
     from pulid_extract.pictures import regions
+    from pulid_generate.injection import compiling
     from pulid_generate.pipeline import text_cache
 
-    assert cache.TEXT == text_cache.ENTRIES
+    assert (cache.TEXT, cache.COMPILED) == (text_cache.ENTRIES, compiling.COMPILED)
     assert regions.CROP_SIDE == face_crop.CROP_SIDE
     assert face_crop.BORDER_BGR[::-1] == regions.PAD_RGB
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pulid_extract.extraction.embedding_cache import EmbeddingCache
 
 # pulid_generate's, in the same folder; a test compares the names
-TEXT = "text"
+TEXT, COMPILED = "text", "compiled"
 
 
 def cache(
@@ -51,7 +51,8 @@ def _clear(folder: Path, store: EmbeddingCache, as_json: bool) -> None:
 
     size = sum(entry.size for entry in store.entries())
     count = store.clear()
-    shutil.rmtree(folder / TEXT, ignore_errors=True)
+    for name in (TEXT, COMPILED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     # which model files there were
     (folder / MEMORY).unlink(missing_ok=True)
     line = f"{store.folder}: {count} deleted ({size / 1e6:.1f} MB)"

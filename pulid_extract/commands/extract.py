@@ -43,12 +43,12 @@ def extract(context: typer.Context, flags: ExtractFlags) -> None:
     from pulid_extract.extraction.job import read_job
     from pulid_extract.extraction.pictures import picture_paths
     from pulid_extract.extraction.single import extract_single
-    from pulid_extract.flags.outputs import check_outputs, output_name
+    from pulid_extract.flags.outputs import check_outputs
     from pulid_extract.pictures.sources import expand
 
     paths = expand(flags.portrait, console.log)
     _check_count(context, flags, len(paths))
-    out = output_name(flags.out)
+    out = flags.out
     outputs = {"--out": out, **picture_paths(flags)}
     files = [flags.mask, flags.pulid_weights, flags.eva_clip, flags.retinaface, flags.bisenet]
     check_outputs(outputs, [path for path in (*paths, *files) if path and path != "-"])

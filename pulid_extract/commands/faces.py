@@ -24,12 +24,12 @@ def faces(context: typer.Context, flags: FacesFlags) -> None:
     from pulid_extract.extraction.opening import PACKAGES, open_extractor
 
     require_packages(PACKAGES, "extract")
-    from pulid_extract.flags.outputs import check_outputs, output_name
+    from pulid_extract.flags.outputs import check_outputs
     from pulid_extract.pictures.drawing import encode_png
     from pulid_extract.pictures.portrait import decode_portrait, read_portrait_bytes
     from pulid_extract.shared.cli.standard_output import quiet
 
-    draw = None if flags.draw is None else output_name(flags.draw)
+    draw = flags.draw
     if draw is not None:
         inputs = [flags.photo] if flags.photo != "-" else []
         check_outputs({"--draw": draw}, inputs, pipes=("--draw",))

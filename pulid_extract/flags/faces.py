@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pulid_extract.flags.groups import AntelopeFlags, DetectFlags, SayFlags
+from pulid_extract.shared.cli.standard_output import dash_for_stdout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class PhotoFlags:
         typer.Option(
             "--draw",
             metavar="FILE.png|-",
+            callback=dash_for_stdout,
             help="Also write the photo with its faces marked; - writes standard output.",
         ),
     ] = None

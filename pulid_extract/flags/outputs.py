@@ -12,14 +12,6 @@ from pathlib import Path
 from pulid_extract.shared.errors import OutputError, OutputNameError
 from pulid_extract.shared.writing import check_writable
 
-# names of standard output: as a file, a result line would follow the file's own bytes
-STANDARD_OUTPUTS = ("/dev/stdout", "/dev/fd/1")
-
-
-def output_name(path: str) -> str:
-    """ "-" for every name of standard output, else the path itself."""
-    return "-" if path in STANDARD_OUTPUTS else path
-
 
 def check_outputs(
     outputs: Mapping[str, str], inputs: Sequence[str], pipes: Collection[str] = ("--out",)

@@ -21,6 +21,8 @@ from pulid_extract.shared.cache_folder import default_folder
 from pulid_generate.errors import PlacementError
 from pulid_generate.packed.layers import show_to_graphs
 
+# in the cache folder
+COMPILED = "compiled"
 # of torch's compiler; Triton's files lie below it
 FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Graphs of one kind of block. torch's 8 are for code that should not change; blocks of a GGUF may
@@ -102,4 +104,4 @@ def _keep_in(folder: Path | None) -> None:
 def compiled_folder() -> Path | None:
     """Where compiled blocks are kept for the next run; None where nothing is to be kept."""
     off = os.environ.get("PULID_NO_CACHE", "").lower() not in ("", "0", "false", "no", "off")
-    return None if off else default_folder() / "compiled"
+    return None if off else default_folder() / COMPILED

@@ -155,6 +155,14 @@ def test_default_steps_follow_the_model(generate, base, micro, tmp_path):
     assert facts["sigmas"][1] == pytest.approx(np.exp(mu) / (np.exp(mu) + 1 / 0.95 - 1), abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "-"])
+def test_every_name_of_standard_output_is_the_picture_alone(generate, base, name):
+    run = generate(*base, "-o", name)
+    assert run.code == 0, run.err
+    assert run.out.startswith(b"\x89PNG")
+    assert run.out.endswith(b"IEND\xaeB`\x82")
+
+
 def test_models_folder_fills_every_role(generate, base, identity, micro, tmp_path):
     folder = tmp_path / "models"
     folder.mkdir()
