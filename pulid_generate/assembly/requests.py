@@ -22,6 +22,7 @@ from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, pa
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.detail import parse_detail_args
 from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.hires import HiresSettings, upscaler_named
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import StartPicture, Subject
 from pulid_generate.request.mask_edge import MaskEdge
@@ -121,6 +122,11 @@ def read_faces_drawing(
     """The same for the faces of a picture of that size that is there: several people are always
     several. given: `width` and `height` among it are what faces are redrawn in. Raises PulidError.
     """
+    if flags.hires:
+        raise RequestError(
+            "hires: the picture is there, and only its faces are redrawn; leave it out, or draw "
+            "over the picture with --init-img"
+        )
     prompt, choices = _read_prompt(flags)
     request = read_request(flags, prompt, _whole_tokens(width), _whole_tokens(height))
     refuse_lora_tags(request.negative_prompt)
@@ -187,6 +193,7 @@ def read_request(flags: Flags, prompt: str, width: int, height: int) -> Generati
         vae_tile_size=flags.vae_tile_size,
         vae_tile_overlap=flags.vae_tile_overlap,
         detail=read_detail(flags),
+        hires=_hires(flags),
     )
 
 
@@ -281,6 +288,20 @@ def _step_cache(flags: Flags) -> StepCache | None:
     if flags.cache_mode is None:
         return None
     return StepCache.parse(flags.cache_mode, flags.cache_option, flags.scm_mask, flags.scm_policy)
+
+
+def _hires(flags: Flags) -> HiresSettings | None:
+    if not flags.hires:
+        return None
+    return HiresSettings(
+        upscaler=upscaler_named(flags.hires_upscaler),
+        scale=flags.hires_scale,
+        width=flags.hires_width,
+        height=flags.hires_height,
+        steps=flags.hires_steps,
+        denoising_strength=flags.hires_denoising_strength,
+        sigmas=_sigmas(flags.hires_sigmas),
+    )
 
 
 def _id_schedule(flags: Flags) -> IdSchedule:

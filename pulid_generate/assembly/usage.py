@@ -42,6 +42,13 @@ NEEDS = {
     "ad_prompt": ("ad_model",),
     "ad_negative_prompt": ("ad_model",),
     "extra_ad_args": ("ad_model",),
+    "hires_scale": ("hires",),
+    "hires_width": ("hires",),
+    "hires_height": ("hires",),
+    "hires_upscaler": ("hires",),
+    "hires_steps": ("hires",),
+    "hires_denoising_strength": ("hires",),
+    "hires_sigmas": ("hires",),
     "ref_image_args": ("ref_image",),
     "control_net": ("control_image",),
     "control_image": ("control_net",),
@@ -152,6 +159,11 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
         idle["scm_policy"] = "--scm-mask is not given"
     if flags.cache_mode is not None:
         idle["batch_size"] = "with --cache-mode each picture is drawn alone"
+    if flags.hires_width or flags.hires_height:
+        idle["hires_scale"] = "--hires-width and --hires-height give the size"
+    if flags.hires_sigmas is not None:
+        by_steps = ("hires_steps", "hires_denoising_strength")
+        idle |= dict.fromkeys(by_steps, "--hires-sigmas gives the steps")
     if flags.sampling_method not in DEFAULT_ETA:
         idle["eta"] = f"{flags.sampling_method} adds no noise"
     if flags.prompt_weights:

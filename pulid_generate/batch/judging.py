@@ -87,6 +87,7 @@ class Rows:
     def paths(self, merged: MergedRow, first: Job) -> list[Path]:
         """Where the row's pictures go. first: the job of the first one. Raises OutputError."""
         flags, request = merged.flags, first.request
+        width, height = request.final_size
         if "output" in merged.row.values:
             given = output_paths(flags.output, flags.batch_count, flags.output_begin_idx)
             names = [str(name) for name in given]
@@ -96,8 +97,8 @@ class Rows:
                 "identity": identity_word(identity_files(flags)),
                 "prompt": request.prompt,
                 "weight": request.id_weight,
-                "width": request.width,
-                "height": request.height,
+                "width": width,
+                "height": height,
             }
             names = []
             for index in range(request.batch_count):

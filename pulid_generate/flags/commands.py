@@ -17,6 +17,7 @@ from pulid_generate.flags.caching import CachingFlags
 from pulid_generate.flags.conditions import ControlFlags, ReferenceFlags
 from pulid_generate.flags.detail import DetailFlags
 from pulid_generate.flags.drawing import DrawingFlags
+from pulid_generate.flags.hires import HiresFlags
 from pulid_generate.flags.identity import IdentityFlags
 from pulid_generate.flags.likeness import BestOfFlags, LikenessFlags
 from pulid_generate.flags.models import ModelFlags
@@ -37,6 +38,7 @@ class Flags(
     ModelFlags,
     CachingFlags,
     DetailFlags,
+    HiresFlags,
     ControlFlags,
     ReferenceFlags,
     IdentityFlags,

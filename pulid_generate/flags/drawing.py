@@ -10,7 +10,7 @@ import typer
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 
 
-def _sigmas(text: str | None) -> str | None:
+def number_list(text: str | None) -> str | None:
     """The text, if it is a list of numbers. Raises typer.BadParameter."""
     if text is None:
         return None
@@ -243,7 +243,7 @@ class ScheduleFlags:
         typer.Option(
             "--sigmas",
             metavar="S,S,..,0",
-            callback=_sigmas,
+            callback=number_list,
             help="The whole schedule by hand, steps + 1 numbers.",
         ),
     ] = None

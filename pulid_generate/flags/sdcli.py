@@ -75,7 +75,7 @@ VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
 PHOTOMAKER = (
     "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
 )
-WITH_HIRES = "it only serves --hires"
+HIRES_MODELS = "it belongs to models that enlarge, which --hires does not read"
 WITH_UPSCALER = "it only serves --upscale-model"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
 SECOND_MODEL = "it only serves the second (high noise) model of Wan"
@@ -331,21 +331,24 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _note("--ip-adapter-strength", "it only serves --ip-adapter", default="1.0"),
     ),
     "Larger, and repaired": (
-        _no(
+        _same(
             "--hires",
-            "the second, larger pass is not supported; draw at the wanted size, or start "
-            "from a picture with --init-img",
+            text="the identity and the regions are in the second pass as well",
             value=False,
         ),
-        _note("--hires-upscaler", WITH_HIRES, default="Latent"),
-        _note("--hires-upscalers-dir", WITH_HIRES),
-        _note("--hires-width", WITH_HIRES, default="0"),
-        _note("--hires-height", WITH_HIRES, default="0"),
-        _note("--hires-steps", WITH_HIRES, default="0"),
-        _note("--hires-scale", WITH_HIRES, default="2.0"),
-        _note("--hires-denoising-strength", WITH_HIRES, default="0.7"),
-        _note("--hires-upscale-tile-size", WITH_HIRES, default="128"),
-        _note("--hires-sigmas", WITH_HIRES),
+        _same(
+            "--hires-upscaler",
+            text="no model files; resizing in pixels is Pillow's",
+            default="Latent",
+        ),
+        _note("--hires-upscalers-dir", HIRES_MODELS),
+        _same("--hires-width", default="0"),
+        _same("--hires-height", default="0"),
+        _same("--hires-steps", default="0"),
+        _same("--hires-scale", default="2.0"),
+        _same("--hires-denoising-strength", default="0.7"),
+        _note("--hires-upscale-tile-size", HIRES_MODELS, default="128"),
+        _same("--hires-sigmas"),
         _note("--upscale-repeats", WITH_UPSCALER, default="1"),
         _note("--upscale-tile-size", WITH_UPSCALER, default="128"),
         _same(

@@ -180,12 +180,12 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
             tile = (tiling.width, tiling.height)
         width = placement.dtype.itemsize
         work = Work(
-            request.width,
-            request.height,
+            *request.final_size,
             t5_tokens=request.t5_max_length,
             id_tokens=_id_tokens(flags),
             tile=tile,
-            init_image=flags.init_img is not None,
+            init_image=flags.init_img is not None
+            or (request.hires is not None and request.hires.in_pixels),
             dequantize=flags.dequantize,
             fp8=flags.compute == "fp8",
             extra=_cached_bytes(flags, files, width) + _lora_bytes(flags, width),

@@ -76,6 +76,8 @@ def describe(
         **_tiling(job),
         **more,
     }
+    if job.larger is not None:
+        facts["hires"] = _hires(job, job.larger)
     if request.detail is not None:
         facts["detail"] = detail_facts(job)
     if loras:
@@ -97,6 +99,7 @@ def describe(
         "Seed": job.seed,
         "RNG": request.rng,
         "Size": f"{request.width}x{request.height}",
+        **_hires_settings(job),
         "Model": models.get("flux"),
         "PuLID": _short(people) or None,
         "Version": f"pulid-generate {version}",
@@ -189,13 +192,36 @@ def detail_facts(job: Job) -> dict[str, Any]:
     """
     request = job.request
     assert request.detail is not None
-    facts = request.detail.facts(request.width, request.height)
+    facts = request.detail.facts(*request.final_size)
     references: list[str] = []
     for subject in job.people_seen:
         references += subject.reference_hashes
     if references:
         facts["references_sha256"] = references
     return facts
+
+
+def _hires(job: Job, larger: Job) -> dict[str, Any]:
+    """The second, larger pass."""
+    assert job.request.hires is not None
+    facts = job.request.hires.facts(job.request.width, job.request.height)
+    facts["steps"] = larger.steps
+    facts["sigmas"] = [round(sigma, 6) for sigma in larger.times]
+    return facts | _tiling(larger)
+
+
+def _hires_settings(job: Job) -> dict[str, Any]:
+    """As AUTOMATIC1111 writes it; None where there is nothing to say."""
+    hires = job.request.hires
+    if hires is None or job.larger is None:
+        return {}
+    width, height = job.request.final_size
+    return {
+        "Denoising strength": hires.denoising_strength if hires.sigmas is None else None,
+        "Hires resize": f"{width}x{height}",
+        "Hires steps": job.larger.steps,
+        "Hires upscaler": hires.upscaler,
+    }
 
 
 def _lora(use: LoraUse) -> dict[str, Any]:

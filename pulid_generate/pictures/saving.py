@@ -95,13 +95,14 @@ class SavedPicture:
     def as_dict(self) -> dict[str, Any]:
         """As it is printed. identity: the first person; identities: where there are several."""
         request = self.job.request
+        width, height = request.final_size
         identities = [subject.embedding.sha256 for subject in self.job.subjects]
         line: dict[str, Any] = {
             "output": str(self.output),
             "sha256": self.sha256,
             "seed": self.job.seed,
-            "width": request.width,
-            "height": request.height,
+            "width": width,
+            "height": height,
             "steps": self.job.steps,
             "identity": identities[0] if identities else None,
             "id_weight": request.id_weight if identities else None,

@@ -11,6 +11,8 @@ draws.
     loading.py     each model in the form and the place that the plan gives it
     planning.py    which models stay beside Flux, for all jobs that were announced
     loaded.py      the models that are there now, and what hangs on them
+    conditioning.py  references and what ControlNets read, encoded for the pictures in work
+    larger_pass.py  drawn pictures enlarged and denoised again
     denoiser.py    latents of jobs: text, identities, guidance, starting pictures, the sampler
     callers.py     what the engine asks of who draws, and hands back
     engine.py      the order of the stages

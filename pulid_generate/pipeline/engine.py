@@ -2,7 +2,8 @@
 behind the single command, a batch, its workers and whoever else draws.
 
     prompts -> CLIP-L, T5 -> starting pictures -> Flux with PuLID's hooks, denoise -> autoencoder
-                                  ^                                                        |
+                                  ^                 ^     larger, once more     |          |
+                                  |                 '---------------------------'          |
                                   '------------- faces, where they are redrawn ------------'
 
 Which models stay beside Flux the memory plan says; the others come for their stage and go. Who
@@ -20,7 +21,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pulid_generate.control.residuals import Control
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.kernels.trials import take_notes
@@ -28,26 +28,17 @@ from pulid_generate.models.autoencoder import Autoencoder, decode
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.callers import Caller, Denoised, Item, Latent, Reports
+from pulid_generate.pipeline.conditioning import Conditioner
 from pulid_generate.pipeline.face_pass import FaceJob, FacePass
 from pulid_generate.pipeline.fitting import Fitting
+from pulid_generate.pipeline.larger_pass import LargerPass
 from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.pipeline.loading import Models
-from pulid_generate.pipeline.pixels import (
-    control_key,
-    control_pixels,
-    decode_job,
-    encode_control,
-    encode_references,
-    encode_start,
-    parameters_of,
-    reference_key,
-    start_key,
-)
+from pulid_generate.pipeline.pixels import decode_job, encode_start, parameters_of, start_key
 from pulid_generate.pipeline.planning import MemoryPlanner, Staying
 from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watched
 from pulid_generate.pipeline.prompt_encoding import PromptEncoder
 from pulid_generate.pipeline.text_cache import TextCache
-from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.job import Job, batch_key
 from pulid_generate.request.tokens import Prompt
 
@@ -83,10 +74,8 @@ class Engine:
         self._prompts = PromptEncoder(fitting, cache, self._loaded, reports)
         # Latents to start from, of the pictures in work
         self._starts: dict[Hashable, Tensor] = {}
-        # Tokens of their references
-        self._references: dict[Hashable, Tensor] = {}
-        # Tokens of what ControlNets read
-        self._controls: dict[Hashable, Tensor] = {}
+        self._conditions = Conditioner(fitting, self._loaded)
+        self._larger = LargerPass(self._loaded, self._drawn_again)
 
     def __enter__(self) -> Engine:
         return self
@@ -180,7 +169,7 @@ class Engine:
         jobs = [job for pairs in batches for _, job in pairs]
         try:
             self._encode_starts(jobs)
-            self._encode_references(jobs)
+            self._conditions.encode(jobs)
         except PulidError as error:
             left = []
             for pairs in batches:
@@ -216,7 +205,8 @@ class Engine:
     def _finished(
         self, latents: Sequence[Latent[Item]], caller: Caller[Item]
     ) -> Iterator[Denoised[Item]]:
-        """Pictures that can be decoded; those with a detail pass once that is over."""
+        """Pictures that can be decoded, after their larger pass and their detail pass."""
+        latents = self._larger.finished(latents, caller)
         yield from self._decodable([latent for latent in latents if not latent.job.faces])
         with_faces = [latent for latent in latents if latent.job.faces]
         if with_faces:
@@ -329,51 +319,26 @@ class Engine:
         if not keep and not self.decodes_beside:
             self._loaded.release()
 
-    def _encode_references(self, jobs: Sequence[Job]) -> None:
-        """As `_encode_starts`."""
-        self._references, self._controls = {}, {}
-        referring = [job for job in jobs if job.conditions]
-        if not referring:
-            return
-        vae = self._loaded.autoencoder()
-        with self._loaded.running(Model.VAE):
-            for job in referring:
-                if job.conditions.references and reference_key(job) not in self._references:
-                    self._references[reference_key(job)] = encode_references(vae, job)
-                for use in job.conditions.controls:
-                    if not self.fitting.controls[use.path].shape.pixels:
-                        self._controls[control_key(use, job)] = encode_control(vae, use, job)
-        del vae
-        if not self.decodes_beside:
-            self._loaded.release()
-
-    def _control(self, use: ControlUse, job: Job) -> Control:
-        """A ControlNet with its picture. Raises CheckpointError."""
-        file, place = self.fitting.controls[use.path], self.models.placement
-        if file.shape.pixels:
-            picture = control_pixels(use)
-        else:
-            picture = self._controls[control_key(use, job)]
-        return Control(
-            self._loaded.control(use.path),
-            picture.to(place.device, place.dtype),
-            use.strength,
-            file.mode_number(use.mode),
-            use.start,
-            use.end,
-        )
-
     def _latents(self, jobs: Sequence[Job], label: str) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8) float32 of jobs of one `batch_key`. Raises CheckpointError,
         PlacementError.
         """
-        texts = [self._prompts.texts(job) for job in jobs]
         starts = [self._starts[start_key(job)] if job.start else None for job in jobs]
+        return self._latents_from(starts, jobs, label)
+
+    def _drawn_again(self, job: Job, start: Tensor, label: str) -> Tensor:
+        [latent] = self._latents_from([start], [job], label)
+        return latent
+
+    def _latents_from(
+        self, starts: Sequence[Tensor | None], jobs: Sequence[Job], label: str
+    ) -> list[Tensor]:
+        texts = [self._prompts.texts(job) for job in jobs]
         with self._loaded.running(Model.FLUX):
             denoiser = self._loaded.denoiser(jobs[0].loras)
             watching = watched(label, self.reports, self._previewer)
-            references = self._references.get(reference_key(jobs[0]))
-            controls = [self._control(use, jobs[0]) for use in jobs[0].conditions.controls]
+            references = self._conditions.references(jobs[0])
+            controls = self._conditions.controls(jobs[0])
             latents = denoiser.latents(jobs, texts, starts, *watching, references, controls)
             if (cache := denoiser.cache) is not None:
                 told = f"{cache.reused} of {cache.asked} forwards reused what others computed"

@@ -67,7 +67,7 @@ class FacePass:
         if detail is None:
             return []
         height, width = picture.pixels.shape[:2]
-        people = {str(place): subject for place, subject in enumerate(job.people_seen)}
+        people = {str(place): subject for place, subject in enumerate(job.last.people_seen)}
         references = {name: subject.references for name, subject in people.items()}
         found = self.finder.find(picture.pixels, detail.detector, detail.confidence, references)
         faces = counted_faces(found, detail, width, height)
@@ -97,7 +97,7 @@ class FacePass:
         nobody in it every face is redrawn, as sd-cli does.
         """
         if not people:
-            return [picture.job.subjects[:1]] * len(faces)
+            return [picture.job.last.subjects[:1]] * len(faces)
         wanted = []
         for place, subject in enumerate(people):
             wanted.append(Wanted(str(place), _grid(subject, picture)))
@@ -134,7 +134,7 @@ def _grid(subject: Subject, picture: Picture) -> np.ndarray | None:
     """A region as (rows, columns), None for the whole picture."""
     if subject.region is None:
         return None
-    columns = picture.job.request.width // TOKEN_PIXELS
+    columns = picture.job.last.request.width // TOKEN_PIXELS
     return subject.region.reshape(-1, columns)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.detail import prompts_of
-from pulid_generate.request.generation import GenerationRequest, close_up
+from pulid_generate.request.enlarging import enlarged_conditions
+from pulid_generate.request.generation import MAX_STEPS, GenerationRequest, close_up, enlarged
 from pulid_generate.request.job import Job, StartPicture, Subject
 from pulid_generate.request.tokens import LoraUse, Prompt
 from pulid_generate.sampling.schedules import cut_schedule, make_schedule, schedule_mu
@@ -111,7 +113,7 @@ class Fitting:
         self._check_references(conditions)
         self._check_controls(conditions)
         self._check_encoder(request, start, conditions)
-        return Job(
+        job = Job(
             request,
             request.seed,
             times,
@@ -123,8 +125,73 @@ class Fitting:
             tiling=request.tiling(),
             faces=self._faces(request, tuple(subjects or ()), tuple(loras)),
         )
+        return replace(job, larger=self._larger(job)) if request.hires is not None else job
 
     # ---------------------------------------------------------------------------------------- parts
+
+    def _larger(self, job: Job) -> Job:
+        """The second pass over a job's picture: see `Job.larger`. Raises RequestError."""
+        hires = job.request.hires
+        assert hires is not None
+        if job.start is not None and job.start.mask is not None:
+            raise RequestError(
+                "hires: with --mask the second pass would redraw what is to stay; leave one of "
+                "them out"
+            )
+        try:
+            asked = enlarged(job.request, self._steps_asked(job.request))
+            times = asked.sigmas or self._times_of_end(asked)
+            if times[0] >= 1:
+                raise RequestError(
+                    f"it starts from nothing but noise, at {times[0]:g}, and the first pass would "
+                    "not be used; give a smaller --hires-denoising-strength, more --hires-steps, "
+                    "or --hires-sigmas that begin below 1"
+                )
+            asked.check_steps(len(times) - 1)
+            subjects = []
+            for subject in job.subjects:
+                subject.schedule.check(len(times) - 1, subject.embedding.source)
+                subjects.append(subject.enlarged(job.request, asked))
+        except RequestError as error:
+            raise RequestError(f"hires: {error}") from None
+        start = None
+        if hires.in_pixels:
+            # stands for the enlarged picture, so that memory is kept for reading it
+            blank = np.broadcast_to(np.uint8(0), (asked.height, asked.width, 3))
+            start = StartPicture(blank)
+        return replace(
+            job,
+            request=asked,
+            times=times,
+            subjects=tuple(subjects),
+            start=start,
+            conditions=enlarged_conditions(job.conditions, asked.width, asked.height),
+            faces=(),
+        )
+
+    def _steps_asked(self, request: GenerationRequest) -> int:
+        """Steps of a second pass, before strength cuts them."""
+        assert request.hires is not None
+        if request.hires.steps:
+            return request.hires.steps
+        if request.sigmas is not None:
+            return len(request.sigmas) - 1
+        return request.steps or self._default_steps
+
+    def _times_of_end(self, request: GenerationRequest) -> tuple[float, ...]:
+        """The end of a longer schedule, of about as many steps as are asked for: sd-cli's way."""
+        assert request.steps is not None
+        total = int(np.float32(request.steps) / np.float32(request.strength))
+        if total > MAX_STEPS:
+            raise RequestError(
+                f"{request.steps} steps at strength {request.strength:g} are the end of {total}, "
+                f"and {MAX_STEPS} is the most; give fewer"
+            )
+        return tuple(cut_schedule(self._times(replace(request, steps=total)), request.strength))
+
+    @property
+    def _default_steps(self) -> int:
+        return DEV_STEPS if self.dev else SCHNELL_STEPS
 
     def _faces(
         self, request: GenerationRequest, subjects: Sequence[Subject], loras: tuple[LoraUse, ...]
@@ -133,6 +200,8 @@ class Fitting:
         detail = request.detail
         if detail is None:
             return ()
+        width, height = request.final_size
+        request = replace(request, width=width, height=height, hires=None)
         negatives = prompts_of(detail.negative_prompt, request.negative_prompt)
         patterns: list[Job | None] = []
         for number, prompt in enumerate(prompts_of(detail.prompt, request.prompt)):
@@ -174,7 +243,7 @@ class Fitting:
     def _times(self, request: GenerationRequest) -> tuple[float, ...]:
         """The schedule: steps + 1 times from 1 to 0."""
         name = request.schedule_name
-        steps = request.steps or (DEV_STEPS if self.dev else SCHNELL_STEPS)
+        steps = request.steps or self._default_steps
         if request.flow_shift == "auto":
             mu = schedule_mu(name, width=request.width, height=request.height, dev=self.dev)
         else:
@@ -247,6 +316,7 @@ class Fitting:
                 not self.controls[use.path].shape.pixels for use in conditions.controls
             ),
             "a detail pass": request.detail is not None,
+            "--hires-upscaler": request.hires is not None and request.hires.in_pixels,
         }
         needed = [name for name, is_asked in what.items() if is_asked]
         if needed and not has_encoder(self.files.vae.header):

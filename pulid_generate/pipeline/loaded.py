@@ -80,6 +80,11 @@ class LoadedModels:
             self._vae = self._load(Model.VAE, self.models.vae)
         return self._vae
 
+    @property
+    def keeps_flux_away(self) -> bool:
+        """Whether the autoencoder is loaded now and has to go before Flux comes."""
+        return self._vae is not None and not self.stays(Model.VAE)
+
     def autoencoder_beside(self) -> Autoencoder | None:
         """The autoencoder, if it stays beside Flux. Raises CheckpointError."""
         return self.autoencoder() if self.stays(Model.VAE) else None

@@ -80,10 +80,10 @@ def control_pixels(use: ControlUse) -> Tensor:
 
 
 def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a job's latent (1, 16, H/8, W/8). Where a mask is black, the starting
-    picture's own pixels.
+    """(H, W, 3) uint8 RGB of the latent (1, 16, H/8, W/8) of a job's last pass. Where a mask is
+    black, the starting picture's own pixels.
     """
-    pixels = decode(vae, latent, tiling=job.tiling)
+    pixels = decode(vae, latent, tiling=job.last.tiling)
     if job.start is None or job.start.feather is None:
         return pixels
     return paste(pixels, job.start.pixels, job.start.feather)

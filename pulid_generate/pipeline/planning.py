@@ -90,6 +90,8 @@ class MemoryPlanner:
         """
         if job.faces:
             job = self.expect_faces(job)
+        if job.larger is not None:
+            job = replace(job, larger=self.expect(job.larger))
         kind = _kind(job)
         if kind not in self._kinds:
             plan = self.plan([job])

@@ -15,6 +15,8 @@
     canny.py           edges of a picture
     conditions.py      pictures that a drawing is conditioned on
     mask_edge.py       a mask's edge: grown, shrunk, feathered
+    hires.py           the second, larger pass: its size, its steps, what enlarges
+    enlarging.py       pictures, regions, conditions in the size of that pass
     detail.py          the second pass over faces: sd-cli's keys, and the prompts of each face
     tiling.py          tiles of the autoencoder
     job.py             one picture, fitted to a model: all that decides its pixels but the files

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
 from pulid_generate.request.detail import DetailSettings
+from pulid_generate.request.hires import HiresSettings
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
@@ -87,6 +88,8 @@ class GenerationRequest:
     vae_tile_overlap: float = DEFAULT_TILE_OVERLAP
     # A second pass over the faces of the drawn picture; None for none
     detail: DetailSettings | None = None
+    # A second, larger pass over the whole picture, before that; None for none
+    hires: HiresSettings | None = None
 
     def __post_init__(self) -> None:
         _check_side("width", self.width)
@@ -122,6 +125,8 @@ class GenerationRequest:
             _check_flow_shift(self.flow_shift)
         if self.sigmas is not None:
             self._check_sigmas(self.sigmas)
+        if self.hires is not None:
+            self._check_hires(self.hires)
         if self.prompt_weights:
             parse_weights(self.prompt)
             parse_weights(self.negative_prompt)
@@ -146,6 +151,19 @@ class GenerationRequest:
             raise RequestError(
                 f"{name}: has no effect on a schedule given with sigmas; leave one of them out"
             )
+
+    def _check_hires(self, hires: HiresSettings) -> None:
+        try:
+            enlarged(self, hires.steps or self.steps)
+        except RequestError as error:
+            raise RequestError(f"hires: {error}") from None
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """(width, height) of the finished picture."""
+        if self.hires is None:
+            return self.width, self.height
+        return self.hires.size_of(self.width, self.height)
 
     @property
     def schedule_name(self) -> str:
@@ -199,6 +217,29 @@ def close_up(request: GenerationRequest, prompt: str, negative_prompt: str) -> G
         # what steps may be skipped was said of so many steps, and of the whole picture
         step_cache=None,
         detail=None,
+        hires=None,
+    )
+
+
+def enlarged(request: GenerationRequest, steps: int | None) -> GenerationRequest:
+    """The request of the second pass over this one's pictures: in its size, along as many steps,
+    from a picture. Everything else is the first pass's. Raises RequestError.
+    """
+    hires = request.hires
+    assert hires is not None
+    width, height = request.final_size
+    by_hand = hires.sigmas is not None
+    return replace(
+        request,
+        width=width,
+        height=height,
+        steps=None if by_hand else steps,
+        sigmas=hires.sigmas,
+        scheduler=None if by_hand else request.scheduler,
+        flow_shift="auto" if by_hand else request.flow_shift,
+        strength=hires.denoising_strength,
+        detail=None,
+        hires=None,
     )
 
 

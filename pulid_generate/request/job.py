@@ -13,6 +13,7 @@ import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
+from pulid_generate.request.enlarging import enlarged_region
 from pulid_generate.request.generation import ALWAYS, GenerationRequest
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.mask_edge import feathered
@@ -49,6 +50,13 @@ class Subject:
         """This person in a picture of the face alone: in all of it, at every step, as strongly."""
         schedule = IdSchedule(double=self.schedule.double, single=self.schedule.single)
         return replace(self, schedule=schedule, region=None, references=())
+
+    def enlarged(self, drawn: GenerationRequest, larger: GenerationRequest) -> Subject:
+        """This person in the larger picture of `larger`, at the same place."""
+        if self.region is None:
+            return self
+        sizes = (drawn.width, drawn.height), (larger.width, larger.height)
+        return replace(self, region=enlarged_region(self.region, *sizes))
 
     def is_seen(self, steps: int) -> bool:
         """Whether the identity is added with a weight other than 0 at any of so many steps."""
@@ -110,6 +118,13 @@ class Job:
     # What redraws the faces of the drawn picture: a pattern for the first face, the second and so
     # on, the last one for all further ones; None leaves a face as it is. Empty without such a pass
     faces: tuple[Job | None, ...] = ()
+    # The second pass over the whole picture, in its larger size, before the faces; None without
+    larger: Job | None = None
+
+    @property
+    def last(self) -> Job:
+        """The pass that gives the whole picture its size and its people their places."""
+        return self.larger or self
 
     @property
     def steps(self) -> int:
@@ -150,7 +165,8 @@ class Job:
 
     def numbered(self, index: int) -> Job:
         """The request's picture number `index`, from 0: the next seeds."""
-        return replace(self, seed=self.request.seed + index)
+        larger = self.larger.numbered(index) if self.larger is not None else None
+        return replace(self, seed=self.request.seed + index, larger=larger)
 
 
 # Fields of a request that jobs of one batch may differ in: the model takes them row by row, ..
@@ -178,4 +194,6 @@ def batch_key(job: Job) -> Hashable:
     alone = None
     if job.request.step_cache is not None or job.conditions:
         alone = id(job)
-    return alone, asked, job.times, job.t5_tokens, job.tiling, masked, job.loras
+    # of the larger pass the times may differ all the same: they follow the steps asked for
+    times = job.times, job.last.times
+    return alone, asked, times, job.t5_tokens, job.tiling, masked, job.loras

@@ -24,7 +24,7 @@ from pulid_generate.rows.row import BY_ROW
 
 # Texts of the command line that JSON may give as a number, or as a list of numbers
 NUMBER_TEXTS = ("id_start_step", "id_end_step", "flow_shift")
-LIST_TEXTS = ("sigmas", "skip_layers", "scm_mask")
+LIST_TEXTS = ("sigmas", "hires_sigmas", "skip_layers", "scm_mask")
 # Columns that name one file, and those that name several
 FILES = (
     "pulid_id_embedding",

@@ -14,6 +14,7 @@ from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.conditions import ControlFlags, ReferenceFlags
 from pulid_generate.flags.detail import DetailFlags
 from pulid_generate.flags.drawing import DrawingFlags
+from pulid_generate.flags.hires import HiresFlags
 from pulid_generate.flags.identity import IdentityFlags
 
 # Fields that may differ from row to row. The rest is loaded, placed or said once for all of them
@@ -22,6 +23,7 @@ BY_ROW = (
     *(item.name for item in fields(IdentityFlags)),
     *(item.name for item in fields(CachingFlags)),
     *(item.name for item in fields(DetailFlags)),
+    *(item.name for item in fields(HiresFlags)),
     *(item.name for item in fields(ControlFlags)),
     *(item.name for item in fields(ReferenceFlags) if item.name != "kontext"),
     *("lora", "lora_model_dir", "vae_tiling", "vae_tile_size", "vae_tile_overlap"),

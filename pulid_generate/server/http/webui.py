@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,6 +19,7 @@ from pulid_extract.shared.picture_file import decode_picture
 from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import SAMPLER_NAMES
 from pulid_generate.pictures.picture import read_parameters
+from pulid_generate.request.hires import UPSCALERS
 from pulid_generate.request.start_picture import FORMATS
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server.http.state import (
@@ -40,8 +42,18 @@ RENAMED = {
     "distilled_cfg_scale": "guidance",
     "denoising_strength": "strength",
 }
+# of the second pass, which enable_hr asks for; a later name wins
+HIRES = {
+    "hr_scale": "hires_scale",
+    "hr_resize_x": "hires_width",
+    "hr_resize_y": "hires_height",
+    "hr_upscaler": "hires_upscaler",
+    "hr_steps": "hires_steps",
+    "hr_second_pass_steps": "hires_steps",
+}
 OWN = (
     *RENAMED,
+    *HIRES,
     *("batch_size", "n_iter", "init_images", "inpainting_mask_invert", "lora", "extra_images"),
     *("enable_hr", "scheduler", "mask"),
 )
@@ -52,8 +64,7 @@ IGNORED = (
     *("override_settings_restore_afterwards", "script_args", "alwayson_scripts", "subseed"),
     *("subseed_strength", "seed_resize_from_h", "seed_resize_from_w", "s_churn", "s_tmax"),
     *("s_tmin", "s_noise", "s_min_uncond", "disable_extra_networks", "comments", "firstpass_image"),
-    *("firstphase_width", "firstphase_height", "hr_scale", "hr_upscaler", "hr_second_pass_steps"),
-    *("hr_resize_x", "hr_resize_y", "hr_steps", "hr_sampler_name", "hr_scheduler", "hr_prompt"),
+    *("firstphase_width", "firstphase_height", "hr_sampler_name", "hr_scheduler", "hr_prompt"),
     *("hr_negative_prompt", "hr_checkpoint_name", "hr_additional_modules", "resize_mode"),
     *("mask_blur", "mask_blur_x", "mask_blur_y", "inpainting_fill", "inpaint_full_res"),
     *("inpaint_full_res_padding", "initial_noise_multiplier", "include_init_images"),
@@ -112,7 +123,9 @@ def _submit(
     if own.get("scheduler") not in (None, "", "automatic", "Automatic"):
         options["scheduler"] = str(own["scheduler"]).lower()
     if own.get("enable_hr"):
-        raise RequestError("enable_hr: the second, larger pass is not supported; draw at that size")
+        options |= _hires(own)
+    else:
+        idle += [name for name in HIRES if name in own]
     if own.get("extra_images"):
         raise RequestError("extra_images: reference pictures are not supported")
     count = _count(own, "batch_size") * _count(own, "n_iter")
@@ -145,6 +158,20 @@ def _take_pictures(
     if own.get("inpainting_mask_invert"):
         body.files[name] = _inverted(body.files[name])
     options["mask"] = name
+
+
+def _hires(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a second pass; 0 and nothing are the usual value."""
+    options: dict[str, Any] = {"hires": True}
+    if own.get("denoising_strength") is not None:
+        options["hires_denoising_strength"] = own["denoising_strength"]
+    for theirs, ours in HIRES.items():
+        if own.get(theirs):
+            options[ours] = own[theirs]
+    # clients send the scale beside a size, which then counts
+    if "hires_width" in options or "hires_height" in options:
+        options.pop("hires_scale", None)
+    return options
 
 
 def _inverted(data: bytes) -> bytes:
@@ -209,7 +236,8 @@ async def loras(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/upscalers")
 async def upscalers() -> list[dict[str, Any]]:
-    return []
+    told = {"model_name": None, "model_path": None, "scale": 2}
+    return [{"name": name} | told for name in UPSCALERS]
 
 
 @router.get("/options")

@@ -97,13 +97,14 @@ class Drawer:
             _check_limits(flags, settings)
         drawing = read_drawing(flags, given)
         if settings is not None:
-            # a picture to start from may have given the size
-            request = drawing.request
-            _check_limits(replace(flags, width=request.width, height=request.height), settings)
+            # a picture to start from may have given the size, and a second pass enlarges it
+            width, height = drawing.request.final_size
+            _check_limits(replace(flags, width=width, height=height), settings)
         with self._lock:
             jobs = drawing.jobs(self.pipeline)
-        if settings is not None and jobs and jobs[0].steps > settings.max_steps:
-            raise RequestError(f"steps {jobs[0].steps}: expected at most {settings.max_steps} here")
+        steps = max((max(job.steps, job.last.steps) for job in jobs), default=0)
+        if settings is not None and steps > settings.max_steps:
+            raise RequestError(f"steps {steps}: expected at most {settings.max_steps} here")
         return jobs
 
     def notes(self, record: JobRecord) -> list[str]:

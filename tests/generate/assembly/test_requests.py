@@ -13,6 +13,7 @@ from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import Flags
 from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.hires import HiresSettings
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.skip_guidance import SkipGuidance
 from pulid_generate.request.step_cache import StepCache
@@ -59,6 +60,7 @@ TABLE = [
     ("vae_tile_overlap", 0.25, "vae_tile_overlap", 0.25),
     ("cache_mode", "easycache", "step_cache", StepCache.parse("easycache")),
     ("ad_model", "antelopev2", "detail", DetailSettings()),
+    ("hires", True, "hires", HiresSettings()),
 ]
 
 

@@ -17,6 +17,7 @@ from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pipeline import loading, planning
 from pulid_generate.request.detail import DetailSettings
+from pulid_generate.request.hires import HiresSettings
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.job import Subject
 from pulid_generate.request.regions import box_region
@@ -98,6 +99,20 @@ def test_a_face_is_redrawn_and_all_around_it_stays_to_the_bit(pipeline, people):
     assert facts["detail"]["inpaint_width"] == 48
     assert {name for name in facts if facts[name] != parse_description(plain.parameters).get(name)}
     assert "detail" not in parse_description(plain.parameters)
+
+
+def test_faces_of_a_larger_pass_are_found_and_redrawn_in_its_size(pipeline, people):
+    box, hires = (112, 24, 40, 48), HiresSettings(scale=1.5, steps=3)
+    region = box_region((48, 0, 48, HEIGHT), WIDTH, HEIGHT)
+    ours, subjects = pipeline(box), [Subject(people[0], region=region)]
+    plain, detailed = ours.draw(
+        [ours.job(request(detail, hires=hires), subjects) for detail in (None, SETTINGS)]
+    )
+    assert detailed.pixels.shape == (96, 144, 3)
+    assert not ours.notes
+    difference = (detailed.pixels != plain.pixels).any(-1)
+    assert difference[30:66, 118:146].mean() > 0.5
+    assert not difference[:, :100].any()
 
 
 def test_each_of_two_people_has_the_own_face(pipeline, people):

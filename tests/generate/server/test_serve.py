@@ -378,9 +378,14 @@ def test_what_a_webui_client_sends(client, draw):
     assert info["all_seeds"] == [7]
     assert info["ignored"] == ["clip_skip"]
     assert info["infotexts"][0].startswith(PROMPT)
-    refused = client.post("/sdapi/v1/txt2img", json=body | {"enable_hr": True})
-    assert refused.status_code == 400
-    assert "not supported" in refused.json()["detail"]
+    larger = {"enable_hr": True, "hr_scale": 2, "hr_resize_x": 64, "hr_second_pass_steps": 3}
+    told = client.post("/sdapi/v1/txt2img", json=body | larger).json()
+    wanted = draw("--seed", 7, "--hires", "--hires-width", 64, "--hires-steps", 3)
+    assert base64.b64decode(told["images"][0]) == wanted.data
+    assert "Hires resize: 64x64" in json.loads(told["info"])["infotexts"][0]
+    huge = client.post("/sdapi/v1/txt2img", json=body | {"enable_hr": True, "hr_resize_x": 4096})
+    assert huge.status_code == 400
+    assert "4096x4096: expected at most" in huge.json()["detail"]
 
 
 def test_fields_of_a_job_are_the_flags(client):
@@ -388,12 +393,12 @@ def test_fields_of_a_job_are_the_flags(client):
 
     from pulid_generate.flags.detail import DetailFlags
     from pulid_generate.flags.drawing import DrawingFlags
+    from pulid_generate.flags.hires import HiresFlags
     from pulid_generate.flags.identity import IdentityFlags
 
     told = client.get("/v1/capabilities").json()["fields"]
-    wanted = {
-        item.name for table in (DrawingFlags, IdentityFlags, DetailFlags) for item in fields(table)
-    }
+    tables = (DrawingFlags, IdentityFlags, DetailFlags, HiresFlags)
+    wanted = {item.name for table in tables for item in fields(table)}
     assert wanted - told.keys() == {"prompt_file", "negative_prompt_file"}
     assert told["width"]["default"] == 512
     schema = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]
