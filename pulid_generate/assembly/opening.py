@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import check_not_input, check_writable
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
@@ -31,6 +32,7 @@ from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pipeline.text_cache import TextCache
+from pulid_generate.request.upscaling import UpscaleSettings
 
 if TYPE_CHECKING:
     from pulid_generate.files.model_set import ModelFiles
@@ -86,6 +88,18 @@ def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipe
         finder=FaceFinder(flags.models_dir or None, progress.log),
         kontext=flags.kontext,
         preview=_preview_of(flags),
+        upscale=_upscale_of(flags),
+    )
+
+
+def _upscale_of(flags: Flags) -> UpscaleSettings | None:
+    """Raises RequestError."""
+    if flags.upscale_model is None:
+        return None
+    return UpscaleSettings(
+        path=path_of(flags.upscale_model),
+        repeats=flags.upscale_repeats,
+        tile=flags.upscale_tile_size,
     )
 
 

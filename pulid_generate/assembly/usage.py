@@ -49,6 +49,8 @@ NEEDS = {
     "hires_steps": ("hires",),
     "hires_denoising_strength": ("hires",),
     "hires_sigmas": ("hires",),
+    "upscale_repeats": ("upscale_model",),
+    "upscale_tile_size": ("upscale_model",),
     "ref_image_args": ("ref_image",),
     "control_net": ("control_image",),
     "control_image": ("control_net",),
@@ -118,6 +120,7 @@ def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
     """Every file that is read and must not be replaced by a picture."""
     yield from (found.path for _, found in pipeline.files.by_role())
     named = [flags.init_img, flags.mask, flags.prompt_file, flags.negative_prompt_file]
+    named.append(flags.upscale_model)
     named += identity_files(flags)
     named += [spec.mask for spec in people_of(flags)]
     named += flags.ref_image or ()

@@ -7,6 +7,7 @@
     models.py           which files
     placement.py        where models run, in what arithmetic and memory
     hires.py            the second, larger pass over a picture
+    upscaling.py        a model that enlarges finished pictures
     detail.py           the second pass over the faces of a picture
     pictures.py         pictures that are there already
     preview.py          previews of a picture in work

@@ -26,6 +26,7 @@ from pulid_generate.flags.pictures import GivenPicturesFlags
 from pulid_generate.flags.placement import PlacementFlags
 from pulid_generate.flags.preview import PreviewFlags
 from pulid_generate.flags.serve import ServingFlags
+from pulid_generate.flags.upscaling import UpscalingFlags
 from pulid_generate.flags.validation import ValidationFlags
 from pulid_generate.request.detail import ANTELOPEV2
 
@@ -37,6 +38,7 @@ class Flags(
     PlacementFlags,
     ModelFlags,
     CachingFlags,
+    UpscalingFlags,
     DetailFlags,
     HiresFlags,
     ControlFlags,

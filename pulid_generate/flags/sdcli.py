@@ -76,7 +76,6 @@ PHOTOMAKER = (
     "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
 )
 HIRES_MODELS = "it belongs to models that enlarge, which --hires does not read"
-WITH_UPSCALER = "it only serves --upscale-model"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
 SECOND_MODEL = "it only serves the second (high noise) model of Wan"
 WEIGHT_TYPE = (
@@ -175,9 +174,9 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         ),
         _no("--ip-adapter", IP_ADAPTER),
         _no("--photo-maker", PHOTOMAKER),
-        _no(
+        _same(
             "--upscale-model",
-            "upscaling is not supported; leave it out and upscale the picture afterwards",
+            text="any network that spandrel reads, .safetensors or .pth; sd-cli: ESRGAN alone",
         ),
         _no("--type", WEIGHT_TYPE),
         _no("--tensor-type-rules", WEIGHT_TYPE),
@@ -349,8 +348,8 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _same("--hires-denoising-strength", default="0.7"),
         _note("--hires-upscale-tile-size", HIRES_MODELS, default="128"),
         _same("--hires-sigmas"),
-        _note("--upscale-repeats", WITH_UPSCALER, default="1"),
-        _note("--upscale-tile-size", WITH_UPSCALER, default="128"),
+        _same("--upscale-repeats", default="1"),
+        _same("--upscale-tile-size", default="128"),
         _same(
             "--ad-model",
             text="the word antelopev2 or its folder, not a YOLOv8 file; faces are redrawn with "

@@ -6,6 +6,7 @@
     clip.py              CLIP-L: ids of a prompt -> the pooled vector that conditions Flux
     autoencoder.py       the autoencoder, and its two ways: latents -> pictures, and back
     tiny_autoencoder.py  the tiny autoencoder in the place of Flux's own
+    upscaler.py          networks that enlarge a finished picture
     tiles.py             a map computed in overlapping tiles
     tokenizers.py        the tokenizers of CLIP-L and T5, from their vocabularies
     tokenizer_json.py    a tokenizer.json, checked before the library sees it

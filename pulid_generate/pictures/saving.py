@@ -5,6 +5,7 @@ torch.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import sys
@@ -86,16 +87,22 @@ class SavedPicture:
     job: Job
     # since the command was started
     seconds: float
+    # pixels, (width, height)
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, job: Job, path: Path, data: bytes, seconds: float) -> SavedPicture:
         """data: the file's bytes."""
-        return cls(path, hashlib.sha256(data).hexdigest(), job, seconds)
+        from PIL import Image
+
+        with Image.open(io.BytesIO(data)) as picture:
+            size = picture.size
+        return cls(path, hashlib.sha256(data).hexdigest(), job, seconds, size)
 
     def as_dict(self) -> dict[str, Any]:
         """As it is printed. identity: the first person; identities: where there are several."""
         request = self.job.request
-        width, height = request.final_size
+        width, height = self.size
         identities = [subject.embedding.sha256 for subject in self.job.subjects]
         line: dict[str, Any] = {
             "output": str(self.output),

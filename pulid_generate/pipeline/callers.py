@@ -102,6 +102,10 @@ class Denoised(Generic[Item]):
         """One that is decoded already."""
         return cls(item, picture.job, 0.0, lambda: picture)
 
+    def then(self, finish: Callable[[Picture], Picture]) -> Denoised[Item]:
+        """The same with what is done to the decoded picture."""
+        return Denoised(self.item, self.job, self.seconds, lambda: finish(self.decode()))
+
     def decode(self) -> Picture:
         """The picture. Lets go of the autoencoder, which may have left the engine since. Raises
         CheckpointError, PlacementError.

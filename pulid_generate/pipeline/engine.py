@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,6 +26,7 @@ from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.kernels.trials import take_notes
 from pulid_generate.models.autoencoder import Autoencoder, decode
+from pulid_generate.models.upscaler import Upscaler
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.callers import Caller, Denoised, Item, Latent, Reports
@@ -58,12 +60,14 @@ class Engine:
         compile: bool = False,
         finder: FaceFinder | None = None,
         preview: PreviewSettings | None = None,
+        upscaler: Upscaler | None = None,
     ):
         """Loads nothing.
 
         cache: for encoded prompts. staying: what should stay beside Flux. batch: the most jobs that
         go through Flux together. compile: torch.compile Flux's blocks. finder: finds
         the faces of pictures that have a detail pass. preview: shows the pictures in work.
+        upscaler: enlarges the finished ones.
         """
         self.fitting, self.models, self.reports = fitting, models, reports
         self.cache, self.batch = cache, batch
@@ -76,6 +80,9 @@ class Engine:
         self._starts: dict[Hashable, Tensor] = {}
         self._conditions = Conditioner(fitting, self._loaded)
         self._larger = LargerPass(self._loaded, self._drawn_again)
+        self._upscaler = upscaler
+        if upscaler is not None:
+            self.planner.set_aside(models.placement.name_of(Model.VAE), upscaler.bytes)
 
     def __enter__(self) -> Engine:
         return self
@@ -92,9 +99,11 @@ class Engine:
     def expect(self, job: Job) -> Job:
         """Make room for such a job and its passes, and give it back with its tiles. Raises
         PlacementError if it cannot fit; PackageError, ScoringError where its faces could not be
-        found.
+        found; RequestError if its picture would become too large.
         """
         self._faces.check(job)
+        if self._upscaler is not None:
+            self._upscaler.settings.size_of(*job.request.final_size, self._upscaler.scale)
         return self.planner.expect(job)
 
     @property
@@ -139,7 +148,8 @@ class Engine:
         size = 1 if self.decodes_beside else chunk
         while together := list(itertools.islice(left, size)):
             with caller.holding():
-                yield from self._draw_chunk(together, caller)
+                for denoised in self._draw_chunk(together, caller):
+                    yield denoised.then(self._upscaled)
             if caller.stopping():
                 return
 
@@ -231,7 +241,8 @@ class Engine:
         given = []
         for item, picture in pictures:
             given.append(Denoised.of(item, picture))
-        yield from self._redraw_faces(given, caller)
+        for denoised in self._redraw_faces(given, caller):
+            yield denoised.then(self._upscaled)
 
     def _redraw_faces(
         self, drawn: Iterable[Denoised[Item]], caller: Caller[Item]
@@ -351,6 +362,14 @@ class Engine:
                 "values; a damaged file, or float16 where --dtype bfloat16 is needed"
             )
         return list(latents.split(1))
+
+    def _upscaled(self, picture: Picture) -> Picture:
+        """The finished picture as large as it is wanted."""
+        if self._upscaler is None:
+            return picture
+        with self._loaded.running(Model.VAE):
+            device = self.models.placement.device_of(Model.VAE)
+            return replace(picture, pixels=self._upscaler.enlarged(picture.pixels, device))
 
     def _decode(self, vae: Autoencoder, latent: Tensor, job: Job) -> Picture:
         with self._loaded.running(Model.VAE):

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,8 @@ class Fitting:
         # What jobs have asked for, matrices memory-mapped
         self.loras: dict[Path, LoraFile] = {}
         self.controls: dict[Path, ControlFile] = {}
+        # What finished pictures are enlarged by, for their metadata
+        self.upscale: dict[str, Any] | None = None
         self._notes: list[str] = []
         small = self.shape.context < XXL_WIDTH
         self.reader = PromptReader(files.t5_tokenizer, SMALL_WORLD_TOKENS if small else None)

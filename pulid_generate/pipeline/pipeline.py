@@ -16,6 +16,7 @@ from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.storage import quality_notes
 from pulid_generate.injection.compiling import check_compiler, compiled_folder
 from pulid_generate.memory.placement import Placement
+from pulid_generate.models.upscaler import load_upscaler
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import Picture
@@ -31,6 +32,7 @@ from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, StartPicture, Subject
 from pulid_generate.request.tokens import LoraUse, Prompt
+from pulid_generate.request.upscaling import UpscaleSettings
 
 
 class Pipeline:
@@ -54,6 +56,7 @@ class Pipeline:
         finder: FaceFinder | None = None,
         kontext: bool = False,
         preview: PreviewSettings | None = None,
+        upscale: UpscaleSettings | None = None,
     ):
         """Checks from headers alone that the files belong together. Raises CheckpointError,
         IdentityError or WeightsError.
@@ -61,7 +64,8 @@ class Pipeline:
         log, note, on_step, on_denoised: see `callers.Reports`. dequantize: widen packed matrices
         (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks. compute,
         weight_cache: see `loading.Models`. finder: finds faces for detail passes. kontext: see
-        `Fitting`. preview: see `Engine`.
+        `Fitting`. preview: see `Engine`. upscale: enlarge every
+        finished picture; PackageError without the extra [upscale].
         """
         self.files, self.placement, self.compile = files, placement, compile
         self.finder, self.preview = finder, preview
@@ -69,6 +73,9 @@ class Pipeline:
         if compile:
             check_compiler(placement.device, compiled_folder())
         self.fitting = Fitting(files, kontext)
+        self.upscaler = load_upscaler(upscale) if upscale is not None else None
+        if self.upscaler is not None:
+            self.fitting.upscale = self.upscaler.facts()
         self.models = Models(
             files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache
         )
@@ -138,6 +145,7 @@ class Pipeline:
             compile=self.compile,
             finder=self.finder,
             preview=self.preview,
+            upscaler=self.upscaler,
         )
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[Picture]:

@@ -118,6 +118,8 @@ def _described(
     job: Job, more: dict[str, Any], fitting: Fitting, placement: Placement, compute: Compute
 ) -> str:
     files = fitting.files
+    if fitting.upscale is not None:
+        more = {**more, "upscale": fitting.upscale}
     return describe(
         job,
         more=more,

@@ -125,6 +125,13 @@ class MemoryPlanner:
             faces.append(pattern)
         return replace(job, faces=tuple(faces))
 
+    def set_aside(self, device: str, count: int) -> None:
+        """Leave so many bytes of a device to what is loaded beside the models."""
+        if device in self.available:
+            self.available[device] = max(self.available[device] - count, 0)
+            self._kinds.clear()
+            self.stale = True
+
     def _make_room_for_finding(self) -> None:
         """For the process that finds faces, once one is needed."""
         if not self._beside and "cpu" in self.available:

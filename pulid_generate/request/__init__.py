@@ -16,6 +16,7 @@
     conditions.py      pictures that a drawing is conditioned on
     mask_edge.py       a mask's edge: grown, shrunk, feathered
     hires.py           the second, larger pass: its size, its steps, what enlarges
+    upscaling.py       a model that enlarges finished pictures: how often, in what tiles
     enlarging.py       pictures, regions, conditions in the size of that pass
     detail.py          the second pass over faces: sd-cli's keys, and the prompts of each face
     tiling.py          tiles of the autoencoder
