@@ -37,7 +37,7 @@ OURS = re.compile(
 # Where a file's name in the text may start, beside the root: `memory/plan.py`, `people.py`.
 HOMES = ("", "pulid_extract", "pulid_generate", "scripts", "scripts/micro_world")
 # What a run makes, and is not in the repository.
-MADE = ("build/", "embeddings/", "text/")
+MADE = ("build/", "compiled/", "embeddings/", "text/")
 
 FLAGS = {
     path: flags

@@ -325,7 +325,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         _same("--disable-auto-resize-ref-image", value=False),
         _same("--control-image"),
         _same("--canny", value=False),
-        _same("--control-strength", default="0.9"),
+        _same("--control-strength", default="0.9", text="0.9 as well; given once for each file"),
         _no("--ip-adapter-image", IP_ADAPTER),
         _note("--ip-adapter-strength", "it only serves --ip-adapter", default="1.0"),
     ),

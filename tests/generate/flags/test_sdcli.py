@@ -158,7 +158,7 @@ def test_flags_without_effect_are_taken_off_and_reported(arguments, kept, noted)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--control-net", "canny.safetensors"), "--control-net: ControlNet is not supported"),
+        (("--ip-adapter", "face.safetensors"), "--ip-adapter: "),
         (("--circular",), "--circular: seamless"),
         (
             ("-M", "vid_gen"),
@@ -234,7 +234,7 @@ def _app() -> typer.Typer:
             "verify a cat\n",
             "note: --mmap changes nothing here: ",
         ),
-        (["verify", "--control-net", "x"], 2, "", "x: error: --control-net: "),
+        (["verify", "--ip-adapter", "x"], 2, "", "x: error: --ip-adapter: "),
         (["pull", "--mmap"], 2, "", "No such option"),
         (["--mmap", "--help"], 0, "Usage", ""),
     ],

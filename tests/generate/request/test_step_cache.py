@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pulid_generate.errors import RequestError
+from pulid_generate.errors import CheckpointError, RequestError
 from pulid_generate.request.step_cache import StepCache
 
 
@@ -62,6 +62,6 @@ def test_what_cannot_be_done_is_one_line(texts, message):
 def test_what_does_not_fit_the_steps_or_the_model_is_refused():
     with pytest.raises(RequestError, match="has 2 numbers for 3 steps"):
         StepCache.parse("dbcache", "", "1,0").check_steps(3)
-    with pytest.raises(RequestError, match="flux has 10 blocks, so none would be left"):
+    with pytest.raises(CheckpointError, match="flux has 10 blocks, so none would be left"):
         StepCache.parse("dbcache", "Fn=8,Bn=2").check_blocks(10, "flux")
     StepCache.parse("easycache").check_blocks(1, "flux")
