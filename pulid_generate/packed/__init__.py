@@ -7,6 +7,7 @@
     fp8_products.py   matrix products in 8-bit floating point
     layers.py         puts either kind into a model in place of its linear layers
     opaque.py         layers that a compiled graph calls as they are
+    slice_threads.py  slices of a weight by several threads at once
     widening.py       16-bit weights that are float32 only while their layer runs
     workspace.py      memory that is written again and again
 

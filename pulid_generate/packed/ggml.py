@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pulid_extract.shared.cpu_linear import linear
 from pulid_generate.kernels.availability import serves
 from pulid_generate.packed import ggml_blocks as blocks
-from pulid_generate.packed import int8_products
+from pulid_generate.packed import int8_products, slice_threads
 from pulid_generate.packed.int8_products import DoubleRounded
 from pulid_generate.packed.opaque import LayersByAddress
 from pulid_generate.packed.workspace import Workspace, may_reuse
@@ -89,14 +89,23 @@ class QuantizedWeight:
         else:
             out = workspace.take("weight", tuple(self.shape), dtype, device)
         rows = blocks.rows_at_once(self.shape[1], device)
-        for data, part in zip(self.data.split(rows), out.split(rows), strict=True):
-            if dtype == torch.float32:
-                blocks.fill(data, self.kind, part)
-                continue
-            numbers = workspace.take("numbers", tuple(part.shape), torch.float32, device)
-            blocks.fill(data, self.kind, numbers)
-            part.copy_(numbers)
+        slices = zip(self.data.split(rows), out.split(rows), strict=True)
+        if device.type == "cpu" and torch.get_num_threads() > 1:
+            slice_threads.for_each(self._fill, slices)
+        else:
+            for one in slices:
+                self._fill(one, workspace)
         return out
+
+    def _fill(self, one: tuple[Tensor, Tensor], workspace: Workspace) -> None:
+        """Rows of `data`, and where their numbers go."""
+        data, out = one
+        if out.dtype == torch.float32:
+            blocks.fill(data, self.kind, out)
+            return
+        numbers = workspace.take("numbers", tuple(out.shape), torch.float32, out.device)
+        blocks.fill(data, self.kind, numbers)
+        out.copy_(numbers)
 
 
 @dataclass

@@ -41,8 +41,10 @@ def bytewise(value: int) -> int:
 
 def rows_at_once(columns: int, device: torch.device) -> int:
     """How many rows of a weight to dequantise in one go."""
-    numbers = CPU_NUMBERS_AT_ONCE if device.type == "cpu" else OTHER_NUMBERS_AT_ONCE
-    return max(1, numbers // columns)
+    if device.type == "cpu":
+        # the threads' slices share the cache
+        return max(1, CPU_NUMBERS_AT_ONCE // torch.get_num_threads() // columns)
+    return max(1, OTHER_NUMBERS_AT_ONCE // columns)
 
 
 def fill(data: Tensor, kind: Kind, out: Tensor) -> None:
