@@ -36,6 +36,8 @@ LONGEST_NAME = 235
 LONGEST_PATH = 2000
 # characters of a prompt or of identities in a name
 LONGEST_WORD = 60
+# a width or a precision that no name has room for
+WIDE = re.compile(r"\d{4,}")
 UNSAFE = re.compile(r"[^\w.+-]+")
 
 
@@ -57,6 +59,12 @@ class NamePattern:
             if name not in EXAMPLES or conversion or "{" in str(spec):
                 raise RequestError(
                     f"{where}: {{{name}}} is not known; known: {', '.join(EXAMPLES)}"
+                )
+            # before Python makes a text of that width
+            if WIDE.search(str(spec)):
+                raise OutputNameError(
+                    f"{where}: {{{name}:{spec}}} is wider than {LONGEST_NAME} bytes; give a "
+                    "shorter name"
                 )
         try:
             example = self.text.format_map(EXAMPLES)

@@ -85,6 +85,8 @@ def test_names(pattern, name):
         "../{row}.png",
         "{}.png",
         "/{row}.png",
+        "{row:02147483648d}.png",
+        "{weight:.99999999f}.png",
     ],
 )
 def test_names_that_cannot_be(pattern):
