@@ -98,7 +98,8 @@ def _target_of(path: Path) -> Path:
     """Where a symbolic link leads, so that what it names is written and the link stays; any other
     path as it is.
     """
-    if not path.is_symlink() or _is_special(path):
+    # a name that is too long is no link either; what writes it says so
+    if not os.path.islink(path) or _is_special(path):
         return path
     return Path(os.path.realpath(path))
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 # what the logarithm of a variance is cut to, as in sd-cli and in diffusers
 LOG_VARIANCE = (-30.0, 20.0)
-# one that every encoder has, in BFL's names and in diffusers'
-ENCODER_TENSOR = "encoder.conv_in.weight"
+# one that every encoder has, in BFL's names and in diffusers'; and one of the tiny encoder
+ENCODER_TENSOR, TINY_ENCODER_TENSOR = "encoder.conv_in.weight", "encoder.layers.0.weight"
 NOT_FINITE = "a damaged file, or float16 where --dtype bfloat16 is needed"
 
 
@@ -125,6 +125,8 @@ def encode(
 
 def has_encoder(header: Header) -> bool:
     """Whether the autoencoder of a file can encode; text to image does without."""
+    if TINY_MARKER[0] in header.tensors:
+        return TINY_ENCODER_TENSOR in header.tensors
     return ENCODER_TENSOR in part_of(header, VAE_MARKER).tensors
 
 

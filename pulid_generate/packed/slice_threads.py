@@ -57,8 +57,8 @@ def _start(count: int) -> ThreadPoolExecutor:
     all_there = threading.Barrier(count + 1)
 
     def begin() -> None:
-        # OpenMP counts by thread, so that this one alone stops splitting its operations. torch gives
-        # a thread the process's number when it first asks, so it asks before it is told.
+        # OpenMP counts by thread, so that this one alone stops splitting its operations. torch
+        # gives a thread the process's number when it first asks, so it asks before it is told.
         torch.get_num_threads()
         torch.set_num_threads(1)
         _own.workspace = Workspace()

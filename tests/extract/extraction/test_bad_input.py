@@ -156,7 +156,10 @@ def test_what_decodes_passes_the_check_before_and_what_the_check_refuses_never_d
 ):
     check_portrait(encode(PICTURE))
     data, message = BAD[name]
-    if "truncated" in message or name == "no face":  # which only decoding and detecting show
+    if "truncated" in message or name in (
+        "truncated JPEG",
+        "no face",
+    ):  # which only decoding and detecting show
         check_portrait(data)
         return
     told = []

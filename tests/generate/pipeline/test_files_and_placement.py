@@ -347,8 +347,7 @@ def test_wrong_usage_is_exit_2(generate, kept, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--control-net", "canny.safetensors"), "--control-net"),
-        (("-r", "me.png"), "-r: reference pictures"),
+        (("-r", "nowhere.png"), "nowhere.png: no such file"),
         (("-M", "convert"), "it can only be img_gen"),
         (("--compute", "int8"), "give a GGUF file"),
         (("--id-weight-schedule", "1:0.5"), "begin with step 0"),
