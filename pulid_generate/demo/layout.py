@@ -27,7 +27,7 @@ def grid(
         for column in range(len(PROMPTS)):
             place = row * len(PROMPTS) + column
             if row < len(portraits):
-                caption = f"cosine {cosines[place][row]:.2f}"
+                caption = f"likeness {cosines[place][row]:.2f}"
             else:
                 caption = f"to anybody at most {max(cosines[place]):.2f}"
             line.append([Thumbnail(pictures[place], caption)])

@@ -26,7 +26,7 @@ PROGRAMS = {"pulid-extract": "pulid_extract", "pulid-generate": "pulid_generate"
 WHAT_NEXT = """\
 These people are drawings and the networks that draw them are small: they know portraits of 96
 pixels and prompts such as the sheet's, of about twenty words at most. For photographs, fetch the
-real files, 13 GB with Flux in 4 bits, and leave out the flags of the small world (--aligner,
+real files, 15 GB with Flux in 4 bits, and leave out the flags of the small world (--aligner,
 --parser, --t5-max-length, --dtype, the sizes):
 
   pulid-extract pull --models-dir models
@@ -100,7 +100,8 @@ def scored(models: Path, references: Sequence[Path], pictures: Sequence[Path]) -
     """
     given = [argument for path in references for argument in ("--reference", path)]
     lines = called(
-        *("pulid-extract", "score", "--json", "--models-dir", models),
+        # the mean over everybody's pictures means nothing here
+        *("pulid-extract", "score", "--json", "--quiet", "--models-dir", models),
         *("--recognizer", models / JUDGE, *given, *pictures),
     )
     found = []
