@@ -21,7 +21,7 @@ def demo(
             "--models-dir",
             metavar="FOLDER",
             help=f"The small world's models. Default: {FOLDER} of the checkout, else they are "
-            "downloaded once (47 MB).",
+            "downloaded once (48 MB).",
         ),
     ] = None,
 ) -> None:

@@ -1,7 +1,7 @@
 """The small world: its models, where they are or come from, and the flags it wants. Imports no
 torch.
 
-The wheel does not carry the models: they are 47 MB beside 0.6 MB of code, for a command that is run
+The wheel does not carry the models: they are 48 MB beside 0.7 MB of code, for a command that is run
 once. They lie in the checkout and in the source archive, or are downloaded once from the project's
 address, into the cache folder, each checked.
 """
