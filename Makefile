@@ -30,10 +30,10 @@ check: $(READY)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/hadolint Containerfile
-	$(BIN)/python scripts/docs/api_reference.py --check
-	$(BIN)/python scripts/docs/cli_reference.py --check
-	$(BIN)/python scripts/docs/folder_tables.py --check
-	$(BIN)/python scripts/docs/sdcli_table.py --check
+	PYTHONPATH=scripts $(BIN)/python -m docs.api_reference --check
+	PYTHONPATH=scripts $(BIN)/python -m docs.cli_reference --check
+	PYTHONPATH=scripts $(BIN)/python -m docs.folder_tables --check
+	PYTHONPATH=scripts $(BIN)/python -m docs.sdcli_table --check
 	$(MAKE) test-all
 
 format: $(READY)
@@ -41,10 +41,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 docs: $(READY)
-	$(BIN)/python scripts/docs/api_reference.py
-	$(BIN)/python scripts/docs/cli_reference.py
-	$(BIN)/python scripts/docs/folder_tables.py
-	$(BIN)/python scripts/docs/sdcli_table.py
+	PYTHONPATH=scripts $(BIN)/python -m docs.api_reference
+	PYTHONPATH=scripts $(BIN)/python -m docs.cli_reference
+	PYTHONPATH=scripts $(BIN)/python -m docs.folder_tables
+	PYTHONPATH=scripts $(BIN)/python -m docs.sdcli_table
 
 bench: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m bench

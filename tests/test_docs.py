@@ -88,8 +88,15 @@ def test_the_reference_is_current_in_any_terminal():
         "run `make docs`"
     )
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "docs" / "cli_reference.py", "--check"],
-        env={**os.environ, "COLUMNS": "40", "PULID_MODELS_DIR": "elsewhere", "NO_COLOR": "1"},
+        [sys.executable, "-m", "docs.cli_reference", "--check"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "scripts"),
+            "COLUMNS": "40",
+            "PULID_MODELS_DIR": "elsewhere",
+            "NO_COLOR": "1",
+        },
         capture_output=True,
         text=True,
     )

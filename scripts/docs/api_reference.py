@@ -1,7 +1,7 @@
 """Write docs/api.md: every public name of the two packages, with its signature and what it says of
 itself. Or check that it is current.
 
-    make docs        (or: python scripts/docs/api_reference.py [--check])
+    make docs        (or: PYTHONPATH=scripts python -m docs.api_reference [--check])
 
 Read from the source with ast, as written, so that neither versions of libraries nor torch matter;
 where a name lives is what its package's `__init__` says.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-import sys
 from pathlib import Path
+
+from docs.page import write_or_check
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "api.md"
@@ -146,20 +147,7 @@ def reference() -> str:
 
 
 def main() -> None:
-    if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: api_reference.py [--check]", file=sys.stderr)
-        sys.exit(2)
-    text = reference()
-    if not sys.argv[1:]:
-        TARGET.write_text(text, encoding="utf-8")
-        print(TARGET)
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(
-            f"{TARGET.name}: not what the source says now; run 'make docs' and commit "
-            f"docs/{TARGET.name}",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    write_or_check(TARGET, reference(), "the source says")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write docs/cli.md from the full help texts of the two programs, or check that it is current.
 
-    make docs        (or: python scripts/docs/cli_reference.py [--check])
+    make docs        (or: PYTHONPATH=scripts python -m docs.cli_reference [--check])
 
 The texts are formatted here at a fixed width, so terminal, environment and platform change nothing.
 Imports no torch.
@@ -8,13 +8,13 @@ Imports no torch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
 
+from docs.page import write_or_check
 from pulid_extract.cli import app as extract_app
 from pulid_extract.shared.cli.help import full_help
 from pulid_generate.cli import app as generate_app
@@ -77,22 +77,7 @@ def reference() -> str:
 
 
 def main() -> None:
-    if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: cli_reference.py [--check]", file=sys.stderr)
-        sys.exit(2)
-    text = reference()
-    if not sys.argv[1:]:
-        TARGET.write_text(text, encoding="utf-8")
-        print(TARGET)
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(
-            (
-                f"{TARGET.name}: not what --help says now; run 'make docs' and commit "
-                f"docs/{TARGET.name}"
-            ),
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    write_or_check(TARGET, reference(), "--help says")
 
 
 if __name__ == "__main__":

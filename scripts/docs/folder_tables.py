@@ -1,6 +1,6 @@
 """Write the tables of folders into docs/architecture.md, or check that they are current.
 
-    make docs        (or: python scripts/docs/folder_tables.py [--check])
+    make docs        (or: PYTHONPATH=scripts python -m docs.folder_tables [--check])
 
 A table has a package's folders in the order in which they may import, from the top down, and what
 each folder's docstring says first. The order is written here and nowhere else: the tests of the
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
+
+from docs.page import write_or_check
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "architecture.md"
@@ -104,21 +105,9 @@ def with_tables(text: str) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: folder_tables.py [--check]", file=sys.stderr)
-        sys.exit(2)
-    there = TARGET.read_text(encoding="utf-8")
-    text = with_tables(there)
-    if not sys.argv[1:]:
-        TARGET.write_text(text, encoding="utf-8")
-        print(TARGET)
-    elif text != there:
-        print(
-            f"{TARGET.name}: its tables are not what the folders' docstrings say now; "
-            f"run 'make docs' and commit docs/{TARGET.name}",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    write_or_check(
+        TARGET, with_tables(TARGET.read_text(encoding="utf-8")), "the folders' docstrings say"
+    )
 
 
 if __name__ == "__main__":

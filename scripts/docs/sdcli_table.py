@@ -1,16 +1,16 @@
 """Write docs/sd-cli.md, what becomes of every flag of sd-cli, or check that it is current.
 
-    make docs        (or: python scripts/docs/sdcli_table.py [--check])
+    make docs        (or: PYTHONPATH=scripts python -m docs.sdcli_table [--check])
 
 The table is pulid_generate/flags/sdcli.py. Imports no torch.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
+from docs.page import write_or_check
 from pulid_generate.flags.sdcli import GROUPS, SD_FLAGS, SdFlag
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "sd-cli.md"
@@ -79,22 +79,7 @@ def _meaning(flag: SdFlag) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:] not in ([], ["--check"]):
-        print("usage: sdcli_table.py [--check]", file=sys.stderr)
-        sys.exit(2)
-    text = page()
-    if not sys.argv[1:]:
-        TARGET.write_text(text, encoding="utf-8")
-        print(TARGET)
-    elif not TARGET.is_file() or TARGET.read_text(encoding="utf-8") != text:
-        print(
-            (
-                f"{TARGET.name}: not what the table says now; run 'make docs' and commit "
-                f"docs/{TARGET.name}"
-            ),
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    write_or_check(TARGET, page(), "the table says")
 
 
 if __name__ == "__main__":

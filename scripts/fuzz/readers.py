@@ -5,9 +5,7 @@ from. Everything is small: an input takes a millisecond or a few.
 from __future__ import annotations
 
 import functools
-import io
 import json
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fuzz import mutations
+from fuzz import good_input, mutations
 from pulid_extract.batch import journal
 from pulid_extract.batch import manifest as portraits
 from pulid_extract.batch.worker import _parse as parse_task
@@ -107,61 +105,6 @@ def _values(*errors: type[Exception]) -> Callable[[Callable], Callable]:
 # ------------------------------------------------------------------------------------- model files
 
 
-def _safetensors(tensors: dict[str, tuple[str, list[int]]], metadata: Any = None) -> bytes:
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
-    end = 0
-    for name, (kind, shape) in tensors.items():
-        size = int(np.prod(shape)) * {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}[kind]
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(end)
-
-
-FLUX = {
-    "img_in.weight": ("F16", [128, 64]),
-    "txt_in.weight": ("F16", [128, 8]),
-    "vector_in.in_layer.weight": ("F16", [128, 4]),
-    "guidance_in.in_layer.weight": ("F8_E4M3", [128, 2]),
-    "guidance_in.in_layer.weight_scale": ("F32", [1]),
-    "double_blocks.0.img_attn.qkv.weight": ("BF16", [384, 2]),
-    "double_blocks.1.img_attn.qkv.weight": ("BF16", [384, 2]),
-    "single_blocks.0.linear1.weight": ("F32", [2, 2]),
-}
-LORA = {
-    "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": ("F32", [2, 4]),
-    "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": ("F32", [4, 2]),
-    "lora_unet_single_blocks_0_linear2.lora_down.weight": ("F16", [1, 4]),
-    "lora_unet_single_blocks_0_linear2.lora_up.weight": ("F16", [4, 1]),
-    "lora_unet_single_blocks_0_linear2.alpha": ("F32", []),
-}
-PEFT = {
-    "lora_adapter_metadata": json.dumps(
-        {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"^to_q.*": 2, "to_k": 3.5}}
-    )
-}
-
-
-def _gguf(folder: Path, tensors: dict[str, tuple[int, ...]], architecture: str = "") -> bytes:
-    import gguf
-
-    path = folder / "good.gguf"
-    writer = gguf.GGUFWriter(path, architecture or "flux")
-    writer.add_string("general.name", "one")
-    writer.add_array("tokenizer.ggml.tokens", ["<pad>", "</s>", "<unk>", "a"])
-    writer.add_array("tokenizer.ggml.scores", [0.0, 0.0, 0.0, -1.0])
-    writer.add_array("tokenizer.ggml.token_type", [3, 3, 2, 1])
-    writer.add_string("tokenizer.ggml.model", "t5")
-    writer.add_precompiled_charsmap(bytes(16))
-    for name, shape in tensors.items():
-        writer.add_tensor(name, np.ones(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path.read_bytes()
-
-
 def _inspect(path: Path) -> None:
     shown = inspect(path)
     json.dumps(shown.as_dict())
@@ -181,7 +124,7 @@ def _plan(path: Path) -> None:
 def _folder(folder: Path, name: str) -> Callable[[bytes], object]:
     whole = folder / "diffusers"
     whole.mkdir(exist_ok=True)
-    (whole / "model.safetensors").write_bytes(_safetensors(FLUX))
+    (whole / "model.safetensors").write_bytes(good_input.safetensors(good_input.FLUX))
     (whole / "config.json").write_text("{}")
 
     def read(data: bytes) -> None:
@@ -197,30 +140,21 @@ def _folder(folder: Path, name: str) -> Callable[[bytes], object]:
     return read
 
 
-def _pickle(folder: Path) -> bytes:
-    import torch
-
-    torch.save({"pulid_ca.0.to_q.weight": torch.ones(2, 2)}, folder / "good.pt")
-    return (folder / "good.pt").read_bytes()
-
-
-def _vocabulary(folder: Path) -> bytes:
-    from seeded.unigram import write_unigram
-
-    write_unigram(folder / "tokenizer.json", ("a", "photo", "of"), deaf_to="[,]+")
-    told = json.loads((folder / "tokenizer.json").read_bytes())
-    # the bytes for everything else make it ten times as large
-    told["model"]["vocab"] = told["model"]["vocab"][:20]
-    return json.dumps(told).encode()
-
-
 def _model_files(folder: Path) -> list[Reader]:
-    files = [_safetensors(FLUX, {"format": "pt"}), _safetensors(LORA, PEFT)]
+    files = [
+        good_input.safetensors(good_input.FLUX, {"format": "pt"}),
+        good_input.safetensors(good_input.LORA, good_input.PEFT),
+    ]
     ggufs = [
-        _gguf(
-            folder, {name: tuple(shape) for name, (_, shape) in FLUX.items() if "scale" not in name}
+        good_input.gguf_file(
+            folder,
+            {
+                name: tuple(shape)
+                for name, (_, shape) in good_input.FLUX.items()
+                if "scale" not in name
+            },
         ),
-        _gguf(folder, {"enc.blk.0.attn_q.weight": (2, 32)}, "t5encoder"),
+        good_input.gguf_file(folder, {"enc.blk.0.attn_q.weight": (2, 32)}, "t5encoder"),
     ]
     index = {"metadata": {}, "weight_map": {"img_in.weight": "model.safetensors"}}
     config = {"in_channels": 64, "num_layers": 2, "guidance_embeds": True, "axes": [1, 2]}
@@ -235,7 +169,7 @@ def _model_files(folder: Path) -> list[Reader]:
         Reader("GGUF, inspected", at("b.gguf", _inspect), ggufs),
         Reader("GGUF, planned", at("c.gguf", _plan), ggufs[:1]),
         Reader("GGUF's vocabulary", at("d.gguf", read_t5_tokenizer), ggufs),
-        Reader("pickle", at("a.pt", _inspect), [_pickle(folder)]),
+        Reader("pickle", at("a.pt", _inspect), [good_input.pickle(folder)]),
         Reader(
             "index.json",
             _folder(folder, "model.safetensors.index.json"),
@@ -251,7 +185,7 @@ def _model_files(folder: Path) -> list[Reader]:
         Reader(
             "tokenizer.json",
             at("tokenizer.json", read_t5_tokenizer),
-            [_vocabulary(folder)],
+            [good_input.vocabulary(folder)],
             mutations.mutate_json,
         ),
         Reader(
@@ -270,14 +204,6 @@ def _gguf_values(path: Path) -> None:
 # ---------------------------------------------------------------------------------------- pictures
 
 
-def _encoded(mode: str, form: str, **options: Any) -> bytes:
-    from PIL import Image
-
-    stored = io.BytesIO()
-    Image.new(mode, (32, 16)).save(stored, form, **options)
-    return stored.getvalue()
-
-
 def _pictures(folder: Path) -> list[Reader]:
     from PIL import Image, ImageCms
 
@@ -289,14 +215,14 @@ def _pictures(folder: Path) -> list[Reader]:
     drawn = [encode_pixels(pixels, form, text) for form in ("PNG", "JPEG", "WEBP")]
     good = [
         *drawn,
-        _encoded("RGB", "PNG", icc_profile=profile),
-        _encoded("P", "PNG", transparency=0),
-        _encoded("I;16", "PNG"),
-        _encoded("RGB", "JPEG", exif=exif.tobytes(), icc_profile=profile),
-        _encoded("CMYK", "TIFF"),
-        _encoded("RGB", "BMP"),
-        _encoded("RGB", "GIF"),
-        _encoded("RGB", "AVIF"),
+        good_input.encoded("RGB", "PNG", icc_profile=profile),
+        good_input.encoded("P", "PNG", transparency=0),
+        good_input.encoded("I;16", "PNG"),
+        good_input.encoded("RGB", "JPEG", exif=exif.tobytes(), icc_profile=profile),
+        good_input.encoded("CMYK", "TIFF"),
+        good_input.encoded("RGB", "BMP"),
+        good_input.encoded("RGB", "GIF"),
+        good_input.encoded("RGB", "AVIF"),
     ]
     at = functools.partial(_from_file, folder)
     return [
@@ -315,50 +241,6 @@ def _parameters(data: bytes) -> None:
 
 # ----------------------------------------------------------------------------------------- records
 
-SCORE = {
-    **dict.fromkeys(("stranger", "truth", "copy_paste", "prompt", "error", "prompt_judge")),
-    "picture": "a.png",
-    "status": "ok",
-    "likeness": 0.5,
-    "cosines": [0.5],
-    "faces": 1,
-    "box": [1, 2, 3, 4],
-    "pose": {"yaw": 1.0, "pitch": 2.0, "roll": 3.0},
-    "recognizers": [{"name": "a.onnx", "sha256": "ab", "own": True, "likeness": 0.5}],
-}
-QUALITY = {
-    **dict.fromkeys(("value", "face_size", "sharpness", "outside"), 0.5),
-    **dict.fromkeys(("yaw", "pitch", "roll", "covered", "glasses", "hat", "score"), None),
-    "faces": 1,
-    "warnings": {"pose": "turn"},
-}
-CACHED = {
-    "portraits": [
-        {
-            "sha256": "ab",
-            "face": "largest",
-            "box": [1, 2, 3, 4],
-            "landmarks": [[1, 2]] * 5,
-            "score": 0.9,
-            "faces": 1,
-            "quality": QUALITY,
-            "line": "quality 1.0",
-        }
-    ],
-    "cosines": [[1.0]],
-    "tokens": [2, 8],
-    "uncond": False,
-    "device": "cpu",
-}
-DRAWN_ROWS = (
-    b'{"prompt": "a cat", "seed": 7, "pulid_id_weight": 0.5, "output": "a.png"}\n'
-    b'{"prompt": "b", "identity": ["me.pulidembd,weight=1,box=0,0,16,16"], "lora": ["a:1"]}'
-)
-PORTRAIT_ROWS = (
-    b'{"portrait": "me.jpg", "face_index": 0, "box": [[1, 2, 3, 4]], "output": "me.pulidembd"}\n'
-    b'{"portrait": ["a.jpg", "b.jpg"], "fuse": "mean"}'
-)
-
 
 def _records(folder: Path) -> list[Reader]:
     at = functools.partial(_from_file, folder)
@@ -367,20 +249,22 @@ def _records(folder: Path) -> list[Reader]:
     hashes = json.dumps({"/a": {"mark": [1, 2, 3, 4, 5], "sha256": "ab"}}).encode()
     readers = [
         Reader("JSON", _values(ValueError)(read_json), [b'{"a": [1, "b"]}'], told),
-        Reader("manifest of pictures", _drawn_rows(".jsonl"), [DRAWN_ROWS], lines),
+        Reader("manifest of pictures", _drawn_rows(".jsonl"), [good_input.DRAWN_ROWS], lines),
         Reader("manifest of pictures, CSV", _drawn_rows(".csv"), [b"prompt,seed\na,1\nb,2\n"]),
-        Reader("manifest of portraits", _portrait_rows(".jsonl"), [PORTRAIT_ROWS], lines),
+        Reader(
+            "manifest of portraits", _portrait_rows(".jsonl"), [good_input.PORTRAIT_ROWS], lines
+        ),
         Reader("manifest of portraits, CSV", _portrait_rows(".csv"), [b"portrait,box\na,1\n"]),
         Reader("task of a worker", parse_task, [b'{"task": "extract", "portrait": "a"}'], told),
         Reader(
             "line of scores",
             lambda data: parse_score(data.decode(errors="replace")),
-            [json.dumps(SCORE).encode()],
+            [json.dumps(good_input.SCORE).encode()],
             told,
         ),
         Reader("journal", at("journal", journal._read), [line * 3], lines),
         Reader("hashes of files", at("weights.json", _hashes), [hashes], told),
-        Reader("entry of the cache", _cached, [json.dumps(CACHED).encode()], told),
+        Reader("entry of the cache", _cached, [json.dumps(good_input.CACHED).encode()], told),
     ]
     return [*readers, *_server(folder)]
 

@@ -21,8 +21,9 @@ import typer
 from pulid_extract.shared.errors import PulidError
 
 ROOT = Path(__file__).resolve().parents[2]
-# seconds of one input, and MiB that it may add to the largest size of the process: a picture (or
-# /dev/zero) is read up to 512
+# seconds of the processor for one input (the clock rings after four times as many of the wall's),
+# and MiB that it may add to the largest size of the process: a picture (or /dev/zero) is read up to
+# 512
 TOO_LONG, TOO_MUCH = 5.0, 600
 # wrong usage is answered by these
 EXPECTED = (PulidError, typer.BadParameter, click.UsageError, typer.Exit)
@@ -44,7 +45,7 @@ class Finding:
 
 def try_once(reader: str, read: Callable[[Any], object], value: Any) -> Finding | None:
     """None for a reader that took the input, or refused it by an error of ours."""
-    before, started = _peak(), time.monotonic()
+    before, started = _peak(), time.process_time()
     what = ""
     try:
         with _clock(), _silence():
@@ -60,7 +61,7 @@ def try_once(reader: str, read: Callable[[Any], object], value: Any) -> Finding 
         if isinstance(error, KeyboardInterrupt):
             raise
         what = f"{type(error).__name__} at {_place(error)}"
-    seconds, grown = time.monotonic() - started, _peak() - before
+    seconds, grown = time.process_time() - started, _peak() - before
     if not what and seconds > TOO_LONG:
         what = f"takes {seconds:.0f} seconds"
     if not what and grown > TOO_MUCH:

@@ -11,7 +11,8 @@ from random import Random
 
 import pytest
 from fuzz import mutations
-from fuzz.readers import FLUX, _safetensors, make_readers
+from fuzz.good_input import FLUX, safetensors
+from fuzz.readers import make_readers
 from fuzz.trying import try_once
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -176,7 +177,7 @@ def test_what_goes_wrong_is_found():
 
 @pytest.mark.parametrize("mutate", [mutations.mutate_bytes, mutations.mutate_header])
 def test_the_same_seed_gives_the_same_input(mutate):
-    good = _safetensors(FLUX)
+    good = safetensors(FLUX)
     cases = [mutate(good, Random(f"1:{number}")) for number in range(20)]
     assert cases == [mutate(good, Random(f"1:{number}")) for number in range(20)]
     assert len(set(cases)) > 15

@@ -1,10 +1,15 @@
-"""The small Flux of tests/golden: its weights, its inputs, one call of it."""
+"""The small Flux of tests/golden: its weights, whole or of fewer blocks, its inputs, one call of it,
+and its forward written out.
+"""
 
 from __future__ import annotations
 
 import torch
+from safetensors.torch import save_file
 from seeded.tensors import seeded, seeded_state
 
+from pulid_generate.injection.adapter import PulidAdapter
+from pulid_generate.networks.positions import rotary_table
 from pulid_generate.sampling.packing import position_ids
 
 GUIDANCE = 3.5
@@ -13,6 +18,28 @@ GUIDANCE = 3.5
 def tensors(shapes, dtype=torch.float32):
     state = seeded_state({name: tuple(shape) for name, shape in shapes.items()})
     return {name: torch.from_numpy(value).to(dtype) for name, value in state.items()}
+
+
+def write_fewer_blocks(path, shapes, double, single):
+    """A checkpoint of the first blocks alone. shapes: of the whole."""
+    most = {"double_blocks": double, "single_blocks": single}
+    kept = {}
+    for name, shape in shapes.items():
+        kind, _, rest = name.partition(".")
+        if kind not in most or int(rest.split(".")[0]) < most[kind]:
+            kept[name] = shape
+    save_file(tensors(kept), path)
+    return path
+
+
+def first_layers(shapes, count):
+    """A PuLID adapter of the first layers alone. shapes: of the whole."""
+    state = tensors(shapes)
+    layers = []
+    for index in range(count):
+        prefix = f"pulid_ca.{index}."
+        layers.append({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+    return PulidAdapter(layers)
 
 
 def inputs():
@@ -45,3 +72,42 @@ def velocity(model, latent, t, txt, vec):
 def has_guidance(model) -> bool:
     """Of our transformer or of diffusers'."""
     return hasattr(model.time_text_embed, "guidance_embedder")
+
+
+def by_hand(model, latent, ids, after_block):
+    """The forward at t = 1 of (1, n, 64) tokens at ids (n, 3), written out. after_block: (number of
+    the block, its picture tokens) -> what the next block takes of them.
+    """
+    x = inputs()
+    img, txt = model.x_embedder(latent), model.context_embedder(x["txt"])
+    guidance = torch.tensor([GUIDANCE])
+    temb = model.time_text_embed(torch.tensor([1.0]) * 1000, guidance * 1000, x["vec"])
+    rope = rotary_table(torch.cat([torch.zeros(8, 3), ids]))
+    for number, block in enumerate([*model.transformer_blocks, *model.single_transformer_blocks]):
+        txt, img = block(
+            hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rope
+        )
+        img = after_block(number, img)
+    return model.proj_out(model.norm_out(img, temb))
+
+
+class Person:
+    """What a Denoiser asks of an embedding. tokens: (32, width), NumPy."""
+
+    sha256 = source = "somebody"
+    uncond = None
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+
+class Counting(torch.nn.Module):
+    """A PuLID layer that counts its calls."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.calls = layer, 0
+
+    def forward(self, img):
+        self.calls += 1
+        return self.layer(img)

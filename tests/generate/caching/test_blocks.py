@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from support.distances import relative
-from support.golden_flux import inputs, tensors, velocity
+from support.golden_flux import Counting, first_layers, inputs, velocity, write_fewer_blocks
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.caching.blocks import BlockCache
 from pulid_generate.caching.evaluation import Evaluation
 from pulid_generate.caching.forecast import Forecast
-from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
 from pulid_generate.injection.terms import Term
@@ -29,24 +27,13 @@ FIRST, LAST = 3, 2
 def flux(tmp_path_factory, golden_shapes):
     """The golden Flux (dev), with fewer blocks."""
     file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    shapes = {}
-    for name, shape in golden_shapes("flux")["dev"].items():
-        kind, _, rest = name.partition(".")
-        most = {"double_blocks": DOUBLES, "single_blocks": SINGLES}.get(kind)
-        if most is None or int(rest.split(".")[0]) < most:
-            shapes[name] = shape
-    save_file(tensors(shapes), file)
+    write_fewer_blocks(file, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
     return load_flux(read_header(file), torch.float32)
 
 
 @pytest.fixture(scope="module")
 def adapter(golden_shapes):
-    state = tensors(golden_shapes("flux")["pulid_ca"])
-    layers = []
-    for index in range(LAYERS):
-        prefix = f"pulid_ca.{index}."
-        layers.append({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
-    return PulidAdapter(layers)
+    return first_layers(golden_shapes("flux")["pulid_ca"], LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +112,6 @@ def test_a_reused_step_is_the_forward_by_hand(flux, people):
         whole = at(flux, 0.6)
     assert relative(reused, expected) < 1e-5
     assert relative(reused, whole) > 1e-4
-
-
-class Counting(torch.nn.Module):
-    def __init__(self, layer):
-        super().__init__()
-        self.layer, self.calls = layer, 0
-
-    def forward(self, img):
-        self.calls += 1
-        return self.layer(img)
 
 
 def test_an_identity_is_added_once_computed_or_reused(flux, people):

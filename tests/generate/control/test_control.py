@@ -13,7 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from seeded.tensors import seeded_state
 from support.distances import relative
-from support.golden_flux import GUIDANCE, inputs, tensors
+from support.golden_flux import (
+    GUIDANCE,
+    Person,
+    by_hand,
+    first_layers,
+    inputs,
+    tensors,
+    write_fewer_blocks,
+)
 from support.micro_flags import model_flags, pulid_flags
 from support.picture_files import encode, gradient
 
@@ -22,9 +30,7 @@ from pulid_generate.control.files import ControlFile
 from pulid_generate.control.loading import load_control
 from pulid_generate.control.residuals import Control
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.models.flux import flux_shape, load_flux
-from pulid_generate.networks.positions import rotary_table
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
@@ -43,14 +49,7 @@ CPU = torch.device("cpu")
 def flux_file(tmp_path_factory, golden_shapes):
     """The golden Flux (dev), with fewer blocks."""
     file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    shapes = {}
-    for name, shape in golden_shapes("flux")["dev"].items():
-        kind, _, rest = name.partition(".")
-        most = {"double_blocks": DOUBLES, "single_blocks": SINGLES}.get(kind)
-        if most is None or int(rest.split(".")[0]) < most:
-            shapes[name] = shape
-    save_file(tensors(shapes), file)
-    return file
+    return write_fewer_blocks(file, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +60,7 @@ def flux(flux_file):
 @pytest.fixture(scope="module")
 def adapter(golden_shapes):
     """Of layers after double 0 and 2 and single 0."""
-    state = tensors(golden_shapes("flux")["pulid_ca"])
-    layers = []
-    for index in range(3):
-        prefix = f"pulid_ca.{index}."
-        layers.append({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
-    return PulidAdapter(layers)
+    return first_layers(golden_shapes("flux")["pulid_ca"], 3)
 
 
 def write_control(path, *, double=2, single=2, width=128, context=96, pooled=64, modes=None):
@@ -116,16 +110,6 @@ def loaded(path, flux_file):
     return load_control(file, torch.float32, CPU)
 
 
-class Person:
-    """What a Denoiser asks of an embedding."""
-
-    sha256 = source = "somebody"
-    uncond = None
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-
 def drawn(flux, adapter, controls, steps=1):
     """The velocity at t = 1 of a picture with a person and ControlNets."""
     x = inputs()
@@ -139,7 +123,7 @@ def drawn(flux, adapter, controls, steps=1):
     return pack(make_noise(3, 64, 64, "cuda")) - pack(after)
 
 
-def by_hand(flux, adapter, controls, *, order="after"):
+def expected(flux, adapter, controls, *, order="after"):
     """The forward written out. order: whether the identity reads a block's output before its
     residual is added, or (the twin) after.
     """
@@ -163,15 +147,10 @@ def by_hand(flux, adapter, controls, *, order="after"):
                 return_dict=False,
             )
             residuals.append((double, single or [], model.input_hint_block is not None))
-        img, txt = flux.x_embedder(noise), flux.context_embedder(x["txt"])
-        temb = flux.time_text_embed(torch.tensor([1.0]) * 1000, scale * 1000, x["vec"])
-        rope = rotary_table(torch.cat([torch.zeros(8, 3), position_ids(64, 64)]))
         layers = adapter.bind(x["id"], torch.float32, "cpu")
         layer_of = {0: 0, 2: 1, DOUBLES: 2}
-        for number, block in enumerate([*flux.transformer_blocks, *flux.single_transformer_blocks]):
-            txt, img = block(
-                hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rope
-            )
+
+        def with_residuals(number, img):
             own = img
             added = torch.zeros_like(img)
             for double, single, repeats in residuals:
@@ -185,8 +164,9 @@ def by_hand(flux, adapter, controls, *, order="after"):
             if number in layer_of:
                 read = own if order == "after" else own + added
                 img = img + layers[layer_of[number]](read)
-            img = img + added
-        return flux.proj_out(flux.norm_out(img, temb))
+            return img + added
+
+        return by_hand(flux, noise, position_ids(64, 64), with_residuals)
 
 
 def test_velocities_with_an_identity_are_the_forward_by_hand(
@@ -212,9 +192,9 @@ def test_velocities_with_an_identity_are_the_forward_by_hand(
             Control(model, picture, strength, mode) for model, picture, strength, mode in case
         ]
         ours = drawn(flux, adapter, controls)
-        assert relative(ours, by_hand(flux, adapter, case)) < 1e-5, name
+        assert relative(ours, expected(flux, adapter, case)) < 1e-5, name
         assert relative(ours, plain) > 1e-3, name
-        assert relative(ours, by_hand(flux, adapter, case, order="before")) > 1e-5, name
+        assert relative(ours, expected(flux, adapter, case, order="before")) > 1e-5, name
     assert not any(block._forward_hooks for block in flux.modules())
 
 

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from support.distances import relative
-from support.golden_flux import inputs, tensors, velocity
+from support.golden_flux import Counting, first_layers, inputs, velocity, write_fewer_blocks
 from support.stock_models import stock_flux
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import IdentityError
-from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import inject
 from pulid_generate.models.flux import load_flux
 
@@ -82,24 +80,13 @@ BLOCKS_LEFT_OUT = {"first block": 1, "mag": 0, "taylorseer, lite": 0, "taylorsee
 def model(tmp_path_factory, golden_shapes):
     """A stock transformer: the golden Flux, with fewer blocks."""
     file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    shapes = {}
-    for name, shape in golden_shapes("flux")["schnell"].items():
-        kind, _, rest = name.partition(".")
-        most = {"double_blocks": DOUBLES, "single_blocks": SINGLES}.get(kind)
-        if most is None or int(rest.split(".")[0]) < most:
-            shapes[name] = shape
-    save_file(tensors(shapes), file)
+    write_fewer_blocks(file, golden_shapes("flux")["schnell"], DOUBLES, SINGLES)
     return stock_flux(load_flux(read_header(file), torch.float32))
 
 
 @pytest.fixture(scope="module")
 def adapter(golden_shapes):
-    state = tensors(golden_shapes("flux")["pulid_ca"])
-    layers = []
-    for index in range(LAYERS):
-        prefix = f"pulid_ca.{index}."
-        layers.append({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
-    return PulidAdapter(layers)
+    return first_layers(golden_shapes("flux")["pulid_ca"], LAYERS)
 
 
 def at(model, t: float = 0.7, context: str = "cond"):
@@ -115,18 +102,6 @@ def cached(model, request):
     model.enable_cache(config(request.param))
     yield model
     model.disable_cache()
-
-
-class Counting(torch.nn.Module):
-    """A layer that counts its calls."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer, self.calls = layer, 0
-
-    def forward(self, img):
-        self.calls += 1
-        return self.layer(img)
 
 
 @pytest.mark.parametrize(

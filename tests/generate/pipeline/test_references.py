@@ -12,17 +12,22 @@ import pytest
 import torch
 from PIL import Image
 from support.distances import relative
-from support.golden_flux import GUIDANCE, inputs, tensors
+from support.golden_flux import (
+    GUIDANCE,
+    Person,
+    by_hand,
+    first_layers,
+    inputs,
+    write_fewer_blocks,
+)
 from support.micro_flags import encoder_flags, pulid_flags
 from support.picture_files import encode, gradient
 
 from pulid_extract.shared.model_files import Header, read_header
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.kontext import is_kontext
-from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.terms import Term
 from pulid_generate.models.flux import load_flux
-from pulid_generate.networks.positions import rotary_table
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
@@ -50,38 +55,15 @@ def picture_file(path, width, height):
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory, golden_shapes):
     """The golden Flux (dev), with fewer blocks."""
-    from safetensors.torch import save_file
-
     file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    shapes = {}
-    for name, shape in golden_shapes("flux")["dev"].items():
-        kind, _, rest = name.partition(".")
-        most = {"double_blocks": DOUBLES, "single_blocks": SINGLES}.get(kind)
-        if most is None or int(rest.split(".")[0]) < most:
-            shapes[name] = shape
-    save_file(tensors(shapes), file)
+    write_fewer_blocks(file, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
     return load_flux(read_header(file), torch.float32)
 
 
 @pytest.fixture(scope="module")
 def adapter(golden_shapes):
     """Of layers after double 0 and 2 and single 0."""
-    state = tensors(golden_shapes("flux")["pulid_ca"])
-    layers = []
-    for index in range(3):
-        prefix = f"pulid_ca.{index}."
-        layers.append({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
-    return PulidAdapter(layers)
-
-
-class Person:
-    """What a Denoiser asks of an embedding."""
-
-    sha256 = source = "somebody"
-    uncond = None
-
-    def __init__(self, tokens):
-        self.tokens = tokens
+    return first_layers(golden_shapes("flux")["pulid_ca"], 3)
 
 
 def test_velocities_are_the_forward_by_hand(flux, adapter):
@@ -110,31 +92,28 @@ def test_velocities_are_the_forward_by_hand(flux, adapter):
         # one step of Euler from 1 to 0: noise - velocity
         ours = noise - pack(after)
 
-        img = flux.x_embedder(torch.cat([noise, tokens], dim=1))
-        txt = flux.context_embedder(x["txt"])
-        guidance = torch.tensor([GUIDANCE]) * 1000
-        temb = flux.time_text_embed(torch.tensor([t]) * 1000, guidance, x["vec"])
-        ids = [torch.zeros(8, 3), position_ids(64, 64)]
+        ids = [position_ids(64, 64)]
         for rows, columns, place in ((2, 4, (1, 0, 0)), (3, 1, (1, 4, 0))):
             for row in range(rows):
                 for column in range(columns):
                     ids.append(torch.tensor([[place[0], place[1] + row, place[2] + column]]))
-        rope = rotary_table(torch.cat([part.float() for part in ids]))
         layers = adapter.bind(x["id"], torch.float32, "cpu")
         after_block = {0: 0, 2: 1, DOUBLES: 2}
-        for number, block in enumerate([*flux.transformer_blocks, *flux.single_transformer_blocks]):
-            txt, img = block(
-                hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rope
-            )
-            if number in after_block:
-                picture = img[:, :16]
-                added = 0.8 * layers[after_block[number]](picture)
-                img = torch.cat([picture + added, img[:, 16:]], dim=1)
-        by_hand = flux.proj_out(flux.norm_out(img, temb))[:, :16]
+
+        def with_identity(number, img):
+            if number not in after_block:
+                return img
+            picture = img[:, :16]
+            added = 0.8 * layers[after_block[number]](picture)
+            return torch.cat([picture + added, img[:, 16:]], dim=1)
+
+        every = torch.cat([part.float() for part in ids])
+        whole = by_hand(flux, torch.cat([noise, tokens], dim=1), every, with_identity)
+        expected = whole[:, :16]
         # twins that must differ: the identity on every token, and no reference
         alone = denoiser.latents([replace(job, conditions=Conditions())], texts, [None])
-    assert relative(ours, by_hand) < 1e-5
-    assert relative(noise - pack(alone), by_hand) > 1e-3
+    assert relative(ours, expected) < 1e-5
+    assert relative(noise - pack(alone), expected) > 1e-3
 
 
 def test_a_region_counts_the_pictures_tokens(flux, adapter):
