@@ -75,7 +75,7 @@ class Worker:
                 self._defaults[item.name] = getattr(flags, item.name)
         # what the task in work would have said at a terminal
         self._notes: list[str] = []
-        # for likeness, made when somebody is first looked for; path of a reference -> (D,) float32
+        # for likeness, made when somebody is first looked for; SHA-256 of a reference -> (D,) float32
         self._scorer: FaceScorer | None = None
         self._references: dict[str, np.ndarray] = {}
         self._tasks: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -112,7 +112,7 @@ class Worker:
         out = task.pop("out", None)
         if not isinstance(out, str) or not out or out == "-":
             raise InputError("out: expected the name of the .pulidembd")
-        wants_vectors = task.pop("vectors", False) is True
+        wants_vectors = _flag(task, "vectors")
         job = self._job(task, {"--out": out})
         cache = self._find(job)
         roles = _roles_of(job)
@@ -150,7 +150,7 @@ class Worker:
         if not isinstance(photo, str) or not photo or photo == "-":
             raise InputError("photo: expected the name of a picture")
         order = task.pop("face_order", None) or self.flags.face_order or "largest"
-        allow_none = task.pop("allow_none", False) is True
+        allow_none = _flag(task, "allow_none")
         people = _people(task.pop("people", {}))
         if task:
             raise InputError(
@@ -198,10 +198,13 @@ class Worker:
         for name, references in people.items():
             vectors[name] = []
             for path in references:
-                if path not in self._references:
+                # what the file is now: a name may get another picture
+                data, _ = read_portrait_bytes(path)
+                sha256 = hashlib.sha256(data).hexdigest()
+                if sha256 not in self._references:
                     known = scorer.known_face(path, "reference")
-                    self._references[path] = known.vectors[0]
-                vectors[name].append(self._references[path])
+                    self._references[sha256] = known.vectors[0]
+                vectors[name].append(self._references[sha256])
         told = []
         for face in faces:
             likeness = {}
@@ -244,7 +247,12 @@ class Worker:
             "likeness": None if likeness is None else round(likeness, 4),
             "faces": found.score.faces,
             "box": found.box,
-            "recognizer": {"name": recognizer.name, "sha256": recognizer.sha256, "own": True},
+            "recognizer": {
+                "name": recognizer.name,
+                "sha256": recognizer.sha256,
+                # not of another pack, which PuLID knows nothing of
+                "own": not extractor.files["antelopev2"].warning,
+            },
         }
 
     # ---------------------------------------------------------------------------------------- parts
@@ -326,6 +334,16 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise InputError("is not UTF-8; expected one JSON object in each line") from None
     record = records.json_record(text, EXAMPLE)
     return {name: value for name, value in record.items() if value is not None}
+
+
+def _flag(task: dict[str, Any], name: str) -> bool:
+    """Take a field that is true or false out of a task; one that is not there is false. Raises
+    InputError.
+    """
+    value = task.pop(name, False)
+    if not isinstance(value, bool):
+        raise InputError(f"{name}: expected true or false")
+    return value
 
 
 def _people(value: object) -> dict[str, list[str]]:

@@ -17,6 +17,20 @@ from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.errors import InputError, require_packages
 from pulid_extract.shared.writing import check_not_input, write_atomically
 
+# flags that do nothing without a reference, and without a prompt: field -> option
+OF_FACES = {
+    "stranger": "--stranger",
+    "truth": "--truth",
+    "recognizer": "--recognizer",
+    "minimum": "--min",
+    "min_mean": "--min-mean",
+    "face_index": "--face-index",
+    "face_order": "--face-order",
+    "det_threshold": "--det-threshold",
+    "antelopev2": "--antelopev2",
+}
+OF_PROMPTS = {"prompt_judge": "--prompt-judge", "eva_clip": "--eva-clip"}
+
 
 @takes_flags(ScoreFlags)
 def score(context: typer.Context, flags: ScoreFlags) -> None:
@@ -28,7 +42,7 @@ def score(context: typer.Context, flags: ScoreFlags) -> None:
     of the reference, --prompt whether the picture shows what it was to show. Needs antelopev2, and
     EVA-CLIP for prompts; with --prompt alone no reference is needed.
     """
-    if wrong := _usage_error(flags):
+    if wrong := _usage_error(context, flags):
         context.fail(wrong)
     from pulid_extract.extraction.opening import PACKAGES, PROMPT_PACKAGES
 
@@ -80,30 +94,25 @@ def score(context: typer.Context, flags: ScoreFlags) -> None:
         raise InputError("; ".join(problems))
 
 
-def _usage_error(flags: ScoreFlags) -> str | None:
+def _usage_error(context: typer.Context, flags: ScoreFlags) -> str | None:
     given = [*flags.images, *_portraits(flags)]
     if given.count("-") > 1:
         return "standard input holds one picture; - stands for it once."
     if flags.prompt is not None and flags.prompts is not None:
         return "--prompt is for all pictures, --prompts for each; give one of them."
-    if flags.prompt_judge is not None and not _asks_prompt(flags):
-        return "--prompt-judge judges --prompt or --prompts; give one of them."
-    if flags.reference:
-        return None
-    if not _asks_prompt(flags):
+    if flags.prompt is not None and not flags.prompt.strip():
+        return "--prompt is empty; give what the pictures are to show."
+    if not flags.reference and not _asks_prompt(flags):
         return "Missing option '--reference', or '--prompt'."
-    idle = {
-        "--stranger": flags.stranger,
-        "--truth": flags.truth,
-        "--recognizer": flags.recognizer,
-        "--min": flags.minimum,
-        "--min-mean": flags.min_mean,
-        "--face-index": flags.face_index,
-        "--face-order": flags.face_order,
-    }
-    for name, value in idle.items():
-        if value is not None:
-            return f"{name} is about faces; give --reference too."
+    # what stands in pulid.toml is for other calls, too
+    if not _asks_prompt(flags):
+        for name, option in OF_PROMPTS.items():
+            if console.was_given(context, name):
+                return f"{option} judges --prompt or --prompts; give one of them."
+    if not flags.reference:
+        for name, option in OF_FACES.items():
+            if console.was_given(context, name):
+                return f"{option} is about faces; give --reference too."
     return None
 
 

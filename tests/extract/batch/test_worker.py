@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,7 +15,10 @@ import pytest
 from support.coloured_faces import ALONE, GROUP, save
 from support.commands import run
 from support.paths import ROOT
-from support.portrait_models import models_folder
+from support.portrait_models import models_folder, write_projection
+
+from pulid_extract.batch.worker import Worker
+from pulid_extract.flags.worker import WorkerFlags
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,25 @@ def test_faces_and_how_like_somebody_they_are(photos, tmp_path, capfd, monkeypat
     assert "no face found in this reference" in wrong[3]["error"]
 
 
+def test_a_reference_is_what_its_file_is_now(photos, tmp_path):
+    """Whoever asks may write another picture under the same name."""
+    worker = Worker(WorkerFlags(models_dir=str(models_folder()), device="cpu"))
+    reference = tmp_path / "me.png"
+    task = {"task": "faces", "photo": str(photos / "group.png"), "people": {"me": [str(reference)]}}
+
+    def likeness() -> list[float]:
+        told = worker.answer(json.dumps(task).encode())
+        return [face["likeness"]["me"] for face in told["faces"]]
+
+    with worker.networks():
+        shutil.copy(photos / "alone.png", reference)
+        alone = likeness()
+        shutil.copy(photos / "group.png", reference)
+        group = likeness()
+    assert group[0] == pytest.approx(1, abs=1e-3)
+    assert group != alone
+
+
 def test_faces_and_crops(photos, tmp_path, capfd, monkeypatch):
     paths = {name: str(tmp_path / f"{name}.png") for name in ("preview", "crop_image")}
     alone = str(photos / "alone.png")
@@ -128,6 +151,14 @@ WRONG = {
         "both choose the face",
     ),
     "not a picture": ({"task": "crops", "portrait": ["broken.png"]}, "broken.png"),
+    "a flag in words": (
+        {"task": "faces", "photo": "alone.png", "allow_none": "true"},
+        "allow_none",
+    ),
+    "a flag in numbers": (
+        {"task": "extract", "portrait": ["alone.png"], "out": "OUT", "vectors": 1},
+        "vectors: expected true or false",
+    ),
     "no file": ({"task": "faces", "photo": "missing.png"}, "no such file"),
 }
 
@@ -196,3 +227,14 @@ def test_likeness_to_a_photograph_and_to_the_vectors_of_an_extraction(
     for told, message in zip(wrong, messages, strict=True):
         assert told["status"] == "failed"
         assert message in told["error"]
+
+
+def test_the_recogniser_of_another_pack_is_not_pulids(photos, tmp_path):
+    shutil.copy(models_folder() / "antelopev2" / "scrfd_10g_bnkps.onnx", tmp_path / "det_10g.onnx")
+    write_projection(tmp_path / "w600k_r50.onnx", 112, 512)
+    worker = Worker(WorkerFlags(antelopev2=str(tmp_path), device="cpu"))
+    alone = str(photos / "alone.png")
+    task = {"task": "score", "photo": alone, "reference": [alone]}
+    with worker.networks():
+        told = worker.answer(json.dumps(task).encode())
+    assert (told["recognizer"]["name"], told["recognizer"]["own"]) == ("w600k_r50.onnx", False)

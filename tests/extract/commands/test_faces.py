@@ -61,20 +61,24 @@ def test_the_table_is_on_standard_output_and_its_landmarks_are_what_the_flag_tak
     code, stdout, stderr = call(capfd, monkeypatch, "faces", str(photo), *PACK)
     assert code == 0, stderr
     head, *rows = stdout.splitlines()
-    assert head.split() == [
-        "face",
-        "also",
-        "x,y,w,h",
-        "size",
-        "score",
-        "yaw",
-        "pitch",
-        "roll",
-        "sharpness",
-        "landmarks",
-    ]
-    assert [row.split()[0] for row in rows] == ["0", "1", "2"]
-    assert len(rows[0].split()[-1].split(",")) == 10
+    _, told, _ = call(capfd, monkeypatch, "faces", str(photo), *PACK, "--json")
+    for row, face in zip(rows, json.loads(told)["faces"], strict=True):
+        # a cell begins below its column's name
+        cells = {name: row[head.index(name) :].split("  ")[0] for name in head.split()}
+        assert cells["face"] == str(face["index"])
+        assert cells["also"] == f"left {face['left']}"
+        assert numbers(cells["x,y,w,h"]) == face["box"]
+        for name in ("size", "yaw", "pitch", "roll"):
+            assert float(cells[name]) == round((face | face["pose"])[name])
+        assert float(cells["score"]) == pytest.approx(face["score"], abs=0.01)
+        assert float(cells["sharpness"]) == pytest.approx(face["sharpness"], abs=0.001)
+        points = np.array(face["landmarks"]).flatten()
+        np.testing.assert_allclose(numbers(cells["landmarks"]), points, atol=0.51)
+
+
+def numbers(cell: str) -> list[int]:
+    """As --face-box and --landmarks take them."""
+    return [int(number) for number in cell.split(",")]
 
 
 def test_drawn_to_a_file_and_through_pipes(photo, tmp_path, capfdbinary, monkeypatch):

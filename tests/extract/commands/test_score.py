@@ -203,7 +203,11 @@ def test_exit_codes_for_ci(arguments, code, message, photos, capfd, monkeypatch)
         (("--reference", "-", "-"), 2, "standard input holds one picture"),
         (("me.png",), 2, "--reference"),
         (("me.png", "--prompt", "a cat", "--min", "0.5"), 2, "--min is about faces"),
+        (("me.png", "--prompt", "a cat", "--det-threshold", "0.4"), 2, "is about faces"),
+        (("me.png", "--prompt", "a cat", "--antelopev2", "x"), 2, "is about faces"),
+        (("me.png", "--prompt", " "), 2, "--prompt is empty"),
         (("--reference", "me.png", "me.png", "--prompt-judge", "a.onnx"), 2, "give one of them"),
+        (("--reference", "me.png", "me.png", "--eva-clip", "a.pt"), 2, "give one of them"),
         (
             ("--reference", "me.png", "me.png", "--prompt", "a", "--prompts", "b"),
             2,
@@ -229,6 +233,17 @@ def test_what_cannot_be_scored_is_one_line(arguments, code, message, photos, cap
     ended, out, err = run(capfd, monkeypatch, photos, *arguments)
     assert (ended, out) == (code, "")
     assert message in err
+
+
+def test_settings_of_faces_do_not_forbid_a_prompt_alone(photos, capfd, monkeypatch):
+    (photos / "pulid.toml").write_text('[extract]\nface-order = "left"\neva-clip = "eva.pt"\n')
+    try:
+        arguments = ("--prompt", "a cat", "me.png", "--eva-clip", models_folder() / "eva.pt")
+        code, _, err = run(capfd, monkeypatch, photos, *arguments)
+        assert (code, "holds no text tower" in err) == (1, True)
+        assert run(capfd, monkeypatch, photos, "--reference", "me.png", "me.png")[0] == 0
+    finally:
+        (photos / "pulid.toml").unlink()
 
 
 def test_standard_input_and_a_stranger_who_is_none(photos, capfd, monkeypatch):
