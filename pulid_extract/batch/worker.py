@@ -75,7 +75,8 @@ class Worker:
                 self._defaults[item.name] = getattr(flags, item.name)
         # what the task in work would have said at a terminal
         self._notes: list[str] = []
-        # for likeness, made when somebody is first looked for; SHA-256 of a reference -> (D,) float32
+        # for likeness, made when somebody is first looked for; SHA-256 of a reference -> its vector,
+        # (D,) float32
         self._scorer: FaceScorer | None = None
         self._references: dict[str, np.ndarray] = {}
         self._tasks: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

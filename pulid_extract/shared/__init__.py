@@ -5,7 +5,6 @@ folders.
     embedding_file.py  the .pulidembd format
     file_names.py      file names as people write them
     json_text.py       JSON that anybody may have written
-    patterns.py        regular expressions out of files: those that cannot take long
     picture_file.py    picture files into upright pixels, or why not
     png_chunks.py      a PNG's texts and colour profile, of any size
     clip_words.py      CLIP's words, for prompts

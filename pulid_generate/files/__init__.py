@@ -9,6 +9,7 @@
     model_set.py      the files of one generation: found, recognised, told by role
     read_ahead.py     files into the page cache while the libraries load
     t5_vocabulary.py  where T5's vocabulary is
+    patterns.py       regular expressions out of files: those that cannot take long
     kits.py           what `pull` fetches
 
 Imports no torch.

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.json_text import read_object
-from pulid_extract.shared.patterns import MAX_CHARACTERS, check_pattern, is_repeating
 from pulid_extract.shared.records import number
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.model import Model
+from pulid_generate.files.patterns import MAX_CHARACTERS, check_pattern, is_repeating
 from pulid_generate.lora.names import split_prefix
 
 METADATA = "lora_adapter_metadata"

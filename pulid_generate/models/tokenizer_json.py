@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.json_text import read_object
-from pulid_extract.shared.patterns import check_pattern
 from pulid_extract.shared.records import number
+from pulid_generate.files.patterns import check_pattern
 from pulid_generate.models.charsmap import check_charsmap
 
 if TYPE_CHECKING:

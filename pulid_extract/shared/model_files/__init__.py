@@ -3,7 +3,8 @@
     headers.py            what a file says about itself before any weight is read
     safetensors_files.py  the header of a safetensors file, checked
     gguf_files.py         the header of a GGUF, checked
-    kinds.py              kinds of files by the names in their headers, and the roles they fill
+    kinds.py              kinds of files by the names in their headers
+    roles.py              the parts they play, which kinds can play them, where to get one
     walking.py            what of a models folder is looked at: links, loops, hidden names
     candidates.py         what of a models folder can fill a role
     finding.py            the file for a role: flag, models folder, Hugging Face cache, download
@@ -38,16 +39,12 @@ from pulid_extract.shared.model_files.kinds import (
     KINDS,
     OTHER_PACK,
     PREFIXES,
-    PULID,
     Kind,
-    Role,
-    Source,
-    check_role,
-    fills,
     kind_of,
     kinds_of,
     parts_of,
 )
+from pulid_extract.shared.model_files.roles import PULID, Role, Source, check_role, fills
 
 __all__ = [
     "ANTELOPEV2_NETWORKS",

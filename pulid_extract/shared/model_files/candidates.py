@@ -18,7 +18,8 @@ from pulid_extract.shared.model_files.headers import (
     TruncatedFile,
     read_header,
 )
-from pulid_extract.shared.model_files.kinds import Role, filling_parts, fills, kinds_of, parts_of
+from pulid_extract.shared.model_files.kinds import kinds_of, parts_of
+from pulid_extract.shared.model_files.roles import Role, filling_parts, fills
 from pulid_extract.shared.model_files.walking import file_identity, files_below
 
 # .sft is what some call a safetensors file

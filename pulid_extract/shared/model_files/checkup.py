@@ -28,9 +28,9 @@ from pulid_extract.shared.model_files.finding import (
     fetching_nothing,
     is_offline,
 )
-from pulid_extract.shared.model_files.kinds import Role
 from pulid_extract.shared.model_files.meter import size_text
 from pulid_extract.shared.model_files.pulling import free_bytes
+from pulid_extract.shared.model_files.roles import Role
 
 PROJECT = "pulid-flux-toolkit"
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?")

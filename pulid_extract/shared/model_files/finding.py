@@ -25,14 +25,8 @@ from pulid_extract.shared.model_files.candidates import (
     listed,
 )
 from pulid_extract.shared.model_files.headers import Header, is_diffusers_folder, read_header
-from pulid_extract.shared.model_files.kinds import (
-    ANTELOPEV2_NETWORKS,
-    Role,
-    Source,
-    check_role,
-    fills,
-    kind_of,
-)
+from pulid_extract.shared.model_files.kinds import ANTELOPEV2_NETWORKS, kind_of
+from pulid_extract.shared.model_files.roles import Role, Source, check_role, fills
 from pulid_extract.shared.model_files.transfer import download
 from pulid_extract.shared.model_files.walking import file_identity, files_below
 

@@ -20,8 +20,8 @@ from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
 from pulid_extract.shared.model_files.candidates import candidates_in
 from pulid_extract.shared.model_files.finding import MODELS_DIR_VARIABLE, is_offline
 from pulid_extract.shared.model_files.headers import read_header
-from pulid_extract.shared.model_files.kinds import Role, Source, check_role
 from pulid_extract.shared.model_files.meter import Meter, size_text
+from pulid_extract.shared.model_files.roles import Role, Source, check_role
 from pulid_extract.shared.model_files.transfer import (
     Remote,
     ask,

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
-from pulid_extract.shared.model_files.kinds import Source
 from pulid_extract.shared.model_files.meter import Meter, Show, size_text
+from pulid_extract.shared.model_files.roles import Source
 
 # bytes that are read at once to be hashed
 HASH_CHUNK = 8 << 20
