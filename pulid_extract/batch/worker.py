@@ -75,7 +75,7 @@ class Worker:
                 self._defaults[item.name] = getattr(flags, item.name)
         # what the task in work would have said at a terminal
         self._notes: list[str] = []
-        # for likeness, made when somebody is first looked for; SHA-256 of a reference -> its vector,
+        # for likeness, made when somebody is first looked for; SHA-256 of a reference's file ->
         # (D,) float32
         self._scorer: FaceScorer | None = None
         self._references: dict[str, np.ndarray] = {}
