@@ -13,7 +13,7 @@ from pathlib import Path
 from pulid_extract.shared.model_files import Header, read_header
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES, HEAD_WIDTH, FluxShape
-from pulid_generate.files.storage import depth_of
+from pulid_generate.files.storage import flux_shape_of
 
 # a tensor that only a Flux ControlNet has, in diffusers' spelling and in XLabs'
 MARKER = ("controlnet_x_embedder.weight", "pos_embed_input.weight")
@@ -102,20 +102,12 @@ def _shape_of(header: Header) -> ControlShape:
     xlabs = marker == MARKER[1]
     names = BFL_NAMES if xlabs else DIFFUSERS_NAMES
     try:
-        width = shapes[names.latent][0]
-        flux = FluxShape(
-            width=width,
-            double=depth_of(shapes, names.double),
-            single=depth_of(shapes, names.single),
-            context=shapes[names.context][1],
-            pooled=shapes[names.pooled][1],
-            guidance=names.guidance in shapes,
-        )
+        flux = flux_shape_of(shapes, names)
     except (KeyError, IndexError):
         raise CheckpointError(
             f"{header.path}: lacks what every Flux ControlNet has; download it again"
         ) from None
-    if not flux.double or width % HEAD_WIDTH:
+    if not flux.double or flux.width % HEAD_WIDTH:
         raise CheckpointError(f"{header.path}: is no whole ControlNet of Flux; download it again")
     modes = shapes.get("controlnet_mode_embedder.weight")
     pixels = any(name.startswith("input_hint_block.") for name in shapes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from pulid_extract.shared.json_text import read_object
 from pulid_extract.shared.model_files import PREFIXES, Header, parts_of
 from pulid_extract.shared.model_files.gguf_files import ggml_bytes
 from pulid_generate.errors import CheckpointError
-from pulid_generate.files.layouts import T5_DECODER, T5_MARKER
+from pulid_generate.files.layouts import T5_DECODER, T5_MARKER, FluxNames, FluxShape
 
 # a tensor that only the model in question has, in each of its spellings
 Marker = tuple[str, ...]
@@ -110,6 +110,20 @@ def depth_of(names: Iterable[str], blocks: str) -> int:
         if match:
             depth = max(depth, int(match[1]) + 1)
     return depth
+
+
+def flux_shape_of(shapes: Mapping[str, tuple[int, ...]], names: FluxNames) -> FluxShape:
+    """The sizes that tensors of one spelling have: of a Flux, or of a ControlNet, which has its
+    parts. shapes: tensor -> its shape. Raises KeyError, IndexError where one of `names` lacks.
+    """
+    return FluxShape(
+        width=shapes[names.latent][0],
+        double=depth_of(shapes, names.double),
+        single=depth_of(shapes, names.single),
+        context=shapes[names.context][1],
+        pooled=shapes[names.pooled][1],
+        guidance=names.guidance in shapes,
+    )
 
 
 def scaled_by(scale_name: str) -> str:

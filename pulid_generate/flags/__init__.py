@@ -20,6 +20,7 @@
     help_pages.py       what stands first in the --help of each command
     names.py            how a field is written on the command line
     sdcli.py            all of sd-cli's flags and what becomes of them
+    sdcli_flag.py       one of them
     sdcli_arguments.py  how they are taken out of a command line
 
 Imports no torch.

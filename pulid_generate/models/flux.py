@@ -30,7 +30,7 @@ from pulid_generate.files.layouts import (
     FluxNames,
     FluxShape,
 )
-from pulid_generate.files.storage import check_storage, depth_of, part_of
+from pulid_generate.files.storage import check_storage, flux_shape_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.networks.flux import FluxTransformer
 from pulid_generate.packed.layers import PACKED, keep_packed, swap_halves
@@ -56,20 +56,12 @@ def flux_shape(header: Header) -> FluxShape:
             f"{header.path}: its matrices are not two-dimensional; "
             "the file is damaged, download it again"
         )
-    width, latent = shapes[names.latent]
-    _check_input(header, latent)
-    if width % HEAD_WIDTH:
+    _check_input(header, shapes[names.latent][1])
+    shape = flux_shape_of(shapes, names)
+    if shape.width % HEAD_WIDTH:
         raise CheckpointError(
-            f"{header.path}: width {width} is not a multiple of the head width {HEAD_WIDTH}"
+            f"{header.path}: width {shape.width} is not a multiple of the head width {HEAD_WIDTH}"
         )
-    shape = FluxShape(
-        width=width,
-        double=depth_of(shapes, names.double),
-        single=depth_of(shapes, names.single),
-        context=shapes[names.context][1],
-        pooled=shapes[names.pooled][1],
-        guidance=names.guidance in shapes,
-    )
     if header.format == "diffusers folder":
         _check_input(header, part.metadata.get("in_channels", LATENT_WIDTH))
         _check_config(part, shape)

@@ -1,6 +1,7 @@
 """The networks of a generation as torch modules of our own, so that a start imports torch alone.
 
     flux.py         the transformer: double and single blocks under diffusers' names
+    embeddings.py   time, guidance and CLIP's vector in one vector
     positions.py    times and places as sines and cosines
     clip.py         CLIP-L's text tower under transformers' names
     t5.py           T5's encoder under transformers' names

@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from docs.page import write_or_check
-from pulid_generate.flags.sdcli import GROUPS, SD_FLAGS, SdFlag
+from pulid_generate.flags.sdcli import GROUPS, SD_FLAGS
+from pulid_generate.flags.sdcli_flag import SdFlag
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "sd-cli.md"
 INTRODUCTION = """\

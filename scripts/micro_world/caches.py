@@ -5,7 +5,7 @@ many blocks as the published one.
 
 Prints the tables of docs/caching.md as Markdown. The world's pictures go through `pulid-generate
 batch`, every case of one person and scene in turn, so that seconds can be compared; who and what is
-seen say the judges of `micro_world.measure`.
+seen say `micro_world.judges`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from micro_world.measure import (
-    JUDGED,
-    MODELS,
-    Eyes,
-    Gallery,
-    Seen,
-    extract,
-    read,
-    scenes,
-    write_portraits,
-)
+from micro_world.judges import MODELS, Eyes, Gallery, Seen, read
+from micro_world.measure import JUDGED, extract, scenes, write_portraits
 from micro_world.prompts import plain_prompt
 from pulid_generate.demo.world import DRAW
 

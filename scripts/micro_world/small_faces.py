@@ -18,20 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from micro_world.measure import (
-    JUDGED,
-    MODELS,
-    SIDE,
-    Eyes,
-    Gallery,
-    Seen,
-    extract,
-    generate,
-    read,
-    run,
-    scenes,
-    write_portraits,
-)
+from micro_world.judges import MODELS, SIDE, Eyes, Gallery, Seen, read
+from micro_world.measure import JUDGED, extract, generate, run, scenes, write_portraits
 from micro_world.people import FIRST_TEST_PERSON
 from micro_world.prompts import T5_LENGTH, plain_prompt
 from micro_world.scenes import DISTANCES, Scene

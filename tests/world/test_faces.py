@@ -12,8 +12,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from micro_world import measure
-from micro_world.train import CLIP_JUDGE
+from micro_world import judges, measure
+from micro_world.train import CLIP_JUDGE, JUDGE
 
 PEOPLE, SCENES = 8, 3
 # what an option does to a likeness is seen on half of them
@@ -22,13 +22,13 @@ FEW = 4
 
 @pytest.fixture(scope="module")
 def eyes():
-    return measure.Eyes()
+    return judges.Eyes()
 
 
 @pytest.fixture(scope="module")
 def gallery(eyes, tmp_path_factory):
     """Other portraits of the same people than those the identities come from."""
-    return measure.Gallery(
+    return judges.Gallery(
         eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), PEOPLE, series=1)
     )
 
@@ -48,7 +48,7 @@ def identities(tmp_path_factory):
             {"portraits": both, "out": f"{person}-two.pulidembd"},
         ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    measure.extract(measure.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
+    measure.extract(judges.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
     one = [folder / f"{person}.pulidembd" for person in range(PEOPLE)]
     return {"one": one, "two": [folder / f"{person}-two.pulidembd" for person in range(PEOPLE)]}
 
@@ -97,7 +97,7 @@ def likeness(generate, eyes, gallery, known, tmp_path):
                 "--output-dir",
                 folder,
                 "--models-dir",
-                measure.MODELS,
+                judges.MODELS,
                 "--batch-size",
                 9,
                 *measure.DRAW,
@@ -106,7 +106,7 @@ def likeness(generate, eyes, gallery, known, tmp_path):
         )
         assert run.code == 0, run.err
         seen = [
-            measure.Seen(person, 0, 1.0, eyes.who(measure.read(folder / f"{number}.png")), {})
+            judges.Seen(person, 0, 1.0, eyes.who(judges.read(folder / f"{number}.png")), {})
             for number, person in enumerate(keys)
         ]
         return float(np.mean([gallery.picked(one) for one in seen])), float(
@@ -260,9 +260,9 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
         *(
             "validate",
             "--models-dir",
-            measure.MODELS,
+            judges.MODELS,
             "--recognizer",
-            measure.MODELS / measure.JUDGE,
+            judges.MODELS / JUDGE,
             *measure.DRAW,
             "--json",
         ),
@@ -284,7 +284,7 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
             "--output-dir",
             tmp_path / "out",
         ),
-        *("--truth", me_too, "--prompt-judge", measure.MODELS / CLIP_JUDGE),
+        *("--truth", me_too, "--prompt-judge", judges.MODELS / CLIP_JUDGE),
         *("--batch-size", 6, "--require", f"mean_likeness>={LIKE},prompt>=-15"),
     )
     assert done.code == 0, done.err

@@ -6,28 +6,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from micro_world import measure, small_faces
+from micro_world import judges, measure, small_faces
 
 PEOPLE, SCENES = 3, 2
 
 
 @pytest.fixture(scope="module")
 def eyes():
-    return measure.Eyes()
+    return judges.Eyes()
 
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
     folder = tmp_path_factory.mktemp("identities")
     measure.write_portraits(folder / "portraits", PEOPLE)
-    measure.extract(measure.MODELS, folder / "portraits", folder)
+    measure.extract(judges.MODELS, folder / "portraits", folder)
     return sorted(folder.glob("*.pulidembd"))
 
 
 @pytest.fixture(scope="module")
 def gallery(eyes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
-    return measure.Gallery(eyes, measure.write_portraits(folder, PEOPLE, series=1))
+    return judges.Gallery(eyes, measure.write_portraits(folder, PEOPLE, series=1))
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_small_face_becomes_its_person(eyes, gallery, identities, tmp_path):
             small_faces.row_of(wanted[scene], scene, identities[person], detail)
             for person, scene in keys
         ]
-    pictures = [measure.read(path) for path in measure.generate(measure.MODELS, rows, tmp_path)]
+    pictures = [judges.read(path) for path in measure.generate(judges.MODELS, rows, tmp_path)]
     before, after = pictures[: len(keys)], pictures[len(keys) :]
     judged = []
     for drawn in (before, after):
@@ -61,7 +61,7 @@ def test_two_people_are_put_in_and_the_third_stays(eyes, gallery, identities, tm
     strangers = tmp_path / "strangers"
     measure.write_portraits(strangers, 3, first=small_faces.FIRST_STRANGER)
     before, after = (
-        measure.read(path) for path in small_faces.put_two_in(tmp_path, identities[:2], strangers)
+        judges.read(path) for path in small_faces.put_two_in(tmp_path, identities[:2], strangers)
     )
     assert np.array_equal(small_faces.third(before, 1), small_faces.third(after, 1))
     for place, person in ((0, 0), (2, 1)):
