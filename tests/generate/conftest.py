@@ -66,3 +66,16 @@ def fake(tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def golden_files(tmp_path_factory, golden_shapes):
+    """The golden Flux models and PuLID layers as files in the public layouts."""
+    from safetensors.torch import save_file
+    from support.golden_flux import tensors
+
+    folder, shapes = tmp_path_factory.mktemp("flux"), golden_shapes("flux")
+    for name in ("dev", "schnell"):
+        save_file(tensors(shapes[name]), folder / f"{name}.safetensors")
+    save_file(tensors(shapes["pulid_ca"]), folder / "pulid.safetensors")
+    return folder

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from pulid_generate.files.model import Model
 from pulid_generate.lora.changes import Product
 from pulid_generate.lora.files import read_lora, resolve
-from pulid_generate.lora.hooks import linear_shapes
+from pulid_generate.lora.hooks import attach_loras, linear_shapes
 
 RANK = 3
 
@@ -135,3 +137,24 @@ def hooks_of(model) -> int:
     return sum(
         len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
     )
+
+
+def merged(model: nn.Module, deltas: dict[str, torch.Tensor]) -> nn.Module:
+    """A copy of the model with deltas added to its weights, by hand."""
+    copy = flux()
+    state = model.state_dict()
+    copy.load_state_dict(
+        {name: state[name] + deltas.get(name.removesuffix(".weight"), 0) for name in state}
+    )
+    return copy
+
+
+def drawn_with(model: nn.Module, path: Path, weight: float = 1.0) -> torch.Tensor:
+    """The velocity with one LoRA of a file."""
+    with attached(model, [(products_of(path, model), weight)]):
+        return velocity(model)
+
+
+def attached(model: nn.Module, loras: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """`attach_loras` on the CPU."""
+    return attach_loras(model, loras, dtype, "cpu")

@@ -8,6 +8,7 @@ import json
 import shutil
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,17 @@ def retinaface_state() -> dict:
         torch.tensor((POINTS[None] * (sides / priors / 0.1)[:, None, None]).reshape(-1))
     )
     return state
+
+
+def antelopev2_zip(path: Path, folder: str, without: str = "") -> Path:
+    """An archive of the pack at `path`, each network under `folder`. without: the name of one that
+    is left out.
+    """
+    with zipfile.ZipFile(path, "w") as opened:
+        for file in sorted(write_antelopev2(path.parent / "pack").glob("*.onnx")):
+            if file.name != without:
+                opened.write(file, f"{folder}{file.name}")
+    return path
 
 
 def bisenet_state() -> dict:

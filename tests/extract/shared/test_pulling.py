@@ -5,14 +5,12 @@ a second file for one role.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,20 +18,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 from support.paths import ROOT
-from support.portrait_models import write_antelopev2
+from support.portrait_models import antelopev2_zip
 
 from pulid_extract.files.antelopev2_zip import unpack_antelopev2
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.errors import OutputError, WeightsError
-from pulid_extract.shared.model_files import (
-    ANTELOPEV2_NETWORKS,
-    PULID,
-    Source,
-    find,
-    pulling,
-    transfer,
-)
-from pulid_extract.shared.model_files.meter import Meter, size_text
+from pulid_extract.shared.model_files import PULID, Source, find, transfer
 from pulid_extract.shared.model_files.pulling import (
     KitItem,
     closing_lines,
@@ -241,51 +231,6 @@ def test_a_folder_that_cannot_be_written(hub, tmp_path):
         get(tmp_path / "file" / FILE)
 
 
-# ----------------------------------------------------------------------------------------- progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_on_a_terminal_overwrites_itself():
-    times = iter([0.0, 0.0, 1.0, 2.0, 3.0])
-    stream = Terminal()
-    meter = Meter("x.gguf", stream, lambda: next(times))
-    for done in (2_000_000, 4_000_000, 6_000_000, 10_000_000):  # the first 2 MB were there before
-        meter(done, 10_000_000)
-    assert stream.getvalue().count("\n") == 1
-    assert "x.gguf: 40 % of 10.0 MB, 2.00 MB/s, 3 s left" in stream.getvalue()
-    assert stream.getvalue().rstrip().endswith("x.gguf: 100 % of 10.0 MB, 2.67 MB/s")
-
-
-def test_progress_in_a_file_is_a_line_per_tenth_and_not_more_than_one_in_two_seconds():
-    clock = [0.0]
-    stream = io.StringIO()
-    meter = Meter("x.gguf", stream, lambda: clock[0])
-    for done in range(1001):
-        clock[0] += 0.05
-        meter(done, 1000)
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 10
-    assert "\r" not in stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.00 kB"),
-        (16_923_827, "16.9 MB"),
-        (23_802_932_552, "23.8 GB"),
-    ],
-)
-def test_sizes_for_people(count, text):
-    assert size_text(count) == text
-
-
 # -------------------------------------------------------------------------------------------- a kit
 
 
@@ -410,84 +355,13 @@ def test_offline_makes_no_call_and_says_so(hub, tmp_path, monkeypatch):
     ]
 
 
-# ----------------------------------------------------------------------------------- antelopev2.zip
-
-
-def archive(path: Path, folder: str, without: str = "") -> Path:
-    with zipfile.ZipFile(path, "w") as opened:
-        for file in sorted(write_antelopev2(path.parent / "pack").glob("*.onnx")):
-            if file.name != without:
-                opened.write(file, f"{folder}{file.name}")
-    return path
-
-
-@pytest.mark.parametrize("folder", ["antelopev2/", "", "antelopev2/antelopev2/", "../../"])
-def test_insightfaces_archive_is_unpacked_flat(folder, tmp_path):
-    models = tmp_path / "models"
-    unpack_antelopev2(archive(tmp_path / "antelopev2.zip", folder), models)
-    assert names(models) == ["glintr100.onnx", "scrfd_10g_bnkps.onnx"]
-    assert find(KITS["antelopev2"][0].role, None, models).path == models / "antelopev2"
-
-
-def test_another_archive_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"holds no glintr100\.onnx"):
-        unpack_antelopev2(
-            archive(tmp_path / "a.zip", "", without="glintr100.onnx"), tmp_path / "models"
-        )
-    (tmp_path / "b.zip").write_bytes(b"PK\x03\x04 cut off")
-    (tmp_path / "c.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:-40])
-    for name in ("b.zip", "c.zip", "none.zip"):
-        with pytest.raises(WeightsError, match="cannot be unpacked"):
-            unpack_antelopev2(tmp_path / name, tmp_path / "models")
-    assert not (tmp_path / "models").exists()
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_a_damaged_archive_leaves_nothing_whatever_its_compression(method, tmp_path):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w", method) as opened:
-        for name in ANTELOPEV2_NETWORKS:
-            opened.writestr(name, np.random.default_rng(0).bytes(50_000))
-    data = bytearray(path.read_bytes())
-    for start in (60, 300, 40_000):
-        damaged = bytearray(data)
-        damaged[start : start + 200] = b"\xff" * 200
-        path.write_bytes(damaged)
-        with pytest.raises(WeightsError, match="cannot be unpacked"):
-            unpack_antelopev2(path, tmp_path / "models")
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file != path]
-    path.write_bytes(data)
-    assert len(unpack_antelopev2(path, tmp_path / "models")) == 2  # the same archive, whole
-
-
-@pytest.mark.parametrize(
-    ("body", "message"), [(b"", "is empty"), (b" <html>log in", "is an HTML page")]
-)
-def test_an_archive_of_pages_is_refused(body, message, tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
-        for name in ANTELOPEV2_NETWORKS:
-            opened.writestr(name, body)
-    with pytest.raises(WeightsError, match=message):
-        unpack_antelopev2(tmp_path / "a.zip", tmp_path / "models")
-    assert not (tmp_path / "models").exists()
-
-
-def test_an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(pulling, "free_bytes", lambda folder: pulling.RESERVE + 1000)
-    with pytest.raises(OutputError, match="are to be unpacked"):
-        unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
-    assert not names(tmp_path / "models")
-
-
 def test_a_models_folder_that_cannot_be_is_one_line(hub, tmp_path):
     (tmp_path / "models").write_bytes(b"a file")
     outcomes = plan([item()], tmp_path / "models")
     with pytest.raises(OutputError, match="cannot be made"):
         list(pull(outcomes, tmp_path / "models", print))
     with pytest.raises(OutputError, match="cannot be made"):
-        unpack_antelopev2(archive(tmp_path / "a.zip", ""), tmp_path / "models")
+        unpack_antelopev2(antelopev2_zip(tmp_path / "a.zip", ""), tmp_path / "models")
     assert (tmp_path / "models").read_bytes() == b"a file"
 
 
@@ -526,7 +400,7 @@ def test_the_archive_needs_no_network(tmp_path):
         "--models-dir",
         tmp_path / "models",
         "--antelopev2-zip",
-        archive(tmp_path / "a.zip", "antelopev2/"),
+        antelopev2_zip(tmp_path / "a.zip", "antelopev2/"),
     ]
     done = extract("pull", "antelopev2", *arguments, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr

@@ -4,20 +4,13 @@ commands, and what cannot go wrong.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import signal
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from seeded.checkpoints import write_embedding
-from support.micro_flags import model_flags, pulid_flags
-from support.processes import started
 
 from pulid_generate.batch import running as batch_run
 from pulid_generate.errors import IdentityError, OutputError, PlacementError
@@ -30,25 +23,7 @@ from pulid_generate.pipeline.engine import Engine
 ROUNDING = 1
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PULID_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("PULID_NO_CACHE", raising=False)
-
-
-@pytest.fixture
-def models(micro):
-    return *model_flags(micro), *pulid_flags(micro), "--steps", 2
-
-
-@pytest.fixture
-def people(person, tmp_path):
-    """A folder with two identities."""
-    folder = tmp_path / "people"
-    folder.mkdir()
-    (folder / "ada.pulidembd").write_bytes(person.read_bytes())
-    write_embedding(folder / "bob.pulidembd", seed=6)
-    return folder
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def manifest(path, *rows):
@@ -463,89 +438,6 @@ def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkey
 def test_wrong_usage(generate, flags, words):
     run = generate("batch", *flags)
     assert (run.code, words in run.err) == (2, True), run.err
-
-
-# ------------------------------------------------------------------------------------------ signals
-
-
-@pytest.fixture
-def child(models, people, tmp_path):
-    """Start `pulid-generate batch` on a grid of 30 rows in a process of its own."""
-    running = []
-
-    def start(*more):
-        process = started(
-            *("-m", "pulid_generate", "batch", "-p", "a cat"),
-            *("--identities", people, "--seeds", "1-15"),
-            *(*models, "-W", 64, "-H", 48, "--output-dir", tmp_path / "out", *more),
-            start_new_session=True,
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(folder, count, process):
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if folder.is_dir() and len(list(folder.glob("[!.]*.png"))) >= count:
-            return
-        time.sleep(0.01)
-    pytest.fail(f"no {count} pictures: {process.poll()}")
-
-
-def check_pictures(folder):
-    for path in folder.glob("[!.]*.png"):
-        with Image.open(path) as image:
-            image.load()  # whole
-            assert "parameters" in image.text
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_resumed(child, tmp_path):
-    out = tmp_path / "out"
-    for count in (2, 9):
-        process = child("--resume")
-        wait_for(out, count, process)
-        process.kill()
-        process.communicate()
-        check_pictures(out)
-        assert len(list(out.glob("[!.]*.png"))) < 30
-    before = {path.name: path.read_bytes() for path in out.glob("[!.]*.png")}
-    (out / ".0003_ada_3.png.abc.part").write_bytes(b"half")  # what a kill while writing leaves
-    process = child("--resume")
-    printed, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
-    found = [json.loads(line) for line in printed.splitlines()]
-    assert len(found) == len({line["output"] for line in found}) == 30
-    assert sum(line["status"] == "skipped" for line in found) == len(before) >= 9
-    assert sorted(path.name for path in out.iterdir()) == sorted(
-        os.path.basename(line["output"]) for line in found
-    )
-    assert all((out / name).read_bytes() == data for name, data in before.items())
-    check_pictures(out)
-
-
-@pytest.mark.slow
-def test_an_interrupt_finishes_the_picture_and_stops(child, tmp_path):
-    process = child()
-    wait_for(tmp_path / "out", 2, process)
-    process.send_signal(signal.SIGINT)
-    printed, err = process.communicate(timeout=100)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    found = [json.loads(line) for line in printed.splitlines()]
-    assert 2 <= len(found) < 30
-    assert sorted(os.path.basename(line["output"]) for line in found) == sorted(
-        path.name for path in (tmp_path / "out").iterdir()
-    )
-    assert "run it again with --resume" in err
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, 0)
 
 
 def test_an_adapter_with_nan_fails_rows_and_not_the_run(generate, models, micro, people, tmp_path):

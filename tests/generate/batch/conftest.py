@@ -1,0 +1,28 @@
+"""What the tests of batches share: the flags of the models, a folder of people, a cache of their own."""
+
+from __future__ import annotations
+
+import pytest
+from seeded.checkpoints import write_embedding
+from support.micro_flags import model_flags, pulid_flags
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PULID_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("PULID_NO_CACHE", raising=False)
+
+
+@pytest.fixture
+def models(micro):
+    return *model_flags(micro), *pulid_flags(micro), "--steps", 2
+
+
+@pytest.fixture
+def people(person, tmp_path):
+    """A folder with two identities."""
+    folder = tmp_path / "people"
+    folder.mkdir()
+    (folder / "ada.pulidembd").write_bytes(person.read_bytes())
+    write_embedding(folder / "bob.pulidembd", seed=6)
+    return folder
