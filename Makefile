@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-
 SOURCES := pulid_extract pulid_generate scripts tests setup.py
 READY := $(VENV)/.ready
 
-.PHONY: demo studio test test-all check format docs bench world setup clean
+.PHONY: demo studio test test-all check lint types pages format docs bench world setup clean
 
 demo: $(READY)
 	$(BIN)/pulid-generate demo
@@ -25,16 +25,22 @@ test: $(READY)
 test-all: $(READY)
 	$(PYTEST)
 
-check: $(READY)
+# the quick ones first; `make -j2 check` does two at a time
+check: lint types pages test-all
+
+lint: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy
 	$(BIN)/hadolint Containerfile
+
+types: $(READY)
+	$(BIN)/mypy
+
+pages: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m docs.api_reference --check
 	PYTHONPATH=scripts $(BIN)/python -m docs.cli_reference --check
 	PYTHONPATH=scripts $(BIN)/python -m docs.folder_tables --check
 	PYTHONPATH=scripts $(BIN)/python -m docs.sdcli_table --check
-	$(MAKE) test-all
 
 format: $(READY)
 	$(BIN)/ruff format $(SOURCES)
