@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.fake_hub import Hub, running
 from support.paths import GOLDEN
 
@@ -21,6 +22,10 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
         "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
     )
 LONGEST = ("world/test_faces.py",)
+
+# the same examples in every run, and no file of them beside the tests
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+settings.load_profile("fixed")
 
 telemetry.switch_off()
 # before any library reads it; tests of downloads clear it for a child process

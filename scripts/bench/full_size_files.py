@@ -45,6 +45,21 @@ class Sizes:
     encoder: bool = True
 
 
+# a few megabytes, for a look at whether it works at all
+SMALL = Sizes(
+    width=256,
+    double=2,
+    single=4,
+    pulid_heads=2,
+    clip_layers=1,
+    t5_width=256,
+    t5_layers=1,
+    t5_feed_forward=512,
+    vae_channels=32,
+    encoder=False,
+)
+
+
 @dataclass(frozen=True)
 class File:
     """One file: its role for the command's flags, its name, its size in bytes about, and how it is

@@ -67,23 +67,11 @@ def step(arguments: argparse.Namespace) -> list[str]:
 def command(arguments: argparse.Namespace) -> list[str]:
     """From nothing to a picture, and A = B as files."""
     from bench import gpu_command
-    from bench.full_size_files import Sizes
+    from bench.full_size_files import SMALL, Sizes
 
     if not arguments.small:
         return gpu_command.measure(arguments.device, Sizes(), arguments.dir)
-    small = Sizes(
-        width=256,
-        double=2,
-        single=4,
-        pulid_heads=2,
-        clip_layers=1,
-        t5_width=256,
-        t5_layers=1,
-        t5_feed_forward=256,
-        vae_channels=32,
-        encoder=False,
-    )
-    return gpu_command.measure(arguments.device, small, arguments.dir, side=64)
+    return gpu_command.measure(arguments.device, SMALL, arguments.dir, side=64)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {

@@ -1,5 +1,5 @@
-"""The part `step` of gpu.py: one denoise step of Flux in every form of its weights, with and without
-an identity, eager and compiled; and whether each form predicts what it should.
+"""The part `step` of gpu.py: one denoise step of Flux in every form of its weights, with and
+without an identity, eager and compiled; and whether each form predicts what it should.
 
 Weights are seeded and made where they are wanted: no file is written. Knows no prompt.
 """

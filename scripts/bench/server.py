@@ -51,8 +51,8 @@ def overhead() -> str:
     finally:
         torch.set_num_threads(threads)
     return (
-        f"**A picture over HTTP, {SIDE}x{SIDE}, {STEPS} steps, medians of {PICTURES}, processor time "
-        "(goal: under 3 %)**\n\n| asked for by | the device's thread, ms | the server's other "
+        f"**A picture over HTTP, {SIDE}x{SIDE}, {STEPS} steps, medians of {PICTURES}, processor "
+        "time (goal: under 3 %)**\n\n| asked for by | the device's thread, ms | the server's other "
         f"threads, ms | that is |\n|---|---|---|---|\n{rows}"
     )
 

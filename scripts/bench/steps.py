@@ -79,9 +79,9 @@ def steps() -> str:
         f"{SIDE}x{SIDE}, no PuLID** "
         "(float32 products: "
         f"{', '.join(f'{name} {rate:.0f} GFLOP/s' for name, rate in rates.items())}; goals: "
-        "2.5x in 16 bits, 1.3x in Q4_K, 2x in int8). sd-cli was not run here: its seconds are those "
-        "of another machine, scaled, which flatters us; beside the real one on one processor we "
-        "were 2.4x in 16 bits and 0.9x in Q4_K, in float32"
+        "2.5x in 16 bits, 1.3x in Q4_K, 2x in int8). sd-cli was not run here: its seconds are "
+        "those of another machine, scaled, which flatters us; beside the real one on one processor "
+        "we were 2.4x in 16 bits and 0.9x in Q4_K, in float32"
     )
     head = (
         "file",

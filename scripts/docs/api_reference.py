@@ -21,7 +21,8 @@ PACKAGES = ("pulid_extract", "pulid_generate")
 INTRODUCTION = """\
 # Public names
 
-Made from the source by `make docs`; edit the docstrings, not this file. Importing either package loads nothing heavy: a name loads its module on first use. What is not listed here may change
+Made from the source by `make docs`; edit the docstrings, not this file. Importing either package
+loads nothing heavy: a name loads its module on first use. What is not listed here may change
 without notice; these names change with a line in the changelog.
 """
 Definition = ast.ClassDef | ast.FunctionDef
@@ -52,7 +53,9 @@ def definition_of(module: str, name: str) -> tuple[str, Definition]:
 
 def signature(node: ast.FunctionDef, name: str = "", method: bool = False) -> str:
     """As it is called: without self or cls."""
-    arguments = ast.parse(ast.unparse(node.args).join(("def f(", "): ..."))).body[0].args  # type: ignore[attr-defined]
+    copy = ast.parse(f"def f({ast.unparse(node.args)}): ...").body[0]
+    assert isinstance(copy, ast.FunctionDef)
+    arguments = copy.args
     if method:
         del arguments.args[0]
     result = f" -> {ast.unparse(node.returns)}" if node.returns else ""

@@ -26,8 +26,10 @@ A command line for sd-cli (stable-diffusion.cpp 97d29908) runs here as it stands
 - **noted** ({noted}): accepted with its value; it has nothing to change, and a line on standard error says so;
 - **refused** ({refused}): exit code 2 and one line with the reason, before anything loads.
 
-A flag that sd-cli does not know is wrong usage here as well. Flags that newer builds have brought are known too, {newer} of them; the table says since when. Newer builds are said to count
-`--vae-tile-size` in pixels: here it is latents of 8 pixels, and a tile that is larger than the picture is noted.
+A flag that sd-cli does not know is wrong usage here as well. Flags that newer builds have brought
+are known too, {newer} of them; the table says since when. Newer builds are said to count
+`--vae-tile-size` in pixels: here it is latents of 8 pixels, and a tile that is larger than the
+picture is noted.
 """
 SYNTAX = """\
 ## How values are written

@@ -7,9 +7,8 @@ import sys
 import pytest
 from bench import __main__ as bench
 from bench import beside_sdcli
-from bench.full_size_files import Sizes
+from bench.full_size_files import SMALL
 
-SMALL = Sizes(256, 2, 4, 2, 1, 256, 1, 512, 32, encoder=False)
 FAKE = """#!{python}
 import sys, time
 assert "--t5-tokenizer" not in sys.argv and "--device" not in sys.argv, sys.argv

@@ -12,14 +12,12 @@ import gguf
 import numpy as np
 import pytest
 from bench import full_size
-from bench.full_size_files import Sizes, files, missing, write_complete
+from bench.full_size_files import SMALL, Sizes, files, missing, write_complete
 from seeded.q4_k import quantize_q4_k, random_q4_k
 from support.distances import relative
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.models.flux import flux_shape
-
-SMALL = Sizes(256, 2, 4, 2, 1, 256, 1, 512, 32, encoder=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""The two programs for a shell, without their start: a process that has imported the libraries forks
-once for each command. `python command_server.py SOCKET` listens and says "ready"; `PROGRAM` in the
-folder that `write_programs` fills asks it, with its own descriptors, folder and environment.
+"""The two programs for a shell, without their start: a process that has imported the libraries
+forks once for each command. `python command_server.py SOCKET` listens and says "ready"; `PROGRAM`
+in the folder that `write_programs` fills asks it, with its own descriptors, folder and environment.
 
 What a command does is its own main(), as always; flags of the small world are added where it has
 them and they are not given: the networks there are of one size and know short prompts only.

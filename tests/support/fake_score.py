@@ -33,10 +33,16 @@ line = {LINE!r}
 pictures = sys.argv[sys.argv.index("--") + 1:] if "--" in sys.argv else []
 def say(text): print(text, file=sys.stderr, flush=True)
 def tell(**more): print(json.dumps(line | more), flush=True)
-def by_each(*values): return [dict(network, likeness=value) for network, value in zip(line["recognizers"], values)]
-def likeness(value, **more): tell(likeness=value, cosines=[value], recognizers=by_each(value), **more)
-def faceless(**more): tell(status="no face", likeness=None, cosines=[], faces=0, box=None, error="no face found", **more)
+def by_each(*values):
+    pairs = zip(line["recognizers"], values)
+    return [dict(network, likeness=value) for network, value in pairs]
+def likeness(value, **more):
+    tell(likeness=value, cosines=[value], recognizers=by_each(value), **more)
+def faceless(**more):
+    nothing = dict(likeness=None, cosines=[], faces=0, box=None)
+    tell(status="no face", error="no face found", **nothing, **more)
 # prompts cannot be judged, unless a test says otherwise
 def refuse_prompts():
-    if any(word.startswith("--prompts=") for word in sys.argv): say("pulid-extract: error: eva.pt: holds no text tower"); sys.exit(1)
+    if any(word.startswith("--prompts=") for word in sys.argv):
+        say("pulid-extract: error: eva.pt: holds no text tower"); sys.exit(1)
 """

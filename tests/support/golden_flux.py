@@ -1,5 +1,5 @@
-"""The small Flux of tests/golden: its weights, whole or of fewer blocks, its inputs, one call of it,
-and its forward written out.
+"""The small Flux of tests/golden: its weights, whole or of fewer blocks, its inputs, one call of
+it, and its forward written out.
 """
 
 from __future__ import annotations

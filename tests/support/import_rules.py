@@ -268,8 +268,8 @@ POSIX_ONLY = (
 
 
 def posix_imports(tree: Tree) -> list[str]:
-    """Imports of POSIX_ONLY that would fail on Windows: outside functions such a file could not even
-    be imported; inside, there must be a way without it, `except ImportError`.
+    """Imports of POSIX_ONLY that would fail on Windows: outside functions such a file could not
+    even be imported; inside, there must be a way without it, `except ImportError`.
     """
     broken = []
     for module, parsed in tree.parsed.items():

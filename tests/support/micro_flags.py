@@ -1,9 +1,11 @@
-"""The flags that name the micro models, for every test that draws with them."""
+"""The micro models by name, for every test that draws with them: as flags, and as files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from pulid_generate.files.model_set import ModelFiles
 
 
 def encoder_flags(micro: Path) -> tuple[Any, ...]:
@@ -28,3 +30,12 @@ def model_flags(micro: Path) -> tuple[Any, ...]:
 def pulid_flags(micro: Path) -> tuple[Any, ...]:
     """PuLID's weights."""
     return "--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors"
+
+
+def micro_files(micro: Path) -> ModelFiles:
+    """All of them, with schnell."""
+    return ModelFiles.find(
+        models_dir=micro,
+        flux=micro / "flux1-schnell.safetensors",
+        t5_tokenizer=micro / "tokenizer.json",
+    )

@@ -1,12 +1,14 @@
-"""Commands in one process whose network is watched and led nowhere: `python watched.py REPORT COMMANDS`.
+"""Commands in one process whose network is watched and led nowhere.
+
+    python watched.py REPORT COMMANDS
 
 COMMANDS: JSON, a list of command lines, each a list that begins with the program's name. REPORT: a
 file that gets JSON: the exit code of each, what was asked of the network (event and address), and
 what the variables of telemetry were when a library that reports was imported.
 
-Python's own calls are seen, whoever makes them; what a library does in C is not, and finds no way out
-of the network namespace that the caller may have put this process in. The loopback interface works
-in both. Imports nothing of ours before the commands do.
+Python's own calls are seen, whoever makes them; what a library does in C is not, and finds no way
+out of the network namespace that the caller may have put this process in. The loopback interface
+works in both. Imports nothing of ours before the commands do.
 """
 
 from __future__ import annotations

@@ -70,12 +70,13 @@ def heic(brand: bytes = b"heic") -> bytes:
     return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(200)
 
 
+NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 # What is not a usable portrait -> a word of the message.
 BAD = {
     "zero bytes": (b"", "is empty"),
     "text named .jpg": (b"dear diary, " * 40, "is not a readable JPEG, PNG or WebP picture"),
-    "truncated JPEG": (encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "JPEG")[:-900], "lacks its last bytes"),
-    "truncated PNG": (encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[:-900], "truncated or damaged"),
+    "truncated JPEG": (encode(NOISE, "JPEG")[:-900], "lacks its last bytes"),
+    "truncated PNG": (encode(NOISE)[:-900], "truncated or damaged"),
     "animated WebP": (encode(PICTURE, "WEBP", save_all=True, append_images=[Image.fromarray(PICTURE[::-1].copy())]), "animation of 2 frames"),
     "animated PNG": (encode(Image.fromarray(PICTURE), save_all=True, append_images=[Image.new("RGB", (32, 48), "red")]), "animation of 2"),
     "GIF": (encode(PICTURE, "GIF"), "it is a GIF: save it as PNG"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate import ModelFiles, Pipeline, Placement
+from pulid_generate import Pipeline, Placement
 from pulid_generate.batch.judging import RowJobs, Rows
 from pulid_generate.batch.row_files import REMEMBERED, CachedReader, InputFiles
 from pulid_generate.errors import OutputError
@@ -19,11 +20,7 @@ MANY = 10_000
 
 @pytest.fixture(scope="module")
 def pipeline(micro):
-    files = ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
+    files = micro_files(micro)
     return Pipeline(files, Placement.choose("cpu", "float32"))
 
 

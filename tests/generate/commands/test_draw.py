@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.distances import pixels
-from support.micro_flags import pulid_flags
+from support.micro_flags import micro_files, pulid_flags
 
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 from pulid_generate.files.model import Model
@@ -226,13 +226,9 @@ def test_offloaded_weights_draw_the_same_picture(micro, person):
     """Blocks streamed through the device, under our hooks. Both devices are the CPU here: the
     mechanism runs, the transfer does not.
     """
-    from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+    from pulid_generate import GenerationRequest, Pipeline, Placement
 
-    files = ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
+    files = micro_files(micro)
     plain = Placement.choose("cpu", "float32")
     drawn = []
     for placement in (plain, replace(plain, offload=frozenset({Model.FLUX, Model.T5}))):

@@ -1,5 +1,5 @@
-"""Wrong usage: exit code 2 for what the command line alone shows, 1 for what a file or a row decides;
-in plain words, with a hint for what was meant.
+"""Wrong usage: exit code 2 for what the command line alone shows, 1 for what a file or a row
+decides; in plain words, with a hint for what was meant.
 """
 
 from __future__ import annotations

@@ -90,7 +90,9 @@ def test_every_pixel_beyond_the_feather_stays_to_the_bit():
     hard = put_back(pixels, drawn, crop, 0)
     inside[:] = False
     inside[top:bottom, left:right] = True
-    assert np.array_equal((hard != pixels).any(-1) & ~inside, np.zeros_like(inside))
+    changed = (hard != pixels).any(-1)
+    assert not changed[~inside].any()
+    assert changed[inside].mean() > 0.99
 
 
 def steps_across(pixels: np.ndarray, crop: FaceCrop, outside: int) -> float:

@@ -1,4 +1,6 @@
-"""Which of a models folder's files are meant: those that go with the chosen Flux, by their tensors."""
+"""Which of a models folder's files are meant: those that go with the chosen Flux, by their
+tensors.
+"""
 
 from __future__ import annotations
 

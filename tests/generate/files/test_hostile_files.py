@@ -1,5 +1,5 @@
-"""Files that mean no good: headers of GGUF, vocabularies and pictures, each refused by one line that
-names the file; and what is taken from them, within its limits.
+"""Files that mean no good: headers of GGUF, vocabularies and pictures, each refused by one line
+that names the file; and what is taken from them, within its limits.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def test_vocabularies_are_checked_before_the_library_sees_them(changed, reason, 
         # as the library would have it, 600 MB for each prompt
         {"padding": {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None,
                      "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}},
-        {"truncation": {"max_length": 0, "stride": 5, "strategy": "LongestFirst", "direction": "Right"}},
+        {"truncation": {"max_length": 0, "stride": 5, "strategy": "LongestFirst",
+                        "direction": "Right"}},
         {"decoder": {"type": "Nothing"}},
     ],
 )  # fmt: skip

@@ -1,5 +1,5 @@
-"""Where kernels meet what they replace: PuLID's terms and packed layers, behind a trial, and what is
-said when a trial fails.
+"""Where kernels meet what they replace: PuLID's terms and packed layers, behind a trial, and what
+is said when a trial fails.
 """
 
 from __future__ import annotations

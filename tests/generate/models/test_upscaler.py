@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.micro_flags import micro_files
 
 from pulid_extract.shared import errors
-from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, InputError, PackageError, RequestError
 from pulid_generate.models.upscaler import load_upscaler
 from pulid_generate.pictures.description import parse_description
@@ -152,16 +153,12 @@ def test_values_that_cannot_be(wrong):
 
 
 def test_a_pipelines_pictures_are_enlarged_last(folder, micro, network, tmp_path, monkeypatch):
-    files = ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
+    files = micro_files(micro)
     request = GenerationRequest("a cat", width=48, height=32, steps=1)
     settings = UpscaleSettings(path=folder / "tiny.safetensors")
 
     def drawn(upscale) -> tuple[Pipeline, Picture]:
-        pipeline = Pipeline(files, Placement.choose("cpu"), upscale=upscale)
+        pipeline = Pipeline(files, Placement.choose("cpu", "float32"), upscale=upscale)
         return pipeline, next(pipeline.draw([pipeline.job(request)]))
 
     _, plain = drawn(None)

@@ -10,13 +10,12 @@ from safetensors.torch import save_file
 from support.distances import relative
 from support.flux_files import scaled_fp8, widened
 from support.golden_flux import inputs, tensors, velocity
-from support.micro_flags import model_flags
+from support.micro_flags import micro_files, model_flags
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import PlacementError, RequestError
 from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.model import Model
-from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels import trials
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.placement import Placement
@@ -158,11 +157,7 @@ def test_what_cannot_be_so_is_one_line(generate, micro, monkeypatch, tmp_path):
     assert "compute fp8: is for NVIDIA GPUs; the device is cpu; or leave it out" in ran.err
     # as on a card that can
     monkeypatch.setattr("pulid_generate.pipeline.loading.reason_against", lambda *_: "")
-    files = ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
+    files = micro_files(micro)
     place = Placement.choose("cpu", "bfloat16")
     with pytest.raises(RequestError, match="leave one out"):
         Models(files, place, compute="fp8", dequantize=True)

@@ -1,4 +1,6 @@
-"""Slices of a weight on several threads: the same numbers, errors that arrive, life after a fork."""
+"""Slices of a weight on several threads: the same numbers, errors that arrive, life after a
+fork.
+"""
 
 from __future__ import annotations
 

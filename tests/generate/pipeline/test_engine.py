@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
+from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.memory.plan import Measure, MeasureKind, Plan, Stage, Work
@@ -43,11 +44,7 @@ def plan_for(files: object, work: Work, placement: Placement, available: dict[st
 
 @pytest.fixture(scope="module")
 def pipeline(micro):
-    files = ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
+    files = micro_files(micro)
     return Pipeline(files, Placement.choose("cpu", "float32"))
 
 

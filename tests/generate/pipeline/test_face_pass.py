@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.detail.faces import FoundFace
 from pulid_generate.errors import ScoringError
 from pulid_generate.pictures.description import parse_description
@@ -42,11 +43,7 @@ class KnownFaces(FaceFinder):
 
 @pytest.fixture(scope="module")
 def files(micro):
-    return ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
+    return micro_files(micro)
 
 
 @pytest.fixture
@@ -58,7 +55,7 @@ def pipeline(files):
     def make(*boxes) -> Pipeline:
         notes: list[str] = []
         made = Pipeline(
-            files, Placement.choose("cpu"), note=notes.append, finder=KnownFaces(*boxes)
+            files, Placement.choose("cpu", "float32"), note=notes.append, finder=KnownFaces(*boxes)
         )
         made.notes = notes
         return made

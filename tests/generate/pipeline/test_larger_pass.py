@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.assembly.usage import idle_flags, usage_error
 from pulid_generate.errors import RequestError
@@ -36,12 +37,8 @@ TWICE = HiresSettings()
 
 @pytest.fixture(scope="module")
 def pipeline(micro):
-    files = ModelFiles.find(
-        models_dir=micro,
-        flux=micro / "flux1-schnell.safetensors",
-        t5_tokenizer=micro / "tokenizer.json",
-    )
-    return Pipeline(files, Placement.choose("cpu"))
+    files = micro_files(micro)
+    return Pipeline(files, Placement.choose("cpu", "float32"))
 
 
 @pytest.fixture(scope="module")

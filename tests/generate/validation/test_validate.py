@@ -33,7 +33,8 @@ for picture in pictures:
 """
 # the same with all that can be asked for: a second recogniser, another photograph, prompts, poses
 EVERYTHING = """
-line["recognizers"].append({"name": "other.onnx", "sha256": "cd" * 32, "own": False, "likeness": 0.4})
+other = {"name": "other.onnx", "sha256": "cd" * 32, "own": False, "likeness": 0.4}
+line["recognizers"].append(other)
 line["prompt_judge"] = {"name": "eva.pt", "sha256": "ef" * 32}
 for picture in pictures:
     run = os.path.basename(picture)[:-4].rsplit("_", 1)[-1]
@@ -41,8 +42,9 @@ for picture in pictures:
     pose = {"yaw": {"person": 10.0, "0": 40.0}.get(run, 0.0), "pitch": 0.0, "roll": 0.0}
     prompt = {"person": 24.0, "0": 25.5}.get(run, 20.0)
     box = [8, 8, 8, 16] if run == "person" else [16, 8, 8, 8]
-    tell(likeness=value, cosines=[value], recognizers=by_each(value, value - 0.2), truth=value - 0.1,
-         copy_paste=0.25 if run == "person" else -0.25, pose=pose, prompt=prompt, box=box)
+    tell(likeness=value, cosines=[value], recognizers=by_each(value, value - 0.2),
+         truth=value - 0.1, copy_paste=0.25 if run == "person" else -0.25, pose=pose,
+         prompt=prompt, box=box)
 """
 FILES = ("report.html", "report.json", "sheet.png")
 NOBODY = 'say("pulid-extract: error: me.png: no face found in this reference; give another picture"); sys.exit(1)'
