@@ -8,20 +8,17 @@ references go through a folder that its owner alone can read.
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
 import tempfile
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Thread
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.detail.faces import FoundFace
 from pulid_generate.errors import PackageError, ScoringError
+from pulid_generate.pictures.extract_process import ExtractProcess
 from pulid_generate.pictures.picture import encode_pixels
-from pulid_generate.pictures.scorer import ERROR, PROGRAM, program
+from pulid_generate.pictures.scorer import PROGRAM
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +40,7 @@ class FaceFinder:
         self.models_dir, self.log = models_dir, log
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         # (antelopev2's folder, the score from which something is a face) -> the process
-        self._processes: dict[tuple[str | None, float | None], _Process] = {}
+        self._processes: dict[tuple[str | None, float | None], ExtractProcess] = {}
 
     def check(self, detector: str | None, threshold: float | None) -> None:
         """Start the process, and see that it finds its networks. Raises PackageError,
@@ -78,7 +75,16 @@ class FaceFinder:
             "allow_none": True,
             "people": {name: self._write(files) for name, files in people.items() if files},
         }
-        answer = self._process(detector, threshold).ask(task)
+        try:
+            answer = self._process(detector, threshold).ask(task)
+        except PackageError:
+            raise PackageError(
+                f"the faces of --ad-model are found by {PROGRAM}, which is not installed; run: "
+                f"pip install 'pulid-flux-toolkit[extract]', or put {PROGRAM} of another "
+                "environment on the PATH"
+            ) from None
+        if answer.get("status") != "done":
+            raise ScoringError(str(answer.get("error") or f"{PROGRAM} worker: gave no reason"))
         try:
             return [_face(face) for face in answer["faces"]]
         except (KeyError, TypeError, ValueError):
@@ -90,16 +96,16 @@ class FaceFinder:
     def close(self) -> None:
         """End the processes; a later picture starts them again."""
         for process in self._processes.values():
-            process.close()
+            process.stop()
         self._processes.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
 
-    def _process(self, detector: str | None, threshold: float | None) -> _Process:
+    def _process(self, detector: str | None, threshold: float | None) -> ExtractProcess:
         key = (detector, threshold)
         if key not in self._processes:
-            arguments = ["worker"]
+            arguments = []
             options = {
                 "models-dir": self.models_dir,
                 "antelopev2": detector,
@@ -108,7 +114,7 @@ class FaceFinder:
             for name, value in options.items():
                 if value is not None:
                     arguments.append(f"--{name}={value}")
-            self._processes[key] = _Process(arguments, self.log)
+            self._processes[key] = ExtractProcess(arguments, self.log)
         return self._processes[key]
 
     def _open_folder(self) -> Path:
@@ -126,84 +132,6 @@ class FaceFinder:
                 path.write_bytes(data)
             paths.append(str(path))
         return paths
-
-
-class _Process:
-    """`pulid-extract worker`, a line in and a line out."""
-
-    def __init__(self, arguments: Sequence[str], log: Callable[[str], None]):
-        """Raises PackageError, ScoringError."""
-        self._last: deque[str] = deque(maxlen=1)
-        try:
-            self._child = subprocess.Popen(
-                [*program(), *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                # a Ctrl-C at the terminal is for this program to handle
-                start_new_session=True,
-            )
-        except PackageError:
-            raise PackageError(
-                f"the faces of --ad-model are found by {PROGRAM}, which is not installed; run: "
-                f"pip install 'pulid-flux-toolkit[extract]', or put {PROGRAM} of another "
-                "environment on the PATH"
-            ) from None
-        except OSError as error:
-            raise ScoringError(
-                f"{PROGRAM} worker: cannot be run ({error.strerror or error})"
-            ) from None
-        assert self._child.stderr is not None
-        self._reader = Thread(target=self._read, args=(self._child.stderr, log), daemon=True)
-        self._reader.start()
-
-    def ask(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to one task. Raises ScoringError with the program's sentence."""
-        child = self._child
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(json.dumps(task) + "\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except OSError:
-            line = ""
-        if not line:
-            child.wait()
-            self._reader.join()
-            last = self._last[0].removeprefix(ERROR) if self._last else "ended without an answer"
-            raise ScoringError(f"{PROGRAM} worker: {last}")
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise ScoringError(f"{PROGRAM} worker: gave an answer that is not its JSON")
-        if answer.get("status") != "done":
-            raise ScoringError(str(answer.get("error") or f"{PROGRAM} worker: gave no reason"))
-        return answer
-
-    def close(self) -> None:
-        """It ends when its input does."""
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                stream.close()
-        try:
-            self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._reader.join()
-
-    def _read(self, stream: IO[str], log: Callable[[str], None]) -> None:
-        """Pass the program's lines on; the last one is why it ended, if it does."""
-        with stream:
-            for text in stream:
-                if line := text.rstrip():
-                    self._last.append(line)
-                    log(line)
 
 
 def _face(told: Mapping[str, Any]) -> FoundFace:

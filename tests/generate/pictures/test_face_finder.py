@@ -69,6 +69,21 @@ def test_a_program_that_cannot_answer_is_one_line(fake, body, words):
     finder.close()
 
 
+def test_a_program_that_ended_between_two_pictures_is_started_again(fake):
+    fake(
+        "sys.stdin.readline(); "
+        "print(json.dumps({'status': 'done', 'faces': [{'box': [1, 2, 3, 4], 'score': 0.9}]}), "
+        "flush=True)"
+    )
+    finder = FaceFinder()
+    first = finder.find(picture(), None, None, {})
+    assert [face.box for face in first] == [(1, 2, 3, 4)]
+    for process in finder._processes.values():
+        process._child.wait(60)
+    assert finder.find(picture(), None, None, {}) == first
+    finder.close()
+
+
 def test_no_program_is_said_with_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(scorer, "LIBRARIES", ("no_such_library_anywhere",))
     monkeypatch.setenv("PATH", str(tmp_path))
