@@ -20,15 +20,20 @@ def tensors(shapes, dtype=torch.float32):
     return {name: torch.from_numpy(value).to(dtype) for name, value in state.items()}
 
 
-def write_fewer_blocks(path, shapes, double, single):
-    """A checkpoint of the first blocks alone. shapes: of the whole."""
+def fewer_blocks(shapes, double, single):
+    """Of the shapes of the whole, those of a model with the first blocks alone."""
     most = {"double_blocks": double, "single_blocks": single}
     kept = {}
     for name, shape in shapes.items():
         kind, _, rest = name.partition(".")
         if kind not in most or int(rest.split(".")[0]) < most[kind]:
             kept[name] = shape
-    save_file(tensors(kept), path)
+    return kept
+
+
+def write_fewer_blocks(path, shapes, double, single):
+    """A checkpoint of the first blocks alone. shapes: of the whole."""
+    save_file(tensors(fewer_blocks(shapes, double, single)), path)
     return path
 
 
