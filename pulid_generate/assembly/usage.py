@@ -112,7 +112,7 @@ def shared_input_error(flags: Flags) -> str | None:
     RequestError.
     """
     if standard_input_readers(flags):
-        return "Standard input can be read once, not for every row; name a file."
+        return "Standard input can be read once, not for every picture; name a file."
     return None
 
 

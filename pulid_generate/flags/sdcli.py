@@ -333,8 +333,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         note(
             "--high-noise-eta",
             SECOND_MODEL,
-            default="0 for ddim_trailing, tcd, res_multistep and res_2s; 1 for euler_a, er_sde, "
-            "dpm++2s_a, dpm++2m_sde and dpm++2m_sde_bt",
+            default=ETA_DEFAULTS,
         ),
         note("--high-noise-sampling-method", SECOND_MODEL, default="euler"),
     ),

@@ -4,7 +4,8 @@
     PYTHONPATH=scripts python -m fuzz --again READER:SEED:NUMBER --keep FILE
 
 Prints one line for each kind, with an input that shows it (READER:SEED:NUMBER), and exits with 1 if
-there is any. The same seed tries the same inputs. 100,000 cases take about ten minutes.
+there is any. The same seed tries the same inputs. 100,000 cases took 14 minutes beside
+a test run.
 """
 
 from __future__ import annotations

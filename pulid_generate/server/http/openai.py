@@ -100,6 +100,10 @@ def _submit(
     options.setdefault("seed", -1)
     if edit:
         _take_image(body, own, options)
+    elif own.get("image") is not None:
+        raise RequestError("image: is for /v1/images/edits; send it there, or as init_img")
+    elif own.get("mask") is not None:
+        options["mask"] = own["mask"]
     job = server.submission.job(
         options,
         body,

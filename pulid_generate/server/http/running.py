@@ -18,8 +18,8 @@ import uvicorn
 
 from pulid_extract.shared.cli import console
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.usage import given_flags
-from pulid_generate.errors import OutputError, RequestError
+from pulid_generate.assembly.usage import given_flags, shared_input_error
+from pulid_generate.errors import OutputError
 from pulid_generate.flags.commands import BatchFlags, ServeFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.row import BY_ROW
@@ -37,7 +37,10 @@ from pulid_generate.server.work.metrics import Metrics
 from pulid_generate.server.work.queue import JobQueue
 
 # Flags of a generation's file, and of what is printed of it
-NOT_HERE = ("output", "output_begin_idx", "as_json", "preview", "preview_path")
+NOT_HERE = (
+    *("output", "output_begin_idx", "as_json"),
+    *("preview", "preview_path", "preview_interval", "preview_noisy"),
+)
 # requests that are answered at once
 MAX_CONNECTIONS = 512
 
@@ -48,6 +51,8 @@ def run(context: typer.Context, flags: ServeFlags) -> None:
     for name in NOT_HERE:
         if name in given:
             context.fail(f"{flag_name(name)} is not for serve: pictures are fetched over HTTP.")
+    if wrong := shared_input_error(flags):
+        context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
     settings = read_settings(flags)
     server = open_server(flags, given, settings, progress)
@@ -130,11 +135,16 @@ class _Runner(uvicorn.Server):
 
 
 def _common(flags: ServeFlags) -> BatchFlags:
-    """What holds for every request that does not say otherwise. Raises RequestError."""
-    if "-" in (flags.pulid_id_embedding, flags.init_img, flags.mask, *(flags.identity or ())):
-        raise RequestError("standard input can be read once, not for every request; name a file")
+    """What holds for every request that does not say otherwise. A preview that pulid.toml asks for
+    is of commands: here it would show one visitor's picture to another.
+    """
     return BatchFlags.of_command(
-        flags, identities=None, output_dir=".", output=BatchFlags.output, no_cache=True
+        flags,
+        identities=None,
+        output_dir=".",
+        output=BatchFlags.output,
+        preview=BatchFlags.preview,
+        no_cache=True,
     )
 
 

@@ -127,28 +127,30 @@ def _submit(
     else:
         idle += [name for name in HIRES if name in own]
     if own.get("extra_images"):
-        raise RequestError("extra_images: reference pictures are not supported")
+        options["ref_image"] = own["extra_images"]
     count = _count(own, "batch_size") * _count(own, "n_iter")
     options.setdefault("batch_count", count)
     options.setdefault("seed", -1)
     if own.get("lora"):
         options["lora"] = _loras(own["lora"])
-    _take_pictures(body, own, options, needs_picture)
-    if not needs_picture:
-        options.pop("strength", None)
+    if needs_picture:
+        _take_pictures(body, own, options)
+    else:
+        idle += _leave_pictures(own, options)
     job = server.submission.job(
-        options, body, visitor, portraits=own.get("portraits"), face=face_choice(own)
+        options,
+        body,
+        visitor,
+        portraits=own.get("portraits"),
+        face=face_choice(own),
+        output_format=own.get("output_format") or "png",
     )
     server.queue.add(job)
     return job, idle
 
 
-def _take_pictures(
-    body: Body, own: dict[str, Any], options: dict[str, Any], needs_picture: bool
-) -> None:
+def _take_pictures(body: Body, own: dict[str, Any], options: dict[str, Any]) -> None:
     pictures = own.get("init_images")
-    if not needs_picture:
-        return
     if not isinstance(pictures, list) or len(pictures) != 1:
         raise RequestError("init_images: expected a list of one picture in base64")
     options["init_img"] = body.take_file(pictures[0], "init_images")
@@ -158,6 +160,18 @@ def _take_pictures(
     if own.get("inpainting_mask_invert"):
         body.files[name] = _inverted(body.files[name])
     options["mask"] = name
+
+
+def _leave_pictures(own: dict[str, Any], options: dict[str, Any]) -> list[str]:
+    """Of a txt2img, the fields that belong to img2img, which change nothing; a mask is of
+    `init_img`, our own field.
+    """
+    if own.get("mask") is not None:
+        options["mask"] = own["mask"]
+    if "init_img" in options:
+        return []
+    options.pop("strength", None)
+    return [name for name in ("init_images", "inpainting_mask_invert") if own.get(name)]
 
 
 def _hires(own: Mapping[str, Any]) -> dict[str, Any]:

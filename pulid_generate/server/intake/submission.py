@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulid_extract.shared.records import whole
 from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import PulidError, RequestError
 from pulid_generate.lora.choice import find_lora
@@ -134,9 +135,9 @@ class _Naming:
             ]
         if asked.get("lora") is not None:
             asked["lora"] = [self._lora(text) for text in _names(asked["lora"], "lora")]
-        if isinstance(asked.get("seed"), int) and asked["seed"] < 0:
+        if asks_for_any(asked.get("seed")):
             # now: the job is read more than once
-            asked["seed"] = secrets.randbelow(2**31)
+            asked["seed"] = any_seed()
         write_files(self.files, self.folder)
         return asked
 
@@ -212,6 +213,19 @@ class _Naming:
         if not colon:
             name, weight = text, "1"
         return f"{find_lora(name, self.lora_folder)}:{weight}"
+
+
+def asks_for_any(seed: object) -> bool:
+    """Whether a seed, of JSON or of a form's text, is a negative number."""
+    try:
+        return whole(seed) < 0
+    except ValueError:
+        return False
+
+
+def any_seed() -> int:
+    """One that nobody chose."""
+    return secrets.randbelow(2**31)
 
 
 @contextmanager

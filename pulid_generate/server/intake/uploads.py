@@ -45,7 +45,8 @@ class Body:
 
     def take_file(self, value: object, name: str) -> str:
         """The name of the file that a field means: one of `files`, or the field's own base64, which
-        becomes a file called like the field. Raises RequestError.
+        becomes a file called like the field (and numbered, if there is one already). Raises
+        RequestError.
         """
         if not isinstance(value, str):
             raise RequestError(f"{name}: expected the name of a file in 'files', or base64")
@@ -56,7 +57,8 @@ class Body:
             raise RequestError(
                 f"{name}: no file is called {value[:MAX_NAME]!r}; there are: {known}"
             )
-        return self.add(name, decode_file(value, name))
+        data = decode_file(value, name)
+        return self.add(f"{name}-{len(self.files)}" if name in self.files else name, data)
 
 
 def decode_file(value: object, name: str) -> bytes:

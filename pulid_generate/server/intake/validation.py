@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_extract.shared.records import number
+from pulid_extract.shared.records import number, whole
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import PulidError, RequestError
 from pulid_generate.pictures.scorer import Judges, Score, Scorer
 from pulid_generate.server.failures import RefusedError, without_folder
-from pulid_generate.server.intake.submission import Submission
+from pulid_generate.server.intake.fields import FACE_CHOICE
+from pulid_generate.server.intake.submission import Submission, any_seed
 from pulid_generate.server.intake.uploads import Body, write_files
 from pulid_generate.server.settings import FORGET_SECONDS, MAX_PROMPT
 from pulid_generate.server.work.jobs import JobRecord
@@ -64,6 +65,8 @@ INSTEAD = {
     "init_img": None,
     "mask": None,
 }
+# of a job's own fields, those that a validation has none of
+NOT_HERE = (*FACE_CHOICE, "portraits", "output_format")
 MAX_TRIALS, MAX_SEEDS = 24, 4
 # that may be in work at once, of all visitors
 AT_ONCE = 4
@@ -95,6 +98,7 @@ class ValidationRecord:
     report: Report | None = None
     is_cancelled: bool = False
     created: float = field(default_factory=time.time)
+    finished_at: float | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -142,13 +146,17 @@ class Validations:
             if options.get(name) is not None:
                 advice = f"; give {instead}" if instead else ""
                 raise RequestError(f"{name}: is not for a validation{advice}")
+        for name in NOT_HERE:
+            if own.get(name) is not None:
+                raise RequestError(f"{name}: is not for a validation")
         if options.get("pulid_id_embedding") is None:
             raise RequestError("pulid_id_embedding: missing; whose pictures are to be tried?")
         trials, seeds = _trials(own.get("prompts")), _count(own.get("seeds"))
-        weight = _number(options.get("pulid_id_weight"), "pulid_id_weight", 1.0)
+        usual = self.submission.drawer.flags.pulid_id_weight
+        weight = _number(options.get("pulid_id_weight"), "pulid_id_weight", usual)
         if weight == 0:
             raise RequestError("pulid_id_weight: 0 is what it is compared with; send another")
-        options = dict(options) | {"seed": int(_number(options.get("seed"), "seed", 1))}
+        options = dict(options) | {"seed": _seed(options.get("seed"))}
         name = self.submission.new_name()
         folder = self.submission.visitors.folder_of(visitor) / f"{VALIDATION}{name}"
         jobs: list[tuple[JobRecord, list[Shot]]] = []
@@ -229,6 +237,7 @@ class Validations:
             if record.is_cancelled:
                 record.state = "cancelled"
                 shutil.rmtree(record.folder, ignore_errors=True)
+            record.finished_at = time.time()
 
     def _drawn(self, record: ValidationRecord, job: JobRecord, shots: Sequence[Shot]) -> list[Shot]:
         """The shots with their pictures, which are moved here. Raises RefusedError."""
@@ -270,8 +279,8 @@ class Validations:
         """Those of nobody's session whose time is over."""
         now = time.time() if now is None else now
         for record in list(self._records.values()):
-            old = now - record.created > FORGET_SECONDS
-            if record.visitor is None and record.is_finished and old:
+            old = now - (record.finished_at or now) > FORGET_SECONDS
+            if record.visitor is None and old:
                 self.forget(record)
 
     def forget_all(self) -> None:
@@ -301,6 +310,15 @@ def _number(value: object, name: str, otherwise: float) -> float:
         return number(value)
     except (ValueError, TypeError, OverflowError):
         raise RequestError(f"{name} {str(value)[:20]!r}: expected a number") from None
+
+
+def _seed(value: object) -> int:
+    """The first of the seeds: one for all jobs, also where any will do. Raises RequestError."""
+    try:
+        seed = 1 if value is None or value == "" else whole(value)
+    except ValueError:
+        raise RequestError(f"seed {str(value)[:20]!r}: expected a whole number") from None
+    return seed if seed >= 0 else any_seed()
 
 
 def _count(seeds: object) -> int:

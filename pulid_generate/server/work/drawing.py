@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from pulid_generate.assembly.requests import read_drawing
 from pulid_generate.assembly.usage import idle_flags, usage_error
 from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.conditions import ControlFlags
 from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.rows.manifest import read_row
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # bytes of encoded prompts that are remembered, in memory only: prompts are their visitors' business
 MAX_TEXTS = 512 << 20
+CONTROLS = frozenset(item.name for item in fields(ControlFlags))
 OnStep = Callable[[int, int], None]
 OnDenoised = Callable[["Tensor"], None]
 
@@ -81,7 +83,13 @@ class Drawer:
         RequestError.
         """
         row = read_row(record.asked, 1, 1, record.files)
-        return row.merged(self.flags, self.given)
+        flags, given = row.merged(self.flags, self.given)
+        if flags.control_image:
+            return flags, given
+        # the server's ControlNets wait for a request with a picture for them
+        unused = CONTROLS - row.values.keys()
+        without = {name: getattr(BatchFlags, name) for name in unused}
+        return replace(flags, **without), given - unused
 
     def judge(self, record: JobRecord, settings: Settings | None = None) -> list[Job]:
         """The pictures of a job, read and fitted to the models. Raises PulidError.

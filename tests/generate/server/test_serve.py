@@ -8,11 +8,16 @@ import base64
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.micro_drawing import write_lora
 from support.served import micro_serve_flags, serving, wait_for
+
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.errors import RequestError
+from pulid_generate.server.settings import FORGET_SECONDS, read_settings
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
@@ -125,6 +130,11 @@ def test_a_picture_to_start_from_a_mask_and_a_lora(client, draw, served, tmp_pat
     )
     told = wait_for(client, form.json()["id"])
     assert client.get(told["pictures"][0]["url"]).content == wanted
+    body = {"prompt": PROMPT, "files": files, "seed": 42} | fields
+    told = client.post("/v1/images/generations", json=body).json()
+    assert base64.b64decode(told["data"][0]["b64_json"]) == wanted
+    told = client.post("/sdapi/v1/txt2img", json=body).json()
+    assert base64.b64decode(told["images"][0]) == wanted
     folder = served.server.drawer.lora_folder
     with_lora = draw("--lora", f"{folder / 'style.safetensors'}:0.5").data
     assert drawn(client, lora=["style:0.5"]) == with_lora
@@ -388,6 +398,79 @@ def test_what_a_webui_client_sends(client, draw):
     assert "4096x4096: expected at most" in huge.json()["detail"]
 
 
+def test_a_webui_clients_reference_pictures_and_format(client, served, tmp_path, monkeypatch):
+    from PIL import Image
+
+    pictures = tmp_path / "room.png", tmp_path / "lamp.png"
+    for picture, color in zip(pictures, ("orange", "teal"), strict=True):
+        Image.new("RGB", (64, 48), color).save(picture)
+    came = []
+
+    def judge(job, settings):
+        came.extend((job.files / name).read_bytes() for name in job.asked["ref_image"])
+        raise RequestError("that is all")
+
+    body = {"prompt": PROMPT, "extra_images": [of_file(path) for path in pictures]}
+    with monkeypatch.context() as patched:
+        patched.setattr(served.server.drawer, "judge", judge)
+        assert "that is all" in client.post("/sdapi/v1/txt2img", json=body).text
+    assert came == [path.read_bytes() for path in pictures]
+    told = client.post("/sdapi/v1/txt2img", json=body)
+    assert "schnell, which reads no reference picture" in told.text
+    body = {"prompt": PROMPT, "output_format": "webp", "init_images": [of_file(pictures[0])]}
+    told = client.post("/sdapi/v1/txt2img", json=body).json()
+    assert base64.b64decode(told["images"][0])[:4] == b"RIFF"
+    assert json.loads(told["info"])["ignored"] == ["init_images"]
+
+
+def test_a_picture_to_edit_is_refused_where_nothing_is_edited(client):
+    body = {"prompt": PROMPT, "image": "data:image/png;base64,AAAA"}
+    told = client.post("/v1/images/generations", json=body)
+    assert told.status_code == 400
+    assert "image: is for /v1/images/edits" in told.text
+
+
+def test_any_seed_is_chosen_once_also_of_a_form(client, served):
+    form = {"prompt": (None, PROMPT), "seed": (None, "-1")}
+    name = client.post("/v1/jobs", files=form).json()["id"]
+    assert served.server.queue.get(name).asked["seed"] >= 0
+    assert wait_for(client, name)["state"] == "done"
+
+
+def test_the_servers_control_nets_wait_for_a_picture(client, draw, served, monkeypatch):
+    drawer = served.server.drawer
+    flags = replace(drawer.flags, control_net=["none.safetensors"], control_strength=["0.5"])
+    monkeypatch.setattr(drawer, "flags", flags)
+    monkeypatch.setattr(drawer, "given", drawer.given | {"control_net", "control_strength"})
+    assert drawn(client, seed=7) == draw("--seed", 7).data
+    picture = base64.b64encode(draw("--seed", 7).data).decode()
+    told = client.post("/v1/jobs", json={"prompt": PROMPT, "control_image": picture})
+    assert "none.safetensors" in told.text
+    told = client.post("/v1/jobs", json={"prompt": PROMPT, "control_strength": ["0.5"]})
+    assert "control-strength needs '--control-net'" in told.text
+
+
+def test_nobody_sees_a_preview_of_somebody_elses_picture(micro, tmp_path):
+    from pulid_generate.server.http.running import open_server
+
+    flags = micro_serve_flags(micro, tmp_path, preview="proj", preview_path=str(tmp_path / "p.png"))
+    server = open_server(flags, frozenset(), read_settings(flags), Progress(quiet=True))
+    assert server.drawer.pipeline.preview is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--preview-interval", "5"), "--preview-interval is not for serve"),
+        (("--ref-image", "-"), "Standard input can be read once, not for every picture"),
+    ],
+)
+def test_flags_that_a_server_cannot_have(flags, message, generate):
+    told = generate("serve", *flags)
+    assert told.code == 2
+    assert message in told.err
+
+
 def test_fields_of_a_job_are_the_flags(client):
     from dataclasses import fields
 
@@ -428,7 +511,9 @@ def test_metrics_count_pictures_and_nothing_of_them(client):
         ({"reference": None}, "reference: missing; send a photograph"),
         ({"reference": "none.png"}, "reference: no file is called 'none.png'"),
         ({"seeds": 9}, "seeds '9': expected 1 to 4"),
-        ({"seed": "many"}, "seed 'many': expected a number"),
+        ({"seed": "many"}, "seed 'many': expected a whole number"),
+        ({"seed": 1.5}, "seed '1.5': expected a whole number"),
+        ({"output_format": "webp"}, "output_format: is not for a validation"),
         ({"pulid_id_weight": 0}, "0 is what it is compared with"),
         ({"prompts": "\n".join("abc" * 9)}, "prompts: 27 lines; expected 1 to 24"),
         ({"prompt": "a cat"}, "prompt: is not for a validation; give prompts"),
@@ -447,10 +532,13 @@ def test_what_is_no_validation_is_one_sentence(fields, message, client, served):
     assert len(served.server.queue) == 0
 
 
-def test_a_validation_whose_faces_cannot_be_compared_says_why(client, served, fake):
+def test_a_validation_whose_faces_cannot_be_compared_says_why(client, served, fake, monkeypatch):
+    drawer = served.server.drawer
+    monkeypatch.setattr(drawer, "flags", replace(drawer.flags, pulid_id_weight=0.6))
     fake("say('pulid-extract: error: me.png: no face found in this reference'); sys.exit(1)")
     files = {"me.png": base64.b64encode(b"a picture").decode()}
     asked = {"pulid_id_embedding": "me", "reference": ["me.png"], "prompts": "a cat", "steps": 1}
+    asked["seed"] = -1
     told = client.post("/v1/validations", json={"files": files} | asked).json()
     assert (told["state"], told["count"]) == ("drawing", 2)
     address = f"/v1/validations/{told['id']}"
@@ -462,6 +550,16 @@ def test_a_validation_whose_faces_cannot_be_compared_says_why(client, served, fa
     assert told["state"] == "failed"
     assert told["error"] == "pulid-extract score: me.png: no face found in this reference"
     assert client.get(f"{address}/report").status_code == 404
+    validations = served.server.validations
+    record = validations.get(told["id"])
+    assert record.identity.weight == 0.6
+    [shots, others] = [[shot.seed for shot in shots] for _, shots in record.jobs]
+    assert shots == others == [job.asked["seed"] for job, _ in record.jobs][:1]
+    assert len({job.asked["seed"] for job, _ in record.jobs}) == 1
+    # counted from its end, however long it took
+    record.created -= 2 * FORGET_SECONDS
+    validations.forget_old()
+    assert validations.get(told["id"]) is record
     assert client.delete(address).json()["state"] == "deleted"
     assert client.get(address).status_code == 404
     assert not list(served.server.settings.folder.glob("*/validation-*"))
