@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pulid_generate.request.control_picture import in_share
+
 
 @dataclass(frozen=True, eq=False)
 class Control:
@@ -40,7 +42,7 @@ class Control:
 
     def active(self, step: int, steps: int) -> bool:
         """Whether it is seen at a step, from 0."""
-        return step / steps >= self.start and (step + 1) / steps <= self.end
+        return in_share(step, steps, self.start, self.end)
 
     def predict(self, **inputs: Any) -> Residuals:
         """Of a step. inputs: as of Flux, for the picture's tokens alone."""

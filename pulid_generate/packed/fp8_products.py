@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pulid_generate.errors import PlacementError
 from pulid_generate.kernels import trials
 from pulid_generate.kernels.availability import serves
-from pulid_generate.packed.fp8 import Fp8Linear
+from pulid_generate.packed.fp8 import Fp8Linear, Fp8Weight
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0
@@ -93,6 +93,11 @@ class Fp8ProductLinear(nn.Module):
         self.register_buffer("data", data, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
         self.bias = bias
+
+    @property
+    def weight(self) -> Fp8Weight:
+        """The numbers that it multiplies with, for a DoRA, which needs their lengths."""
+        return Fp8Weight(self.data, self.scales)
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., C) -> (.., R), in the dtype of x."""

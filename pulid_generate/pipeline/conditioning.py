@@ -33,8 +33,8 @@ class Conditioner:
         self._controls: dict[Hashable, Tensor] = {}
 
     def encode(self, jobs: Sequence[Job]) -> None:
-        """Those of these jobs and of their larger passes; earlier ones are forgotten. Where the
-        autoencoder cannot stay beside Flux, it comes and goes. Raises CheckpointError.
+        """Those of these jobs and of their larger passes; earlier ones are forgotten. Raises
+        CheckpointError.
         """
         self._references, self._controls = {}, {}
         referring = [job for job in jobs if job.conditions]
@@ -52,9 +52,6 @@ class Conditioner:
                     if key is not None:
                         self._references[reference_key(job.larger)] = self._references[key]
                     self._encode_controls(vae, job.larger)
-        del vae
-        if not self._loaded.stays(Model.VAE):
-            self._loaded.release()
 
     def _encode_controls(self, vae: Autoencoder, job: Job) -> None:
         for use in job.conditions.controls:

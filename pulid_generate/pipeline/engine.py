@@ -173,10 +173,12 @@ class Engine:
     def _start(
         self, batches: Sequence[Sequence[tuple[Item, Job]]], caller: Caller[Item]
     ) -> list[Sequence[tuple[Item, Job]]]:
-        """Encode the pictures to start from, and forget earlier ones. Batches without those whose
-        picture cannot be encoded.
+        """Encode the pictures that are read, and forget earlier ones. Where the autoencoder cannot
+        stay, it comes and goes before Flux loads. Batches without those whose picture cannot be
+        encoded.
         """
         jobs = [job for pairs in batches for _, job in pairs]
+        self._starts = {}
         try:
             self._encode_starts(jobs)
             self._conditions.encode(jobs)
@@ -188,6 +190,8 @@ class Engine:
                         caller.failed(item, error)
                 left.append([pair for pair in pairs if not _reads_pictures(pair[1])])
             batches = left
+        if self._loaded.keeps_flux_away:
+            self._loaded.release()
         return [pairs for pairs in batches if pairs]
 
     def _denoise(
@@ -256,7 +260,7 @@ class Engine:
             try:
                 picture = denoised.decode()
                 faces = self._faces.jobs(picture, caller.label([denoised.item]))
-                self._encode_starts([face.job for face in faces], keep=True)
+                self._encode_starts([face.job for face in faces])
             except PulidError as error:
                 caller.failed(denoised.item, error)
                 continue
@@ -312,12 +316,8 @@ class Engine:
 
     # ------------------------------------------------------------------------------------- pictures
 
-    def _encode_starts(self, jobs: Sequence[Job], keep: bool = False) -> None:
-        """Where the autoencoder cannot stay, it comes and goes before Flux loads. keep: what was
-        encoded before, and the autoencoder.
-        """
-        if not keep:
-            self._starts = {}
+    def _encode_starts(self, jobs: Sequence[Job]) -> None:
+        """The pictures that jobs start from, beside those that were encoded before."""
         started = [(job, job.start) for job in jobs if job.start is not None]
         if not started:
             return
@@ -326,9 +326,6 @@ class Engine:
             for job, start in started:
                 if start_key(job) not in self._starts:
                     self._starts[start_key(job)] = encode_start(vae, job, start)
-        del vae
-        if not keep and not self.decodes_beside:
-            self._loaded.release()
 
     def _latents(self, jobs: Sequence[Job], label: str) -> list[Tensor]:
         """Latents (1, 16, H/8, W/8) float32 of jobs of one `batch_key`. Raises CheckpointError,

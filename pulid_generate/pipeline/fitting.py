@@ -105,6 +105,8 @@ class Fitting:
             request.check_steps(steps)
             for subject in subjects or ():
                 subject.schedule.check(steps, subject.embedding.source)
+            for use in conditions.controls:
+                use.check(steps)
         blocks = self.shape.double + self.shape.single
         if request.skip_guidance.scale:
             check_layers(request.skip_guidance.layers, blocks)

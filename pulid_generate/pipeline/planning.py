@@ -129,16 +129,20 @@ class MemoryPlanner:
         """Leave so many bytes of a device to what is loaded beside the models."""
         if device in self.available:
             self.available[device] = max(self.available[device] - count, 0)
-            self._kinds.clear()
-            self.stale = True
+            self._plan_anew()
 
     def _make_room_for_finding(self) -> None:
         """For the process that finds faces, once one is needed."""
         if not self._beside and "cpu" in self.available:
             self._beside = PROCESS_BYTES
             self.available["cpu"] -= self._beside
-            self._kinds.clear()
-            self.stale = True
+            self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        """What was announced, in the room that is left now."""
+        for kind, (job, _) in self._kinds.items():
+            self._kinds[kind] = job, self.plan([job])
+        self.stale = True
 
     def decide(self) -> Residents:
         """What stays, for all that was announced. Raises PlacementError if a batch cannot fit."""

@@ -43,6 +43,20 @@ class ControlUse:
         """Of the pixels as they are used."""
         return hashlib.sha256(np.ascontiguousarray(self.pixels).tobytes()).hexdigest()
 
+    def check(self, steps: int) -> None:
+        """Raise RequestError for a share in which no step of so many lies whole."""
+        if not any(in_share(step, steps, self.start, self.end) for step in range(steps)):
+            raise RequestError(
+                f"control-start {self.start:g}, control-end {self.end:g}: no step of {steps} lies "
+                f"between them, so {self.path.name} would do nothing; give a wider share, or more "
+                "steps"
+            )
+
+
+def in_share(step: int, steps: int, start: float, end: float) -> bool:
+    """Whether a step, from 0, of so many lies whole between two shares of them."""
+    return step / steps >= start and (step + 1) / steps <= end
+
 
 @dataclass(frozen=True)
 class ControlTexts:

@@ -297,6 +297,8 @@ def test_pictures_through_the_command(generate, micro, person, tmp_path):
     told = drawn["half"][1]["controls"][0]
     assert (told["name"], told["mode"], told["end"]) == ("union.safetensors", "pose", 0.5)
     out = ("-o", tmp_path / "no.png")
+    late = (*pose, "--control-start", 0.6)
+    assert "no step of 2 lies between them" in generate(*base, *late, *out).usage_error
     assert "is a union; give --control-mode canny" in generate(*base, *flags, *out).error
     lone = generate(*base, "--control-net", control, *out)
     assert lone.code == 2

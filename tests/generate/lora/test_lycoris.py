@@ -11,6 +11,7 @@ from support.distances import relative
 from support.lora_files import FUSED, flux, pair, products_of, velocity, write
 from torch import nn
 
+from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.model import Model
 from pulid_generate.lora.changes import (
     MAX_COLUMNS,
@@ -23,6 +24,7 @@ from pulid_generate.lora.changes import (
 from pulid_generate.lora.files import read_lora
 from pulid_generate.lora.hooks import attach_loras
 from pulid_generate.packed.fp8 import Fp8Weight
+from pulid_generate.packed.fp8_products import use_fp8_products
 from pulid_generate.packed.ggml import QuantizedWeight
 from pulid_generate.packed.layers import keep_packed
 
@@ -217,6 +219,19 @@ def test_packed_weights_get_them_as_plain_ones_do(tmp_path, stored, kind):
         assert relative(velocity(packed), truth) < 5e-6
     assert relative(before, truth) > 0.01
     assert torch.equal(velocity(packed), before)
+
+
+@pytest.mark.parametrize("kind", ["LoKr", "DoRA of rows", "DoRA of columns"])
+def test_products_in_fp8_get_them_to_their_rounding(model, tmp_path, kind):
+    ours, deltas = merged(model, {}), MADE[kind](model)[1]
+    changes = products_of(write(tmp_path / "l.safetensors", MADE[kind](model)[0]), model)
+    truth = velocity(merged(model, deltas))
+    assert use_fp8_products(ours, torch.device("cpu"), multiplies_in_fp8)
+    before = velocity(ours)
+    with attach_loras(ours, [(changes, 1.0)], torch.float32, "cpu"):
+        after = velocity(ours)
+    assert relative(after, truth) < relative(before, truth) / 2
+    assert torch.equal(velocity(ours), before)
 
 
 @pytest.mark.parametrize("kind", ["LoKr", "DoRA of columns"])

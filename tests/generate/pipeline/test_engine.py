@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from support.micro_flags import micro_files
 
@@ -13,11 +14,16 @@ from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
 from pulid_generate.files.model import Model
 from pulid_generate.memory.plan import Measure, MeasureKind, Plan, Stage, Work
+from pulid_generate.pipeline import engine as engine_module
 from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT, Residents
+from pulid_generate.request.conditions import Conditions
+from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.job import StartPicture
+from pulid_generate.request.reference_picture import ReferencePicture
 
 ROOM = 935
 SMALL, LARGE = (64, 48), (128, 96)
@@ -259,3 +265,46 @@ def test_a_request_that_would_do_nothing_is_no_job(pipeline):
     assert first.numbered(2).seed == 5
     assert first.steps == 1
     assert first.t5_tokens == (256,)
+
+
+def test_the_autoencoder_reads_all_at_once_and_goes_before_flux_comes(pipeline, loads, monkeypatch):
+    """A picture to start from and a reference; then one that cannot be read."""
+    ours = Pipeline(pipeline.files, pipeline.placement, kontext=True)
+    black = np.zeros((LARGE[1], LARGE[0], 3), np.uint8)
+    start, reference = StartPicture(black), Conditions((ReferencePicture(black),))
+    asked = replace(request(LARGE, strength=0.4), steps=2)
+    whole = ours.job(asked, start=start, conditions=reference)
+    unread, plain = ours.job(asked, start=start), ours.job(asked)
+    with ours.engine(staying="autoencoder") as engine:
+        draw(engine, whole)
+        assert loads == ["ClipText", "T5Text", "load_vae", "load_flux", "load_vae"]
+        del loads[:]
+
+        def failing(vae, job, start):
+            raise CheckpointError("not this one")
+
+        monkeypatch.setattr(engine_module, "encode_start", failing)
+        wishes = Wishes([engine.expect(job) for job in (unread, plain)])
+        flux = engine._loaded.denoiser
+
+        def watched(loras):
+            assert not engine._loaded.keeps_flux_away
+            return flux(loras)
+
+        monkeypatch.setattr(engine._loaded, "denoiser", watched)
+        assert [one.item for one in engine.draw([[0], [1]], wishes)] == [1]
+    assert wishes.wrong == [(0, "not this one")]
+
+
+def test_room_for_what_finds_faces_forgets_nobody(pipeline, loads, monkeypatch):
+    """The large picture without a detail pass, announced before the small one with it, counts."""
+    monkeypatch.setattr(planning, "PROCESS_BYTES", 20)
+    planner = pipeline.engine(staying="autoencoder").planner
+    planner.expect(pipeline.job(request(LARGE)))
+    before = planner.decide()
+    assert before.beside == frozenset()
+    planner.expect(pipeline.job(request(detail=DetailSettings(denoising_strength=0.0))))
+    assert planner.available == {"cpu": ROOM - 20}
+    after = planner.decide()
+    assert after.beside == frozenset()
+    assert after.plan.stages == before.plan.stages
