@@ -13,7 +13,7 @@ from hypothesis import settings
 from support.fake_hub import Hub, running
 from support.paths import GOLDEN
 
-from pulid_extract.shared import telemetry
+from pulid_extract.shared import openmp, telemetry
 
 # Threads of several tests that wait for each other cost more than they bring. What this file
 # imports may not import torch, which reads the number once.
@@ -28,6 +28,7 @@ settings.register_profile("fixed", derandomize=True, database=None, deadline=Non
 settings.load_profile("fixed")
 
 telemetry.switch_off()
+openmp.wait_asleep()
 # before any library reads it; tests of downloads clear it for a child process
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PULID_MODELS_DIR", None)

@@ -14,6 +14,7 @@ folders.
     libraries.py       libraries that cannot be imported, and their cures
     home.py            where the project lives on the web
     telemetry.py       what libraries would report to their makers, switched off
+    openmp.py          how OpenMP's threads wait
     captions.py        text on sheets of pictures
     cache_folder.py    where both programs keep what makes the next run faster
     cpu_linear.py      float32 products on a CPU through oneDNN

@@ -14,7 +14,7 @@ import sys
 
 import typer
 
-from pulid_extract.shared import telemetry
+from pulid_extract.shared import openmp, telemetry
 from pulid_extract.shared.errors import OutputError, PulidError, UsageError, printable
 from pulid_extract.shared.libraries import import_problem
 
@@ -36,6 +36,7 @@ def run(app: typer.Typer, program: str) -> None:
     interrupted.
     """
     telemetry.switch_off()
+    openmp.wait_asleep()
     set_loudness()
     try:
         app(prog_name=program)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pulid_extract.shared import telemetry
+from pulid_extract.shared import openmp, telemetry
 from pulid_extract.shared.errors import PulidError
 
 
@@ -81,6 +81,7 @@ class Actor:
         os.environ["HF_HUB_OFFLINE"] = "1"
         # on another machine nobody has done it
         telemetry.switch_off()
+        openmp.wait_asleep()
         try:
             self._work = open_work(place)
         except PulidError as error:
