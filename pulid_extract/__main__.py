@@ -13,9 +13,14 @@ def main() -> None:
     """Entry point; see `cli.main`."""
     try:
         from pulid_extract.cli import main as run
+        from pulid_extract.shared.cli.interrupts import end_at_once
+
+        try:
+            run()
+        finally:
+            end_at_once()
     except KeyboardInterrupt:
         sys.exit(130)
-    run()
 
 
 if __name__ == "__main__":

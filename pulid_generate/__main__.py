@@ -12,10 +12,15 @@ import sys
 def main() -> None:
     """Entry point; see `cli.main`."""
     try:
+        from pulid_extract.shared.cli.interrupts import end_at_once
         from pulid_generate.cli import main as run
+
+        try:
+            run()
+        finally:
+            end_at_once()
     except KeyboardInterrupt:
         sys.exit(130)
-    run()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ class Journal:
                 end = file.seek(0, os.SEEK_END)
                 if end and os.pread(handle, 1, end - 1) != b"\n":  # torn by a kill
                     line = f"\n{line}"
-                file.write(line.encode())
+                left = line.encode()
+                # a disk that fills up takes a part of it, and says so the next time
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(handle)
         except OSError as error:
             raise OutputError(

@@ -94,6 +94,9 @@ class EmbeddingCache:
         """What was put under this key, or None. An entry that is damaged is deleted."""
         path = self.folder / key.name
         try:
+            # a link to a device has no end
+            if not path.is_file():
+                return None
             sealed = path.read_bytes()
         except OSError:
             return None
@@ -123,7 +126,7 @@ class EmbeddingCache:
             raise OutputError(
                 f"{self.folder}: cannot be written ({error.strerror or error})"
             ) from None
-        write_atomically(self.folder / key.name, sealed, mode=0o600)
+        write_atomically(self.folder / key.name, sealed, mode=0o600, follow_link=False)
         self._trim(key.name)
 
     def entries(self) -> list[Entry]:

@@ -21,6 +21,7 @@ from pulid_extract.extraction.stages import crop_portraits, encode_identity
 from pulid_extract.files.model_set import needed_roles
 from pulid_extract.pictures.portrait import check_portrait
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.heartbeat import Heartbeat
 from pulid_extract.shared.cli.standard_output import quiet
 from pulid_extract.shared.model_files import FoundFile
 from pulid_extract.shared.writing import check_not_input
@@ -46,7 +47,7 @@ def extract_single(job: Job, outputs: Sequence[str]) -> SingleExtraction:
     images = _checked_images(job)
     flags = job.flags
     roles = needed_roles(job.choice.detects, flags.aligner, flags.parser)
-    with quiet():
+    with quiet(), Heartbeat("looking for model files") as heartbeat:
         files = find_models(flags, roles)
         for output in outputs:
             check_not_input(output, [file.path for file in files.values()])
@@ -64,8 +65,10 @@ def extract_single(job: Job, outputs: Sequence[str]) -> SingleExtraction:
                 "aligned by antelopev2's landmarks, without RetinaFace: not quite the reference's "
                 "crop, nor its tokens"
             )
+        heartbeat.stage = "cutting out faces"
         extractor = open_extractor(flags, files=files)
         cropped = crop_portraits(job, images, extractor, console.log, pictures.add)
+        heartbeat.stage = "encoding the identity"
         result = encode_identity(cropped, extractor, cache.provenance)
         cache.put(cache.key(job, roles), result)
     return SingleExtraction(result, files, pictures.encoded())

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pulid_extract.flags.extract import CacheFlags, FuseFlags
-from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags
+from pulid_extract.flags.groups import CropFlags, DetectFlags, EncodeFlags, ModelFlags, SayFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerFlags(CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags):
+class WorkerFlags(SayFlags, CacheFlags, ModelFlags, CropFlags, DetectFlags, EncodeFlags, FuseFlags):
     """Every flag of `worker`; those of an extraction hold for every task that does not say
     otherwise.
     """

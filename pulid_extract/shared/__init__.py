@@ -10,6 +10,7 @@ folders.
     clip_words.py      CLIP's words, for prompts
     records.py         JSON Lines and CSV, each problem with its line
     writing.py         results written beside and renamed; folders
+    locking.py         files and folders that are one process's alone
     background.py      work in another thread
     libraries.py       libraries that cannot be imported, and their cures
     home.py            where the project lives on the web

@@ -5,11 +5,14 @@ of what is written.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from pulid_extract.shared.errors import OutputError
+
+# how often a file is written if somebody removes it while it is: another run that tidies up
+TRIES = 3
 
 
 def make_folder(folder: str | Path, *, flag: str = "", advice: str = "", mode: int = 0o777) -> Path:
@@ -42,7 +45,11 @@ def check_writable(path: str | Path) -> None:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder; give a file name")
         if not _is_special(path):
-            _make_beside(path).unlink()
+            beside = _beside(path)
+            try:
+                os.close(_opened(beside, path, 0o600))
+            finally:
+                beside.unlink(missing_ok=True)
     except OSError as error:  # a name that is too long
         raise OutputError(
             f"{str(path)[:80]}: cannot be written ({error.strerror or error}); give another name"
@@ -63,35 +70,57 @@ def check_not_input(output: str | Path, inputs: Iterable[str | Path]) -> None:
 
 
 def write_atomically(
-    path: str | Path, data: bytes | Iterable[bytes], mode: int | None = None
+    path: str | Path,
+    data: bytes | Iterable[bytes],
+    mode: int | None = None,
+    *,
+    follow_link: bool = True,
 ) -> None:
     """Write beside `path`, flush to disk, rename: an existing file is replaced whole or not at all.
 
-    mode: permission bits of the new file; None leaves what the umask gives. Raises OutputError.
+    mode: permission bits of the new file; None leaves what the umask gives. follow_link: write
+    where a symbolic link leads; False replaces the link itself. Raises OutputError.
     """
-    path = _target_of(Path(path))
+    path = _target_of(Path(path)) if follow_link else Path(path)
     chunks = [data] if isinstance(data, bytes) else data
-    beside = None if _is_special(path) else _make_beside(path)
     try:
-        if beside is None:
+        if _is_special(path) and (follow_link or not path.is_symlink()):
             with open(path, "wb") as file:
                 file.writelines(chunks)
             return
-        with open(beside, "wb") as file:
+        tries = TRIES if isinstance(data, bytes) else 1
+        while not _replaced(path, chunks, mode):
+            tries -= 1
+            if not tries:
+                raise OutputError(
+                    f"{path}: cannot be written (another program removes the new file); "
+                    "run one program on this folder at a time"
+                )
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _replaced(path: Path, chunks: Iterable[bytes], mode: int | None) -> bool:
+    """Write beside and rename; False if the new file was gone by then. Raises OutputError,
+    OSError.
+    """
+    beside = _beside(path)
+    # named before it is made, so that no signal in between leaves it behind
+    try:
+        with open(_opened(beside, path, 0o666 if mode is None else mode), "wb") as file:
             file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
-        if mode is None:
-            umask = os.umask(0)
-            os.umask(umask)
-            mode = 0o666 & ~umask
-        beside.chmod(mode)
-        beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        try:
+            # the umask may have taken what was asked for
+            if mode is not None:
+                beside.chmod(mode)
+            beside.replace(path)
+        except FileNotFoundError:
+            return False
+        return True
     finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
 
 
 def _target_of(path: Path) -> Path:
@@ -111,13 +140,18 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _make_beside(path: Path) -> Path:
+def _beside(path: Path) -> Path:
+    """A name that nobody else has: .NAME.RANDOM.part, which who tidies up looks for."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+
+
+def _opened(beside: Path, path: Path, mode: int) -> int:
+    """A descriptor of the new file. Raises OutputError, which names `path`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        return os.open(beside, flags, mode)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); check that the folder exists "
             "and is writable"
         ) from None
-    os.close(handle)
-    return Path(name)

@@ -7,6 +7,7 @@ load; the scores are lines of their own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import check_writable, make_folder
 from pulid_generate.assembly import opening
+from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.references import references_of
 from pulid_generate.batch.judging import Rows
@@ -113,18 +116,28 @@ class ResultCollector:
         self.emit(result)
 
     def check_references(self) -> None:
-        """Whether every reference has a face, before anything is drawn. Raises PulidError."""
+        """Whether every reference has a face, before anything is drawn; says whose scores are by
+        another network than made the person. Raises PulidError.
+        """
         references: dict[Path, None] = {}
+        people: dict[str, None] = {}
         for _, flags in self.rows:
-            references |= dict.fromkeys(references_of(flags))
+            if own := references_of(flags):
+                references |= dict.fromkeys(own)
+                people |= dict.fromkeys(identity_files(flags))
         if not references:
             return
         paths = list(references)
-        scorer = self._scorer(paths[:1])
-        for path, score in zip(paths, scorer.scores(paths), strict=True):
+        judges, scores = self._scorer(paths[:1]).judged(paths)
+        for path, score in zip(paths, scores, strict=True):
             if score.likeness is None:
                 reason = score.error or score.status
                 raise InputError(f"reference {path}: {reason}; give another picture")
+        for name in people:
+            # a file that cannot be read is said where its row is judged
+            with contextlib.suppress(PulidError):
+                for note in judges.notes_on(read_embedding(name)):
+                    self.progress.note(note)
 
     def draw_and_finish(self, draw: Callable[[], ResultLog], layout: Layout) -> ResultLog:
         """Draw, then finish; an interrupted run has its sheet, of what is there, without scores."""

@@ -9,6 +9,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -44,15 +45,17 @@ from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.files.kits import ENCODERS_KIT, KITS, pull_command
-from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import parse_lora_flag
-from pulid_generate.memory.footprint import GIB, Footprint
+from pulid_generate.memory.footprint import GIB, cacheable_bytes
 from pulid_generate.memory.plan import Plan, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
+
+if TYPE_CHECKING:
+    from pulid_generate.memory.placement import Placement
 
 # field of Flags -> the role of the file that it names
 ROLES = {
@@ -188,7 +191,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
             or (request.hires is not None and request.hires.in_pixels),
             dequantize=flags.dequantize,
             fp8=flags.compute == "fp8",
-            extra=_cached_bytes(flags, files, width) + _lora_bytes(flags, width),
+            extra=_cached_bytes(flags, files, placement) + _lora_bytes(flags, width),
         )
         plan = make_plan(files, work, placement, available_on(placement.devices))
     except PulidError as error:
@@ -200,11 +203,11 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
     return Check(PLAN, size, status, plan.verdict), plan
 
 
-def _cached_bytes(flags: Flags, files: ModelFiles, width: int) -> int:
-    """Of --weight-cache: as many as there are to be cached at so many bytes per number."""
-    if not flags.weight_cache:
-        return 0
-    most = Footprint.of(files.flux.header, Model.FLUX.marker).widened_bytes(width)
+def _cached_bytes(flags: Flags, files: ModelFiles, placement: Placement) -> int:
+    """Of --weight-cache: as many as there are to be cached."""
+    most = cacheable_bytes(
+        files.flux.header, placement.device.type, placement.dtype.itemsize, flags.dequantize
+    )
     return min(int(flags.weight_cache * GIB), most)
 
 

@@ -21,6 +21,7 @@ from functools import cached_property
 from pulid_extract.shared.model_files import Header
 from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.layouts import HEAD_WIDTH, LATENT_SCALE, T5_TABLES, TINY_MARKER
+from pulid_generate.files.model import Model
 from pulid_generate.files.storage import FLOAT_BYTES, Marker, part_of, stays_packed, stored_bytes
 
 GIB = 2**30
@@ -202,6 +203,15 @@ def decode_bytes(
 def encode_bytes(vae: Footprint, width: int, height: int, number: int) -> int:
     """Bytes to encode a start picture of width x height pixels in numbers of `number` bytes."""
     return int(_finest_channels(vae) * ENCODE_MAPS * number * width * height)
+
+
+def cacheable_bytes(flux: Header, device: str, number: int, dequantize: bool) -> int:
+    """The most that --weight-cache can hold: the matrices of a GGUF that a CPU would widen again
+    and again, in numbers of `number` bytes. device: its type.
+    """
+    if device != "cpu" or flux.format != "gguf" or dequantize:
+        return 0
+    return Footprint.of(flux, Model.FLUX.marker).widened_bytes(number)
 
 
 def gib(count: int) -> str:

@@ -180,8 +180,15 @@ class Scorer:
         Raises PackageError if there is no program, ScoringError with the program's own line for a
         picture that cannot be read or has no face, a network that is missing, and so on.
         """
-        prompts = [PROBE] * len(self.references) if self.judges_prompts else None
-        lines = list(self._ask(self.references, prompts))
+        return self.judged(self.references)
+
+    def judged(self, pictures: Sequence[str | Path]) -> tuple[Judges, list[Score]]:
+        """The networks that judge, and what these pictures score, one at least; as `check`."""
+        lines: list[dict[str, Any]] = []
+        for start in range(0, len(pictures), AT_ONCE):
+            some = pictures[start : start + AT_ONCE]
+            prompts = [PROBE] * len(some) if self.judges_prompts else None
+            lines += self._ask(some, prompts)
         recognizers = []
         for network in lines[0]["recognizers"]:
             named = Recognizer(str(network["name"]), str(network["sha256"]), bool(network["own"]))

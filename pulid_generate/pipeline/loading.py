@@ -18,7 +18,7 @@ from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels.availability import ask
-from pulid_generate.memory.footprint import Footprint
+from pulid_generate.memory.footprint import cacheable_bytes
 from pulid_generate.memory.placement import Placement
 from pulid_generate.memory.plan import Plan
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
@@ -56,13 +56,9 @@ class Models:
         exclude, or that this file or device does not have.
         """
         self.files, self.placement, self.dequantize = files, placement, dequantize
-        useful = (
-            placement.device.type == "cpu" and files.flux.header.format == "gguf" and not dequantize
+        most = cacheable_bytes(
+            files.flux.header, placement.device.type, placement.dtype.itemsize, dequantize
         )
-        most = 0
-        if useful and weight_cache:
-            flux = Footprint.of(files.flux.header, Model.FLUX.marker)
-            most = flux.widened_bytes(placement.dtype.itemsize)
         self.compute, self.weight_cache = compute, min(weight_cache, most)
         if compute == "int8":
             self._check_int8()

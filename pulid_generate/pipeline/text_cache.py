@@ -81,6 +81,9 @@ class TextCache:
             return self._here.get(key)
         path = self.folder / key
         try:
+            # a link to a device has no end
+            if not path.is_file():
+                return None
             sealed = path.read_bytes()
             os.utime(path)
         except OSError:
@@ -105,7 +108,7 @@ class TextCache:
             sealed = [hashlib.sha256(data).digest(), data]
             try:
                 make_folder(self.folder, advice=advice, mode=0o700)
-                write_atomically(self.folder / key, sealed, mode=0o600)
+                write_atomically(self.folder / key, sealed, mode=0o600, follow_link=False)
                 return
             # a container's user without a home, a full disk: the pictures do not need it
             except OutputError as error:

@@ -29,7 +29,7 @@ Made from `--help-all` by `make docs` (`--help` shows the basics); edit the help
 file. `python -m pulid_extract` and `python -m pulid_generate` are the same programs.
 
 Both programs print results on standard output and everything else on standard error. Exit code 0: done; 1: it could not be done, one
-line says why; 2: wrong usage; 130: interrupted.
+line says why; 2: wrong usage; 130: interrupted; 143: ended by SIGTERM.
 """
 
 

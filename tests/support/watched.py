@@ -63,7 +63,10 @@ def end_when_serving() -> None:
     """SIGTERM once the server listens, as its socket shows, and takes the signal."""
     while not any(line.split()[3] == "0A" for line in _sockets()):
         time.sleep(0.05)
-    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    # the command has imported it
+    from pulid_extract.shared.cli.interrupts import end
+
+    while signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, end):
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
 

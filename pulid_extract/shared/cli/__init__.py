@@ -6,7 +6,8 @@
     help.py             --help: the basics first, groups, examples, words
     settings.py         pulid.toml: defaults of options, model files by role
     wording.py          wrong usage in plain words
-    interrupts.py       Ctrl-C that lets the work in hand be finished
+    interrupts.py       Ctrl-C that lets the work in hand be finished, and other signals
+    heartbeat.py        a line now and then while long work goes on
 
 Imports no torch.
 """

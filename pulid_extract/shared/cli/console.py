@@ -15,6 +15,7 @@ import sys
 import typer
 
 from pulid_extract.shared import openmp, telemetry
+from pulid_extract.shared.cli.interrupts import ending_cleanly
 from pulid_extract.shared.errors import OutputError, PulidError, UsageError, printable
 from pulid_extract.shared.libraries import import_problem
 
@@ -33,13 +34,14 @@ def new_app(**settings: object) -> typer.Typer:
 
 def run(app: typer.Typer, program: str) -> None:
     """Entry point. Exit 0: done; 1: it could not be done, one line says why; 2: wrong usage; 130:
-    interrupted.
+    interrupted; 143: asked to end, by SIGTERM.
     """
     telemetry.switch_off()
     openmp.wait_asleep()
     set_loudness()
     try:
-        app(prog_name=program)
+        with ending_cleanly():
+            app(prog_name=program)
     except PulidError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
@@ -94,8 +96,13 @@ def write_result(data: bytes) -> None:
 
 
 def write_line(line: str) -> None:
-    """One line of results. Raises OutputError, BrokenPipeError."""
-    # a file name may hold bytes that are not UTF-8
+    """One line of results, or several. Raises OutputError, BrokenPipeError.
+
+    What a terminal would obey is not for it: names of files may hold escape codes. A program that
+    reads gets every byte, even of names that are not UTF-8.
+    """
+    if sys.stdout is not None and sys.stdout.isatty():
+        line = "\n".join(map(harmless, line.split("\n")))
     write_result(f"{line}\n".encode(errors="surrogateescape"))
 
 
@@ -136,7 +143,12 @@ def complain(line: str) -> None:
     if sys.stderr is None:
         return
     # a file name may hold line breaks and escape codes
-    print(printable(line, "\N{REPLACEMENT CHARACTER}"), file=sys.stderr, flush=True)
+    print(harmless(line), file=sys.stderr, flush=True)
+
+
+def harmless(line: str) -> str:
+    """One line for a person: what cannot be printed is shown as missing."""
+    return printable(line, "\N{REPLACEMENT CHARACTER}")
 
 
 def counted(number: int, noun: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import psutil
 
-from pulid_extract.shared.errors import PackageError, PulidError
+from pulid_extract.shared.errors import PackageError, PulidError, printable
 from pulid_extract.shared.libraries import try_import
 from pulid_extract.shared.model_files.candidates import candidates_in
 from pulid_extract.shared.model_files.finding import (
@@ -108,7 +108,8 @@ def as_text(checks: Iterable[Check]) -> str:
         lines.append(f"  {mark:<8}{check.name}: {check.text}")
         if check.remedy:
             lines.append(f"          -> {check.remedy}")
-    return "\n".join(lines)
+    # names of files and tensors may hold anything
+    return "\n".join(printable(line, "\N{REPLACEMENT CHARACTER}") for line in lines)
 
 
 def raise_missing(checks: Iterable[Check]) -> None:
@@ -155,8 +156,8 @@ def _library(name: str, least: str, extra: str) -> Check:
                 "libraries", candidate, "wrong", text, f"pip install -U '{PROJECT}[{extra}]'"
             )
         if problem := try_import(name):
-            text, _, cure = problem.partition("; run: ")
-            return Check("libraries", candidate, "wrong", f"{version}, {text}", f"run: {cure}")
+            text = f"{version}, {problem.text}"
+            return Check("libraries", candidate, "wrong", text, problem.cure)
         return Check("libraries", candidate, "ok", version)
     return Check(
         "libraries", name, "missing", "is not installed", f"pip install '{PROJECT}[{extra}]'"

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from pulid_extract.shared.errors import OutputError, PulidError, WeightsError
+from pulid_extract.shared.locking import try_lock
 from pulid_extract.shared.model_files.meter import Meter, Show, size_text
 from pulid_extract.shared.model_files.roles import Source
 
@@ -344,22 +345,12 @@ def _starts_at(response: Any, start: int) -> bool:
 
 
 def _lock(file: BinaryIO, target: Path) -> None:
-    """Two processes that append to one part would both be wrong. The lock goes with the process,
-    however that ends.
+    """Two processes that append to one part would both be wrong; where there are no locks the
+    SHA-256 tells.
     """
-    try:
-        import fcntl
-    # Windows: the SHA-256 tells
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            file.close()
-            raise WeightsError(
-                f"{target}: another process is fetching it; wait for it or stop it"
-            ) from None
+    if not try_lock(file.fileno()):
+        file.close()
+        raise WeightsError(f"{target}: another process is fetching it; wait for it or stop it")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import typer
 import uvicorn
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.locking import locked_folder
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.errors import OutputError
@@ -55,6 +56,17 @@ def run(context: typer.Context, flags: ServeFlags) -> None:
         context.fail(wrong)
     progress = Progress(flags.verbose, flags.quiet)
     settings = read_settings(flags)
+    # two servers would draw each other's waiting jobs, and delete each other's finished ones
+    with locked_folder(settings.folder) as is_ours:
+        if not is_ours:
+            raise OutputError(
+                f"--output-dir {settings.folder}: another server uses it; stop that, or name "
+                "another folder"
+            )
+        _run(flags, given, settings, progress)
+
+
+def _run(flags: ServeFlags, given: frozenset[str], settings: Settings, progress: Progress) -> None:
     server = open_server(flags, given, settings, progress)
     listening = _listen(settings)
     waiting, lost = server.queue.resume(settings.folder)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from seeded.checkpoints import write_embedding
 
+from pulid_extract.shared.embedding_file import encode_embedding
 from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.references import references_of
@@ -193,6 +194,29 @@ def test_scores_that_cannot_be_made_do_not_keep_the_sheet_away(tmp_path, monkeyp
             lambda: results.add(result(1, 1, str(tmp_path / "a.png"))), batch_sheet
         )
     assert (tmp_path / "grid.png").is_file()
+
+
+def test_scores_by_another_network_than_made_the_person_are_noted(tmp_path, monkeypatch, fake):
+    """As drawing one picture and `validate` note it; a file that does not say is left alone."""
+    fake("for path in pictures: likeness(1.0)")
+    people = {"ada": {"recognizer.sha256": "cd" * 32}, "bob": {"recognizer.sha256": "ab" * 32}}
+    rows = []
+    for number, (name, made) in enumerate((people | {"cleo": {}}).items(), 1):
+        file = tmp_path / f"{name}.pulidembd"
+        file.write_bytes(encode_embedding(np.ones((1, 4)), provenance=made))
+        values = {"reference": [f"{name}.png"], "pulid_id_embedding": str(file)}
+        rows.append(Row(number, number, f"line {number}", values))
+    # said once, and left to who judges the rows
+    rows.append(Row(4, 4, "line 4", rows[0].values))
+    rows.append(Row(5, 5, "line 5", {"reference": ["x.png"], "pulid_id_embedding": "none"}))
+    # nobody scores it
+    rows.append(Row(6, 6, "line 6", {"pulid_id_embedding": str(tmp_path / "ada.pulidembd")}))
+    noted: list[str] = []
+    results = collector(tmp_path, rows, [])
+    monkeypatch.setattr(results.progress, "note", noted.append)
+    results.check_references()
+    assert len(noted) == 1
+    assert "ada.pulidembd was made with another face recogniser" in noted[0]
 
 
 def test_a_folder_of_references_is_one_picture_for_each_person(tmp_path):

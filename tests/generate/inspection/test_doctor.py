@@ -5,11 +5,18 @@ fetches the rest.
 from __future__ import annotations
 
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
+import torch
 from seeded import public_layouts
 from support.hollow_files import DEV, hollow, stored
 from support.paths import ROOT
+
+from pulid_extract.shared.model_files import read_header
+from pulid_generate.memory.footprint import cacheable_bytes
+from pulid_generate.pipeline.loading import Models
 
 
 def report(run) -> dict[str, dict]:
@@ -157,6 +164,33 @@ def test_the_size_and_the_people_count(micro, person, generate):
     )
     assert peak("--pulid-id-embedding", person) == base  # one person is what is assumed
     assert peak("--pulid-id-embedding", person, "--identity", person)["Flux"] > base["Flux"]
+
+
+def test_a_weight_cache_is_no_larger_than_what_it_can_hold(generate):
+    """--weight-cache 24 with a Flux of 13 MB, in the plan and in what draws."""
+    world = ROOT / "scripts/micro_world/models"
+
+    def needs(*more):
+        dtype = ("--dtype", "float32", "--device", "cpu")
+        run = generate("doctor", "--models-dir", world, *dtype, *more, "--json")
+        assert run.code == 0, run.err
+        stages = json.loads(run.out)["plan"]["stages"]
+        return {stage["name"]: stage["needs"]["cpu"] for stage in stages}["Flux"]
+
+    header = read_header(world / "flux1-schnell-Q8_0.gguf")
+    widened = cacheable_bytes(header, "cpu", 4, dequantize=False)
+    packed = math.prod(header.tensors["double_blocks.0.img_attn.qkv.weight"][1])
+    assert 4 * packed < widened < 64 << 20
+    # with the plan's margin
+    margin = (needs("--weight-cache", 1 / 1024) - needs()) / (1 << 20)
+    assert 1 <= margin < 1.2
+    assert needs("--weight-cache", 24) - needs() == pytest.approx(margin * widened)
+    # nothing stays packed
+    assert needs("--weight-cache", 24, "--dequantize") == needs("--dequantize")
+    files = SimpleNamespace(flux=SimpleNamespace(header=header))
+    for device, asked, kept in (("cpu", 24 << 30, widened), ("cpu", 7, 7), ("meta", 7, 0)):
+        placement = SimpleNamespace(device=torch.device(device), dtype=torch.float32)
+        assert Models(files, placement, weight_cache=asked).weight_cache == kept
 
 
 def test_all_that_is_missing_is_one_message_with_one_command(generate, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from support.served import WAIT, micro_serve_flags, serving, wait_for
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
+from pulid_extract.shared.locking import locked_folder
 from pulid_generate.errors import InputError, OutputError, RequestError
 from pulid_generate.server.intake.people import check_name, take_tags
 from pulid_generate.server.settings import read_settings
@@ -429,3 +430,11 @@ def test_a_head_that_takes_too_long_is_answered_and_closed(served, monkeypatch):
         assert answer.read()
     assert kept.sock is used
     kept.close()
+
+
+def test_two_servers_do_not_share_a_folder(generate, tmp_path):
+    """Each would draw what waits for the other, and delete what that has drawn."""
+    with locked_folder(tmp_path):
+        refused = generate("serve", "--output-dir", tmp_path, "--port", 0)
+    assert "another server uses it" in refused.error
+    assert list(tmp_path.iterdir()) == []
