@@ -99,10 +99,10 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
 
 
 def test_the_headless_opencv_is_installed_over_the_other():
-    """insightface and facexlib ask for opencv-python, which needs the system's GL libraries and
-    lands in the same cv2/. pip 20.3 and newer install leaves of the tree of dependencies in reverse
-    order of their names (resolution/resolvelib/resolver.py, get_installation_order): what comes
-    first in the alphabet comes last, and stays.
+    """insightface asks for opencv-python, which needs the system's GL libraries and lands in the
+    same cv2/. pip 20.3 and newer install leaves of the tree of dependencies in reverse order of
+    their names (resolution/resolvelib/resolver.py, get_installation_order): what comes first in the
+    alphabet comes last, and stays.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     [ours] = [

@@ -64,7 +64,7 @@ class ExtractionWorker:
         self.threads = place.cpus
         torch.set_num_threads(self.threads)
         files = find_models(replace(flags, device=device), setup.roles)
-        self.networks = LoadedNetworks(files, device)
+        self.networks = LoadedNetworks(files, device, flags.fast)
         self.cache = ResultCache(files, flags.device, flags.no_cache)
         self._cropping, self._encoding = threading.Lock(), threading.Lock()
 

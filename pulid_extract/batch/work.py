@@ -30,6 +30,7 @@ from pulid_extract.flags.batch import BatchFlags
 from pulid_extract.flags.extract import ONE_PORTRAIT
 from pulid_extract.pictures.sources import expand
 from pulid_extract.shared.background import ahead
+from pulid_extract.shared.cli import console
 from pulid_extract.shared.errors import InputError, PulidError, WeightsError
 from pulid_extract.shared.model_files import FoundFile
 from pulid_extract.shared.writing import write_atomically
@@ -74,9 +75,9 @@ class PreparedRow:
 class LoadedNetworks:
     """What is loaded once for all rows; torch with the first that needs it."""
 
-    def __init__(self, files: dict[str, FoundFile], device: str):
-        """files: role -> its file."""
-        self.files, self.device = files, device
+    def __init__(self, files: dict[str, FoundFile], device: str, fast: bool):
+        """files: role -> its file. device, fast: of the flags with these names."""
+        self.files, self.device, self.fast = files, device, fast
         # whether a row was ever made with them
         self.have_worked = False
         self.stack = contextlib.ExitStack()
@@ -84,17 +85,16 @@ class LoadedNetworks:
     @cached_property
     def extractor(self) -> Extractor:
         """Made with the first row that needs it."""
-        import torch
-
         from pulid_extract.extraction.extractor import Extractor
+        from pulid_extract.networks.devices import exact_arithmetic
 
-        # The Extractor sets and restores these for each stage; here around both threads, so that
+        # The Extractor sets and restores this for each stage; here around both threads, so that
         # neither restores what the other needs.
-        flags = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        self.stack.enter_context(flags)
-        return Extractor(self.files, self.device)
+        self.stack.enter_context(exact_arithmetic())
+        # of a row nothing is said here but that --fast changes nothing
+        extractor = Extractor(self.files, self.device, log=console.log, fast=self.fast)
+        extractor.log = _say_nothing
+        return extractor
 
     def crop(self, job: Job) -> CroppedPortraits:
         """The first half of the work. One thread at a time: `crop` alone reads the options."""
@@ -124,7 +124,7 @@ class BatchRun:
         # with --ray the device is that of workers on other machines
         local_flags = flags if flags.ray is None else replace(flags, device="auto")
         files = find_models(local_flags, roles)
-        self.networks = LoadedNetworks(files, flags.device)
+        self.networks = LoadedNetworks(files, flags.device, flags.fast)
         self.cache = ResultCache(files, flags.device, flags.no_cache)
         self.journal = Journal(out_dir)
 
@@ -179,7 +179,7 @@ class BatchRun:
             sha256 = self.journal.done(row.output, key.name)
             if sha256 is not None:
                 return FinishedBefore(sha256)
-        return self.cache.get(job, key, _say_nothing)
+        return self.cache.get(job, roles_of(row), _say_nothing)
 
     def finish(self, prepared: PreparedRow) -> RowResult:
         """The second half: encode, write, and only then say so. Raises as `results`."""
@@ -209,8 +209,8 @@ class BatchRun:
             result = self.networks.encode(result, self.cache)
         if isinstance(result, ExtractionResult):
             write_atomically(self.out_dir / prepared.row.output, result.data, mode=0o600)
-            if prepared.key is not None:
-                self.cache.put(prepared.key, result)
+            if prepared.job is not None:
+                self.cache.put(prepared.job, roles_of(prepared.row), result)
         return result
 
     def _row_result(

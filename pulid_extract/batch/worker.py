@@ -68,7 +68,7 @@ class Worker:
 
     def __init__(self, flags: WorkerFlags):
         self.flags = flags
-        self._networks = LoadedNetworks({}, flags.device)
+        self._networks = LoadedNetworks({}, flags.device, flags.fast)
         self._defaults: dict[str, Any] = {}
         for item in fields(ExtractFlags):
             if hasattr(flags, item.name):
@@ -122,12 +122,12 @@ class Worker:
         vectors: list[list[float]] = []
         # a cached result has no pictures, and no face vectors
         if cache.is_ready and not pictures.paths and not wants_vectors:
-            result = cache.get(job, cache.key(job, roles), self._note)
+            result = cache.get(job, roles, self._note)
         if result is None:
             cropped = self._crop(job, pictures)
             vectors = [crop.vector.tolist() for crop in cropped.crops]
             result = encode_identity(cropped, self._networks.extractor, cache.provenance)
-            cache.put(cache.key(job, roles), result)
+            cache.put(job, roles, result)
         _write(pictures)
         write_atomically(out, result.data, mode=0o600)
         told = self._told(job, result) | {"output": out}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,7 +11,11 @@ from pulid_extract.flags.doctor import DoctorFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.cli.settings import used_settings
+from pulid_extract.shared.errors import InputError
 from pulid_extract.shared.file_names import path_of
+
+if TYPE_CHECKING:
+    from pulid_extract.shared.model_files.checkup import Check
 
 
 @takes_flags(DoctorFlags)
@@ -29,10 +34,28 @@ def doctor(context: typer.Context, flags: DoctorFlags) -> None:
     folder = path_of(flags.models_dir) if flags.models_dir else None
     explicit = {name: getattr(flags, name) for name in ROLES}
     needed = needed_roles(True, flags.aligner, flags.parser)
-    checks = check_readiness(explicit, folder, flags.device, needed, used_settings(context))
+    settings = used_settings(context)
+    more = _onnx_checks(flags.device)
+    checks = check_readiness(explicit, folder, flags.device, needed, settings, more)
     report = as_text(checks)
     if flags.as_json:
         ready = not any(check.stops for check in checks)
         report = json.dumps({"ready": ready, "checks": [check.as_dict() for check in checks]})
     console.write_line(report)
     raise_missing(checks)
+
+
+def _onnx_checks(device: str) -> list[Check]:
+    """Where onnxruntime's networks would run; nothing where a library is missing, which the list of
+    libraries says.
+    """
+    from pulid_extract.networks import onnx_runtime
+    from pulid_extract.shared.model_files.checkup import Check
+
+    try:
+        from pulid_extract.networks.devices import choose_device
+
+        said = onnx_runtime.describe(choose_device(device))
+    except (ImportError, InputError):
+        return []
+    return [Check("machine", "onnxruntime", "ok", said)]

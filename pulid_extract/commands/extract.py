@@ -102,6 +102,7 @@ def _json_line(out: str, job: Job, extraction: SingleExtraction) -> str:
         "uncond": result.has_uncond,
         "dtype": job.flags.dtype,
         "device": result.device,
+        "arithmetic": result.arithmetic,
         "cached": result.is_cached,
         "files": files,
     }

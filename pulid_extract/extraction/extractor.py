@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,14 @@ from pulid_extract.faces.head_pose import head_pose
 from pulid_extract.faces.quality import Quality
 from pulid_extract.files.model_set import find_files, needed_roles
 from pulid_extract.files.roles import ROLES
-from pulid_extract.networks import eva_clip, fusion, idformer
+from pulid_extract.networks import bisenet, eva_clip, fusion, idformer, retinaface
+from pulid_extract.networks.devices import (
+    choose_arithmetic,
+    choose_device,
+    exact_arithmetic,
+    naming_memory,
+)
+from pulid_extract.networks.eva_tower import EvaTower
 from pulid_extract.networks.fusion import Fuse
 from pulid_extract.pictures import portrait
 from pulid_extract.pictures.portrait import Photo
@@ -47,14 +53,18 @@ from pulid_extract.shared.model_files import FoundFile
 # BiSeNet's label: what every pixel is called without a parser
 SKIN = 1
 LARGEST = FaceChoice()
+# faces that EVA-CLIP sees in one pass, by device: a batch rounds otherwise than one face does, so a
+# CPU, which gains nothing by it, takes them one by one
+FACES_AT_ONCE = {"cuda": 8}
 
 
 class Extractor:
     """The identity stack. Files are found and recognised at once, each network is loaded when it is
     first needed.
 
-    device: "auto", "cpu", "cuda" or "mps". Arithmetic is float32 everywhere. On mps the face
-    networks stay on the CPU.
+    device: "auto", "cpu", "cuda" or "mps". Arithmetic is float32 everywhere, but for EVA-CLIP and
+    IDFormer with `fast`. On mps the face networks stay on the CPU; insightface's follow to cuda
+    where onnxruntime can.
     """
 
     def __init__(
@@ -63,15 +73,20 @@ class Extractor:
         device: str = "auto",
         options: Options | None = None,
         log: Callable[[str], None] = lambda line: None,
+        fast: bool = False,
     ):
         """files: role -> its file. device: see the class. log: gets what is noteworthy, line by
-        line. Raises InputError for a device that is not there.
+        line. fast: EVA-CLIP and IDFormer in bfloat16, where the device multiplies it. Raises
+        InputError for a device that is not there.
         """
         self.files = dict(files)
         self.device = choose_device(device)
+        self.dtype = choose_arithmetic(self.device, fast, log)
         self.face_device = "cpu" if self.device == "mps" else self.device
         self.options = options or Options()
         self.log = log
+        if self.device == "mps":
+            log("--device mps: Apple's GPU, where this was never tried; compare with --device cpu")
 
     @classmethod
     def load(
@@ -90,13 +105,15 @@ class Extractor:
         det_threshold: float = faces.THRESHOLD,
         roles: Collection[str] | None = None,
         log: Callable[[str], None] = lambda line: None,
+        fast: bool = False,
     ) -> Extractor:
         """Find every file (flag, models folder, Hugging Face cache, download) and check what it is.
 
         detect: False leaves out what only finding faces needs; every choice then has a box or
         landmarks. aligner, parser, det_threshold: see Options; what they make superfluous is not
-        looked for. roles: only these files, for what needs no more. Raises WeightsError for a file
-        that is missing or of the wrong kind, InputError for a device that is not there.
+        looked for. roles: only these files, for what needs no more. fast: as above. Raises
+        WeightsError for a file that is missing or of the wrong kind, InputError for a device that
+        is not there.
         """
         explicit = {
             "pulid_weights": pulid_weights,
@@ -111,7 +128,7 @@ class Extractor:
         needed = needed_roles(detect, aligner, parser)
         if roles is not None:
             needed &= set(roles)
-        return cls(find_files(explicit, models_dir, needed, log), device, options, log)
+        return cls(find_files(explicit, models_dir, needed, log), device, options, log, fast)
 
     # ------------------------------------------------------------------------------------- networks
 
@@ -125,7 +142,10 @@ class Extractor:
 
     @cached_property
     def _antelope(self) -> faces.Antelope:
-        return faces.Antelope(self._path("antelopev2"))
+        # whoever listens may change
+        return faces.Antelope(
+            self._path("antelopev2"), self.face_device, lambda line: self.log(line)
+        )
 
     @property
     def recognizer(self) -> Path:
@@ -135,17 +155,16 @@ class Extractor:
         return self._antelope.recognizer
 
     @cached_property
-    def _retinaface(self) -> torch.nn.Module:
-        return face_crop.load_retinaface(self._path("retinaface"), self.face_device)
+    def _retinaface(self) -> retinaface.RetinaFace:
+        return retinaface.load_retinaface(self._path("retinaface"), self.face_device)
 
     @cached_property
-    def _bisenet(self) -> torch.nn.Module:
-        return face_crop.load_bisenet(self._path("bisenet"), self.face_device)
+    def _bisenet(self) -> bisenet.BiSeNet:
+        return bisenet.load_bisenet(self._path("bisenet"), self.face_device)
 
     @cached_property
-    def _tower(self) -> Any:
-        """timm's Eva."""
-        return eva_clip.load_eva_clip(self._path("eva_clip")).to(self.device)
+    def _tower(self) -> EvaTower:
+        return eva_clip.load_eva_clip(self._path("eva_clip")).to(self.device, self.dtype)
 
     @cached_property
     def _idformer(self) -> idformer.IDFormer:
@@ -158,7 +177,12 @@ class Extractor:
                 f"hidden states of width {model.vit_dims[0]}, {self.files['eva_clip'].path} gives "
                 f"{condition} and {hidden}; use EVA02-CLIP-L-14-336"
             )
-        return model.to(self.device)
+        return model.to(self.device, self.dtype)
+
+    @property
+    def arithmetic(self) -> str:
+        """In what EVA-CLIP and IDFormer compute: "float32" or "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
 
     # ---------------------------------------------------------------------------------------- order
 
@@ -184,7 +208,10 @@ class Extractor:
         """One identity from one or several portraits of a person, in the order given; see
         `tokens`.
         """
-        features = [self.features(crop) for crop in crops]
+        at_once = FACES_AT_ONCE.get(self.device, 1)
+        features: list[Features] = []
+        for start in range(0, len(crops), at_once):
+            features += self._features(crops[start : start + at_once])
         tokens = self.tokens(features, fuse, [crop.quality.value for crop in crops])
         return Identity(tokens, self.uncond(features, fuse) if with_uncond else None, tuple(crops))
 
@@ -203,7 +230,7 @@ class Extractor:
         IDFormer.
         """
         photo = Photo.of(image)
-        with _deterministic():
+        with exact_arithmetic(), naming_memory("the face networks", self.face_device):
             located = self._locate(photo, choice)
             bgr, kept = cut_out(photo, located, keep)
             vector = self._vector(photo, located, bgr)
@@ -255,25 +282,36 @@ class Extractor:
             taken="the largest" if choice == LARGEST else None,
         )
 
-    @torch.no_grad()
     def features(self, crop: FaceCrop) -> Features:
         """EVA-CLIP's view of a face, beside its ArcFace vector. Raises WeightsError for features
-        that are not finite.
+        that are not finite, InputError for a device whose memory runs out.
         """
-        side = eva_clip.image_size(self._tower)
-        with _deterministic():
-            pixels = eva_clip.preprocess(crop.grey, side).to(self.device)
+        [features] = self._features([crop])
+        return features
+
+    @torch.no_grad()
+    def _features(self, crops: Sequence[FaceCrop]) -> list[Features]:
+        """Of each face, all of them in one pass."""
+        with exact_arithmetic(), naming_memory("EVA-CLIP", self.device):
+            side = eva_clip.image_size(self._tower)
+            pixels = torch.cat([eva_clip.preprocess(crop.grey, side) for crop in crops])
+            pixels = pixels.to(self.device, self.dtype)
             pooled, hidden_states = eva_clip.encode_face(self._tower, pixels)
+            pooled = pooled.float()
             pooled = pooled / pooled.norm(p=2, dim=1, keepdim=True)
-            vector = torch.from_numpy(crop.vector)[None].to(self.device)
-            condition = torch.cat([vector, pooled], dim=-1)
-        for tensor in (condition, *hidden_states):
+            vectors = torch.from_numpy(np.stack([crop.vector for crop in crops]))
+            conditions = torch.cat([vectors.to(self.device), pooled], dim=-1)
+        for tensor in (conditions, *hidden_states):
             if not torch.isfinite(tensor).all():
                 raise WeightsError(
                     f"{self.files['eva_clip'].path}: gives NaN or infinite features; "
                     "download it again"
                 )
-        return Features(condition, hidden_states)
+        features = []
+        for face in range(len(crops)):
+            part = slice(face, face + 1)
+            features.append(Features(conditions[part], [hidden[part] for hidden in hidden_states]))
+        return features
 
     def tokens(
         self,
@@ -305,12 +343,12 @@ class Extractor:
     def _encode(self, features: Sequence[Features]) -> np.ndarray:
         """(N, C) float32, all images in one pass of IDFormer."""
         # (1, I, 512 + P)
-        condition = torch.stack([one.condition for one in features], dim=1)
+        condition = torch.stack([one.condition for one in features], dim=1).to(self.dtype)
         # five of (1, I * L, W)
         hidden_states = []
         for images in zip(*(one.hidden_states for one in features), strict=True):
             hidden_states.append(torch.cat(images, dim=1))
-        with _deterministic():
+        with exact_arithmetic(), naming_memory("IDFormer", self.device):
             tokens = self._idformer(condition, hidden_states)[0].float().cpu().numpy()
         if not np.isfinite(tokens).all():
             raise WeightsError(
@@ -359,29 +397,3 @@ class Extractor:
         if located.face is not None:
             return self._antelope.embed(photo.bgr, located.face)
         return self._antelope.embed_crop(crop)
-
-
-def choose_device(name: str) -> str:
-    """ "auto" -> "cuda", "mps" or "cpu", by what this machine has. Raises InputError for a device
-    that it does not have.
-    """
-    devices = []
-    if torch.cuda.is_available():
-        devices.append("cuda")
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    devices.append("cpu")
-    if name == "auto":
-        return devices[0]
-    if name not in devices:
-        raise InputError(
-            f"--device {name}: not on this machine (here: {', '.join(devices)}); "
-            "leave --device out to take what is there"
-        )
-    return name
-
-
-def _deterministic() -> Any:
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )

@@ -83,9 +83,9 @@ class FaceCrop:
 class Features:
     """What IDFormer wants of one portrait."""
 
-    # (1, 512 + P): ArcFace as it is, then the pooled vector, L2-normalised
+    # (1, 512 + P) float32: ArcFace as it is, then the pooled vector, L2-normalised
     condition: torch.Tensor
-    # five of (1, L, W)
+    # five of (1, L, W), in the arithmetic of the tower
     hidden_states: list[torch.Tensor]
 
     def zeros(self) -> Features:

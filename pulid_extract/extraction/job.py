@@ -23,21 +23,19 @@ from pulid_extract.shared.errors import InputError, UsageError
 from pulid_extract.version import __version__
 
 LIBRARIES = (
-    "facexlib",
     "insightface",
     "numpy",
     "onnxruntime",
     "opencv-contrib-python-headless",
     "pillow",
-    "timm",
     "torch",
-    "torchvision",
 )
 # flags that decide the bytes; of several portraits SEVERAL_PORTRAITS as well
-DECIDING_FLAGS = ("aligner", "parser", "det_threshold", "with_uncond", "dtype")
+DECIDING_FLAGS = ("aligner", "parser", "det_threshold", "with_uncond", "dtype", "fast")
 # raised by hand when the last bits or the provenance change: 1 was torch's own float32 products on
-# a CPU, 2 were oneDNN's, 3 names the recogniser
-ARITHMETIC = 3
+# a CPU, 2 were oneDNN's, 3 names the recogniser, 4 has the face networks' norms in their
+# convolutions
+ARITHMETIC = 4
 
 
 @dataclass(frozen=True)

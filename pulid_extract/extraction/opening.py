@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pulid_extract.files.model_set import find_files, needed_roles
 from pulid_extract.files.roles import ROLES
-from pulid_extract.flags.groups import AntelopeFlags, CropFlags, DetectFlags, TowerFlags
+from pulid_extract.flags.groups import (
+    AntelopeFlags,
+    CropFlags,
+    DetectFlags,
+    ModelFlags,
+    TowerFlags,
+)
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.model_files import FoundFile
 
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
     from pulid_extract.extraction.extractor import Extractor
 
 # what the extra [extract] brings
-PACKAGES = ("cv2", "facexlib", "insightface", "onnxruntime", "timm", "torchvision")
+PACKAGES = ("cv2", "insightface", "onnxruntime")
 # what it brings for prompts, which an extraction does not need
 PROMPT_PACKAGES = ("open_clip", "tokenizers")
 
@@ -29,7 +35,7 @@ def find_models(flags: AntelopeFlags, roles: Collection[str]) -> dict[str, Found
     Raises WeightsError for a file that is missing or of the wrong kind, InputError for a device.
     """
     if isinstance(flags, TowerFlags) and flags.device not in ("auto", "cpu"):
-        from pulid_extract.extraction.extractor import choose_device
+        from pulid_extract.networks.devices import choose_device
 
         choose_device(flags.device)
     explicit = {name: getattr(flags, name, None) for name in ROLES}
@@ -64,4 +70,5 @@ def open_extractor(
         needed = needed_roles(True, aligner, options.get("parser", "bisenet"))
         files = find_models(flags, needed if roles is None else needed & set(roles))
     device = flags.device if isinstance(flags, TowerFlags) else "auto"
-    return Extractor(files, device, Options(**options), console.log)
+    fast = isinstance(flags, ModelFlags) and flags.fast
+    return Extractor(files, device, Options(**options), console.log, fast)

@@ -21,6 +21,10 @@ from pulid_extract.shared.model_files import FoundFile
 
 # key of a .pulidembd -> role
 PROVENANCE = {"weights.sha256": "pulid_weights", "eva_clip.sha256": "eva_clip"}
+# value of --device -> where a result may have been made. What a card makes differs from a CPU's in
+# the last bits, so who names a device gets what that device made; "auto" takes either, since which
+# of them a run would be on only torch knows.
+MADE_ON = {"auto": ("cuda", "cpu")}
 
 
 class ResultCache:
@@ -29,7 +33,7 @@ class ResultCache:
     """
 
     def __init__(self, files: Mapping[str, FoundFile], device: str, off: bool):
-        """files: role -> its file. off: keep and read nothing."""
+        """files: role -> its file. device: the value of --device. off: keep and read nothing."""
         folder = None if off else default_folder()
         self.device = device
         self._paths = files_of(files)
@@ -74,20 +78,35 @@ class ResultCache:
         return provenance
 
     def key(self, job: Job, roles: Collection[str]) -> Key:
-        """The job's key, by the files of these roles. Waits for the hashes. Raises InputError."""
+        """What names the job among those of this command line, by the files of these roles. Waits
+        for the hashes. Raises InputError.
+        """
+        return self._key(job, roles, self.device)
+
+    def _key(self, job: Job, roles: Collection[str], device: str) -> Key:
         hashes = {role: files for role, files in self._hashes().items() if role in roles}
-        return job.key(hashes, self.device)
+        return job.key(hashes, device)
 
-    def get(self, job: Job, key: Key, log: Log) -> ExtractionResult | None:
-        """What `recall` finds; None as well if the cache is off."""
-        return None if self._cache is None else recall(job, self._cache, key, log)
+    def get(self, job: Job, roles: Collection[str], log: Log) -> ExtractionResult | None:
+        """What `recall` finds of any device that --device allows; None as well if the cache is off.
+        Waits for the hashes. Raises InputError.
+        """
+        if self._cache is None:
+            return None
+        for device in MADE_ON.get(self.device, (self.device,)):
+            result = recall(job, self._cache, self._key(job, roles, device), log)
+            if result is not None:
+                return result
+        return None
 
-    def put(self, key: Key, result: ExtractionResult) -> None:
-        """If the cache cannot be written, that is said once and the work goes on."""
+    def put(self, job: Job, roles: Collection[str], result: ExtractionResult) -> None:
+        """Under the device that made it. If the cache cannot be written, that is said once and the
+        work goes on.
+        """
         if self._cache is None or result.is_cached:
             return
         try:
-            self._cache.put(key, result.to_cache())
+            self._cache.put(self._key(job, roles, result.device), result.to_cache())
         except OutputError as error:
             console.log(f"warning: the embedding cache is not used: {error}")
             self._cache = None

@@ -28,6 +28,7 @@ STORED: dict[str, Any] = {
     "tokens": list,
     "uncond": bool,
     "device": str,
+    "arithmetic": str,
 }
 PORTRAIT: dict[str, Any] = {
     "sha256": str,
@@ -123,6 +124,8 @@ class ExtractionResult:
     # whether the tokens of an all-zero condition are stored as well
     has_uncond: bool
     device: str
+    # of EVA-CLIP and IDFormer: "float32", or "bfloat16" with --fast
+    arithmetic: str
     # whether an earlier run made it
     is_cached: bool = False
 
@@ -150,6 +153,7 @@ class ExtractionResult:
             shape=tuple(whole(length) for length in stored.facts["tokens"]),
             has_uncond=stored.facts["uncond"],
             device=stored.facts["device"],
+            arithmetic=stored.facts["arithmetic"],
             is_cached=True,
         )
 
@@ -161,6 +165,7 @@ class ExtractionResult:
             "tokens": list(self.shape),
             "uncond": self.has_uncond,
             "device": self.device,
+            "arithmetic": self.arithmetic,
         }
         return CachedExtraction(self.data, facts)
 

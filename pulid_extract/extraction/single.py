@@ -56,7 +56,7 @@ def extract_single(job: Job, outputs: Sequence[str]) -> SingleExtraction:
         result = None
         # a cached result has no pictures
         if cache.is_ready and not pictures.paths:
-            result = cache.get(job, cache.key(job, roles), console.log)
+            result = cache.get(job, roles, console.log)
         if result is not None:
             console.log("made before: taken from the embedding cache; --no-cache makes it anew")
             return SingleExtraction(result, files, {})
@@ -70,7 +70,7 @@ def extract_single(job: Job, outputs: Sequence[str]) -> SingleExtraction:
         cropped = crop_portraits(job, images, extractor, console.log, pictures.add)
         heartbeat.stage = "encoding the identity"
         result = encode_identity(cropped, extractor, cache.provenance)
-        cache.put(cache.key(job, roles), result)
+        cache.put(job, roles, result)
     return SingleExtraction(result, files, pictures.encoded())
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pulid_extract.extraction.extractor import Extractor
     from pulid_extract.extraction.identity import FaceCrop
 
+# what the provenance does not name
+EXACT = "float32"
 # Called with each portrait, uint8 RGB (H, W, 3), and its face.
 OnCrop = Callable[[Source, np.ndarray, "FaceCrop"], None]
 
@@ -104,6 +106,8 @@ def encode_identity(
         "tool": f"pulid_extract {__version__}",
         **_choices(job, len(kept)),
     }
+    if extractor.arithmetic != EXACT:
+        provenance["arithmetic"] = extractor.arithmetic
     data = encode_embedding(
         identity.tokens, identity.uncond, dtype=flags.dtype, provenance=provenance
     )
@@ -117,6 +121,7 @@ def encode_identity(
         shape=identity.tokens.shape,
         has_uncond=identity.uncond is not None,
         device=extractor.device,
+        arithmetic=extractor.arithmetic,
     )
 
 

@@ -51,14 +51,15 @@ class Face:
 
 
 class Antelope:
-    """The two networks of an antelopev2 folder; each is opened when it is first needed.
+    """The two networks of an antelopev2 folder; each is opened when it is first needed."""
 
-    They always run on the CPU: both are small, and onnxruntime's CUDA provider chooses its
-    convolutions by timing them, so that the same portrait would not give the same bytes.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(
+        self, folder: Path, device: str = "cpu", log: Callable[[str], None] = lambda line: None
+    ):
+        """device: "cuda" runs them there if the installed onnxruntime can, and says so if it should
+        and does not; otherwise they run on the CPU, both being small.
+        """
+        self.folder, self.device, self.log = folder, device, log
         self._models: dict[str, Any] = {}
 
     def detect(
@@ -180,12 +181,17 @@ class Antelope:
             try:
                 # absolute, not resolved: the Hugging Face cache links to files without the .onnx
                 # ending that insightface goes by
-                return get_model(str(path.absolute()), providers=["CPUExecutionProvider"])
+                providers = onnx_runtime.providers(self.device)
+                model = get_model(str(path.absolute()), providers=providers)
             # onnx, protobuf and onnxruntime each have their own
             except Exception as error:
                 raise WeightsError(
                     f"{path}: insightface cannot open it ({first_line(error)}); download it again"
                 ) from None
+        is_meant_for_cuda = model is not None and len(providers) > 1
+        if is_meant_for_cuda and onnx_runtime.runs_on(model.session) == "cpu":
+            self.log(f"{path.name} runs on the CPU: onnxruntime's CUDA provider does not start")
+        return model
 
 
 def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

@@ -1,8 +1,5 @@
-"""facexlib: landmarks by RetinaFace, alignment to 512x512, face parsing by BiSeNet, grey face on
-white.
-
-The networks are built here and loaded from the files given: facexlib's FaceRestoreHelper would
-fetch a third one (parsenet) that PuLID never uses. Knows nothing of insightface or of EVA-CLIP.
+"""A face cut out as facexlib does it: landmarks by RetinaFace, alignment to 512x512, face parsing
+by BiSeNet, grey face on white. Knows nothing of insightface or of EVA-CLIP.
 
 Sources: ToTheBeginning/PuLID 1aa2fc7, pulid/pipeline_flux.py; facexlib 0.3.0,
 utils/face_restoration_helper.py.
@@ -10,15 +7,13 @@ utils/face_restoration_helper.py.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from pulid_extract.networks.checkpoint import load_strictly, read_tensors, without_init
+from pulid_extract.networks.bisenet import BiSeNet
+from pulid_extract.networks.retinaface import RetinaFace
 from pulid_extract.shared.errors import FaceError, WeightsError
 
 CROP_SIDE = 512
@@ -34,7 +29,6 @@ TEMPLATE = np.array(
         [313.08905, 371.15118],
     ]
 )
-PARSER_CLASSES = 19
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Background, cloth, hat, left and right ear, ear ring, neck, necklace (CelebAMask-HQ order): all
 # that is neither face nor hair.
@@ -63,36 +57,13 @@ class Landmarks:
         return Landmarks(box, self.points * scale + shift, self.score)
 
 
-def load_retinaface(path: Path, device: str = "cpu") -> nn.Module:
-    """RetinaFace (ResNet-50), float32. Raises WeightsError if the file does not fit exactly."""
-    with warnings.catch_warnings(), without_init():
-        warnings.simplefilter("ignore")  # torchvision: `pretrained` is deprecated
-        from facexlib.detection.retinaface import RetinaFace
-
-        # The device goes in here: `.to()` would move neither RetinaFace.device nor its mean_tensor.
-        model = RetinaFace(network_name="resnet50", device=torch.device(device))
-    load_strictly(model, read_tensors(path), path, "facexlib's RetinaFace")
-    return model
-
-
-def load_bisenet(path: Path, device: str = "cpu") -> nn.Module:
-    """BiSeNet of 19 classes, float32. Raises WeightsError if the file does not fit exactly."""
-    with warnings.catch_warnings(), without_init():
-        warnings.simplefilter("ignore")
-        from facexlib.parsing.bisenet import BiSeNet
-
-        model = BiSeNet(num_class=PARSER_CLASSES)
-    load_strictly(model, read_tensors(path), path, "facexlib's BiSeNet")
-    return model.to(device)
-
-
 @torch.no_grad()
 def find_landmarks(
-    detector: nn.Module, image: np.ndarray, confidence: float = CONFIDENCE
+    detector: RetinaFace, image: np.ndarray, confidence: float = CONFIDENCE
 ) -> list[Landmarks]:
     """All faces in a uint8 BGR (H, W, 3) picture, at its own size, best score first."""
     # (faces, 15): box, score, five points
-    rows = detector.detect_faces(image, confidence)  # type: ignore[operator]
+    rows = detector.detect_faces(image, confidence)
     if not np.isfinite(rows).all():
         raise WeightsError(
             "RetinaFace gives boxes that are NaN or infinite; download "
@@ -151,14 +122,12 @@ def to_tensor(crop: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def parse_face(parser: nn.Module, face: torch.Tensor) -> torch.Tensor:
+def parse_face(parser: BiSeNet, face: torch.Tensor) -> torch.Tensor:
     """The label (0..18) of every pixel: (B, 1, H, W) int64. face: float32 RGB (B, 3, H, W) in [0,
     1].
     """
-    from torchvision.transforms.functional import normalize
-
-    # the other two outputs are for training
-    scores = parser(normalize(face, list(IMAGENET_MEAN), list(IMAGENET_STD)))[0]
+    mean, std = face.new_tensor(IMAGENET_MEAN), face.new_tensor(IMAGENET_STD)
+    scores = parser((face - mean[:, None, None]) / std[:, None, None])
     if not torch.isfinite(scores).all():
         raise WeightsError(
             "BiSeNet gives scores that are NaN or infinite; download parsing_bisenet.pth again"

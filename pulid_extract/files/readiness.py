@@ -30,9 +30,11 @@ def check_readiness(
     device: str,
     needed: Collection[str] = tuple(ROLES),
     settings: Sequence[str] = (),
+    more: Sequence[Check] = (),
 ) -> list[Check]:
     """Everything that was looked at. explicit: role -> the file that a flag names. device: of
     --device. needed: the roles that an extraction would read. settings: what came from pulid.toml.
+    more: what else was looked at on this machine.
     """
     roles: dict[str, RoleCheck] = {}
     for name, role in ROLES.items():
@@ -44,7 +46,7 @@ def check_readiness(
         search = partial(find, role, given, models_dir)
         roles[name] = look_for(role, search, models_dir, given is not None)
     fetch = pull_command([name for name, role in roles.items() if role.absent], models_dir)
-    checks = [*libraries("extract"), *machine(device), *settings_checks(settings)]
+    checks = [*libraries("extract"), *machine(device), *more, *settings_checks(settings)]
     checks += [role.with_remedy(fetch) for role in roles.values()]
     checks += surroundings(models_dir)
     return checks

@@ -116,6 +116,15 @@ class ModelFlags(TowerFlags, AntelopeFlags):
         str | None,
         typer.Option("--bisenet", metavar="FILE", help="parsing_bisenet.pth (facexlib)."),
     ] = None
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="EVA-CLIP and IDFormer in bfloat16, as the reference has them, where the device "
+            "multiplies it: sooner done, and tokens that are about 1 % from the exact ones. The "
+            "file says so.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

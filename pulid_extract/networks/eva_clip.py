@@ -1,9 +1,9 @@
-"""EVA02-CLIP's image tower, by timm: grey face -> one pooled vector and five hidden states.
+"""EVA02-CLIP's image tower from its file: grey face -> one pooled vector and five hidden states.
 
 Any width, depth, patch and picture size, read from the tensors. Knows nothing of faces or of PuLID.
 
-Sources: ToTheBeginning/PuLID 1aa2fc7, eva_clip/eva_vit_model.py (taps, rope); timm 1.0
-models/eva.py (the tower); QuanSun/EVA-CLIP (the original file); open_clip (`visual.trunk.*`).
+Sources: ToTheBeginning/PuLID 1aa2fc7, eva_clip/eva_vit_model.py (taps, rope); QuanSun/EVA-CLIP (the
+original file); open_clip (`visual.trunk.*`).
 Shapes: B batch, S picture side, L = 1 + (S / patch)^2 tokens with the class token first, W width.
 """
 
@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch.nn import functional
 
 from pulid_extract.networks.checkpoint import (
     count_of,
@@ -22,14 +22,11 @@ from pulid_extract.networks.checkpoint import (
     size_of,
     without_init,
 )
+from pulid_extract.networks.eva_tower import HEAD_WIDTH, EvaTower
 from pulid_extract.shared.cpu_linear import use_cpu_linear
 from pulid_extract.shared.errors import WeightsError
 
 WHAT = "an EVA02-CLIP image tower"
-HEAD_WIDTH = 64
-# pt_hw_seq_len of the reference's config: rope was trained at 224 / 14 and is interpolated
-# (intp_freq)
-ROPE_GRID = (16, 16)
 # the reference keeps x *before* blocks 4, 8, 12, 16 and 20
 TAPS = (3, 7, 11, 15, 19)
 # OPENAI_DATASET_MEAN and _STD, eva_clip/constants.py
@@ -59,8 +56,8 @@ BLOCK = re.compile(r"blocks\.\d+\.")
 ROPE = re.compile(r"(blocks\.\d+\.attn\.)?rope\.(freqs_cos|freqs_sin|bands|pos_embed)")
 
 
-def load_eva_clip(path: Path) -> nn.Module:
-    """timm's tower with the file's weights, float32 on the CPU, in eval mode.
+def load_eva_clip(path: Path) -> EvaTower:
+    """The tower with the file's weights, float32 on the CPU, in eval mode.
 
     Reads the original `.pt`, timm's and open_clip's files; the text tower, if there is one, is not
     read. Raises WeightsError, naming the tensors, if they are not exactly those of a tower deep
@@ -84,26 +81,9 @@ def load_eva_clip(path: Path) -> nn.Module:
     if width % HEAD_WIDTH or side * side != positions - 1:
         raise WeightsError(f"{path}: does not fit {WHAT}: width {width}, {positions} positions")
 
-    from timm.models.eva import Eva
-
+    hidden, pooled = size("blocks.0.mlp.fc1_g.weight"), size("head.weight")
     with without_init():
-        model = Eva(
-            img_size=side * patch,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=width // HEAD_WIDTH,
-            # timm truncates: the half keeps the product above
-            mlp_ratio=(size("blocks.0.mlp.fc1_g.weight") + 0.5) / width,
-            qkv_fused=False,
-            swiglu_mlp=True,
-            scale_mlp=True,
-            scale_attn_inner=True,
-            use_rot_pos_emb=True,
-            ref_feat_shape=ROPE_GRID,
-            global_pool="token",
-            num_classes=size("head.weight"),
-        )
+        model = EvaTower(side * patch, patch, width, depth, hidden, pooled)
     load_strictly(model, tensors, path, WHAT)
     return use_cpu_linear(model)
 
@@ -127,33 +107,28 @@ def tower_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, tor
     return renamed
 
 
-def image_size(tower: nn.Module) -> int:
+def image_size(tower: EvaTower) -> int:
     """The side of the square picture the tower takes (336 for the public file)."""
-    return tower.patch_embed.img_size[0]  # type: ignore[union-attr, index, return-value]
+    return tower.patch_embed.img_size[0]
 
 
 def preprocess(face: torch.Tensor, side: int) -> torch.Tensor:
     """Resize and normalise a face for the tower.
 
     face: (B, 3, H, W) float32 RGB in [0, 1]. Returns (B, 3, side, side) float32. As the reference:
-    bicubic may leave [0, 1] at edges and is not clamped. Antialias is said out loud, since its
-    default changed between torchvision versions.
+    bicubic may leave [0, 1] at edges and is not clamped, and it is antialiased, as torchvision's
+    resize is by default.
     """
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.functional import normalize, resize
-
-    small = resize(face, [side, side], InterpolationMode.BICUBIC, antialias=True)
-    return normalize(small, list(MEAN), list(STD))
+    size = (side, side)
+    small = functional.interpolate(face, size, mode="bicubic", align_corners=False, antialias=True)
+    mean, std = small.new_tensor(MEAN), small.new_tensor(STD)
+    return (small - mean[:, None, None]) / std[:, None, None]
 
 
 @torch.no_grad()
-def encode_face(tower: nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def encode_face(tower: EvaTower, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """pixels: (B, 3, S, S) from `preprocess`. Returns the pooled vector (B, P), not normalised, and
     five (B, L, W).
     """
-    normed, taps = tower.forward_intermediates(  # type: ignore[operator]
-        pixels, indices=list(TAPS), return_prefix_tokens=True, norm=False, output_fmt="NLC"
-    )
-    # timm's tuple is (spatial, prefix)
-    hidden_states = [torch.cat([prefix, spatial], dim=1) for spatial, prefix in taps]
-    return tower.forward_head(normed), hidden_states  # type: ignore[operator]
+    normed, hidden_states = tower(pixels, TAPS)
+    return tower.pool(normed), hidden_states

@@ -105,11 +105,14 @@ def pixels_of(image: np.ndarray, side: int) -> np.ndarray:
     out.
     """
     from PIL import Image
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.functional import center_crop, resize
 
-    small = resize(Image.fromarray(image), side, InterpolationMode.BICUBIC)
-    square = np.asarray(center_crop(small, [side, side]), np.float32) / 255
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    # rounded as torchvision's resize and center_crop, with which CLIPs were trained
+    size = (int(side * width / shorter), int(side * height / shorter))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    left, top = (round((length - side) / 2) for length in size)
+    square = np.asarray(small.crop((left, top, left + side, top + side)), np.float32) / 255
     normed = (square - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return np.ascontiguousarray(normed.transpose(2, 0, 1))
 
@@ -140,8 +143,8 @@ class EvaJudge:
 
         with torch.no_grad():
             batch = torch.from_numpy(pixels)[None].to(self.device)
-            tower: Any = self._image
-            return _numbers(tower.forward_head(tower.forward_features(batch)))
+            normed, _ = self._image(batch)
+            return _numbers(self._image.pool(normed))
 
     def words(self, ids: np.ndarray) -> np.ndarray:
         """As `Judge`."""

@@ -19,9 +19,10 @@ folders.
     captions.py        text on sheets of pictures
     cache_folder.py    where both programs keep what makes the next run faster
     cpu_linear.py      float32 products on a CPU through oneDNN
+    cpu_bfloat16.py    whether a CPU multiplies bfloat16
     cli/               output, exit codes, interrupts, flags from tables
     cluster/           workers that share tasks, Ray
     model_files/       recognising, finding and fetching files by their headers
 
-Imports no torch, but for `cpu_linear`.
+Imports no torch, but for `cpu_linear` and `cpu_bfloat16`.
 """

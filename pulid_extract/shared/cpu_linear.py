@@ -22,12 +22,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.requires_grad or torch.compiler.is_compiling() or not x.numel():
         return nn.functional.linear(x, weight, bias)
     is_float32 = x.dtype == weight.dtype == torch.float32
-    if not is_float32 or x.device.type != "cpu" or not _has_onednn():
+    if not is_float32 or x.device.type != "cpu" or not has_onednn():
         return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Whether torch carries oneDNN, with the operators that its compiler uses."""
     # the operator is torch's own, for its compiler; a build without it falls back
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

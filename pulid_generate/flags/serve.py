@@ -110,6 +110,7 @@ class ServingFlags:
         typer.Option(
             "--extract-flags",
             metavar="FLAGS",
-            help="Further flags, in one text, for 'pulid-extract worker', which reads portraits.",
+            help="Further flags, in one text, for 'pulid-extract worker', which reads portraits; "
+            "--models-dir and --device cpu of this command are passed on as well.",
         ),
     ] = ""

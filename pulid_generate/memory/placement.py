@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from pulid_extract.shared.cpu_bfloat16 import multiplies_bfloat16
 from pulid_generate.errors import RequestError
 from pulid_generate.files.model import Model
-from pulid_generate.memory.devices import CPU, device_name, find_device, multiplies_bfloat16
+from pulid_generate.memory.devices import CPU, device_name, find_device
 from pulid_generate.memory.footprint import GIB
 
 # What sd-cli calls the parts of a generation, hyphens and underscores aside. "te" is CLIP and T5

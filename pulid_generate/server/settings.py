@@ -89,6 +89,9 @@ def read_settings(flags: ServeFlags) -> Settings:
         raise RequestError(f"--extract-flags: {error}; expected flags as in a shell") from None
     if flags.models_dir and "--models-dir" not in extract_flags:
         extract_flags += ["--models-dir", flags.models_dir]
+    # who keeps the server off the card means its portraits as well; a number of a card is for Flux
+    if flags.device == "cpu" and "--device" not in extract_flags:
+        extract_flags += ["--device", "cpu"]
     names = {flags.host, *LOOPBACK_NAMES, *(flags.allow_host or ())}
     return Settings(
         host=flags.host,

@@ -7,10 +7,11 @@ table of `bench`.
 Each way runs in processes of its own, turn by turn, on networks of the real size
 (networks.py, 1.5 GB in build/bench_extract). "ours": float32, two ONNX sessions, modules
 built without filling them first. "reference": the work as ToTheBeginning/PuLID 1aa2fc7,
-pulid/pipeline_flux.py, does it: tower and IDFormer in bfloat16, modules filled with random numbers
-before their weights are loaded, all five ONNX networks opened and run on every face (insightface's
-FaceAnalysis); its sixth session and facexlib's parsenet are left out in its favour. "beside": as
-ours, EVA-CLIP and IDFormer read in a second thread while the face is looked for.
+pulid/pipeline_flux.py, does it: facexlib's and timm's libraries imported, facexlib's detector and
+parser, tower and IDFormer in bfloat16, modules filled with random numbers before their weights are
+loaded, all five ONNX networks opened and run on every face (insightface's FaceAnalysis); its sixth
+session and facexlib's parsenet are left out in its favour. "beside": as ours, EVA-CLIP and IDFormer
+read in a second thread while the face is looked for. "fast": ours with --fast.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared import telemetry
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "bench_extract"
-WAYS = ("ours", "reference", "beside")
-LIBRARIES = (
+WAYS = ("ours", "reference", "beside", "fast")
+# what a way imports before anything else
+LIBRARIES = ("torch", "cv2", "insightface.model_zoo", "pulid_extract.extraction.extractor")
+REFERENCE_LIBRARIES = (
     "facexlib.detection.retinaface",
     "facexlib.parsing.bisenet",
-    "insightface.model_zoo",
     "timm.models.eva",
     "torchvision",
 )
@@ -44,15 +49,20 @@ TURNS = 3  # processes of each way
 
 
 class Clock:
-    """Seconds by stage."""
+    """Seconds by stage; what a card was given to do is waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     @contextlib.contextmanager
     def __call__(self, stage: str):
         start = time.perf_counter()
         yield
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
         self.seconds[stage] += time.perf_counter() - start
 
 
@@ -76,7 +86,7 @@ def extract(folder: Path = FOLDER, turns: int = TURNS) -> str:
     rows = []
     for kind in ("cold", "warm"):
         totals = {}
-        for way in WAYS if kind == "cold" else WAYS[:2]:
+        for way in WAYS if kind == "cold" else ("ours", "reference", "fast"):
             medians = {
                 stage: statistics.median(run[kind][stage] for run in runs[way])
                 for stage in (*STAGES, "total")
@@ -113,23 +123,27 @@ def _line(cells: tuple[str, ...]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def measure(way: str, folder: Path) -> dict[str, Any]:
-    """{"cold": stages, "warm": stages} of this process. Nothing of torch or insightface is imported
-    before.
+def measure(
+    way: str, folder: Path, device: str = "cpu", image: np.ndarray | None = None
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """{"cold": stages, "warm": stages} of this process, and the tokens of ours. Nothing of torch or
+    insightface is imported before. image: uint8 RGB (H, W, 3) with one face; else the micro set's.
     """
     begin = time.perf_counter()
-    clock = Clock()
+    clock = Clock("cpu")
     with clock("import"):
         telemetry.switch_off()
-        for name in LIBRARIES:
+        for name in (*LIBRARIES, *(REFERENCE_LIBRARIES if way == "reference" else ())):
             importlib.import_module(name)
         from pulid_extract.extraction.extractor import Extractor
+    clock.device = device
     excluded = time.perf_counter()
-    from bench.networks import photograph
+    if image is None:
+        from bench.networks import photograph
 
-    image = photograph()
+        image = photograph()
     excluded = time.perf_counter() - excluded
-    extractor = Extractor.load(models_dir=folder, device="cpu")
+    extractor = Extractor.load(models_dir=folder, device=device, fast=way == "fast")
     run = Reference(extractor) if way == "reference" else Ours(extractor, beside=way == "beside")
     with clock("load"):
         run.load()
@@ -137,14 +151,15 @@ def measure(way: str, folder: Path) -> dict[str, Any]:
     cold = {**clock.seconds, "total": time.perf_counter() - begin - excluded}
     warm = []
     for _ in range(WARM):
-        clock = Clock()
+        clock = Clock(device)
         start = time.perf_counter()
-        run(image, clock)
+        tokens = run(image, clock)
         warm.append({**clock.seconds, "total": time.perf_counter() - start})
-    return {
+    seconds = {
         "cold": cold,
         "warm": {stage: statistics.median(one[stage] for one in warm) for stage in warm[0]},
     }
+    return seconds, tokens
 
 
 class Ours:
@@ -169,7 +184,8 @@ class Ours:
         if not self.beside:
             _ = extractor._tower, extractor._idformer
 
-    def __call__(self, image: Any, clock: Clock) -> None:
+    def __call__(self, image: np.ndarray, clock: Clock) -> np.ndarray:
+        """The tokens, (N, C) float32."""
         from pulid_extract.pictures.portrait import Photo
 
         extractor = self.extractor
@@ -192,7 +208,7 @@ class Ours:
         with clock("tower"):
             features = extractor.features(crop)
         with clock("encoder"):
-            extractor.tokens([features])
+            return extractor.tokens([features])
 
 
 class Reference:
@@ -205,13 +221,12 @@ class Reference:
         import torch
         from insightface.model_zoo import get_model
 
-        from pulid_extract.faces import crop as face_crop
         from pulid_extract.networks import eva_clip, idformer
 
-        for module in (eva_clip, face_crop, idformer):
+        for module in (eva_clip, idformer):
             module.without_init = contextlib.nullcontext  # type: ignore[attr-defined]
         extractor = self.extractor
-        self.retinaface, self.bisenet = extractor._retinaface, extractor._bisenet
+        self.retinaface, self.bisenet = _facexlibs(extractor.files)
         self.tower = extractor._tower.to(torch.bfloat16)
         self.idformer = extractor._idformer.to(torch.bfloat16)
         folder = extractor.files["antelopev2"].path
@@ -222,7 +237,7 @@ class Reference:
         self.detector = self.models.pop("scrfd_10g_bnkps")
         self.detector.prepare(0, input_size=(640, 640), det_thresh=0.5)
 
-    def __call__(self, image: Any, clock: Clock) -> None:
+    def __call__(self, image: np.ndarray, clock: Clock) -> None:
         import torch
         from insightface.app.common import Face
 
@@ -242,7 +257,8 @@ class Reference:
                 (mark, *_) = face_crop.find_landmarks(self.retinaface, bgr)
             with clock("crop"):
                 crop = face_crop.to_tensor(face_crop.align(bgr, mark.points))
-                grey = face_crop.grey_on_white(crop, face_crop.parse_face(self.bisenet, crop))
+                labels = face_crop.parse_face(lambda pixels: self.bisenet(pixels)[0], crop)
+                grey = face_crop.grey_on_white(crop, labels)
             with clock("tower"):
                 pixels = eva_clip.preprocess(grey, eva_clip.image_size(self.tower)).to(
                     torch.bfloat16
@@ -254,6 +270,27 @@ class Reference:
                 self.idformer(torch.cat([vector, pooled], dim=-1), hidden).float()
 
 
+def _facexlibs(files: Any) -> tuple[Any, Any]:
+    """RetinaFace and BiSeNet as facexlib has them, loaded."""
+    import warnings
+
+    import torch
+    from facexlib.detection.retinaface import RetinaFace
+    from facexlib.parsing.bisenet import BiSeNet
+
+    from pulid_extract.networks.checkpoint import read_tensors
+
+    with warnings.catch_warnings():
+        # torchvision: `pretrained` is deprecated
+        warnings.simplefilter("ignore")
+        detector = RetinaFace(network_name="resnet50", device=torch.device("cpu"))
+    parser = BiSeNet(num_class=19)
+    for role, module in (("retinaface", detector), ("bisenet", parser)):
+        module.load_state_dict(read_tensors(files[role].path))
+        module.eval()
+    return detector, parser
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -263,7 +300,8 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS, help="measure one way in this process, as JSON")
     arguments = parser.parse_args()
     if arguments.way is not None:
-        print(json.dumps(measure(arguments.way, arguments.folder)))
+        seconds, _ = measure(arguments.way, arguments.folder)
+        print(json.dumps(seconds))
     else:
         print(extract(arguments.folder, arguments.turns))
 

@@ -1,14 +1,16 @@
 """What a GPU does with this toolkit: right or wrong first, then times, as tables for
 docs/performance.md.
 
-    PYTHONPATH=.:scripts python -m bench.gpu [kernels] [step] [command] [--small] [--device cpu]
-        [--dir build/full-size]
+    PYTHONPATH=.:scripts python -m bench.gpu [kernels] [step] [command] [extract] [--small]
+        [--device cpu] [--dir build/full-size] [--portrait FILE]
 
 Runs in a checkout, with torch, triton, numpy, gguf and what else a generation imports, without this
 project installed. Every number comes from seeded tensors or files of the public sizes. Ends with
 exit code 1 if a result is wrong. Each part takes less than three minutes on a GPU.
 
 --small takes models of a few megabytes: with --device cpu, for a look at whether it works at all.
+For `extract` these are whatever networks lie in --dir, with a --portrait in which they find a face;
+it wants the libraries of an extraction as well.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--dir", type=Path, default=Path("build/full-size"))
+    parser.add_argument("--portrait", type=Path)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
@@ -74,10 +77,23 @@ def command(arguments: argparse.Namespace) -> list[str]:
     return gpu_command.measure(arguments.device, SMALL, arguments.dir, side=64)
 
 
+def extract(arguments: argparse.Namespace) -> list[str]:
+    """One extraction, cold and warm, and whether a card gives the CPU's tokens."""
+    from bench import gpu_extract
+
+    folder = arguments.dir
+    if not arguments.small:
+        folder /= "extract"
+    elif arguments.portrait is None:
+        sys.exit("gpu: extract --small: wants --dir with networks, and --portrait")
+    return gpu_extract.measure(arguments.device, folder, arguments.portrait)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "kernels": kernels,
     "step": step,
     "command": command,
+    "extract": extract,
 }
 
 if __name__ == "__main__":

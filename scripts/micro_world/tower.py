@@ -1,6 +1,4 @@
-"""The small world's EVA tower: timm's Eva as the loader builds it, 20 blocks for PuLID's five taps.
-Learns who somebody is from a grey view.
-"""
+"""The small world's EVA tower, as the loader builds it, 20 blocks for PuLID's five taps. Learns who somebody is from a grey view."""
 
 from __future__ import annotations
 
@@ -16,7 +14,8 @@ from micro_world import autoencoder
 from micro_world.dataset import VIEW_SIDE, made, references
 from micro_world.recognisers import contrast
 from micro_world.training import Plan, half, place, train
-from pulid_extract.networks.eva_clip import HEAD_WIDTH, MEAN, ROPE_GRID, STD
+from pulid_extract.networks.eva_clip import MEAN, STD
+from pulid_extract.networks.eva_tower import EvaTower
 
 WIDTH, DEPTH, PATCH, HIDDEN, POOLED = 128, 20, 14, 256, 128
 REFERENCES = 2  # portraits of each person
@@ -24,25 +23,22 @@ PEOPLE_AT_ONCE = 32
 PLAN = Plan(350, rate=1e-3, warmup=100, decay=0.02)
 
 
-def build() -> Any:
-    from timm.models.eva import Eva
-
-    return Eva(
-        img_size=VIEW_SIDE,
-        patch_size=PATCH,
-        embed_dim=WIDTH,
-        depth=DEPTH,
-        num_heads=WIDTH // HEAD_WIDTH,
-        mlp_ratio=(HIDDEN + 0.5) / WIDTH,
-        qkv_fused=False,
-        swiglu_mlp=True,
-        scale_mlp=True,
-        scale_attn_inner=True,
-        use_rot_pos_emb=True,
-        ref_feat_shape=ROPE_GRID,
-        global_pool="token",
-        num_classes=POOLED,
-    )
+def build() -> EvaTower:
+    """Untrained; numbers to start from as timm's Eva has them."""
+    model = EvaTower(VIEW_SIDE, PATCH, WIDTH, DEPTH, HIDDEN, POOLED)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for parameter in (model.pos_embed, model.cls_token):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for number, block in enumerate(model.blocks, 1):
+            block.attn.proj.weight /= (2 * number) ** 0.5
+            block.mlp.fc2.weight /= (2 * number) ** 0.5
+        model.head.weight *= 0.001
+    return model
 
 
 def portraits(folder: Path) -> list[np.ndarray]:
@@ -68,7 +64,8 @@ def trained(folder: Path) -> Any:
             np.concatenate([views[people.numpy(), side] for side in range(REFERENCES)])
         )
         with half():
-            pooled = model["tower"](batch.to(place())).float()
+            normed, _ = model["tower"](batch.to(place()))
+            pooled = model["tower"].pool(normed).float()
         told = nn.functional.mse_loss(
             model["head"](pooled), wanted[people].repeat(REFERENCES, 1).to(place())
         )

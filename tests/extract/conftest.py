@@ -29,12 +29,11 @@ def networks_are_loaded_once() -> Iterator[None]:
     """Commands in this process share their networks: loading them again takes longer than most of
     what the tests do with them. They are not changed by use.
     """
-    from pulid_extract.faces import crop
-    from pulid_extract.networks import eva_clip, idformer
+    from pulid_extract.networks import bisenet, eva_clip, idformer, retinaface
 
     loaders = (
-        (crop, "load_retinaface"),
-        (crop, "load_bisenet"),
+        (retinaface, "load_retinaface"),
+        (bisenet, "load_bisenet"),
         (eva_clip, "load_eva_clip"),
         (idformer, "load_idformer"),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
-from bench import gpu, gpu_step
+from bench import gpu, gpu_extract, gpu_step
+from support.portrait_models import models_folder
 from torch import nn
 
 
@@ -56,3 +58,47 @@ def test_parts_that_are_not_there(monkeypatch):
         run(monkeypatch, "picture")
     with pytest.raises(SystemExit, match="want a GPU"):
         run(monkeypatch, "kernels")
+
+
+def small_extraction(tmp_path):
+    """(folder of networks, portrait in which they find one face)."""
+    from support.coloured_faces import ALONE, picture, png
+
+    portrait = tmp_path / "portrait.png"
+    portrait.write_bytes(png(picture(*ALONE)))
+    return models_folder(), portrait
+
+
+def test_an_extraction_by_stages(monkeypatch, capsys, tmp_path):
+    folder, portrait = small_extraction(tmp_path)
+    # processes of their own would import everything anew
+    monkeypatch.setattr(gpu_extract, "_child", gpu_extract.measured)
+    assert gpu_extract.measure("cpu", folder, portrait) == []
+    told = capsys.readouterr().out
+    [again] = [
+        line for line in told.splitlines() if line.startswith("| cpu, float32, again | warm")
+    ]
+    # the same numbers, run after run
+    assert again.endswith("| 0.0e+00 |")
+    assert told.count("| cpu, --fast |") == 3
+
+
+def test_tokens_that_differ_are_wrong(monkeypatch, capsys, tmp_path):
+    seconds = dict.fromkeys((*gpu_extract.STAGES, "total"), 1.0)
+    turns = []
+
+    def child(way, folder, device, portrait):
+        turns.append(device)
+        tokens = np.ones((32, 8), np.float32)
+        tokens[0, 0] += {1: 0.0, 2: 0.5, 3: np.nan}[len(turns)]
+        run = gpu_extract.Run(seconds, seconds, tokens, 1.0, 1.0, 0.01 if len(turns) == 2 else 0.0)
+        # as a process of its own hands it over
+        return gpu_extract._read(gpu_extract._written(run))
+
+    monkeypatch.setattr(gpu_extract, "_child", child)
+    wrong = gpu_extract.measure("cuda", tmp_path, tmp_path / "portrait.png")
+    assert turns == ["cpu", "cuda", "cuda"]
+    assert len(wrong) == 3
+    assert "extract, cuda, float32: tokens are 3.1e-02 from the CPU's" in wrong[0]
+    assert "cuda, float32: among 8 faces" in wrong[1]
+    assert "extract, cuda, --fast: tokens are nan" in wrong[2]

@@ -20,7 +20,7 @@ from typing import Any
 PROGRAMS = {"pulid-extract": "pulid_extract.cli", "pulid-generate": "pulid_generate.cli"}
 # what takes seconds to import
 LIBRARIES = (
-    *("torch", "cv2", "onnxruntime", "insightface.model_zoo", "timm", "tokenizers"),
+    *("torch", "cv2", "onnxruntime", "insightface.model_zoo", "tokenizers"),
     *("pulid_extract.extraction.extractor", "pulid_generate.pipeline.engine"),
 )
 # flags that mean the same -> what is added if the command has the first and none is given, and, if

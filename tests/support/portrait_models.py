@@ -237,7 +237,7 @@ def models_folder() -> Path:
 
 @functools.cache
 def loaded_retinaface():
-    from pulid_extract.faces.crop import load_retinaface
+    from pulid_extract.networks.retinaface import load_retinaface
 
     return load_retinaface(models_folder() / "detection_Resnet50_Final.pth")
 

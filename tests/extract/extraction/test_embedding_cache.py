@@ -359,7 +359,7 @@ def test_several_portraits_are_recalled_in_any_order(tmp_path):
     ]
     data = encode_embedding(np.ones((32, 8), np.float32))
     cosines = np.array([[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]])
-    made = ExtractionResult(data, tuple(portraits), cosines, (32, 2048), False, "cpu")
+    made = ExtractionResult(data, tuple(portraits), cosines, (32, 2048), False, "cpu", "float32")
     job = Job(sources, FaceChoice(), None, (), ExtractFlags(mix_people=True))
     cache, key = EmbeddingCache(tmp_path), job.key({"eva_clip": ["00"]}, "cpu")
     cache.put(key, made.to_cache())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -11,16 +9,10 @@ from safetensors.torch import load_file
 from seeded.tensors import seeded
 from support.distances import relative
 from support.paths import GOLDEN
-from support.portrait_models import (
-    bisenet_state,
-    retinaface_state,
-)
 
 from pulid_extract.faces import crop as face_crop
-from pulid_extract.files.roles import ROLES
 from pulid_extract.networks import eva_clip
 from pulid_extract.shared.errors import FaceError, WeightsError
-from pulid_extract.shared.model_files import check_role, read_header
 
 
 def golden_face() -> tuple[np.ndarray, torch.Tensor]:
@@ -73,12 +65,12 @@ def test_background_labels():
     assert grey.shape == (1, 3, 1, 19)
 
 
-def test_parsing_normalises_and_takes_the_first_output():
+def test_parsing_normalises():
     seen = {}
 
     def parser(pixels):
         seen["pixels"] = pixels
-        return torch.eye(19)[3].view(1, 19, 1, 1).expand(1, 19, 4, 4), None, None
+        return torch.eye(19)[3].view(1, 19, 1, 1).expand(1, 19, 4, 4)
 
     labels = face_crop.parse_face(parser, torch.full((1, 3, 4, 4), 0.5))
     assert (labels == 3).all()
@@ -110,33 +102,6 @@ def test_align_is_facexlibs_own():
 def test_landmarks_without_extent_are_an_error():
     with pytest.raises(FaceError, match="landmarks lie on top"):
         face_crop.align(np.zeros((64, 64, 3), np.uint8), np.full((5, 2), 30, np.float32))
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_facexlib_files_load_quietly_with_or_without_module_prefix(legacy, tmp_path):
-    path = tmp_path / "w.pth"
-    torch.save(
-        {f"module.{k}": v for k, v in retinaface_state().items()},
-        path,
-        _use_new_zipfile_serialization=not legacy,
-    )
-    check_role(read_header(path), ROLES["retinaface"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model = face_crop.load_retinaface(path)
-    assert str(model.device) == "cpu"
-    assert model.mean_tensor.device.type == "cpu"
-    torch.save(bisenet_state(), path, _use_new_zipfile_serialization=not legacy)
-    check_role(read_header(path), ROLES["bisenet"])
-    assert (face_crop.parse_face(face_crop.load_bisenet(path), torch.rand(1, 3, 64, 64)) == 1).all()
-
-
-def test_facexlib_files_load_strictly(tmp_path):
-    state = bisenet_state()
-    state.pop("ffm.conv1.weight")
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"BiSeNet: missing ffm\.conv1\.weight"):
-        face_crop.load_bisenet(tmp_path / "w.pth")
 
 
 def test_a_detector_of_random_weights_is_named_and_not_believed():

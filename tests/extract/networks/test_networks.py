@@ -22,6 +22,7 @@ from support.portrait_models import (
 from pulid_extract.files.roles import ROLES
 from pulid_extract.networks import eva_clip
 from pulid_extract.networks.checkpoint import read_tensors, without_init
+from pulid_extract.networks.eva_tower import rope_angles
 from pulid_extract.networks.idformer import IDFormer, load_idformer
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.model_files import check_role, read_header
@@ -210,26 +211,43 @@ def test_eva_loads_strictly(damage, message, tmp_path):
         eva_clip.load_eva_clip(tmp_path / "e.pt")
 
 
-def test_the_tower_keeps_its_rope_tables(tmp_path):
-    """Built without initialising, never on meta: timm's rope tables are not parameters and must hold
-    their numbers.
-    """
-    from timm.models.eva import eva02_large_patch14_clip_336
+@torch.no_grad()
+def test_the_tower_is_timms(tmp_path):
+    from timm.models.eva import Eva
 
     torch.save(eva_state(), tmp_path / "e.pt")
     tower = eva_clip.load_eva_clip(tmp_path / "e.pt")
-    plain = eva02_large_patch14_clip_336(
+    theirs = Eva(
         img_size=56,
+        patch_size=14,
         embed_dim=128,
-        depth=1,
+        depth=len(tower.blocks),
         num_heads=2,
-        mlp_ratio=341.5 / 128,
-        num_classes=96,
+        mlp_ratio=(tower.blocks[0].mlp.fc1_g.out_features + 0.5) / 128,
+        qkv_fused=False,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        scale_attn_inner=True,
+        use_rot_pos_emb=True,
         ref_feat_shape=(16, 16),
+        global_pool="token",
+        num_classes=96,
+    ).eval()
+    theirs.load_state_dict(tower.state_dict())
+    sines, cosines = dict(theirs.named_buffers())["rope.pos_embed"].chunk(2, -1)
+    angles = rope_angles(4)
+    assert torch.equal(angles.sin(), sines)
+    assert torch.equal(angles.cos(), cosines)
+    pixels = torch.randn(2, 3, 56, 56)
+    normed, tapped = tower(pixels, (0, 19))
+    expected, taps = theirs.forward_intermediates(
+        pixels, indices=[0, 19], return_prefix_tokens=True, norm=False, output_fmt="NLC"
     )
-    table = dict(plain.named_buffers())["rope.pos_embed"]
-    assert table.abs().sum() > 0
-    assert torch.equal(dict(tower.named_buffers())["rope.pos_embed"], table)
+    # products of the same numbers, by another library
+    assert relative(normed, expected) <= 1e-5
+    assert relative(tower.pool(normed), theirs.forward_head(expected)) <= 1e-5
+    for found, (spatial, prefix) in zip(tapped, taps, strict=True):
+        assert relative(found, torch.cat([prefix, spatial], dim=1)) <= 1e-5
 
 
 def test_without_init_skips_parameters_only():

@@ -67,13 +67,13 @@ def test_our_own_mistakes_are_not_dressed_up(monkeypatch):
 
 
 def test_doctor_tries_the_import_and_not_the_metadata_alone(monkeypatch, tmp_path):
-    (tmp_path / "timm.py").write_text(f"raise ImportError({GL!r}, name='timm')")
+    (tmp_path / "onnxruntime.py").write_text(f"raise ImportError({GL!r}, name='onnxruntime')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
-    assert "libgl1" in str(try_import("timm"))
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert "libgl1" in str(try_import("onnxruntime"))
     found = {check.name: check for check in checkup.libraries("extract")}
-    assert found["timm"].status == "wrong"
-    assert "libGL.so.1" in found["timm"].text
-    assert "libgl1" in found["timm"].remedy
+    assert found["onnxruntime"].status == "wrong"
+    assert "libGL.so.1" in found["onnxruntime"].text
+    assert "libgl1" in found["onnxruntime"].remedy
     assert found["numpy"].status == "ok"
     assert libraries.MODULES["pillow"] == "PIL"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pulid_extract.shared import cpu_bfloat16
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
 from pulid_generate.files.model import Model
@@ -74,15 +75,15 @@ def test_bfloat16_is_for_processors_with_instructions_for_it(
 ):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", held_back)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
-    assert devices.multiplies_bfloat16() is multiplies
+    assert cpu_bfloat16.multiplies_bfloat16() is multiplies
     # a torch that does not say: the names that are there in Linux's list
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     named = " ".join(name for name, there in instructions.items() if there)
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {named} sse\n")
-    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
-    assert devices.multiplies_bfloat16() is multiplies
-    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "none")
-    assert not devices.multiplies_bfloat16()
+    monkeypatch.setattr(cpu_bfloat16, "CPU_INFO", tmp_path / "cpuinfo")
+    assert cpu_bfloat16.multiplies_bfloat16() is multiplies
+    monkeypatch.setattr(cpu_bfloat16, "CPU_INFO", tmp_path / "none")
+    assert not cpu_bfloat16.multiplies_bfloat16()
 
 
 def test_encoders_and_autoencoder_on_the_cpu_compute_in_float32(machine):
