@@ -32,7 +32,7 @@ WITHOUT_TORCH = {
     "pulid_extract.networks": "fusion onnx_runtime",
     "pulid_extract.pictures": "*",
     "pulid_extract.files": "*",
-    "pulid_extract.shared": "* -cpu_linear",
+    "pulid_extract.shared": "* -cpu_linear -cpu_bfloat16",
     "pulid_extract.shared.cluster": "*",
     "pulid_extract.shared.cli": "*",
     "pulid_extract.shared.model_files": "*",
