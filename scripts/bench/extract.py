@@ -2,7 +2,8 @@
 table of `bench`.
 
     PYTHONPATH=scripts python -m bench extract
-    PYTHONPATH=scripts python -m bench.extract [--folder FOLDER] [--turns TURNS]
+    PYTHONPATH=scripts python -m bench.extract [--folder FOLDER] [--turns TURNS] [--processor]
+        [--warm TIMES]
 
 Each way runs in processes of its own, turn by turn, on networks of the real size
 (networks.py, 1.5 GB in build/bench_extract). "ours": float32, two ONNX sessions, modules
@@ -12,6 +13,9 @@ parser, tower and IDFormer in bfloat16, modules filled with random numbers befor
 loaded, all five ONNX networks opened and run on every face (insightface's FaceAnalysis); its sixth
 session and facexlib's parsenet are left out in its favour. "beside": as ours, EVA-CLIP and IDFormer
 read in a second thread while the face is looked for. "fast": ours with --fast.
+
+--processor counts processor seconds of one thread, for a machine on which others work: seconds on
+the wall mean nothing there.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -45,7 +50,14 @@ REFERENCE_LIBRARIES = (
 )
 STAGES = ("import", "load", "detect", "crop", "tower", "encoder")
 WARM = 3  # extractions after the first, of which the median counts
+# variables for the processes: whether the processor's seconds count, and WARM
+PROCESSOR, TIMES = "BENCH_PROCESSOR", "BENCH_WARM"
 TURNS = 3  # processes of each way
+
+
+def now() -> float:
+    """Seconds on the wall, or the processor's."""
+    return time.process_time() if os.environ.get(PROCESSOR) else time.perf_counter()
 
 
 class Clock:
@@ -57,13 +69,13 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, stage: str):
-        start = time.perf_counter()
+        start = now()
         yield
         if self.device == "cuda":
             import torch
 
             torch.cuda.synchronize()
-        self.seconds[stage] += time.perf_counter() - start
+        self.seconds[stage] += now() - start
 
 
 def extract(folder: Path = FOLDER, turns: int = TURNS) -> str:
@@ -129,7 +141,7 @@ def measure(
     """{"cold": stages, "warm": stages} of this process, and the tokens of ours. Nothing of torch or
     insightface is imported before. image: uint8 RGB (H, W, 3) with one face; else the micro set's.
     """
-    begin = time.perf_counter()
+    begin = now()
     clock = Clock("cpu")
     with clock("import"):
         telemetry.switch_off()
@@ -137,24 +149,24 @@ def measure(
             importlib.import_module(name)
         from pulid_extract.extraction.extractor import Extractor
     clock.device = device
-    excluded = time.perf_counter()
+    excluded = now()
     if image is None:
         from bench.networks import photograph
 
         image = photograph()
-    excluded = time.perf_counter() - excluded
+    excluded = now() - excluded
     extractor = Extractor.load(models_dir=folder, device=device, fast=way == "fast")
     run = Reference(extractor) if way == "reference" else Ours(extractor, beside=way == "beside")
     with clock("load"):
         run.load()
     run(image, clock)
-    cold = {**clock.seconds, "total": time.perf_counter() - begin - excluded}
+    cold = {**clock.seconds, "total": now() - begin - excluded}
     warm = []
-    for _ in range(WARM):
+    for _ in range(int(os.environ.get(TIMES, WARM))):
         clock = Clock(device)
-        start = time.perf_counter()
+        start = now()
         tokens = run(image, clock)
-        warm.append({**clock.seconds, "total": time.perf_counter() - start})
+        warm.append({**clock.seconds, "total": now() - start})
     seconds = {
         "cold": cold,
         "warm": {stage: statistics.median(one[stage] for one in warm) for stage in warm[0]},
@@ -297,12 +309,17 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--processor", action="store_true")
+    parser.add_argument("--warm", type=int, default=WARM, metavar="TIMES")
     parser.add_argument("--way", choices=WAYS, help="measure one way in this process, as JSON")
     arguments = parser.parse_args()
     if arguments.way is not None:
         seconds, _ = measure(arguments.way, arguments.folder)
         print(json.dumps(seconds))
     else:
+        os.environ[TIMES] = str(arguments.warm)
+        if arguments.processor:
+            os.environ |= {PROCESSOR: "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         print(extract(arguments.folder, arguments.turns))
 
 
