@@ -17,7 +17,11 @@ from docs import folder_tables
 
 ORDER = folder_tables.ORDER
 FOREIGN = {
-    "pulid_extract": {"diffusers", "transformers", "accelerate", "sentencepiece"},
+    "pulid_extract": {
+        *("diffusers", "transformers", "accelerate", "sentencepiece"),
+        # seconds of every start, for networks that are modules of our own
+        *("facexlib", "timm", "torchvision"),
+    },
     "pulid_generate": {"insightface", "facexlib", "onnxruntime", "onnx", "cv2", "timm"},
 }
 

@@ -164,11 +164,11 @@ class Extractor:
 
     @cached_property
     def _tower(self) -> EvaTower:
-        return eva_clip.load_eva_clip(self._path("eva_clip")).to(self.device, self.dtype)
+        return eva_clip.load_eva_clip(self._path("eva_clip"), self.dtype).to(self.device)
 
     @cached_property
     def _idformer(self) -> idformer.IDFormer:
-        model = idformer.load_idformer(self._path("pulid_weights"))
+        model = idformer.load_idformer(self._path("pulid_weights"), self.dtype)
         condition = faces.VECTOR_WIDTH + self._tower.num_classes
         hidden = self._tower.embed_dim
         if model.cond_dim != condition or set(model.vit_dims) != {hidden}:
@@ -177,7 +177,7 @@ class Extractor:
                 f"hidden states of width {model.vit_dims[0]}, {self.files['eva_clip'].path} gives "
                 f"{condition} and {hidden}; use EVA02-CLIP-L-14-336"
             )
-        return model.to(self.device, self.dtype)
+        return model.to(self.device)
 
     @property
     def arithmetic(self) -> str:

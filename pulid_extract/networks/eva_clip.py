@@ -56,8 +56,8 @@ BLOCK = re.compile(r"blocks\.\d+\.")
 ROPE = re.compile(r"(blocks\.\d+\.attn\.)?rope\.(freqs_cos|freqs_sin|bands|pos_embed)")
 
 
-def load_eva_clip(path: Path) -> EvaTower:
-    """The tower with the file's weights, float32 on the CPU, in eval mode.
+def load_eva_clip(path: Path, dtype: torch.dtype = torch.float32) -> EvaTower:
+    """The tower with the file's weights, on the CPU, in eval mode.
 
     Reads the original `.pt`, timm's and open_clip's files; the text tower, if there is one, is not
     read. Raises WeightsError, naming the tensors, if they are not exactly those of a tower deep
@@ -83,7 +83,7 @@ def load_eva_clip(path: Path) -> EvaTower:
 
     hidden, pooled = size("blocks.0.mlp.fc1_g.weight"), size("head.weight")
     with without_init():
-        model = EvaTower(side * patch, patch, width, depth, hidden, pooled)
+        model = EvaTower(side * patch, patch, width, depth, hidden, pooled).to(dtype)
     load_strictly(model, tensors, path, WHAT)
     return use_cpu_linear(model)
 

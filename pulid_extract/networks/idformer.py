@@ -139,8 +139,8 @@ def _mapping(inputs: int, middle: int, outputs: int) -> nn.Sequential:
     )
 
 
-def load_idformer(path: Path) -> IDFormer:
-    """The encoder of a PuLID-FLUX file, float32 on the CPU, sizes read from its tensors.
+def load_idformer(path: Path, dtype: torch.dtype = torch.float32) -> IDFormer:
+    """The encoder of a PuLID-FLUX file, on the CPU, sizes read from its tensors.
     `pulid_ca.*` is not read.
 
     Raises WeightsError, naming the tensors, if the file's `pulid_encoder.*` is not exactly an
@@ -179,5 +179,5 @@ def load_idformer(path: Path) -> IDFormer:
             vit_dims=tuple(size(f"mapping_{i}.0.weight", 1) for i in range(SCALES)),
             mapping_dim=size("mapping_0.0.weight"),
         )
-    load_strictly(model, tensors, path, WHAT)
+    load_strictly(model.to(dtype), tensors, path, WHAT)
     return use_cpu_linear(model)

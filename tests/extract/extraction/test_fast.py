@@ -4,7 +4,6 @@ device's results the cache gives.
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 
@@ -22,7 +21,7 @@ from pulid_extract.faces.choice import FaceChoice
 from pulid_extract.faces.quality import Quality
 from pulid_extract.files import file_hashes
 from pulid_extract.flags.extract import ExtractFlags
-from pulid_extract.networks import devices, eva_clip, idformer
+from pulid_extract.networks import devices
 from pulid_extract.pictures.sources import Source
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 
@@ -35,17 +34,7 @@ def caching(tmp_path, monkeypatch):
     monkeypatch.setattr(file_hashes, "YOUNG", -1.0)
 
 
-@pytest.fixture
-def own_networks(monkeypatch):
-    """Networks are shared by these tests, and --fast rounds those it loads."""
-    for module, name in ((eva_clip, "load_eva_clip"), (idformer, "load_idformer")):
-        load = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, load=load: copy.deepcopy(load(path)))
-
-
-def test_a_fast_file_says_so_and_is_near_the_exact_one(
-    caching, own_networks, tmp_path, capfd, monkeypatch
-):
+def test_a_fast_file_says_so_and_is_near_the_exact_one(caching, tmp_path, capfd, monkeypatch):
     portrait = save(tmp_path / "me.png", *ALONE)
     multiplies = [True]
     monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: multiplies[0])
