@@ -58,4 +58,4 @@ def _onnx_checks(device: str) -> list[Check]:
         said = onnx_runtime.describe(choose_device(device))
     except (ImportError, InputError):
         return []
-    return [Check("machine", "onnxruntime", "ok", said)]
+    return [Check("machine", "ONNX networks", "ok", said)]

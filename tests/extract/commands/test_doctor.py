@@ -205,6 +205,8 @@ def test_an_extraction_is_looked_at(tmp_path):
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["ready"] is True
+    [onnx] = [check for check in told["checks"] if check["name"] == "ONNX networks"]
+    assert onnx["text"].startswith("face detection and ArcFace run on")
     files = [check for check in told["checks"] if check["section"] == "model files"]
     assert len(files) == 5
     assert all("models folder" in check["text"] for check in files)
