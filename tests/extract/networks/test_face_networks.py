@@ -16,6 +16,7 @@ from pulid_extract.faces import crop as face_crop
 from pulid_extract.files.roles import ROLES
 from pulid_extract.networks import retinaface
 from pulid_extract.networks.bisenet import load_bisenet
+from pulid_extract.networks.checkpoint import without_init
 from pulid_extract.networks.retinaface import load_retinaface
 from pulid_extract.shared.errors import WeightsError
 from pulid_extract.shared.model_files import check_role, read_header
@@ -45,7 +46,7 @@ def seeded(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def facexlibs_retinaface() -> torch.nn.Module:
     from facexlib.detection.retinaface import RetinaFace
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_init():
         # torchvision: `pretrained` is deprecated
         warnings.simplefilter("ignore")
         return RetinaFace(network_name="resnet50", device=torch.device("cpu"))
@@ -81,7 +82,8 @@ def test_faces_are_read_as_facexlib_reads_them():
     scores = torch.rand(1, anchors, generator=torch.Generator().manual_seed(4))
 
     theirs.forward = lambda pixels: (boxes, torch.stack([1 - scores, scores], -1), points)
-    ours = retinaface.RetinaFace()
+    with without_init():
+        ours = retinaface.RetinaFace()
     ours.forward = lambda pixels: (boxes, scores, points)
     for confidence in (0.9, 0.97, 2.0):
         expected = theirs.detect_faces(image, confidence)
