@@ -312,7 +312,7 @@ def spoil(monkeypatch, place: str) -> FaceChoice:
         return FaceChoice()
     if place == "parser":
         monkeypatch.setitem(
-            one.__dict__, "_bisenet", lambda pixels: (torch.full((1, 19, 512, 512), NAN),)
+            one.__dict__, "_bisenet", lambda pixels: torch.full((1, 19, 512, 512), NAN)
         )
         return by_hand
     name = "_tower" if place == "tower" else "_idformer"
