@@ -20,7 +20,7 @@ import numpy as np
 from pulid_extract.batch.manifest import COLUMNS
 from pulid_extract.batch.rows import judged_flags
 from pulid_extract.batch.work import LoadedNetworks, unexpected
-from pulid_extract.extraction.job import Job, decoded, read_job
+from pulid_extract.extraction.job import Job, OwnChoice, decoded, read_job
 from pulid_extract.extraction.opening import find_models
 from pulid_extract.extraction.pictures import ExtractionPictures
 from pulid_extract.extraction.result_cache import ResultCache
@@ -31,7 +31,9 @@ from pulid_extract.files.model_set import needed_roles
 from pulid_extract.flags.extract import ONE_PORTRAIT, ExtractFlags
 from pulid_extract.flags.outputs import check_outputs
 from pulid_extract.flags.worker import WorkerFlags
+from pulid_extract.pictures.drawing import encode_png
 from pulid_extract.pictures.portrait import check_portrait, decode_portrait, read_portrait_bytes
+from pulid_extract.pictures.preview import colour_labels, named_labels
 from pulid_extract.shared import records
 from pulid_extract.shared.cli.standard_output import ResultLines, quiet
 from pulid_extract.shared.errors import FaceError, InputError, PulidError
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 EXAMPLE = '{"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"}'
 # pictures that a task may have written -> their fields among the flags
 PICTURES = ("preview", "face_image", "crop_image")
+# .. and one that no flag asks for alone: the parse map
+PARSE = "parse_image"
+# fields that may be each portrait's own
+OF_EACH = ("face_index", "face_order", "face_at", "face_box", "landmarks", "mask", "box")
 # columns of a manifest that a task has otherwise
 NOT_COLUMNS = ("portrait", "portraits", "out")
 # fields of a task that lists faces
@@ -134,15 +140,26 @@ class Worker:
         return told | {"vectors": vectors} if wants_vectors else told
 
     def _crops(self, task: dict[str, Any]) -> dict[str, Any]:
+        parse_image = task.pop(PARSE, None)
+        if not isinstance(parse_image, str | None):
+            raise InputError(f"{PARSE}: expected the name of a picture")
+        if parse_image is not None and len(task.get("portrait") or ()) > 1:
+            raise InputError(f"{PARSE} is about the pixels of one portrait")
         job = self._job(task, {})
         self._find(job)
         pictures = ExtractionPictures(job.flags)
         cropped = self._crop(job, pictures)
         _write(pictures)
+        is_parsed = job.flags.parser != "none"
+        if parse_image is not None and is_parsed:
+            [crop] = cropped.crops
+            parts = encode_png(colour_labels(crop.labels, crop.crop))
+            write_atomically(parse_image, parts, mode=0o600)
         portraits = []
         for source, crop in zip(job.sources, cropped.crops, strict=True):
             portrait = PortraitResult.of(source, crop)
             facts = portrait.to_json() | {"advice": portrait.advice()}
+            facts["labels"] = named_labels(crop.labels) if is_parsed else None
             portraits.append({"portrait": source.path} | facts)
         return {"portraits": portraits}
 
@@ -274,6 +291,7 @@ class Worker:
 
     def _job(self, task: dict[str, Any], outputs: Mapping[str, str]) -> Job:
         """What is to be extracted, read and checked before any network. Raises InputError."""
+        each = task.pop("each", None)
         values = _read_values(task)
         names = values.pop("names", [])
         portraits = values["portrait"]
@@ -289,11 +307,33 @@ class Worker:
         mask = [flags.mask] if flags.mask else []
         check_outputs({**outputs, **paths}, [*portraits, *mask])
         job = read_job(portraits, flags, choice, boxes, self._note)
+        if each is not None:
+            job = replace(job, own=self._own(each, job, values))
         if names:
             job = _named(job, dict(zip(portraits, names, strict=False)))
         for source in job.sources:
             check_portrait(source.data, source.where)
         return job
+
+    def _own(self, each: object, job: Job, values: Mapping[str, Any]) -> dict[str, OwnChoice]:
+        """What is meant on each of the portraits: SHA-256 -> its choice. each: path -> fields of
+        an extraction. Raises InputError.
+        """
+        given: dict[str, Any] = each if isinstance(each, dict) else {"": each}
+        known = set(given) <= set(values["portrait"])
+        if not known or not all(isinstance(one, dict) for one in given.values()):
+            raise InputError("each: expected an object, a name of 'portrait' -> its own fields")
+        own = {}
+        for source in job.sources:
+            fields_of_one = given.get(source.path, {})
+            for name in fields_of_one:
+                if name not in OF_EACH:
+                    raise InputError(f"each: {name[:40]!r} is none of {', '.join(OF_EACH)}")
+            one = _read_values({"portrait": [source.path]} | fields_of_one)
+            flags, choice, boxes = judged_flags({**values, **one}, self._defaults)
+            alone = read_job([source.path], flags, choice, boxes, self._note)
+            own[source.sha256] = OwnChoice(choice, alone.mask, boxes)
+        return own
 
     def _find(self, job: Job) -> ResultCache:
         self._look_for(_roles_of(job))
@@ -395,7 +435,7 @@ def _named(job: Job, names: Mapping[str, str]) -> Job:
 
 
 def _roles_of(job: Job) -> set[str]:
-    return needed_roles(job.choice.detects, job.flags.aligner, job.flags.parser)
+    return needed_roles(job.detects, job.flags.aligner, job.flags.parser)
 
 
 def _write(pictures: ExtractionPictures) -> None:

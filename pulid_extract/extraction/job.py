@@ -7,7 +7,7 @@ Writes nothing. The same for the single command and for every row of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -39,6 +39,23 @@ ARITHMETIC = 4
 
 
 @dataclass(frozen=True)
+class OwnChoice:
+    """What is meant on one of several portraits, in place of what the job says for all."""
+
+    choice: FaceChoice
+    mask: Source | None = None
+    boxes: tuple[FaceBox, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "choice": asdict(self.choice),
+            "boxes": [asdict(box) for box in self.boxes],
+            "mask": None if self.mask is None else self.mask.sha256,
+        }
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be extracted."""
 
@@ -49,6 +66,17 @@ class Job:
     mask: Source | None
     boxes: tuple[FaceBox, ...]
     flags: ExtractFlags
+    # SHA-256 of a portrait -> what is meant on it
+    own: Mapping[str, OwnChoice] = field(default_factory=dict)
+
+    def meant_on(self, source: Source) -> OwnChoice:
+        """The face, and what may be seen, of one portrait."""
+        return self.own.get(source.sha256) or OwnChoice(self.choice, self.mask, self.boxes)
+
+    @property
+    def detects(self) -> bool:
+        """Whether a detector is needed."""
+        return any(self.meant_on(source).choice.detects for source in self.sources)
 
     def settings(self, hashes: Mapping[str, Sequence[str]], device: str) -> dict[str, Any]:
         """Everything but the portraits that decides the bytes, as JSON values. hashes: role ->
@@ -60,10 +88,10 @@ class Job:
             "libraries": {name: _version(name) for name in LIBRARIES},
             "weights": {role: list(files) for role, files in sorted(hashes.items())},
             "device": device,
-            "choice": asdict(self.choice),
-            "boxes": [asdict(box) for box in self.boxes],
-            "mask": None if self.mask is None else self.mask.sha256,
+            **OwnChoice(self.choice, self.mask, self.boxes).settings(),
         }
+        if self.own:
+            settings["own"] = {sha256: own.settings() for sha256, own in sorted(self.own.items())}
         deciding = list(DECIDING_FLAGS)
         if len(self.sources) > 1:
             deciding += SEVERAL_PORTRAITS
@@ -108,13 +136,14 @@ def visible_part(job: Job, source: Source, image: np.ndarray) -> np.ndarray | No
     --face-box as well. image: uint8 RGB (H, W, 3). Raises InputError.
     """
     size = (image.shape[1], image.shape[0])
+    meant = job.meant_on(source)
     mask, mask_name = None, ""
-    if job.mask is not None:
-        mask, mask_name = decode_portrait(job.mask.data, job.mask.where), job.mask.where
+    if meant.mask is not None:
+        mask, mask_name = decode_portrait(meant.mask.data, meant.mask.where), meant.mask.where
     try:
-        if job.choice.box is not None:
-            check_box("--face-box", job.choice.box, size)
-        return keep_of(size, mask, job.boxes, mask_name)
+        if meant.choice.box is not None:
+            check_box("--face-box", meant.choice.box, size)
+        return keep_of(size, mask, meant.boxes, mask_name)
     except InputError as error:
         raise InputError(f"{source.where}: {error}") from None
 

@@ -46,7 +46,7 @@ def extract_single(job: Job, outputs: Sequence[str]) -> SingleExtraction:
     """
     images = _checked_images(job)
     flags = job.flags
-    roles = needed_roles(job.choice.detects, flags.aligner, flags.parser)
+    roles = needed_roles(job.detects, flags.aligner, flags.parser)
     with quiet(), Heartbeat("looking for model files") as heartbeat:
         files = find_models(flags, roles)
         for output in outputs:

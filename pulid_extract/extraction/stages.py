@@ -6,7 +6,7 @@ Writes no file. Torch comes with the Extractor that is handed in, never from her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def crop_portraits(
 def _crop(job: Job, source: Source, image: np.ndarray, extractor: Extractor) -> FaceCrop:
     keep = visible_part(job, source, image)
     try:
-        return extractor.crop(image, job.choice, keep)
+        return extractor.crop(image, job.meant_on(source).choice, keep)
     except InputError as error:
         raise type(error)(f"{source.where}: {error}") from None
 
@@ -104,7 +104,7 @@ def encode_identity(
         **hashes(extractor.recognizer),
         "face": kept[0][1].face,
         "tool": f"pulid_extract {__version__}",
-        **_choices(job, len(kept)),
+        **_choices(job, [source for source, _ in kept]),
     }
     if extractor.arithmetic != EXACT:
         provenance["arithmetic"] = extractor.arithmetic
@@ -125,19 +125,24 @@ def encode_identity(
     )
 
 
-def _choices(job: Job, portraits: int) -> dict[str, str]:
-    """What was chosen otherwise than the reference does, for the provenance."""
+def _choices(job: Job, portraits: Sequence[Source]) -> dict[str, str]:
+    """What was chosen otherwise than the reference does, for the provenance. portraits: those that
+    are in it.
+    """
     flags, choices = job.flags, {}
     for name in ("aligner", "parser"):
         if getattr(flags, name) != getattr(ExtractFlags, name):
             choices[name] = getattr(flags, name)
-    region = []
-    if job.mask is not None:
-        region.append(f"mask {job.mask.sha256}")
-    if job.boxes:
-        region.append("box")
+    region: list[str] = []
+    for source in portraits:
+        meant = job.meant_on(source)
+        if meant.mask is not None:
+            region.append(f"mask {meant.mask.sha256}")
+        if meant.boxes:
+            region.append("box")
     if region:
-        choices["region"] = "+".join(region)
-    if portraits > 1:
+        # a folder of portraits with one box is one box
+        choices["region"] = "+".join(dict.fromkeys(region))
+    if len(portraits) > 1:
         choices["fuse"] = flags.fuse
     return choices

@@ -13,9 +13,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.request.generation import MAX_SEED
+from pulid_generate.request.hires import UPSCALERS
+from pulid_generate.request.step_cache import OPTIONS as CACHES
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server import settings as limits
 from pulid_generate.server.http.state import (
@@ -27,6 +30,7 @@ from pulid_generate.server.http.state import (
     visitor_of,
 )
 from pulid_generate.server.intake.fields import face_choice, read_names, schema
+from pulid_generate.server.intake.restoring import Restored, hashes_of, restore
 from pulid_generate.server.intake.uploads import Body, decode_file, read_body
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
 from pulid_generate.version import __version__
@@ -132,18 +136,38 @@ async def get_picture(request: Request, name: str, index: int) -> Response:
     if not 0 <= index < len(job.pictures):
         return JSONResponse({"detail": f"picture {index}: not drawn, or not yet"}, 404)
     data = (await pictures_of(job))[index]
-    return Response(data, media_type=f"image/{job.output_format}")
+    name = f"{job.pictures[index].seed}.{job.output_format}"
+    return Response(
+        data,
+        media_type=f"image/{job.output_format}",
+        headers={"Content-Disposition": f'inline; filename="{name}"'},
+    )
 
 
 @router.post("/v1/parameters")
 async def read_settings_of(request: Request) -> dict[str, Any]:
-    """What made a picture, from its metadata: send it as `image`, base64."""
+    """What made a picture, from its metadata: send it as `image`, base64. `fields` are those of a
+    request that draws it again here, `missing` says what cannot come back.
+    """
     body = await read_body(request, one_file=("image",))
     data = next(iter(body.files.values()), None)
     if data is None:
         data = decode_file(body.fields.get("image"), "image")
+    server, visitor = server_of(request), visitor_of(request)
     text = await beside(read_parameters, data)
-    return {"parameters": text, "settings": parse_description(text)}
+    facts = parse_description(text)
+    restored = await beside(_restored, server, visitor, facts)
+    return {"parameters": text, "settings": facts} | vars(restored)
+
+
+def _restored(server: Server, visitor: str | None, facts: dict[str, Any]) -> Restored:
+    drawer = server.drawer
+    hashes = hashes_of(server.submission.people(visitor).files())
+    names = {sha256: name for name, sha256 in hashes.items()}
+    try:
+        return restore(facts, drawer.flags, drawer.fitted, names, drawer.lora_folder)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise RequestError("this picture's metadata was altered and cannot be read") from None
 
 
 @router.get("/v1/capabilities")
@@ -170,6 +194,15 @@ async def get_capabilities(request: Request) -> dict[str, Any]:
         "sampling_methods": list(METHODS),
         "schedulers": list(SCHEDULES),
         "output_formats": list(FORMATS),
+        # for fields whose words are no enum
+        "choices": {
+            "sampling_method": list(METHODS),
+            "scheduler": list(SCHEDULES),
+            "hires_upscaler": list(UPSCALERS),
+            "cache_mode": list(CACHES),
+            "scm_policy": ["dynamic", "static"],
+        },
+        "control": bool(drawer.flags.control_net),
         "limits": {
             "queue": settings.max_queue,
             "pictures": settings.max_pictures,

@@ -17,12 +17,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from pulid_extract.shared.embedding_file import decode_embedding
+from pulid_extract.shared.json_text import read_json
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.server.failures import RefusedError, not_found, without_folder
 from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
 from pulid_generate.server.intake.people import SUFFIX, check_name
 from pulid_generate.server.intake.portraits import save_vectors
+from pulid_generate.server.intake.restoring import hashes_of
 from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
 from pulid_generate.server.work.queue import PORTRAITS
@@ -34,7 +36,12 @@ OPTIONS = (
     *("with_uncond", "fuse", "drop_outliers", "mix_people", "strict", "aligner", "parser", "dtype"),
 )
 OWN = ("portraits", "mask", "name", "pulid_id_embedding")
-PICTURES = {"crop": "crop_image", "face": "face_image", "sheet": "preview"}
+PICTURES = {
+    "crop": "crop_image",
+    "face": "face_image",
+    "parse": "parse_image",
+    "sheet": "preview",
+}
 
 
 @router.get("/v1/identities")
@@ -45,8 +52,11 @@ async def list_identities(request: Request) -> dict[str, Any]:
     if visitor:
         folder = server.visitors.identities_of(visitor)
         own = {path.stem for path in folder.glob(f"*{SUFFIX}")}
-    names = server.submission.people(visitor).files()
-    return {"identities": [{"name": name, "saved": name in own} for name in names]}
+    hashes = await beside(hashes_of, server.submission.people(visitor).files())
+    told = []
+    for name, sha256 in hashes.items():
+        told.append({"name": name, "saved": name in own, "sha256": sha256})
+    return {"identities": told}
 
 
 @router.post("/v1/identities")
@@ -141,12 +151,16 @@ async def show_crops(request: Request) -> dict[str, Any]:
 
     def ask() -> dict[str, Any]:
         with _portraits(server, body, _known(body), visitor) as (folder, options):
-            paths = {name: folder / f"{name}.png" for name in PICTURES}
+            # of several portraits the sheet alone
+            shown = ("sheet",) if len(options["portrait"]) > 1 else tuple(PICTURES)
+            paths = {name: folder / f"{name}.png" for name in shown}
             for name, path in paths.items():
                 options[PICTURES[name]] = str(path)
             answer = _ask(server, "crops", folder, options)
             for name, path in paths.items():
-                answer[name] = base64.b64encode(path.read_bytes()).decode()
+                # without a parser there are no parts
+                if path.is_file():
+                    answer[name] = base64.b64encode(path.read_bytes()).decode()
             return answer
 
     return await beside(ask)
@@ -169,24 +183,52 @@ def _portraits(
     """A folder with the request's portraits, which is gone afterwards, and the worker's fields."""
     options = dict(fields)
     wanted = options.pop("portraits", None)
-    names = [wanted] if isinstance(wanted, str) else wanted
-    if not isinstance(names, list) or not names:
-        raise RequestError("portraits: expected a list of names of files in 'files'")
+    entries = (wanted or [None]) if isinstance(wanted, list) else [wanted]
     folder = server.visitors.folder_of(visitor) / f"{PORTRAITS}{secrets.token_hex(8)}"
     try:
-        taken = {body.take_file(name, "portraits"): None for name in names}
-        mask = options.pop("mask", None)
-        files = {name: body.files[name] for name in taken}
-        if mask is not None:
-            mask_name = body.take_file(mask, "mask")
-            files[mask_name] = body.files[mask_name]
-            options["mask"] = str(folder / mask_name)
-        write_files(files, folder)
-        options["portrait"] = [str(folder / name) for name in taken]
-        options["names"] = list(taken)
+        taken: dict[str, dict[str, Any]] = {}
+        for entry in entries:
+            own = _entry(entry)
+            name = body.take_file(own.pop("file", None), "portraits")
+            taken[name] = _with_mask(own, body, folder)
+        options = _with_mask(options, body, folder)
+        # no folder is made for a request that is refused
+        write_files(body.files, folder)
+        paths = {name: str(folder / name) for name in taken}
+        options["portrait"], options["names"] = list(paths.values()), list(taken)
+        each = {paths[name]: own for name, own in taken.items() if own}
+        if each:
+            options["each"] = each
         yield folder, options
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entry(entry: object) -> dict[str, Any]:
+    """One of the portraits: its file's name, or an object with the name as `file` and what is meant
+    on this one, which a form has as JSON. Raises RequestError.
+    """
+    told = entry
+    if isinstance(entry, str) and entry.startswith("{"):
+        try:
+            told = read_json(entry.encode())
+        except ValueError:
+            raise RequestError(f"portraits: {entry[:40]!r} is not JSON") from None
+    if isinstance(told, str):
+        return {"file": told}
+    if not isinstance(told, dict) or not isinstance(told.get("file"), str):
+        raise RequestError(
+            "portraits: expected a list of names of files in 'files', or of objects such as "
+            '{"file": "me.jpg", "face_index": 1}'
+        )
+    return {str(name): value for name, value in told.items() if value is not None}
+
+
+def _with_mask(fields: dict[str, Any], body: Body, folder: Path) -> dict[str, Any]:
+    """The fields with the path of their mask, if they name one. Raises RequestError."""
+    if fields.get("mask") is None:
+        return fields
+    return fields | {"mask": str(folder / body.take_file(fields["mask"], "mask"))}
 
 
 def _ask(server: Server, task: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     fields.py      the names that a request may give, made from the flags' tables
     uploads.py     bodies and files
     people.py      who can be named
+    restoring.py   fields of a request from a picture's metadata
     portraits.py   what pictures of a person can be compared with
     validation.py  many jobs, and what their pictures come to
     extraction.py  portraits, by a process of their own

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pulid_extract.shared.cli.flags import heading_of
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import flag_name
@@ -96,7 +97,9 @@ def _near(name: str) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of a request, for the OpenAPI page and for the studio's forms."""
+    """JSON schema of a request, for the OpenAPI page and for the studio's forms. x-group: the
+    heading in the command's help.
+    """
     hints = get_type_hints(BatchFlags, include_extras=True)
     properties: dict[str, Any] = {}
     for name in request_fields():
@@ -104,6 +107,7 @@ def schema() -> dict[str, Any]:
         properties[name] = _property(kind) | {
             "description": f"{info.help or ''} ({flag_name(name)})".strip(),
             "default": getattr(BatchFlags, name),
+            "x-group": heading_of(BatchFlags, name),
         }
     properties["files"] = {
         "type": "object",

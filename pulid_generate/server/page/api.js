@@ -2,12 +2,14 @@
 
 export class Refused extends Error {}
 
+const ENDS = ["done", "failed", "cancelled"];
+
 export async function ask(path, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Refused("the server does not answer");
+    throw new Refused("the server does not answer; start it again, then try once more");
   }
   const told = await response.json().catch(() => ({}));
   if (!response.ok) throw new Refused(told.detail || `the server answered ${response.status}`);
@@ -24,15 +26,28 @@ export function post(path, fields, files = {}) {
   return ask(path, { method: "POST", body: form });
 }
 
-// Calls `changed` with each state of a job, the last one when it has ended.
-export function watch(id, changed) {
+// Calls `changed` with each state of a job, the last one when it has ended; `lost` while the server does not
+// answer, and the browser tries again.
+export function watch(id, changed, lost = () => {}) {
   const events = new EventSource(`/v1/jobs/${id}/events`);
   const hear = (event) => {
     const told = JSON.parse(event.data);
-    if (["done", "failed", "cancelled"].includes(told.state)) events.close();
+    if (ENDS.includes(told.state)) events.close();
     changed(told);
   };
-  for (const state of ["queued", "drawing", "done", "failed", "cancelled"]) events.addEventListener(state, hear);
+  for (const state of ["queued", "drawing", ...ENDS]) events.addEventListener(state, hear);
+  events.addEventListener("error", async () => {
+    if (events.readyState !== EventSource.CLOSED) {
+      lost();
+      return;
+    }
+    // refused for good: what has become of it?
+    try {
+      changed(await ask(`/v1/jobs/${id}`));
+    } catch (error) {
+      changed({ id, state: "failed", error: error.message, pictures: [] });
+    }
+  });
   return events;
 }
 
@@ -49,3 +64,20 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 export const by = (id) => document.getElementById(id);
+
+// A sentence about no place of the page.
+export function say(sentence) {
+  by("message-text").textContent = sentence;
+  by("message").hidden = !sentence;
+}
+
+// Files that are dropped on a part of the page.
+export function dropsOn(place, take) {
+  place.addEventListener("dragover", (event) => { event.preventDefault(); place.classList.add("over"); });
+  place.addEventListener("dragleave", () => place.classList.remove("over"));
+  place.addEventListener("drop", (event) => {
+    event.preventDefault();
+    place.classList.remove("over");
+    if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+  });
+}

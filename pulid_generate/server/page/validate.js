@@ -1,8 +1,9 @@
 // Does an identity hold: many pictures through the queue, then a report.
 
 import { ask, by, element, post } from "./api.js";
+import * as errors from "./errors.js";
+import * as people from "./people.js";
 import * as what from "./what.js";
-import { people } from "./who.js";
 
 const LOOK = 1000; // milliseconds between two questions how far it is
 const PHOTOGRAPHS = ["reference", "truth", "stranger"];
@@ -14,20 +15,24 @@ export async function start() {
 }
 
 async function validate() {
-  by("validate-error").textContent = "";
+  wrong("");
   by("validate").disabled = true;
   try {
     follow(await post("/v1/validations", ...(await request())));
   } catch (error) {
-    by("validate-error").textContent = error.message;
+    wrong(error.message);
   }
   by("validate").disabled = false;
 }
 
+function wrong(sentence) {
+  errors.wrong("validate-error", sentence, (name) => by(`validate-${name}`));
+}
+
 // The settings of the form, but for what the prompts and the seeds say.
 async function request() {
-  if (people.filter((person) => person.chosen).length !== 1) throw new Error("choose one person above");
-  const [{ prompt, batch_count, init_img, mask, strength, ...fields }, given] = await what.request();
+  if (people.chosen().length !== 1) throw new Error("choose one person above");
+  const [{ prompt, batch_count, init_img, mask, strength, only_faces, ...fields }, given] = await what.request();
   const files = {};
   for (const kind of PHOTOGRAPHS) {
     const chosen = [...by(`validate-${kind}`).files];

@@ -1,224 +1,183 @@
-// What is drawn: the form, made from the server's fields; the boxes of several people; a picture to start
-// from and its mask.
+// What is drawn: the form and its request; the settings of a picture come back into it.
 
 import { by, element, post } from "./api.js";
-import { Stage, load } from "./stage.js";
-import { people, showPeople } from "./who.js";
+import * as advanced from "./advanced.js";
+import * as errors from "./errors.js";
+import * as people from "./people.js";
+import * as places from "./places.js";
+import * as start_picture from "./start_picture.js";
 
 const SHAPES = [["1:1", 1, 1], ["3:4", 3, 4], ["4:3", 4, 3], ["9:16", 9, 16], ["16:9", 16, 9]];
+const UNIT = 16;
+// fields of the form itself
+const PLAIN = ["prompt", "width", "height", "steps", "seed", "batch_count", "id_start_step"];
 // fields that the page has places of its own for
-const OWN = new Set(["prompt", "width", "height", "steps", "pulid_id_weight", "id_start_step", "seed", "batch_count",
-  "strength", "init_img", "mask", "pulid_id_embedding", "identity", "files", "portraits", "face_index", "face_order",
-  "face_at", "face_box", "landmarks"]);
+const OWN = new Set([...PLAIN, "pulid_id_weight", "strength", "init_img", "mask", "pulid_id_embedding", "identity",
+  "files", "portraits", "face_index", "face_order", "face_at", "face_box", "landmarks", "only_faces"]);
+// where a sentence's other names stand
+const INPUTS = { init_img: "init", mask: "init", identity: "people", embedding: "people", size: "width" };
+let usual = {};
 let capabilities;
-let place;
-let init;
-let initFile = null;
 
 export function start(told) {
   capabilities = told;
-  const defaults = told.defaults;
-  for (const name of ["width", "height", "batch_count", "strength", "id_start_step", "seed"]) {
-    field(name).value = defaults[name];
-  }
-  field("steps").value = defaults.steps ?? (told.dev ? 20 : 4);
-  field("steps").max = told.limits.steps;
-  field("batch_count").max = told.limits.pictures;
-  setWeight(defaults.pulid_id_weight);
-  by("weight").addEventListener("input", () => setWeight(by("weight").value));
-  showShapes(Math.sqrt(defaults.width * defaults.height));
-  showAdvanced();
+  usual = { ...told.defaults, prompt: "", steps: told.defaults.steps ?? (told.dev ? 20 : 4) };
+  for (const name of [...PLAIN, "strength"]) field(name).value = usual[name];
+  slide("weight", "weight-slider", usual.pulid_id_weight);
+  slide("strength", "strength-slider", usual.strength);
+  showShapes(Math.sqrt(usual.width * usual.height));
+  advanced.start(told, (name) => OWN.has(name));
+  places.start();
+  start_picture.start("only_faces" in told.fields);
   for (const name of ["width", "height"]) field(name).addEventListener("change", arrange);
-  place = new Stage(by("place"), { onchange: keepBox });
-  place.tool = "box";
-  init = new Stage(by("init-canvas"));
-  init.tool = "brush";
-  init.brush = 60;
-  by("init").addEventListener("change", (event) => event.target.files[0] && startFrom(event.target.files[0]));
-  by("init-brush").addEventListener("input", (event) => { init.brush = Number(event.target.value); });
-  by("init-clear").addEventListener("click", () => { init.mask = null; init.draw(); });
-  by("init-remove").addEventListener("click", () => { initFile = null; by("init-work").hidden = true; by("init").value = ""; });
+  for (const name of [...PLAIN, "pulid_id_weight", "strength"]) {
+    // an empty field is the usual value; it is shown, not only sent
+    if (name !== "prompt") field(name).addEventListener("change", (event) => { if (!event.target.value.trim()) setValue(name, usual[name]); });
+  }
   by("form").addEventListener("input", () => wrong(""));
+  by("init-canvas").addEventListener("started", (event) => fit(event.detail));
 }
 
 function field(name) { return by("form").elements.namedItem(name); }
 
-function setWeight(value) {
-  by("weight").value = value;
-  by("weight-shown").textContent = Number(value).toFixed(2);
+// A number and its slider, which shows what of it lies in its range.
+function slide(name, slider, value) {
+  by(name).addEventListener("input", () => { by(slider).value = by(name).value; });
+  by(slider).addEventListener("input", () => { by(name).value = Number(by(slider).value).toFixed(2); });
+  by(name).value = by(slider).value = value;
 }
+
+function setValue(name, value) {
+  field(name).value = value;
+  field(name).dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+// ------------------------------------------------------------------------------------------ shapes
 
 function showShapes(side) {
   by("shapes").replaceChildren(...SHAPES.map(([name, across, down]) => {
-    const unit = (value) => Math.max(16, Math.round(value / 16) * 16);
-    const width = unit(side * Math.sqrt(across / down));
-    const height = unit(side * Math.sqrt(down / across));
+    const [width, height] = [side * Math.sqrt(across / down), side * Math.sqrt(down / across)].map(aligned);
     const picture = element("i");
     picture.style.width = `${22 * Math.sqrt(across / down)}px`;
     picture.style.height = `${22 * Math.sqrt(down / across)}px`;
-    return element("button", { type: "button", "data-size": `${width}x${height}`, onclick: () => {
-      field("width").value = width;
-      field("height").value = height;
-      arrange();
-    } }, picture, name);
+    return element("button", { type: "button", "aria-label": `${name}, ${width} by ${height}`, onclick: () => resize(width, height) }, picture, name);
   }));
+  [...by("shapes").children].forEach((button, place) => {
+    const [, across, down] = SHAPES[place];
+    button.dataset.size = [side * Math.sqrt(across / down), side * Math.sqrt(down / across)].map(aligned).join("x");
+  });
 }
 
-function showAdvanced() {
-  const parts = [];
-  for (const [name, told] of Object.entries(capabilities.fields)) {
-    if (OWN.has(name)) continue;
-    const id = `field-${name}`;
-    const shown = name.replaceAll("_", " ");
-    let input;
-    if (told.enum) {
-      input = element("select", { id, name }, ...told.enum.map((word) => element("option", { value: word }, word)));
-      input.value = told.default ?? told.enum[0];
-    } else if (told.type === "boolean") {
-      input = element("input", { id, name, type: "checkbox", checked: told.default });
-    } else {
-      const numeric = ["integer", "number"].includes(told.type);
-      input = element("input", { id, name, type: numeric ? "number" : "text", step: numeric ? "any" : null,
-        value: capabilities.defaults[name] ?? "" });
-    }
-    input.dataset.before = input.type === "checkbox" ? String(input.checked) : input.value;
-    input.setAttribute("aria-describedby", `${id}-help`);
-    parts.push(element("label", { for: id }, shown),
-      element("span", {}, input, element("small", { id: `${id}-help` }, told.description)));
-  }
-  by("advanced").replaceChildren(...parts);
+function aligned(value) { return Math.max(UNIT, Math.round(value / UNIT) * UNIT); }
+
+function resize(width, height) {
+  field("width").value = width;
+  field("height").value = height;
+  wrong("");
+  arrange();
 }
 
-// ------------------------------------------------------------------------------------ where people are
+// The shape of the picture to start from, as large as the server takes.
+function fit([width, height]) {
+  const share = Math.min(1, Math.sqrt(capabilities.limits.megapixels * 1e6 / (width * height)));
+  const down = (value) => Math.max(UNIT, Math.floor(value * share / UNIT) * UNIT);
+  resize(down(width), down(height));
+}
 
 export function arrange() {
   const [width, height] = [Number(field("width").value), Number(field("height").value)];
   for (const shape of by("shapes").children) shape.setAttribute("aria-pressed", shape.dataset.size === `${width}x${height}`);
-  const there = people.filter((person) => person.chosen);
-  by("place-part").hidden = there.length < 2;
-  if (there.length < 2 || !width || !height) return;
-  if (place.size[0] !== width || place.size[1] !== height) {
-    place.show(null, width, height);
-    for (const person of there) person.box = null;
-  }
-  there.forEach((person, number) => {
-    const share = Math.floor(width / there.length);
-    person.box ??= [number * share, 0, share, height];
-  });
-  place.frames = there.map((person) => person.box);
-  place.labels = there.map((person) => person.name);
-  place.chosen = Math.min(place.chosen, there.length - 1);
-  place.box = null;
-  place.draw();
-  by("place-choices").replaceChildren(...there.map((person, number) => element("button", {
-    type: "button", role: "radio", "aria-checked": number === place.chosen,
-    onclick: () => { place.chosen = number; arrange(); },
-  }, person.name)));
-}
-
-function keepBox() {
-  const there = people.filter((person) => person.chosen);
-  if (place.box && there[place.chosen]) there[place.chosen].box = place.box;
-  arrange();
-}
-
-export async function startFrom(blob) {
-  const image = await load(blob);
-  initFile = blob;
-  by("edit-part").open = true;
-  by("init-work").hidden = false;
-  init.show(image, image.naturalWidth, image.naturalHeight);
+  places.arrange(width, height);
 }
 
 // -------------------------------------------------------------------------------------- the request
 
 // [fields, files] of a request for what the page says.
 export async function request() {
-  const fields = {};
-  const files = {};
-  for (const name of ["prompt", "width", "height", "steps", "seed", "batch_count", "id_start_step"]) {
-    if (field(name).value !== "") fields[name] = field(name).value;
+  const [fields, files] = advanced.changed();
+  for (const name of PLAIN) {
+    if (field(name).value.trim() !== "") fields[name] = field(name).value;
   }
-  for (const input of by("advanced").querySelectorAll("input, select")) {
-    const value = input.type === "checkbox" ? String(input.checked) : input.value;
-    if (value !== input.dataset.before && value !== "") fields[input.name] = value;
-  }
-  const there = people.filter((person) => person.chosen);
-  const weight = Number(by("weight").value);
-  if (there.length === 1) {
-    fields.pulid_id_embedding = there[0].name;
-    fields.pulid_id_weight = weight * there[0].weight;
-  } else if (there.length) {
-    fields.identity = there.map((person) => `${person.name},weight=${person.weight},box=${person.box.join(",")}`);
+  const there = people.chosen();
+  const weight = field("pulid_id_weight").value;
+  if (there.length) {
     fields.pulid_id_weight = weight;
   } else {
     delete fields.id_start_step;
   }
-  if (initFile) {
-    const ending = { "image/jpeg": "jpg", "image/webp": "webp" }[initFile.type] ?? "png";
-    files[`init.${ending}`] = initFile;
-    fields.init_img = `init.${ending}`;
-    fields.strength = field("strength").value;
-    if (init.isPainted) {
-      files["mask.png"] = await init.maskPng(true);
-      fields.mask = "mask.png";
-    }
-  }
-  return [fields, files];
+  if (there.length === 1) fields.pulid_id_embedding = there[0].name;
+  else if (there.length) fields.identity = there.map((person) => `${person.name},weight=${person.weight},box=${person.box.join(",")}`);
+  const [started, sent] = await start_picture.request();
+  return [{ ...fields, ...started }, { ...files, ...sent }];
 }
 
 export function drawn() {
   if (!by("seed-lock").checked) field("seed").value = Math.floor(Math.random() * 2 ** 31);
 }
 
-// The sentence, at the field that it is about.
 export function wrong(sentence) {
-  for (const input of by("form").querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
-  by("form-error").textContent = sentence;
-  if (!sentence) return;
-  const word = sentence.split(/[\s:]/)[0].replaceAll("-", "_");
-  const input = [word, `pulid_${word}`].map(field).find((found) => found instanceof HTMLElement);
-  if (!input) return;
-  input.setAttribute("aria-invalid", "true");
-  if (input.closest("details")) input.closest("details").open = true;
-  input.focus();
+  if (!sentence && !by("form-error").textContent) return;
+  errors.wrong("form-error", sentence, (name) => {
+    const input = by(INPUTS[name]) ?? field(name);
+    return input instanceof HTMLElement && !input.hidden ? input : null;
+  });
 }
 
 // ------------------------------------------------------------------------------------------ restore
 
-// Fields of a job, or what a picture's metadata says.
-export function restore(settings) {
-  const told = { ...settings };
-  const one = told.identity?.sha256 ? told.identity : null;
-  if (one) {
-    told.pulid_id_weight = one.weight;
-    told.id_start_step = one.start_step;
-  }
+// Fields of a request, as a job has them or as a picture's metadata comes to. before: the picture that was
+// started from, if this page still has it. missing: what cannot come back, in words.
+export async function restore(told, { before = null, missing = [] } = {}) {
+  const lost = [...missing];
+  wrong("");
+  advanced.reset();
+  start_picture.remove();
+  for (const name of [...PLAIN, "pulid_id_weight", "strength"]) setValue(name, told[name] ?? usual[name]);
   for (const [name, value] of Object.entries(told)) {
-    const input = field(name);
-    if (!(input instanceof HTMLElement) || value === null || typeof value === "object") continue;
-    if (input.type === "checkbox") input.checked = value === true || value === "true";
-    else input.value = value;
+    if (!OWN.has(name) && value !== null) advanced.set(name, value);
   }
-  if (told.pulid_id_weight !== undefined) setWeight(told.pulid_id_weight);
   by("seed-lock").checked = true;
-  const named = [told.pulid_id_embedding, ...(Array.isArray(told.identity) ? told.identity : [])].filter(Boolean);
-  if (named.length) {
-    const names = named.map((text) => text.split(",")[0].replace(/\.pulidembd$/, ""));
-    for (const person of people) person.chosen = names.includes(person.name);
-    if (names.length === 1) for (const person of people) person.weight = 1;
-    showPeople();
+  lost.push(...restorePeople(told));
+  if (before) await start_picture.startAgain(before);
+  else if (told.init_img) lost.push("the picture that it started from is not kept: choose it again");
+  for (const name of ["ref_image", "control_image"]) {
+    if (told[name]) lost.push(`${name}: is not kept, choose it again`);
   }
-  arrange();
+  resize(told.width ?? usual.width, told.height ?? usual.height);
+  by("form-note").textContent = ["The settings are restored.", ...lost].join(" ");
   by("what").scrollIntoView();
+  by("prompt").focus({ preventScroll: true });
+}
+
+function restorePeople(told) {
+  const named = [told.pulid_id_embedding, ...[told.identity ?? []].flat()].filter(Boolean).map(parts);
+  const lost = [];
+  for (const person of people.people) {
+    const one = named.find(({ name }) => name === person.name);
+    person.chosen = Boolean(one);
+    if (one) Object.assign(person, { weight: one.weight ?? 1, box: one.box ?? null });
+  }
+  for (const { name } of named) {
+    if (!people.names().includes(name)) lost.push(`${name} is not among the people here: add the .pulidembd`);
+  }
+  people.show();
+  return lost;
+}
+
+// "me.pulidembd,weight=0.8,box=0,0,96,96"
+function parts(text) {
+  const [file, ...rest] = text.split(/,(?=[a-z]+=)/);
+  const told = Object.fromEntries(rest.map((part) => part.split("=")));
+  return { name: file.replace(/\.pulidembd$/, ""), weight: told.weight, box: told.box?.split(",").map(Number) };
 }
 
 export async function restoreFile(file) {
-  wrong("");
+  by("restore-error").textContent = "";
   try {
-    restore((await post("/v1/parameters", {}, { "picture.png": file })).settings);
+    const { fields, missing } = await post("/v1/parameters", {}, { "picture.png": file });
+    await restore(fields, { missing });
   } catch (error) {
-    wrong(error.message);
+    by("restore-error").textContent = `${file.name}: ${error.message}`;
   }
+  by("restore").value = "";
 }
-

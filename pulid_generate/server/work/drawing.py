@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pulid_generate.assembly.opening import open_pipeline
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.requests import read_drawing
+from pulid_generate.assembly.requests import read_drawing, read_request
 from pulid_generate.assembly.usage import idle_flags, usage_error
 from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
@@ -114,6 +114,15 @@ class Drawer:
         if settings is not None and steps > settings.max_steps:
             raise RequestError(f"steps {steps}: expected at most {settings.max_steps} here")
         return jobs
+
+    def fitted(self, fields: Mapping[str, Any]) -> Job:
+        """The picture that fields of a request come to, without the people and the files that they
+        name. Raises PulidError.
+        """
+        flags, _ = read_row(fields, 1, 1, Path()).merged(self.flags, self.given)
+        request = read_request(flags, flags.prompt or "", flags.width, flags.height)
+        with self._lock:
+            return self.pipeline.job(request)
 
     def notes(self, record: JobRecord) -> list[str]:
         """A line for each option that was given and changes nothing."""

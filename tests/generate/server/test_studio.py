@@ -180,7 +180,7 @@ def test_from_a_portrait_to_a_downloaded_picture(visit, portraits, studio):
     page.fill("#prompt", "a portrait of a person, smiling")
     page.fill("#seed", "7")
     page.click("#draw")
-    page.wait_for_selector("#current progress")
+    page.wait_for_selector("#jobs progress")
     page.wait_for_selector("#current figure img")
     # beside it, how like ada it is; asked for once
     page.wait_for_selector("#current .likeness >> text=/^likeness 0[.][0-9][0-9]$/")
@@ -275,9 +275,9 @@ def test_a_painted_mask_comes_out_as_painted(visit, studio, portraits, monkeypat
     visitor = visit(viewport={"width": 375, "height": 700})
     page = visitor.page
     visitor.give(portraits / "ada.png")
+    page.wait_for_selector("#seen-face[src]")
     page.check("text=Cover with a brush")
     page.fill("#brush-size", "20")
-    visitor.drag((0.2, 0.3), (0.8, 0.3))
     sent = []
     ask = studio.server.worker.ask
 
@@ -286,8 +286,8 @@ def test_a_painted_mask_comes_out_as_painted(visit, studio, portraits, monkeypat
         return ask(task, fields)
 
     monkeypatch.setattr(studio.server.worker, "ask", hear)
-    page.click("#look")
-    page.wait_for_selector("#sheet:not([hidden])")
+    visitor.drag((0.2, 0.3), (0.8, 0.3))
+    wait(lambda: sent)
     [mask] = sent
     portrait = Image.open(portraits / "ada.png")
     assert mask.shape == portrait.size[::-1]
@@ -318,9 +318,9 @@ def test_cancel_stops_within_two_steps(visit, studio, monkeypatch):
     page.fill("#prompt", "a portrait of a person")
     page.fill("#steps", "100")
     page.click("#draw")
-    page.wait_for_selector("#state >> text=/^step [2-9]/")
-    assert page.locator("#current img.preview").is_visible()
-    page.click("#cancel")
+    page.wait_for_selector("#jobs .state >> text=/^step [2-9]/")
+    assert page.locator("#jobs img.preview").is_visible()
+    page.click("#jobs .cancel")
     page.wait_for_selector("#current >> text=cancelled")
     job = max(studio.server.queue._jobs.values(), key=lambda job: job.created)
     assert job.state == "cancelled"

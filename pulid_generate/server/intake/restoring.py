@@ -1,0 +1,262 @@
+"""The settings of a picture, from its metadata: fields of a request that draws it again here, and
+in words what cannot come back. Imports no torch.
+
+Metadata says what had an effect, not what was typed: a schedule by its times, a person by the hash
+of the file. What was typed is looked for until it comes to the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pulid_generate.errors import PulidError
+from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.lora.choice import find_lora
+from pulid_generate.request.detail import ANTELOPEV2
+from pulid_generate.request.job import Job
+from pulid_generate.sampling.names import SCHEDULES
+
+# as the metadata rounds times
+DIGITS = 6
+# facts that are called like their fields, and are left out where they are the usual ones
+PLAIN = (
+    *("rng", "sampling_method", "eta", "prompt_weights", "guidance", "negative_prompt"),
+    *("cfg_scale", "cfg_start_step"),
+)
+# facts of a person -> fields
+OF_PERSON = {
+    "weight": "pulid_id_weight",
+    "start_step": "id_start_step",
+    "end_step": "id_end_step",
+    "schedule": "id_weight_schedule",
+    "weight_double": "id_weight_double",
+    "weight_single": "id_weight_single",
+    "negative": "negative_id",
+}
+SHOWN = 12
+
+# fields -> the picture that they come to, without people and pictures to start from; raises
+# PulidError
+Fit = Callable[[Mapping[str, Any]], Job]
+
+
+@dataclass
+class Restored:
+    """What a picture's metadata comes to."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    # sentences
+    missing: list[str] = field(default_factory=list)
+
+
+def restore(
+    facts: Mapping[str, Any],
+    defaults: BatchFlags,
+    fit: Fit,
+    names: Mapping[str, str],
+    loras: Path | None,
+) -> Restored:
+    """facts: as `parse_description` reads them. defaults: the server's; fields that agree with them
+    are left out. names: SHA-256 of a .pulidembd -> the name of who is here. loras: their folder.
+
+    Raises KeyError, TypeError or ValueError for metadata that was altered.
+    """
+    restored = Restored()
+    fields = restored.fields
+    for name in PLAIN:
+        fields[name] = facts.get(name, getattr(BatchFlags, name))
+    fields["t5_max_length"] = max(facts["t5_tokens"])
+    _take_tiles(facts, fields)
+    _take_skipping(facts, fields)
+    _take_cache(facts, fields)
+    _take_detail(facts, fields)
+    _take_loras(facts, restored, loras)
+    for name in list(fields):
+        if fields[name] is None or fields[name] == getattr(defaults, name):
+            del fields[name]
+    for name in ("prompt", "width", "height", "steps", "seed"):
+        fields[name] = facts[name]
+    _take_times(facts, fields, fit)
+    _take_hires(facts, fields, fit)
+    _take_people(facts, restored, names)
+    for name, words in (
+        ("init_image", "the picture that it started from is not in it: choose it again"),
+        ("references", "its reference pictures are not in it: choose them again"),
+        ("controls", "the pictures of its ControlNets are not in it: choose them again"),
+    ):
+        if name in facts:
+            restored.missing.append(words)
+    return restored
+
+
+def _take_tiles(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    tiles = facts.get("vae_tiling", False)
+    fields["vae_tiling"] = bool(tiles)
+    if isinstance(tiles, Mapping):
+        fields |= {"vae_tile_size": tiles["size"], "vae_tile_overlap": tiles["overlap"]}
+
+
+def _take_skipping(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    told = facts.get("skip_layers")
+    fields["slg_scale"] = told["scale"] if told else 0.0
+    if not told:
+        return
+    # half a step before the first and after the last, in shares of the times; see SkipGuidance
+    first, last, times = min(told["steps"]), max(told["steps"]), facts["steps"] + 1
+    fields["skip_layers"] = ",".join(map(str, told["layers"]))
+    fields["skip_layer_start"] = round((first + 0.5) / times, DIGITS)
+    fields["skip_layer_end"] = round(min((last + 2.5) / times, 1.0), DIGITS)
+
+
+def _take_cache(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    told = dict(facts.get("step_cache", {}))
+    fields["cache_mode"] = told.pop("mode", None)
+    fields["scm_mask"] = ",".join(told.pop("mask", ""))
+    fields["scm_policy"] = told.pop("policy", BatchFlags.scm_policy)
+    fields["cache_option"] = _pairs(told)
+
+
+def _take_detail(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    told = dict(facts.get("detail", {}))
+    told.pop("references_sha256", None)
+    fields["ad_model"] = ANTELOPEV2 if told.pop("detector", None) else None
+    fields["ad_prompt"] = told.pop("prompt", "")
+    fields["ad_negative_prompt"] = told.pop("negative_prompt", "")
+    fields["extra_ad_args"] = _pairs(told)
+
+
+def _pairs(told: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in told.items())
+
+
+def _take_loras(facts: Mapping[str, Any], restored: Restored, folder: Path | None) -> None:
+    given = []
+    for told in facts.get("loras", ()):
+        try:
+            find_lora(str(told["name"]), folder)
+        except PulidError:
+            restored.missing.append(f"the LoRA {told['name']} is not here")
+        else:
+            given.append(f"{told['name']}:{told['weight']:g}")
+    restored.fields["lora"] = given or None
+
+
+# ------------------------------------------------------------------------------------------- steps
+
+
+def _take_times(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> None:
+    """Scheduler, shift, and of a picture that started from another the steps and the strength."""
+    wanted = list(facts["sigmas"])
+    most = max(facts["steps"] * 4, 60) if "init_image" in facts else facts["steps"]
+    for steps in range(facts["steps"], most + 1):
+        strength = _strength(facts["steps"], steps)
+        for more in _schedules():
+            tried = fields | more | {"steps": steps}
+            if _times(tried, fit)[-len(wanted) :] == wanted:
+                fields |= more | {"steps": steps}
+                if "init_image" in facts:
+                    fields["strength"] = strength
+                return
+    fields["sigmas"] = ",".join(map(str, wanted))
+    if "init_image" in facts:
+        fields["strength"] = 1.0
+
+
+def _schedules() -> Iterator[dict[str, Any]]:
+    """The usual one first."""
+    yield {}
+    for name, shift in product(SCHEDULES, ("auto", "none")):
+        yield {"scheduler": name} | ({} if shift == "auto" else {"flow_shift": shift})
+
+
+def _times(fields: Mapping[str, Any], fit: Fit) -> list[float]:
+    try:
+        return _rounded(fit(fields).times)
+    except PulidError:
+        return []
+
+
+def _rounded(times: Any) -> list[float]:
+    return [round(time, DIGITS) for time in times]
+
+
+def _strength(kept: int, steps: int) -> float:
+    """Which of so many steps leaves so many, the usual one if it does; see `cut_schedule`."""
+    for strength in (BatchFlags.strength, *(number / 20 for number in range(21)), kept / steps):
+        left = min(int(np.float32(steps) * np.float32(strength)), steps - 1) + 1
+        if left == kept:
+            return float(strength)
+    return (kept - 0.5) / steps
+
+
+def _take_hires(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> None:
+    told = facts.get("hires")
+    if told is None:
+        return
+    fields |= {
+        "hires": True,
+        "hires_width": told["width"],
+        "hires_height": told["height"],
+        "hires_upscaler": told["upscaler"],
+    }
+    if "denoising_strength" in told:
+        fields["hires_denoising_strength"] = told["denoising_strength"]
+        for steps in range(told["steps"] + 1):
+            try:
+                larger = fit(fields | {"hires_steps": steps}).larger
+            except PulidError:
+                continue
+            if larger is not None and _rounded(larger.times) == told["sigmas"]:
+                fields["hires_steps"] = steps
+                return
+        del fields["hires_denoising_strength"]
+    fields["hires_sigmas"] = ",".join(map(str, told["sigmas"]))
+
+
+# ------------------------------------------------------------------------------------------ people
+
+
+def _take_people(facts: Mapping[str, Any], restored: Restored, names: Mapping[str, str]) -> None:
+    if "identity" in facts:
+        told = facts["identity"]
+        for fact, option in OF_PERSON.items():
+            if fact in told:
+                restored.fields[option] = told[fact]
+        person = _name(told["sha256"], restored, names)
+        if person is not None:
+            restored.fields["pulid_id_embedding"] = person
+    several = []
+    for told in facts.get("identities", ()):
+        person = _name(told["sha256"], restored, names)
+        if person is not None:
+            several.append(f"{person},weight={told['weight']},start={told['start_step']}")
+    if several:
+        restored.fields["identity"] = several
+        restored.missing.append("where each person was is not in it: drag their boxes again")
+
+
+def _name(sha256: str, restored: Restored, names: Mapping[str, str]) -> str | None:
+    if sha256 in names:
+        return names[sha256]
+    restored.missing.append(
+        f"its person is not among those here (SHA-256 {sha256[:SHOWN]}..): add the .pulidembd"
+    )
+    return None
+
+
+def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
+    """name -> SHA-256 of its file; those that cannot be read are left out. files: name -> path."""
+    found = {}
+    for name, path in files.items():
+        try:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            continue
+    return found
