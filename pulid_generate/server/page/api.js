@@ -45,7 +45,7 @@ export function watch(id, changed, lost = () => {}) {
     try {
       changed(await ask(`/v1/jobs/${id}`));
     } catch (error) {
-      changed({ id, state: "failed", error: error.message, pictures: [] });
+      changed({ id, state: "failed", error: error.message, pictures: [], step: 0, steps: 0 });
     }
   });
   return events;

@@ -31,6 +31,7 @@ export function follow(job, name, ended) {
     bar.value = now.step;
     if (now.preview) { preview.src = now.preview; preview.hidden = false; }
     if (RUNNING.includes(now.state)) return;
+    if (line.contains(document.activeElement) || cancel.disabled) by("current").focus({ preventScroll: true });
     line.remove();
     followed.delete(job.id);
     ended(now);

@@ -64,8 +64,8 @@ async function forget(address) {
   by("people-error").textContent = "";
   try {
     await ask(address, { method: "DELETE" });
+    await refresh();
   } catch (error) {
     by("people-error").textContent = error.message;
   }
-  await refresh();
 }

@@ -201,6 +201,10 @@ export class Stage {
     context.moveTo(...from);
     context.lineTo(...to);
     context.stroke();
+    // a line to where it begins is no line, and leaves nothing
+    context.beginPath();
+    context.arc(...to, context.lineWidth / 2, 0, 2 * Math.PI);
+    context.fill();
     this.draw();
   }
 

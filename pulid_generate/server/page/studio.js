@@ -48,6 +48,14 @@ addEventListener("unhandledrejection", (event) => {
 for (const name of ["dragover", "drop"]) {
   addEventListener(name, (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
 }
+// the next choice by arrow keys
+addEventListener("keydown", (event) => {
+  const choices = [...(event.target.closest?.("[role=radiogroup]")?.children ?? [])];
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!step || !choices.length) return;
+  event.preventDefault();
+  choices[(choices.indexOf(event.target) + step + choices.length) % choices.length].click();
+});
 // numbers by arrow keys
 addEventListener("keydown", (event) => {
   const step = Number(event.target.dataset?.step) * ({ ArrowUp: 1, ArrowDown: -1 }[event.key] ?? 0);

@@ -36,6 +36,7 @@ function named(job) { return job.prompt ? `“${job.prompt.slice(0, 40)}”` : "
 
 async function draw() {
   what.wrong("");
+  const focused = document.activeElement;
   by("form-note").textContent = "";
   by("draw").disabled = true;
   try {
@@ -49,6 +50,7 @@ async function draw() {
     what.wrong(error.message);
   }
   by("draw").disabled = false;
+  if (document.activeElement === document.body) focused.focus({ preventScroll: true });
 }
 
 function finished(job) {
@@ -56,8 +58,9 @@ function finished(job) {
     addToGallery(job);
     show(job);
   } else {
+    by("current").querySelector(".ended")?.remove();
     const words = job.state === "failed" ? job.error : "cancelled";
-    by("current").prepend(element("p", { class: job.state === "failed" ? "error" : "quiet", role: "status" }, words));
+    by("current").prepend(element("p", { class: `ended ${job.state === "failed" ? "error" : "quiet"}`, role: "status" }, words));
   }
 }
 

@@ -265,6 +265,7 @@ async function addEmbedding(file) {
 }
 
 async function working(words, work, place = "who-error") {
+  const focused = document.activeElement;
   by(place).textContent = "";
   busy(words);
   by("use").disabled = true;
@@ -276,6 +277,8 @@ async function working(words, work, place = "who-error") {
     by(place).scrollIntoView({ block: "nearest" });
   }
   by("use").disabled = false;
+  // a button that is disabled loses it
+  if (document.activeElement === document.body) focused.focus();
 }
 
 function tell(text) {

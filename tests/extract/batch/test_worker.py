@@ -10,7 +10,9 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from support.coloured_faces import ALONE, GROUP, save
 from support.commands import run
@@ -19,6 +21,7 @@ from support.portrait_models import models_folder, write_projection
 
 from pulid_extract.batch.worker import Worker
 from pulid_extract.flags.worker import WorkerFlags
+from pulid_extract.shared.embedding_file import read_embedding
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,33 @@ def test_a_tasks_file_is_the_commands(photos, tmp_path, capfd, monkeypatch):
     assert made[0] == made[3]
     assert len(set(made)) == 3
     assert stat.S_IMODE((tmp_path / "0.pulidembd").stat().st_mode) == 0o600
+
+
+def test_each_portrait_has_its_own_face(photos, tmp_path, capfd, monkeypatch):
+    alone, group = str(photos / "alone.png"), str(photos / "group.png")
+    out = [str(tmp_path / f"{number}.pulidembd") for number in range(5)]
+    single = {"task": "extract", "dtype": "f32"}
+    several = single | {"portrait": [alone, group], "fuse": "mean", "mix_people": True}
+    told = answers(
+        capfd,
+        monkeypatch,
+        single | {"portrait": [alone], "out": out[0]},
+        single | {"portrait": [group], "face_index": 1, "out": out[1]},
+        several | {"out": out[2], "each": {group: {"face_index": 1}}},
+        several | {"out": out[3]},
+        several | {"out": out[4], "each": {group: {"face_index": 1}}},
+        several | {"out": out[4], "each": {group: {"fuse": "concat"}}},
+        several | {"out": out[4], "each": {"other.png": {"face_index": 1}}},
+        several | {"out": out[4], "each": [1]},
+    )
+    assert [answer["status"] for answer in told] == ["done"] * 5 + ["failed"] * 3
+    assert "is none of face_index" in told[5]["error"]
+    assert all("each: expected an object" in answer["error"] for answer in told[6:])
+    first, second, both, largest = (read_embedding(path).tokens for path in out[:4])
+    assert np.allclose(both, (first + second) / 2, atol=1e-5)
+    assert not np.allclose(both, largest, atol=1e-3)
+    # the second time from the cache, if there is one: the key knows each portrait's own
+    assert Path(out[4]).read_bytes() == Path(out[2]).read_bytes()
 
 
 def call_extract(capfd, monkeypatch, portrait: str, out: str, *flags: str):
@@ -120,7 +150,8 @@ def test_a_reference_is_what_its_file_is_now(photos, tmp_path):
 
 
 def test_faces_and_crops(photos, tmp_path, capfd, monkeypatch):
-    paths = {name: str(tmp_path / f"{name}.png") for name in ("preview", "crop_image")}
+    names = ("preview", "crop_image", "parse_image")
+    paths = {name: str(tmp_path / f"{name}.png") for name in names}
     alone = str(photos / "alone.png")
     faces, crops = answers(
         capfd,
@@ -133,6 +164,7 @@ def test_faces_and_crops(photos, tmp_path, capfd, monkeypatch):
     assert lefts == sorted(lefts)
     assert crops["portraits"][0]["portrait"] == alone
     assert isinstance(crops["portraits"][0]["advice"], list)
+    assert "%" in crops["portraits"][0]["labels"]
     for path in paths.values():
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
