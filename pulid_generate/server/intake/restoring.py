@@ -8,7 +8,8 @@ of the file. What was typed is looked for until it comes to the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -157,7 +158,7 @@ def _take_times(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
     most = max(facts["steps"] * 4, 60) if "init_image" in facts else facts["steps"]
     for steps in range(facts["steps"], most + 1):
         strength = _strength(facts["steps"], steps)
-        for more in _schedules():
+        for more in _schedules(wanted, steps):
             tried = fields | more | {"steps": steps}
             if _times(tried, fit)[-len(wanted) :] == wanted:
                 fields |= more | {"steps": steps}
@@ -169,11 +170,24 @@ def _take_times(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
         fields["strength"] = 1.0
 
 
-def _schedules() -> Iterator[dict[str, Any]]:
-    """The usual one first."""
+def _schedules(times: Sequence[float], steps: int) -> Iterator[dict[str, Any]]:
+    """The usual one first; then what may have been asked for."""
     yield {}
+    yield from _shifts(times, steps)
     for name, shift in product(SCHEDULES, ("auto", "none")):
         yield {"scheduler": name} | ({} if shift == "auto" else {"flow_shift": shift})
+
+
+def _shifts(times: Sequence[float], steps: int) -> Iterator[dict[str, Any]]:
+    """BFL's schedule with a shift that was given as a number mu: t = e^mu / (e^mu + 1/u - 1) of the
+    even times u, here solved for mu.
+    """
+    kept = len(times) - 1
+    even = 1 - (steps - kept + 1) / steps
+    if 0 < even < 1 and 0 < times[1] < 1:
+        mu = math.log(times[1] * (1 / even - 1) / (1 - times[1]))
+        for digits in range(1, 5):
+            yield {"flow_shift": f"{mu:.{digits}f}"}
 
 
 def _times(fields: Mapping[str, Any], fit: Fit) -> list[float]:
