@@ -43,10 +43,10 @@ def main() -> None:
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with (
         tempfile.TemporaryDirectory() as made,
-        _studio(Path(made)) as address,
+        studio(Path(made)) as address,
         sync_playwright() as play,
     ):
-        browser = play.chromium.launch(executable_path=_path(program), args=arguments)
+        browser = play.chromium.launch(executable_path=path_of(program), args=arguments)
         for name, window in WINDOWS.items():
             page = browser.new_context(**window).new_page()
             page.set_default_timeout(120_000)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _studio(folder: Path) -> Iterator[str]:
+def studio(folder: Path) -> Iterator[str]:
     """The address of a studio on portraits that are drawn for it."""
     write_portraits(folder / "portraits")
     line = command(folder, ["--port", "0", "--quiet"])
@@ -88,7 +88,8 @@ def _use(page: Any, portraits: Path) -> None:
     page.evaluate(TO_THE_PORTRAIT)
 
 
-def _path(program: str) -> str:
+def path_of(program: str) -> str:
+    """Of the browser's program."""
     found = shutil.which(program)
     if found is None:
         raise SystemExit(f"{program}: not on the PATH; name the browser's program")

@@ -86,7 +86,7 @@ def restore(
         fields[name] = facts[name]
     _take_times(facts, fields, fit)
     _take_hires(facts, fields, fit)
-    _take_people(facts, restored, names)
+    _take_people(facts, restored, defaults, names)
     for name, words in (
         ("init_image", "the picture that it started from is not in it: choose it again"),
         ("references", "its reference pictures are not in it: choose them again"),
@@ -237,11 +237,14 @@ def _take_hires(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
 # ------------------------------------------------------------------------------------------ people
 
 
-def _take_people(facts: Mapping[str, Any], restored: Restored, names: Mapping[str, str]) -> None:
+def _take_people(
+    facts: Mapping[str, Any], restored: Restored, defaults: BatchFlags, names: Mapping[str, str]
+) -> None:
     if "identity" in facts:
         told = facts["identity"]
         for fact, option in OF_PERSON.items():
-            if fact in told:
+            # moments are texts there
+            if fact in told and str(told[fact]) != str(getattr(defaults, option)):
                 restored.fields[option] = told[fact]
         person = _name(told["sha256"], restored, names)
         if person is not None:

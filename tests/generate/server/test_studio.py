@@ -5,7 +5,6 @@ clicked, drawn and painted is what is sent.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import shutil
 import time
@@ -207,7 +206,7 @@ def test_from_a_portrait_to_a_downloaded_picture(visit, portraits, studio):
 
 
 def test_the_second_face_clicked_is_the_one_extracted(
-    visit, portraits, tmp_path, capfd, monkeypatch
+    visit, studio, portraits, tmp_path, capfd, monkeypatch
 ):
     visitor = visit()
     page = visitor.page
@@ -221,8 +220,7 @@ def test_the_second_face_clicked_is_the_one_extracted(
     assert page.locator("#faces [aria-checked=true]").inner_text() == "Face 1"
     command = ["--models-dir", str(MODELS), *EXTRACT, "--no-cache"]
     path = str(portraits / "two.png")
-    _, told, _ = call(capfd, monkeypatch, "faces", path, "--json", "--models-dir", str(MODELS))
-    x, y, width, height = json.loads(told)["faces"][1]["box"]
+    x, y, width, height = studio.server.worker.ask("faces", {"photo": path})["faces"][1]["box"]
     whole = Image.open(path).size
     page.mouse.click(*visitor.point((x + width / 2) / whole[0], (y + height / 2) / whole[1]))
     assert page.locator("#faces [aria-checked=true]").inner_text() == "Face 2"
@@ -301,6 +299,44 @@ def test_a_painted_mask_comes_out_as_painted(visit, studio, portraits, monkeypat
     assert abs(covered.min() - (line - half)) <= 2
     assert abs(covered.max() - (line + half)) <= 2
     assert (mask[: line - round(half) - 3] == 255).all()
+    # a click without a way is a dab
+    page.mouse.click(*visitor.point(0.5, 0.9))
+    wait(lambda: len(sent) > 1)
+    assert sent[-1][round(0.9 * height), width // 2] == 0
+    page.wait_for_selector("#seen[aria-busy=false]")
+
+
+def test_two_people_are_placed_by_dragging_their_boxes(visit, person):
+    visitor = visit()
+    page = visitor.page
+    for name in ("ada", "ben"):
+        files = {"name": f"{name}.pulidembd", "mimeType": "", "buffer": person.read_bytes()}
+        page.set_input_files("#embedding", files=[files])
+        page.wait_for_selector(f"#people >> text={name}")
+    outline = page.locator("#place")
+    outline.scroll_into_view_if_needed()
+    shown = outline.bounding_box()
+
+    def drag(start: tuple[float, float], end: tuple[float, float]) -> None:
+        for move, (x, y) in ((page.mouse.down, start), (page.mouse.up, end)):
+            page.mouse.move(shown["x"] + shown["width"] * x, shown["y"] + shown["height"] * y)
+            move()
+
+    # of 96 pixels: ada anew, then by her lower right corner; ben by the keyboard
+    drag((0.125, 0.25), (0.375, 0.75))
+    drag((0.375, 0.75), (0.5, 1))
+    page.focus("#place")
+    for key in ("Enter", "Alt+ArrowLeft", "Shift+Alt+ArrowUp", "ArrowDown"):
+        page.keyboard.press(key)
+    sent = []
+    page.route("**/v1/jobs", lambda route: sent.append(route.request.post_data) or route.abort())
+    page.fill("#prompt", "two people")
+    page.click("#draw")
+    wait(lambda: sent)
+    assert "ada,weight=1,box=12,24,36,72" in sent[0]
+    assert "ben,weight=1,box=48,1,47,86" in sent[0]
+    page.wait_for_selector("#form-error >> text=does not answer")
+    visitor.errors.clear()  # of the request that was stopped here
 
 
 def test_cancel_stops_within_two_steps(visit, studio, monkeypatch):
