@@ -10,7 +10,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +73,7 @@ def test_a_tasks_file_is_the_commands(photos, tmp_path, capfd, monkeypatch):
 
 def test_each_portrait_has_its_own_face(photos, tmp_path, capfd, monkeypatch):
     alone, group = str(photos / "alone.png"), str(photos / "group.png")
-    out = [str(tmp_path / f"{number}.pulidembd") for number in range(5)]
+    out = [str(tmp_path / f"{number}.pulidembd") for number in range(3)]
     single = {"task": "extract", "dtype": "f32"}
     several = single | {"portrait": [alone, group], "fuse": "mean", "mix_people": True}
     told = answers(
@@ -83,20 +82,17 @@ def test_each_portrait_has_its_own_face(photos, tmp_path, capfd, monkeypatch):
         single | {"portrait": [alone], "out": out[0]},
         single | {"portrait": [group], "face_index": 1, "out": out[1]},
         several | {"out": out[2], "each": {group: {"face_index": 1}}},
-        several | {"out": out[3]},
-        several | {"out": out[4], "each": {group: {"face_index": 1}}},
-        several | {"out": out[4], "each": {group: {"fuse": "concat"}}},
-        several | {"out": out[4], "each": {"other.png": {"face_index": 1}}},
-        several | {"out": out[4], "each": [1]},
+        several | {"out": "no", "each": {group: {"fuse": "concat"}}},
+        several | {"out": "no", "each": {"other.png": {"face_index": 1}}},
+        several | {"out": "no", "each": [1]},
     )
-    assert [answer["status"] for answer in told] == ["done"] * 5 + ["failed"] * 3
-    assert "is none of face_index" in told[5]["error"]
-    assert all("each: expected an object" in answer["error"] for answer in told[6:])
-    first, second, both, largest = (read_embedding(path).tokens for path in out[:4])
+    assert [answer["status"] for answer in told] == ["done"] * 3 + ["failed"] * 3
+    assert "is none of face_index" in told[3]["error"]
+    assert all("each: expected an object" in answer["error"] for answer in told[4:])
+    first, second, both = (read_embedding(path).tokens for path in out)
+    # of the group the largest face is another one, like the first
+    assert not np.allclose(first, second, atol=1e-2)
     assert np.allclose(both, (first + second) / 2, atol=1e-5)
-    assert not np.allclose(both, largest, atol=1e-3)
-    # the second time from the cache, if there is one: the key knows each portrait's own
-    assert Path(out[4]).read_bytes() == Path(out[2]).read_bytes()
 
 
 def call_extract(capfd, monkeypatch, portrait: str, out: str, *flags: str):
