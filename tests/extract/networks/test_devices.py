@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.coloured_faces import ALONE, GROUP, picture
+from support.distances import relative
 from support.portrait_models import models_folder
 
 from pulid_extract.extraction.extractor import Extractor
@@ -154,6 +155,18 @@ def test_several_faces_in_one_pass_on_a_card(monkeypatch):
     assert passes == [2, 1]
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
     assert not np.allclose(extractor.fuse([other, one, one]).tokens, alone, rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a card")
+def test_a_card_gives_the_cpus_tokens():
+    tokens = {}
+    for device in ("cpu", "cuda"):
+        extractor = Extractor.load(models_dir=models_folder(), device=device)
+        tokens[device] = extractor.extract(picture(*ALONE)).tokens
+        # and the same ones twice
+        again = extractor.extract(picture(*ALONE)).tokens
+        np.testing.assert_array_equal(again, tokens[device])
+    assert relative(tokens["cuda"], tokens["cpu"]) <= 1e-3
 
 
 # ------------------------------------------------------------------------------------- onnxruntime
