@@ -1,20 +1,15 @@
-// A picture to start from: what of it is drawn anew is painted, or its faces are found by the server.
+// A picture to start from: what of it is drawn anew is painted.
 
 import { by, dropsOn } from "./api.js";
 import { Stage, load, maskPng } from "./stage.js";
 
-const HINTS = {
-  painted: "Paint what is to be drawn anew; without a mask all of it is.",
-  faces: "The largest face becomes the person's; of several people each has the face in its box. All else stays as it is.",
-};
 let stage;
 let file = null;
 
-export function start(canFindFaces) {
+export function start() {
   stage = new Stage(by("init-canvas"));
   stage.tool = "brush";
   stage.brush = 60;
-  by("anew-faces").hidden = !canFindFaces;
   by("init").addEventListener("change", (event) => event.target.files[0] && startFrom(event.target.files[0]));
   dropsOn(by("edit-part"), (files) => startFrom(files[0]));
   by("init-brush").addEventListener("input", (event) => { stage.brush = Number(event.target.value); });
@@ -23,19 +18,7 @@ export function start(canFindFaces) {
   for (const input of document.querySelectorAll("input[name=init-tool]")) {
     input.addEventListener("change", () => { stage.tool = input.value; });
   }
-  for (const input of document.querySelectorAll("input[name=anew]")) input.addEventListener("change", () => choose(input.value));
-  choose("painted");
 }
-
-function choose(name) {
-  document.querySelector(`input[name=anew][value=${name}]`).checked = true;
-  by("init-hint").textContent = HINTS[name];
-  by("init-tools").hidden = name === "faces";
-  stage.tool = name === "faces" ? "choose" : document.querySelector("input[name=init-tool]:checked").value;
-  stage.draw();
-}
-
-function isForFaces() { return document.querySelector("input[name=anew]:checked").value === "faces"; }
 
 // mask: painted before.
 export async function startFrom(blob, mask = null) {
@@ -61,11 +44,10 @@ export function remove() {
 }
 
 // The picture and its mask, to start from again.
-export function kept() { return file ? { file, mask: stage.mask ? copied(stage.mask) : null, isForFaces: isForFaces() } : null; }
+export function kept() { return file ? { file, mask: stage.mask ? copied(stage.mask) : null } : null; }
 
-export async function startAgain(before) {
-  await startFrom(before.file, before.mask ? copied(before.mask) : null);
-  choose(before.isForFaces ? "faces" : "painted");
+export function startAgain(before) {
+  return startFrom(before.file, before.mask ? copied(before.mask) : null);
 }
 
 function copied(mask) {
@@ -80,9 +62,7 @@ export async function request() {
   const ending = { "image/jpeg": "jpg", "image/webp": "webp" }[file.type] ?? "png";
   const fields = { init_img: `init.${ending}`, strength: by("strength").value };
   const files = { [fields.init_img]: file };
-  if (isForFaces()) {
-    fields.only_faces = "true";
-  } else if (stage.mask) {
+  if (stage.mask) {
     fields.mask = "mask.png";
     files[fields.mask] = await maskPng(stage.mask, true);
   }

@@ -32,7 +32,7 @@ function wrong(sentence) {
 // The settings of the form, but for what the prompts and the seeds say.
 async function request() {
   if (people.chosen().length !== 1) throw new Error("choose one person above");
-  const [{ prompt, batch_count, init_img, mask, strength, only_faces, ...fields }, given] = await what.request();
+  const [{ prompt, batch_count, init_img, mask, strength, ...fields }, given] = await what.request();
   const files = {};
   for (const kind of PHOTOGRAPHS) {
     const chosen = [...by(`validate-${kind}`).files];

@@ -13,7 +13,7 @@ const UNIT = 16;
 const PLAIN = ["prompt", "width", "height", "steps", "seed", "batch_count", "id_start_step"];
 // fields that the page has places of its own for
 const OWN = new Set([...PLAIN, "pulid_id_weight", "strength", "init_img", "mask", "pulid_id_embedding", "identity",
-  "files", "portraits", "face_index", "face_order", "face_at", "face_box", "landmarks", "only_faces"]);
+  "files", "portraits", "face_index", "face_order", "face_at", "face_box", "landmarks"]);
 // where a sentence's other names stand
 const INPUTS = { init_img: "init", mask: "init", identity: "people", embedding: "people", size: "width" };
 let usual = {};
@@ -28,7 +28,7 @@ export function start(told) {
   showShapes(Math.sqrt(usual.width * usual.height));
   advanced.start(told, (name) => OWN.has(name));
   places.start();
-  start_picture.start("only_faces" in told.fields);
+  start_picture.start();
   for (const name of ["width", "height"]) field(name).addEventListener("change", arrange);
   for (const name of [...PLAIN, "pulid_id_weight", "strength"]) {
     // an empty field is the usual value; it is shown, not only sent
