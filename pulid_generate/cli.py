@@ -26,7 +26,7 @@ from pulid_generate.flags.sdcli_arguments import SdCommand, SdGroup
 
 
 class SdBatchCommand(BatchCommand, SdCommand):
-    """`batch`: --ray with or without an address, beside sd-cli's flags."""
+    """`batch` and `serve`: --ray with or without an address, beside sd-cli's flags."""
 
 
 class GenerateCommand(HelpCommand):
@@ -42,8 +42,8 @@ app.callback(invoke_without_command=True, no_args_is_help=True, cls=SdGroup)(dra
 app.command(cls=SdBatchCommand, no_args_is_help=True)(batch)
 for command in (detail, sweep, validate, verify):
     app.command(cls=SdCommand, no_args_is_help=True)(command)
-for command in (doctor, serve):
-    app.command(cls=SdCommand)(command)
+app.command(cls=SdCommand)(doctor)
+app.command(cls=SdBatchCommand)(serve)
 app.command(cls=GenerateCommand)(demo)
 for command in (inspect, pull):
     app.command(cls=GenerateCommand, no_args_is_help=True)(command)

@@ -73,6 +73,17 @@ class Progress:
         return True
 
 
+class NoteKeeper(Progress):
+    """Keeps notes, and shows nothing: nobody looks at a worker's terminal."""
+
+    def __init__(self, notes: list[str]):
+        super().__init__(quiet=True)
+        self.notes = notes
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def peak_memory() -> str:
     """The most memory that this process has had, in main memory and on the GPU if one is in use."""
     try:

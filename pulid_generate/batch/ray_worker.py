@@ -17,7 +17,7 @@ import torch
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.cluster.actor import Place, UnfitWorkerError
 from pulid_generate.assembly.opening import open_engine
-from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.progress import NoteKeeper
 from pulid_generate.assembly.requests import Drawing
 from pulid_generate.batch.lines import PictureStatus
 from pulid_generate.batch.running import CHUNK, BatchRun, PictureWriter
@@ -112,7 +112,7 @@ class DrawWorker:
         self.pipeline, self.engine = open_engine(
             replace(flags, device=device, threads=self.threads),
             with_pulid=setup.with_pulid,
-            progress=_Notes(self.notes),
+            progress=NoteKeeper(self.notes),
             staying="all",
         )
         check_facts(facts_of(self.pipeline), setup.facts)
@@ -205,14 +205,3 @@ class _ResultKeeper(PictureWriter):
 
     def failed(self, item: Item, error: object) -> None:
         self.of[item] = DrawResult("failed", error=str(error))
-
-
-class _Notes(Progress):
-    """Keeps notes, and shows nothing: nobody looks at a worker's terminal."""
-
-    def __init__(self, notes: list[str]):
-        super().__init__(quiet=True)
-        self.notes = notes
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)

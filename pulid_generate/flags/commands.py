@@ -127,7 +127,7 @@ class DetailCommandFlags(Flags, LikenessFlags, GivenPicturesFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeFlags(Flags, ServingFlags):
+class ServeFlags(Flags, ClusterFlags, ServingFlags):
     """Every flag of `serve`; those of a generation hold for every request that does not say
     otherwise.
     """

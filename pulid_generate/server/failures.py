@@ -5,6 +5,7 @@ OpenAI's and WebUI's clients read. Imports no torch.
 from __future__ import annotations
 
 import re
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,9 @@ def failure_of(error: PulidError) -> JSONResponse:
 def without_folder(text: str, folder: Path) -> str:
     """A sentence without the folder in which the files of a request lie."""
     return text.replace(f"{folder}/", "")
+
+
+def mistake_of(error: Exception) -> str:
+    """Which bug an error is and where, and no word of what was asked for."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.filename}:{place.lineno}"

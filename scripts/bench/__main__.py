@@ -3,7 +3,7 @@ because machines are shared and noisy.
 
     make bench
     PYTHONPATH=scripts python -m bench [folded] [share] [memory] [help] [steps] [extract] [batch]
-        [ray] [http] [--sd-cli PATH]
+        [ray] [http] [load] [--sd-cli PATH]
 
 Prints Markdown tables on standard output, progress on standard error. Weights are random and of the
 real shape; no file is needed.
@@ -26,6 +26,7 @@ import torch
 from bench.batch import batch
 from bench.beside_sdcli import beside
 from bench.extract import extract
+from bench.load import load
 from bench.ray import ray
 from bench.server import overhead
 from bench.steps import steps
@@ -267,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch": batch,
     "ray": ray,
     "http": overhead,
+    "load": load,
 }
 
 

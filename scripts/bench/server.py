@@ -26,7 +26,13 @@ import torch
 PICTURES = int(os.environ.get("BENCH_HTTP", "8"))
 SIDE, STEPS, T5_LENGTH = 96, 8, 32
 PROMPT = "a portrait of a person, smiling, in a red shirt, on a blue background"
-MODELS = Path(__file__).parent.parent / "micro_world" / "models"
+SMALL_WORLD = {
+    "models_dir": str(Path(__file__).parent.parent / "micro_world" / "models"),
+    "width": SIDE,
+    "height": SIDE,
+    "steps": STEPS,
+    "t5_max_length": T5_LENGTH,
+}
 
 
 def overhead() -> str:
@@ -36,7 +42,10 @@ def overhead() -> str:
     # more would compute outside the device's thread
     torch.set_num_threads(1)
     try:
-        with tempfile.TemporaryDirectory() as folder, _serving(Path(folder)) as (port, device):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            serving(Path(folder), SMALL_WORLD) as (port, device),
+        ):
             for name, ask in WAYS.items():
                 turns = []
                 # models load, and the prompt is encoded, with the first
@@ -107,8 +116,10 @@ def _check(data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _serving(folder: Path) -> Iterator[tuple[int, int]]:
-    """A server of the small world: its port, and the clock of the thread that draws."""
+def serving(folder: Path, own: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """A server with these flags: its port, and the clock of the thread that draws. folder: for its
+    files.
+    """
     import uvicorn
 
     from pulid_generate.assembly.progress import Progress
@@ -116,20 +127,13 @@ def _serving(folder: Path) -> Iterator[tuple[int, int]]:
     from pulid_generate.server.http.app import make_app
     from pulid_generate.server.http.running import open_server
     from pulid_generate.server.settings import read_settings
-    from pulid_generate.server.work.device import DeviceThread
+    from pulid_generate.server.work.devices import OneDevice
 
-    flags = ServeFlags(
-        models_dir=str(MODELS),
-        width=SIDE,
-        height=SIDE,
-        steps=STEPS,
-        t5_max_length=T5_LENGTH,
-        output_dir=str(folder / "studio"),
-        quiet=True,
-    )
+    flags = ServeFlags(output_dir=str(folder / "studio"), quiet=True, **own)
     given = frozenset({"width", "height", "steps"})
     server = open_server(flags, given, read_settings(flags), Progress(quiet=True))
-    device = DeviceThread(server.drawer, server.queue, server.metrics, 0, lambda: None)
+    assert isinstance(server.devices, OneDevice)
+    device = server.devices.thread
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(make_app(server), lifespan="off", log_level="critical")
     runner = uvicorn.Server(config)

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.flags.commands import ServeFlags
 from pulid_generate.server.http.app import make_app
 from pulid_generate.server.http.protocol import TimedH11Protocol
-from pulid_generate.server.http.running import open_server
+from pulid_generate.server.http.running import open_server, resume
 from pulid_generate.server.http.state import Server
 from pulid_generate.server.settings import read_settings
-from pulid_generate.server.work.device import DeviceThread
+from pulid_generate.server.work.devices import Devices
 
 WAIT = 120.0  # seconds for anything
 
@@ -67,21 +67,25 @@ def micro_serve_flags(micro: Path, folder: Path, **own: Any) -> ServeFlags:
 
 
 @contextlib.contextmanager
-def serving(flags: ServeFlags) -> Iterator[Served]:
+def serving(
+    flags: ServeFlags,
+    devices: Callable[[Server], Devices] | None = None,
+    on_end: Callable[[], None] = lambda: None,
+) -> Iterator[Served]:
+    """devices: who draws, if it is not this process. on_end: called when nobody does any more."""
     given = frozenset({"width", "height", "steps", "pulid_weights"})
     settings = read_settings(flags)
     server = open_server(flags, given, settings, Progress(quiet=True))
-    server.queue.resume(settings.folder)
-    device = DeviceThread(
-        server.drawer, server.queue, server.metrics, settings.idle_seconds, server.tidy
-    )
+    resume(server, Progress(quiet=True))
+    if devices is not None:
+        server.devices = devices(server)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         make_app(server), http=TimedH11Protocol, ws="none", lifespan="off", log_level="critical"
     )
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run, args=([listening],), daemon=True)
-    device.start()
+    server.devices.start(on_end)
     thread.start()
     try:
         until = time.monotonic() + WAIT
@@ -90,12 +94,13 @@ def serving(flags: ServeFlags) -> Iterator[Served]:
             time.sleep(0.02)
         yield Served(server, f"http://127.0.0.1:{listening.getsockname()[1]}")
     finally:
-        device.is_stopping = True
+        server.devices.stop()
         server.queue.close()
         runner.should_exit = True
         runner.force_exit = True
         thread.join(10)
-        device.join(WAIT)
+        server.devices.join(WAIT)
+        server.validations.stop(WAIT)
         server.worker.stop()
 
 

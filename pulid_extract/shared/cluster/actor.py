@@ -35,7 +35,8 @@ class Place:
         return f"worker {self.index + 1} on {self.host}"
 
 
-# Makes what works: an object with `notes`, `tasks_per_call` and `work`. Importable on every node.
+# Makes what works: an object with `notes`, `tasks_per_call` and `work`, and `hear` if somebody asks
+# it. Importable on every node.
 OpenWork = Callable[[Place], Any]
 
 
@@ -103,6 +104,13 @@ class Actor:
             return self._work.work(tasks)
         except UnfitWorkerError as error:
             return UnfitReply(str(error))
+        except Exception as error:
+            return BrokenReply(_line_of(error))
+
+    def hear(self, message: Any) -> Any:
+        """What it says to a message that comes beside its tasks, in a thread of its own."""
+        try:
+            return self._work.hear(message)
         except Exception as error:
             return BrokenReply(_line_of(error))
 

@@ -1,5 +1,5 @@
-"""The flags --ray and --cpus-per-worker of both programs' `batch`: a table, wrong usage, and a
-command whose --ray may stand without an address. Knows no Ray.
+"""The flags --ray and --cpus-per-worker, of both programs' `batch` and of `serve`: a table, wrong
+usage, and a command whose --ray may stand without an address. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ADDRESS = re.compile(r"local|auto|ray://\S+|[^\s/\\]+:\d{1,5}")
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterFlags:
-    """Whether rows are done by workers on a Ray cluster."""
+    """Whether workers on a Ray cluster do the work."""
 
     HEADING = "Cluster"
 
@@ -28,7 +28,7 @@ class ClusterFlags:
         typer.Option(
             "--ray",
             metavar="[ADDRESS]",
-            help="Share the rows out to workers on a Ray cluster, one for each GPU. Without an "
+            help="Share the work out to workers on a Ray cluster, one for each GPU. Without an "
             "address: on this machine. ADDRESS: HOST:PORT, ray://HOST:PORT, or auto for the "
             "cluster that this machine belongs to. See docs/scaling.md.",
         ),

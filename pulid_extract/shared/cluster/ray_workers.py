@@ -87,7 +87,7 @@ def join_cluster(
         # of a dozen kinds: no cluster, another version of Ray or Python, a token that is missing
         except Exception as error:
             raise WorkerError(
-                f"--ray {address}: no cluster could be joined ({_line_of(error)})"
+                f"--ray {address}: no cluster could be joined ({line_of(error)})"
             ) from None
         yield RayWorkers(open_work, on_cpu, flags.cpus_per_worker, note, log)
 
@@ -135,7 +135,7 @@ def _check_reached(address: str) -> None:
         ) from None
 
 
-def _line_of(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     """What an error of Ray's says: of a traceback the end, of half a page about dead processes what
     it comes to.
     """
@@ -175,6 +175,23 @@ def find_places(
     return places
 
 
+def start_actor(open_work: OpenWork, place: Place, calls: int) -> Any:
+    """Ray's handle of a process that begins to start there. calls: that it answers at a time. It
+    ends with the handle.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    actor: Any = ray.remote(Actor)
+    return actor.options(
+        num_cpus=0 if place.gpu else place.cpus,
+        num_gpus=1 if place.gpu else 0,
+        max_concurrency=calls,
+        max_restarts=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
+    ).remote(open_work, place)
+
+
 class RayWorkers:
     """Actors on the cluster; see `dispatch.WorkerPool`."""
 
@@ -186,7 +203,6 @@ class RayWorkers:
         self.open_work, self.on_cpu, self.cpus_per_worker = open_work, on_cpu, cpus_per_worker
         self.note, self.log = note, log
         self._ray = ray
-        self._actor = ray.remote(Actor)
         # Ray's reference of a call -> its worker and its tasks; None: the worker's start
         self._pending: dict[Any, tuple[Worker, tuple[int, ...] | None]] = {}
         self._noted: set[str] = set()
@@ -209,16 +225,7 @@ class RayWorkers:
 
     def start(self, worker: Worker) -> None:
         """See `dispatch.WorkerPool`."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        place: Place = worker.place
-        worker.handle = self._actor.options(
-            num_cpus=0 if place.gpu else place.cpus,
-            num_gpus=1 if place.gpu else 0,
-            max_concurrency=CALLS_PER_WORKER,
-            max_restarts=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
-        ).remote(self.open_work, place)
+        worker.handle = start_actor(self.open_work, worker.place, CALLS_PER_WORKER)
         self._pending[worker.handle.opened.remote()] = worker, None
 
     def give(self, worker: Worker, tasks: Sequence[tuple[int, Any]]) -> None:
@@ -246,7 +253,7 @@ class RayWorkers:
             reply = self._ray.get(reference)
         # RayActorError and its kin: whatever it is, nothing more will come of it
         except Exception as error:
-            return self._ended(worker, "died", _line_of(error))
+            return self._ended(worker, "died", line_of(error))
         if isinstance(reply, UnfitReply):
             return self._ended(worker, "unfit", reply.reason)
         if isinstance(reply, BrokenReply):

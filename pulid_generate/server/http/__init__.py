@@ -1,6 +1,7 @@
 """What is answered at which address, and the command that listens.
 
     running.py      opens, listens, stops
+    cluster.py      workers of a cluster that draw, if there are any
     app.py          all of it together
     protocol.py     one connection: how long a request's head may take
     safety.py       what every request must pass before it is read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -33,10 +34,17 @@ def make_app(server: Server) -> Any:
     app.state.server = server
     for part in (jobs, likeness, validations, openai, webui, people, studio, reference, health):
         app.include_router(part.router)
+    # it would log what it cannot read
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     app.add_exception_handler(PulidError, _told)
+    app.add_exception_handler(Exception, _told_mistake)
     app.add_exception_handler(HTTPException, _told_status)
     app.add_exception_handler(RequestValidationError, _told_form)
     return Safety(app, server.settings, server.visitors)
+
+
+async def _told_mistake(request: Request, error: Exception) -> Any:
+    return failure(500, f"the server made a mistake ({type(error).__name__}); see its log")
 
 
 async def _told(request: Request, error: Any) -> Any:

@@ -21,15 +21,20 @@ async def health() -> dict[str, Any]:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 while jobs are taken, 503 once the server is stopping or its queue is full."""
-    queue = server_of(request).queue
-    told = {"waiting": len(queue), "limit": queue.limit, "stopping": queue.is_closed}
-    is_ready = not queue.is_closed and len(queue) < queue.limit
+    """200 while jobs are taken, 503 once the server is stopping or its queue is full, or before
+    anybody is there who draws.
+    """
+    queue, devices = server_of(request).queue, server_of(request).devices
+    told: dict[str, Any] = {"waiting": len(queue), "limit": queue.limit}
+    told |= {"stopping": queue.is_closed, "devices": devices.ready}
+    is_ready = not queue.is_closed and len(queue) < queue.limit and devices.ready > 0
     return JSONResponse({"ready": is_ready} | told, 200 if is_ready else 503)
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
-    text = await beside(server_of(request).metrics.text)
+    server = server_of(request)
+    devices = server.devices
+    text = await beside(server.metrics.text, devices.ready, devices.loaded, devices.memory())
     return Response(text, media_type=CONTENT_TYPE_LATEST)

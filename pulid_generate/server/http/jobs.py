@@ -135,7 +135,7 @@ async def get_picture(request: Request, name: str, index: int) -> Response:
     job = job_of(request, name)
     if not 0 <= index < len(job.pictures):
         return JSONResponse({"detail": f"picture {index}: not drawn, or not yet"}, 404)
-    data = (await pictures_of(job))[index]
+    [data] = await pictures_of(job, index)
     name = f"{job.pictures[index].seed}.{job.output_format}"
     return Response(
         data,
@@ -161,11 +161,11 @@ async def read_settings_of(request: Request) -> dict[str, Any]:
 
 
 def _restored(server: Server, visitor: str | None, facts: dict[str, Any]) -> Restored:
-    drawer = server.drawer
+    judge = server.judge
     hashes = hashes_of(server.submission.people(visitor).files())
     names = {sha256: name for name, sha256 in hashes.items()}
     try:
-        return restore(facts, drawer.flags, drawer.fitted, names, drawer.lora_folder)
+        return restore(facts, judge.flags, judge.fitted, names, judge.lora_folder)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise RequestError("this picture's metadata was altered and cannot be read") from None
 
@@ -174,18 +174,19 @@ def _restored(server: Server, visitor: str | None, facts: dict[str, Any]) -> Res
 async def get_capabilities(request: Request) -> dict[str, Any]:
     """What this server can do, and how much of it."""
     server, visitor = server_of(request), visitor_of(request)
-    drawer, settings = server.drawer, server.settings
-    files = drawer.pipeline.files
+    judge, settings = server.judge, server.settings
+    files = judge.pipeline.files
     defaults = {
-        name: getattr(drawer.flags, name)
+        name: getattr(judge.flags, name)
         for name in schema()["properties"]
-        if hasattr(drawer.flags, name)
+        if hasattr(judge.flags, name)
     }
     return {
         "version": __version__,
         "model": files.flux.name,
-        "dev": drawer.pipeline.dev,
+        "dev": judge.pipeline.dev,
         "pulid": files.pulid.name if files.pulid else None,
+        "devices": server.devices.ready,
         "portraits": server.worker.missing() is None,
         "portraits_missing": server.worker.missing(),
         "identities": list(server.submission.people(visitor).files()),
@@ -202,7 +203,7 @@ async def get_capabilities(request: Request) -> dict[str, Any]:
             "cache_mode": list(CACHES),
             "scm_policy": ["dynamic", "static"],
         },
-        "control": bool(drawer.flags.control_net),
+        "control": bool(judge.flags.control_net),
         "limits": {
             "queue": settings.max_queue,
             "pictures": settings.max_pictures,

@@ -44,7 +44,7 @@ MAX_MASK = 64_000_000
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """The one model that is served."""
-    name = server_of(request).drawer.pipeline.files.flux.name
+    name = server_of(request).judge.pipeline.files.flux.name
     return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "local"}]}
 
 

@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import Response
 
-from pulid_generate.server.failures import RefusedError, failure_of
+from pulid_extract.shared.cli import console
+from pulid_generate.server.failures import RefusedError, failure_of, mistake_of
 from pulid_generate.server.intake.visitors import COOKIE, Visitors
 from pulid_generate.server.settings import BODY_SECONDS, MAX_BODY, Settings
 
@@ -68,7 +69,13 @@ class Safety:
         except RefusedError as error:
             await failure_of(error)(scope, receive, send)
             return
-        await self.app(scope, _Limited(receive), send)
+        try:
+            await self.app(scope, _Limited(receive), send)
+        except ClientDisconnect:
+            return
+        # a bug, which has been answered; the runner would log all that its message says
+        except Exception as error:
+            console.complain(f"bug: {mistake_of(error)}; a request has failed")
 
     # ---------------------------------------------------------------------------------- the checks
 

@@ -5,7 +5,6 @@ needs. Imports no torch.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,8 +18,9 @@ from pulid_generate.server.intake.submission import Submission
 from pulid_generate.server.intake.validation import Validations
 from pulid_generate.server.intake.visitors import COOKIE, Visitors
 from pulid_generate.server.settings import Settings
-from pulid_generate.server.work.drawing import Drawer
+from pulid_generate.server.work.devices import Devices
 from pulid_generate.server.work.jobs import JobRecord
+from pulid_generate.server.work.judging import Judge
 from pulid_generate.server.work.metrics import Metrics
 from pulid_generate.server.work.queue import JobQueue
 
@@ -34,13 +34,14 @@ class Server:
     """One server."""
 
     settings: Settings
-    drawer: Drawer
+    judge: Judge
     queue: JobQueue
     visitors: Visitors
     worker: ExtractWorker
     submission: Submission
     validations: Validations
     metrics: Metrics
+    devices: Devices
     # ids of jobs that WebUI's clients wait for: all that they may interrupt
     interruptible: set[str] = field(default_factory=set)
 
@@ -86,7 +87,7 @@ async def finished(request: Request, job: JobRecord) -> JobRecord:
     """The job, once it has ended. It is cancelled if nobody waits for it any more. Raises
     RefusedError if it failed, or if the server stops before its turn.
     """
-    server, seen, looked = server_of(request), 0, 0.0
+    server, seen = server_of(request), 0
     try:
         while not job.is_finished:
             if server.queue.is_closed and job.state == "queued":
@@ -95,12 +96,9 @@ async def finished(request: Request, job: JobRecord) -> JobRecord:
                 raise RefusedError(
                     503, "the server is stopping; send it again", {"Retry-After": "30"}
                 )
-            # not at each step, which says nothing new of who waits
-            if time.monotonic() - looked >= LOOK:
-                looked = time.monotonic()
-                if await request.is_disconnected():
-                    server.queue.cancel(job)
-            seen = await job.changes.after(seen, LOOK)
+            if await request.is_disconnected():
+                server.queue.cancel(job)
+            seen = await job.turns.after(seen, LOOK)
     except asyncio.CancelledError:
         server.queue.cancel(job)
         raise
@@ -111,12 +109,13 @@ async def finished(request: Request, job: JobRecord) -> JobRecord:
     return job
 
 
-async def pictures_of(job: JobRecord) -> list[bytes]:
-    """The files of a finished job. Raises RefusedError."""
+async def pictures_of(job: JobRecord, index: int | None = None) -> list[bytes]:
+    """The files of a finished job, all or one. Raises RefusedError."""
+    pictures = job.pictures if index is None else [job.pictures[index]]
 
     def read() -> list[bytes]:
         try:
-            return [(job.folder / picture.name).read_bytes() for picture in job.pictures]
+            return [(job.folder / picture.name).read_bytes() for picture in pictures]
         except OSError:
             raise not_found("the picture") from None
 

@@ -11,7 +11,9 @@ from pulid_generate.server.failures import not_found
 from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
 from pulid_generate.server.intake.fields import read_names
 from pulid_generate.server.intake.uploads import Body, read_body
-from pulid_generate.server.intake.validation import FIELDS, ValidationRecord, report_files
+from pulid_generate.server.intake.validation import report_files
+from pulid_generate.server.intake.validation_fields import FIELDS
+from pulid_generate.server.intake.validation_records import ValidationRecord
 from pulid_generate.validation.page import POLICY
 
 router = APIRouter()

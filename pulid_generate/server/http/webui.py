@@ -236,14 +236,14 @@ async def schedulers() -> list[dict[str, Any]]:
 
 @router.get("/sd-models")
 async def sd_models(request: Request) -> list[dict[str, Any]]:
-    name = server_of(request).drawer.pipeline.files.flux.name
+    name = server_of(request).judge.pipeline.files.flux.name
     told = {"title": name, "model_name": name, "filename": name}
     return [told | {"hash": None, "sha256": None, "config": None}]
 
 
 @router.get("/loras")
 async def loras(request: Request) -> list[dict[str, Any]]:
-    folder = server_of(request).drawer.lora_folder
+    folder = server_of(request).judge.lora_folder
     files = sorted(folder.glob("*.safetensors")) if folder is not None else []
     return [{"name": path.stem, "alias": path.stem, "path": path.stem} for path in files]
 
@@ -256,7 +256,7 @@ async def upscalers() -> list[dict[str, Any]]:
 
 @router.get("/options")
 async def get_options(request: Request) -> dict[str, Any]:
-    name = server_of(request).drawer.pipeline.files.flux.name
+    name = server_of(request).judge.pipeline.files.flux.name
     return {"sd_model_checkpoint": name, "samples_format": "png"}
 
 
@@ -264,7 +264,7 @@ async def get_options(request: Request) -> dict[str, Any]:
 async def set_options(request: Request) -> dict[str, Any]:
     """The one model cannot be changed; a client that names it is content."""
     body = await read_body(request)
-    name = server_of(request).drawer.pipeline.files.flux.name
+    name = server_of(request).judge.pipeline.files.flux.name
     wanted = body.fields.pop("sd_model_checkpoint", name)
     if wanted not in (name, "", None):
         raise RequestError(f"sd_model_checkpoint {str(wanted)[:80]!r}: this server has {name}")
@@ -273,24 +273,25 @@ async def set_options(request: Request) -> dict[str, Any]:
 
 @router.get("/progress")
 async def progress(request: Request) -> dict[str, Any]:
-    """Of the picture in work, whosever it is: numbers only."""
-    job = server_of(request).queue.working
-    done, total = job.step if job is not None else (0, 0)
+    """Of the picture that is longest in work, whosever it is: numbers only."""
+    queue = server_of(request).queue
+    working = list(queue.working)
+    done, total = working[0].step if working else (0, 0)
     share = done / total if total else 0.0
     state = {
-        "job_count": len(server_of(request).queue) + (job is not None),
+        "job_count": len(queue) + len(working),
         "sampling_step": done,
         "sampling_steps": total,
-        "interrupted": bool(job is not None and job.is_cancelled),
+        "interrupted": bool(working and working[0].is_cancelled),
     }
     return {"progress": share, "eta_relative": 0.0, "state": state, "current_image": None}
 
 
 @router.post("/interrupt")
 async def interrupt(request: Request) -> dict[str, Any]:
-    """Cancel the picture in work, if one of these routes asked for it."""
+    """Cancel the pictures in work that these routes asked for."""
     server = server_of(request)
-    job = server.queue.working
-    if job is not None and job.id in server.interruptible:
-        server.queue.cancel(job)
+    for job in list(server.queue.working):
+        if job.id in server.interruptible:
+            server.queue.cancel(job)
     return {}

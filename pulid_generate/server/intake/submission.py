@@ -24,14 +24,14 @@ from pulid_generate.request.people import parse_person, rename_files
 from pulid_generate.server.failures import without_folder
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.people import SUFFIX, People, take_tags
-from pulid_generate.server.intake.portraits import copy_vectors
+from pulid_generate.server.intake.portraits import copy_vectors, save_vectors
 from pulid_generate.server.intake.uploads import Body, write_files
 from pulid_generate.server.intake.visitors import Visitors
 from pulid_generate.server.settings import MAX_PROMPT, Settings
 from pulid_generate.server.work.jobs import FILES, FORMATS, JobRecord
 
 if TYPE_CHECKING:
-    from pulid_generate.server.work.drawing import Drawer
+    from pulid_generate.server.work.judging import Judge
 
 # what an identity's file begins with
 GGUF = b"GGUF"
@@ -43,7 +43,7 @@ class Submission:
     """Makes jobs of requests."""
 
     settings: Settings
-    drawer: Drawer
+    judge: Judge
     visitors: Visitors
     worker: ExtractWorker
 
@@ -83,12 +83,12 @@ class Submission:
                 naming = _Naming(self, body, visitor, folder / FILES)
                 asked = naming.asked(options, portraits, face or {})
                 job = JobRecord(name, folder, visitor, asked, str(output_format))
-                drawings = self.drawer.judge(job, self.settings)
+                judged = self.judge.judge(job, self.settings)
         except PulidError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        job.count = len(drawings)
-        job.notes = self.drawer.notes(job)
+        job.count = len(judged.jobs)
+        job.notes = judged.notes
         return job
 
 
@@ -98,7 +98,7 @@ class _Naming:
     def __init__(self, submission: Submission, body: Body, visitor: str | None, folder: Path):
         self.worker, self.body, self.folder = submission.worker, body, folder
         self.people = submission.people(visitor)
-        self.lora_folder = submission.drawer.lora_folder
+        self.lora_folder = submission.judge.lora_folder
         # that have come, or were made or copied
         self.files: dict[str, bytes] = {}
 
@@ -203,7 +203,9 @@ class _Naming:
         paths = [str(self.folder / key) for key in taken]
         out = self.folder / name
         task = {"portrait": paths, "names": list(taken), "out": str(out)} | dict(face or {})
-        self.worker.ask("extract", task)
+        answer = self.worker.ask("extract", task | {"vectors": True})
+        # the portraits go when the job ends, and pictures are compared afterwards
+        save_vectors(self.folder.parent / name, answer.get("vectors"))
         self.files[name] = out.read_bytes()
         return name
 

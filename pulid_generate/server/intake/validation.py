@@ -2,31 +2,45 @@
 of the command, by the same code. Imports no torch.
 
 Pictures go from their jobs into the validation's own folder, which has the report in the end; the
-jobs are forgotten.
+jobs are forgotten. What a server leaves when it ends, the next one goes on with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_extract.shared.records import number, whole
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.errors import PulidError, RequestError
+from pulid_generate.errors import OutputError, PulidError, RequestError
 from pulid_generate.pictures.scorer import Judges, Score, Scorer
 from pulid_generate.server.failures import RefusedError, without_folder
-from pulid_generate.server.intake.fields import FACE_CHOICE
-from pulid_generate.server.intake.submission import Submission, any_seed
-from pulid_generate.server.intake.uploads import Body, write_files
-from pulid_generate.server.settings import FORGET_SECONDS, MAX_PROMPT
+from pulid_generate.server.intake.submission import Submission
+from pulid_generate.server.intake.uploads import Body
+from pulid_generate.server.intake.validation_fields import (
+    INSTEAD,
+    NOT_HERE,
+    read_count,
+    read_number,
+    read_seed,
+    read_trials,
+    write_photographs,
+)
+from pulid_generate.server.intake.validation_records import (
+    ShotResult,
+    TrialRun,
+    ValidationRecord,
+    read_validation,
+    write_validation,
+)
+from pulid_generate.server.settings import FORGET_SECONDS
 from pulid_generate.server.work.jobs import JobRecord
 from pulid_generate.server.work.queue import VALIDATION, JobQueue
 from pulid_generate.validation.comparing import (
@@ -36,7 +50,7 @@ from pulid_generate.validation.comparing import (
     shared_settings,
 )
 from pulid_generate.validation.formats import as_dict
-from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
+from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import (
     PERSON,
     WITHOUT,
@@ -47,74 +61,18 @@ from pulid_generate.validation.report import (
 from pulid_generate.validation.writing import JSON, PAGE, write_report
 from pulid_generate.version import __version__
 
-# own fields of such a request -> what they are
-FIELDS = {
-    "reference": "Names of files: pictures of the person, whose largest face counts.",
-    "truth": "Names of files: other photographs of the person.",
-    "stranger": "Names of files: pictures of somebody else.",
-    "prompts": "One in each line. Default: twelve of ours.",
-    "seeds": "How many seeds each prompt is drawn with, 1 to 4. The first is `seed`.",
-}
-PHOTOGRAPHS = ("reference", "truth", "stranger")
-# what is said otherwise here -> how
-INSTEAD = {
-    "prompt": "prompts",
-    "negative_prompt": None,
-    "batch_count": "seeds",
-    "identity": "pulid_id_embedding: a validation is of one person",
-    "init_img": None,
-    "mask": None,
-}
-# of a job's own fields, those that a validation has none of
-NOT_HERE = (*FACE_CHOICE, "portraits", "output_format")
-MAX_TRIALS, MAX_SEEDS = 24, 4
+# as a report says how it would be asked for again
+COMMAND = "POST /v1/validations"
+# why a picture is not there whose job is gone
+LOST = "its job was lost when the server ended"
 # that may be in work at once, of all visitors
 AT_ONCE = 4
 # seconds between two looks at a job
 LOOK = 0.1
 
-State = Literal["drawing", "comparing", "done", "failed", "cancelled"]
 
-
-@dataclass
-class ValidationRecord:
-    """One validation. Only its own thread changes it, but for `is_cancelled`."""
-
-    # which nobody can guess
-    id: str
-    # of its photographs, pictures and report
-    folder: Path
-    visitor: str | None
-    identity: ValidatedIdentity
-    scorer: Scorer
-    # of each run of each prompt, its shots by their seeds
-    jobs: list[tuple[JobRecord, list[Shot]]]
-    # as it would be asked for again
-    command: str
-    state: State = "drawing"
-    error: str | None = None
-    # pictures that are there
-    drawn: int = 0
-    report: Report | None = None
-    is_cancelled: bool = False
-    created: float = field(default_factory=time.time)
-    finished_at: float | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        return self.state in ("done", "failed", "cancelled")
-
-    def as_dict(self) -> dict[str, Any]:
-        """As requests are told."""
-        return {
-            "id": self.id,
-            "state": self.state,
-            "drawn": self.drawn,
-            "count": sum(len(shots) for _, shots in self.jobs),
-            "error": self.error,
-            "report": f"/v1/validations/{self.id}/report" if self.report else None,
-            "measures": as_dict(self.report)["measures"] if self.report else None,
-        }
+class _Stopping(Exception):
+    """The server ends; the validation goes on with the next one."""
 
 
 class Validations:
@@ -124,6 +82,7 @@ class Validations:
         """models_dir: where the face networks are."""
         self.submission, self.queue, self.models_dir = submission, queue, models_dir
         self._records: dict[str, ValidationRecord] = {}
+        self._threads: list[threading.Thread] = []
 
     def get(self, name: str) -> ValidationRecord | None:
         return self._records.get(name)
@@ -151,44 +110,82 @@ class Validations:
                 raise RequestError(f"{name}: is not for a validation")
         if options.get("pulid_id_embedding") is None:
             raise RequestError("pulid_id_embedding: missing; whose pictures are to be tried?")
-        trials, seeds = _trials(own.get("prompts")), _count(own.get("seeds"))
-        usual = self.submission.drawer.flags.pulid_id_weight
-        weight = _number(options.get("pulid_id_weight"), "pulid_id_weight", usual)
+        trials, seeds = read_trials(own.get("prompts")), read_count(own.get("seeds"))
+        usual = self.submission.judge.flags.pulid_id_weight
+        weight = read_number(options.get("pulid_id_weight"), "pulid_id_weight", usual)
         if weight == 0:
             raise RequestError("pulid_id_weight: 0 is what it is compared with; send another")
-        options = dict(options) | {"seed": _seed(options.get("seed"))}
+        options = dict(options) | {"seed": read_seed(options.get("seed"))}
         name = self.submission.new_name()
         folder = self.submission.visitors.folder_of(visitor) / f"{VALIDATION}{name}"
-        jobs: list[tuple[JobRecord, list[Shot]]] = []
+        jobs: list[JobRecord] = []
         try:
             make_folder(folder, mode=0o700)
-            photographs = _photographs(own, body, folder)
+            photographs = write_photographs(own, body, folder)
+            runs = []
             for trial in trials:
                 for run in (PERSON, WITHOUT):
                     jobs.append(self._job(options, trial, run, seeds, body, visitor))
-            first = jobs[0][0]
+                    planned = list(range(options["seed"], options["seed"] + seeds))
+                    runs.append(TrialRun(jobs[-1].id, trial, run, planned))
+            first = jobs[0]
             embedding = first.files / str(first.asked["pulid_id_embedding"])
             identity = ValidatedIdentity(embedding.name, read_embedding(embedding).sha256, weight)
-            scorer = Scorer(
-                references=photographs["reference"],
-                truths=photographs["truth"],
-                strangers=photographs["stranger"],
-                models_dir=self.models_dir,
-            )
-            for job, _ in jobs:
+            record = ValidationRecord(name, folder, visitor, identity, photographs, runs)
+            # before its jobs: one that is lost leaves none behind
+            write_validation(record)
+            for job in jobs:
                 self.queue.add(job)
         except PulidError as error:
-            for job, _ in jobs:
+            for job in jobs:
                 self.queue.delete(job)
             shutil.rmtree(folder, ignore_errors=True)
             error.args = (without_folder(str(error), folder),)
             raise
-        record = ValidationRecord(
-            name, folder, visitor, identity, scorer, jobs, "POST /v1/validations"
-        )
         self._records[name] = record
-        threading.Thread(target=self._run, args=(record,), daemon=True).start()
+        self._start(record)
         return record
+
+    def _start(self, record: ValidationRecord) -> None:
+        thread = threading.Thread(target=self._run, args=(record,), daemon=True)
+        self._threads = [other for other in self._threads if other.is_alive()]
+        self._threads.append(thread)
+        thread.start()
+
+    def resume(self, folder: Path) -> tuple[int, int]:
+        """Take up the validations of an earlier server, after its jobs: how many go on, and how
+        many records cannot be read.
+        """
+        waiting, lost = 0, 0
+        for path in sorted(folder.glob(f"*/{VALIDATION}*/")):
+            record = read_validation(path)
+            if record is None or (record.state == "done" and not _has_report(record)):
+                shutil.rmtree(path, ignore_errors=True)
+                lost += 1
+                continue
+            self._records[record.id] = record
+            if record.is_finished:
+                record.finished_at = time.time()
+            else:
+                waiting += 1
+                self._start(record)
+        return waiting, lost
+
+    def stop(self, seconds: float) -> None:
+        """Once the queue is closed and nothing is in work: let pictures that are done be put where
+        they belong, so long at most.
+        """
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def jobs_in_work(self) -> set[str]:
+        """Names of jobs whose pictures a validation still waits for."""
+        names = set()
+        for record in list(self._records.values()):
+            if not record.is_finished:
+                names |= {run.job for run in record.runs if run.results is None}
+        return names
 
     def _job(
         self,
@@ -198,32 +195,22 @@ class Validations:
         seeds: int,
         body: Body,
         visitor: str | None,
-    ) -> tuple[JobRecord, list[Shot]]:
+    ) -> JobRecord:
         """Of a prompt, with all its seeds."""
         asked = dict(options) | {"prompt": trial.text, "batch_count": seeds}
         if run == WITHOUT:
             asked["pulid_id_weight"] = 0.0
         # each job takes the files of the request anew
-        job = self.submission.job(asked, Body({}, dict(body.files)), visitor)
-        shots = []
-        for seed in range(options["seed"], options["seed"] + seeds):
-            shots.append(Shot(trial, seed, run, f"pictures/{trial.name}_{seed}_{run}.png"))
-        return job, shots
+        return self.submission.job(asked, Body({}, dict(body.files)), visitor)
 
     # ------------------------------------------------------------------------------ after that
 
     def _run(self, record: ValidationRecord) -> None:
         """Wait for the pictures, then make the report."""
         try:
-            # first: a photograph without a face shall cost no drawing
-            opened = open_judges(record.scorer, False, lambda line: None)
-            shots: list[Shot] = []
-            for job, planned in record.jobs:
-                shots += self._drawn(record, job, planned)
-            if not record.is_cancelled:
-                record.state = "comparing"
-                record.report = _report(record, opened, shots)
-                record.state = "done"
+            self._make(record)
+        except _Stopping:
+            return
         except PulidError as error:
             record.error = without_folder(str(error), record.folder)
             record.state = "failed"
@@ -231,35 +218,66 @@ class Validations:
         except Exception as error:
             record.error = f"the server made a mistake ({type(error).__name__})"
             record.state = "failed"
-        finally:
-            for job, _ in record.jobs:
+        for run in record.runs:
+            if (job := self.queue.get(run.job)) is not None:
                 self.queue.delete(job)
-            if record.is_cancelled:
-                record.state = "cancelled"
-                shutil.rmtree(record.folder, ignore_errors=True)
-            record.finished_at = time.time()
+        if record.is_cancelled:
+            record.state = "cancelled"
+            shutil.rmtree(record.folder, ignore_errors=True)
+        else:
+            # a disk that is full takes no record; it has ended all the same
+            with contextlib.suppress(OutputError):
+                write_validation(record)
+        record.finished_at = time.time()
 
-    def _drawn(self, record: ValidationRecord, job: JobRecord, shots: Sequence[Shot]) -> list[Shot]:
-        """The shots with their pictures, which are moved here. Raises RefusedError."""
+    def _make(self, record: ValidationRecord) -> None:
+        """Raises PulidError, _Stopping."""
+        scorer = Scorer(
+            references=record.paths("reference"),
+            truths=record.paths("truth"),
+            strangers=record.paths("stranger"),
+            models_dir=self.models_dir,
+        )
+        # first: a photograph without a face shall cost no drawing
+        opened = open_judges(scorer, False, lambda line: None)
+        shots: list[Shot] = []
+        for run in record.runs:
+            if run.results is None:
+                self._fetch(record, run)
+            shots += run.shots()
+        if not record.is_cancelled:
+            record.state = "comparing"
+            report = _report(record, opened, shots)
+            record.measures = as_dict(report)["measures"]
+            record.state = "done"
+
+    def _fetch(self, record: ValidationRecord, run: TrialRun) -> None:
+        """Wait for a job, and move its pictures here. Raises OutputError, _Stopping."""
+        job = self.queue.get(run.job)
+        if job is None:
+            run.results = [ShotResult(error=LOST)] * len(run.seeds)
+            return
         while not job.is_finished:
-            if self.queue.is_closed:
-                raise RefusedError(503, "the server is stopping; start it again")
             if record.is_cancelled:
                 self.queue.cancel(job)
+            elif self.queue.is_closed and job.state == "queued":
+                raise _Stopping
             time.sleep(LOOK)
-        found = []
-        for place, shot in enumerate(shots):
+        results = []
+        for place, seed in enumerate(run.seeds):
             if place >= len(job.pictures):
-                found.append(replace(shot, error=job.error or job.state))
+                results.append(ShotResult(error=job.error or job.state))
                 continue
             picture = job.pictures[place]
-            make_folder((record.folder / shot.output).parent, mode=0o700)
+            path = record.folder / run.output(seed)
+            make_folder(path.parent, mode=0o700)
             data = (job.folder / picture.name).read_bytes()
-            write_atomically(record.folder / shot.output, data, mode=0o600)
-            found.append(replace(shot, sha256=picture.sha256, seconds=picture.seconds))
-            record.drawn += 1
+            write_atomically(path, data, mode=0o600)
+            results.append(ShotResult(picture.sha256, picture.seconds))
+        run.results = results
+        if not record.is_cancelled:
+            write_validation(record)
         self.queue.delete(job)
-        return found
 
     # ------------------------------------------------------------------------------- forgetting
 
@@ -283,71 +301,11 @@ class Validations:
             if record.visitor is None and old:
                 self.forget(record)
 
-    def forget_all(self) -> None:
-        """When the server ends and nothing is kept."""
+    def forget_all_finished(self) -> None:
+        """When the server ends and nothing is kept: those that have ended."""
         for record in list(self._records.values()):
-            self.forget(record)
-
-
-def _trials(prompts: object) -> tuple[Trial, ...]:
-    """Raises RequestError."""
-    if prompts is None or prompts == "":
-        return TRIALS
-    if not isinstance(prompts, str) or len(prompts) > MAX_PROMPT:
-        raise RequestError(f"prompts: expected a text of at most {MAX_PROMPT} characters")
-    lines = [(number, line.strip()) for number, line in enumerate(prompts.split("\n"), 1)]
-    found = own_trials([(number, line) for number, line in lines if line])
-    if not 1 <= len(found) <= MAX_TRIALS:
-        raise RequestError(f"prompts: {len(found)} lines; expected 1 to {MAX_TRIALS}")
-    return found
-
-
-def _number(value: object, name: str, otherwise: float) -> float:
-    """Of JSON, or of a form's text. Raises RequestError."""
-    if value is None or value == "":
-        return otherwise
-    try:
-        return number(value)
-    except (ValueError, TypeError, OverflowError):
-        raise RequestError(f"{name} {str(value)[:20]!r}: expected a number") from None
-
-
-def _seed(value: object) -> int:
-    """The first of the seeds: one for all jobs, also where any will do. Raises RequestError."""
-    try:
-        seed = 1 if value is None or value == "" else whole(value)
-    except ValueError:
-        raise RequestError(f"seed {str(value)[:20]!r}: expected a whole number") from None
-    return seed if seed >= 0 else any_seed()
-
-
-def _count(seeds: object) -> int:
-    """Raises RequestError."""
-    try:
-        count = int(str(1 if seeds is None or seeds == "" else seeds))
-    except ValueError:
-        count = 0
-    if not 1 <= count <= MAX_SEEDS:
-        raise RequestError(f"seeds {str(seeds)[:20]!r}: expected 1 to {MAX_SEEDS}")
-    return count
-
-
-def _photographs(own: Mapping[str, Any], body: Body, folder: Path) -> dict[str, tuple[str, ...]]:
-    """kind -> the files of it, which are written. Raises RequestError, OutputError."""
-    found: dict[str, tuple[str, ...]] = {}
-    for kind in PHOTOGRAPHS:
-        value = own.get(kind) or []
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list):
-            raise RequestError(f"{kind}: expected a list of names of files")
-        taken = [body.take_file(name, kind) for name in names]
-        inside = folder / kind
-        if taken:
-            write_files({name: body.files[name] for name in taken}, inside)
-        found[kind] = tuple(str(inside / name) for name in taken)
-    if not found["reference"]:
-        raise RequestError("reference: missing; send a photograph of the person")
-    return found
+            if record.is_finished:
+                self.forget(record)
 
 
 def _report(
@@ -366,7 +324,7 @@ def _report(
     report = Report(
         tool=f"pulid-generate {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=record.command,
+        command=COMMAND,
         identity=record.identity,
         references=references,
         strangers=[known_picture(path) for path in scorer.strangers],
@@ -378,6 +336,10 @@ def _report(
     )
     write_report(report, record.folder, scorer, lambda line: None)
     return report
+
+
+def _has_report(record: ValidationRecord) -> bool:
+    return all(path.is_file() for path in report_files(record))
 
 
 def report_files(record: ValidationRecord) -> tuple[Path, Path]:

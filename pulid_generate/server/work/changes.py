@@ -15,7 +15,7 @@ class Changes:
     def __init__(self) -> None:
         self.count = 0
         self._lock = threading.Lock()
-        self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
 
     @property
     def is_watched(self) -> bool:
@@ -26,22 +26,30 @@ class Changes:
         """Something has changed. From any thread."""
         with self._lock:
             self.count += 1
-            for event, loop in self._waiting.items():
+            for waiting, loop in self._waiting.items():
                 # a loop that has ended waits for nothing
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(event.set)
+                    loop.call_soon_threadsafe(_wake, waiting)
 
     async def after(self, seen: int, seconds: float) -> int:
         """The count, once it is not `seen` any more, or after so many seconds."""
-        event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # for each step of a picture: asyncio.wait_for would make a task each time
+        waiting: asyncio.Future[None] = loop.create_future()
         with self._lock:
             if self.count != seen:
                 return self.count
-            self._waiting[event] = asyncio.get_running_loop()
+            self._waiting[waiting] = loop
+        timer = loop.call_later(seconds, _wake, waiting)
         try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), seconds)
+            await waiting
         finally:
+            timer.cancel()
             with self._lock:
-                del self._waiting[event]
+                del self._waiting[waiting]
         return self.count
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

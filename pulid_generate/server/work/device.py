@@ -1,5 +1,5 @@
-"""The one thread that draws: takes jobs from the queue, one picture at a time, and writes what
-comes of them. Knows no request.
+"""A thread that draws: takes jobs from the queue, one picture at a time, and writes what comes of
+them. Knows no request, and not whether the picture is made in this process.
 """
 
 from __future__ import annotations
@@ -7,27 +7,23 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cluster.actor import UnfitWorkerError
 from pulid_extract.shared.writing import write_atomically
 from pulid_generate.errors import PulidError
-from pulid_generate.pictures.previews import preview_png
-from pulid_generate.server.failures import without_folder
-from pulid_generate.server.work.drawing import Cancelled, Drawer
-from pulid_generate.server.work.jobs import FORMATS, JobRecord, PictureRecord
+from pulid_generate.server.failures import mistake_of, without_folder
+from pulid_generate.server.work.drawing import Cancelled, Drawer, LostPictureError
+from pulid_generate.server.work.jobs import JobRecord, PictureRecord
+from pulid_generate.server.work.judging import Judge, JudgedJob
 from pulid_generate.server.work.metrics import Metrics
 from pulid_generate.server.work.queue import JobQueue
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pulid_generate.request.job import Job
-
 # seconds between two looks for what is old
 TIDYING = 60.0
+# workers that one job may kill
+MAX_DEATHS = 2
 
 
 class DeviceThread(threading.Thread):
@@ -37,19 +33,41 @@ class DeviceThread(threading.Thread):
 
     def __init__(
         self,
+        judge: Judge,
         drawer: Drawer,
         queue: JobQueue,
         metrics: Metrics,
         idle_seconds: float,
-        tidy: Callable[[], None],
+        tidy: Callable[[], None] = lambda: None,
     ):
         super().__init__(name="device", daemon=True)
-        self.drawer, self.queue, self.metrics = drawer, queue, metrics
+        self.judge, self.drawer = judge, drawer
+        self.queue, self.metrics = queue, metrics
         self.idle_seconds, self.tidy = idle_seconds, tidy
         # whether the picture in work is the last one
         self.is_stopping = False
+        # whether it takes jobs
+        self.is_ready = False
+        # why it does not any more: a sentence
+        self.problem: str | None = None
 
     def run(self) -> None:
+        try:
+            self.drawer.open()
+            self.is_ready = True
+            self._take_jobs()
+        except UnfitWorkerError as error:
+            self.problem = str(error)
+        # a bug: nobody shall wait for this thread
+        except Exception as error:
+            _say_bug(error, "this device draws nothing any more")
+            self.problem = f"the server made a mistake ({type(error).__name__})"
+        finally:
+            self.is_ready = False
+            self.drawer.close()
+
+    def _take_jobs(self) -> None:
+        """Until the queue is closed. Raises UnfitWorkerError."""
         used = time.monotonic()
         while not self.queue.is_closed:
             job = self.queue.take(
@@ -60,24 +78,25 @@ class DeviceThread(threading.Thread):
                 used = time.monotonic()
             elif self.idle_seconds and time.monotonic() - used >= self.idle_seconds:
                 self.drawer.release()
-            self.metrics.loaded.set(self.drawer.is_loaded)
-            try:
-                self.tidy()
-            # a disk that fails must not end the thread that everybody waits for
-            except Exception as error:
-                _say_bug(error, "nothing was tidied")
-        self.drawer.release()
+            tidy_up(self.tidy)
 
     def _work(self, record: JobRecord) -> None:
+        """Raises UnfitWorkerError."""
         try:
-            jobs = self.drawer.judge(record)
-            for index in range(len(record.pictures), len(jobs)):
+            judged = self.judge.judge(record)
+            for index in range(len(record.pictures), len(judged.jobs)):
                 if self.is_stopping:
                     self.queue.put_back(record)
                     return
-                self._draw(record, jobs[index], index)
+                self._draw(record, judged, index)
         except Cancelled:
             self.queue.finish(record, "cancelled")
+        except LostPictureError as error:
+            self._lost(record, error)
+        except UnfitWorkerError:
+            # the job is not to blame
+            self.queue.put_back(record)
+            raise
         except PulidError as error:
             self.queue.finish(record, "failed", without_folder(str(error), record.files))
         # a bug: the job ends, the server does not, and the log has no word of what was asked for
@@ -89,39 +108,70 @@ class DeviceThread(threading.Thread):
         else:
             self.queue.finish(record, "done")
 
-    def _draw(self, record: JobRecord, job: Job, index: int) -> None:
+    def _lost(self, record: JobRecord, error: LostPictureError) -> None:
+        """Its worker has died: it is tried once more."""
+        record.deaths += 1
+        if record.is_cancelled:
+            self.queue.finish(record, "cancelled")
+        elif record.deaths < MAX_DEATHS:
+            console.complain(f"{error}; job {record.id} will be done again")
+            self.queue.put_back(record)
+        else:
+            console.complain(f"{error}; job {record.id} has failed")
+            self.queue.finish(
+                record,
+                "failed",
+                f"workers died {record.deaths} times with it; see the server's log",
+            )
+
+    def _draw(self, record: JobRecord, judged: JudgedJob, index: int) -> None:
         started = time.monotonic()
-
-        def on_step(done: int, total: int) -> None:
-            if record.is_cancelled:
-                raise Cancelled
-            record.step = (done, total)
-            if done:
-                self.metrics.steps.inc()
-            record.changes.announce()
-
-        def on_denoised(latent: Tensor) -> None:
-            # for whoever looks; it costs some milliseconds
-            if record.changes.is_watched:
-                record.preview = preview_png(latent)
-
-        on_step(0, job.steps)
-        picture = self.drawer.draw(job, on_step, on_denoised)
-        flags, _ = self.drawer.flags_of(record)
-        form = FORMATS[record.output_format]
-        data = picture.encode(form, metadata=not flags.disable_image_metadata)
+        data = self.drawer.draw(judged, index, _JobWatch(record, self.metrics))
         name = f"{index}.{record.output_format}"
         write_atomically(record.folder / name, data, mode=0o600)
         seconds = time.monotonic() - started
         sha256 = hashlib.sha256(data).hexdigest()
-        record.pictures.append(PictureRecord(name, sha256, job.seed, seconds))
+        seed = judged.jobs[index].seed
+        record.pictures.append(PictureRecord(name, sha256, seed, seconds))
         record.preview = None
         self.metrics.pictures.inc()
         self.metrics.seconds.observe(seconds)
         record.changes.announce()
 
 
+class _JobWatch:
+    """What hears of a job's picture; see `drawing.Watch`."""
+
+    def __init__(self, record: JobRecord, metrics: Metrics):
+        self.record, self.metrics = record, metrics
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.record.is_cancelled
+
+    @property
+    def is_watched(self) -> bool:
+        return self.record.changes.is_watched
+
+    def step(self, done: int, total: int, count: int = 1) -> None:
+        if self.record.is_cancelled:
+            raise Cancelled
+        self.record.step = (done, total)
+        self.metrics.steps.inc(count)
+        self.record.changes.announce()
+
+    def show(self, preview: bytes) -> None:
+        self.record.preview = preview
+
+
+def tidy_up(tidy: Callable[[], None]) -> None:
+    """A disk that fails must not end the thread that everybody waits for."""
+    try:
+        tidy()
+    except Exception as error:
+        _say_bug(error, "nothing was tidied")
+
+
 def _say_bug(error: Exception, what: str) -> None:
     """Where it is, and no word of what was asked for."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    console.complain(f"bug: {type(error).__name__} at {place.filename}:{place.lineno}; {what}")
+    console.complain(f"bug: {mistake_of(error)}; {what}")

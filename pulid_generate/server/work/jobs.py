@@ -74,14 +74,24 @@ class JobRecord:
     preview: bytes | None = None
     # whether it is to end before the next step
     is_cancelled: bool = False
+    # workers that died with it
+    deaths: int = 0
     finished_at: float | None = None
     # picture -> how like each person it is, once somebody has asked
     likenesses: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    # all of it
     changes: Changes = field(default_factory=Changes)
+    # of its state alone: who waits for the end is not woken by each step
+    turns: Changes = field(default_factory=Changes)
 
     @property
     def is_finished(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
+
+    def announce_turn(self) -> None:
+        """Its state has changed, or is to change."""
+        self.turns.announce()
+        self.changes.announce()
 
     @property
     def files(self) -> Path:

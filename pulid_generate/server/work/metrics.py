@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,21 +28,22 @@ class Metrics:
         self.seconds = Histogram(
             "pulid_picture_seconds", "Seconds of a picture.", buckets=BUCKETS, **own
         )
-        self.loaded = Gauge("pulid_models_loaded", "1 while models are in memory.", **own)
+        self.ready = Gauge("pulid_devices_ready", "Devices that take jobs.", **own)
+        self.loaded = Gauge("pulid_models_loaded", "Devices with models in memory.", **own)
         self.memory = Gauge("pulid_memory_bytes", "Memory in use, by device.", ["device"], **own)
 
-    def text(self) -> bytes:
+    def text(self, ready: int, loaded: int, memory: Mapping[str, int]) -> bytes:
+        """ready, loaded: devices that take jobs, and that have models in memory. memory: device ->
+        bytes.
+        """
         self.waiting.set(len(self.queue))
-        self.working.set(self.queue.working is not None)
+        self.working.set(len(self.queue.working))
+        self.ready.set(ready)
+        self.loaded.set(loaded)
+        # a worker that has gone has none
+        self.memory.clear()
+        for device, used in memory.items():
+            self.memory.labels(device).set(used)
         for state, count in self.queue.ended.items():
             self.ended.labels(state).set(count)
-        self._measure_memory()
         return generate_latest(self.registry)
-
-    def _measure_memory(self) -> None:
-        import psutil
-
-        self.memory.labels("cpu").set(psutil.Process().memory_info().rss)
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-            self.memory.labels("cuda").set(torch.cuda.memory_allocated())

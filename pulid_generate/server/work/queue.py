@@ -1,6 +1,6 @@
 """The jobs of the server: a queue with a bound, those in work, and those that are finished.
 
-Jobs are drawn one by one in the order in which they came. Knows no model.
+Jobs are begun in the order in which they came. Knows no model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pulid_generate.errors import OutputError
@@ -41,7 +41,8 @@ class JobQueue:
         self._jobs: dict[str, JobRecord] = {}
         self._waiting: deque[JobRecord] = deque()
         self._changed = threading.Condition()
-        self.working: JobRecord | None = None
+        # those in work, the first one taken first
+        self.working: list[JobRecord] = []
         # state -> how many jobs have ended so
         self.ended: dict[State, int] = {"done": 0, "failed": 0, "cancelled": 0}
 
@@ -90,9 +91,6 @@ class JobQueue:
                 shutil.rmtree(path, ignore_errors=True)
                 continue
             if path.name.startswith(VALIDATION):
-                # its jobs are drawn, but nobody waits for its report any more
-                shutil.rmtree(path, ignore_errors=True)
-                lost += 1
                 continue
             job = read_record(path)
             if job is None:
@@ -124,7 +122,7 @@ class JobQueue:
         with self._changed:
             if job.state != "queued" or job not in self._waiting:
                 return None
-            return self._waiting.index(job) + (self.working is not None)
+            return self._waiting.index(job) + len(self.working)
 
     # --------------------------------------------------------------------------- the device's side
 
@@ -136,7 +134,7 @@ class JobQueue:
                 return None
             job = self._waiting.popleft()
             job.state = "drawing"
-            self.working = job
+            self.working.append(job)
         self._announce(job)
         return job
 
@@ -147,19 +145,20 @@ class JobQueue:
             job.finished_at = time.time()
             job.preview = None
             self.ended[state] += 1
-            if self.working is job:
-                self.working = None
+            if job in self.working:
+                self.working.remove(job)
             self._save(job)
         forget_files(job)
         self._announce(job)
 
     def put_back(self, job: JobRecord) -> None:
-        """A job that was begun waits for the next start of the server."""
+        """A job that was begun is the next one, or the first one of the server's next start."""
         with self._changed:
             job.state, job.step, job.preview = "queued", (0, 0), None
-            self.working = None
+            self.working.remove(job)
             self._waiting.appendleft(job)
-        job.changes.announce()
+            self._changed.notify_all()
+        job.announce_turn()
 
     def _save(self, job: JobRecord) -> None:
         # a disk that is full takes no record; the job has ended all the same
@@ -167,7 +166,7 @@ class JobQueue:
             write_record(job)
 
     def _announce(self, job: JobRecord) -> None:
-        job.changes.announce()
+        job.announce_turn()
         with self._changed:
             waiting = list(self._waiting)
         for other in waiting:
@@ -184,7 +183,7 @@ class JobQueue:
                 self._waiting.remove(job)
         if waits:
             self.finish(job, "cancelled")
-        job.changes.announce()
+        job.announce_turn()
 
     def delete(self, job: JobRecord) -> None:
         """End it, and forget everything about it."""
@@ -200,7 +199,7 @@ class JobQueue:
             waiting = list(self._waiting)
             self._changed.notify_all()
         for job in waiting:
-            job.changes.announce()
+            job.announce_turn()
         return waiting
 
     def forget_old(self, now: float | None = None) -> None:
@@ -214,9 +213,12 @@ class JobQueue:
             if old or place >= MAX_FINISHED:
                 self.delete(job)
 
-    def forget_all_finished(self) -> None:
-        """What is left when the server ends and pictures are not kept."""
+    def forget_all_finished(self, wanted: Collection[str] = ()) -> None:
+        """What is left when the server ends and pictures are not kept. wanted: names of jobs whose
+        pictures somebody waits for after a restart.
+        """
         with self._changed:
-            finished = [job for job in self._jobs.values() if job.is_finished]
+            found = [job for job in self._jobs.values() if job.id not in wanted]
+        finished = [job for job in found if job.is_finished]
         for job in finished:
             self.delete(job)

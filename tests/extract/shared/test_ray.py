@@ -237,6 +237,49 @@ def test_a_cluster_of_its_own_ends_with_the_command_and_an_interrupt_finishes_wh
     assert not workers_of()
 
 
+@pytest.mark.slow
+def test_a_servers_pictures_are_the_commands_though_a_worker_is_killed(
+    environment, address, generate, one_thread, micro, person, tmp_path
+):
+    import httpx
+
+    models = ("--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors")
+    shape = ("-W", 64, "-H", 48, "--device", "cpu")
+    (tmp_path / "people").mkdir()
+    shutil.copy(person, tmp_path / "people" / "ada.pulidembd")
+    named = ("--pulid-id-embedding", person, "-p", "a cat", "--seed", 7, "--steps", 40)
+    assert generate(*named, *models, *shape, "-o", tmp_path / "wanted.png").code == 0
+
+    own = ("--identities", tmp_path / "people", "--output-dir", tmp_path / "studio", "--port", 0)
+    ray = ("--ray", address, "--cpus-per-worker", 1)
+    command = ("-m", "pulid_generate", "serve", *models, *shape, *own, *ray, "--keep")
+    process = started(*command, environment=environment)
+    asked = {"prompt": "a cat", "seed": 7, "steps": 40, "pulid_id_embedding": "ada"}
+
+    def drawing(names: list[str]) -> int:
+        states = [client.get(f"/v1/jobs/{name}").json() for name in names]
+        return sum(told["state"] == "drawing" and told["step"] > 1 for told in states)
+
+    with httpx.Client(base_url=process.stdout.readline().strip(), timeout=60) as client:
+        names = [client.post("/v1/jobs", json=asked).json()["id"] for _ in range(3)]
+        while drawing(names) < 2:  # at once
+            time.sleep(0.02)
+        os.kill(workers_of()[0], signal.SIGKILL)
+        ends = time.monotonic() + 120
+        while client.get(f"/v1/jobs/{names[2]}").json()["state"] == "queued":
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    assert "died (its process ended without a word: killed, out of memory, or crashed); job" in err
+    # the first of them before the last, and what is in work is finished
+    for name in names:
+        folder = tmp_path / "studio" / "requests" / name
+        assert json.loads((folder / "job.json").read_bytes())["state"] == "done"
+        assert (folder / "0.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+
+
 # ------------------------------------------------------------------------------ Ray, without models
 
 

@@ -1,4 +1,4 @@
-"""Records of jobs on the disk: read as they were written, and garbage is no job."""
+"""Records of jobs and validations on the disk: read as they were written, and garbage is none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
+from pulid_generate.server.intake.validation import Validations
+from pulid_generate.server.intake.validation_records import (
+    ShotResult,
+    TrialRun,
+    ValidationRecord,
+    read_validation,
+    write_validation,
+)
 from pulid_generate.server.work.jobs import JobRecord, PictureRecord, read_record, write_record
 from pulid_generate.server.work.queue import JobQueue
+from pulid_generate.validation.prompts import Trial
+from pulid_generate.validation.report import ValidatedIdentity
 
 
 @pytest.fixture
@@ -53,3 +63,45 @@ def test_garbage_is_no_job(text, job):
     queue = JobQueue(4)
     assert queue.resume(job.folder.parent.parent) == (0, 1)
     assert queue.get("name") is None
+
+
+@pytest.fixture
+def validation(tmp_path):
+    run = TrialRun("job", Trial("front", "pose", "a cat"), "person", [1], [ShotResult("ab", 0.5)])
+    record = ValidationRecord(
+        id="name",
+        folder=tmp_path / "requests" / "validation-name",
+        visitor=None,
+        identity=ValidatedIdentity("me.pulidembd", "cd", 0.8),
+        photographs={"reference": ["me.png"], "truth": [], "stranger": []},
+        runs=[run, TrialRun("other", run.trial, "weight_0", [1])],
+    )
+    write_validation(record)
+    return record
+
+
+def test_a_validation_is_read_as_it_was_written(validation):
+    assert read_validation(validation.folder) == validation
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[]",
+        {"runs": [{}]},
+        {"state": "idle"},
+        {"photographs": {"reference": ["../me.png"], "truth": [], "stranger": []}},
+        {"photographs": {}},
+        {"identity": {"name": "me"}},
+        {"measures": 1},
+    ],
+    ids=range(7),
+)
+def test_garbage_is_no_validation_and_is_counted(text, validation):
+    record = validation.folder / "validation.json"
+    if isinstance(text, dict):
+        text = json.dumps(json.loads(record.read_bytes()) | text).encode()
+    record.write_bytes(text)
+    validations = Validations(None, JobQueue(4), None)
+    assert validations.resume(validation.folder.parent.parent) == (0, 1)
+    assert not validation.folder.exists()

@@ -1,0 +1,134 @@
+"""What a job comes to: its flags over the server's own, read and fitted to the models' files,
+before it waits and again when its turn comes. Loads no model.
+
+May be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulid_generate.assembly.opening import open_pipeline
+from pulid_generate.assembly.progress import Progress
+from pulid_generate.assembly.requests import Drawing, read_drawing, read_request
+from pulid_generate.assembly.usage import idle_flags, usage_error
+from pulid_generate.errors import RequestError, WeightsError
+from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.conditions import ControlFlags
+from pulid_generate.pictures.picture import Format
+from pulid_generate.rows.manifest import read_row
+from pulid_generate.server.settings import Settings
+from pulid_generate.server.work.jobs import FORMATS, JobRecord
+
+if TYPE_CHECKING:
+    from pulid_generate.pipeline.pipeline import Pipeline
+    from pulid_generate.request.job import Job
+
+CONTROLS = frozenset(item.name for item in fields(ControlFlags))
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedJob:
+    """What is drawn for one job."""
+
+    # as it was read of the job's files
+    drawing: Drawing
+    # one for each picture, fitted to the files of this process
+    jobs: list[Job]
+    # how the pictures are stored
+    form: Format
+    # whether their settings stand in them
+    metadata: bool
+    # a line for each option that was given and changes nothing
+    notes: list[str]
+
+
+class Judge:
+    """Opens the pipeline once, which reads headers."""
+
+    def __init__(self, flags: BatchFlags, given: frozenset[str], progress: Progress):
+        """progress: hears of what the pipeline does. Raises PulidError; a PuLID file that is
+        missing is only an error if it was named.
+        """
+        self.flags, self.given = flags, given
+        self.lora_folder = Path(flags.lora_model_dir) if flags.lora_model_dir is not None else None
+        # whoever reads the pipeline's files
+        self.lock = threading.Lock()
+        try:
+            self.pipeline: Pipeline = open_pipeline(flags, with_pulid=True, progress=progress)
+        except WeightsError:
+            if flags.pulid_weights or flags.pulid_id_embedding or flags.identity:
+                raise
+            self.pipeline = open_pipeline(flags, with_pulid=False, progress=progress)
+            progress.note("no PuLID file was found: pictures are drawn without an identity")
+
+    @property
+    def has_pulid(self) -> bool:
+        return self.pipeline.files.pulid is not None
+
+    def flags_of(self, record: JobRecord) -> tuple[BatchFlags, frozenset[str]]:
+        """The flags of a job, over the server's own, and which of them were given. Raises
+        RequestError.
+        """
+        row = read_row(record.asked, 1, 1, record.files)
+        flags, given = row.merged(self.flags, self.given)
+        if flags.control_image:
+            return flags, given
+        # the server's ControlNets wait for a request with a picture for them
+        unused = CONTROLS - row.values.keys()
+        without = {name: getattr(BatchFlags, name) for name in unused}
+        return replace(flags, **without), given - unused
+
+    def judge(self, record: JobRecord, settings: Settings | None = None) -> JudgedJob:
+        """The pictures of a job, read and fitted to the models. Raises PulidError.
+
+        settings: whose limits it must keep.
+        """
+        flags, given = self.flags_of(record)
+        if wrong := usage_error(flags, given):
+            raise RequestError(wrong[:1].lower() + wrong[1:].removesuffix("."))
+        if flags.seed < 0:
+            raise RequestError("seed: the server's own --seed is negative; send one")
+        if settings is not None:
+            _check_limits(flags, settings)
+        drawing = read_drawing(flags, given)
+        if settings is not None:
+            # a picture to start from may have given the size, and a second pass enlarges it
+            width, height = drawing.request.final_size
+            _check_limits(replace(flags, width=width, height=height), settings)
+        with self.lock:
+            jobs = drawing.jobs(self.pipeline)
+        steps = max((max(job.steps, job.last.steps) for job in jobs), default=0)
+        if settings is not None and steps > settings.max_steps:
+            raise RequestError(f"steps {steps}: expected at most {settings.max_steps} here")
+        form = FORMATS[record.output_format]
+        notes = list(idle_flags(flags, given - self.given, self.pipeline.dev))
+        return JudgedJob(drawing, jobs, form, not flags.disable_image_metadata, notes)
+
+    def fitted(self, fields: Mapping[str, Any]) -> Job:
+        """The picture that fields of a request come to, without the people and the files that they
+        name. Raises PulidError.
+        """
+        flags, _ = read_row(fields, 1, 1, Path()).merged(self.flags, self.given)
+        request = read_request(flags, flags.prompt or "", flags.width, flags.height)
+        with self.lock:
+            return self.pipeline.job(request)
+
+
+def _check_limits(flags: BatchFlags, settings: Settings) -> None:
+    """Raise RequestError for what is more than the server takes."""
+    if flags.batch_count > settings.max_pictures:
+        raise RequestError(
+            f"batch_count {flags.batch_count}: expected at most {settings.max_pictures} here"
+        )
+    if flags.width * flags.height > settings.max_megapixels * 1e6:
+        raise RequestError(
+            f"{flags.width}x{flags.height}: expected at most {settings.max_megapixels:g} million "
+            "pixels here"
+        )
+    if flags.steps is not None and flags.steps > settings.max_steps:
+        raise RequestError(f"steps {flags.steps}: expected at most {settings.max_steps} here")
