@@ -12,11 +12,12 @@ import sys
 def main() -> None:
     """Entry point; see `cli.main`."""
     try:
+        from pulid_extract.shared.cli.ending import run_and_end
         from pulid_extract.shared.cli.interrupts import end_at_once
         from pulid_generate.cli import main as run
 
         try:
-            run()
+            run_and_end(run)
         finally:
             end_at_once()
     except KeyboardInterrupt:

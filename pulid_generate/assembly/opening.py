@@ -85,6 +85,7 @@ def open_pipeline(flags: Flags, *, with_pulid: bool, progress: Progress) -> Pipe
         compile=flags.compile_blocks,
         compute=flags.compute,
         weight_cache=int(flags.weight_cache * 2**30),
+        cuda_graphs=flags.cuda_graphs,
         finder=FaceFinder(flags.models_dir or None, progress.log),
         kontext=flags.kontext,
         preview=_preview_of(flags),
@@ -208,6 +209,12 @@ def _idle_placement(
         for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu", "params_backend", "max_vram"):
             if getattr(flags, name):
                 lines.append(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
+    from pulid_generate.kernels.recording import has_cuda_graphs
+
+    if flags.cuda_graphs == "on" and not has_cuda_graphs(placement.device):
+        lines.append(
+            f"--cuda-graphs on changes nothing on {placement.device}: they are for NVIDIA GPUs"
+        )
     if not with_pulid and flags.pulid_weights is not None:
         lines.append("--pulid-weights without --pulid-id-embedding: drawing without an identity")
     if flags.ref_image and not flags.kontext and is_kontext(files.flux.header) == "unknown":

@@ -84,6 +84,15 @@ class PlacementFlags:
             "kept, and faster steps.",
         ),
     ] = False
+    cuda_graphs: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(
+            "--cuda-graphs",
+            help="Record Flux's step on an NVIDIA GPU and replay it, where nothing streams: Python "
+            "starts its operations once instead of at every step. auto: pictures up to 768x768, "
+            "whose steps wait for Python. The picture is the same.",
+        ),
+    ] = "auto"
     backend: Annotated[
         str | None,
         typer.Option(

@@ -111,14 +111,16 @@ class FoldedAttention(nn.Module):
         dtype: torch.dtype,
         device: torch.device | str,
     ):
-        """id_tokens: (N, C) of any float dtype. The folding runs in float64 on the CPU, then `a`
-        and `b` are rounded once to `dtype`.
+        """id_tokens: (N, C) of any float dtype. The folding runs in float64, on `device` if that
+        has it, then `a` and `b` are rounded once to `dtype`.
         """
         super().__init__()
-        exact = {
-            name: tensor.to("cpu", torch.float64) for name, tensor in layer.state_dict().items()
-        }
-        tokens = id_tokens.to("cpu", torch.float64)
+        where = _exact_device(torch.device(device))
+        exact = {}
+        for name, tensor in layer.state_dict().items():
+            # moved as it is stored: a fourth of the bytes
+            exact[name] = tensor.to(where).to(torch.float64)
+        tokens = id_tokens.to(where).to(torch.float64)
         normed = nn.functional.layer_norm(
             tokens, tokens.shape[-1:], exact["norm1.weight"], exact["norm1.bias"], EPS
         )
@@ -146,6 +148,13 @@ class FoldedAttention(nn.Module):
         logits = torch.addcmul(self.c, logits, _rstd(img_tokens))
         weights = logits.unflatten(-1, (self.heads, -1)).softmax(dim=-1).flatten(-2)
         return linear(weights.to(img_tokens.dtype), self.b)
+
+
+def _exact_device(device: torch.device) -> torch.device:
+    """Where float64 is computed for a model on `device`: there, but on the CPU for Apple's MPS,
+    which has no such numbers.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _rstd(x: Tensor) -> Tensor:

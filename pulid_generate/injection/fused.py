@@ -63,7 +63,17 @@ def _trusted_kernels(
     return identity if identity_check.passes(device, dtype, width, heads, tokens) else None
 
 
-@functools.lru_cache(maxsize=256)
 def _on_device(weight: float, device: torch.device) -> Tensor:
-    """A step's weight, where the kernels read it; the same few numbers come again and again."""
-    return torch.tensor([weight], dtype=torch.float32, device=device)
+    """A step's weight, where the kernels read it."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # the recording writes it each time: what is remembered here may be gone by then
+        return _filled(weight, device)
+    return _remembered(weight, device)
+
+
+def _filled(weight: float, device: torch.device) -> Tensor:
+    return torch.full((1,), weight, dtype=torch.float32, device=device)
+
+
+# the same few numbers come again and again
+_remembered = functools.lru_cache(maxsize=256)(_filled)

@@ -56,6 +56,11 @@ class Term:
             self._index = (rows[:, None] if isinstance(rows, Tensor) else rows, tokens)
             self._scale = region[tokens, None]
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether the person is in the whole of every picture."""
+        return self._index is None
+
     def add(self, total: Tensor, img_tokens: Tensor, index: int, weight: float) -> Tensor:
         """total + weight * CA(img_tokens) where this person is, both (B, L, D); `total` elsewhere.
 
@@ -182,6 +187,19 @@ class Injection:
             if any(weights):
                 seen.append((term, tuple(term.layers), weights))
         return tuple(seen)
+
+    def reads(self) -> Hashable:
+        """All that `add` reads beside the tokens, and holds it: two are equal if the same numbers
+        are read in the same places. Unlike `state` it has those who weigh nothing, who are
+        evaluated as well.
+        """
+        terms = []
+        for term in self.terms:
+            weights = self.weight * term.double, self.weight * term.single
+            # a region and rows have tensors that are the term's own
+            own = None if term.is_everywhere else term
+            terms.append((tuple(term.layers), weights, own))
+        return tuple(terms), self.picture_tokens
 
     def add(self, img_tokens: Tensor, index: int, *, double: bool) -> Tensor:
         """(B, L, D) -> (B, L, D): what hook number `index` makes of the image tokens.

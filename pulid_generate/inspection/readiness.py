@@ -45,6 +45,7 @@ from pulid_generate.assembly.people import identity_files
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.errors import PulidError
 from pulid_generate.files.kits import ENCODERS_KIT, KITS, pull_command
+from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
@@ -182,6 +183,9 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
             tiling = Tiling.parse(flags.vae_tile_size, flags.vae_tile_overlap)
             tile = (tiling.width, tiling.height)
         width = placement.dtype.itemsize
+        # of the first pass, where there are two
+        image_tokens = request.width * request.height // TOKEN_PIXELS**2
+        is_recorded = placement.records(flags.cuda_graphs, image_tokens)
         work = Work(
             *request.final_size,
             t5_tokens=request.t5_max_length,
@@ -191,6 +195,7 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
             or (request.hires is not None and request.hires.in_pixels),
             dequantize=flags.dequantize,
             fp8=flags.compute == "fp8",
+            recorded=image_tokens + request.t5_max_length if is_recorded else 0,
             extra=_cached_bytes(flags, files, placement) + _lora_bytes(flags, width),
         )
         plan = make_plan(files, work, placement, available_on(placement.devices))

@@ -12,6 +12,7 @@ for what stands between a Flux block's products.
     identity_check.py     the trial of identity
     products_check.py     the trial of products
     block_steps_check.py  the trial of block_steps
+    recording.py          a computation recorded once and replayed (CUDA graphs)
 
 They compute what the torch code of `packed`, `injection` and `networks` computes, with fewer
 launches and less memory traffic. Those folders ask `availability` and import the other files only

@@ -23,10 +23,17 @@ def ask(device: torch.device) -> str | None:
     """As `available`, and remembered: `serves` answers from now on. Call it before a model runs."""
     reason = available(device)
     if reason is None:
-        _served.add(device)
+        _served.add(_numbered(device))
     elif device.type == "cuda":
         trials.note(f"GPU kernels: torch's own operations run instead, because {reason}")
     return reason
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """As tensors name it: "cuda" is none of theirs."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def serves(device: torch.device) -> bool:
@@ -52,7 +59,7 @@ def available(device: torch.device | str) -> str | None:
         return "TRITON_INTERPRET is set, with which kernels run in Python"
     if not torch.cuda.is_available():
         return "torch finds no NVIDIA GPU"
-    return _reason_against(torch.cuda.current_device() if device.index is None else device.index)
+    return _reason_against(_numbered(device).index)
 
 
 @functools.lru_cache

@@ -164,7 +164,7 @@ def identity_bytes(pulid: Footprint, id_tokens: int, width: int) -> int:
 
 
 def folding_bytes(pulid: Footprint) -> int:
-    """Bytes of main memory that preparing one layer takes."""
+    """Bytes that preparing one layer takes, where that is done."""
     numbers = 0
     for name, (_, shape) in pulid.tensors.items():
         if name.startswith("pulid_ca.0."):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from pulid_extract.shared.cpu_bfloat16 import multiplies_bfloat16
 from pulid_generate.errors import RequestError
 from pulid_generate.files.model import Model
+from pulid_generate.kernels.recording import has_cuda_graphs
 from pulid_generate.memory.devices import CPU, device_name, find_device
 from pulid_generate.memory.footprint import GIB
 
@@ -49,6 +50,10 @@ ABSENT = re.compile(
 )
 # models whose blocks can wait in main memory
 STREAMABLE = (Model.T5, Model.FLUX)
+# which of Flux's forwards are recorded and replayed: those of small pictures, all, none
+CudaGraphs = Literal["auto", "on", "off"]
+# Image tokens of 768x768: with more the card takes longer than Python does to start its work
+RECORDED_TOKENS = 48 * 48
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,14 @@ class Placement:
         """
         device = self.device_of(model)
         return model in self.offload or (device != CPU and self._limit(device) is not None)
+
+    def records(self, asked: CudaGraphs, tokens: int = 0) -> bool:
+        """Whether Flux's forwards with so many image tokens, of all pictures that go through
+        together, are recorded. Weights that stream are copied by Python, which is not.
+        """
+        if asked == "off" or not has_cuda_graphs(self.device) or self.streams(Model.FLUX):
+            return False
+        return asked == "on" or tokens <= RECORDED_TOKENS
 
     def storage_of(self, model: Model) -> torch.device:
         """Where the weights of T5 or Flux are loaded to."""

@@ -43,6 +43,8 @@ class Work:
     fp8: bool = False
     # pictures that go through Flux together
     batch: int = 1
+    # image and text tokens of the largest forward that is recorded; 0 for none
+    recorded: int = 0
     # bytes of LoRA matrices
     extra: int = 0
 

@@ -101,9 +101,14 @@ def _flux_stage(case: Case) -> tuple[Stage, frozenset[int] | None]:
     width = case.number_bytes(Model.FLUX)
     tokens = work.batch * (work.image_tokens + work.reference_tokens + work.t5_tokens)
     working = flux_activations(case.models[Model.FLUX], tokens, width) + work.extra
+    # a recording keeps its memory beside that of other forwards
+    working += flux_activations(case.models[Model.FLUX], work.recorded, width)
     folding = 0
     if case.pulid and work.id_tokens:
         folding = folding_bytes(case.pulid)
+        if case.placement.device.type == "cuda":
+            # there, and before the forward that it is for
+            working, folding = max(working, folding), 0
         for id_tokens in work.id_tokens:
             working += identity_bytes(case.pulid, id_tokens, width)
     return _transformer_stage(case, Model.FLUX, working, folding)

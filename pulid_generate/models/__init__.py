@@ -1,6 +1,7 @@
 """Files to torch modules: Flux, T5, CLIP-L and the autoencoder, and what prompts are read with.
 
     tensor_files.py      the tensors of a file of any format, and strict loading
+    upload.py            a mapped file's tensors to a GPU, without a copy in main memory
     flux.py              Flux files -> diffusers' transformer
     t5.py                T5: ids of a prompt -> the token states that condition Flux
     clip.py              CLIP-L: ids of a prompt -> the pooled vector that conditions Flux

@@ -8,7 +8,7 @@ files/storage.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pulid_extract.shared.model_files import Header, read_gguf
+from pulid_extract.shared.model_files import GgufTensor, Header, read_gguf
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.storage import (
     DESCRIBING_ENDINGS,
@@ -28,6 +28,7 @@ from pulid_generate.files.storage import (
     scaled_by,
     stays_packed,
 )
+from pulid_generate.models.upload import Upload, upload_to
 from pulid_generate.packed.layers import PackedWeight
 
 FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -68,9 +69,10 @@ def _read_safetensors(
 
     packed = packed and device.type != "mps"
     try:
-        # on the CPU the tensors are views of the mapped file: scaled and cast there, then moved,
-        # nothing is held twice on the device
+        # on the CPU the tensors are views of the mapped file; what is scaled or cast for a GPU is
+        # moved first
         with ExitStack() as stack:
+            upload = stack.enter_context(upload_to(device))
             paths = {part.place_of(name)[0] for name in names}
             files = {
                 path: stack.enter_context(safe_open(path, framework="pt")) for path in sorted(paths)
@@ -95,14 +97,17 @@ def _read_safetensors(
                     scale = _scale_of(tensor, scale)
                 if packed and stays_packed(name, *part.tensors[name]):
                     moved = None if scale is None else scale.to(device)
-                    yield name, Fp8Weight(tensor.to(device), moved)
+                    yield name, Fp8Weight(upload.move(tensor), moved)
                     continue
                 target = dtype
                 if target is None:
                     target = torch.bfloat16 if tensor.dtype in FP8_TYPES else tensor.dtype
-                if scale is not None:
-                    tensor = tensor.float() * scale
-                yield name, tensor.to(target).to(device)
+                if scale is None:
+                    yield name, upload.move(tensor, target)
+                elif device.type == "cuda":
+                    yield name, (upload.move(tensor).float() * scale.to(device)).to(target)
+                else:
+                    yield name, (tensor.float() * scale).to(target).to(device)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{part.path}: damaged safetensors file ({error}); download it again"
@@ -124,11 +129,23 @@ def _read_gguf(
     packed: bool,
 ) -> Iterator[tuple[str, Tensor | PackedWeight]]:
     """As read_tensors. Weights stay memory-mapped on the CPU until they are converted or moved."""
+    entries = read_gguf(part.path).tensors
+    with upload_to(torch.device(device)) as upload:
+        yield from _gguf_tensors(part, names, entries, upload, dtype, packed)
+
+
+def _gguf_tensors(
+    part: Header,
+    names: list[str],
+    entries: Mapping[str, GgufTensor],
+    upload: Upload,
+    dtype: torch.dtype | None,
+    packed: bool,
+) -> Iterator[tuple[str, Tensor | PackedWeight]]:
     import gguf
 
     from pulid_generate.packed.ggml import QuantizedWeight
 
-    entries = read_gguf(part.path).tensors
     # copy on write: torch dislikes read-only memory
     mapped = np.memmap(part.path, mode="c") if names else np.zeros(0, np.uint8)
     for name in names:
@@ -136,11 +153,11 @@ def _read_gguf(
         data = torch.from_numpy(mapped[entry.offset : entry.offset + entry.size])
         if entry.kind in GGUF_PLAIN_TYPES:
             plain = GGUF_PLAIN_TYPES[entry.kind]
-            yield name, data.view(plain).reshape(entry.shape).to(device, dtype or plain)
+            yield name, upload.move(data.view(plain).reshape(entry.shape), dtype)
             continue
         rows = math.prod(entry.shape[:-1])
         kind = gguf.GGMLQuantizationType[entry.kind]
-        weight = QuantizedWeight(data.view(rows, -1).to(device), kind)
+        weight = QuantizedWeight(upload.move(data.view(rows, -1)), kind)
         if packed and stays_packed(name, entry.kind, entry.shape):
             yield name, weight
         else:

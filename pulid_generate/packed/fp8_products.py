@@ -108,14 +108,17 @@ class Fp8ProductLinear(nn.Module):
 
 
 def use_fp8_products(
-    model: nn.Module, device: torch.device, multiplies: Callable[[str, tuple[int, int]], bool]
+    model: nn.Module,
+    device: torch.device,
+    multiplies: Callable[[str, tuple[int, int]], bool],
+    storage: torch.device | None = None,
 ) -> int:
     """Let some linear layers of a model multiply in e4m3; they are turned one after the other, and
     the rest stays. Returns how many do.
 
     multiplies: whether the layer of this name and shape (R, C) does. device: where the model will
-    run, and where each matrix is rounded; the result lies where the matrix lay. A matrix that is
-    e4m3 already is taken as it is, with its scale.
+    run, and where each matrix is rounded. storage: where the result lies, None for where the matrix
+    lay. A matrix that is e4m3 already is taken as it is, with its scale.
     """
     modules = dict(model.named_modules())
     count = 0
@@ -125,23 +128,26 @@ def use_fp8_products(
         if not multiplies(name, (layer.out_features, layer.in_features)):
             continue
         parent, _, child = name.rpartition(".")
-        setattr(modules[parent], child, _converted(layer, device))
+        setattr(modules[parent], child, _converted(layer, device, storage))
         count += 1
     return count
 
 
-def _converted(layer: nn.Linear | Fp8Linear, device: torch.device) -> Fp8ProductLinear:
+def _converted(
+    layer: nn.Linear | Fp8Linear, device: torch.device, storage: torch.device | None
+) -> Fp8ProductLinear:
+    given = layer.data if isinstance(layer, Fp8Linear) else layer.weight
+    storage = storage or given.device
     if isinstance(layer, Fp8Linear) and layer.data.dtype == E4M3:
         scale = torch.ones(()) if layer.scale is None else layer.scale
-        scales = scale.to(layer.data.device).expand(layer.out_features, 1).contiguous()
-        return Fp8ProductLinear(layer.data, scales, layer.bias)
+        scales = scale.to(storage).expand(layer.out_features, 1).contiguous()
+        return Fp8ProductLinear(layer.data.to(storage), scales, layer.bias)
     if isinstance(layer, Fp8Linear):
-        stored = layer.data.device
         weight = layer.weight.dequantize(torch.float32)
     else:
-        stored, weight = layer.weight.device, layer.weight
+        weight = layer.weight
     data, scales = _quantize_rows(weight.detach().to(device))
-    return Fp8ProductLinear(data.to(stored), scales.to(stored), layer.bias)
+    return Fp8ProductLinear(data.to(storage), scales.to(storage), layer.bias)
 
 
 def check_products(device: torch.device) -> None:

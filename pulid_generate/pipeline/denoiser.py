@@ -10,7 +10,7 @@ Shapes: B jobs, L image tokens, T text tokens.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +25,8 @@ from pulid_generate.control.residuals import Control, attach_controls
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
-from pulid_generate.injection.terms import Term
+from pulid_generate.injection.terms import Injection, Term
+from pulid_generate.kernels.recording import Recordings
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT
 from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.job import Job, Subject
@@ -34,6 +35,10 @@ from pulid_generate.sampling.denoise import Predict, denoise
 from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_mask
 from pulid_generate.sampling.noise import NoiseStream, add_noise
 from pulid_generate.sampling.packing import pack, position_ids, unpack
+
+# Of a picture's steps: with an identity and, outside its window, without. A schedule with more
+# weights would record each of them for a step or two.
+MOST_WEIGHTS = 2
 
 
 class Denoiser:
@@ -47,14 +52,18 @@ class Denoiser:
         dtype: torch.dtype,
         dev: bool,
         kept: int = IDENTITIES_KEPT,
+        recordings: Recordings | None = None,
+        records: Callable[[int], bool] = lambda tokens: True,
     ):
         """flux: a diffusers FluxTransformer2DModel. adapter: PuLID's layers, None if no job has a
         subject. dev: whether Flux has a guidance input. kept: folded identities, both branches
-        counted, that stay for the next job.
+        counted, that stay for the next job. recordings: of Flux's forwards, None where they cannot
+        be recorded. records: whether those of so many image tokens are worth it.
         """
         self.flux, self.adapter = flux, adapter
         self.device, self.dtype, self.dev = device, dtype, dev
         self.kept = kept
+        self.recordings, self._records = recordings, records
         # SHA-256 of an identity, whether it is the unconditional one -> its layers
         self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
         # Of the last latents; None where every step was computed
@@ -148,6 +157,9 @@ class Denoiser:
         # behind the identity's hooks, so that these read what a block itself computes
         added = stack.enter_context(attach_controls(self.flux)) if controls else None
         cache = self.cache = self._step_cache(request.step_cache, stack)
+        recordings = None
+        if added is None and not isinstance(cache, BlockCache):
+            recordings = self._recordings_for(jobs, len(jobs) * len(img_ids), people)
 
         def predict(latent: Tensor, t: float, *, step: int, branch: Branch) -> Tensor:
             side = "negative" if branch == "negative" else "positive"
@@ -177,16 +189,21 @@ class Denoiser:
                     ]
                 if references is not None:
                     tokens = torch.cat([tokens, references], dim=1)
-                velocity = self.flux(
-                    hidden_states=tokens,
-                    encoder_hidden_states=text.t5,
-                    pooled_projections=text.pooled,
-                    timestep=time,
-                    guidance=guidance,
-                    img_ids=img_ids,
-                    txt_ids=txt_ids,
-                    return_dict=False,
-                )[0]
+                inputs = {
+                    "hidden_states": tokens,
+                    "encoder_hidden_states": text.t5,
+                    "pooled_projections": text.pooled,
+                    "timestep": time,
+                    "img_ids": img_ids,
+                    "txt_ids": txt_ids,
+                }
+                if guidance is not None:
+                    inputs["guidance"] = guidance
+                if recordings is None:
+                    velocity = self._forward(**inputs)
+                else:
+                    left_out = request.skip_guidance.layers if branch == "skip" else ()
+                    velocity = self._recorded(recordings, inputs, injection, left_out)
                 # the latent stays float32: adding 28 small steps in bfloat16, as the reference
                 # does, loses them to rounding
                 return velocity[:, :picture_tokens].float()
@@ -198,6 +215,49 @@ class Denoiser:
             return cache.evaluate(Evaluation(latent, t, step, branch, (people_now, seen)), compute)
 
         return predict
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        return self.flux(**inputs, return_dict=False)[0]
+
+    def _recorded(
+        self,
+        recordings: Recordings,
+        inputs: Mapping[str, Tensor],
+        injection: Injection | None,
+        left_out: Sequence[int],
+    ) -> Tensor:
+        """As `_forward`, from a recording once there is one. left_out: numbers of blocks."""
+        people: Hashable = None
+        layers: list[object] = []
+        if injection is not None:
+            people = injection.reads()
+            layers = [term.layers for term in injection.terms]
+        return recordings.run((people, tuple(left_out)), inputs, self._forward, layers)
+
+    def _recordings_for(
+        self,
+        jobs: Sequence[Job],
+        tokens: int,
+        people: Mapping[str, Sequence[tuple[Subject, Term]]],
+    ) -> Recordings | None:
+        """None where jobs of so many image tokens are drawn without. people: by branch."""
+        if self.recordings is None or not self._records(tokens):
+            return None
+        steps = jobs[0].steps
+        for side in people.values():
+            weights = set()
+            for step in range(steps):
+                weights.add(tuple(subject.weights_at(step, steps) for subject, _ in side))
+            if len(weights) > MOST_WEIGHTS:
+                return None
+        return self.recordings
+
+    def changed(self) -> None:
+        """To be called when something was put on Flux, or taken off, that stays for several jobs:
+        recordings do not notice.
+        """
+        if self.recordings is not None:
+            self.recordings.forget()
 
     def _step_cache(self, asked: StepCache | None, stack: ExitStack) -> Cache | None:
         """What is asked for the steps; it goes with `stack`."""
@@ -265,7 +325,9 @@ class Denoiser:
             )
         self._bound.move_to_end(key)
         while len(self._bound) > self.kept:
-            self._bound.popitem(last=False)
+            _, gone = self._bound.popitem(last=False)
+            if self.recordings is not None:
+                self.recordings.forget(gone)
         return self._bound[key]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from pulid_generate.control.loading import load_control
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.model import Model
 from pulid_generate.injection.compiling import compile_blocks, compiled_folder
+from pulid_generate.kernels.recording import CudaRecorder, Recordings
 from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.memory.devices import give_back_memory
 from pulid_generate.memory.plan import MeasureKind, Plan
@@ -100,6 +102,8 @@ class LoadedModels:
                 place.dtype,
                 self.fitting.dev,
                 residents.identities,
+                self._recordings(),
+                self.models.records,
             )
             if self.compile:
                 compiled = compile_blocks(self._denoiser.flux, compiled_folder())
@@ -107,10 +111,17 @@ class LoadedModels:
         if loras != self._loras:
             self._with_loras.close()
             self._loras = ()
+            self._denoiser.changed()
             attached = self.attached(self._denoiser.flux, Model.FLUX, loras)
             self._with_loras.enter_context(attached)
             self._loras = loras
         return self._denoiser
+
+    def _recordings(self) -> Recordings | None:
+        """None where no forward of Flux can be recorded."""
+        if not self.models.records():
+            return None
+        return Recordings(partial(CudaRecorder, self.models.placement.device))
 
     def control(self, path: Path) -> Any:
         """A ControlNet, which stays while Flux does. Raises CheckpointError."""

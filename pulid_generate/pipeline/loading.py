@@ -19,7 +19,7 @@ from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.kernels.availability import ask
 from pulid_generate.memory.footprint import cacheable_bytes
-from pulid_generate.memory.placement import Placement
+from pulid_generate.memory.placement import CudaGraphs, Placement
 from pulid_generate.memory.plan import Plan
 from pulid_generate.memory.streaming import blocks_of, stream_blocks
 from pulid_generate.models.autoencoder import Autoencoder, load_vae
@@ -38,7 +38,8 @@ class Models:
     first load. dequantize: widen Flux's packed matrices (GGUF, fp8) once, when they load. compute:
     "int8" multiplies a GGUF's matrices in 8-bit integers, on a CPU; "fp8" those of a file in 16
     bits or fp8 in 8-bit floating point, on a GPU that can. weight_cache: bytes of widened weights
-    of a GGUF that may be kept, on a CPU.
+    of a GGUF that may be kept, on a CPU. cuda_graphs: record Flux's forwards on an NVIDIA GPU and
+    replay them: "auto" those of small pictures, "on" all, "off" none.
     """
 
     plan: Plan
@@ -51,11 +52,13 @@ class Models:
         dequantize: bool = False,
         compute: Compute = "float",
         weight_cache: int = 0,
+        cuda_graphs: CudaGraphs = "auto",
     ):
         """Raises RequestError, InputError or PlacementError for a way of computing that the flags
         exclude, or that this file or device does not have.
         """
         self.files, self.placement, self.dequantize = files, placement, dequantize
+        self.cuda_graphs = cuda_graphs
         most = cacheable_bytes(
             files.flux.header, placement.device.type, placement.dtype.itemsize, dequantize
         )
@@ -95,6 +98,10 @@ class Models:
                 "compute fp8: keeps matrices in fp8 and --dequantize widens them; leave one out"
             )
 
+    def records(self, tokens: int = 0) -> bool:
+        """Whether Flux's forwards with so many image tokens are recorded."""
+        return self.placement.records(self.cuda_graphs, tokens)
+
     def clip(self) -> ClipText:
         """CLIP-L. Raises CheckpointError."""
         device, dtype = self.placement.device_of(Model.CLIP), self.placement.dtype_of(Model.CLIP)
@@ -120,18 +127,11 @@ class Models:
         ask(device)
         dtype = None if keep else self.placement.dtype
         storage = self.placement.storage_of(Model.FLUX)
-        in_fp8 = self.compute == "fp8"
-        flux = load_flux(
-            self.files.flux.header,
-            dtype,
-            # the plan has room for matrices that are rounded already: they arrive one by one
-            "cpu" if in_fp8 else storage,
-            dequantize=self.dequantize,
-        )
-        if in_fp8:
-            check_products(device)
-            use_fp8_products(flux, device, multiplies_in_fp8)
-            flux.to(storage)
+        if self.compute == "fp8":
+            flux = self._flux_in_fp8(device, storage)
+        else:
+            header = self.files.flux.header
+            flux = load_flux(header, dtype, storage, dequantize=self.dequantize)
         _tune(flux, device, self.placement.dtype)
         if device.type == "cpu":
             compute_quantized(flux, self.compute, self.weight_cache)
@@ -140,6 +140,18 @@ class Models:
             widen_while_running(flux)
         self._stream(Model.FLUX, flux, device)
         return flux
+
+    def _flux_in_fp8(self, device: torch.device, storage: torch.device) -> Any:
+        """Flux whose large matrices are rounded on the device, one by one: they stay in the mapped
+        file until then. Raises CheckpointError, PlacementError.
+        """
+        check_products(device)
+        flux = load_flux(self.files.flux.header, None, "cpu")
+        use_fp8_products(flux, device, multiplies_in_fp8, storage)
+        # what is left in 16 bits or more
+        for parameter in flux.parameters():
+            parameter.data = parameter.data.to(storage, self.placement.dtype)
+        return flux.to(storage)
 
     def vae(self) -> Autoencoder:
         """The autoencoder. Raises CheckpointError."""

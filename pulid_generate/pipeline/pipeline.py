@@ -15,7 +15,7 @@ from pulid_generate.files.model import Model
 from pulid_generate.files.model_set import ModelFiles
 from pulid_generate.files.storage import quality_notes
 from pulid_generate.injection.compiling import check_compiler, compiled_folder
-from pulid_generate.memory.placement import Placement
+from pulid_generate.memory.placement import CudaGraphs, Placement
 from pulid_generate.models.upscaler import load_upscaler
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.face_finder import FaceFinder
@@ -53,6 +53,7 @@ class Pipeline:
         compile: bool = False,
         compute: Compute = "float",
         weight_cache: int = 0,
+        cuda_graphs: CudaGraphs = "auto",
         finder: FaceFinder | None = None,
         kontext: bool = False,
         preview: PreviewSettings | None = None,
@@ -63,9 +64,9 @@ class Pipeline:
 
         log, note, on_step, on_denoised: see `callers.Reports`. dequantize: widen packed matrices
         (GGUF, fp8) once, when they load. compile: torch.compile Flux's blocks. compute,
-        weight_cache: see `loading.Models`. finder: finds faces for detail passes. kontext: see
-        `Fitting`. preview: see `Engine`. upscale: enlarge every
-        finished picture; PackageError without the extra [upscale].
+        weight_cache, cuda_graphs: see `loading.Models`. finder: finds faces for detail passes.
+        kontext: see `Fitting`. preview: see `Engine`. upscale: enlarge every finished picture;
+        PackageError without the extra [upscale].
         """
         self.files, self.placement, self.compile = files, placement, compile
         self.finder, self.preview = finder, preview
@@ -77,7 +78,12 @@ class Pipeline:
         if self.upscaler is not None:
             self.fitting.upscale = self.upscaler.facts()
         self.models = Models(
-            files, placement, dequantize=dequantize, compute=compute, weight_cache=weight_cache
+            files,
+            placement,
+            dequantize=dequantize,
+            compute=compute,
+            weight_cache=weight_cache,
+            cuda_graphs=cuda_graphs,
         )
         for found, model in ((files.flux, Model.FLUX), (files.t5xxl, Model.T5)):
             for line in quality_notes(found.header, model.marker):

@@ -198,6 +198,7 @@ class MemoryPlanner:
             dequantize=self.models.dequantize,
             fp8=self.models.compute == "fp8",
             batch=batch,
+            recorded=self._recorded_tokens(jobs, batch),
             extra=self._lora_bytes(jobs)
             + self._cache_bytes(jobs)
             + self._control_bytes(jobs)
@@ -216,6 +217,18 @@ class MemoryPlanner:
             residuals += (shape.double + shape.single) * shape.width * number
         largest = max(job.request.width * job.request.height for job in jobs) // TOKEN_PIXELS**2
         return weights + residuals * largest
+
+    def _recorded_tokens(self, jobs: Sequence[Job], batch: int) -> int:
+        """Image and text tokens of the largest forward that is recorded."""
+        most = 0
+        for job in jobs:
+            image = job.request.width * job.request.height // TOKEN_PIXELS**2
+            image += job.conditions.reference_tokens
+            # the last batch may be a smaller one
+            for together in range(1, batch + 1):
+                if self.models.records(together * image):
+                    most = max(most, together * (image + max(job.t5_tokens)))
+        return most
 
     def _controls(self, jobs: Sequence[Job]) -> dict[Path, ControlFile]:
         found = {}

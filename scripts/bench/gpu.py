@@ -1,7 +1,7 @@
 """What a GPU does with this toolkit: right or wrong first, then times, as tables for
 docs/performance.md.
 
-    PYTHONPATH=.:scripts python -m bench.gpu [kernels] [step] [command] [extract] [--small]
+    PYTHONPATH=.:scripts python -m bench.gpu [kernels] [step] [stages] [command] [extract] [--small]
         [--device cpu] [--dir build/full-size] [--portrait FILE]
 
 Runs in a checkout, with torch, triton, numpy, gguf and what else a generation imports, without this
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from bench.full_size_files import SMALL, Sizes
 from pulid_generate.kernels.availability import available
 
 
@@ -67,14 +68,22 @@ def step(arguments: argparse.Namespace) -> list[str]:
     return gpu_step.measure(torch.device(arguments.device), sizes)
 
 
+def stages(arguments: argparse.Namespace) -> list[str]:
+    """CLIP, T5, Flux and the autoencoder one by one, and what the memory plan says of each."""
+    from bench import gpu_stages
+
+    if arguments.small:
+        return gpu_stages.measure(arguments.device, SMALL, arguments.dir, sides=(64,))
+    return gpu_stages.measure(arguments.device, Sizes(), arguments.dir)
+
+
 def command(arguments: argparse.Namespace) -> list[str]:
     """From nothing to a picture, and A = B as files."""
     from bench import gpu_command
-    from bench.full_size_files import SMALL, Sizes
 
-    if not arguments.small:
-        return gpu_command.measure(arguments.device, Sizes(), arguments.dir)
-    return gpu_command.measure(arguments.device, SMALL, arguments.dir, side=64)
+    if arguments.small:
+        return gpu_command.measure(arguments.device, SMALL, arguments.dir, side=64)
+    return gpu_command.measure(arguments.device, Sizes(), arguments.dir)
 
 
 def extract(arguments: argparse.Namespace) -> list[str]:
@@ -92,6 +101,7 @@ def extract(arguments: argparse.Namespace) -> list[str]:
 PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
     "kernels": kernels,
     "step": step,
+    "stages": stages,
     "command": command,
     "extract": extract,
 }

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from pulid_generate.injection.compiling import compile_blocks
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.terms import Term
 from pulid_generate.kernels.availability import ask
+from pulid_generate.kernels.recording import CudaRecorder, Recordings, has_cuda_graphs
 from pulid_generate.networks.flux import FluxTransformer
 from pulid_generate.packed.fp8 import Fp8Weight
 from pulid_generate.packed.fp8_products import check_products, reason_against, use_fp8_products
@@ -85,31 +87,55 @@ def _times(name: str, model: nn.Module, device: torch.device, sizes: Sizes, wron
     eager: dict[int, Tensor] = {}
     for compiled in (False, True) if sizes.compile else (False,):
         with compile_blocks(model) if compiled else contextlib.nullcontext():
-            for side in sizes.sides:
+            for side, recorded in _ways(sizes, device):
                 _reset_peak(device)
-                step = _step(model, side, device)
-                plain = step()
-                expected = eager.setdefault(side, plain)
-                if not torch.isfinite(plain).all():
-                    wrong.append(f"{name}, {side}: NaN or infinite numbers")
-                if (far := _distance(plain, expected)) > ROUNDING:
-                    wrong.append(f"{name}, {side}: compiled is {far:.3f} from eager")
-                without = _time(step, device, sizes.turns)
                 with attach(model) as injection:
+                    recordings = Recordings(partial(CudaRecorder, device)) if recorded else None
+                    step = _step(model, side, device, recordings, injection.reads)
+                    plain = _settled(step)
+                    expected = eager.setdefault(side, plain)
+                    if not torch.isfinite(plain).all():
+                        wrong.append(f"{name}, {side}: NaN or infinite numbers")
+                    if (far := _distance(plain, expected)) > ROUNDING:
+                        wrong.append(f"{name}, {side}: compiled is {far:.3f} from eager")
+                    without = _time(step, device, sizes.turns)
                     injection.terms = (Term(layers),)
                     injection.weight = 0.0
-                    if not torch.equal(step(), plain):
+                    if not torch.equal(_settled(step), plain):
                         wrong.append(f"{name}, {side}: an identity of weight 0 changes the result")
                     injection.weight = 1.0
-                    if torch.equal(step(), plain):
+                    if torch.equal(_settled(step), plain):
                         wrong.append(f"{name}, {side}: an identity changes nothing")
                     with_pulid = _time(step, device, sizes.turns)
+                    if recordings is not None and recordings.failure:
+                        wrong.append(f"{name}, {side}: {recordings.failure}")
                 times = (f"{1e3 * without:.1f}", f"{1e3 * with_pulid:.1f}")
                 share = f"{100 * (with_pulid / without - 1):+.1f} %"
                 blocks = "compiled" if compiled else "eager"
+                if recorded:
+                    blocks += ", recorded"
                 memory = (f"{weights:.1f}", _peak(device))
                 rows.append((name, f"{side}x{side}", blocks, *times, share, *memory))
     return rows
+
+
+def _ways(sizes: Sizes, device: torch.device) -> Iterator[tuple[int, bool]]:
+    """Sides of pictures, and whether steps are recorded and replayed: the smallest ones, on a card
+    that can.
+    """
+    for side in sizes.sides:
+        yield side, False
+    if has_cuda_graphs(device):
+        yield min(sizes.sides), True
+
+
+def _settled(step: Callable[[], Tensor]) -> Tensor:
+    """What a step gives from its recording, if it has one: the first time it is computed, the
+    second time recorded.
+    """
+    for _ in range(2):
+        step()
+    return step()
 
 
 # ------------------------------------------------------------------------------------------- forms
@@ -224,7 +250,14 @@ def _identity(sizes: Sizes, device: torch.device) -> tuple[nn.Module, ...]:
 # ------------------------------------------------------------------------------------------- times
 
 
-def _step(model: nn.Module, side: int, device: torch.device) -> Callable[[], Tensor]:
+def _step(
+    model: nn.Module,
+    side: int,
+    device: torch.device,
+    recordings: Recordings | None = None,
+    reads: Callable[[], Hashable] = lambda: None,
+) -> Callable[[], Tensor]:
+    """reads: what decides the result beside the inputs, for recordings."""
     ids = position_ids(side, side).to(device)
     random = torch.Generator().manual_seed(3)
 
@@ -240,7 +273,16 @@ def _step(model: nn.Module, side: int, device: torch.device) -> Callable[[], Ten
         "img_ids": ids,
         "txt_ids": torch.zeros(TEXT_TOKENS, 3, device=device),
     }
-    return lambda: model(**inputs)[0].float()
+
+    def forward(**given: Tensor) -> Tensor:
+        return model(**given)[0]
+
+    def step() -> Tensor:
+        if recordings is None:
+            return forward(**inputs).float()
+        return recordings.run(reads(), inputs, forward).float()
+
+    return step
 
 
 def _time(step: Callable[[], Tensor], device: torch.device, turns: int) -> float:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from bench import extract, gpu, gpu_extract, gpu_step
+from bench import extract, gpu, gpu_extract, gpu_stages, gpu_step
 from support.portrait_models import models_folder
 from torch import nn
 
@@ -45,6 +45,29 @@ def test_wrong_results_are_an_exit_code(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "step")
     assert "gpu: wrong: bfloat16, 64: NaN or infinite numbers" in str(stop.value)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder for the small files, which are written once."""
+    return tmp_path_factory.mktemp("small")
+
+
+def test_each_stage_beside_its_plan(monkeypatch, capsys, written):
+    run(monkeypatch, "stages", "--dir", str(written))
+    told = capsys.readouterr().out
+    for stage in ("CLIP-L", "T5", "Flux", "autoencoder"):
+        assert f"| 64x64 | {stage} |" in told
+    assert "the plan's numbers stand alone" in told
+
+
+def test_a_stage_that_takes_more_than_its_plan_is_wrong(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        gpu_stages, "_take", lambda *_: gpu_stages.Taken(0.1, 0.1, 1 << 30, 1 << 40)
+    )
+    with pytest.raises(SystemExit, match="gpu: wrong: CLIP-L, 64: 1099511627776 bytes, the plan"):
+        run(monkeypatch, "stages", "--dir", str(written))
+    assert "| 1.07 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@
     wording.py          wrong usage in plain words
     interrupts.py       Ctrl-C that lets the work in hand be finished, and other signals
     heartbeat.py        a line now and then while long work goes on
+    ending.py           the end of a program, without taking apart what is in memory
 
 Imports no torch.
 """

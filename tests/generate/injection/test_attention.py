@@ -14,6 +14,7 @@ from pulid_generate.injection.attention import (
     FoldedAttention,
     PerceiverAttentionCA,
     PlainAttention,
+    _exact_device,
 )
 
 
@@ -50,6 +51,17 @@ def test_folded_form_is_the_reference(world):
     assert out.dtype == torch.float32
     assert relative(out, truth["out_float32"]) <= 1e-5
     assert relative(out, truth["out_float64_as_float32"]) <= 1e-5
+
+
+def test_folding_runs_where_the_layer_will(world):
+    """No tensor of a layer comes back to main memory on the way: on `meta`, which has no numbers,
+    that would be an error. Apple's MPS has no float64.
+    """
+    layer, tokens, _, _ = world
+    folded = FoldedAttention(layer, tokens, torch.bfloat16, "meta")
+    assert {tensor.device.type for tensor in folded.buffers()} == {"meta"}
+    assert _exact_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert _exact_device(torch.device("mps")) == torch.device("cpu")
 
 
 def test_folded_bfloat16_is_closer_to_the_truth_than_the_reference_layer(world):

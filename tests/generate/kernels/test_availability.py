@@ -11,7 +11,7 @@ import torch
 from support.import_rules import Tree, imported_names
 from support.paths import ROOT
 
-from pulid_generate.kernels import availability
+from pulid_generate.kernels import availability, trials
 from pulid_generate.kernels.availability import available
 
 
@@ -39,6 +39,46 @@ def test_on_an_old_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     reason = availability._reason_against.__wrapped__(0)
     assert reason == "the GPU has compute capability 7.5, and the kernels need 8.0"
+
+
+def test_of_two_cards_the_one_that_was_asked_for(monkeypatch):
+    """By whatever name: tensors on "cuda" say "cuda:0"."""
+    monkeypatch.setattr(availability, "available", lambda device: None)
+    monkeypatch.setattr(availability, "_served", set())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    availability.ask(torch.device("cuda"))
+    assert availability.serves(torch.device("cuda:1"))
+    assert not availability.serves(torch.device("cuda:0"))
+    assert not availability.serves(torch.device("cpu"))
+    availability.ask(torch.device("cuda:0"))
+    assert availability.serves(torch.device("cuda:0"))
+
+
+def test_an_old_card_beside_a_new_one(monkeypatch):
+    """Each has its own answer, and a note says which card does without."""
+    reasons = {0: "the GPU has compute capability 7.5, and the kernels need 8.0", 1: None}
+    monkeypatch.setattr(availability, "_served", set())
+    monkeypatch.setattr(availability, "_reason_against", reasons.get)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(trials, "_notes", {})
+    assert availability.ask(torch.device("cuda:1")) is None
+    assert "7.5" in str(availability.ask(torch.device("cuda:0")))
+    assert availability.serves(torch.device("cuda:1"))
+    assert not availability.serves(torch.device("cuda:0"))
+    [note] = trials.take_notes()
+    assert "torch's own operations run instead, because the GPU has compute capability 7.5" in note
+
+
+def test_no_visible_device(monkeypatch):
+    """CUDA_VISIBLE_DEVICES that names none: torch has CUDA, and finds no card."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert available("cuda") == "torch finds no NVIDIA GPU"
 
 
 def test_a_kernel_that_fails_is_a_reason(monkeypatch):

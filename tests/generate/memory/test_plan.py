@@ -340,6 +340,8 @@ def test_a_larger_picture_or_another_person_needs_more():
     # the published folded size
     assert flux(id_tokens=(32,)) - flux(id_tokens=()) == pytest.approx(126e6, rel=0.01)
     assert flux(extra=GIB) == flux() + GIB
+    # a small picture's forward, recorded beside the large one
+    assert flux() + 100e6 < flux(recorded=1024 + 512) < 2 * flux()
 
 
 # ------------------------------------------------------------------------------------------ showing

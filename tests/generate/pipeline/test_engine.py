@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, PlacementError, RequestError
+from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.files.model import Model
 from pulid_generate.memory.plan import Measure, MeasureKind, Plan, Stage, Work
+from pulid_generate.packed.fp8_products import use_fp8_products
 from pulid_generate.pipeline import engine as engine_module
 from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.callers import Caller
@@ -204,6 +207,43 @@ def test_weights_that_are_widened_layer_by_layer_are_not_compiled(pipeline, load
         with pytest.raises(PlacementError, match="take --dtype bfloat16, or leave --compile out"):
             _ = engine.decodes_beside
     assert not loads
+
+
+def test_fp8_matrices_are_rounded_straight_from_the_file(pipeline, monkeypatch):
+    """One by one, with no whole Flux in another arithmetic before; the rest is cast."""
+    asked = []
+    load = loading.load_flux
+
+    def watched(header, dtype, device):
+        asked.append((dtype, device))
+        return load(header, dtype, device)
+
+    monkeypatch.setattr(loading, "load_flux", watched)
+    monkeypatch.setattr(loading, "reason_against", lambda device, dtype: "")
+    models = loading.Models(pipeline.files, Placement.choose("cpu", "bfloat16"), compute="fp8")
+    flux = models._flux_in_fp8(torch.device("cpu"), torch.device("cpu"))
+    assert asked == [(None, "cpu")]
+    assert {parameter.dtype for parameter in flux.parameters()} == {torch.bfloat16}
+    expected = load(pipeline.files.flux.header, None, "cpu")
+    assert use_fp8_products(expected, torch.device("cpu"), multiplies_in_fp8)
+    for (name, found), (_, wanted) in zip(
+        flux.named_buffers(), expected.named_buffers(), strict=True
+    ):
+        assert torch.equal(found.view(torch.uint8), wanted.view(torch.uint8)), name
+
+
+def test_a_recording_has_its_memory_in_the_plan(pipeline, loads, monkeypatch):
+    """Beside that of other forwards, for pictures that are recorded."""
+    job = pipeline.job(request())
+    planner = pipeline.engine().planner
+    monkeypatch.setattr(planner.models, "records", lambda tokens=0: tokens <= 12)
+    seen = []
+    monkeypatch.setattr(planning, "make_plan", lambda _, work, *rest: seen.append(work.recorded))
+    for batch in (1, 2):
+        planner.plan([job], batch=batch)
+    planner.plan([pipeline.job(request(LARGE))])
+    # 64x48 is 12 tokens: two of them together are too many, one of them is recorded
+    assert seen == [12 + 256, 12 + 256, 0]
 
 
 def test_jobs_that_went_apart_are_drawn_one_by_one(pipeline, loads):
