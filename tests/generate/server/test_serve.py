@@ -464,6 +464,25 @@ def test_the_servers_control_nets_wait_for_a_picture(client, draw, served, monke
     assert "control-strength needs '--control-net'" in told.text
 
 
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("control_image", "control-net"), ("ref_image", "r.png: is not a readable")],
+)
+def test_pictures_beside_the_prompt_are_refused_by_one_sentence_on_every_route(
+    field, words, client, served
+):
+    """control_image without a ControlNet, ref_image that is no picture."""
+    files = {"r.png": base64.b64encode(b"no picture").decode()}
+    told = set()
+    for route in ("/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"):
+        answer = client.post(route, json={"prompt": PROMPT, "files": files, field: ["r.png"]})
+        assert answer.status_code == 400, answer.text
+        told.add(answer.json()["detail"])
+    [sentence] = told
+    assert words in sentence
+    assert str(served.server.settings.folder) not in sentence
+
+
 def test_nobody_sees_a_preview_of_somebody_elses_picture(micro, tmp_path):
     from pulid_generate.server.http.running import open_server
 
