@@ -166,7 +166,7 @@ def _restored(server: Server, visitor: str | None, facts: dict[str, Any]) -> Res
     names = {sha256: name for name, sha256 in hashes.items()}
     try:
         return restore(facts, judge.flags, judge.fitted, names, judge.lora_folder)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise RequestError("this picture's metadata was altered and cannot be read") from None
 
 

@@ -21,6 +21,7 @@ from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.lora.choice import find_lora
 from pulid_generate.request.detail import ANTELOPEV2
+from pulid_generate.request.generation import MAX_STEPS
 from pulid_generate.request.job import Job
 from pulid_generate.sampling.names import SCHEDULES
 
@@ -42,6 +43,8 @@ OF_PERSON = {
     "negative": "negative_id",
 }
 SHOWN = 12
+# numbers of steps that are tried where the metadata has only those that were left
+MOST_TRIED = 60
 
 # fields -> the picture that they come to, without people and pictures to start from; raises
 # PulidError
@@ -154,28 +157,37 @@ def _take_loras(facts: Mapping[str, Any], restored: Restored, folder: Path | Non
 
 def _take_times(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> None:
     """Scheduler, shift, and of a picture that started from another the steps and the strength."""
-    wanted = list(facts["sigmas"])
-    most = max(facts["steps"] * 4, 60) if "init_image" in facts else facts["steps"]
-    for steps in range(facts["steps"], most + 1):
-        strength = _strength(facts["steps"], steps)
-        for more in _schedules(wanted, steps):
-            tried = fields | more | {"steps": steps}
-            if _times(tried, fit)[-len(wanted) :] == wanted:
-                fields |= more | {"steps": steps}
-                if "init_image" in facts:
-                    fields["strength"] = strength
-                return
+    wanted, kept = list(facts["sigmas"]), facts["steps"]
+    has_start = "init_image" in facts
+    for more, steps in _ways(wanted, _counts(kept, has_start)):
+        if _times(fields | more | {"steps": steps}, fit)[-len(wanted) :] == wanted:
+            fields |= more | {"steps": steps}
+            if has_start:
+                fields["strength"] = _strength(kept, steps)
+            return
     fields["sigmas"] = ",".join(map(str, wanted))
-    if "init_image" in facts:
+    if has_start:
         fields["strength"] = 1.0
 
 
-def _schedules(times: Sequence[float], steps: int) -> Iterator[dict[str, Any]]:
-    """The usual one first; then what may have been asked for."""
-    yield {}
-    yield from _shifts(times, steps)
-    for name, shift in product(SCHEDULES, ("auto", "none")):
-        yield {"scheduler": name} | ({} if shift == "auto" else {"flow_shift": shift})
+def _counts(kept: int, has_start: bool) -> range:
+    """How many steps may have been asked for, where so many are left. Raises ValueError."""
+    if not 1 <= kept <= MAX_STEPS:
+        raise ValueError(f"{kept} steps")
+    if not has_start or kept > MOST_TRIED:
+        return range(kept, kept + 1)
+    return range(kept, max(4 * kept, MOST_TRIED) + 1)
+
+
+def _ways(times: Sequence[float], counts: range) -> Iterator[tuple[dict[str, Any], int]]:
+    """(fields, steps): the usual schedule first; then what may have been asked for."""
+    for steps in counts:
+        yield {}, steps
+    for steps in counts:
+        for more in _shifts(times, steps):
+            yield more, steps
+        for name, shift in product(SCHEDULES, ("auto", "none")):
+            yield {"scheduler": name} | ({} if shift == "auto" else {"flow_shift": shift}), steps
 
 
 def _shifts(times: Sequence[float], steps: int) -> Iterator[dict[str, Any]]:
@@ -222,7 +234,7 @@ def _take_hires(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
     }
     if "denoising_strength" in told:
         fields["hires_denoising_strength"] = told["denoising_strength"]
-        for steps in range(told["steps"] + 1):
+        for steps in range(min(told["steps"], MOST_TRIED) + 1):
             try:
                 larger = fit(fields | {"hires_steps": steps}).larger
             except PulidError:

@@ -134,12 +134,21 @@ def test_what_metadata_does_not_hold_is_said(client, served, kept):
 def test_metadata_that_was_altered_is_refused(client):
     from PIL.PngImagePlugin import PngInfo
 
-    for facts in ({"pulid_generate": "1"}, {"pulid_generate": "1", "t5_tokens": [], "sigmas": 3}):
+    whole = {"t5_tokens": [256], "prompt": "", "width": 64, "height": 48, "seed": 1, "sigmas": [1]}
+    for altered in (
+        {},
+        {"t5_tokens": [], "sigmas": 3},
+        whole | {"steps": 0, "init_image": {}},
+        whole | {"steps": 10**9, "init_image": {}},
+        whole | {"steps": 2, "hires": {"steps": 10**9}},
+        whole | {"steps": 2, "skip_layers": {"scale": 1, "layers": [1], "steps": []}},
+    ):
+        facts = altered | {"pulid_generate": "1"}
         info, stored = PngInfo(), io.BytesIO()
         info.add_text("parameters", f"a cat\n{json.dumps(facts)}")
         Image.new("RGB", (16, 16)).save(stored, "PNG", pnginfo=info)
         told = client.post("/v1/parameters", json={"image": coded(stored.getvalue())})
-        assert told.status_code == 400
+        assert told.status_code == 400, facts
         assert "was altered" in told.json()["detail"]
 
 
