@@ -79,15 +79,17 @@ def score(context: typer.Context, flags: ScoreFlags) -> None:
                 lines.write(columns.row(picture.score))
             if flags.sheet is not None:
                 on_sheet.append(picture)
-        for line in [tally.line(), *score_report.agreements(tally, judges)]:
-            console.log(line)
+        # of one picture all is said
+        if tally.count > 1:
+            for line in [tally.line(), *score_report.agreements(tally, judges)]:
+                console.log(line)
         if flags.sheet is not None:
             sheet = score_report.contact_sheet(known.references, on_sheet, judges)
             write_atomically(flags.sheet, sheet, mode=0o600)
     if tally.fooled:
         console.log(
             f"warning: the stranger is as like as the reference in {tally.fooled} of "
-            f"{tally.scored} pictures: these cosines do not show that person"
+            f"{tally.scored} pictures: these likenesses do not show that person"
         )
     problems = score_report.shortcomings(tally, flags.minimum, flags.min_mean)
     if problems:

@@ -195,7 +195,7 @@ def shortcomings(tally: Tally, minimum: float | None, min_mean: float | None) ->
         )
     mean = tally.mean_likeness
     if min_mean is not None and mean is None:
-        lines.append(f"no face was scored, so there is no mean for --min-mean {min_mean:g}")
+        lines.append(f"no picture was compared, so there is no mean for --min-mean {min_mean:g}")
     elif min_mean is not None and mean is not None and mean < min_mean:
         lines.append(f"mean_likeness is {mean:.3f}, below --min-mean {min_mean:g}")
     return lines

@@ -167,16 +167,18 @@ class Tally:
 
     @property
     def mean_likeness(self) -> float | None:
-        """A picture without a face counts 0; None where none has one."""
-        if not self.likenesses:
+        """A picture without a face counts 0; None where no picture was compared."""
+        compared = self.scored + self.without_face
+        if not compared:
             return None
-        return sum(one[0] for one in self.likenesses) / (self.scored + self.without_face)
+        return sum(one[0] for one in self.likenesses) / compared
 
     def line(self) -> str:
         """For people."""
         parts = [counted(self.count, "picture")]
-        if self.mean_likeness is not None and self.lowest is not None:
+        if self.mean_likeness is not None:
             parts[0] += f": mean_likeness {self.mean_likeness:.3f}"
+        if self.lowest is not None:
             parts.append(f"lowest {self.lowest[0]:.3f} ({self.lowest[1]})")
         if self.copy_pastes:
             parts.append(f"copy_paste {sum(self.copy_pastes) / len(self.copy_pastes):+.3f}")

@@ -142,7 +142,8 @@ class BlockCache:
             return True
         if 0 <= rules.most <= memory.reused or 0 <= rules.most_in_a_row <= memory.in_a_row:
             return False
-        if rules.threshold is None:
+        # as there, from 1 on everything is alike
+        if rules.threshold is None or rules.threshold >= 1:
             return True
         return _size(first - memory.first) < rules.threshold * _size(memory.first)
 

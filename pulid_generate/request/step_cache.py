@@ -17,9 +17,10 @@ from pulid_generate.errors import CheckpointError, RequestError
 
 CacheMode = Literal["easycache", "dbcache", "taylorseer", "cache-dit"]
 MaskPolicy = Literal["dynamic", "static"]
-# sd-cli's other modes -> why they are not here
+# Other modes, sd-cli's among them -> why they are not here
 REFUSED = {
     "ucache": "is for UNets, and Flux is a transformer; use easycache",
+    "deepcache": "is for UNets, and Flux is a transformer; use easycache, or the block modes",
     "spectrum": "forecasts finished pictures by Chebyshev polynomials, which know nothing of when "
     "an identity comes or goes; use taylorseer or cache-dit",
 }

@@ -1,141 +1,287 @@
-"""Measures what --cache-mode costs and wins: the small world's pictures, and a seeded Flux with as
-many blocks as the published one.
+"""Measures what --cache-mode costs and wins: on the small world's pictures, and on a seeded Flux that
+is shaped as the published dev, with its guidance and its 19 + 38 blocks, but narrower.
 
-    PYTHONPATH=scripts python -m micro_world.caches [--people 3] [--scenes 2] [--steps 28]
+    PYTHONPATH=scripts python -m micro_world.caches [world] [seeded]
+        [--people 3] [--scenes 2] [--steps 28] [--width 256] [--side 256]
 
-Prints the tables of docs/caching.md as Markdown. The world's pictures go through `pulid-generate
-batch`, every case of one person and scene in turn, so that seconds can be compared; who and what is
-seen say `micro_world.judges`.
+Prints the tables of docs/caching.md as Markdown, two minutes each on an idle core. One thread draws every case of
+a picture in turn, and what counts is the processor's time: neither waiting for others nor threads
+that wait for each other are in it. Who and what is seen in the small world say the judges of
+`micro_world.measure`; a seeded Flux draws noise, in which nobody is.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from seeded.checkpoints import write_checkpoints, write_embedding
+from seeded.micro_models import write_tokenizer
 
-from micro_world.judges import MODELS, Eyes, Gallery, Seen, read
-from micro_world.measure import JUDGED, extract, scenes, write_portraits
+from micro_world.judges import MODELS, Eyes, Gallery, Seen
+from micro_world.measure import JUDGED, SIDE, extract, scenes, write_portraits
 from micro_world.prompts import plain_prompt
-from pulid_generate.demo.world import DRAW
+from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement, read_embedding
+from pulid_generate.pipeline.callers import Caller
+from pulid_generate.request.job import Job
+from pulid_generate.request.step_cache import StepCache
+from pulid_generate.request.tokens import Prompt
 
-# mode and options
+# What the engine says of a picture
+TOLD = re.compile(r"(\d+) of (\d+) forwards reused")
+# Steps at the beginning that a mask has computed
+FIRST_STEPS = 6
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked for of --cache-mode and --cache-option."""
+
+    mode: str = ""
+    option: str = ""
+    # With --scm-policy static and a mask: six steps, then every so many; 0 without
+    every: int = 0
+
+    def cache(self, steps: int) -> StepCache | None:
+        """As a request has it."""
+        if not self.mode:
+            return None
+        if not self.every:
+            return StepCache.parse(self.mode, self.option)
+        return StepCache.parse(self.mode, self.option, self.mask(steps), "static")
+
+    def mask(self, steps: int) -> str:
+        """For --scm-mask; the last step is computed."""
+        marks = []
+        for step in range(steps):
+            is_due = (step - FIRST_STEPS + 1) % self.every == 0
+            marks.append("1" if step < FIRST_STEPS or is_due or step == steps - 1 else "0")
+        return ",".join(marks)
+
+    @property
+    def options(self) -> str:
+        """For the table."""
+        if not self.every:
+            return self.option
+        return f"{self.option}, static mask: {FIRST_STEPS} steps, then every {self.every}."
+
+
 CASES = (
-    ("", ""),
-    ("easycache", ""),
-    ("easycache", "threshold=0.1"),
-    ("dbcache", "Fn=1"),
-    ("dbcache", "Fn=1,warmup=4,threshold=0.12"),
-    ("taylorseer", "Fn=1"),
-    ("taylorseer", "Fn=1,warmup=4,interval=2"),
-    ("cache-dit", "Fn=1"),
-    ("cache-dit", "Fn=1,warmup=4,threshold=0.12,continuous=3"),
+    Case(),
+    Case("easycache"),
+    Case("easycache", "threshold=0.1"),
+    Case("dbcache", "Fn=1"),
+    Case("dbcache", "Fn=1,warmup=4,threshold=0.12"),
+    Case("taylorseer", "Fn=1"),
+    Case("taylorseer", "Fn=1,warmup=4,interval=2"),
+    Case("cache-dit", "Fn=1"),
+    Case("cache-dit", "Fn=1,warmup=4,threshold=0.12,continuous=3"),
+    Case("cache-dit", "Fn=1", every=3),
 )
-TOLD = re.compile(r"row (\d+): (\d+) of (\d+) forwards reused")
-# of the world's Flux
-BLOCKS = 8
 
 
-def world(people: int, count: int, steps: int, folder: Path) -> list[dict[str, Any]]:
-    """One line of numbers for each case."""
+@dataclass(frozen=True)
+class Drawn:
+    """One picture, and what it took."""
+
+    pixels: np.ndarray
+    # Seconds of the processor: of denoising, and of all but the prompt
+    denoising: float
+    whole: float
+    # Steps that were computed in full
+    computed: int
+
+
+class InTurn(Caller[int]):
+    """Wants every job, one after the other."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = jobs
+
+    def prompts(self, item: int) -> Sequence[Prompt]:
+        """As `Caller`."""
+        return self.jobs[item].all_prompts
+
+    def job(self, item: int) -> Job:
+        """As `Caller`."""
+        return self.jobs[item]
+
+    def label(self, items: Sequence[int]) -> str:
+        """As `Caller`."""
+        return f"picture {items[0] + 1} of {len(self.jobs)}"
+
+
+def draw(files: ModelFiles, requests: Sequence[tuple[GenerationRequest, Path]]) -> Iterator[Drawn]:
+    """Each request with its identity."""
+    told: list[str] = []
+    pipeline = Pipeline(files, Placement.choose("cpu", "float32"), told.append)
+    jobs = []
+    for request, identity in requests:
+        jobs.append(pipeline.job(request, read_embedding(identity)))
+    with pipeline.engine(staying="all") as engine:
+        caller = InTurn([engine.expect(job) for job in jobs])
+        engine.encode([prompt for job in jobs for prompt in job.all_prompts])
+        # what is loaded and folded with the first picture is not its own
+        next(engine.draw([[0]], caller)).decode()
+        told.clear()
+        started = time.process_time()
+        for denoised in engine.draw([[place] for place in range(len(jobs))], caller):
+            denoising = time.process_time() - started
+            pixels = denoised.decode().pixels
+            whole = time.process_time() - started
+            reused = 0
+            for line in told:
+                if match := TOLD.search(line):
+                    reused = int(match.group(1))
+            told.clear()
+            yield Drawn(pixels, denoising, whole, denoised.job.steps - reused)
+            print(".", end="", file=sys.stderr, flush=True)
+            started = time.process_time()
+    print(file=sys.stderr)
+
+
+def by_case(drawn: Sequence[Drawn], case: int) -> Sequence[Drawn]:
+    """Of pictures whose cases come in turn."""
+    return drawn[case :: len(CASES)]
+
+
+def world(people: int, count: int, steps: int, folder: Path) -> str:
+    """The table of the small world."""
     portraits = write_portraits(folder / "portraits", people, views=2)
     first, second = portraits[::2], portraits[1::2]
     for path in second:
         path.rename(folder / path.name)
     extract(MODELS, folder / "portraits", folder / "identities")
     told = scenes(count)
-    keys = [(case, p, s) for p in range(people) for s in range(count) for case in CASES]
-    rows = []
-    for number, ((mode, option), person, scene) in enumerate(keys):
-        row = {
-            "prompt": plain_prompt(told[scene]),
-            "seed": 1000 + scene,
-            "pulid-id-embedding": str(folder / "identities" / f"{first[person].stem}.pulidembd"),
-            "output": f"{number:04d}.png",
-        }
-        if mode:
-            row |= {"cache-mode": mode, "cache-option": option}
-        rows.append(row)
-    manifest = folder / "rows.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = [Path(sys.executable).with_name("pulid-generate"), "batch", manifest, "-v"]
-    command += ["--output-dir", folder, "--models-dir", MODELS, "--no-cache", *map(str, DRAW)]
-    done = subprocess.run(
-        [*map(str, command), "--steps", str(steps)], capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(done.stderr)
-    seconds = {line["row"]: line["seconds"] for line in map(json.loads, done.stdout.splitlines())}
-    reused = {int(row): int(some) for row, some, _ in TOLD.findall(done.stderr)}
+    keys = [(person, scene) for person in range(people) for scene in range(count)]
+    requests = []
+    for person, scene in keys:
+        for case in CASES:
+            request = GenerationRequest(
+                prompt=plain_prompt(told[scene]),
+                width=SIDE,
+                height=SIDE,
+                steps=steps,
+                seed=1000 + scene,
+                t5_max_length=32,
+                step_cache=case.cache(steps),
+            )
+            identity = folder / "identities" / f"{first[person].stem}.pulidembd"
+            requests.append((request, identity))
+    drawn = list(draw(ModelFiles.find(models_dir=MODELS), requests))
 
     eyes = Eyes(MODELS)
     gallery = Gallery(eyes, [folder / path.name for path in second])
-    pictures = [read(folder / row["output"]) for row in rows]
-    lines = []
-    for index, (mode, option) in enumerate(CASES):
-        mine = range(index, len(keys), len(CASES))
-        seen, distance = [], []
-        for number in mine:
-            _, person, scene = keys[number]
-            picture, plain = pictures[number], pictures[number - index]
-            seen.append(Seen(person, scene, 1.0, eyes.who(picture), eyes.what(picture)))
-            distance.append(np.mean((picture.astype(float) - plain) ** 2))
-        obeyed = [
-            one.choices[choice] == getattr(told[one.scene], choice)
-            for one in seen
-            for choice in JUDGED
+    likeness, obeyed = [], []
+    for index in range(len(CASES)):
+        seen = []
+        for (person, scene), picture in zip(keys, by_case(drawn, index), strict=True):
+            pixels = picture.pixels
+            seen.append(Seen(person, scene, 1.0, eyes.who(pixels), eyes.what(pixels)))
+        likeness.append(float(np.mean([gallery.cosine(one) for one in seen])))
+        answers = []
+        for one in seen:
+            for choice in JUDGED:
+                answers.append(one.choices[choice] == getattr(told[one.scene], choice))
+        obeyed.append(float(np.mean(answers)))
+    columns = []
+    for found, share in zip(likeness, obeyed, strict=True):
+        columns.append([f"{found:.3f} ({found - likeness[0]:+.3f})", f"{share:.1%}"])
+    return table(drawn, steps, 8, ["likeness", "prompts"], columns)
+
+
+def seeded(width: int, side: int, count: int, steps: int, folder: Path) -> str:
+    """The table of the seeded Flux."""
+    write_checkpoints(folder, seed=SEED, hidden=width, guidance=True, vae_channels=32)
+    write_tokenizer(folder / "tokenizer.json")
+    identity = write_embedding(folder / "nobody.pulidembd")
+    requests = []
+    for scene in range(count):
+        for case in CASES:
+            request = GenerationRequest(
+                prompt="a portrait of a person in the picture",
+                width=side,
+                height=side,
+                steps=steps,
+                seed=1000 + scene,
+                t5_max_length=64,
+                step_cache=case.cache(steps),
+            )
+            requests.append((request, identity))
+    drawn = list(draw(ModelFiles.find(models_dir=folder), requests))
+    return table(drawn, steps, 57, [], [[] for _ in CASES])
+
+
+def table(
+    drawn: Sequence[Drawn],
+    steps: int,
+    blocks: int,
+    names: Sequence[str],
+    columns: Sequence[Sequence[str]],
+) -> str:
+    """Markdown. blocks: of the Flux. names, columns: what else is known, and of each case."""
+    heads = ["mode", "options", "steps", "fewer blocks", "denoising", "picture", "PSNR", *names]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    plain = by_case(drawn, 0)
+    for index, (case, more) in enumerate(zip(CASES, columns, strict=True)):
+        mine = by_case(drawn, index)
+        computed = float(np.mean([picture.computed for picture in mine]))
+        cache = case.cache(steps)
+        cheap = 0.0
+        if cache is not None and cache.of_blocks:
+            cheap = (cache.first_blocks + cache.last_blocks) / blocks
+        errors = []
+        for picture, other in zip(mine, plain, strict=True):
+            errors.append(np.mean((picture.pixels.astype(float) - other.pixels) ** 2))
+        denoising = sum(one.denoising for one in plain) / sum(one.denoising for one in mine)
+        whole = sum(one.whole for one in plain) / sum(one.whole for one in mine)
+        psnr = 10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9))
+        cells = [
+            case.mode or "none",
+            case.options,
+            f"{computed:.1f}",
+            f"{steps / (computed + (steps - computed) * cheap):.2f}x",
+            f"{denoising:.2f}x",
+            f"{whole:.2f}x",
+            f"{psnr:.1f} dB" if case.mode else "",
+            *more,
         ]
-        whole = steps - np.mean([reused.get(number + 1, 0) for number in mine])
-        cheap = 0.0 if mode == "easycache" else 1 / BLOCKS
-        lines.append(
-            {
-                "mode": mode or "none",
-                "option": option,
-                "computed": whole,
-                "faster": steps / (whole + (steps - whole) * cheap),
-                "seconds": float(np.mean([seconds[number + 1] for number in mine])),
-                "psnr": 10 * np.log10(255**2 / max(float(np.mean(distance)), 1e-9)),
-                "cosine": float(np.mean([gallery.cosine(one) for one in seen])),
-                "prompt": float(np.mean(obeyed)),
-            }
-        )
-    return lines
-
-
-def table(lines: list[dict[str, Any]]) -> str:
-    plain = lines[0]
-    told = [
-        "| mode | options | steps computed | fewer blocks | faster | PSNR | likeness | prompts |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for line in lines:
-        psnr = "" if line is plain else f"{line['psnr']:.1f} dB"
-        told.append(
-            f"| {line['mode']} | {line['option']} | {line['computed']:.1f} | "
-            f"{line['faster']:.2f}x | {plain['seconds'] / line['seconds']:.2f}x | {psnr} | "
-            f"{line['cosine']:.3f} ({line['cosine'] - plain['cosine']:+.3f}) | "
-            f"{line['prompt']:.1%} |"
-        )
-    return "\n".join(told)
+        lines.append("| " + " | ".join(cells) + " |")
+    seconds = np.mean([one.denoising for one in plain]), np.mean([one.whole for one in plain])
+    lines.append(f"\nWithout a cache {seconds[0]:.2f} and {seconds[1]:.2f} processor seconds.")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("tables", nargs="*", metavar="world|seeded")
     parser.add_argument("--people", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--width", type=int, default=256, help="of the seeded Flux")
+    parser.add_argument("--side", type=int, default=256, help="of its pictures, pixels")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        print(table(world(asked.people, asked.scenes, asked.steps, Path(folder))))
+    wanted = asked.tables or ["world", "seeded"]
+    if unknown := set(wanted) - {"world", "seeded"}:
+        parser.error(f"unknown table {', '.join(sorted(unknown))}; expected world, seeded")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "world" in wanted:
+            print(world(asked.people, asked.scenes, asked.steps, folder), flush=True)
+        if "seeded" in wanted:
+            print(seeded(asked.width, asked.side, asked.scenes, asked.steps, folder), flush=True)
 
 
 if __name__ == "__main__":

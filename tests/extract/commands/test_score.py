@@ -155,10 +155,11 @@ def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
         ),
         (("me.png", "other.png", "--min-mean", "0.9"), 1, "below --min-mean 0.9"),
         (
-            ("nobody.png", "--min-mean", "-1"),
+            ("nobody.png", "--min-mean", "0.1"),
             1,
-            "no face was scored, so there is no mean for --min-mean -1",
+            "mean_likeness is 0.000, below --min-mean 0.1",
         ),
+        (("broken.png", "--min-mean", "-1"), 1, "so there is no mean for --min-mean -1"),
         (("me.png", "broken.png"), 1, "1 of 2 pictures cannot be read"),
     ],
 )
@@ -464,6 +465,9 @@ def test_a_tally():
     )
     assert Tally().line() == "0 pictures"
     assert Tally().mean_likeness is None
+    nobody = Tally()
+    nobody.add(Score("c", "no face"))
+    assert nobody.line() == "1 picture: mean_likeness 0.000, 1 without a face, which counts 0"
 
 
 def test_agreement_is_a_correlation():

@@ -233,6 +233,58 @@ def test_which_steps_are_computed(flux, asked, computed):
     assert pattern == computed
 
 
+class Adds(torch.nn.Module):
+    """A block that adds what it is told."""
+
+    amount = 0.0
+
+    def forward(self, hidden_states, encoder_hidden_states):
+        return encoder_hidden_states, hidden_states + self.amount
+
+
+class Three(torch.nn.Module):
+    """Two double blocks and a single one."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer_blocks = torch.nn.ModuleList([Adds(), Adds()])
+        self.single_transformer_blocks = torch.nn.ModuleList([Adds()])
+
+    def forward(self):
+        img = txt = torch.ones(1, 4, 2)
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            txt, img = block(hidden_states=img, encoder_hidden_states=txt)
+        return img
+
+
+@pytest.mark.parametrize(
+    ("threshold", "first", "computed"),
+    [
+        # against the last step that was computed: 0.05, 0.09 of 1; 0.04, 0.09 of 1.09; 0.045 of 1.0
+        (0.08, (1.0, 1.05, 1.09, 1.05, 1.0, 1.045), "101010"),
+        (0.1, (1.0, 1.05, 1.09, 1.05, 1.0, 1.045), "100000"),
+        # nine times as much, and the other way round: below 1 a change, from 1 on none
+        (0.99, (1.0, 10.0, -1.0, -1.5), "1110"),
+        (1.0, (1.0, 10.0, -1.0, -1.5), "1000"),
+    ],
+)
+def test_what_the_first_block_adds_decides(threshold, first, computed):
+    model, pattern = Three(), ""
+    head, body = model.transformer_blocks
+    cache = BlockCache(StepCache.parse("dbcache", f"Fn=1,warmup=1,threshold={threshold}"), 3)
+    remembered = 0.0
+    with cache.attached(model):
+        for step, amount in enumerate(first):
+            before = cache.reused
+            head.amount, body.amount = amount, 100.0 * step
+            found = cache.evaluate(Evaluation(torch.zeros(1), 0.5, step, "positive"), model)
+            pattern += "0" if cache.reused > before else "1"
+            if pattern[-1] == "1":
+                remembered = body.amount
+            assert torch.allclose(found, torch.full_like(found, 1 + amount + remembered))
+    assert pattern == computed
+
+
 def test_the_second_evaluation_of_a_step_is_computed(flux):
     cache = BlockCache(always(), BLOCKS)
     with cache.attached(flux):

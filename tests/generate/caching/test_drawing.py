@@ -5,6 +5,7 @@ true CFG.
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -87,6 +88,36 @@ def test_each_picture_is_what_it_is_alone(generate, base, tmp_path):
     written = sorted((tmp_path / "out").iterdir())
     assert alone in [path.read_bytes() for path in written]
     assert len({path.read_bytes() for path in written}) == 3
+
+
+# Options -> how many of eight are computed because of it
+CHANGES = (
+    ({}, 0),
+    ({"id_start_step": 5}, 1),
+    ({"id_end_step": 4}, 1),
+    ({"id_weight_schedule": "0:1,4:0.5,6:1"}, 2),
+    ({"id_weight_schedule": "0:1,5:1"}, 0),
+    # what is computed without some layers is no forward of the cache's, nor forgets anything
+    ({"slg_scale": 1.5, "skip_layer_start": 0.2, "skip_layer_end": 0.8}, 0),
+)
+# Two steps are computed, and then none that need not be
+ALWAYS = {"easycache": "threshold=1000,start=0,end=1", "dbcache": "Fn=2,warmup=2,threshold=1000"}
+
+
+def test_a_change_of_the_person_is_computed_at_its_step(generate, base, tmp_path):
+    rows, expected = [], []
+    for mode, option in ALWAYS.items():
+        for change, more in CHANGES:
+            rows.append({"cache_mode": mode, "cache_option": option, **change})
+            # easycache knows how fast things change only after two computed steps
+            expected.append(6 - more * (2 if mode == "easycache" else 1))
+    manifest = tmp_path / "rows.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = generate("batch", manifest, *base, "--output-dir", tmp_path, "-v")
+    assert result.code == 0, result.err
+    told = re.findall(r"row (\d+): (\d+) of 8 forwards reused", result.err)
+    found = {int(row): int(reused) for row, reused in told}
+    assert [found[row] for row in range(1, len(rows) + 1)] == expected
 
 
 def test_weight_nothing_with_a_late_start_is_nobody(generate, base, tmp_path):

@@ -38,6 +38,7 @@ from pulid_generate.request.canny import canny_edges
 from pulid_generate.request.control_picture import ControlTexts, read_controls
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, Subject
+from pulid_generate.request.step_cache import StepCache
 from pulid_generate.sampling.noise import make_noise
 from pulid_generate.sampling.packing import pack, position_ids
 
@@ -110,17 +111,18 @@ def loaded(path, flux_file):
     return load_control(file, torch.float32, CPU)
 
 
-def drawn(flux, adapter, controls, steps=1):
-    """The velocity at t = 1 of a picture with a person and ControlNets."""
+def drawn(flux, adapter, controls, steps=1, cache=None):
+    """The velocity at t = 1 of a picture with a person and ControlNets, and what its cache did."""
     x = inputs()
-    request = GenerationRequest("x", width=64, height=64, guidance=GUIDANCE, seed=3, steps=steps)
+    sizes = {"width": 64, "height": 64, "steps": steps}
+    request = GenerationRequest("x", guidance=GUIDANCE, seed=3, step_cache=cache, **sizes)
     times = tuple(1 - step / steps for step in range(steps + 1))
     job = Job(request, 3, times, prompts=(), subjects=(Subject(Person(x["id"][0].numpy())),))
     denoiser = Denoiser(flux, adapter, CPU, torch.float32, True)
     texts = [Texts(TextStates(x["txt"], x["vec"]))]
     with torch.inference_mode():
         after = denoiser.latents([job], texts, [None], controls=controls)
-    return pack(make_noise(3, 64, 64, "cuda")) - pack(after)
+    return pack(make_noise(3, 64, 64, "cuda")) - pack(after), denoiser.cache
 
 
 def expected(flux, adapter, controls, *, order="after"):
@@ -186,12 +188,12 @@ def test_velocities_with_an_identity_are_the_forward_by_hand(
         "xlabs": [(xlabs, pixels, 0.9, None)],
         "all": [(alone, tokens, 0.3, None), (union, tokens, 0.5, 0), (xlabs, pixels, 0.9, None)],
     }
-    plain = drawn(flux, adapter, [])
+    plain, _ = drawn(flux, adapter, [])
     for name, case in cases.items():
         controls = [
             Control(model, picture, strength, mode) for model, picture, strength, mode in case
         ]
-        ours = drawn(flux, adapter, controls)
+        ours, _ = drawn(flux, adapter, controls)
         assert relative(ours, expected(flux, adapter, case)) < 1e-5, name
         assert relative(ours, plain) > 1e-3, name
         assert relative(ours, expected(flux, adapter, case, order="before")) > 1e-5, name
@@ -207,9 +209,20 @@ def test_a_share_of_the_steps(flux, flux_file, adapter, tmp_path):
         if Control(model, tokens, 1.0, start=0.2, end=0.5).active(step, 10)
     ]
     assert steps == [2, 3, 4]
-    late = drawn(flux, adapter, [Control(model, tokens, 1.0, start=0.5)], steps=2)
-    early = drawn(flux, adapter, [Control(model, tokens, 1.0, end=0.5)], steps=2)
+    late, _ = drawn(flux, adapter, [Control(model, tokens, 1.0, start=0.5)], steps=2)
+    early, _ = drawn(flux, adapter, [Control(model, tokens, 1.0, end=0.5)], steps=2)
     assert relative(late, early) > 1e-4
+
+
+def test_a_cached_step_is_computed_where_a_control_net_ends(flux, flux_file, adapter, tmp_path):
+    model = loaded(write_control(tmp_path / "a.safetensors"), flux_file)
+    asked = StepCache.parse("dbcache", "Fn=1,warmup=1,threshold=9")
+    reused = []
+    for end in (1.0, 0.5):
+        control = Control(model, torch.randn(1, 16, 64), 1.0, end=end)
+        _, cache = drawn(flux, adapter, [control], 6, asked)
+        reused.append(cache.reused)
+    assert reused == [5, 4]
 
 
 def test_what_is_no_control_net_of_this_flux_is_refused(flux_file, tmp_path):

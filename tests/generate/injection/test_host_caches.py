@@ -18,8 +18,9 @@ from pulid_generate.models.flux import load_flux
 # blocks, and layers of PuLID: 3 after double blocks, 2 after single blocks
 DOUBLES, SINGLES, LAYERS = 5, 6, 5
 
-# what a pipeline's timestep is: FasterCache begins outside of its range
-CLOCK = {"timestep": 2000}
+# what a pipeline's timestep is: FasterCache begins outside of its range; and the step, for SeaCache
+CLOCK = {"timestep": 2000, "step": -1}
+STEPS = 20
 
 
 def config(name: str):
@@ -59,6 +60,15 @@ def config(name: str):
         "taylorseer, of blocks": lambda: hooks.TaylorSeerCacheConfig(
             **taylor, cache_identifiers=blocks
         ),
+        "sea": lambda: hooks.SeaCacheConfig(
+            threshold=1e6,
+            residual_order=0,
+            max_consecutive_cached=0,
+            raw_vision_callback=lambda _model, _arguments, named: [
+                named["hidden_states"].transpose(1, 2).reshape(64, 1, 4, 4)
+            ],
+        ),
+        "text": hooks.TextKVCacheConfig,
     }
     return made[name]()
 
@@ -71,9 +81,11 @@ NAMES = (
     "taylorseer",
     "taylorseer, lite",
     "taylorseer, of blocks",
+    "sea",
+    "text",
 )
 # Those that leave blocks out: name -> PuLID layers that a skipped step still runs
-BLOCKS_LEFT_OUT = {"first block": 1, "mag": 0, "taylorseer, lite": 0, "taylorseer, of blocks": 0}
+BLOCKS_LEFT_OUT = {"first block": 1, "mag": 0, "taylorseer, lite": 0, "taylorseer, of blocks": 0, "sea": 0}
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +103,16 @@ def adapter(golden_shapes):
 
 def at(model, t: float = 0.7, context: str = "cond"):
     x = inputs()
-    with model.cache_context(context):
+    CLOCK["step"] += 1
+    clock = {"step_index": CLOCK["step"], "num_inference_steps": STEPS, "sigma": t}
+    with model.cache_context(context, **clock):
         return velocity(model, x["latent"], t, x["txt"], x["vec"])
 
 
 @pytest.fixture
 def cached(model, request):
     """The model, with this cache on."""
-    CLOCK["timestep"] = 2000
+    CLOCK.update(timestep=2000, step=-1)
     model.enable_cache(config(request.param))
     yield model
     model.disable_cache()
@@ -111,6 +125,7 @@ def test_the_identity_is_there_once_whether_a_step_is_computed_or_not(cached, na
     """What a cache remembers of equal inputs is what was computed of them."""
     plain = at(cached, context="nobody")
     cached._reset_stateful_cache()
+    CLOCK["step"] = -1
     with inject(cached, adapter, inputs()["id"]) as injection:
         counting = [Counting(layer) for layer in injection.layers]
         injection.layers = counting
@@ -125,7 +140,7 @@ def test_the_identity_is_there_once_whether_a_step_is_computed_or_not(cached, na
     assert relative(second, first) < 1e-5
     assert relative(third, first) < 1e-5
     # nothing of it stays
-    CLOCK["timestep"] = 2000
+    CLOCK.update(timestep=2000, step=-1)
     assert relative(at(cached, context="nobody"), plain) < 1e-6
 
 
@@ -180,7 +195,7 @@ def test_a_skipped_step_is_the_first_block_with_the_identity_and_the_rest_rememb
     assert relative(skipped, whole) > 1e-4
 
 
-CHANGES = ("first block", "mag", "pyramid attention", "taylorseer, of blocks")
+CHANGES = ("first block", "mag", "pyramid attention", "taylorseer, of blocks", "sea")
 
 
 @pytest.mark.parametrize("cached", CHANGES, indirect=True, ids=CHANGES)

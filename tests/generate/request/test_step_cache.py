@@ -38,6 +38,7 @@ def test_options_are_read_as_sd_cli_reads_them():
     ("texts", "message"),
     [
         (("ucache",), "ucache: is for UNets"),
+        (("deepcache",), "deepcache: is for UNets"),
         (("spectrum",), "spectrum: forecasts"),
         (("fast",), "'fast': expected easycache, dbcache"),
         (("easycache", "Fn=3"), "'Fn=3': expected KEY=VALUE with threshold, start, end"),
