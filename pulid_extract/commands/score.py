@@ -14,7 +14,8 @@ import typer
 from pulid_extract.flags.score import ScoreFlags
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
-from pulid_extract.shared.errors import InputError, require_packages
+from pulid_extract.shared.errors import InputError, UsageError, require_packages
+from pulid_extract.shared.requirements import Clause, parse_clauses
 from pulid_extract.shared.writing import check_not_input, write_atomically
 
 # flags that do nothing without a reference, and without a prompt: field -> option
@@ -44,6 +45,7 @@ def score(context: typer.Context, flags: ScoreFlags) -> None:
     """
     if wrong := _usage_error(context, flags):
         context.fail(wrong)
+    required = _required(flags)
     from pulid_extract.extraction.opening import PACKAGES, PROMPT_PACKAGES
 
     require_packages(PACKAGES, "extract")
@@ -91,7 +93,7 @@ def score(context: typer.Context, flags: ScoreFlags) -> None:
             f"warning: the stranger is as like as the reference in {tally.fooled} of "
             f"{tally.scored} pictures: these likenesses do not show that person"
         )
-    problems = score_report.shortcomings(tally, flags.minimum, flags.min_mean)
+    problems = score_report.shortcomings(tally, flags.minimum, flags.min_mean, required)
     if problems:
         raise InputError("; ".join(problems))
 
@@ -116,6 +118,24 @@ def _usage_error(context: typer.Context, flags: ScoreFlags) -> str | None:
             if console.was_given(context, name):
                 return f"{option} is about faces; give --reference too."
     return None
+
+
+def _required(flags: ScoreFlags) -> list[Clause]:
+    """Of --require. Raises UsageError for what is none, and for what nothing could meet."""
+    from pulid_extract.faces.scoring import MEASURES
+
+    given = {
+        "--reference": bool(flags.reference),
+        "--stranger": bool(flags.stranger),
+        "--truth": bool(flags.truth),
+        "--prompt or --prompts": _asks_prompt(flags),
+    }
+    required = parse_clauses(flags.require or (), MEASURES)
+    for clause in required:
+        needs = MEASURES[clause.name]
+        if not given[needs]:
+            raise UsageError(f"--require {clause}: has no value without {needs}")
+    return required
 
 
 def _asks_prompt(flags: ScoreFlags) -> bool:

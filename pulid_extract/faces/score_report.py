@@ -17,6 +17,7 @@ from pulid_extract.faces.scoring import Comparison, Score, Tally
 from pulid_extract.pictures.drawing import encode_png, sheet
 from pulid_extract.shared.cli.console import counted
 from pulid_extract.shared.errors import printable
+from pulid_extract.shared.requirements import Clause
 
 # pictures; beyond it nobody looks, and memory ends
 MAX_ON_A_SHEET = 500
@@ -184,8 +185,15 @@ def agreements(tally: Tally, judges: Judges) -> list[str]:
     return lines
 
 
-def shortcomings(tally: Tally, minimum: float | None, min_mean: float | None) -> list[str]:
-    """What does not pass, a line each; minimum, min_mean: of --min and --min-mean."""
+def shortcomings(
+    tally: Tally,
+    minimum: float | None,
+    min_mean: float | None,
+    required: Sequence[Clause] = (),
+) -> list[str]:
+    """What does not pass, a line each. minimum, min_mean, required: of --min, --min-mean and
+    --require.
+    """
     lines = []
     if tally.failed:
         lines.append(f"{tally.failed} of {tally.count} pictures cannot be read")
@@ -198,6 +206,11 @@ def shortcomings(tally: Tally, minimum: float | None, min_mean: float | None) ->
         lines.append(f"no picture was compared, so there is no mean for --min-mean {min_mean:g}")
     elif min_mean is not None and mean is not None and mean < min_mean:
         lines.append(f"mean_likeness is {mean:.3f}, below --min-mean {min_mean:g}")
+    values = tally.measures()
+    for clause in required:
+        if not clause.is_met(values[clause.name]):
+            value = _cell(values[clause.name], ".3f")
+            lines.append(f"{clause.name} is {value}, required {clause}")
     return lines
 
 

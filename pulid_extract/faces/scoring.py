@@ -121,6 +121,22 @@ def copy_paste(truths: Sequence[float], references: Sequence[float], between: fl
     return (mean_angle(truths) - mean_angle(references)) / between
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+# a number of `Tally.measures` -> the option of `score` that it takes
+MEASURES = {
+    "mean_likeness": "--reference",
+    "lowest_likeness": "--reference",
+    "with_face": "--reference",
+    "to_stranger": "--stranger",
+    "truth_likeness": "--truth",
+    "copy_paste": "--truth",
+    "prompt_score": "--prompt or --prompts",
+}
+
+
 @dataclass
 class Tally:
     """What many scores come to; keeps numbers and no pictures."""
@@ -136,6 +152,9 @@ class Tally:
     below: int = 0
     # pictures in which the stranger is as like as the references
     fooled: int = 0
+    # by the first recogniser, of the pictures with a face
+    strangers: list[float] = field(default_factory=list)
+    truths: list[float] = field(default_factory=list)
     copy_pastes: list[float] = field(default_factory=list)
     prompts: list[float] = field(default_factory=list)
     # of --min, None without one
@@ -153,8 +172,12 @@ class Tally:
         if score.first is None or likeness is None:
             return
         self.likenesses.append(tuple(one.likeness for one in score.comparisons))
-        stranger = score.first.stranger
-        self.fooled += stranger is not None and stranger >= likeness
+        stranger, truth = score.first.stranger, score.first.truth
+        if stranger is not None:
+            self.strangers.append(stranger)
+            self.fooled += stranger >= likeness
+        if truth is not None:
+            self.truths.append(truth)
         if score.first.copy_paste is not None:
             self.copy_pastes.append(score.first.copy_paste)
         if self.lowest is None or likeness < self.lowest[0]:
@@ -168,10 +191,29 @@ class Tally:
     @property
     def mean_likeness(self) -> float | None:
         """A picture without a face counts 0; None where no picture was compared."""
+        return self._of_all(sum(one[0] for one in self.likenesses))
+
+    def _of_all(self, total: float) -> float | None:
+        """The mean over pictures that were compared, of which those without a face add 0."""
         compared = self.scored + self.without_face
-        if not compared:
-            return None
-        return sum(one[0] for one in self.likenesses) / compared
+        return total / compared if compared else None
+
+    def measures(self) -> dict[str, float | None]:
+        """What may be required of them, under the names that `pulid-generate validate` has for it;
+        None for what nothing says.
+        """
+        lowest = self.lowest[0] if self.lowest is not None else None
+        if self.without_face:
+            lowest = min(lowest or 0.0, 0.0)
+        return {
+            "mean_likeness": self.mean_likeness,
+            "lowest_likeness": lowest,
+            "with_face": self._of_all(self.scored),
+            "to_stranger": _mean(self.strangers),
+            "truth_likeness": self._of_all(sum(self.truths)) if self.truths else None,
+            "copy_paste": _mean(self.copy_pastes),
+            "prompt_score": _mean(self.prompts),
+        }
 
     def line(self) -> str:
         """For people."""

@@ -117,6 +117,16 @@ class ComparisonFlags:
             "counting 0.",
         ),
     ] = None
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require",
+            metavar="MEASURE>=N,..",
+            help="Exit 1 unless all of it is so, such as 'mean_likeness>=0.5,copy_paste<=0.2'. "
+            "Measures: mean_likeness, lowest_likeness, with_face, to_stranger, truth_likeness, "
+            "copy_paste, prompt_score.",
+        ),
+    ] = None
     sheet: Annotated[
         str | None,
         typer.Option(

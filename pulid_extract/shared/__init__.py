@@ -9,6 +9,7 @@ folders.
     png_chunks.py      a PNG's texts and colour profile, of any size
     clip_words.py      CLIP's words, for prompts
     records.py         JSON Lines and CSV, each problem with its line
+    requirements.py    what numbers must be, as people and CI write it
     writing.py         results written beside and renamed; folders
     locking.py         files and folders that are one process's alone
     background.py      work in another thread

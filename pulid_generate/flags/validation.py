@@ -21,7 +21,7 @@ class ValidationFlags(SeriesFlags):
         typer.Option(
             "--prompts",
             metavar="FILE|small-world",
-            help="Your own, one in each line; small-world: six that the demo's models know. "
+            help="Your own, one in each line; small-world: seven that the demo's models know. "
             "Default: twelve of ours, of pose, light, age, style, occlusion and crowd.",
         ),
     ] = None

@@ -63,7 +63,7 @@ def by_prompt(report: Report) -> str:
     lines = [_vertical(report, across(REAL_PAIRS), "pairs")]
     for requirement in report.requirements:
         if requirement.measure.name == "mean_likeness":
-            lines.append(_vertical(report, across(requirement.limit), "limit"))
+            lines.append(_vertical(report, across(requirement.clause.limit), "limit"))
     descriptions = []
     for trial in report.trials:
         means = []

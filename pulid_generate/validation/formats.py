@@ -61,8 +61,8 @@ def as_dict(report: Report) -> dict[str, Any]:
 def _requirement(report: Report, requirement: Requirement) -> dict[str, Any]:
     return {
         "measure": requirement.measure.name,
-        "sign": requirement.sign,
-        "limit": requirement.limit,
+        "sign": requirement.clause.sign,
+        "limit": requirement.clause.limit,
         "value": _rounded(requirement.measure.of(report)),
         "met": requirement.is_met(report),
     }

@@ -5,11 +5,10 @@ says what each means. Imports no torch.
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 
-from pulid_generate.errors import InputError
+from pulid_extract.shared.requirements import parse_clauses
 from pulid_generate.pictures.scorer import Pose
 from pulid_generate.validation.report import (
     NO_FACE,
@@ -201,26 +200,7 @@ def _rotation(pose: Pose) -> Matrix:
 
 # ------------------------------------------------------------------------------------- requirements
 
-CLAUSE = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=|>|<)\s*([^\s,]+)\s*")
-EXAMPLE = "mean_likeness>=0.5,copy_paste<=0.2,prompt>=-1"
-
 
 def parse_requirements(texts: Sequence[str]) -> list[Requirement]:
-    """Of --require. Raises InputError for what is none, naming the measures there are."""
-    found = []
-    for text in texts:
-        for clause in text.split(","):
-            match = CLAUSE.fullmatch(clause)
-            if match is None:
-                raise InputError(f"--require {clause.strip()!r}: expected such as {EXAMPLE}")
-            name, sign, limit = match.groups()
-            if name not in MEASURES:
-                raise InputError(f"--require {name}: expected one of {', '.join(MEASURES)}")
-            try:
-                value = float(limit)
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
-                raise InputError(f"--require {clause.strip()!r}: {limit} is not a number")
-            found.append(Requirement(MEASURES[name], sign, value))
-    return found
+    """Of --require. Raises UsageError for what is none, naming the measures there are."""
+    return [Requirement(MEASURES[one.name], one) for one in parse_clauses(texts, MEASURES)]

@@ -90,6 +90,7 @@ TRIALS = (
 # for the demo's models, which know portraits in these words and no others (docs/micro_world.md)
 SMALL_WORLD = "small-world"
 SMALL_WORLD_TRIALS = (
+    Trial("tilted", POSE, "a portrait of a person, with a tilted head, in a green shirt"),
     Trial("smiling", "expression", "a portrait of a person, smiling, on a blue background"),
     Trial("surprised", "expression", "a portrait of a person, surprised, on a green background"),
     Trial("sad", "expression", "a portrait of a person, sad, in a grey shirt"),

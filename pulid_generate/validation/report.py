@@ -7,11 +7,11 @@ person, and leaving it out would reward it. Knows no file and no page.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pulid_extract.shared.requirements import Clause
 from pulid_generate.pictures.scorer import Judges, Pose
 from pulid_generate.validation.prompts import Trial
 
@@ -21,12 +21,6 @@ RUNS = {PERSON: "the person", WITHOUT: "weight 0", STRANGER: "a stranger"}
 # what a picture without a face counts
 NO_FACE = 0.0
 
-COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
 # unreadable: drawn, but cannot be scored; failed: not drawn
 ShotStatus = Literal["ok", "no face", "unreadable", "failed"]
 WITHOUT_LIKENESS = {"no face": "no face", "unreadable": "not scored", "failed": "not drawn"}
@@ -135,17 +129,14 @@ class Requirement:
     """What a measure must be."""
 
     measure: Measure
-    # a key of COMPARE
-    sign: str
-    limit: float
+    clause: Clause
 
     def __str__(self) -> str:
-        return f"{self.measure.name}{self.sign}{self.limit:g}"
+        return str(self.clause)
 
     def is_met(self, report: Report) -> bool:
         """A number that is not there meets nothing."""
-        value = self.measure.of(report)
-        return value is not None and COMPARE[self.sign](value, self.limit)
+        return self.clause.is_met(self.measure.of(report))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
-from pulid_generate.errors import InputError, PulidError
+from pulid_generate.errors import InputError, PulidError, UsageError
 from pulid_generate.flags.commands import BatchFlags, ValidateFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.grid import parse_seeds, read_prompts
@@ -41,7 +41,7 @@ from pulid_generate.validation.comparing import (
     shared_settings,
 )
 from pulid_generate.validation.formats import as_dict, as_table
-from pulid_generate.validation.measures import JUDGE_OF_PROMPTS, MEASURES, parse_requirements
+from pulid_generate.validation.measures import JUDGE_OF_PROMPTS, parse_requirements
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.prompts import (
     SMALL_WORLD,
@@ -141,16 +141,15 @@ def command_line() -> str:
 
 
 def _requirements(flags: ValidateFlags) -> list[Requirement]:
-    """Raises InputError for what is none, and for what nothing could meet."""
+    """Raises UsageError for what is none, and for what nothing could meet."""
     requirements = parse_requirements(flags.require or ())
     if flags.min_similarity is not None:
-        least = Requirement(MEASURES["mean_likeness"], ">=", flags.min_similarity)
-        requirements.append(least)
+        requirements += parse_requirements([f"mean_likeness>={flags.min_similarity}"])
     given = {"--truth": flags.truth, "--stranger": flags.stranger}
     for requirement in requirements:
         needs = requirement.measure.needs
         if needs in given and not given[needs]:
-            raise InputError(f"--require {requirement}: has no value without {needs}")
+            raise UsageError(f"--require {requirement}: has no value without {needs}")
     return requirements
 
 

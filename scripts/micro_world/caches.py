@@ -2,7 +2,7 @@
 is shaped as the published dev, with its guidance and its 19 + 38 blocks, but narrower.
 
     PYTHONPATH=scripts python -m micro_world.caches [world] [seeded]
-        [--people 3] [--scenes 2] [--steps 28] [--width 256] [--side 256]
+        [--people 3] [--scenes 2] [--steps 28] [--width 256] [--side 160]
 
 Prints the tables of docs/caching.md as Markdown, two minutes each on an idle core. One thread draws every case of
 a picture in turn, and what counts is the processor's time: neither waiting for others nor threads
@@ -213,7 +213,7 @@ def seeded(width: int, side: int, count: int, steps: int, folder: Path) -> str:
                 height=side,
                 steps=steps,
                 seed=1000 + scene,
-                t5_max_length=64,
+                t5_max_length=32,
                 step_cache=case.cache(steps),
             )
             requests.append((request, identity))
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--width", type=int, default=256, help="of the seeded Flux")
-    parser.add_argument("--side", type=int, default=256, help="of its pictures, pixels")
+    parser.add_argument("--side", type=int, default=160, help="of its pictures, pixels")
     asked = parser.parse_args()
     wanted = asked.tables or ["world", "seeded"]
     if unknown := set(wanted) - {"world", "seeded"}:

@@ -18,6 +18,7 @@ from pulid_extract import cli, encode_embedding
 from pulid_extract.faces import score_report, scorer
 from pulid_extract.faces.recognizer import Recognizer
 from pulid_extract.faces.scoring import (
+    MEASURES,
     Comparison,
     Score,
     Tally,
@@ -160,6 +161,12 @@ def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
             "mean_likeness is 0.000, below --min-mean 0.1",
         ),
         (("broken.png", "--min-mean", "-1"), 1, "so there is no mean for --min-mean -1"),
+        (("me.png", "--require", "mean_likeness>=0.9", "--require", "with_face>=1"), 0, ""),
+        (
+            ("me.png", "nobody.png", "--require", "with_face>=0.5,lowest_likeness>0"),
+            1,
+            "lowest_likeness is 0.000, required lowest_likeness>0",
+        ),
         (("me.png", "broken.png"), 1, "1 of 2 pictures cannot be read"),
     ],
 )
@@ -204,6 +211,16 @@ def test_exit_codes_for_ci(arguments, code, message, photos, capfd, monkeypatch)
         (("--reference", "-", "-"), 2, "standard input holds one picture"),
         (("me.png",), 2, "--reference"),
         (("me.png", "--prompt", "a cat", "--min", "0.5"), 2, "--min is about faces"),
+        (
+            ("--reference", "me.png", "me.png", "--require", "prompt>=-1"),
+            2,
+            "--require prompt: expected one of mean_likeness,",
+        ),
+        (
+            ("--reference", "me.png", "me.png", "--require", "copy_paste<=0.2"),
+            2,
+            "--require copy_paste<=0.2: has no value without --truth",
+        ),
         (("me.png", "--prompt", "a cat", "--det-threshold", "0.4"), 2, "is about faces"),
         (("me.png", "--prompt", "a cat", "--antelopev2", "x"), 2, "is about faces"),
         (("me.png", "--prompt", " "), 2, "--prompt is empty"),
@@ -463,6 +480,12 @@ def test_a_tally():
         "4 pictures: mean_likeness 0.367, lowest 0.400 (b), copy_paste +0.100, prompt 25.00, "
         "1 without a face, which counts 0, 1 failed"
     )
+    told = tally.measures()
+    assert told["truth_likeness"] == pytest.approx(1 / 3)
+    assert told["to_stranger"] == pytest.approx(0.25)
+    assert (told["with_face"], told["lowest_likeness"]) == (pytest.approx(2 / 3), 0)
+    assert (told["copy_paste"], told["prompt_score"]) == (pytest.approx(0.1), 25)
+    assert set(told) == set(MEASURES)
     assert Tally().line() == "0 pictures"
     assert Tally().mean_likeness is None
     nobody = Tally()

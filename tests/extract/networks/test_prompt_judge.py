@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,29 @@ def test_the_text_tower_is_open_clips(eva):
     found = ours(ids)
     assert ((found - expected).norm() / expected.norm()).item() < 1e-5
     assert not torch.allclose(found[0], found[2], atol=1e-3)
+
+
+def test_the_vocabulary_is_found_without_importing_open_clip(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "open_clip"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert open_clip_tokenizer("extract").encode("a cat").ids == [49406, 320, 2368, 49407]
+    assert "open_clip" not in sys.modules
+
+
+def test_without_open_clip_prompts_are_refused_in_one_line(tmp_path, capfd, monkeypatch):
+    find_spec = importlib.util.find_spec
+
+    def lacks_it(name, package=None):
+        return None if name == "open_clip" else find_spec(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lacks_it)
+    picture_file = tmp_path / "me.png"
+    Image.fromarray(picture((2, 2, RED))).save(picture_file)
+    code, out, err = call(capfd, monkeypatch, "score", str(picture_file), "--prompt", "a cat")
+    assert (code, out) == (1, "")
+    [line] = err.splitlines()
+    assert "open_clip" in line
+    assert "pip install 'pulid-flux-toolkit[extract]'" in line
 
 
 def test_pixels_are_open_clips():

@@ -85,7 +85,13 @@ NAMES = (
     "text",
 )
 # Those that leave blocks out: name -> PuLID layers that a skipped step still runs
-BLOCKS_LEFT_OUT = {"first block": 1, "mag": 0, "taylorseer, lite": 0, "taylorseer, of blocks": 0, "sea": 0}
+BLOCKS_LEFT_OUT = {
+    "first block": 1,
+    "mag": 0,
+    "taylorseer, lite": 0,
+    "taylorseer, of blocks": 0,
+    "sea": 0,
+}
 
 
 @pytest.fixture(scope="module")

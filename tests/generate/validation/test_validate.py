@@ -367,14 +367,23 @@ def test_wrong_usage(flags, message, generate):
         (("--seeds", "3-1"), "counts down"),
         (("--prompts", "none.txt"), "none.txt"),
         (("--reference", "-"), "reference -: faces are compared with files"),
-        (("--require", "likeness>=0.5"), "--require likeness: expected one of mean_likeness,"),
-        (("--require", "mean_likeness=0.5"), "expected such as mean_likeness>=0.5,"),
-        (("--require", "mean_likeness>=many"), "many is not a number"),
-        (("--require", "copy_paste<=0.2"), "has no value without --truth"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
     assert message in generate("validate", *base, *flags).refusal
+
+
+@pytest.mark.parametrize(
+    ("required", "message"),
+    [
+        ("likeness>=0.5", "--require likeness: expected one of mean_likeness,"),
+        ("mean_likeness=0.5", "expected such as mean_likeness>=0.5,"),
+        ("mean_likeness>=many", "many is not a number"),
+        ("copy_paste<=0.2", "has no value without --truth"),
+    ],
+)
+def test_a_wrong_requirement_is_wrong_usage(required, message, generate, base):
+    assert message in generate("validate", *base, "--require", required).usage_error
 
 
 def test_a_stranger_is_somebody_else(generate, base, person):
