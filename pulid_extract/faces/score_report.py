@@ -23,7 +23,7 @@ from pulid_extract.shared.requirements import Clause
 MAX_ON_A_SHEET = 500
 TILES_PER_ROW = 6
 # characters of a column of the table
-WIDTH = 12
+WIDTH = 13
 # digits of a SHA-256 for people
 SHORT_SHA256 = 12
 # characters of a file's name on a tile
@@ -70,7 +70,7 @@ class Columns:
         names += [f"by {number}" for number in range(2, len(self.judges.recognizers) + 1)]
         names += ["stranger"] if self.stranger else []
         names += ["truth", "copy_paste"] if self.truth else []
-        names += ["prompt"] if self.judges.prompt is not None else []
+        names += ["prompt_score"] if self.judges.prompt is not None else []
         if self.judges.recognizers:
             names.append("faces")
         return "".join(f"{name:>{WIDTH}}" for name in names) + "  picture"
@@ -110,7 +110,7 @@ def table_head(columns: Columns, references: int) -> list[str]:
     if judges.prompt is not None:
         sha256 = judges.prompt.sha256[:SHORT_SHA256]
         lines.append(
-            f"prompt: 100 times the cosine of picture and prompt by {judges.prompt.name} "
+            f"prompt_score: 100 times the cosine of picture and prompt by {judges.prompt.name} "
             f"(sha256 {sha256})"
         )
     return [*lines, columns.head()]
@@ -136,7 +136,7 @@ def json_line(picture: ScoredPicture, judges: Judges) -> str:
         "stranger": _rounded(first.stranger if first else None),
         "truth": _rounded(first.truth if first else None),
         "copy_paste": _rounded(first.copy_paste if first else None),
-        "prompt": _rounded(score.prompt),
+        "prompt_score": _rounded(score.prompt),
         "faces": score.faces,
         "face": picture.index,
         "box": picture.box,
@@ -261,7 +261,7 @@ def _caption(score: Score) -> str:
     elif score.status != "ok":
         lines.append(score.status)
     if score.prompt is not None:
-        lines.append(f"prompt {score.prompt:.2f}")
+        lines.append(f"prompt_score {score.prompt:.2f}")
     return "\n".join([*lines, _short(score.picture)])
 
 

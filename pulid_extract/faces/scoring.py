@@ -225,7 +225,7 @@ class Tally:
         if self.copy_pastes:
             parts.append(f"copy_paste {sum(self.copy_pastes) / len(self.copy_pastes):+.3f}")
         if self.prompts:
-            parts.append(f"prompt {sum(self.prompts) / len(self.prompts):.2f}")
+            parts.append(f"prompt_score {sum(self.prompts) / len(self.prompts):.2f}")
         if self.without_face:
             parts.append(f"{self.without_face} without a face, which counts 0")
         if self.failed:

@@ -366,7 +366,7 @@ def _score(line: dict[str, Any]) -> Score:
         truth=_share(line["truth"]),
         copy_paste=_share(line["copy_paste"]),
         by_each=tuple(by_each),
-        prompt=_points(line["prompt"]),
+        prompt=_points(line["prompt_score"]),
         faces=whole(line["faces"]),
         box=box,
         pose=pose,

@@ -15,7 +15,7 @@ LINE = {
     "stranger": None,
     "truth": None,
     "copy_paste": None,
-    "prompt": None,
+    "prompt_score": None,
     "faces": 1,
     "face": 0,
     "box": [1, 2, 3, 4],

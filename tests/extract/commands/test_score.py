@@ -133,7 +133,7 @@ def test_json_and_a_face_by_order(photos, capfd, monkeypatch):
     assert found["likeness"] == pytest.approx(np.mean(found["cosines"]), abs=1e-4)
     assert found["cosine"] == found["likeness"]
     assert set(found["pose"]) == {"yaw", "pitch", "roll"}
-    assert (found["truth"], found["copy_paste"], found["prompt"]) == (None, None, None)
+    assert (found["truth"], found["copy_paste"], found["prompt_score"]) == (None, None, None)
     assert found["best"] == max(found["cosines"])
     assert len(found["cosines"]) == 2
     assert found["recognizer"]["name"] == "glintr100.onnx"
@@ -366,7 +366,7 @@ def test_the_sheet_is_sorted():
         scorer.ScoredPicture(Score("e", "failed"), tile=None),
     ]
     assert [caption.splitlines() for caption, _ in score_report.tiles_of(looked)] == [
-        ["likeness 0.800", "prompt 21.00", "a"],
+        ["likeness 0.800", "prompt_score 21.00", "a"],
         ["likeness 0.200", "b"],
         ["likeness -0.500", "c"],
         ["no face", "d"],
@@ -477,7 +477,7 @@ def test_a_tally():
     assert tally.mean_likeness == pytest.approx(1.1 / 3)
     assert (tally.count, tally.scored, tally.below, tally.fooled) == (4, 2, 3, 1)
     assert tally.line() == (
-        "4 pictures: mean_likeness 0.367, lowest 0.400 (b), copy_paste +0.100, prompt 25.00, "
+        "4 pictures: mean_likeness 0.367, lowest 0.400 (b), copy_paste +0.100, prompt_score 25.00, "
         "1 without a face, which counts 0, 1 failed"
     )
     told = tally.measures()

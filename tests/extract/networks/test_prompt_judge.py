@@ -184,15 +184,17 @@ def test_the_command_without_and_with_a_reference(eva, tmp_path, capfd, monkeypa
     assert told["prompt_judge"]["name"] == eva.name
     assert "antelopev2" not in err
     expected = PromptScorer(EvaJudge(eva)).points(picture((2, 2, RED)), "a cat")
-    assert told["prompt"] == pytest.approx(expected, abs=1e-3)
+    assert told["prompt_score"] == pytest.approx(expected, abs=1e-3)
 
     flags = ("--reference", "me.png", "--prompts", "prompts.txt")
     code, out, err = score("me.png", "nobody.png", *flags)
     assert code == 0, err
     _, judged, columns, me, nobody = out.splitlines()
-    assert judged.startswith(f"prompt: 100 times the cosine of picture and prompt by {eva.name}")
-    assert columns.split() == ["likeness", "best", "prompt", "faces", "picture"]
-    assert float(me.split()[2]) == pytest.approx(told["prompt"], abs=0.01)
+    assert judged.startswith(
+        f"prompt_score: 100 times the cosine of picture and prompt by {eva.name}"
+    )
+    assert columns.split() == ["likeness", "best", "prompt_score", "faces", "picture"]
+    assert float(me.split()[2]) == pytest.approx(told["prompt_score"], abs=0.01)
     # a picture without a face shows its prompt, or does not
     assert nobody.split()[:2] == ["no", "face"]
     assert float(nobody.split()[2]) != float(me.split()[2])

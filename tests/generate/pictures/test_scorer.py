@@ -168,7 +168,7 @@ def test_the_command_line(fake, tmp_path):
         ("tell(box=[1, 2, 3, 1e30])", "expected a line of its JSON"),
         ("tell(faces={})", "expected a line of its JSON"),
         ("tell(pose={'yaw': 1, 'pitch': 2})", "expected a line of its JSON"),
-        ("tell(prompt=1e9)", "expected a line of its JSON"),
+        ("tell(prompt_score=1e9)", "expected a line of its JSON"),
         ("tell(copy_paste='much')", "expected a line of its JSON"),
     ],
 )
@@ -184,7 +184,7 @@ def test_prompts_go_by_a_file_that_nobody_else_reads_and_nothing_is_fetched(fake
 lines = open(file).read().splitlines()
 hidden = os.stat(os.path.dirname(file)).st_mode & 0o77 == 0
 for picture, text in zip(pictures, lines, strict=True):
-    tell(prompt=len(text) if hidden and "--prompt-judge=clip.onnx" in sys.argv else -1.0,
+    tell(prompt_score=len(text) if hidden and "--prompt-judge=clip.onnx" in sys.argv else -1.0,
          prompt_judge={"name": os.environ["HF_HUB_OFFLINE"], "sha256": file},
          pose={"yaw": 1.0, "pitch": 2.0, "roll": 3.0})
 """)

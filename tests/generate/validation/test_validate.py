@@ -44,7 +44,7 @@ for picture in pictures:
     box = [8, 8, 8, 16] if run == "person" else [16, 8, 8, 8]
     tell(likeness=value, cosines=[value], recognizers=by_each(value, value - 0.2),
          truth=value - 0.1, copy_paste=0.25 if run == "person" else -0.25, pose=pose,
-         prompt=prompt, box=box)
+         prompt_score=prompt, box=box)
 """
 FILES = ("report.html", "report.json", "sheet.png")
 NOBODY = 'say("pulid-extract: error: me.png: no face found in this reference; give another picture"); sys.exit(1)'
