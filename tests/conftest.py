@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,19 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers)))
     )
-LONGEST = ("world/test_faces.py",)
+# from half a minute of processor time up
+LONGEST = (
+    "world/test_faces.py",
+    "tests/test_recipes.py",
+    "server/test_studio.py",
+    "shared/test_ray.py",
+    "server/test_safety.py",
+    "injection/test_compiled_files.py",
+    "injection/test_people.py",
+    "validation/test_validate.py",
+    "tests/test_privacy.py",
+    "tests/test_package.py",
+)
 
 # the same examples in every run, and no file of them beside the tests
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
@@ -40,10 +53,35 @@ os.environ["PULID_DTYPE"] = "float32"
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take minutes go first: a worker that begins with one of them last would keep the
+    """Files that take long go first: a worker that begins with one of them last would keep the
     others waiting. (Makefile: --no-loadscope-reorder, or xdist sorts by the number of tests.)
     """
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+    def place(item):
+        path = item.path.as_posix()
+        return next((n for n, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_commands_only_read_is_made_once():
+    """Commands in this process share what each of them would make again, and would not change:
+    their own options, and CLIP's vocabulary. That is a third of what a small picture takes.
+    """
+    import typer.main
+
+    from pulid_extract.networks import prompt_judge
+    from pulid_generate.models import tokenizers
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (typer.main, "get_command"),
+            (tokenizers, "open_clip_tokenizer"),
+            (prompt_judge, "open_clip_tokenizer"),
+        ):
+            patch.setattr(module, name, cache(getattr(module, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,17 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from micro_world.judges import MODELS, Eyes, Gallery, Seen, read
-from micro_world.measure import JUDGED, extract, scenes, write_portraits
+from micro_world.measure import (
+    JUDGED,
+    MODELS,
+    Eyes,
+    Gallery,
+    Seen,
+    extract,
+    read,
+    scenes,
+    write_portraits,
+)
 from micro_world.prompts import plain_prompt
 from pulid_extract.shared.model_files import read_header
 from pulid_generate import cli

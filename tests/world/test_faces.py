@@ -16,7 +16,7 @@ from micro_world import judges, measure
 from micro_world.train import CLIP_JUDGE, JUDGE
 
 PEOPLE, SCENES = 8, 3
-# what an option does to a likeness is seen on half of them
+# what an option does to a likeness, and that there is none, is seen on half of them
 FEW = 4
 
 
@@ -35,22 +35,21 @@ def gallery(eyes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
-    """identities[person]: the file of one portrait, unconditional tokens included; of two portraits
-    under "two".
+    """identities["one"][person]: the file of one portrait, unconditional tokens included; of two
+    portraits of each of the few under "two".
     """
     folder = tmp_path_factory.mktemp("identities")
     portraits = measure.write_portraits(folder / "portraits", PEOPLE, views=2)
     lines = []
     for person in range(PEOPLE):
         both = [str(path) for path in portraits[2 * person : 2 * person + 2]]
-        lines += [
-            {"portrait": both[0], "out": f"{person}.pulidembd"},
-            {"portraits": both, "out": f"{person}-two.pulidembd"},
-        ]
+        lines.append({"portrait": both[0], "out": f"{person}.pulidembd"})
+        if person < FEW:
+            lines.append({"portraits": both, "out": f"{person}-two.pulidembd"})
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     measure.extract(judges.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
     one = [folder / f"{person}.pulidembd" for person in range(PEOPLE)]
-    return {"one": one, "two": [folder / f"{person}-two.pulidembd" for person in range(PEOPLE)]}
+    return {"one": one, "two": [folder / f"{person}-two.pulidembd" for person in range(FEW)]}
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +59,24 @@ def known():
 
 
 @pytest.fixture
-def likeness(generate, eyes, gallery, known, tmp_path):
+def likeness(generate, gallery, known, eyes, tmp_path):
     """likeness(identities, flag, ..) -> (share of pictures in which the right one of 8 is picked,
     mean cosine), over the first `people`.
     """
 
-    def draw(files, *flags, row=None, afresh=False, people=PEOPLE):
-        key = (tuple(files or ()), flags, people)
+    def mean(files, *flags, row=None, afresh=False, people=PEOPLE):
+        key = (tuple(files or ()), flags)
         if afresh or row is not None:
-            return anew(files, flags, row, people)
-        if key not in known:
-            known[key] = anew(files, flags, row, people)
-        return known[key]
+            seen = draw(files, flags, row, people)
+        else:
+            if len(known.get(key, ())) < people * SCENES:
+                known[key] = draw(files, flags, row, people)
+            # of fewer people, the first pictures of more
+            seen = known[key][: people * SCENES]
+        picked = np.mean([gallery.picked(one) for one in seen])
+        return float(picked), float(np.mean([gallery.cosine(one) for one in seen]))
 
-    def anew(files, flags, row, people):
+    def draw(files, flags, row, people):
         rows, keys = [], []
         for person in range(people):
             for number, scene in enumerate(measure.scenes(SCENES)):
@@ -91,29 +94,17 @@ def likeness(generate, eyes, gallery, known, tmp_path):
         manifest.write_text("".join(json.dumps(one) + "\n" for one in rows))
         folder = tmp_path / "pictures"
         run = generate(
-            *(
-                "batch",
-                manifest,
-                "--output-dir",
-                folder,
-                "--models-dir",
-                judges.MODELS,
-                "--batch-size",
-                9,
-                *measure.DRAW,
-            ),
-            *flags,
+            *("batch", manifest, "--output-dir", folder, "--models-dir", judges.MODELS),
+            *("--batch-size", 9, *measure.DRAW, *flags),
         )
         assert run.code == 0, run.err
-        seen = [
-            judges.Seen(person, 0, 1.0, eyes.who(judges.read(folder / f"{number}.png")), {})
-            for number, person in enumerate(keys)
-        ]
-        return float(np.mean([gallery.picked(one) for one in seen])), float(
-            np.mean([gallery.cosine(one) for one in seen])
-        )
+        seen = []
+        for number, person in enumerate(keys):
+            vector = eyes.who(judges.read(folder / f"{number}.png"))
+            seen.append(judges.Seen(person, 0, 1.0, vector, {}))
+        return seen
 
-    return draw
+    return mean
 
 
 @pytest.fixture
@@ -123,9 +114,10 @@ def few(likeness):
 
 
 # Of 24 pictures a sound injection picks the right one of 8 people in 24, mean cosine 0.880;
-# docs/micro_world.md has what broken ones do, of which the best has 24 and 0.844. Whatever an
-# option does to a likeness, nearly all are picked, and 0.7 is the goal of the small world.
-SOUND = 0.862
+# docs/micro_world.md has what broken ones do, of which the best has 24 and 0.844. On the first 12
+# it is 0.891 and 0.849. Whatever an option does to a likeness, nearly all are picked, and 0.7 is
+# the goal of the small world.
+SOUND, SOUND_OF_FEW = 0.862, 0.87
 PICKED, LIKE = 22 / 24, 0.7
 CHANCE, UNLIKE = 0.25, 0.2
 
@@ -133,22 +125,23 @@ CHANCE, UNLIKE = 0.25, 0.2
 # ----------------------------------------------------------------------------------------- likeness
 
 
-def test_the_right_person_is_drawn(likeness, identities):
+def test_the_right_person_is_drawn(likeness, few, identities):
     picked, cosine = likeness(identities["one"])
     assert picked >= PICKED
     assert cosine >= SOUND
+    assert few(identities["one"])[1] >= SOUND_OF_FEW
 
 
-def test_at_weight_0_it_is_anybody(likeness, identities):
-    picked, cosine = likeness(identities["one"], "--pulid-id-weight", 0)
+def test_at_weight_0_it_is_anybody(few, identities):
+    picked, cosine = few(identities["one"], "--pulid-id-weight", 0)
     assert picked <= CHANCE
     assert cosine <= UNLIKE
 
 
 @pytest.mark.slow
 def test_the_more_weight_the_more_alike(few, identities):
-    cosines = [few(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5, 1)]
-    assert cosines == sorted(cosines)
+    none, half = (few(identities["one"], "--pulid-id-weight", weight)[1] for weight in (0, 0.5))
+    assert none <= half <= few(identities["one"])[1]
 
 
 @pytest.mark.slow
@@ -158,9 +151,9 @@ def test_two_portraits_are_no_worse_than_one(few, identities):
     assert two[1] >= one[1] - 0.03
 
 
-def test_somebody_else_is_somebody_else(likeness, identities):
+def test_somebody_else_is_somebody_else(few, identities):
     """The check can fail: with the next person's file the wrong one is picked."""
-    picked, cosine = likeness(identities["one"][1:] + identities["one"][:1])
+    picked, cosine = few(identities["one"][1:] + identities["one"][:1])
     assert picked <= CHANCE
     assert cosine <= UNLIKE
 
@@ -170,16 +163,18 @@ def test_somebody_else_is_somebody_else(likeness, identities):
 
 @pytest.mark.slow
 def test_the_later_it_begins_the_less_alike(few, identities):
-    cosines = [few(identities["one"], "--id-start-step", step)[1] for step in (0, 3, 6)]
-    assert cosines == sorted(cosines, reverse=True)
-    assert cosines[0] > cosines[2] + 0.1
+    at_once = few(identities["one"])[1]
+    later, last = (few(identities["one"], "--id-start-step", step)[1] for step in (3, 6))
+    assert at_once >= later >= last
+    assert at_once > last + 0.1
 
 
 @pytest.mark.slow
 def test_the_earlier_it_ends_the_less_alike(few, identities):
-    cosines = [few(identities["one"], "--id-end-step", step)[1] for step in (8, 3, 1)]
-    assert cosines == sorted(cosines, reverse=True)
-    assert cosines[0] > cosines[2] + 0.1
+    to_the_end = few(identities["one"])[1]
+    earlier, first = (few(identities["one"], "--id-end-step", step)[1] for step in (3, 1))
+    assert to_the_end >= earlier >= first
+    assert to_the_end > first + 0.1
 
 
 @pytest.mark.slow
@@ -382,7 +377,7 @@ SLOWLY = (_other_blocks, _tokens_reversed, _no_scale, _keys_for_values)
     "broken",
     [_layers_reversed, *(pytest.param(broken, marks=pytest.mark.slow) for broken in SLOWLY)],
 )
-def test_a_broken_injection_draws_somebody_less_alike(likeness, identities, monkeypatch, broken):
+def test_a_broken_injection_draws_somebody_less_alike(few, identities, monkeypatch, broken):
     """Whatever is asserted of the sound one above, each of these would fail."""
     broken(monkeypatch)
-    assert likeness(identities["one"], afresh=True)[1] < SOUND
+    assert few(identities["one"], afresh=True)[1] < SOUND_OF_FEW

@@ -27,9 +27,12 @@ def parts_of(header: Header) -> dict[str, Header]:
     one.
     """
     parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
-    longest_first = sorted(PREFIXES, key=len, reverse=True)
+    longest_first = tuple(sorted(filter(None, PREFIXES), key=len, reverse=True))
     for name, entry in header.tensors.items():
-        prefix = next(prefix for prefix in longest_first if name.startswith(prefix))
+        prefix = ""
+        # most names have none, which one call says
+        if name.startswith(longest_first):
+            prefix = next(prefix for prefix in longest_first if name.startswith(prefix))
         parts.setdefault(prefix, {})[name[len(prefix) :]] = entry
     headers = {}
     for prefix, tensors in parts.items():

@@ -14,7 +14,8 @@ import pytest
 from support.coloured_faces import GREEN, RED, picture, png
 from support.commands import call
 from support.distances import relative
-from support.portrait_models import models, models_folder
+from support.extractions import extractor
+from support.portrait_models import models
 
 from pulid_extract import read_embedding
 from pulid_extract.extraction.identity import FaceCrop
@@ -134,13 +135,6 @@ def test_fusions_that_cannot_be_are_refused():
 
 
 # ------------------------------------------------------------------------------------ the extractor
-
-
-@functools.cache
-def extractor():
-    from pulid_extract.extraction.extractor import Extractor
-
-    return Extractor.load(models_dir=models_folder(), device="cpu")
 
 
 @functools.cache

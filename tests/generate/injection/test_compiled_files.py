@@ -199,7 +199,7 @@ def test_compiled_code_is_kept_where_it_is_told(files, traced, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_generated_code_agrees(files, tmp_path, monkeypatch):
+def test_generated_code_agrees(files, generated_code):
     """By torch's own compiler, for a CPU."""
     from pulid_generate.errors import PlacementError
 
@@ -207,7 +207,6 @@ def test_generated_code_agrees(files, tmp_path, monkeypatch):
         check_compiler(torch.device("cpu"))
     except PlacementError as error:
         pytest.skip(str(error))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     model = load_flux(read_header(files["Q8_0"]), torch.float32)
     eager = predict(model)
     torch._dynamo.reset()

@@ -399,12 +399,8 @@ def has_compiler():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_blocks_agree_and_no_weight_or_person_compiles_anew(
-    flux, people, tmp_path, monkeypatch
-):
+def test_compiled_blocks_agree_and_no_weight_or_person_compiles_anew(flux, people, generated_code):
     from torch._dynamo.utils import counters
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     plan = [
         (),
