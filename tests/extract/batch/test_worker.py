@@ -10,8 +10,8 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
-import numpy as np
 import pytest
 from support.coloured_faces import ALONE, GROUP, save
 from support.commands import run
@@ -19,8 +19,11 @@ from support.paths import ROOT
 from support.portrait_models import models_folder, write_projection
 
 from pulid_extract.batch.worker import Worker
+from pulid_extract.extraction.job import Job, OwnChoice
+from pulid_extract.faces.choice import FaceChoice
+from pulid_extract.flags.extract import ExtractFlags
 from pulid_extract.flags.worker import WorkerFlags
-from pulid_extract.shared.embedding_file import read_embedding
+from pulid_extract.pictures.sources import Source
 
 
 @pytest.fixture(scope="module")
@@ -71,28 +74,31 @@ def test_a_tasks_file_is_the_commands(photos, tmp_path, capfd, monkeypatch):
     assert stat.S_IMODE((tmp_path / "0.pulidembd").stat().st_mode) == 0o600
 
 
-def test_each_portrait_has_its_own_face(photos, tmp_path, capfd, monkeypatch):
+def test_each_portrait_has_its_own_face(photos, capfd, monkeypatch):
     alone, group = str(photos / "alone.png"), str(photos / "group.png")
-    out = [str(tmp_path / f"{number}.pulidembd") for number in range(3)]
-    single = {"task": "extract", "dtype": "f32"}
-    several = single | {"portrait": [alone, group], "fuse": "mean", "mix_people": True}
-    told = answers(
+    several = {"task": "crops", "portrait": [alone, group], "mix_people": True}
+    single, both, *wrong = answers(
         capfd,
         monkeypatch,
-        single | {"portrait": [alone], "out": out[0]},
-        single | {"portrait": [group], "face_index": 1, "out": out[1]},
-        several | {"out": out[2], "each": {group: {"face_index": 1}}},
-        several | {"out": "no", "each": {group: {"fuse": "concat"}}},
-        several | {"out": "no", "each": {"other.png": {"face_index": 1}}},
-        several | {"out": "no", "each": [1]},
+        {"task": "crops", "portrait": [group], "face_index": 1},
+        several | {"each": {group: {"face_index": 1}}},
+        several | {"each": {group: {"fuse": "concat"}}},
+        several | {"each": {"other.png": {"face_index": 1}}},
+        several | {"each": [1]},
     )
-    assert [answer["status"] for answer in told] == ["done"] * 3 + ["failed"] * 3
-    assert "is none of face_index" in told[3]["error"]
-    assert all("each: expected an object" in answer["error"] for answer in told[4:])
-    first, second, both = (read_embedding(path).tokens for path in out)
-    # of the group the largest face is another one, like the first
-    assert not np.allclose(first, second, atol=1e-2)
-    assert np.allclose(both, (first + second) / 2, atol=1e-5)
+    assert both["portraits"][1] == single["portraits"][0]
+    assert both["portraits"][0]["portrait"] == alone
+    assert [answer["status"] for answer in wrong] == ["failed"] * 3
+    assert "is none of face_index" in wrong[0]["error"]
+    assert all("each: expected an object" in answer["error"] for answer in wrong[1:])
+
+
+def test_what_is_meant_on_one_portrait_is_in_the_caches_key():
+    source = Source("me.png", "me.png", b"a picture")
+    job = Job((source,), FaceChoice(), None, (), ExtractFlags())
+    other = replace(job, own={source.sha256: OwnChoice(FaceChoice(index=1))})
+    same = replace(job, own={})
+    assert job.key({}, "cpu") == same.key({}, "cpu") != other.key({}, "cpu")
 
 
 def call_extract(capfd, monkeypatch, portrait: str, out: str, *flags: str):
