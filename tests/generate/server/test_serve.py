@@ -243,7 +243,7 @@ def test_the_picture_in_work_is_finished_and_what_waits_is_drawn_after_a_restart
     with serving(flags) as running, running.client() as client:
         names = []
         for seed in (1, 2):
-            body = {"prompt": PROMPT, "seed": seed, "steps": 30}
+            body = {"prompt": PROMPT, "seed": seed, "steps": 12}
             names.append(client.post("/v1/jobs", json=body).json()["id"])
         first = running.server.queue.get(names[0])
         while first.state == "queued":
@@ -275,7 +275,7 @@ def test_a_server_that_was_killed_goes_on_and_leaves_nothing_half_written(micro,
         address = child.stdout.readline().strip()
         with httpx.Client(base_url=address, timeout=60) as client:
             for seed in (1, 2):
-                body = {"prompt": PROMPT, "seed": seed, "steps": 40}
+                body = {"prompt": PROMPT, "seed": seed, "steps": 16}
                 names.append(client.post("/v1/jobs", json=body).json()["id"])
             while client.get(f"/v1/jobs/{names[0]}").json()["step"] < 2:
                 time.sleep(0.02)
