@@ -37,7 +37,8 @@ def run_batch(flags: BatchFlags) -> None:
             console.complain(line)
         count = console.counted(len(problems), "problem")
         raise InputError(f"{flags.rows}: {count}, listed above; nothing was started")
-    out_dir = make_folder(flags.out_dir, flag="--out-dir")
+    # nobody else may read what goes into it, nor exchange it
+    out_dir = make_folder(flags.out_dir, flag="--out-dir", mode=0o700)
     _delete_half_written(out_dir, rows)
     counts: Counter[str] = Counter()
     with ResultLines() as lines, quiet():

@@ -80,6 +80,8 @@ def try_import(distribution: str) -> ImportProblem | None:
     module = MODULES.get(distribution, distribution.replace("-", "_"))
     try:
         importlib.import_module(module)
+    except MemoryError:
+        return ImportProblem("cannot be imported (out of memory)", MORE_MEMORY)
     # whatever a library does when it loads
     except Exception as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from pulid_extract.shared.cache_folder import FOLDER_VARIABLE as CACHE_VARIABLE
 from pulid_extract.shared.cache_folder import default_folder
-from pulid_generate.errors import PlacementError
+from pulid_generate.errors import OutputError, PlacementError
 from pulid_generate.packed.layers import show_to_graphs
 
 # in the cache folder
@@ -62,7 +63,7 @@ def compile_blocks(transformer: Any, folder: Path | None = None) -> Iterator[Non
 
     folder: where compiled code is kept for the next run; None leaves it to torch. Results agree
     with the plain model's to rounding, not bit for bit. Raises PlacementError if there is no
-    compiler.
+    compiler, OutputError for code that cannot be written.
     """
     check_compiler(transformer.device, folder)
     show_to_graphs(transformer)
@@ -80,6 +81,16 @@ def compile_blocks(transformer: Any, folder: Path | None = None) -> Iterator[Non
     config.skip_nnmodule_hook_guards = False
     try:
         yield
+    except RuntimeError as error:
+        # torch's compiler wraps what went wrong in it
+        inner = getattr(error, "inner_exception", None)
+        if not isinstance(inner, OSError):
+            raise
+        where = os.environ.get(FOLDER_VARIABLE, "torch's cache")
+        raise OutputError(
+            f"{where}: compiled code cannot be written ({inner.strerror or inner}); make room, "
+            f"name another folder by {CACHE_VARIABLE}, or leave --compile out"
+        ) from None
     finally:
         config.recompile_limit, config.skip_nnmodule_hook_guards = limit, skip
         for block, forward in zip(blocks, before, strict=True):

@@ -17,7 +17,7 @@ import typer
 from pulid_extract.shared import openmp, telemetry
 from pulid_extract.shared.cli.interrupts import ending_cleanly
 from pulid_extract.shared.errors import OutputError, PulidError, UsageError, printable
-from pulid_extract.shared.libraries import import_problem
+from pulid_extract.shared.libraries import MORE_MEMORY, import_problem
 
 
 def new_app(**settings: object) -> typer.Typer:
@@ -47,6 +47,9 @@ def run(app: typer.Typer, program: str) -> None:
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError:
+        print(f"{program}: error: out of memory; {MORE_MEMORY}", file=sys.stderr)
+        sys.exit(1)
     # a library is there and cannot be loaded
     except ImportError as error:
         _say_import_problem(program, error)

@@ -4,6 +4,7 @@ place may have meant. Knows no command.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 # pydantic's kind of error -> what is said of the value
@@ -41,7 +42,9 @@ def unquoted(words: list[str], flag: str, text: str | None) -> str | None:
     """
     if not text or not words:
         return None
-    whole = " ".join([text, *words])
+    # the options behind it are none of the text
+    plain = itertools.takewhile(lambda word: not word.startswith("-"), words)
+    whole = " ".join([text, *plain])
     return (
         f'{words[0]!r} belongs to no option. A text of several words needs quotes: {flag} "{whole}"'
     )

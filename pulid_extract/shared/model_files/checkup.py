@@ -20,7 +20,7 @@ from typing import Any, Literal
 import psutil
 
 from pulid_extract.shared.errors import PackageError, PulidError, printable
-from pulid_extract.shared.libraries import try_import
+from pulid_extract.shared.libraries import MORE_MEMORY, try_import
 from pulid_extract.shared.model_files.candidates import candidates_in
 from pulid_extract.shared.model_files.finding import (
     FoundFile,
@@ -141,6 +141,11 @@ def libraries(extra: str) -> list[Check]:
         match = REQUIREMENT.match(requirement.strip())
         if match and (not marker or re.search(rf"extra\s*==\s*[\"']{extra}[\"']", marker)):
             checks.append(_library(match[1], match[2] or "", extra))
+    # what finds no memory spoils those that import it, with other words
+    if any(check.remedy == MORE_MEMORY for check in checks):
+        for place, check in enumerate(checks):
+            if check.status == "wrong" and "cannot be imported" in check.text:
+                checks[place] = replace(check, remedy=MORE_MEMORY)
     return checks
 
 

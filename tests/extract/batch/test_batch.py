@@ -133,6 +133,7 @@ def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(
     assert one["seconds"] > 0
     assert reports[6]["fuse"] == "mean"
     assert len(reports[6]["portraits"]) == 2
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         NAME,
         *(f"row{number}.pulidembd" for number in range(4)),

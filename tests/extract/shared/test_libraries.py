@@ -77,3 +77,33 @@ def test_doctor_tries_the_import_and_not_the_metadata_alone(monkeypatch, tmp_pat
     assert "libgl1" in found["onnxruntime"].remedy
     assert found["numpy"].status == "ok"
     assert libraries.MODULES["pillow"] == "PIL"
+
+
+def test_without_memory_no_library_is_to_be_installed_anew(monkeypatch, capsys):
+    """The first one finds none, the next ones fail on what it has left behind."""
+    said = {
+        "torch": "libtorch.so: failed to map segment from shared object",
+        "timm": "no attribute",
+    }
+
+    def fail(name):
+        if name == "facexlib":
+            raise MemoryError
+        raise ImportError(said.get(name, "spoilt"))
+
+    monkeypatch.setattr(libraries.importlib, "import_module", fail)
+    wrong = [check for check in checkup.libraries("extract") if check.status == "wrong"]
+    assert {"torch", "timm", "facexlib"} <= {check.name for check in wrong}
+    assert {check.remedy for check in wrong} == {libraries.MORE_MEMORY}
+
+    app = console.new_app()
+
+    @app.command()
+    def grow() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as end:
+        console.run(app, "x")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"x: error: out of memory; {libraries.MORE_MEMORY}\n"

@@ -21,6 +21,7 @@ from pulid_generate.flags.commands import DrawFlags
         (("--best-of", "1"), "'1' is below 2"),
         (("--dtype", "int8"), "'int8' is not one of"),
         (("-p", "a", "cat", "in", "the", "rain"), '--prompt "a cat in the rain"'),
+        (("-p", "a", "cat", "-W", "64", "-o", "a.png"), '--prompt "a cat"\n'),
         (("verify", "-p", "a", "cat"), '--prompt "a cat"'),
         (("verify", "-p", "a cat", "--steps", "2", "more"), '--prompt "a cat more"'),
         (("doctor", "more"), "'more' belongs to no option"),

@@ -7,6 +7,7 @@ Nothing is generated here but in the slow tests: the backend runs the traced ope
 from __future__ import annotations
 
 import functools
+import inspect
 from contextlib import ExitStack
 
 import gguf
@@ -18,8 +19,10 @@ from support.distances import relative
 from support.flux_files import scaled_fp8
 from support.gguf_copy import write_gguf
 from support.golden_flux import fewer_blocks, inputs, tensors
+from torch._inductor.exc import InductorError
 
 from pulid_extract.shared.model_files import read_header
+from pulid_generate.errors import OutputError
 from pulid_generate.injection import compiling
 from pulid_generate.injection.compiling import FOLDER_VARIABLE, check_compiler, compile_blocks
 from pulid_generate.lora.changes import Product
@@ -139,6 +142,21 @@ def test_what_the_layers_keep_and_round_is_in_the_graph_too(files, traced, monke
     layer = model.transformer_blocks[0].attn.to_q
     assert layer.widened is not None
     assert relative(eight_bits, plain) > 1e-5
+
+
+def test_code_that_finds_no_room_is_one_line(files, tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    model = load_flux(read_header(files["Q8_0"]), torch.float32)
+    for inner, kind, words in (
+        (
+            OSError(28, "No space left"),
+            OutputError,
+            rf"^{tmp_path}: .*\(No space left\); make room",
+        ),
+        (ValueError("a bug"), InductorError, "a bug"),
+    ):
+        with pytest.raises(kind, match=words), compile_blocks(model):
+            raise InductorError(inner, inspect.currentframe())
 
 
 @pytest.mark.parametrize("name", ["plain", "Q8_0", "fp8"])
