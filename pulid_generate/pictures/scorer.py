@@ -251,13 +251,20 @@ class Scorer:
         reader.start()
         answered = failed = 0
         with child:
-            for text in child.stdout:
-                line = _parse(text)
-                answered += 1
-                failed += line["status"] == "failed"
-                yield line
-            code = child.wait()
-            reader.join()
+            try:
+                for text in child.stdout:
+                    line = _parse(text)
+                    answered += 1
+                    failed += line["status"] == "failed"
+                    yield line
+                code = child.wait()
+            except BaseException:
+                # a signal, or nobody wants the rest: it writes nothing that could be cut short
+                child.kill()
+                raise
+            finally:
+                # before its streams are closed
+                reader.join()
         if code != (1 if failed else 0) or answered != count:
             reason = _reason(code, last_line, answered, count)
             raise ScoringError(f"{PROGRAM} score: {reason}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_scores_by_another_network_than_made_the_person_are_noted():
         (judge, replace(person, provenance={})),
     ):
         assert silent.note_on(whom) == ""
+
+
+def test_who_stops_early_leaves_no_program_and_no_trace(fake, monkeypatch):
+    """As a signal does: the program is ended before its streams are closed, so that who passes its
+    lines on does not read a closed one.
+    """
+    fake("likeness(1.0)\nwhile True: say('still here')")
+    stray: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", stray.append)
+    said: list[str] = []
+    scores = Scorer(references=["me.png"], log=said.append).scores(["a.png"])
+    assert next(scores).likeness == 1.0
+    scores.close()
+    assert stray == []
+    assert set(said) <= {"still here"}
 
 
 @pytest.mark.slow
