@@ -87,13 +87,13 @@ def test_without_memory_no_library_is_to_be_installed_anew(monkeypatch, capsys):
     }
 
     def fail(name):
-        if name == "facexlib":
+        if name == "insightface":
             raise MemoryError
         raise ImportError(said.get(name, "spoilt"))
 
     monkeypatch.setattr(libraries.importlib, "import_module", fail)
     wrong = [check for check in checkup.libraries("extract") if check.status == "wrong"]
-    assert {"torch", "timm", "facexlib"} <= {check.name for check in wrong}
+    assert {"torch", "onnxruntime", "insightface"} <= {check.name for check in wrong}
     assert {check.remedy for check in wrong} == {libraries.MORE_MEMORY}
 
     app = console.new_app()
