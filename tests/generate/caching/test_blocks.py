@@ -133,10 +133,10 @@ def test_an_identity_is_added_once_computed_or_reused(flux, people):
 
 def test_what_changes_the_identity_is_computed_anew(flux, people):
     def velocities(cached):
-        """A weight, a window's end, another person, a region; each twice."""
+        """A weight, another person, a region, a window's end, each alone; each twice."""
         region = torch.zeros(16)
         region[:8] = 1
-        one, other, placed = Term(people[0]), Term(people[1]), Term(people[0], region=region)
+        one, other, placed = Term(people[0]), Term(people[1]), Term(people[1], region=region)
         made = []
         with attach(flux) as injection:
             cache = BlockCache(always(), BLOCKS)
@@ -145,9 +145,9 @@ def test_what_changes_the_identity_is_computed_anew(flux, people):
                     [
                         *[((one,), 1.0)] * 2,
                         *[((one,), 0.4)] * 2,
-                        *[((), 0.4)] * 2,
                         *[((other,), 0.4)] * 2,
                         *[((placed,), 0.4)] * 2,
+                        *[((), 0.4)] * 2,
                     ]
                 ):
                     injection.terms, injection.weight = terms, weight
