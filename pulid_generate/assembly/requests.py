@@ -22,7 +22,7 @@ from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, pa
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.detail import parse_detail_args
 from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.hires import HiresSettings, upscaler_named
+from pulid_generate.request.hires import UPSCALERS, HiresSettings, find_model, upscaler_named
 from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import StartPicture, Subject
 from pulid_generate.request.mask_edge import MaskEdge
@@ -293,8 +293,14 @@ def _step_cache(flags: Flags) -> StepCache | None:
 def _hires(flags: Flags) -> HiresSettings | None:
     if not flags.hires:
         return None
+    name = upscaler_named(flags.hires_upscaler)
+    model = None
+    if name not in UPSCALERS and flags.hires_upscalers_dir is not None:
+        model = find_model(name, path_of(flags.hires_upscalers_dir))
     return HiresSettings(
-        upscaler=upscaler_named(flags.hires_upscaler),
+        upscaler=model.name if model is not None else name,
+        model=model,
+        tile=flags.hires_upscale_tile_size,
         scale=flags.hires_scale,
         width=flags.hires_width,
         height=flags.hires_height,

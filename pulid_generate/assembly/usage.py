@@ -17,6 +17,7 @@ from pulid_generate.assembly.people import identity_files, people_of
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.lora.choice import parse_lora_flag
+from pulid_generate.request.hires import UPSCALERS, upscaler_named
 from pulid_generate.sampling.names import DEFAULT_ETA
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ NEEDS = {
     "hires_width": ("hires",),
     "hires_height": ("hires",),
     "hires_upscaler": ("hires",),
+    "hires_upscalers_dir": ("hires",),
+    "hires_upscale_tile_size": ("hires",),
     "hires_steps": ("hires",),
     "hires_denoising_strength": ("hires",),
     "hires_sigmas": ("hires",),
@@ -164,6 +167,9 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
         idle["batch_size"] = "with --cache-mode each picture is drawn alone"
     if flags.hires_width or flags.hires_height:
         idle["hires_scale"] = "--hires-width and --hires-height give the size"
+    if upscaler_named(flags.hires_upscaler) in UPSCALERS:
+        no_model = ("hires_upscalers_dir", "hires_upscale_tile_size")
+        idle |= dict.fromkeys(no_model, f"--hires-upscaler {flags.hires_upscaler} is no model")
     if flags.hires_sigmas is not None:
         by_steps = ("hires_steps", "hires_denoising_strength")
         idle |= dict.fromkeys(by_steps, "--hires-sigmas gives the steps")

@@ -32,7 +32,13 @@ PLACED = (
     "seed",
     "batch_count",
 )
-UNSEEN = ("output", "output_begin_idx", "disable_image_metadata", "lora_model_dir")
+UNSEEN = (
+    "output",
+    "output_begin_idx",
+    "disable_image_metadata",
+    "lora_model_dir",
+    "hires_upscalers_dir",
+)
 CAPTIONED = tuple(name for name in BY_ROW if name not in PLACED + UNSEEN)
 # share of the cells that must hold something
 FULL_ENOUGH = 0.5

@@ -7,13 +7,18 @@ InstantX's and Shakker's files have them); XLabs-AI/x-flux src/flux/controlnet.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from pulid_extract.shared.model_files import Header, read_header
+from pulid_extract.shared.model_files.transfer import file_sha256
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES, HEAD_WIDTH, FluxShape
 from pulid_generate.files.storage import flux_shape_of
+from pulid_generate.memory.footprint import Footprint
+from pulid_generate.request.control_picture import ControlUse
 
 # a tensor that only a Flux ControlNet has, in diffusers' spelling and in XLabs'
 MARKER = ("controlnet_x_embedder.weight", "pos_embed_input.weight")
@@ -51,6 +56,11 @@ class ControlFile:
     header: Header
     shape: ControlShape
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, which is read through for it. Raises WeightsError."""
+        return file_sha256(self.header.path)
+
     @classmethod
     def read(cls, path: Path, flux: FluxShape, flux_path: Path) -> ControlFile:
         """Raises CheckpointError for what is none of Flux's, or of another size than this Flux;
@@ -67,6 +77,14 @@ class ControlFile:
                     "they do not belong together"
                 )
         return cls(header, shape)
+
+    def bytes(self, image_tokens: int, number: int) -> int:
+        """Of the model and of what it predicts of a step of so many tokens, at `number` bytes each
+        number.
+        """
+        flux = self.shape.flux
+        residuals = (flux.double + flux.single) * flux.width * number * image_tokens
+        return Footprint.of(self.header, MARKER).bytes(number) + residuals
 
     def mode_number(self, mode: str | None) -> int | None:
         """Of a mode by name or number; None of a ControlNet without any. Raises CheckpointError."""
@@ -86,6 +104,31 @@ class ControlFile:
         raise CheckpointError(
             f"{path}: {said}; give --control-mode {', '.join(names)}, or a number below {count}"
         )
+
+
+class ControlFiles:
+    """Those that are wanted beside one Flux, each read once."""
+
+    def __init__(self, flux: FluxShape, flux_path: Path):
+        self._flux, self._flux_path = flux, flux_path
+        self._found: dict[Path, ControlFile] = {}
+
+    def __getitem__(self, path: Path) -> ControlFile:
+        """Raises as `ControlFile.read`."""
+        if path not in self._found:
+            self._found[path] = ControlFile.read(path, self._flux, self._flux_path)
+        return self._found[path]
+
+    def fitted(self, uses: Iterable[ControlUse]) -> tuple[ControlUse, ...]:
+        """The uses with their files' hashes. Raises CheckpointError for a file that does not belong
+        to this Flux or lacks the mode that is asked for; WeightsError.
+        """
+        fitted = []
+        for use in uses:
+            file = self[use.path]
+            file.mode_number(use.mode)
+            fitted.append(replace(use, net_sha256=file.sha256))
+        return tuple(fitted)
 
 
 def _shape_of(header: Header) -> ControlShape:

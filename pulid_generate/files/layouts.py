@@ -42,8 +42,9 @@ SINGLE_INTERVAL = 4
 # Face's and llama.cpp's. The others have one.
 FLUX_MARKER = ("img_in.weight", "x_embedder.weight")
 VAE_MARKER = ("decoder.conv_in.weight",)
-# the tiny autoencoder, as diffusers names it: (width, latent channels, 3, 3)
-TINY_MARKER = ("decoder.layers.0.weight",)
+# the tiny autoencoder, as diffusers names it and in the file of its decoder alone: (width, latent
+# channels, 3, 3)
+TINY_MARKER = ("decoder.layers.0.weight", "1.weight")
 # of Flux's latents: flux src/flux/util.py, AutoEncoderParams
 SCALING_FACTOR, SHIFT_FACTOR = 0.3611, 0.1159
 CLIP_MARKER = ("embeddings.token_embedding.weight",)

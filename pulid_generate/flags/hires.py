@@ -50,10 +50,28 @@ class HiresFlags:
         typer.Option(
             "--hires-upscaler",
             metavar="NAME",
-            help=f"What enlarges it: {', '.join(UPSCALERS)}. The last two decode the picture, the "
-            "others work on the latent.",
+            help=f"What enlarges it: {', '.join(UPSCALERS)}, or a model of --hires-upscalers-dir "
+            "by its name. Those called Latent work on the latent, the others on the decoded "
+            "picture.",
         ),
     ] = "Latent"
+    hires_upscalers_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--hires-upscalers-dir",
+            metavar="FOLDER",
+            help="Models that --hires-upscaler may name: ESRGAN and what else spandrel (the extra "
+            "upscale) reads, .safetensors or .pth.",
+        ),
+    ] = None
+    hires_upscale_tile_size: Annotated[
+        int,
+        typer.Option(
+            "--hires-upscale-tile-size",
+            metavar="PIXELS",
+            help="Side of the tiles that such a model works in.",
+        ),
+    ] = 128
     hires_steps: Annotated[
         int,
         typer.Option(

@@ -20,7 +20,6 @@ VIDEO = "video and audio are not supported, one picture is drawn; leave it out"
 PHOTOMAKER = (
     "PhotoMaker is SDXL's; make a .pulidembd with pulid-extract and give it as --pulid-id-embedding"
 )
-HIRES_MODELS = "it belongs to models that enlarge, which --hires does not read"
 WITH_PHOTOMAKER = "it only serves --photo-maker"
 SECOND_MODEL = "it only serves the second (high noise) model of Wan"
 WEIGHT_TYPE = (
@@ -110,7 +109,7 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         refuse("--motion-module", OTHER_FAMILY),
         refuse("--model-args", OTHER_FAMILY),
         refuse("--audio-vae", VIDEO),
-        same("--tae", text="taef1 with diffusers' names"),
+        same("--tae", text="taef1, whole with diffusers' names, or its decoder's own file"),
         same("--taesd"),
         same(
             "--control-net",
@@ -280,16 +279,16 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
         ),
         same(
             "--hires-upscaler",
-            text="no model files; resizing in pixels is Pillow's",
+            text="models by their names in --hires-upscalers-dir; resizing in pixels is Pillow's",
             default="Latent",
         ),
-        note("--hires-upscalers-dir", HIRES_MODELS),
+        same("--hires-upscalers-dir"),
         same("--hires-width", default="0"),
         same("--hires-height", default="0"),
         same("--hires-steps", default="0"),
         same("--hires-scale", default="2.0"),
         same("--hires-denoising-strength", default="0.7"),
-        note("--hires-upscale-tile-size", HIRES_MODELS, default="128"),
+        same("--hires-upscale-tile-size", default="128"),
         same("--hires-sigmas"),
         same("--upscale-repeats", default="1"),
         same("--upscale-tile-size", default="128"),

@@ -15,6 +15,7 @@ from pulid_generate.files.layouts import (
     DIFFUSERS_NAMES,
     LATENT_WIDTH,
     T5_TABLES,
+    TINY_MARKER,
     VAE_MARKER,
     VARIANTS,
     FluxNames,
@@ -101,6 +102,14 @@ def _vae(shapes: Shapes) -> Facts:
     }
 
 
+def _tiny(shapes: Shapes) -> Facts:
+    decoder = next(name for name in TINY_MARKER if name in shapes)
+    return {
+        "latent_channels": _axis(shapes, decoder, 1),
+        "encoder": "encoder.layers.0.weight" in shapes,
+    }
+
+
 def _networks(shapes: Shapes) -> Facts:
     return {"networks": ", ".join(sorted(shapes))}
 
@@ -116,6 +125,7 @@ FACTS: dict[str, Callable[[Shapes], Facts]] = {
     "T5 encoder in GGUF": _t5,
     "Flux autoencoder": _vae,
     "diffusers Flux autoencoder": _vae,
+    "Flux tiny autoencoder": _tiny,
     "antelopev2 folder": _networks,
     OTHER_PACK: _networks,
 }

@@ -1,5 +1,5 @@
 """`pulid-generate doctor`: whether a generation with these flags would work here, and what to do if
-not. Loads no model, makes no call.
+not. Loads no model but one that enlarges, makes no call.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
 from pulid_generate.flags.commands import Flags
+from pulid_generate.inspection.companions import (
+    Companions,
+    look_for_companions,
+    look_for_tae,
+)
 from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.memory.footprint import GIB, cacheable_bytes
 from pulid_generate.memory.plan import Plan, Work, as_dict, as_table
@@ -83,6 +88,10 @@ def run(context: typer.Context, flags: Flags) -> None:
         looked[name] = _look_for_role(name, role, flags, folder, flux)
         if role is FLUX:
             flux = looked[name].file
+    tae = look_for_tae(flags)
+    if tae is not None:
+        # in the autoencoder's place, or beside it
+        looked["tae" if flags.taesd_preview_only else "vae"] = tae
     absent = [ROLES[name] for name, role in looked.items() if role.absent]
     fetch = pull_command(absent, folder)
     checks = [
@@ -98,8 +107,11 @@ def run(context: typer.Context, flags: Flags) -> None:
         files_check, files = _all_files(flags, folder)
         checks.append(files_check)
         if files is not None:
-            plan_check, plan = _memory(flags, files)
-            checks.append(plan_check)
+            companions = look_for_companions(flags, files.flux, placement_of(flags))
+            checks += companions.checks
+            if not any(check.stops for check in companions.checks):
+                plan_check, plan = _memory(flags, files, companions)
+                checks.append(plan_check)
     gated = sorted({item.source.repo for items in KITS.values() for item in items if item.gated})
     checks += surroundings(folder, gated)
     if flags.as_json:
@@ -168,7 +180,7 @@ def _kernels(flags: Flags) -> Check:
     return Check("machine", "arithmetic", "ok", f"{dtype} on {placement.device}, by {by}")
 
 
-def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
+def _memory(flags: Flags, files: ModelFiles, companions: Companions) -> tuple[Check, Plan | None]:
     """Whether it would fit, for the size and the placement that the flags ask for. Loads no
     model.
     """
@@ -186,19 +198,25 @@ def _memory(flags: Flags, files: ModelFiles) -> tuple[Check, Plan | None]:
         # of the first pass, where there are two
         image_tokens = request.width * request.height // TOKEN_PIXELS**2
         is_recorded = placement.records(flags.cuda_graphs, image_tokens)
+        columns, rows = request.final_size
         work = Work(
-            *request.final_size,
+            columns,
+            rows,
             t5_tokens=request.t5_max_length,
             id_tokens=_id_tokens(flags),
             tile=tile,
             init_image=flags.init_img is not None
+            or bool(flags.ref_image or companions.controls)
             or (request.hires is not None and request.hires.in_pixels),
             dequantize=flags.dequantize,
             fp8=flags.compute == "fp8",
             recorded=image_tokens + request.t5_max_length if is_recorded else 0,
-            extra=_cached_bytes(flags, files, placement) + _lora_bytes(flags, width),
+            extra=_cached_bytes(flags, files, placement)
+            + _lora_bytes(flags, width)
+            + companions.control_bytes(columns * rows // TOKEN_PIXELS**2, width),
         )
-        plan = make_plan(files, work, placement, available_on(placement.devices))
+        available = companions.left_of(available_on(placement.devices))
+        plan = make_plan(files, work, placement, available)
     except PulidError as error:
         return Check(PLAN, "flags", "wrong", str(error)), None
     size = f"{work.width}x{work.height}"

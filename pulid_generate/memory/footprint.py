@@ -221,8 +221,9 @@ def gib(count: int) -> str:
 
 def _finest_channels(vae: Footprint) -> int:
     """Channels of the widest map at full size: twice those that the last convolution reads."""
-    if tiny := vae.shape(TINY_MARKER[0]):
-        return tiny[0]
+    for name in TINY_MARKER:
+        if tiny := vae.shape(name):
+            return tiny[0]
     shape = vae.shape("decoder.conv_out.weight")
     return 2 * (shape[1] if shape else DECODER_CHANNELS)
 

@@ -43,6 +43,8 @@ class Work:
     fp8: bool = False
     # pictures that go through Flux together
     batch: int = 1
+    # pixels of the largest of those; None where it is the largest of all
+    together: tuple[int, int] | None = None
     # image and text tokens of the largest forward that is recorded; 0 for none
     recorded: int = 0
     # bytes of LoRA matrices
@@ -50,8 +52,26 @@ class Work:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of one picture."""
-        return (self.width // TOKEN_PIXELS) * (self.height // TOKEN_PIXELS)
+        """Tokens of the largest picture."""
+        return _tokens(self.width, self.height)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of the largest of those that go through Flux together."""
+        return _tokens(*self.together) if self.together else self.image_tokens
+
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens of the largest forward of Flux, the prompt's among them: of the largest picture
+        by itself, with what it refers to, or of those that go through together.
+        """
+        alone = self.image_tokens + self.reference_tokens + self.t5_tokens
+        return max(alone, self.batch * (self.shared_tokens + self.t5_tokens))
+
+
+def _tokens(width: int, height: int) -> int:
+    """Of one picture."""
+    return (width // TOKEN_PIXELS) * (height // TOKEN_PIXELS)
 
 
 class MeasureKind(Enum):

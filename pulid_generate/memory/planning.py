@@ -131,7 +131,11 @@ def _smaller(case: Case) -> Case | None:
     work = case.work
     if min(work.width, work.height) <= SMALLEST_SIDE:
         return None
-    return replace(case, work=replace(work, width=work.width // 2, height=work.height // 2))
+    together = None
+    if work.together is not None:
+        together = work.together[0] // 2, work.together[1] // 2
+    halved = replace(work, width=work.width // 2, height=work.height // 2, together=together)
+    return replace(case, work=halved)
 
 
 # per model, in the order they are named: what a message calls the remedy, and the change it makes

@@ -99,8 +99,7 @@ def _t5_stage(case: Case) -> tuple[Stage, frozenset[int] | None]:
 def _flux_stage(case: Case) -> tuple[Stage, frozenset[int] | None]:
     work = case.work
     width = case.number_bytes(Model.FLUX)
-    tokens = work.batch * (work.image_tokens + work.reference_tokens + work.t5_tokens)
-    working = flux_activations(case.models[Model.FLUX], tokens, width) + work.extra
+    working = flux_activations(case.models[Model.FLUX], work.forward_tokens, width) + work.extra
     # a recording keeps its memory beside that of other forwards
     working += flux_activations(case.models[Model.FLUX], work.recorded, width)
     folding = 0

@@ -25,14 +25,13 @@ from pulid_generate.files.layouts import (
     LATENT_SCALE,
     SCALING_FACTOR,
     SHIFT_FACTOR,
-    TINY_MARKER,
     VAE_MARKER,
     VAE_NAMES,
 )
 from pulid_generate.files.storage import depth_of, part_of
 from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
 from pulid_generate.models.tiles import tiled
-from pulid_generate.models.tiny_autoencoder import load_tiny
+from pulid_generate.models.tiny_autoencoder import TINY_ENCODER_TENSOR, is_tiny, load_tiny
 from pulid_generate.networks import autoencoder
 from pulid_generate.request.tiling import Tiling
 
@@ -41,8 +40,8 @@ if TYPE_CHECKING:
 
 # what the logarithm of a variance is cut to, as in sd-cli and in diffusers
 LOG_VARIANCE = (-30.0, 20.0)
-# one that every encoder has, in BFL's names and in diffusers'; and one of the tiny encoder
-ENCODER_TENSOR, TINY_ENCODER_TENSOR = "encoder.conv_in.weight", "encoder.layers.0.weight"
+# one that every encoder has, in BFL's names and in diffusers'
+ENCODER_TENSOR = "encoder.conv_in.weight"
 NOT_FINITE = "a damaged file, or float16 where --dtype bfloat16 is needed"
 
 
@@ -125,7 +124,7 @@ def encode(
 
 def has_encoder(header: Header) -> bool:
     """Whether the autoencoder of a file can encode; text to image does without."""
-    if TINY_MARKER[0] in header.tensors:
+    if is_tiny(header):
         return TINY_ENCODER_TENSOR in header.tensors
     return ENCODER_TENSOR in part_of(header, VAE_MARKER).tensors
 
@@ -135,7 +134,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
 
     Raises CheckpointError.
     """
-    if TINY_MARKER[0] in header.tensors:
+    if is_tiny(header):
         return load_tiny(header, dtype, device)
     part = part_of(header, VAE_MARKER)
     shapes = {name: shape for name, (_, shape) in part.tensors.items()}

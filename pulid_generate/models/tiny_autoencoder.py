@@ -13,6 +13,8 @@ from pulid_generate.files.layouts import LATENT_CHANNELS, SCALING_FACTOR, SHIFT_
 from pulid_generate.models.tensor_files import load_strictly, read_tensors
 from pulid_generate.networks.tiny_autoencoder import TinyAutoencoder
 
+# one that every file with an encoder has
+TINY_ENCODER_TENSOR = "encoder.layers.0.weight"
 # of a latent that is what it is: the logarithm of no variance
 CERTAIN = -30.0
 
@@ -44,11 +46,17 @@ class TinyCodec:
         return self.network.decode((latents - SHIFT_FACTOR) * SCALING_FACTOR) * 2 - 1
 
 
+def is_tiny(header: Header) -> bool:
+    """Whether a file is a tiny autoencoder, or its decoder alone."""
+    return not header.names.isdisjoint(TINY_MARKER)
+
+
 def load_tiny(header: Header, dtype: torch.dtype, device: torch.device | str = "cpu") -> TinyCodec:
-    """The tiny autoencoder of a file with diffusers' names, every weight in `dtype`. Raises
-    CheckpointError.
+    """The tiny autoencoder of a file with diffusers' names, or its decoder with the names of the
+    file that holds it alone; every weight in `dtype`. Raises CheckpointError.
     """
-    shape = header.tensors[TINY_MARKER[0]][1]
+    alone = TINY_MARKER[0] not in header.tensors
+    shape = header.tensors[TINY_MARKER[1] if alone else TINY_MARKER[0]][1]
     if len(shape) != 4 or shape[1] != LATENT_CHANNELS:
         raise CheckpointError(
             f"{header.path}: is the tiny autoencoder of another model (its first layer is "
@@ -56,6 +64,19 @@ def load_tiny(header: Header, dtype: torch.dtype, device: torch.device | str = "
             "use taef1"
         )
     with torch.device("meta"):
-        network = TinyAutoencoder(shape[0], LATENT_CHANNELS)
-    state = dict(read_tensors(header, TINY_MARKER, device, dtype))
+        encodes = TINY_ENCODER_TENSOR in header.tensors
+        network = TinyAutoencoder(shape[0], LATENT_CHANNELS, encodes)
+    state = {}
+    for name, tensor in read_tensors(header, TINY_MARKER, device, dtype):
+        state[_of_decoder(name) if alone else name] = tensor
     return TinyCodec(load_strictly(network, state, header))
+
+
+def _of_decoder(name: str) -> str:
+    """diffusers' name for one of the decoder's own file, whose first layer squeezes latents
+    together and has no weights there.
+
+    Source: madebyollin/taesd taesd.py (`Decoder`); diffusers 0.42.1 vae.py (`DecoderTiny`).
+    """
+    number, _, rest = name.partition(".")
+    return f"decoder.layers.{int(number) - 1}.{rest}" if number.isdigit() else name

@@ -25,16 +25,19 @@ LIMIT = 3.0
 
 
 class TinyAutoencoder(nn.Module):
-    """Both ways."""
+    """Both ways, or decoding alone."""
 
-    def __init__(self, width: int, latent: int):
-        """width: channels of every map. latent: channels of a latent."""
+    def __init__(self, width: int, latent: int, encodes: bool = True):
+        """width: channels of every map. latent: channels of a latent. encodes: whether there is an
+        encoder.
+        """
         super().__init__()
-        self.encoder = TinyEncoder(width, latent)
+        self.encoder = TinyEncoder(width, latent) if encodes else None
         self.decoder = TinyDecoder(width, latent)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents (B, latent, h, w) of pixels (B, 3, 8h, 8w) in 0..1."""
+        assert self.encoder is not None  # the fitting has seen to it
         return self.encoder.layers(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:

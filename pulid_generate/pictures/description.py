@@ -164,7 +164,12 @@ def _controls(job: Job) -> dict[str, Any]:
     """ControlNets, and what they read."""
     told = []
     for use in job.conditions.controls:
-        facts = {"name": use.path.name, "picture_sha256": use.sha256, "strength": use.strength}
+        facts = {
+            "name": use.path.name,
+            "sha256": use.net_sha256,
+            "picture_sha256": use.sha256,
+            "strength": use.strength,
+        }
         if use.mode is not None:
             facts["mode"] = use.mode
         if (use.start, use.end) != (0, 1):

@@ -16,7 +16,8 @@ import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_extract.shared.model_files import FoundFile
-from pulid_generate.control.files import ControlFile
+from pulid_extract.shared.model_files.transfer import file_sha256
+from pulid_generate.control.files import ControlFiles
 from pulid_generate.errors import CheckpointError, IdentityError, InputError, RequestError
 from pulid_generate.files.kontext import is_kontext
 from pulid_generate.files.layouts import FluxShape
@@ -31,6 +32,7 @@ from pulid_generate.lora.names import flux_layers
 from pulid_generate.models.autoencoder import has_encoder
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
+from pulid_generate.models.tiny_autoencoder import is_tiny
 from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
 from pulid_generate.request.detail import prompts_of
 from pulid_generate.request.enlarging import enlarged_conditions
@@ -60,9 +62,14 @@ class Fitting:
         self.adapter = PulidAdapter.load(files.pulid.path) if files.pulid else None
         # What jobs have asked for, matrices memory-mapped
         self.loras: dict[Path, LoraFile] = {}
-        self.controls: dict[Path, ControlFile] = {}
-        # What finished pictures are enlarged by, for their metadata
+        self.controls = ControlFiles(self.shape, files.flux.path)
+        # For the pictures' metadata: what enlarges finished ones, and a tiny autoencoder
         self.upscale: dict[str, Any] | None = None
+        self.tae: dict[str, Any] | None = None
+        if is_tiny(files.vae.header):
+            self.tae = {"name": files.vae.name, "sha256": file_sha256(files.vae.path)}
+        # Of models that enlarge a picture between two passes
+        self._hashes: dict[Path, str] = {}
         self._notes: list[str] = []
         small = self.shape.context < XXL_WIDTH
         self.reader = PromptReader(files.t5_tokenizer, SMALL_WORLD_TOKENS if small else None)
@@ -116,8 +123,11 @@ class Fitting:
             self._check_identity(request, subject.embedding)
         self._check_loras(loras)
         self._check_references(conditions)
-        self._check_controls(conditions)
+        if conditions.controls:
+            controls = self.controls.fitted(conditions.controls)
+            conditions = replace(conditions, controls=controls)
         self._check_encoder(request, start, conditions)
+        request = self._with_hash(request)
         job = Job(
             request,
             request.seed,
@@ -133,6 +143,16 @@ class Fitting:
         return replace(job, larger=self._larger(job)) if request.hires is not None else job
 
     # ---------------------------------------------------------------------------------------- parts
+
+    def _with_hash(self, request: GenerationRequest) -> GenerationRequest:
+        """With the hash of the model that enlarges its picture. Raises WeightsError."""
+        hires = request.hires
+        if hires is None or hires.model is None:
+            return request
+        if hires.model not in self._hashes:
+            self._hashes[hires.model] = file_sha256(hires.model)
+        sha256 = self._hashes[hires.model]
+        return replace(request, hires=replace(hires, model_sha256=sha256))
 
     def _larger(self, job: Job) -> Job:
         """The second pass over a job's picture: see `Job.larger`. Raises RequestError."""
@@ -324,19 +344,15 @@ class Fitting:
             "--hires-upscaler": request.hires is not None and request.hires.in_pixels,
         }
         needed = [name for name, is_asked in what.items() if is_asked]
-        if needed and not has_encoder(self.files.vae.header):
+        vae = self.files.vae
+        if needed and not has_encoder(vae.header):
+            remedy = "use the whole ae.safetensors"
+            if is_tiny(vae.header):
+                remedy = "give --tae the whole of taef1, or --taesd-preview-only"
             raise CheckpointError(
-                f"{self.files.vae.path}: holds a decoder alone, and {needed[0]} needs the encoder "
-                "too; use the whole ae.safetensors"
+                f"{vae.path}: holds a decoder alone, and {needed[0]} needs the encoder too; "
+                f"{remedy}"
             )
-
-    def _check_controls(self, conditions: Conditions) -> None:
-        """Every ControlNet belongs to this Flux, and has the mode that is asked for."""
-        for use in conditions.controls:
-            if use.path not in self.controls:
-                found = ControlFile.read(use.path, self.shape, self.files.flux.path)
-                self.controls[use.path] = found
-            self.controls[use.path].mode_number(use.mode)
 
     def _check_loras(self, loras: Sequence[LoraUse]) -> None:
         """Every LoRA belongs to this Flux, before anything loads. Parts for CLIP and T5 are checked

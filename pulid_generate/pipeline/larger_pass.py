@@ -15,12 +15,14 @@ from pulid_generate.errors import PulidError
 from pulid_generate.files.layouts import LATENT_SCALE
 from pulid_generate.files.model import Model
 from pulid_generate.models.autoencoder import decode
+from pulid_generate.models.upscaler import Upscaler, load_upscaler
 from pulid_generate.pipeline.callers import Caller, Item, Latent
 from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.pipeline.pixels import encode_start
 from pulid_generate.request.enlarging import enlarged_picture
 from pulid_generate.request.hires import LATENT_UPSCALERS
 from pulid_generate.request.job import Job, StartPicture
+from pulid_generate.request.upscaling import UpscaleSettings
 
 # A job, the latent it starts from, what it is called -> its latent
 Redraw = Callable[[Job, Tensor, str], Tensor]
@@ -31,6 +33,19 @@ class LargerPass:
 
     def __init__(self, loaded: LoadedModels, redraw: Redraw):
         self._loaded, self._redraw = loaded, redraw
+        self._networks: dict[UpscaleSettings, Upscaler] = {}
+
+    def expect(self, job: Job) -> None:
+        """Load what enlarges a job's picture, and set its memory aside. Raises PackageError,
+        InputError, CheckpointError for a file that cannot.
+        """
+        hires = job.request.hires
+        if hires is None or hires.model is None or hires.network() in self._networks:
+            return
+        network = load_upscaler(hires.network())
+        self._networks[hires.network()] = network
+        planner = self._loaded.planner
+        planner.set_aside(self._loaded.models.placement.name_of(Model.VAE), network.bytes)
 
     def finished(self, latents: Sequence[Latent[Item]], caller: Caller[Item]) -> list[Latent[Item]]:
         """The latents, those of jobs with a second pass after it, without those that fail in it.
@@ -78,6 +93,9 @@ class LargerPass:
         vae = self._loaded.autoencoder()
         with self._loaded.running(Model.VAE):
             pixels = decode(vae, latent.latent, tiling=job.tiling)
+            if hires.model is not None:
+                device = self._loaded.models.placement.device_of(Model.VAE)
+                pixels = self._networks[hires.network()].enlarged(pixels, device)
             start = StartPicture(enlarged_picture(pixels, width, height, hires.upscaler))
             return encode_start(vae, larger, start)
 

@@ -120,6 +120,8 @@ def _described(
     files = fitting.files
     if fitting.upscale is not None:
         more = {**more, "upscale": fitting.upscale}
+    if fitting.tae is not None:
+        more = {**more, "tae": fitting.tae}
     return describe(
         job,
         more=more,

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 
-from pulid_generate.control.files import MARKER as CONTROL_MARKER
 from pulid_generate.control.files import ControlFile
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.layouts import TOKEN_PIXELS
@@ -20,14 +19,17 @@ from pulid_generate.files.model import Model
 from pulid_generate.lora.files import resolve
 from pulid_generate.lora.names import flux_layers
 from pulid_generate.memory.devices import available_on
-from pulid_generate.memory.footprint import Footprint
 from pulid_generate.memory.plan import Plan, Work
 from pulid_generate.memory.planning import make_plan
 from pulid_generate.pictures.face_finder import PROCESS_BYTES
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loading import Models
-from pulid_generate.request.generation import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE
-from pulid_generate.request.job import Job
+from pulid_generate.request.generation import (
+    DEFAULT_TILE_OVERLAP,
+    DEFAULT_TILE_SIZE,
+    GenerationRequest,
+)
+from pulid_generate.request.job import Job, may_share
 from pulid_generate.request.tiling import Tiling
 
 # Folded identities, both branches counted, that stay for the next picture if there is room; 126 MB
@@ -75,26 +77,29 @@ class MemoryPlanner:
         self.available = available_on(models.placement.devices)
         # Whether something was announced since the last decision
         self.stale = True
-        self._kinds: dict[Hashable, tuple[Job, Plan]] = {}
+        # (whether each is drawn alone, what else decides its memory) -> one of them, its plan
+        self._kinds: dict[tuple[bool, Hashable], tuple[Job, Plan]] = {}
         self._people: dict[str, Job] = {}
         # Bytes of main memory that a process beside this one takes
         self._beside = 0
         # Identities that one batch needs at once
         self._fewest = 1
 
-    def expect(self, job: Job) -> Job:
+    def expect(self, job: Job, alone: bool = False) -> Job:
         """Make room for such a job, and give it back with the tiles that it alone would get: they
         change pixels slightly, so the picture's metadata must tell of them.
 
-        Raises PlacementError if it cannot fit.
+        alone: it goes through Flux by itself whatever the batch, as every later pass does. Raises
+        PlacementError if it cannot fit.
         """
         if job.faces:
             job = self.expect_faces(job)
         if job.larger is not None:
-            job = replace(job, larger=self.expect(job.larger))
-        kind = _kind(job)
+            job = replace(job, larger=self.expect(job.larger, alone=True))
+        alone = alone or not may_share(job)
+        kind = alone, _kind(job)
         if kind not in self._kinds:
-            plan = self.plan([job])
+            plan = self.plan([], [job])
             plan.check()
             self._kinds[kind] = job, plan
             self.stale = True
@@ -120,7 +125,7 @@ class MemoryPlanner:
         faces = []
         for pattern in job.faces:
             if pattern is not None:
-                pattern = self.expect(pattern)
+                pattern = self.expect(pattern, alone=True)
                 self._expect_people(replace(pattern, subjects=job.subjects))
             faces.append(pattern)
         return replace(job, faces=tuple(faces))
@@ -146,13 +151,17 @@ class MemoryPlanner:
 
     def decide(self) -> Residents:
         """What stays, for all that was announced. Raises PlacementError if a batch cannot fit."""
-        jobs = [job for job, _ in self._kinds.values()] + list(self._people.values())
+        together: list[Job] = []
+        # of people what counts is who they are
+        alone = list(self._people.values())
+        for (is_alone, _), (job, _) in self._kinds.items():
+            (alone if is_alone else together).append(job)
         identities = max(IDENTITIES_KEPT, self._fewest)
-        base = self.plan(jobs, batch=self.batch, identities=identities)
+        base = self.plan(together, alone, identities=identities)
         # those that do not fit are folded anew when their turn comes
         while base.problem and identities > self._fewest:
             identities = max(identities // 2, self._fewest)
-            base = self.plan(jobs, batch=self.batch, identities=identities)
+            base = self.plan(together, alone, identities=identities)
         if base.problem and self.batch > 1:
             raise PlacementError(f"--batch-size {self.batch}: {base.problem}")
         self.stale = False
@@ -160,7 +169,7 @@ class MemoryPlanner:
             if not beside:
                 break
             extra = _bytes_on_flux_device(base, beside)
-            plan = self.plan(jobs, batch=self.batch, identities=identities, extra=extra)
+            plan = self.plan(together, alone, identities=identities, extra=extra)
             # text encoders are not worth a slower Flux; the autoencoder is, else Flux would have to
             # leave and come back
             slower = (plan.sixteen_bit, plan.resident) != (base.sixteen_bit, base.resident)
@@ -172,20 +181,20 @@ class MemoryPlanner:
 
     def plan(
         self,
-        jobs: Sequence[Job],
+        together: Sequence[Job],
+        alone: Sequence[Job],
         *,
-        batch: int = 1,
         identities: int = IDENTITIES_KEPT,
         extra: int = 0,
     ) -> Plan:
         """What these jobs need where, from headers alone.
 
-        batch: that go through Flux together. identities: that stay folded at most. extra: bytes of
-        what else is on its device.
+        together: `batch` of them go through Flux at once. alone: each by itself. identities: that
+        stay folded at most. extra: bytes of what else is on its device.
         """
-        largest = max(
-            (job.request for job in jobs), key=lambda request: request.width * request.height
-        )
+        jobs = [*together, *alone]
+        largest = _largest(jobs)
+        shared = _largest(together) if together else None
         tile = largest.tiling() if all(job.request.vae_tiling for job in jobs) else None
         work = Work(
             largest.width,
@@ -197,8 +206,11 @@ class MemoryPlanner:
             reference_tokens=max(job.conditions.reference_tokens for job in jobs),
             dequantize=self.models.dequantize,
             fp8=self.models.compute == "fp8",
-            batch=batch,
-            recorded=self._recorded_tokens(jobs, batch),
+            batch=self.batch if shared is not None else 1,
+            together=(shared.width, shared.height) if shared is not None else None,
+            recorded=max(
+                self._recorded_tokens(together, self.batch), self._recorded_tokens(alone, 1)
+            ),
             extra=self._lora_bytes(jobs)
             + self._cache_bytes(jobs)
             + self._control_bytes(jobs)
@@ -210,13 +222,9 @@ class MemoryPlanner:
     def _control_bytes(self, jobs: Sequence[Job]) -> int:
         """Of ControlNets, which stay beside Flux, and of what they predict of a step."""
         number = torch.finfo(self.models.placement.dtype).bits // 8
-        weights = residuals = 0
-        for file in self._controls(jobs).values():
-            weights += Footprint.of(file.header, CONTROL_MARKER).bytes(number)
-            shape = file.shape.flux
-            residuals += (shape.double + shape.single) * shape.width * number
-        largest = max(job.request.width * job.request.height for job in jobs) // TOKEN_PIXELS**2
-        return weights + residuals * largest
+        largest = _largest(jobs)
+        tokens = largest.width * largest.height // TOKEN_PIXELS**2
+        return sum(file.bytes(tokens, number) for file in self._controls(jobs).values())
 
     def _recorded_tokens(self, jobs: Sequence[Job], batch: int) -> int:
         """Image and text tokens of the largest forward that is recorded."""
@@ -265,6 +273,10 @@ class MemoryPlanner:
                 numbers += sum(change.numbers for change in changes)
             most = max(most, numbers)
         return most * torch.finfo(self.models.placement.dtype).bits // 8
+
+
+def _largest(jobs: Sequence[Job]) -> GenerationRequest:
+    return max((job.request for job in jobs), key=lambda request: request.width * request.height)
 
 
 def _kind(job: Job) -> Hashable:

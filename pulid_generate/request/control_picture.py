@@ -37,6 +37,8 @@ class ControlUse:
     end: float = 1.0
     # Of a union, by name or number
     mode: str | None = None
+    # Of the ControlNet's file, once it was found; for the picture's metadata
+    net_sha256: str = ""
 
     @cached_property
     def sha256(self) -> str:

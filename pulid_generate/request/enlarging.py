@@ -15,8 +15,11 @@ RESAMPLING = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.N
 
 
 def enlarged_picture(pixels: np.ndarray, width: int, height: int, upscaler: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (height, width, 3), by one of hires.PIXEL_UPSCALERS."""
-    resized = Image.fromarray(pixels).resize((width, height), RESAMPLING[upscaler])
+    """(H, W, 3) uint8 RGB -> (height, width, 3), by one of hires.PIXEL_UPSCALERS; what a model has
+    enlarged, by Lanczos.
+    """
+    resampling = RESAMPLING.get(upscaler, Image.Resampling.LANCZOS)
+    resized = Image.fromarray(pixels).resize((width, height), resampling)
     # a copy, which may be written to
     return np.array(resized)
 

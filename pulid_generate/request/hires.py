@@ -8,10 +8,12 @@ src/stable-diffusion.cpp and examples/common/common.cpp (`--hires` and its famil
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
+from pulid_generate.request.upscaling import UpscaleSettings, check_tile
 
 # What enlarges the latent: sd-cli's name -> torch's mode, and whether it is antialiased
 LATENT_UPSCALERS: dict[str, tuple[str, bool]] = {
@@ -25,6 +27,8 @@ LATENT_UPSCALERS: dict[str, tuple[str, bool]] = {
 # What enlarges the decoded picture
 PIXEL_UPSCALERS = ("Lanczos", "Nearest")
 UPSCALERS = (*LATENT_UPSCALERS, *PIXEL_UPSCALERS)
+# of models that enlarge, in the order in which a name is looked for
+MODEL_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt")
 # Below it a pass of many steps would run none of them
 LEAST_STRENGTH = 0.01
 MAX_SCALE = 16
@@ -34,8 +38,13 @@ MAX_SCALE = 16
 class HiresSettings:
     """One second pass. Raises RequestError when built from impossible values."""
 
-    # A name of UPSCALERS
+    # A name of UPSCALERS, or what `model` is called
     upscaler: str = "Latent"
+    # A network that enlarges the decoded picture, None where no such name is given; its SHA-256,
+    # once it was read; side of its tiles, in pixels of what goes in
+    model: Path | None = None
+    model_sha256: str = ""
+    tile: int = 128
     # Of the picture's sides; counts where neither of the next two is given
     scale: float = 2.0
     # Pixels, multiples of 16; 0 is the other one's, so that one alone makes a square
@@ -49,11 +58,12 @@ class HiresSettings:
     sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.upscaler not in UPSCALERS:
+        if self.model is None and self.upscaler not in UPSCALERS:
             raise RequestError(
-                f"hires-upscaler {self.upscaler}: expected one of {', '.join(UPSCALERS)}; models "
-                "that enlarge are not read in this pass"
+                f"hires-upscaler {self.upscaler}: expected one of {', '.join(UPSCALERS)}, or the "
+                "name of a model in the folder of --hires-upscalers-dir"
             )
+        check_tile(self.tile, "hires-upscale-tile-size")
         if not 1 <= self.scale <= MAX_SCALE:
             raise RequestError(f"hires-scale {self.scale:g}: expected 1 to {MAX_SCALE}")
         if not LEAST_STRENGTH <= self.denoising_strength <= 1:
@@ -69,7 +79,12 @@ class HiresSettings:
     @property
     def in_pixels(self) -> bool:
         """Whether the picture is decoded, enlarged and encoded again."""
-        return self.upscaler in PIXEL_UPSCALERS
+        return self.upscaler not in LATENT_UPSCALERS
+
+    def network(self) -> UpscaleSettings:
+        """How `model` is run."""
+        assert self.model is not None
+        return UpscaleSettings(path=self.model, tile=self.tile)
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of the second pass over a picture of that size."""
@@ -85,6 +100,8 @@ class HiresSettings:
             "width": larger[0],
             "height": larger[1],
         }
+        if self.model is not None:
+            facts |= {"upscaler_sha256": self.model_sha256, "upscaler_tile": self.tile}
         if self.sigmas is None:
             facts["denoising_strength"] = self.denoising_strength
         return facts
@@ -96,6 +113,30 @@ def upscaler_named(name: str) -> str:
         if known.lower() == name.strip().lower():
             return known
     return name
+
+
+def find_model(name: str, folder: Path) -> Path:
+    """The file of that name, with or without its ending. Raises RequestError."""
+    if Path(name).name != name:
+        raise RequestError(
+            f"hires-upscaler {name}: expected the name of a file in {folder}, not a path"
+        )
+    for ending in ("", *MODEL_ENDINGS):
+        path = folder / f"{name}{ending}"
+        if path.is_file():
+            return path
+    there = ", ".join(models_in(folder)) or "nothing"
+    raise RequestError(
+        f"hires-upscaler {name}: not found in {folder}, which has {there}; or give one of "
+        f"{', '.join(UPSCALERS)}"
+    )
+
+
+def models_in(folder: Path) -> list[str]:
+    """The names of the files there that may be models."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.suffix in MODEL_ENDINGS)
 
 
 def _aligned(side: float) -> int:

@@ -184,16 +184,20 @@ IN_TIMES = ("steps", "sigmas", "scheduler", "flow_shift")
 ALIKE = tuple(item.name for item in fields(GenerationRequest) if item.name not in BY_ROW + IN_TIMES)
 
 
+def may_share(job: Job) -> bool:
+    """Whether a batch may hold other jobs beside this one: with a cache of steps, whether a step is
+    reused would depend on who they are; and conditions are one picture's.
+    """
+    return job.request.step_cache is None and not job.conditions
+
+
 def batch_key(job: Job) -> Hashable:
     """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
     starting picture at most. With a cache of steps, or conditions, each is alone.
     """
     masked = job.start is not None and job.start.mask is not None
     asked = tuple(getattr(job.request, name) for name in ALIKE)
-    # whether a step is reused would depend on who shares the batch; conditions are one picture's
-    alone = None
-    if job.request.step_cache is not None or job.conditions:
-        alone = id(job)
+    alone = None if may_share(job) else id(job)
     # of the larger pass the times may differ all the same: they follow the steps asked for
     times = job.times, job.last.times
     return alone, asked, times, job.t5_tokens, job.tiling, masked, job.loras

@@ -33,10 +33,7 @@ class UpscaleSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.repeats <= MAX_REPEATS:
             raise RequestError(f"upscale-repeats {self.repeats}: expected 1 to {MAX_REPEATS}")
-        if not MIN_TILE <= self.tile <= MAX_TILE:
-            raise RequestError(
-                f"upscale-tile-size {self.tile}: expected {MIN_TILE} to {MAX_TILE} pixels"
-            )
+        check_tile(self.tile, "upscale-tile-size")
 
     def size_of(self, width: int, height: int, scale: int) -> tuple[int, int]:
         """(width, height) of what comes out of a picture, by a model that enlarges `scale` times.
@@ -50,3 +47,9 @@ class UpscaleSettings:
                 "--upscale-repeats"
             )
         return width * factor, height * factor
+
+
+def check_tile(side: int, flag: str) -> None:
+    """Raise RequestError for tiles that are too small or too large."""
+    if not MIN_TILE <= side <= MAX_TILE:
+        raise RequestError(f"{flag} {side}: expected {MIN_TILE} to {MAX_TILE} pixels")

@@ -32,7 +32,14 @@ WITH_COMMAS = (
     "lora",
     "reference",
 )
-UNSEEN = ("output", "output_begin_idx", "disable_image_metadata", "batch_count", "lora_model_dir")
+UNSEEN = (
+    "output",
+    "output_begin_idx",
+    "disable_image_metadata",
+    "batch_count",
+    "lora_model_dir",
+    "hires_upscalers_dir",
+)
 SWEPT = tuple(name for name in COLUMNS if name not in WITH_COMMAS + UNSEEN)
 
 

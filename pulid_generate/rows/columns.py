@@ -33,6 +33,7 @@ FILES = (
     "init_img",
     "mask",
     "lora_model_dir",
+    "hires_upscalers_dir",
 )
 LISTS_OF_FILES = ("lora", "reference", "ref_image", "control_net", "control_image")
 

@@ -167,8 +167,11 @@ PREFIXES = (
 # names what is not known by its tensors.
 ARCHITECTURES = ("", "flux", "t5encoder", "t5", "pulid")
 
-# the first layer of a tiny autoencoder's decoder
-_TINY = "decoder.layers.0.weight"
+# the first layer of a tiny autoencoder's decoder, as diffusers names it, and in the file of the
+# decoder alone (madebyollin/taesd taesd.py); a block and the last layer there, and in the encoder's
+_TINY, _TINY_ALONE = "decoder.layers.0.weight", "1.weight"
+_TINY_DECODER = (_TINY_ALONE, "3.conv.0.weight", "19.weight")
+_TINY_ENCODER = ("0.weight", "1.conv.0.weight", "14.weight")
 OTHER_MODEL = (
     "this toolkit draws with FLUX.1 alone; use FLUX.1 dev, schnell, Krea-dev or Kontext-dev"
 )
@@ -269,14 +272,17 @@ KINDS = (
         "use EVA02_CLIP_L_336_psz14_s6B.pt",
     ),
     Kind("EVA-CLIP tower", _has("cls_token", "pos_embed", "patch_embed.proj.weight")),
+    Kind("Flux tiny autoencoder", _has_size(1, (16,), _TINY, rank=4)),
     Kind(
         "Flux tiny autoencoder",
-        _all_of(_has(_TINY, "encoder.layers.0.weight"), _has_size(1, (16,), _TINY, rank=4)),
+        _all_of(_has(*_TINY_DECODER), _has_size(1, (16,), _TINY_ALONE, rank=4)),
     ),
+    Kind("tiny autoencoder of another model", _has(_TINY), "use taef1, Flux's"),
+    Kind("tiny autoencoder of another model", _has(*_TINY_DECODER), "use taef1, Flux's"),
     Kind(
-        "tiny autoencoder of another model",
-        _has(_TINY, "encoder.layers.0.weight"),
-        "use taef1, Flux's",
+        "encoder of a tiny autoencoder",
+        _has(*_TINY_ENCODER),
+        "it decodes nothing; use the decoder's file, taef1_decoder.safetensors",
     ),
     Kind("FLUX.2 autoencoder", _has("decoder.conv_in.weight", "bn.running_mean"), OTHER_MODEL),
     Kind(

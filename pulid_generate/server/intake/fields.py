@@ -25,6 +25,7 @@ NOT_FOR_REQUESTS = {
     "negative_prompt_file": "send the text as negative_prompt",
     "control_net": "the server's own --control-net holds",
     "lora_model_dir": "the server's own --lora-model-dir holds",
+    "hires_upscalers_dir": "the server's own --hires-upscalers-dir holds",
 }
 # The server's own -> what it means
 OWN = {

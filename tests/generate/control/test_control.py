@@ -4,6 +4,7 @@ diffusers' names and in XLabs'; and through the command.
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from seeded.tensors import seeded_state
+from support.control_files import write_control
 from support.distances import relative
 from support.golden_flux import (
     GUIDANCE,
@@ -62,27 +63,6 @@ def flux(flux_file):
 def adapter(golden_shapes):
     """Of layers after double 0 and 2 and single 0."""
     return first_layers(golden_shapes("flux")["pulid_ca"], 3)
-
-
-def write_control(path, *, double=2, single=2, width=128, context=96, pooled=64, modes=None):
-    """A seeded ControlNet in diffusers' names."""
-    from diffusers import FluxControlNetModel
-
-    with torch.device("meta"):
-        model = FluxControlNetModel(
-            num_layers=double,
-            num_single_layers=single,
-            attention_head_dim=128,
-            num_attention_heads=width // 128,
-            joint_attention_dim=context,
-            pooled_projection_dim=pooled,
-            guidance_embeds=True,
-            num_mode=modes,
-        )
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    state = seeded_state(shapes)
-    save_file({name: torch.from_numpy(value).clone() for name, value in state.items()}, path)
-    return path
 
 
 def write_xlabs(path, golden_shapes):
@@ -309,6 +289,7 @@ def test_pictures_through_the_command(generate, micro, person, tmp_path):
     assert len({pixels for pixels, _ in drawn.values()}) == 5
     told = drawn["half"][1]["controls"][0]
     assert (told["name"], told["mode"], told["end"]) == ("union.safetensors", "pose", 0.5)
+    assert told["sha256"] == hashlib.sha256(control.read_bytes()).hexdigest()
     out = ("-o", tmp_path / "no.png")
     late = (*pose, "--control-start", 0.6)
     assert "no step of 2 lies between them" in generate(*base, *late, *out).usage_error

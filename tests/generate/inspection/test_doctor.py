@@ -10,12 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from seeded import public_layouts
+from support.control_files import write_control, write_tae
 from support.hollow_files import DEV, hollow, stored
 from support.paths import ROOT
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.memory.footprint import cacheable_bytes
+from pulid_generate.models.flux import flux_shape
 from pulid_generate.pipeline.loading import Models
 
 
@@ -191,6 +194,46 @@ def test_a_weight_cache_is_no_larger_than_what_it_can_hold(generate):
     for device, asked, kept in (("cpu", 24 << 30, widened), ("cpu", 7, 7), ("meta", 7, 0)):
         placement = SimpleNamespace(device=torch.device(device), dtype=torch.float32)
         assert Models(files, placement, weight_cache=asked).weight_cache == kept
+
+
+def test_what_lies_beside_the_models_is_looked_at_and_counted(
+    micro, generate, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 8 * 2**30)
+    sizes = flux_shape(read_header(micro / "flux1-schnell.safetensors"))
+    shape = {"width": sizes.width, "context": sizes.context, "pooled": sizes.pooled}
+    control = write_control(tmp_path / "union.safetensors", modes=5, **shape)
+    tae = write_tae(tmp_path / "taef1.safetensors")
+    for name in ("flux1-schnell", "clip_l", "t5xxl_fp16", "pulid_flux_v0.9.1"):
+        (tmp_path / f"{name}.safetensors").symlink_to(micro / f"{name}.safetensors")
+    (tmp_path / "tokenizer.json").symlink_to(micro / "tokenizer.json")
+    folder = ("doctor", "--models-dir", tmp_path, "--json")
+    flux = ("--diffusion-model", tmp_path / "flux1-schnell.safetensors", "--tae", tae)
+
+    def needs(*flags):
+        run = generate(*folder, *flux, *flags)
+        assert run.code == 0, run.err
+        stages = json.loads(run.out)["plan"]["stages"]
+        return {stage["name"]: stage["needs"]["cpu"] for stage in stages}, report(run)
+
+    # no other autoencoder is there, and none is needed
+    plain, told = needs()
+    assert told["tiny autoencoder"]["status"] == "ok"
+    beside, told = needs("--control-net", control, "--control-image", "p.png", "--control-mode", 2)
+    assert told["ControlNet"]["text"].startswith(f"{control} (flag, ")
+    weights = 4 * sum(tensor.numel() for tensor in load_file(control).values())
+    assert beside["Flux"] - plain["Flux"] >= weights
+    refused = generate(*folder, *flux, "--control-net", control, "--control-image", "p.png")
+    assert "ControlNet" in report(refused)
+    assert "is a union; give --control-mode canny" in refused.error
+    # for previews alone, the autoencoder is missed
+    refused = generate(*folder, *flux, "--taesd-preview-only")
+    assert report(refused)["autoencoder"]["status"] == "missing"
+    wrong = ("--diffusion-model", tmp_path / "flux1-schnell.safetensors", "--tae", control)
+    assert report(generate(*folder, *wrong))["tiny autoencoder"]["status"] == "wrong"
+    (tmp_path / "4x.pth").write_bytes(b"no model")
+    refused = generate(*folder, *flux, "--upscale-model", tmp_path / "4x.pth")
+    assert "4x.pth: holds no tensors alone" in report(refused)["upscaler"]["text"]
 
 
 def test_all_that_is_missing_is_one_message_with_one_command(generate, tmp_path, monkeypatch):

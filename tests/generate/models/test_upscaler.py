@@ -4,6 +4,7 @@ command that uses it. The network is spandrel's own ESRGAN, tiny and seeded.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from support.micro_flags import micro_files
 
 from pulid_extract.shared import errors
+from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, Pipeline, Placement
 from pulid_generate.errors import CheckpointError, InputError, PackageError, RequestError
 from pulid_generate.models.upscaler import load_upscaler
@@ -24,6 +27,8 @@ from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pictures.saving import SavedPicture
 from pulid_generate.pipeline import planning
+from pulid_generate.request.hires import HiresSettings, find_model
+from pulid_generate.request.job import StartPicture
 from pulid_generate.request.upscaling import UpscaleSettings
 
 pytest.importorskip("spandrel", reason="the extra [upscale] is not installed")
@@ -179,3 +184,33 @@ def test_a_pipelines_pictures_are_enlarged_last(folder, micro, network, tmp_path
             RequestError, match=r"upscale-model tiny\.safetensors: 8192x32, 2 times"
         ):
             engine.expect(pipeline.job(huge))
+
+
+def test_a_larger_pass_may_enlarge_by_it(folder, micro, network, person, monkeypatch, tmp_path):
+    """By hand: decoded, through the network, to the size that is wanted, encoded, redrawn."""
+    pipeline, me = Pipeline(micro_files(micro), Placement.choose("cpu")), read_embedding(person)
+    found = find_model("tiny", folder)
+    hires = HiresSettings(upscaler="tiny", model=found, scale=3.0, sigmas=(0.6, 0.3, 0.0))
+    small = GenerationRequest("a cat", width=48, height=32, steps=1)
+    job = pipeline.job(replace(small, hires=hires), me)
+    ours, first = pipeline.draw([job, pipeline.job(small, me)])
+    doubled = Image.fromarray(by_hand(network, first.pixels))
+    start = StartPicture(np.array(doubled.resize((144, 96), Image.Resampling.LANCZOS)))
+    [wanted] = pipeline.draw([replace(job.larger, start=start)])
+    assert (ours.pixels == wanted.pixels).all()
+    enlarged = Image.fromarray(first.pixels).resize((144, 96), Image.Resampling.LANCZOS)
+    [other] = pipeline.draw([replace(job.larger, start=StartPicture(np.array(enlarged)))])
+    assert (ours.pixels != other.pixels).any()
+    facts = parse_description(ours.parameters)["hires"]
+    sha256 = hashlib.sha256(found.read_bytes()).hexdigest()
+    assert (facts["upscaler"], facts["upscaler_sha256"]) == ("tiny", sha256)
+    # its memory is set aside once, and a file that is none is known before anything is drawn
+    monkeypatch.setattr(planning, "available_on", lambda devices: {"cpu": 10**11})
+    with pipeline.engine() as engine:
+        for _ in range(2):
+            engine.expect(job)
+        assert engine.planner.available["cpu"] == 10**11 - load_upscaler(hires.network()).bytes
+        (tmp_path / "no.pth").write_bytes(b"no model")
+        broken = replace(hires, model=tmp_path / "no.pth")
+        with pytest.raises(CheckpointError, match=r"no\.pth: holds no tensors"):
+            engine.expect(pipeline.job(replace(small, hires=broken)))

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pulid_extract.shared.model_files import kind_of, read_header
 from pulid_generate.errors import CheckpointError
-from pulid_generate.models.autoencoder import decode, encode, load_vae
+from pulid_generate.models.autoencoder import decode, encode, has_encoder, load_vae
 from pulid_generate.models.tiny_autoencoder import TinyCodec, load_tiny
 
 
@@ -71,3 +71,54 @@ def test_a_file_that_lacks_a_layer_is_refused(tiny, tmp_path):
     save_file(state, tmp_path / "cut.safetensors")
     with pytest.raises(CheckpointError, match=r"decoder\.layers\.6\.weight"):
         load_tiny(read_header(tmp_path / "cut.safetensors"), torch.float32)
+
+
+def split(state, folder):
+    """As madebyollin/taef1 publishes them beside the whole: the layers of each by their numbers,
+    and a first layer of the decoder's without weights.
+    """
+    parts = {"encoder": {}, "decoder": {}}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".layers.")
+        number, _, leaf = rest.partition(".")
+        parts[part][f"{int(number) + (part == 'decoder')}.{leaf}"] = tensor
+    for part, tensors in parts.items():
+        save_file(tensors, folder / f"taef1_{part}.safetensors")
+    return folder / "taef1_encoder.safetensors", folder / "taef1_decoder.safetensors"
+
+
+@torch.inference_mode()
+def test_the_decoders_own_file_decodes(tiny, tmp_path):
+    encoder, decoder = split(tiny[1].state_dict(), tmp_path)
+    header = read_header(decoder)
+    assert kind_of(header).name == "Flux tiny autoencoder"
+    assert not has_encoder(header)
+    latents = torch.randn(1, 16, 4, 6)
+    ours, whole = load_vae(header, torch.float32), load_vae(read_header(tiny[0]), torch.float32)
+    assert torch.equal(ours.decode(latents), whole.decode(latents))
+    assert "decodes nothing" in kind_of(read_header(encoder)).refusal
+    # .. of another model, and not whole
+    _, other = split(stock(4).state_dict(), tmp_path)
+    assert kind_of(read_header(other)).name == "tiny autoencoder of another model"
+    short = dict(tiny[1].state_dict())
+    del short["decoder.layers.6.weight"]
+    with pytest.raises(CheckpointError, match=r"decoder\.layers\.6\.weight"):
+        load_vae(read_header(split(short, tmp_path)[1]), torch.float32)
+
+
+def test_what_has_to_be_encoded_needs_the_whole(draw, generate, kept, tiny, tmp_path):
+    encoder, decoder = split(tiny[1].state_dict(), tmp_path)
+    drawn = draw("--tae", decoder)
+    assert drawn.same_pixels(draw("--tae", tiny[0]))
+    assert not drawn.same_pixels(draw())
+    start = tmp_path / "start.png"
+    start.write_bytes(draw().data)
+    from_picture = ("-i", start, "--strength", 0.5, "--steps", 4, "-o", tmp_path / "no.png")
+    refused = generate(*kept.base, "--tae", decoder, *from_picture)
+    assert "holds a decoder alone, and --init-img needs the encoder too" in refused.error
+    assert "the whole of taef1" in refused.error
+    previews = ("--taesd-preview-only", "--preview", "tae", "--preview-path", tmp_path / "p.png")
+    assert generate(*kept.base, "--tae", decoder, *previews, *from_picture).code == 0
+    assert (tmp_path / "p.png").exists()
+    refused = generate(*kept.base, "--tae", encoder, "-o", tmp_path / "no.png")
+    assert "decodes nothing; use the decoder's file" in refused.error

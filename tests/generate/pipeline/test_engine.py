@@ -38,7 +38,9 @@ def plan_for(files: object, work: Work, placement: Placement, available: dict[st
     """As `make_plan`, in a world of few bytes."""
     people = len(work.id_tokens)
     working = {
-        Model.FLUX: work.extra + work.batch * work.image_tokens + 20 * people,
+        Model.FLUX: work.extra
+        + max(work.image_tokens, work.batch * work.shared_tokens)
+        + 20 * people,
         Model.VAE: work.image_tokens,
     }
     stages = tuple(

@@ -21,18 +21,21 @@ from pulid_generate.flags.commands import Flags
 from pulid_generate.memory.plan import Plan
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline import planning
+from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.larger_pass import enlarged_latent
 from pulid_generate.pipeline.pipeline import _JobsInOrder
 from pulid_generate.request.conditions import Conditions
 from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.enlarging import enlarged_conditions, enlarged_region
-from pulid_generate.request.hires import LATENT_UPSCALERS, HiresSettings, upscaler_named
+from pulid_generate.request.hires import LATENT_UPSCALERS, HiresSettings, find_model, upscaler_named
 from pulid_generate.request.job import StartPicture, Subject
 from pulid_generate.request.regions import box_region
+from pulid_generate.request.step_cache import StepCache
 from pulid_generate.rows.columns import COLUMNS
 
 WIDTH, HEIGHT = 48, 32
 TWICE = HiresSettings()
+EASY = StepCache.parse("easycache")
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +176,66 @@ def test_the_memory_plan_knows_the_larger_size(pipeline, monkeypatch):
     assert seen[-1][:2] == (96, 64)
 
 
+def test_a_batch_shares_the_first_pass_alone_and_so_does_its_plan(pipeline, people, monkeypatch):
+    seen = []
+
+    def noted(files, work, placement, available) -> Plan:
+        seen.append(work)
+        return make_plan(files, work, placement, available)
+
+    make_plan = planning.make_plan
+    monkeypatch.setattr(planning, "make_plan", noted)
+    together = []
+    latents = Denoiser.latents
+
+    def counted(self, jobs, *arguments, **options):
+        together.append((len(jobs), jobs[0].request.width))
+        return latents(self, jobs, *arguments, **options)
+
+    monkeypatch.setattr(Denoiser, "latents", counted)
+    jobs = [pipeline.job(request(seed=seed), people[0]) for seed in (1, 2, 3)]
+    with pipeline.engine(batch=3) as engine:
+        everyone = _JobsInOrder([engine.expect(job) for job in jobs])
+        drawn = [denoised.decode() for denoised in engine.draw([[0, 1, 2]], everyone)]
+    assert together == [(3, WIDTH), (1, 96), (1, 96), (1, 96)]
+    work = seen[-1]
+    assert (work.batch, work.together, (work.width, work.height)) == (3, (WIDTH, HEIGHT), (96, 64))
+    # one picture of 24 tokens is more than three of 6; text is read with each
+    assert work.forward_tokens == max(24 + work.t5_tokens, 3 * (6 + work.t5_tokens))
+    assert replace(work, batch=1).forward_tokens == 24 + work.t5_tokens
+    assert len({picture.encode("PNG") for picture in drawn}) == 3
+    # what is drawn alone in any case is no batch
+    alone = replace(jobs[0], request=replace(jobs[0].request, step_cache=EASY))
+    with pipeline.engine(batch=3) as engine:
+        engine.expect(replace(alone, larger=None))
+        engine.planner.decide()
+    assert seen[-1].batch == 1
+
+
+def test_models_are_found_by_their_names_in_one_folder(tmp_path):
+    for name in ("tiny.pth", "other.safetensors", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_model("tiny", tmp_path) == find_model("tiny.pth", tmp_path)
+    flags = Flags(hires=True, hires_upscaler="other", hires_upscalers_dir=str(tmp_path))
+    asked = read_request(flags, "a cat", 64, 64).hires
+    assert (asked.upscaler, asked.model) == ("other.safetensors", tmp_path / "other.safetensors")
+    with pytest.raises(RequestError, match=r"hires-upscaler ../x: expected the name of a file in"):
+        find_model("../x", tmp_path)
+    with pytest.raises(RequestError, match=r"not found in .*, which has other.safetensors, tiny"):
+        find_model("4x", tmp_path)
+    named = replace(flags, hires_upscaler="latent", hires_upscale_tile_size=64)
+    told = list(idle_flags(named, ("hires_upscalers_dir", "hires_upscale_tile_size"), dev=True))
+    assert [line.split()[0] for line in told] == [
+        "--hires-upscalers-dir",
+        "--hires-upscale-tile-size",
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"upscaler": "4x.pth"}, "hires-upscaler 4x.pth: expected one of Latent, "),
+        ({"tile": 8}, "hires-upscale-tile-size 8: expected 32 to 4096"),
         ({"scale": 0.5}, "hires-scale 0.5: expected 1 to 16"),
         ({"denoising_strength": 0}, "hires-denoising-strength 0: expected 0.01 "),
         ({"width": -16}, "hires-width -16: expected 0 "),
