@@ -146,7 +146,7 @@ class MemoryPlanner:
     def _plan_anew(self) -> None:
         """What was announced, in the room that is left now."""
         for kind, (job, _) in self._kinds.items():
-            self._kinds[kind] = job, self.plan([job])
+            self._kinds[kind] = job, self.plan([], [job])
         self.stale = True
 
     def decide(self) -> Residents:
