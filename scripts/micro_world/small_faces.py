@@ -2,7 +2,7 @@
 nothing was trained on: scenes from far away before and after, and three people side by side.
 
     PYTHONPATH=scripts python -m micro_world.small_faces [--folder build/micro_world/small_faces]
-        [--people 6] [--scenes 6]
+        [--people 16] [--scenes 4]
 
 Prints the tables of docs/detail.md as Markdown on standard output.
 """
@@ -10,6 +10,7 @@ Prints the tables of docs/detail.md as Markdown on standard output.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,25 @@ from micro_world.measure import JUDGED, extract, generate, run, scenes, write_po
 from micro_world.people import FIRST_TEST_PERSON
 from micro_world.prompts import T5_LENGTH, plain_prompt
 from micro_world.scenes import DISTANCES, Scene
+from micro_world.seams import Edges, step_across
+from pulid_generate.detail.crops import crop_of
+from pulid_generate.request.detail import DetailSettings, parse_detail_args
+from pulid_generate.request.mask_edge import REACH
 
 # The small world's pictures have 96 pixels, and its faces hair that the detector's box leaves out
-ARGUMENTS = "denoising_strength=0.9,dilate_erode=24,inpaint_padding=10,mask_blur=1"
+ARGUMENTS = "denoising_strength=0.9,dilate_erode=24,inpaint_padding=10,mask_blur=2"
+SETTINGS = DetailSettings(**parse_detail_args(ARGUMENTS))
+# pixels beyond the mask that the feather reaches
+FEATHER = math.ceil(REACH * SETTINGS.mask_blur)
 FAR = 2
+# what the edge is measured at -> pixels beyond the mask
+SEAM_LINES = (
+    ("two pixels inside the mask's edge", -2),
+    ("at the mask's edge", 0),
+    ("a pixel further out", 1),
+    ("where the feather ends", FEATHER),
+    ("a pixel further out, untouched", FEATHER + 1),
+)
 # neither among the people that are drawn nor among those of training
 FIRST_STRANGER = FIRST_TEST_PERSON + 40
 DETAIL = (
@@ -84,17 +100,26 @@ class Judged:
         return cls(float(np.mean(cosines)), float(np.mean(picked)), float(np.mean(obeyed)))
 
 
-def changed_outside(before: np.ndarray, after: np.ndarray, box: Sequence[int]) -> int:
-    """How many pixels differ beyond the mask of a face's box (left, top, right, bottom) and its
-    feather: 12 pixels of dilation, 3 of feather.
-    """
-    different = (before != after).any(-1)
+def mask_edges(box: Edges) -> Edges:
+    """Of the mask over a face's box."""
     left, top, right, bottom = box
-    different[max(top - 15, 0) : bottom + 15, max(left - 15, 0) : right + 15] = False
+    crop = crop_of((left, top, right - left, bottom - top), (SIDE, SIDE), SETTINGS, (SIDE, SIDE))
+    assert crop is not None
+    return crop.face
+
+
+def changed_outside(before: np.ndarray, after: np.ndarray, box: Edges) -> int:
+    """How many pixels differ beyond the mask of a face's box, and its feather."""
+    different = (before != after).any(-1)
+    left, top, right, bottom = mask_edges(box)
+    # a detector's box is rounded here and there
+    reach = FEATHER + 1
+    rows, columns = max(top - reach, 0), max(left - reach, 0)
+    different[rows : bottom + reach, columns : right + reach] = False
     return int(different.sum())
 
 
-def face_box(eyes: Eyes, pixels: np.ndarray) -> tuple[int, int, int, int]:
+def face_box(eyes: Eyes, pixels: np.ndarray) -> Edges:
     """Of the largest face, in whole pixels."""
     faces = eyes.pack.detect(np.ascontiguousarray(pixels[..., ::-1]))
     sizes = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in faces]
@@ -135,8 +160,8 @@ def put_two_in(folder: Path, identities: Sequence[Path], strangers: Path) -> tup
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, default=Path("build/micro_world/small_faces"))
-    parser.add_argument("--people", type=int, default=6)
-    parser.add_argument("--scenes", type=int, default=6)
+    parser.add_argument("--people", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=4)
     asked = parser.parse_args()
     folder = asked.folder.resolve()
     write_portraits(folder / "portraits", asked.people)
@@ -152,9 +177,10 @@ def main() -> None:
         rows = [row_of(wanted[scene], scene, identities[person], detail) for person, scene in keys]
         paths = generate(MODELS, rows, folder / ("after" if detail else "before"))
         pictures[detail] = [read(path) for path in paths]
-    outside = 0
+    outside, boxes = 0, []
     for before, after in zip(pictures[False], pictures[True], strict=True):
-        outside += changed_outside(before, after, face_box(eyes, before))
+        boxes.append(face_box(eyes, before))
+        outside += changed_outside(before, after, boxes[-1])
     print(f"{len(keys)} pictures from far away, {asked.people} people, {asked.scenes} scenes:\n")
     print("| | likeness | right one picked | prompt obeyed | pixels changed outside |")
     print("|---|---|---|---|---|")
@@ -170,6 +196,15 @@ def main() -> None:
         print(
             f"| {name} | {judged.cosine:.3f} | {judged.picked:.1%} | {judged.obeyed:.1%} | {told} |"
         )
+
+    print("\n| step between neighbours, of 255 | before | after |\n|---|---|---|")
+    for name, beyond in SEAM_LINES:
+        steps = []
+        for drawn in (pictures[False], pictures[True]):
+            pairs = zip(drawn, boxes, strict=True)
+            across = [step_across(pixels, mask_edges(box), beyond) for pixels, box in pairs]
+            steps.append(f"{np.mean(across):.2f}")
+        print(f"| {name} | {steps[0]} | {steps[1]} |")
 
     strangers = folder / "strangers"
     write_portraits(strangers, 3, first=FIRST_STRANGER)

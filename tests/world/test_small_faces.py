@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from micro_world import judges, measure, small_faces
+from micro_world.seams import step_across
 
 PEOPLE, SCENES = 3, 2
 
@@ -52,9 +53,25 @@ def test_a_small_face_becomes_its_person(eyes, gallery, identities, tmp_path):
     assert judged[1].cosine >= judged[0].cosine + 0.1
     assert judged[1].picked >= judged[0].picked
     assert judged[1].obeyed >= judged[0].obeyed - 0.02
+    steps = []
     for one, other in zip(before, after, strict=True):
-        assert not small_faces.changed_outside(one, other, small_faces.face_box(eyes, one))
+        box = small_faces.face_box(eyes, one)
+        assert not small_faces.changed_outside(one, other, box)
         assert not np.array_equal(one, other)
+        edges = small_faces.mask_edges(box)
+        hard = one.copy()
+        left, top, right, bottom = edges
+        # the same face by a hard edge, as far apart as the pass makes it or further
+        hard[top:bottom, left:right] = np.clip(other[top:bottom, left:right] + 24.0, 0, 255)
+        for picture in (one, other, hard):
+            lines = (-2, 0, 1, small_faces.FEATHER, small_faces.FEATHER + 1)
+            steps.append([step_across(picture, edges, line) for line in lines])
+    drawn, mended, hard = np.array(steps).reshape(-1, 3, 5).mean(0)
+    # no step stands out: inwards they only grow; and where the feather ends, the step beside the
+    # untouched one a pixel further out is what it was
+    assert mended[2] <= mended[1] <= mended[0] + 0.5
+    assert mended[3] - mended[4] <= drawn[3] - drawn[4] + 0.15
+    assert hard[1] > hard[0] + 0.5
 
 
 def test_two_people_are_put_in_and_the_third_stays(eyes, gallery, identities, tmp_path):

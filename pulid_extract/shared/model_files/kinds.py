@@ -280,7 +280,7 @@ KINDS = (
     Kind("tiny autoencoder of another model", _has(_TINY), "use taef1, Flux's"),
     Kind("tiny autoencoder of another model", _has(*_TINY_DECODER), "use taef1, Flux's"),
     Kind(
-        "encoder of a tiny autoencoder",
+        "tiny autoencoder's encoder",
         _has(*_TINY_ENCODER),
         "it decodes nothing; use the decoder's file, taef1_decoder.safetensors",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from micro_world.seams import step_across
 from support.picture_files import gradient
 
 from pulid_generate.detail.crops import FaceCrop, crop_of, cut_out, put_back
@@ -95,20 +96,6 @@ def test_every_pixel_beyond_the_feather_stays_to_the_bit():
     assert changed[inside].mean() > 0.99
 
 
-def steps_across(pixels: np.ndarray, crop: FaceCrop, outside: int) -> float:
-    """The mean step between neighbours across the line `outside` pixels beyond the face's edge."""
-    left, top, right, bottom = crop.face
-    values = pixels.astype(float)
-    rows, columns = slice(top, bottom), slice(left, right)
-    lines = [
-        values[rows, left - outside] - values[rows, left - outside - 1],
-        values[rows, right + outside] - values[rows, right + outside - 1],
-        values[top - outside, columns] - values[top - outside - 1, columns],
-        values[bottom + outside, columns] - values[bottom + outside - 1, columns],
-    ]
-    return float(np.abs(np.concatenate(lines)).mean())
-
-
 def test_a_hard_edge_can_be_seen_and_a_feathered_one_cannot():
     """Another picture everywhere in the window, as far apart as a redrawn face: 40 of 255."""
     y, x = np.mgrid[:120, :200]
@@ -118,8 +105,8 @@ def test_a_hard_edge_can_be_seen_and_a_feathered_one_cannot():
     cut, _ = cut_out(smooth, crop, crop.size)
     hard = put_back(smooth, cut + 40, crop, 0)
     soft = put_back(smooth, cut + 40, crop, settings.mask_blur)
-    assert steps_across(hard, crop, 0) > 20
+    assert step_across(hard, crop.face, 0) > 20
     # the mask ends where the feather does; at its edge the step is no larger than a pixel further
     edge = 10
-    assert steps_across(soft, crop, edge) <= steps_across(soft, crop, edge + 1)
-    assert max(steps_across(soft, crop, place) for place in range(edge + 1)) < 5
+    assert step_across(soft, crop.face, edge) <= step_across(soft, crop.face, edge + 1)
+    assert max(step_across(soft, crop.face, place) for place in range(edge + 1)) < 5
