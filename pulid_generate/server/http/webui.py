@@ -251,7 +251,7 @@ async def loras(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/upscalers")
 async def upscalers(request: Request) -> list[dict[str, Any]]:
-    folder = server_of(request).drawer.flags.hires_upscalers_dir
+    folder = server_of(request).judge.flags.hires_upscalers_dir
     models = models_in(path_of(folder)) if folder is not None else []
     told = {"model_name": None, "model_path": None, "scale": 2}
     return [{"name": name} | told for name in (*UPSCALERS, *models)]
