@@ -242,8 +242,9 @@ def test_a_recording_has_its_memory_in_the_plan(pipeline, loads, monkeypatch):
     seen = []
     monkeypatch.setattr(planning, "make_plan", lambda _, work, *rest: seen.append(work.recorded))
     for batch in (1, 2):
-        planner.plan([job], batch=batch)
-    planner.plan([pipeline.job(request(LARGE))])
+        planner.batch = batch
+        planner.plan([job], [])
+    planner.plan([], [pipeline.job(request(LARGE))])
     # 64x48 is 12 tokens: two of them together are too many, one of them is recorded
     assert seen == [12 + 256, 12 + 256, 0]
 
