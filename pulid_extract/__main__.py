@@ -13,10 +13,11 @@ def main() -> None:
     """Entry point; see `cli.main`."""
     try:
         from pulid_extract.cli import main as run
+        from pulid_extract.shared.cli.ending import run_and_end
         from pulid_extract.shared.cli.interrupts import end_at_once
 
         try:
-            run()
+            run_and_end(run)
         finally:
             end_at_once()
     except KeyboardInterrupt:
