@@ -144,8 +144,9 @@ def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
         lifespan="off",
     )
     # uvicorn raises the signal once more when it has ended; what follows here is still to be done
+    before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: None)
+        before[number] = signal.signal(number, lambda number, frame: None)
     runner = _Runner(config, server)
     try:
         server.devices.start(runner.end)
@@ -161,6 +162,8 @@ def serve(server: Server, sockets: Sequence[socket.socket]) -> None:
             server.validations.forget_all_finished()
             server.visitors.delete_identities()
         server.visitors.delete_empty()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if server.devices.problem is not None:
         raise WorkerError(server.devices.problem)
 
