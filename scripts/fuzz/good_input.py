@@ -92,7 +92,7 @@ def encoded(mode: str, form: str, **options: Any) -> bytes:
 
 
 SCORE = {
-    **dict.fromkeys(("stranger", "truth", "copy_paste", "prompt", "error", "prompt_judge")),
+    **dict.fromkeys(("stranger", "truth", "copy_paste", "prompt_score", "error", "prompt_judge")),
     "picture": "a.png",
     "status": "ok",
     "likeness": 0.5,

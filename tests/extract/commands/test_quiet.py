@@ -71,5 +71,5 @@ def test_the_doctor_shows_no_escape_codes_of_file_names(tmp_path, capfd, monkeyp
     (tmp_path / f"{NASTY}.safetensors").write_bytes(b"x" * 9)
     code, out, err = call(capfd, monkeypatch, "doctor", "--models-dir", str(tmp_path))
     assert code == 1
-    assert NASTY[:1] + "\N{REPLACEMENT CHARACTER}[31m" in out
+    assert NASTY[:1] + "?[31m" in out
     assert all(character.isprintable() or character == "\n" for character in out + err)

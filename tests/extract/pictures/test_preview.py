@@ -13,7 +13,7 @@ from support.coloured_faces import GREEN, RED, picture, png
 from support.commands import call
 from support.portrait_models import models
 
-from pulid_extract.faces import crop as face_crop
+from pulid_extract.networks import bisenet
 from pulid_extract.pictures import drawing
 from pulid_extract.pictures.drawing import Mark, draw_faces, encode_png, sheet
 from pulid_extract.pictures.preview import (
@@ -115,7 +115,7 @@ def test_many_portraits_make_low_rows_and_no_parse_map_without_a_parser():
 
 
 def test_every_label_has_a_name_and_only_pairs_share_a_colour():
-    assert list(LABELS) == list(range(face_crop.PARSER_CLASSES))
+    assert list(LABELS) == list(range(bisenet.CLASSES))
     for label, (name, colour) in LABELS.items():
         assert [other for other in LABELS if LABELS[other][1] == colour] == [
             other for other in LABELS if LABELS[other][0] == name

@@ -515,7 +515,11 @@ def test_fields_of_a_job_are_the_flags(client):
     told = client.get("/v1/capabilities").json()["fields"]
     tables = (DrawingFlags, IdentityFlags, DetailFlags, HiresFlags)
     wanted = {item.name for table in tables for item in fields(table)}
-    assert wanted - told.keys() == {"prompt_file", "negative_prompt_file"}
+    assert wanted - told.keys() == {
+        "prompt_file",
+        "negative_prompt_file",
+        "hires_upscalers_dir",
+    }
     assert told["width"]["default"] == 512
     schema = client.get("/openapi.json").json()["paths"]["/v1/jobs"]["post"]["requestBody"]
     assert schema["content"]["application/json"]["schema"]["properties"].keys() == told.keys()
