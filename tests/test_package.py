@@ -98,6 +98,33 @@ def test_each_extra_brings_what_its_stage_needs_and_nothing_of_the_other():
     assert {"sentencepiece", "protobuf"} <= names["generate"]
 
 
+def test_what_commands_ask_for_is_what_their_extra_brings():
+    from pulid_extract.extraction import opening
+    from pulid_extract.shared.libraries import MODULES
+    from pulid_generate.assembly import opening as generating
+    from pulid_generate.demo import running
+    from pulid_generate.models import upscaler
+    from pulid_generate.pictures import scorer
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    for wanted, names in (
+        (opening.PACKAGES, ("extract",)),
+        (opening.PROMPT_PACKAGES, ("extract",)),
+        (scorer.LIBRARIES, ("extract",)),
+        (generating.PACKAGES, ("generate",)),
+        (running.LIBRARIES, ("extract", "generate")),
+        (upscaler.PACKAGES, ("upscale",)),
+    ):
+        brought = set()
+        for extra in names:
+            for line in extras[extra]:
+                name = re.split(r"[<>=\[; ]", line)[0]
+                brought.add(MODULES.get(name, name.replace("-", "_")))
+        assert set(wanted) <= brought
+
+
 def test_the_headless_opencv_is_installed_over_the_other():
     """insightface asks for opencv-python, which needs the system's GL libraries and lands in the
     same cv2/. pip 20.3 and newer install leaves of the tree of dependencies in reverse order of

@@ -50,12 +50,13 @@ class ExtractionWorker:
     other runs EVA-CLIP and IDFormer.
     """
 
-    notes: tuple[str, ...] = ()
     tasks_per_call = 1
 
     def __init__(self, setup: WorkerSetup, place: Place):
         """Finds the files, loads nothing. Raises PulidError."""
         import torch
+
+        from pulid_extract.networks.devices import choose_arithmetic, choose_device
 
         if os.path.isdir(setup.folder):
             os.chdir(setup.folder)
@@ -65,6 +66,10 @@ class ExtractionWorker:
         torch.set_num_threads(self.threads)
         files = find_models(replace(flags, device=device), setup.roles)
         self.networks = LoadedNetworks(files, device, flags.fast)
+        # nobody reads a worker's own standard error
+        notes: list[str] = []
+        choose_arithmetic(choose_device(device), flags.fast, notes.append)
+        self.notes = tuple(f"{place.host}: {note}" for note in notes)
         self.cache = ResultCache(files, flags.device, flags.no_cache)
         self._cropping, self._encoding = threading.Lock(), threading.Lock()
 

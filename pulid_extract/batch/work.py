@@ -91,7 +91,8 @@ class LoadedNetworks:
         # The Extractor sets and restores this for each stage; here around both threads, so that
         # neither restores what the other needs.
         self.stack.enter_context(exact_arithmetic())
-        # of a row nothing is said here but that --fast changes nothing
+        # of a row nothing is said here; of the machine, that --fast changes nothing or that a
+        # provider does not start
         extractor = Extractor(self.files, self.device, log=console.log, fast=self.fast)
         extractor.log = _say_nothing
         return extractor

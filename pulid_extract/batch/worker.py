@@ -143,9 +143,9 @@ class Worker:
         parse_image = task.pop(PARSE, None)
         if not isinstance(parse_image, str | None):
             raise InputError(f"{PARSE}: expected the name of a picture")
-        if parse_image is not None and len(task.get("portrait") or ()) > 1:
+        job = self._job(task, {} if parse_image is None else {"--parse-image": parse_image})
+        if parse_image is not None and len(job.sources) > 1:
             raise InputError(f"{PARSE} is about the pixels of one portrait")
-        job = self._job(task, {})
         self._find(job)
         pictures = ExtractionPictures(job.flags)
         cropped = self._crop(job, pictures)
@@ -304,11 +304,12 @@ class Worker:
         flags, choice, boxes = judged_flags(values, self._defaults)
         named = {f"--{name.replace('_', '-')}": getattr(flags, name) for name in PICTURES}
         paths = {flag: path for flag, path in named.items() if path is not None}
-        mask = [flags.mask] if flags.mask else []
-        check_outputs({**outputs, **paths}, [*portraits, *mask])
         job = read_job(portraits, flags, choice, boxes, self._note)
         if each is not None:
             job = replace(job, own=self._own(each, job, values))
+        masks = [own.mask for own in job.own.values()]
+        inputs = [mask.path for mask in (job.mask, *masks) if mask is not None]
+        check_outputs({**outputs, **paths}, [*portraits, *inputs])
         if names:
             job = _named(job, dict(zip(portraits, names, strict=False)))
         for source in job.sources:
@@ -323,6 +324,7 @@ class Worker:
         known = set(given) <= set(values["portrait"])
         if not known or not all(isinstance(one, dict) for one in given.values()):
             raise InputError("each: expected an object, a name of 'portrait' -> its own fields")
+        self._check_counted(given, job)
         own = {}
         for source in job.sources:
             fields_of_one = given.get(source.path, {})
@@ -334,6 +336,17 @@ class Worker:
             alone = read_job([source.path], flags, choice, boxes, self._note)
             own[source.sha256] = OwnChoice(choice, alone.mask, boxes)
         return own
+
+    def _check_counted(self, given: Mapping[str, Any], job: Job) -> None:
+        """Raise InputError if a portrait that counts once is given with two meanings."""
+        for path in given.keys() - {source.path for source in job.sources}:
+            data, where = read_portrait_bytes(path)
+            for source in job.sources:
+                if source.data == data and given.get(source.path, {}) != given[path]:
+                    raise InputError(
+                        f"each: {where} is the same picture as {source.where}, which counts once; "
+                        "say there which face is meant"
+                    )
 
     def _find(self, job: Job) -> ResultCache:
         self._look_for(_roles_of(job))
@@ -423,6 +436,9 @@ def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("; ".join(wrong))
     if not values.get("portrait") or "-" in values["portrait"]:
         raise InputError("portrait: expected a list of names of pictures")
+    # tasks come on standard input
+    if values.get("mask") == "-":
+        raise InputError("mask: expected the name of a picture")
     return values
 
 

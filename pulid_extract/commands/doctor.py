@@ -35,7 +35,7 @@ def doctor(context: typer.Context, flags: DoctorFlags) -> None:
     explicit = {name: getattr(flags, name) for name in ROLES}
     needed = needed_roles(True, flags.aligner, flags.parser)
     settings = used_settings(context)
-    more = _onnx_checks(flags.device)
+    more = _network_checks(flags.device, flags.fast)
     checks = check_readiness(explicit, folder, flags.device, needed, settings, more)
     report = as_text(checks)
     if flags.as_json:
@@ -45,17 +45,23 @@ def doctor(context: typer.Context, flags: DoctorFlags) -> None:
     raise_missing(checks)
 
 
-def _onnx_checks(device: str) -> list[Check]:
-    """Where onnxruntime's networks would run; nothing where a library is missing, which the list of
-    libraries says.
+def _network_checks(device: str, fast: bool) -> list[Check]:
+    """Where onnxruntime's networks would run, and what --fast would change; nothing where a library
+    is missing, which the list of libraries says.
     """
     from pulid_extract.networks import onnx_runtime
     from pulid_extract.shared.model_files.checkup import Check
 
     try:
-        from pulid_extract.networks.devices import choose_device
+        from pulid_extract.networks.devices import choose_arithmetic, choose_device
 
-        said = onnx_runtime.describe(choose_device(device))
+        device = choose_device(device)
+        checks = [Check("machine", "ONNX networks", "ok", onnx_runtime.describe(device))]
     except (ImportError, InputError):
         return []
-    return [Check("machine", "ONNX networks", "ok", said)]
+    if fast:
+        idle: list[str] = []
+        choose_arithmetic(device, fast, idle.append)
+        told = idle or ["EVA-CLIP and IDFormer compute in bfloat16"]
+        checks.append(Check("machine", "--fast", "note" if idle else "ok", told[0]))
+    return checks

@@ -85,6 +85,8 @@ class Extractor:
         self.face_device = "cpu" if self.device == "mps" else self.device
         self.options = options or Options()
         self.log = log
+        # of this machine, for whoever opened it; `log` may be changed from portrait to portrait
+        self._say = log
         if self.device == "mps":
             log("--device mps: Apple's GPU, where this was never tried; compare with --device cpu")
 
@@ -142,10 +144,7 @@ class Extractor:
 
     @cached_property
     def _antelope(self) -> faces.Antelope:
-        # whoever listens may change
-        return faces.Antelope(
-            self._path("antelopev2"), self.face_device, lambda line: self.log(line)
-        )
+        return faces.Antelope(self._path("antelopev2"), self.face_device, self._say)
 
     @property
     def recognizer(self) -> Path:

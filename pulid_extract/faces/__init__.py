@@ -1,7 +1,7 @@
 """Faces as numbers: which one is meant, how good it is, how like another it is.
 
     antelopev2.py    insightface: boxes with landmarks, ArcFace vectors
-    crop.py          facexlib: landmarks, alignment, parsing, grey on white
+    crop.py          as facexlib does: landmarks, alignment, parsing, grey on white
     choice.py        which face is meant: boxes in, an index out
     head_pose.py     yaw, pitch and roll from five landmarks
     quality.py       measures of one face, advice, a number from 0 to 1

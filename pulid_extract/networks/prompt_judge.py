@@ -123,13 +123,17 @@ class EvaJudge:
     """
 
     def __init__(self, path: Path, device: str = "cpu"):
-        """Raises WeightsError for a file without a text tower."""
+        """Raises WeightsError for a file without a text tower, InputError for a device whose
+        memory runs out.
+        """
         from pulid_extract.networks.clip_text import load_text_tower
+        from pulid_extract.networks.devices import naming_memory
         from pulid_extract.networks.eva_clip import image_size, load_eva_clip
 
         self.name, self.path, self.device = path.name, path, device
-        self._text = load_text_tower(path).to(device)
-        self._image = load_eva_clip(path).to(device)
+        with naming_memory("EVA-CLIP", device):
+            self._text = load_text_tower(path).to(device)
+            self._image = load_eva_clip(path).to(device)
         self.side, self.length = image_size(self._image), self._text.length
         if self._text.text_projection.shape[1] != self._image.num_classes:
             raise WeightsError(
@@ -141,7 +145,9 @@ class EvaJudge:
         """As `Judge`."""
         import torch
 
-        with torch.no_grad():
+        from pulid_extract.networks.devices import exact_arithmetic, naming_memory
+
+        with torch.no_grad(), exact_arithmetic(), naming_memory("EVA-CLIP", self.device):
             batch = torch.from_numpy(pixels)[None].to(self.device)
             normed, _ = self._image(batch)
             return _numbers(self._image.pool(normed))
@@ -150,7 +156,10 @@ class EvaJudge:
         """As `Judge`."""
         import torch
 
-        return _numbers(self._text(torch.from_numpy(ids)[None].to(self.device)))
+        from pulid_extract.networks.devices import exact_arithmetic, naming_memory
+
+        with exact_arithmetic(), naming_memory("EVA-CLIP", self.device):
+            return _numbers(self._text(torch.from_numpy(ids)[None].to(self.device)))
 
 
 class OnnxJudge:

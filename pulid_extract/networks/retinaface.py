@@ -173,7 +173,8 @@ class RetinaFace(nn.Module):
     @torch.no_grad()
     def detect_faces(self, image: np.ndarray, confidence: float) -> np.ndarray:
         """Faces (N, 15) float32 of a uint8 BGR (H, W, 3) picture, best first: box (x1, y1, x2, y2),
-        score, five (x, y), in pixels. confidence: the least score.
+        score, five (x, y), in pixels. confidence: the least score. What is not finite is for the
+        caller to refuse.
         """
         weight = self.body.conv1.weight
         height, width = image.shape[:2]
@@ -181,6 +182,9 @@ class RetinaFace(nn.Module):
         pixels = (pixels - pixels.new_tensor(MEAN)).permute(2, 0, 1)[None]
         boxes, scores, points = (one[0].float().cpu() for one in self(pixels.to(weight.dtype)))
         found = faces_of(boxes, scores, points, (height, width), confidence)
+        # a damaged file gives as many as there are anchors, each to be compared with all others
+        if not np.isfinite(found).all():
+            return found
         return found[_not_again(found)]
 
 

@@ -20,7 +20,7 @@ from pulid_generate.errors import PulidError, require_packages
 from pulid_generate.pictures.sheet import write_sheet
 
 # of both stages: without them the demo would end in its middle
-LIBRARIES = ("cv2", "facexlib", "insightface", "onnxruntime", "sentencepiece", "timm")
+LIBRARIES = ("cv2", "insightface", "onnxruntime", "sentencepiece")
 # program -> its package, which Python runs as well
 PROGRAMS = {"pulid-extract": "pulid_extract", "pulid-generate": "pulid_generate"}
 WHAT_NEXT = """\

@@ -93,6 +93,39 @@ def test_each_portrait_has_its_own_face(photos, capfd, monkeypatch):
     assert all("each: expected an object" in answer["error"] for answer in wrong[1:])
 
 
+def test_what_is_meant_on_a_portrait_is_never_dropped(photos, tmp_path, capfd, monkeypatch):
+    group, mask = str(photos / "group.png"), tmp_path / "mask.png"
+    again, copy = str(shutil.copy(group, tmp_path / "again.png")), tmp_path / "copy.png"
+    shutil.copy(group, copy)
+    save(mask)
+    before = mask.read_bytes()
+    twice = {"task": "crops", "portrait": [group, again]}
+    told = answers(
+        capfd,
+        monkeypatch,
+        twice | {"each": {again: {"face_index": 1}}},
+        twice | {"each": {group: {"face_index": 1}, again: {"face_index": 1}}},
+        {
+            "task": "crops",
+            "portrait": [group],
+            "each": {group: {"mask": str(mask)}},
+            "preview": str(mask),
+        },
+        {"task": "crops", "portrait": group, "parse_image": group},
+        {"task": "crops", "portrait": str(copy), "parse_image": str(tmp_path / "parts.png")},
+        {"task": "crops", "portrait": [group], "mask": "-"},
+    )
+    assert "again.png is the same picture as" in told[0]["error"]
+    assert "would overwrite an input" in told[2]["error"]
+    assert "would overwrite an input" in told[3]["error"]
+    assert "mask: expected" in told[5]["error"]
+    assert [answer["status"] for answer in told] == [
+        *("failed", "done", "failed", "failed", "done", "failed")
+    ]
+    assert mask.read_bytes() == before
+    assert (tmp_path / "parts.png").is_file()
+
+
 def test_what_is_meant_on_one_portrait_is_in_the_caches_key():
     source = Source("me.png", "me.png", b"a picture")
     job = Job((source,), FaceChoice(), None, (), ExtractFlags())

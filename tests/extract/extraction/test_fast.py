@@ -1,5 +1,5 @@
-"""`--fast`: what it changes of the tokens, that the file and the cache know of it; and which
-device's results the cache gives.
+"""`--fast`: what it changes of the tokens, that the file and the cache know of it, who says that it
+changes nothing; and which device's results the cache gives.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from support.coloured_faces import ALONE, save
 from support.commands import call
 from support.distances import relative
 from support.portrait_models import models
 
+from pulid_extract.batch.ray_worker import WorkerSetup, open_worker
+from pulid_extract.commands.doctor import _network_checks
 from pulid_extract.extraction.job import Job
 from pulid_extract.extraction.result_cache import ResultCache
 from pulid_extract.extraction.results import ExtractionResult, PortraitResult
 from pulid_extract.faces.choice import FaceChoice
 from pulid_extract.faces.quality import Quality
 from pulid_extract.files import file_hashes
+from pulid_extract.flags.batch import BatchFlags
 from pulid_extract.flags.extract import ExtractFlags
 from pulid_extract.networks import devices
 from pulid_extract.pictures.sources import Source
+from pulid_extract.shared.cluster.actor import Place
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 
 
@@ -69,6 +74,21 @@ def test_a_fast_file_says_so_and_is_near_the_exact_one(caching, tmp_path, capfd,
     assert "--fast changes nothing: cpu does not multiply bfloat16" in slow["said"]
     assert np.array_equal(slow_tokens, tokens)
     assert slow_provenance == provenance
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_where_it_changes_nothing_a_worker_and_doctor_say_so(multiplies, monkeypatch):
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: multiplies)
+    [_, told] = _network_checks("cpu", True)
+    assert told.status == ("ok" if multiplies else "note")
+    assert ("bfloat16" if multiplies else "changes nothing") in told.text
+    assert len(_network_checks("cpu", False)) == 1
+    flags = BatchFlags(rows="rows.csv", out_dir="out", device="cpu", fast=True)
+    threads = torch.get_num_threads()
+    place = Place("node", "host", 0, threads, False, 1)
+    notes = open_worker(WorkerSetup(flags, "", frozenset()), place).notes
+    assert len(notes) == (not multiplies)
+    assert all(note.startswith("host: --fast changes nothing") for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,19 @@ def test_faces_are_read_as_facexlib_reads_them():
 
 
 @torch.no_grad()
+def test_what_a_damaged_file_gives_is_seen_at_once(monkeypatch):
+    with without_init():
+        ours = retinaface.RetinaFace()
+    anchors = len(retinaface.anchors_of(64, 64))
+    nothing = torch.full((1, anchors, 10), torch.nan)
+    ours.forward = lambda pixels: (nothing[..., :4], nothing[..., 0], nothing)
+    # it would compare every anchor with every other one
+    monkeypatch.delattr(retinaface, "_not_again")
+    with pytest.raises(WeightsError, match="RetinaFace gives boxes that are NaN"):
+        face_crop.find_landmarks(ours, np.zeros((64, 64, 3), np.uint8))
+
+
+@torch.no_grad()
 def test_bisenet_is_facexlibs(tmp_path):
     from facexlib.parsing.bisenet import BiSeNet
 

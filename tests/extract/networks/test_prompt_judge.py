@@ -29,7 +29,7 @@ from pulid_extract.networks.prompt_judge import (
     token_ids,
 )
 from pulid_extract.shared.clip_words import open_clip_tokenizer
-from pulid_extract.shared.errors import WeightsError
+from pulid_extract.shared.errors import InputError, WeightsError
 
 # of CLIP's vocabulary; the golden tower gives vectors of 96
 ROWS, LENGTH, WIDTH, DEPTH = 49408, 77, 64, 2
@@ -100,6 +100,20 @@ def test_without_open_clip_prompts_are_refused_in_one_line(tmp_path, capfd, monk
     [line] = err.splitlines()
     assert "open_clip" in line
     assert "pip install 'pulid-flux-toolkit[extract]'" in line
+
+
+def test_memory_that_runs_out_is_one_line(eva, monkeypatch):
+    judge = EvaJudge(eva)
+
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for tower in (judge._image, judge._text):
+        monkeypatch.setattr(tower, "forward", too_large)
+    with pytest.raises(InputError, match="EVA-CLIP: out of memory on cpu"):
+        judge.picture(np.zeros((3, judge.side, judge.side), np.float32))
+    with pytest.raises(InputError, match="EVA-CLIP: out of memory on cpu"):
+        judge.words(np.zeros(judge.length, np.int64))
 
 
 def test_pixels_are_open_clips():
