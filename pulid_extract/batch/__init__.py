@@ -7,6 +7,7 @@
     results.py      what became of a row
     journal.py      what a batch has finished, by content
     worker.py       tasks line by line, answered as they come
+    task_fields.py  the fields of such a task
     ray_command.py  the same, shared out to workers on a Ray cluster
     ray_worker.py   one such worker
 

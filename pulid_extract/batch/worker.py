@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from pulid_extract.batch.manifest import COLUMNS
+from pulid_extract.batch import task_fields
 from pulid_extract.batch.rows import judged_flags
+from pulid_extract.batch.task_fields import PICTURES, people_of, take_flag, values_of
 from pulid_extract.batch.work import LoadedNetworks, unexpected
 from pulid_extract.extraction.job import Job, OwnChoice, decoded, read_job
 from pulid_extract.extraction.opening import find_models
@@ -43,15 +44,10 @@ if TYPE_CHECKING:
     from pulid_extract.faces.antelopev2 import Face
     from pulid_extract.faces.scorer import FaceScorer
 
-EXAMPLE = '{"task": "extract", "portrait": ["me.jpg"], "out": "me.pulidembd"}'
-# pictures that a task may have written -> their fields among the flags
-PICTURES = ("preview", "face_image", "crop_image")
-# .. and one that no flag asks for alone: the parse map
+# a picture that no flag asks for alone: the parse map
 PARSE = "parse_image"
 # fields that may be each portrait's own
 OF_EACH = ("face_index", "face_order", "face_at", "face_box", "landmarks", "mask", "box")
-# columns of a manifest that a task has otherwise
-NOT_COLUMNS = ("portrait", "portraits", "out")
 # fields of a task that lists faces
 OF_FACES = ("photo", "face_order", "allow_none", "people")
 
@@ -61,7 +57,9 @@ def answer_all(flags: WorkerFlags) -> None:
     that are closed.
     """
     if sys.stdin is None:
-        raise InputError("standard input: is closed; pipe tasks into it, such as " + EXAMPLE)
+        raise InputError(
+            "standard input: is closed; pipe tasks into it, such as " + task_fields.EXAMPLE
+        )
     worker = Worker(flags)
     with ResultLines() as lines, quiet(), worker.networks():
         while data := sys.stdin.buffer.readline(records.MAX_LINE + 1):
@@ -101,7 +99,7 @@ class Worker:
         told: dict[str, Any] = {"id": None, "task": None}
         self._notes = []
         try:
-            task = _parse(data)
+            task = task_fields.parse_task(data)
             told |= {"id": task.pop("id", None), "task": task.pop("task", None)}
             if told["task"] not in self._tasks:
                 known = ", ".join(self._tasks)
@@ -119,7 +117,7 @@ class Worker:
         out = task.pop("out", None)
         if not isinstance(out, str) or not out or out == "-":
             raise InputError("out: expected the name of the .pulidembd")
-        wants_vectors = _flag(task, "vectors")
+        wants_vectors = take_flag(task, "vectors")
         job = self._job(task, {"--out": out})
         cache = self._find(job)
         roles = _roles_of(job)
@@ -168,8 +166,8 @@ class Worker:
         if not isinstance(photo, str) or not photo or photo == "-":
             raise InputError("photo: expected the name of a picture")
         order = task.pop("face_order", None) or self.flags.face_order or "largest"
-        allow_none = _flag(task, "allow_none")
-        people = _people(task.pop("people", {}))
+        allow_none = take_flag(task, "allow_none")
+        people = people_of(task.pop("people", {}))
         if task:
             raise InputError(
                 f"unknown field {next(iter(task))[:40]!r}; expected {', '.join(OF_FACES)}"
@@ -249,7 +247,7 @@ class Worker:
         recognizer = scorer.recognizers[0]
         if references is not None:
             try:
-                paths = records.texts(references)
+                paths = task_fields.references_of(references)
             except (ValueError, TypeError):
                 raise InputError("reference: expected a list of names of pictures") from None
             known = [scorer.known_face(path, "reference") for path in paths]
@@ -292,7 +290,7 @@ class Worker:
     def _job(self, task: dict[str, Any], outputs: Mapping[str, str]) -> Job:
         """What is to be extracted, read and checked before any network. Raises InputError."""
         each = task.pop("each", None)
-        values = _read_values(task)
+        values = values_of(task)
         names = values.pop("names", [])
         portraits = values["portrait"]
         if len(portraits) > 1:
@@ -331,7 +329,7 @@ class Worker:
             for name in fields_of_one:
                 if name not in OF_EACH:
                     raise InputError(f"each: {name[:40]!r} is none of {', '.join(OF_EACH)}")
-            one = _read_values({"portrait": [source.path]} | fields_of_one)
+            one = values_of({"portrait": [source.path]} | fields_of_one)
             flags, choice, boxes = judged_flags({**values, **one}, self._defaults)
             alone = read_job([source.path], flags, choice, boxes, self._note)
             own[source.sha256] = OwnChoice(choice, alone.mask, boxes)
@@ -378,68 +376,6 @@ class Worker:
             "uncond": result.has_uncond,
             "cached": result.is_cached,
         }
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    """One line of JSON. Raises InputError."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError("is not UTF-8; expected one JSON object in each line") from None
-    record = records.json_record(text, EXAMPLE)
-    return {name: value for name, value in record.items() if value is not None}
-
-
-def _flag(task: dict[str, Any], name: str) -> bool:
-    """Take a field that is true or false out of a task; one that is not there is false. Raises
-    InputError.
-    """
-    value = task.pop(name, False)
-    if not isinstance(value, bool):
-        raise InputError(f"{name}: expected true or false")
-    return value
-
-
-def _people(value: object) -> dict[str, list[str]]:
-    """Who is looked for, name -> references. Raises InputError."""
-    try:
-        if not isinstance(value, dict):
-            raise ValueError("an object")
-        people = {str(name): records.texts(paths) for name, paths in value.items()}
-    except (ValueError, TypeError):
-        people = {"": []}
-    if not all(people.values()):
-        raise InputError(
-            'people: expected an object of lists of pictures, such as {"ada": ["ada.jpg"]}'
-        )
-    return people
-
-
-def _read_values(task: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's fields as the command line would give them. Raises InputError."""
-    values: dict[str, Any] = {}
-    wrong = []
-    for name, value in task.items():
-        try:
-            if name in ("portrait", "names"):
-                values[name] = records.texts(value)
-            elif name in PICTURES:
-                values[name] = records.text(value)
-            elif name in COLUMNS and name not in NOT_COLUMNS:
-                values[name] = COLUMNS[name][0](value)
-            else:
-                wrong.append(f"unknown field {name[:40]!r}")
-        except (ValueError, TypeError, OverflowError):
-            expected = COLUMNS[name][1] if name in COLUMNS else "the name of a picture"
-            wrong.append(f"{name} {str(value)[:60]!r}: expected {expected}")
-    if wrong:
-        raise InputError("; ".join(wrong))
-    if not values.get("portrait") or "-" in values["portrait"]:
-        raise InputError("portrait: expected a list of names of pictures")
-    # tasks come on standard input
-    if values.get("mask") == "-":
-        raise InputError("mask: expected the name of a picture")
-    return values
 
 
 def _named(job: Job, names: Mapping[str, str]) -> Job:

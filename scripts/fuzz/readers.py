@@ -17,7 +17,7 @@ import numpy as np
 from fuzz import good_input, mutations
 from pulid_extract.batch import journal
 from pulid_extract.batch import manifest as portraits
-from pulid_extract.batch.worker import _parse as parse_task
+from pulid_extract.batch.task_fields import parse_task
 from pulid_extract.extraction.embedding_cache import CachedExtraction
 from pulid_extract.extraction.results import ExtractionResult
 from pulid_extract.files import file_hashes
