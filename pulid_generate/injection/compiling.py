@@ -57,6 +57,25 @@ def check_compiler(device: torch.device, folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
+def naming_full_disk() -> Iterator[None]:
+    """While blocks run that are compiled on first use: code that cannot be written is an
+    OutputError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch's compiler wraps what went wrong in it
+        inner = getattr(error, "inner_exception", None)
+        if not isinstance(inner, OSError):
+            raise
+        where = os.environ.get(FOLDER_VARIABLE, "torch's cache")
+        raise OutputError(
+            f"{where}: compiled code cannot be written ({inner.strerror or inner}); make room, "
+            f"name another folder by {CACHE_VARIABLE}, or leave --compile out"
+        ) from None
+
+
+@contextlib.contextmanager
 def compile_blocks(transformer: Any, folder: Path | None = None) -> Iterator[None]:
     """Compile the block forwards of a diffusers Flux transformer, on first use; on leaving, the
     model is as it was.
@@ -80,17 +99,8 @@ def compile_blocks(transformer: Any, folder: Path | None = None) -> Iterator[Non
     # serves one with it, and the LoRA is lost.
     config.skip_nnmodule_hook_guards = False
     try:
-        yield
-    except RuntimeError as error:
-        # torch's compiler wraps what went wrong in it
-        inner = getattr(error, "inner_exception", None)
-        if not isinstance(inner, OSError):
-            raise
-        where = os.environ.get(FOLDER_VARIABLE, "torch's cache")
-        raise OutputError(
-            f"{where}: compiled code cannot be written ({inner.strerror or inner}); make room, "
-            f"name another folder by {CACHE_VARIABLE}, or leave --compile out"
-        ) from None
+        with naming_full_disk():
+            yield
     finally:
         config.recompile_limit, config.skip_nnmodule_hook_guards = limit, skip
         for block, forward in zip(blocks, before, strict=True):

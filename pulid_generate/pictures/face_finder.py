@@ -41,6 +41,8 @@ class FaceFinder:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         # (antelopev2's folder, the score from which something is a face) -> the process
         self._processes: dict[tuple[str | None, float | None], ExtractProcess] = {}
+        # those that have answered
+        self._checked: set[tuple[str | None, float | None]] = set()
 
     def check(self, detector: str | None, threshold: float | None) -> None:
         """Start the process, and see that it finds its networks. Raises PackageError,
@@ -49,8 +51,9 @@ class FaceFinder:
         import numpy as np
 
         key = (detector, threshold)
-        if key not in self._processes:
+        if key not in self._checked:
             self.find(np.zeros((64, 64, 3), np.uint8), detector, threshold, {})
+            self._checked.add(key)
 
     def find(
         self,
@@ -98,6 +101,7 @@ class FaceFinder:
         for process in self._processes.values():
             process.stop()
         self._processes.clear()
+        self._checked.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

@@ -102,10 +102,10 @@ class Engine:
         found; RequestError if its picture would become too large.
         """
         self._faces.check(job)
-        self._larger.expect(job)
-        if self._upscaler is not None:
-            self._upscaler.settings.size_of(*job.request.final_size, self._upscaler.scale)
-        return self.planner.expect(job)
+        with self._larger.expecting(job):
+            if self._upscaler is not None:
+                self._upscaler.settings.size_of(*job.request.final_size, self._upscaler.scale)
+            return self.planner.expect(job)
 
     @property
     def decodes_beside(self) -> bool:

@@ -5,8 +5,10 @@ encoded again, then denoised anew. Knows nothing of faces or prompts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,18 +36,38 @@ class LargerPass:
     def __init__(self, loaded: LoadedModels, redraw: Redraw):
         self._loaded, self._redraw = loaded, redraw
         self._networks: dict[UpscaleSettings, Upscaler] = {}
+        # file -> bytes that are set aside for it
+        self._aside: dict[Path, int] = {}
 
-    def expect(self, job: Job) -> None:
-        """Load what enlarges a job's picture, and set its memory aside. Raises PackageError,
-        InputError, CheckpointError for a file that cannot.
+    @contextmanager
+    def expecting(self, job: Job) -> Iterator[None]:
+        """Load what enlarges a job's picture, and set its memory aside, which goes back if what is
+        done within fails. Raises PackageError, InputError, CheckpointError for a file that cannot,
+        PlacementError if what was announced before would not fit any more.
         """
         hires = job.request.hires
         if hires is None or hires.model is None or hires.network() in self._networks:
+            yield
             return
-        network = load_upscaler(hires.network())
+        network = self._network(hires.network())
+        planner, device = self._loaded.planner, self._loaded.models.placement.name_of(Model.VAE)
+        aside = self._aside.get(hires.model, 0)
+        taken = planner.set_aside(device, max(network.bytes - aside, 0))
+        try:
+            planner.check()
+            yield
+        except BaseException:
+            planner.give_back(device, taken)
+            raise
         self._networks[hires.network()] = network
-        planner = self._loaded.planner
-        planner.set_aside(self._loaded.models.placement.name_of(Model.VAE), network.bytes)
+        self._aside[hires.model] = max(network.bytes, aside)
+
+    def _network(self, settings: UpscaleSettings) -> Upscaler:
+        """Of each file one, however many tiles are asked for."""
+        for known in self._networks.values():
+            if known.settings.path == settings.path:
+                return Upscaler(known.network, settings, known.sha256)
+        return load_upscaler(settings)
 
     def finished(self, latents: Sequence[Latent[Item]], caller: Caller[Item]) -> list[Latent[Item]]:
         """The latents, those of jobs with a second pass after it, without those that fail in it.

@@ -17,7 +17,11 @@ import torch
 from pulid_generate.control.loading import load_control
 from pulid_generate.errors import PlacementError
 from pulid_generate.files.model import Model
-from pulid_generate.injection.compiling import compile_blocks, compiled_folder
+from pulid_generate.injection.compiling import (
+    compile_blocks,
+    compiled_folder,
+    naming_full_disk,
+)
 from pulid_generate.kernels.recording import CudaRecorder, Recordings
 from pulid_generate.lora.hooks import attach_lora_files
 from pulid_generate.memory.devices import give_back_memory
@@ -144,9 +148,13 @@ class LoadedModels:
     @contextmanager
     def running(self, model: Model) -> Iterator[None]:
         """While a model is loaded or used: running out of memory is a PlacementError that names the
-        flags which help.
+        flags which help; compiled code that cannot be written is an OutputError.
         """
-        with torch.inference_mode(), naming_memory(model, self.models.placement):
+        with (
+            torch.inference_mode(),
+            naming_memory(model, self.models.placement),
+            naming_full_disk(),
+        ):
             yield
 
     def release(self) -> None:

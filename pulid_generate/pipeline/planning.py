@@ -130,11 +130,24 @@ class MemoryPlanner:
             faces.append(pattern)
         return replace(job, faces=tuple(faces))
 
-    def set_aside(self, device: str, count: int) -> None:
-        """Leave so many bytes of a device to what is loaded beside the models."""
-        if device in self.available:
-            self.available[device] = max(self.available[device] - count, 0)
+    def set_aside(self, device: str, count: int) -> int:
+        """Leave so many bytes of a device to what is loaded beside the models; returns how many
+        there were.
+        """
+        taken = min(count, self.available.get(device, 0))
+        self.give_back(device, -taken)
+        return taken
+
+    def give_back(self, device: str, count: int) -> None:
+        """Let the models have what was set aside."""
+        if count:
+            self.available[device] += count
             self._plan_anew()
+
+    def check(self) -> None:
+        """Raise PlacementError if anything that was announced does not fit any more."""
+        for _, plan in self._kinds.values():
+            plan.check()
 
     def _make_room_for_finding(self) -> None:
         """For the process that finds faces, once one is needed."""

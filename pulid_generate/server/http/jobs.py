@@ -17,7 +17,6 @@ from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.request.generation import MAX_SEED
-from pulid_generate.request.hires import UPSCALERS
 from pulid_generate.request.step_cache import OPTIONS as CACHES
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server import settings as limits
@@ -165,7 +164,7 @@ def _restored(server: Server, visitor: str | None, facts: dict[str, Any]) -> Res
     hashes = hashes_of(server.submission.people(visitor).files())
     names = {sha256: name for name, sha256 in hashes.items()}
     try:
-        return restore(facts, judge.flags, judge.fitted, names, judge.lora_folder)
+        return restore(facts, judge.facts(), judge.flags, judge.fitted, names, judge.lora_folder)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise RequestError("this picture's metadata was altered and cannot be read") from None
 
@@ -199,7 +198,7 @@ async def get_capabilities(request: Request) -> dict[str, Any]:
         "choices": {
             "sampling_method": list(METHODS),
             "scheduler": list(SCHEDULES),
-            "hires_upscaler": list(UPSCALERS),
+            "hires_upscaler": judge.upscalers(),
             "cache_mode": list(CACHES),
             "scm_policy": ["dynamic", "static"],
         },

@@ -15,12 +15,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from PIL import ImageChops
 
-from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.picture_file import decode_picture
 from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import SAMPLER_NAMES
 from pulid_generate.pictures.picture import read_parameters
-from pulid_generate.request.hires import UPSCALERS, models_in
 from pulid_generate.request.start_picture import FORMATS
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server.http.state import (
@@ -251,10 +249,8 @@ async def loras(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/upscalers")
 async def upscalers(request: Request) -> list[dict[str, Any]]:
-    folder = server_of(request).judge.flags.hires_upscalers_dir
-    models = models_in(path_of(folder)) if folder is not None else []
     told = {"model_name": None, "model_path": None, "scale": 2}
-    return [{"name": name} | told for name in (*UPSCALERS, *models)]
+    return [{"name": name} | told for name in server_of(request).judge.upscalers()]
 
 
 @router.get("/options")

@@ -62,13 +62,15 @@ class Restored:
 
 def restore(
     facts: Mapping[str, Any],
+    here: Mapping[str, Any],
     defaults: BatchFlags,
     fit: Fit,
     names: Mapping[str, str],
     loras: Path | None,
 ) -> Restored:
-    """facts: as `parse_description` reads them. defaults: the server's; fields that agree with them
-    are left out. names: SHA-256 of a .pulidembd -> the name of who is here. loras: their folder.
+    """facts: as `parse_description` reads them. here: those of this server's models. defaults: the
+    server's; fields that agree with them are left out. names: SHA-256 of a .pulidembd -> the name
+    of who is here. loras: their folder.
 
     Raises KeyError, TypeError or ValueError for metadata that was altered.
     """
@@ -97,7 +99,21 @@ def restore(
     ):
         if name in facts:
             restored.missing.append(words)
+    _compare_models(facts, restored, here)
     return restored
+
+
+def _compare_models(facts: Mapping[str, Any], restored: Restored, here: Mapping[str, Any]) -> None:
+    for role, name in facts.get("models", {}).items():
+        own = here["models"].get(role, name)
+        if own != name:
+            restored.missing.append(f"it was drawn by {name}, and this server has {own}")
+    for fact, words in (
+        ("upscale", "finished pictures are enlarged otherwise here"),
+        ("tae", "its tiny autoencoder is another one here, or there was or is none"),
+    ):
+        if facts.get(fact) != here[fact]:
+            restored.missing.append(words)
 
 
 def _take_tiles(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
@@ -232,6 +248,8 @@ def _take_hires(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
         "hires_height": told["height"],
         "hires_upscaler": told["upscaler"],
     }
+    if "upscaler_tile" in told:
+        fields["hires_upscale_tile_size"] = told["upscaler_tile"]
     if "denoising_strength" in told:
         fields["hires_denoising_strength"] = told["denoising_strength"]
         for steps in range(min(told["steps"], MOST_TRIED) + 1):

@@ -50,6 +50,8 @@ class DeviceThread(threading.Thread):
         self.is_ready = False
         # why it does not any more: a sentence
         self.problem: str | None = None
+        # called once there is a problem
+        self.on_end: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         try:
@@ -64,7 +66,11 @@ class DeviceThread(threading.Thread):
             self.problem = f"the server made a mistake ({type(error).__name__})"
         finally:
             self.is_ready = False
-            self.drawer.close()
+            try:
+                self.drawer.close()
+            finally:
+                if self.problem is not None:
+                    self.on_end()
 
     def _take_jobs(self) -> None:
         """Until the queue is closed. Raises UnfitWorkerError."""

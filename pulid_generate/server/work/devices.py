@@ -65,6 +65,7 @@ class OneDevice:
 
     def start(self, on_end: Callable[[], None]) -> None:
         """See `Devices`."""
+        self.thread.on_end = on_end
         self.thread.start()
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.opening import open_pipeline
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing, read_drawing, read_request
@@ -20,6 +21,7 @@ from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.conditions import ControlFlags
 from pulid_generate.pictures.picture import Format
+from pulid_generate.request.hires import UPSCALERS, models_in
 from pulid_generate.rows.manifest import read_row
 from pulid_generate.server.settings import Settings
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
@@ -69,6 +71,23 @@ class Judge:
     @property
     def has_pulid(self) -> bool:
         return self.pipeline.files.pulid is not None
+
+    def upscalers(self) -> list[str]:
+        """What may enlarge a picture between two passes, the models of the server's own folder
+        among it.
+        """
+        folder = self.flags.hires_upscalers_dir
+        return [*UPSCALERS, *(models_in(path_of(folder)) if folder is not None else ())]
+
+    def facts(self) -> dict[str, Any]:
+        """What the metadata of every picture here says of the models: files by role, what enlarges
+        finished pictures, a tiny autoencoder.
+        """
+        from pulid_generate.pipeline.pixels import MODELS
+
+        fitting = self.pipeline.fitting
+        models = {role: getattr(fitting.files, role).name for role in MODELS}
+        return {"models": models, "upscale": fitting.upscale, "tae": fitting.tae}
 
     def flags_of(self, record: JobRecord) -> tuple[BatchFlags, frozenset[str]]:
         """The flags of a job, over the server's own, and which of them were given. Raises

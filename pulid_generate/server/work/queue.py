@@ -147,13 +147,20 @@ class JobQueue:
             self.ended[state] += 1
             if job in self.working:
                 self.working.remove(job)
-            self._save(job)
+            # of one that was deleted while it was in work nothing comes back
+            if job.id in self._jobs:
+                self._save(job)
         forget_files(job)
         self._announce(job)
 
     def put_back(self, job: JobRecord) -> None:
-        """A job that was begun is the next one, or the first one of the server's next start."""
+        """A job that was begun is the next one, or the first one of the server's next start. One
+        that was cancelled meanwhile has ended.
+        """
         with self._changed:
+            if job.is_cancelled:
+                self.finish(job, "cancelled")
+                return
             job.state, job.step, job.preview = "queued", (0, 0), None
             self.working.remove(job)
             self._waiting.appendleft(job)

@@ -119,7 +119,11 @@ class WorkerDrawer:
     def release(self) -> None:
         """See `Drawer`."""
         if self._process is not None and self.is_loaded:
-            self._process.tell(Release())
+            try:
+                self._process.tell(Release())
+            except DeadWorkerError:
+                # the next picture starts another
+                self.close()
             self.is_loaded = False
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -23,6 +24,7 @@ from torch._inductor.exc import InductorError
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import OutputError
+from pulid_generate.files.model import Model
 from pulid_generate.injection import compiling
 from pulid_generate.injection.compiling import FOLDER_VARIABLE, check_compiler, compile_blocks
 from pulid_generate.lora.changes import Product
@@ -31,6 +33,7 @@ from pulid_generate.memory.streaming import blocks_of, stream_blocks
 from pulid_generate.models.flux import load_flux
 from pulid_generate.packed import ggml
 from pulid_generate.packed.ggml import compute_quantized
+from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.sampling.packing import position_ids
 
 BLOCKS = 3  # of each kind
@@ -155,8 +158,11 @@ def test_code_that_finds_no_room_is_one_line(files, tmp_path, monkeypatch):
         ),
         (ValueError("a bug"), InductorError, "a bug"),
     ):
-        with pytest.raises(kind, match=words), compile_blocks(model):
-            raise InductorError(inner, inspect.currentframe())
+        # Flux stays compiled from one picture to the next: a command hears of it where it draws
+        loaded = SimpleNamespace(models=SimpleNamespace(placement=None))
+        for way in (compile_blocks(model), LoadedModels.running(loaded, Model.FLUX)):
+            with pytest.raises(kind, match=words), way:
+                raise InductorError(inner, inspect.currentframe())
 
 
 @pytest.mark.parametrize("name", ["plain", "Q8_0", "fp8"])

@@ -21,7 +21,13 @@ from support.micro_flags import micro_files
 from pulid_extract.shared import errors
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, Pipeline, Placement
-from pulid_generate.errors import CheckpointError, InputError, PackageError, RequestError
+from pulid_generate.errors import (
+    CheckpointError,
+    InputError,
+    PackageError,
+    PlacementError,
+    RequestError,
+)
 from pulid_generate.models.upscaler import load_upscaler
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import Picture
@@ -205,11 +211,24 @@ def test_a_larger_pass_may_enlarge_by_it(folder, micro, network, person, monkeyp
     sha256 = hashlib.sha256(found.read_bytes()).hexdigest()
     assert (facts["upscaler"], facts["upscaler_sha256"]) == ("tiny", sha256)
     # its memory is set aside once, and a file that is none is known before anything is drawn
-    monkeypatch.setattr(planning, "available_on", lambda devices: {"cpu": 10**11})
+    monkeypatch.setattr(planning, "available_on", lambda devices: {"cpu": 10**10})
     with pipeline.engine() as engine:
         for _ in range(2):
             engine.expect(job)
-        assert engine.planner.available["cpu"] == 10**11 - load_upscaler(hires.network()).bytes
+        assert engine.planner.available["cpu"] == 10**10 - load_upscaler(hires.network()).bytes
+        # other tiles are no other network, and what does not fit leaves no trace
+        other = replace(hires, tile=160)
+        engine.expect(pipeline.job(replace(small, hires=other), me))
+        free = 10**10 - load_upscaler(other.network()).bytes
+        assert engine.planner.available["cpu"] == free
+        loaded = engine._larger._networks
+        assert loaded[other.network()].network is loaded[hires.network()].network
+        huge = pipeline.job(replace(small, hires=replace(hires, tile=4096)), me)
+        for _ in range(2):
+            with pytest.raises(PlacementError):
+                engine.expect(huge)
+        assert engine.planner.available["cpu"] == free
+        engine.expect(job)
         (tmp_path / "no.pth").write_bytes(b"no model")
         broken = replace(hires, model=tmp_path / "no.pth")
         with pytest.raises(CheckpointError, match=r"no\.pth: holds no tensors"):

@@ -66,6 +66,31 @@ def test_garbage_is_no_job(text, job):
 
 
 @pytest.fixture
+def drawing(tmp_path):
+    """A queue with one job, which is in work."""
+    queue = JobQueue(4)
+    queue.add(JobRecord("name", tmp_path / "-" / "name", "visitor", {"prompt": "a secret"}))
+    return queue, queue.take(0)
+
+
+def test_of_a_job_that_is_deleted_while_it_is_drawn_nothing_comes_back(drawing):
+    queue, job = drawing
+    queue.delete(job)
+    queue.finish(job, "cancelled")
+    assert not job.folder.exists()
+    assert queue.working == []
+
+
+def test_a_cancelled_job_does_not_go_back_into_the_queue(drawing):
+    queue, job = drawing
+    queue.cancel(job)
+    queue.put_back(job)
+    assert (len(queue), queue.working, job.state) == (0, [], "cancelled")
+    # nor into that of the next server
+    assert JobQueue(4).resume(job.folder.parent.parent) == (0, 0)
+
+
+@pytest.fixture
 def validation(tmp_path):
     run = TrialRun("job", Trial("front", "pose", "a cat"), "person", [1], [ShotResult("ab", 0.5)])
     record = ValidationRecord(

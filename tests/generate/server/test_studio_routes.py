@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from support.micro_drawing import write_lora
 from support.served import micro_serve_flags, serving, wait_for
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+
+from pulid_generate.pictures.description import parse_description
+from pulid_generate.pictures.picture import read_parameters
+from pulid_generate.server.intake.restoring import _take_hires
 
 PROMPT = "a photo of a cat"
 
@@ -27,7 +32,14 @@ def served(micro, tmp_path_factory, kept):
     loras.mkdir()
     (people / "me.pulidembd").write_bytes(kept.me.read_bytes())
     write_lora(loras / "style.safetensors")
-    flags = micro_serve_flags(micro, folder, identities=str(people), lora_model_dir=str(loras))
+    (folder / "x4.pth").touch()
+    flags = micro_serve_flags(
+        micro,
+        folder,
+        identities=str(people),
+        lora_model_dir=str(loras),
+        hires_upscalers_dir=str(folder),
+    )
     with serving(flags) as running:
         yield running
 
@@ -41,6 +53,14 @@ def client(served):
 def png(colour: str, size: tuple[int, int] = (64, 48)) -> bytes:
     stored = io.BytesIO()
     Image.new("RGB", size, colour).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def with_facts(facts: dict) -> bytes:
+    """A picture with this metadata."""
+    info, stored = PngInfo(), io.BytesIO()
+    info.add_text("parameters", f"a cat\n{json.dumps(facts)}")
+    Image.new("RGB", (16, 16)).save(stored, "PNG", pnginfo=info)
     return stored.getvalue()
 
 
@@ -131,9 +151,30 @@ def test_what_metadata_does_not_hold_is_said(client, served, kept):
     assert "drag their boxes again" in " ".join(told["missing"])
 
 
-def test_metadata_that_was_altered_is_refused(client):
-    from PIL.PngImagePlugin import PngInfo
+def test_the_servers_models_that_enlarge_can_be_chosen(client):
+    choices = client.get("/v1/capabilities").json()["choices"]["hires_upscaler"]
+    assert (choices[0], choices[-1]) == ("Latent", "x4.pth")
+    listed = client.get("/sdapi/v1/upscalers").json()
+    assert [one["name"] for one in listed] == choices
 
+
+def test_what_another_server_has_is_said(client):
+    facts = parse_description(read_parameters(drawn(client, prompt=PROMPT)))
+    facts["models"]["flux"] = "flux1-dev.safetensors"
+    facts["upscale"] = {"model": "x4.pth"}
+    told = restored(client, with_facts(facts))["missing"]
+    assert told[0].startswith("it was drawn by flux1-dev.safetensors, and this server has flux1-")
+    assert told[1:] == ["finished pictures are enlarged otherwise here"]
+
+
+def test_tiles_of_a_model_that_enlarged_it_come_back():
+    told = {"width": 128, "height": 96, "upscaler": "tiny.pth", "upscaler_tile": 64}
+    fields = {}
+    _take_hires({"hires": told | {"sigmas": [0.5, 0.0]}}, fields, None)
+    assert fields["hires_upscale_tile_size"] == 64
+
+
+def test_metadata_that_was_altered_is_refused(client):
     whole = {"t5_tokens": [256], "prompt": "", "width": 64, "height": 48, "seed": 1, "sigmas": [1]}
     for altered in (
         {},
@@ -144,10 +185,7 @@ def test_metadata_that_was_altered_is_refused(client):
         whole | {"steps": 2, "skip_layers": {"scale": 1, "layers": [1], "steps": []}},
     ):
         facts = altered | {"pulid_generate": "1"}
-        info, stored = PngInfo(), io.BytesIO()
-        info.add_text("parameters", f"a cat\n{json.dumps(facts)}")
-        Image.new("RGB", (16, 16)).save(stored, "PNG", pnginfo=info)
-        told = client.post("/v1/parameters", json={"image": coded(stored.getvalue())})
+        told = client.post("/v1/parameters", json={"image": coded(with_facts(facts))})
         assert told.status_code == 400, facts
         assert "was altered" in told.json()["detail"]
 

@@ -24,8 +24,12 @@ from pulid_extract.shared.cluster.actor import (
 from pulid_extract.shared.cluster.ray_process import LOOK, DeadWorkerError, Done, Heard
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.server.http.cluster import cluster_devices, opener_of
+from pulid_generate.server.work.device import DeviceThread
+from pulid_generate.server.work.devices import OneDevice
 from pulid_generate.server.work.drawing import Cancelled
+from pulid_generate.server.work.queue import JobQueue
 from pulid_generate.server.work.ray_worker import Look, Stage
+from pulid_generate.server.work.worker_drawer import WorkerDrawer
 
 PROMPT = "a photo of a cat"
 
@@ -201,6 +205,36 @@ def test_a_server_whose_workers_cannot_work_says_why_and_ends(micro, tmp_path):
         )
         with running.client() as client:
             assert client.get("/ready").status_code == 503
+
+
+def test_a_server_of_one_device_ends_if_that_breaks(capsys):
+    class Broken:
+        def open(self):
+            raise ValueError("a secret")
+
+        def close(self):
+            pass
+
+    ended = []
+    device = OneDevice(DeviceThread(None, Broken(), JobQueue(1), None, 0))
+    device.start(lambda: ended.append(device.problem))
+    device.join(WAIT)
+    assert ended == ["the server made a mistake (ValueError)"]
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_a_worker_that_died_while_nothing_was_drawn_is_started_anew():
+    class Dead:
+        def tell(self, message):
+            raise DeadWorkerError("gone")
+
+        def kill(self):
+            pass
+
+    drawer = WorkerDrawer("worker", Dead, lambda: False, lambda reply: None)
+    drawer._process, drawer.is_loaded = Dead(), True
+    drawer.release()
+    assert (drawer._process, drawer.is_loaded) == (None, False)
 
 
 def test_a_cluster_without_a_place_is_an_error(micro, tmp_path):
