@@ -209,12 +209,8 @@ def _idle_placement(
         for name in ("clip_on_cpu", "vae_on_cpu", "offload_to_cpu", "params_backend", "max_vram"):
             if getattr(flags, name):
                 lines.append(f"{flag_name(name)} changes nothing here, everything runs on the CPU")
-    from pulid_generate.kernels.recording import has_cuda_graphs
-
-    if flags.cuda_graphs == "on" and not has_cuda_graphs(placement.device):
-        lines.append(
-            f"--cuda-graphs on changes nothing on {placement.device}: they are for NVIDIA GPUs"
-        )
+    if flags.cuda_graphs == "on" and (reason := _why_steps_are_not_recorded(flags, placement)):
+        lines.append(f"--cuda-graphs on changes nothing {reason}")
     if not with_pulid and flags.pulid_weights is not None:
         lines.append("--pulid-weights without --pulid-id-embedding: drawing without an identity")
     if flags.ref_image and not flags.kontext and is_kontext(files.flux.header) == "unknown":
@@ -229,3 +225,18 @@ def _idle_placement(
                     f"{flag_name(name)} has no effect: {files.flux.path} holds no packed weights"
                 )
     return lines
+
+
+def _why_steps_are_not_recorded(flags: Flags, placement: Placement) -> str:
+    """ "" if they can be."""
+    from pulid_generate.kernels.recording import has_cuda_graphs
+
+    if not has_cuda_graphs(placement.device):
+        return f"on {placement.device}: they are for NVIDIA GPUs"
+    if placement.streams(Model.FLUX):
+        return "where Flux's weights stream: Python copies them in the middle of a step"
+    if flags.control_net:
+        return "with --control-net: Python decides in the middle of a step"
+    if flags.cache_mode not in (None, "easycache"):
+        return f"with --cache-mode {flags.cache_mode}: Python decides in the middle of a step"
+    return ""
