@@ -158,7 +158,7 @@ def test_pictures_are_the_same_files_though_a_worker_is_killed(
     lines, err = finished(process, said)
     assert process.returncode == 0, err
     assert "died (its process ended without a word: killed, out of memory, or crashed)" in err
-    assert "will be done again" in err
+    # whether it had rows in its hands is luck: test_dispatch.py says what becomes of them
     assert Counter(line["row"] for line in lines) == Counter(range(1, 13))
     assert {line["row"]: line["status"] for line in lines} == {
         row: "skipped" if row == 3 else "done" for row in range(1, 13)
