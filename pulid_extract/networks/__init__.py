@@ -4,6 +4,7 @@
     onnx_runtime.py  onnxruntime, which reports nothing and warns of nothing
     checkpoint.py    tensors out of a file, strictly into a module
     folding.py       batch norms taken into the convolutions before them
+    resnet.py        residual networks, as both of the next two have one
     retinaface.py    RetinaFace: a picture -> faces with landmarks
     bisenet.py       BiSeNet: a face -> which part of it every pixel is
     eva_tower.py     EVA02-CLIP's image tower as a module

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from pulid_extract.networks.checkpoint import load_strictly, read_tensors, without_init
 from pulid_extract.networks.folding import Convolution, fold_norms, norm_pairs
+from pulid_extract.networks.resnet import ResNet, enlarged, shortcut
 
 WHAT = "facexlib's BiSeNet"
 CLASSES = 19
@@ -43,9 +44,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = Convolution(inputs, outputs, 3, stride, activation="relu")
         self.conv2 = Convolution(outputs, outputs, 3)
-        self.downsample: nn.Module = nn.Identity()
-        if inputs != outputs or stride != 1:
-            self.downsample = nn.Sequential(Convolution(inputs, outputs, 1, stride))
+        self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
@@ -53,26 +52,12 @@ class Block(nn.Module):
         return functional.relu_(output.add_(self.downsample(maps)))
 
 
-class ResNet(nn.Module):
-    """ResNet-18 without its head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = Convolution(3, 64, 7, 2, activation="relu")
-        inputs = 64
-        for number, (width, stride) in enumerate(LAYERS, 1):
-            layer = nn.Sequential(Block(inputs, width, stride), Block(width, width, 1))
-            self.add_module(f"layer{number}", layer)
-            inputs = width
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 8, 16 and 32."""
-        maps = functional.max_pool2d(self.conv1(pixels), 3, 2, 1)
-        outputs = []
-        for number in range(1, len(LAYERS) + 1):
-            maps = self.get_submodule(f"layer{number}")(maps)
-            outputs.append(maps)
-        return outputs[1:]
+def _resnet18() -> ResNet:
+    layers, inputs = [], 64
+    for width, stride in LAYERS:
+        layers.append(nn.Sequential(Block(inputs, width, stride), Block(width, width, 1)))
+        inputs = width
+    return ResNet(layers)
 
 
 class Step(nn.Module):
@@ -106,7 +91,7 @@ class ContextPath(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.resnet = ResNet()
+        self.resnet = _resnet18()
         self.arm16, self.arm32 = Refinement(256, 128), Refinement(512, 128)
         self.conv_head32, self.conv_head16 = Step(128, 128, 3), Step(128, 128, 3)
         self.conv_avg = Step(512, 128, 1)
@@ -116,9 +101,9 @@ class ContextPath(nn.Module):
         fine, middle, coarse = self.resnet(pixels)
         # of one pixel: the same everywhere
         surroundings = self.arm32(coarse) + self.conv_avg(_mean(coarse))
-        surroundings = self.conv_head32(_enlarged(surroundings, middle))
+        surroundings = self.conv_head32(enlarged(surroundings, middle))
         surroundings = self.arm16(middle) + surroundings
-        return fine, self.conv_head16(_enlarged(surroundings, fine))
+        return fine, self.conv_head16(enlarged(surroundings, fine))
 
 
 class Fusion(nn.Module):
@@ -172,10 +157,6 @@ class BiSeNet(nn.Module):
 def _mean(maps: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, C, 1, 1)."""
     return functional.avg_pool2d(maps, maps.shape[-2:])
-
-
-def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(maps, size=like.shape[-2:], mode="nearest")
 
 
 def load_bisenet(path: Path, device: str = "cpu") -> BiSeNet:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from pulid_extract.networks.checkpoint import load_strictly, read_tensors, without_init
 from pulid_extract.networks.folding import Convolution, fold_norms, norm_pairs
+from pulid_extract.networks.resnet import ResNet, enlarged, shortcut
 
 WHAT = "facexlib's RetinaFace"
 # BGR, taken from every pixel
@@ -49,9 +50,7 @@ class Bottleneck(nn.Module):
         self.conv1 = Convolution(inputs, width, 1, activation="relu")
         self.conv2 = Convolution(width, width, 3, stride, activation="relu")
         self.conv3 = Convolution(width, outputs, 1)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(Convolution(inputs, outputs, 1, stride))
+        self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, 4 * width, H / stride, W / stride)."""
@@ -59,28 +58,15 @@ class Bottleneck(nn.Module):
         return functional.relu_(output.add_(self.downsample(maps)))
 
 
-class ResNet(nn.Module):
-    """ResNet-50 without its head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = Convolution(3, 64, 7, 2, activation="relu")
-        inputs = 64
-        for number, (blocks, width, stride) in enumerate(LAYERS, 1):
-            layer = nn.Sequential()
-            for block in range(blocks):
-                layer.append(Bottleneck(inputs, width, stride if block == 0 else 1))
-                inputs = EXPANSION * width
-            self.add_module(f"layer{number}", layer)
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 8, 16 and 32."""
-        maps = functional.max_pool2d(self.conv1(pixels), 3, 2, 1)
-        outputs = []
-        for number in range(1, len(LAYERS) + 1):
-            maps = self.get_submodule(f"layer{number}")(maps)
-            outputs.append(maps)
-        return outputs[1:]
+def _resnet50() -> ResNet:
+    layers, inputs = [], 64
+    for blocks, width, stride in LAYERS:
+        layer = nn.Sequential()
+        for block in range(blocks):
+            layer.append(Bottleneck(inputs, width, stride if block == 0 else 1))
+            inputs = EXPANSION * width
+        layers.append(layer)
+    return ResNet(layers)
 
 
 def _step(inputs: int, outputs: int, side: int, activation: str = "relu") -> nn.Sequential:
@@ -101,12 +87,8 @@ class Pyramid(nn.Module):
         fine, middle, coarse = (
             self.get_submodule(f"output{number}")(one) for number, one in enumerate(maps, 1)
         )
-        middle = self.merge2(middle + _enlarged(coarse, middle))
-        return [self.merge1(fine + _enlarged(middle, fine)), middle, coarse]
-
-
-def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(maps, size=like.shape[-2:], mode="nearest")
+        middle = self.merge2(middle + enlarged(coarse, middle))
+        return [self.merge1(fine + enlarged(middle, fine)), middle, coarse]
 
 
 class Context(nn.Module):
@@ -146,7 +128,7 @@ class RetinaFace(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = ResNet()
+        self.body = _resnet50()
         self.fpn = Pyramid()
         self.ssh1, self.ssh2, self.ssh3 = Context(), Context(), Context()
         self.ClassHead = nn.ModuleList([Head(2) for _ in STRIDES])

@@ -165,24 +165,27 @@ class Pipeline:
         staying: Staying = "autoencoder" if is_wanted else "nothing"
         with self.engine(staying=staying) as engine:
             expected = [engine.expect(job) for job in jobs]
-            everyone = _JobsInOrder(expected)
+            everyone = JobsInOrder(expected)
             for denoised in engine.draw([[place] for place in range(len(jobs))], everyone):
                 yield denoised.decode()
 
 
-class _JobsInOrder(Caller[int]):
+class JobsInOrder(Caller[int]):
     """Wants all of some jobs, each known by its place. The first that fails ends it."""
 
     def __init__(self, jobs: Sequence[Job]):
         self.jobs = jobs
 
     def prompts(self, item: int) -> Sequence[Prompt]:
+        """As `Caller`."""
         return self.jobs[item].all_prompts
 
     def job(self, item: int) -> Job:
+        """As `Caller`."""
         return self.jobs[item]
 
     def label(self, items: Sequence[int]) -> str:
+        """As `Caller`."""
         if len(self.jobs) == 1:
             return "denoise"
         return f"picture {items[0] + 1} of {len(self.jobs)}"

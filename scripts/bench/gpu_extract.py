@@ -26,8 +26,8 @@ from bench.extract import STAGES
 from bench.extract import measure as measure_way
 from bench.gpu_tables import print_table
 
-# relative (Frobenius) distance of tokens from the CPU's in float32: of float32 on a card, where sums
-# have another order; of bfloat16 anywhere
+# relative (Frobenius) distance of tokens from the CPU's in float32: of float32 on a card, where
+# sums have another order; of bfloat16 anywhere
 EXACT, FAST = 1e-3, 0.1
 # faces that go through EVA-CLIP together, and turns of which the median counts
 FACES, TURNS = 8, 5

@@ -1,4 +1,4 @@
-"""docs/studio.png and docs/studio_phone.png: the studio as it is now, on the small world, in Chromium.
+"""docs/studio.png and docs/studio_phone.png: the studio as it is, on the small world, in Chromium.
 
 PYTHONPATH=scripts python -m docs.studio_pictures [NAME OF THE BROWSER'S PROGRAM]
 """

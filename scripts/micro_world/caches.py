@@ -1,5 +1,5 @@
-"""Measures what --cache-mode costs and wins: on the small world's pictures, and on a seeded Flux that
-is shaped as the published dev, with its guidance and its 19 + 38 blocks, but narrower.
+"""Measures what --cache-mode costs and wins: on the small world's pictures, and on a seeded Flux
+that is shaped as the published dev, with its guidance and its 19 + 38 blocks, but narrower.
 
     PYTHONPATH=scripts python -m micro_world.caches [world] [seeded]
         [--people 3] [--scenes 2] [--steps 28] [--width 256] [--side 160]
@@ -27,13 +27,11 @@ from seeded.checkpoints import write_checkpoints, write_embedding
 from seeded.micro_models import write_tokenizer
 
 from micro_world.judges import MODELS, SIDE, Eyes, Gallery, Seen
-from micro_world.measure import JUDGED, extract, scenes, write_portraits
+from micro_world.measure import JUDGED, scenes, write_people
 from micro_world.prompts import plain_prompt
 from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement, read_embedding
-from pulid_generate.pipeline.callers import Caller
-from pulid_generate.request.job import Job
+from pulid_generate.pipeline.pipeline import JobsInOrder
 from pulid_generate.request.step_cache import StepCache
-from pulid_generate.request.tokens import Prompt
 
 # What the engine says of a picture
 TOLD = re.compile(r"(\d+) of (\d+) forwards reused")
@@ -108,25 +106,6 @@ class Drawn:
     computed: int
 
 
-class InTurn(Caller[int]):
-    """Wants every job, one after the other."""
-
-    def __init__(self, jobs: Sequence[Job]):
-        self.jobs = jobs
-
-    def prompts(self, item: int) -> Sequence[Prompt]:
-        """As `Caller`."""
-        return self.jobs[item].all_prompts
-
-    def job(self, item: int) -> Job:
-        """As `Caller`."""
-        return self.jobs[item]
-
-    def label(self, items: Sequence[int]) -> str:
-        """As `Caller`."""
-        return f"picture {items[0] + 1} of {len(self.jobs)}"
-
-
 def draw(files: ModelFiles, requests: Sequence[tuple[GenerationRequest, Path]]) -> Iterator[Drawn]:
     """Each request with its identity."""
     told: list[str] = []
@@ -135,7 +114,7 @@ def draw(files: ModelFiles, requests: Sequence[tuple[GenerationRequest, Path]]) 
     for request, identity in requests:
         jobs.append(pipeline.job(request, read_embedding(identity)))
     with pipeline.engine(staying="all") as engine:
-        caller = InTurn([engine.expect(job) for job in jobs])
+        caller = JobsInOrder([engine.expect(job) for job in jobs])
         engine.encode([prompt for job in jobs for prompt in job.all_prompts])
         # what is loaded and folded with the first picture is not its own
         next(engine.draw([[0]], caller)).decode()
@@ -158,11 +137,7 @@ def draw(files: ModelFiles, requests: Sequence[tuple[GenerationRequest, Path]]) 
 
 def world(people: int, count: int, steps: int, folder: Path) -> str:
     """The table of the small world."""
-    portraits = write_portraits(folder / "portraits", people, views=2)
-    first, second = portraits[::2], portraits[1::2]
-    for path in second:
-        path.rename(folder / path.name)
-    extract(MODELS, folder / "portraits", folder / "identities")
+    identities, others = write_people(folder, people)
     told = scenes(count)
     keys = [(person, scene) for person in range(people) for scene in range(count)]
     requests = []
@@ -177,12 +152,12 @@ def world(people: int, count: int, steps: int, folder: Path) -> str:
                 t5_max_length=32,
                 step_cache=case.cache(steps),
             )
-            identity = folder / "identities" / f"{first[person].stem}.pulidembd"
+            identity = identities[person]
             requests.append((request, identity))
     drawn = list(draw(ModelFiles.find(models_dir=MODELS), requests))
 
     eyes = Eyes(MODELS)
-    gallery = Gallery(eyes, [folder / path.name for path in second])
+    gallery = Gallery(eyes, others)
     likeness, obeyed = [], []
     for index in range(len(CASES)):
         seen = []
@@ -231,7 +206,9 @@ def table(
     names: Sequence[str],
     columns: Sequence[Sequence[str]],
 ) -> str:
-    """Markdown. drawn: every case of a picture in turn. blocks: of the Flux. names, columns: what else is known, and of each case."""
+    """Markdown. drawn: every case of a picture in turn. blocks: of the Flux. names, columns: what
+    else is known, and of each case.
+    """
     heads = ["mode", "options", "steps", "fewer blocks", "denoising", "picture", "PSNR", *names]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     plain = drawn[:: len(cases)]

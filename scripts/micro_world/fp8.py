@@ -2,8 +2,8 @@
 
     PYTHONPATH=scripts python -m micro_world.fp8 [--people 3] [--scenes 8] [--steps 8]
 
-Without a card the same numbers are rounded to 8 bits and multiplied in float32: the rounding is what
-is measured, not the time. Both ways read the world's Flux in 16 bits, widened first.
+Without a card the same numbers are rounded to 8 bits and multiplied in float32: the rounding is
+what is measured, not the time. Both ways read the world's Flux in 16 bits, widened first.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from micro_world.measure import (
     Eyes,
     Gallery,
     Seen,
-    extract,
     read,
     scenes,
-    write_portraits,
+    write_people,
 )
 from micro_world.prompts import plain_prompt
 from pulid_extract.shared.model_files import read_header
@@ -77,16 +76,12 @@ def draw(rows: Path, flux: Path, folder: Path, compute: str, steps: int) -> None
 
 def world(people: int, count: int, steps: int, folder: Path) -> list[dict[str, Any]]:
     """One line of numbers for each way of computing."""
-    portraits = write_portraits(folder / "portraits", people, views=2)
-    first, second = portraits[::2], portraits[1::2]
-    for path in second:
-        path.rename(folder / path.name)
-    extract(MODELS, folder / "portraits", folder / "identities")
+    identities, others = write_people(folder, people)
     told = scenes(count)
     keys = [(person, scene) for person in range(people) for scene in range(count)]
     rows = []
     for number, (person, scene) in enumerate(keys):
-        identity = folder / "identities" / f"{first[person].stem}.pulidembd"
+        identity = identities[person]
         row = {"prompt": plain_prompt(told[scene]), "seed": 1000 + scene}
         rows.append(row | {"pulid-id-embedding": str(identity), "output": f"{number:04d}.png"})
     manifest = folder / "rows.jsonl"
@@ -98,7 +93,7 @@ def world(people: int, count: int, steps: int, folder: Path) -> list[dict[str, A
         draw(manifest, flux, folder / compute, compute, steps)
         pictures[compute] = [read(folder / compute / str(row["output"])) for row in rows]
     eyes = Eyes(MODELS)
-    gallery = Gallery(eyes, [folder / path.name for path in second])
+    gallery = Gallery(eyes, others)
     lines = []
     for compute in COMPUTES:
         seen, distances = [], []

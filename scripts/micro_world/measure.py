@@ -92,6 +92,17 @@ def write_portraits(
     return paths
 
 
+def write_people(folder: Path, count: int) -> tuple[list[Path], list[Path]]:
+    """Identities of people that nothing was trained on, and a second portrait of each."""
+    portraits = write_portraits(folder / "portraits", count, views=2)
+    others = []
+    for path in portraits[1::2]:
+        others.append(path.rename(folder / path.name))
+    extract(MODELS, folder / "portraits", folder / "identities")
+    identities = [folder / "identities" / f"{path.stem}.pulidembd" for path in portraits[::2]]
+    return identities, others
+
+
 def extract(models: Path, portraits: Path, out: Path, *more: object) -> None:
     run(
         "pulid-extract",

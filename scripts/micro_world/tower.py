@@ -1,4 +1,6 @@
-"""The small world's EVA tower, as the loader builds it, 20 blocks for PuLID's five taps. Learns who somebody is from a grey view."""
+"""The small world's EVA tower, as the loader builds it, 20 blocks for PuLID's five taps. Learns who
+somebody is from a grey view.
+"""
 
 from __future__ import annotations
 

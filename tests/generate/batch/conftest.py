@@ -1,4 +1,4 @@
-"""What the tests of batches share: the flags of the models, a folder of people, a cache of their own."""
+"""What the tests of batches share: the models' flags, a folder of people, a cache of their own."""
 
 from __future__ import annotations
 

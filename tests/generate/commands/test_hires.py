@@ -1,4 +1,4 @@
-"""--hires beside what else decides a step: the very picture of the two commands that it stands for."""
+"""--hires beside what else decides a step: the picture of the two commands that it stands for."""
 
 from __future__ import annotations
 

@@ -129,7 +129,8 @@ def test_a_cached_repository_of_single_files(micro, tmp_path):
     [
         (
             "nobody/nothing",
-            r"no repository of that name in the Hugging Face cache; if it is one, run 'hf download nobody/nothing'",
+            r"no repository of that name in the Hugging Face cache; if it is one, run "
+            "'hf download nobody/nothing'",
         ),
         ("models/flux.safetensors", "no such file"),
         ("./a/b", "no such file"),

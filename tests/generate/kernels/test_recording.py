@@ -1,4 +1,4 @@
-"""Computations that are recorded and replayed: by a tape on the CPU, and as CUDA graphs on a GPU."""
+"""Computations recorded and replayed: by a tape on the CPU, and as CUDA graphs on a GPU."""
 
 from __future__ import annotations
 

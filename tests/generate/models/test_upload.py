@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class LateCopies:
-    """A card at its worst: a copy happens when it is waited for, and reads its buffer until then."""
+    """A card at its worst: a copy happens when it is waited for, and reads its buffer then."""
 
     def __init__(self):
         self.pinned_bytes = self.copied = 0

@@ -234,7 +234,7 @@ def test_many_clients_lose_nothing_and_memory_stays(tmp_path):
     assert len(set(found.pictures.values())) == 36
     # there was no room for all of them at once
     assert found.sent_away > 0
-    # a picture kept of each request would be nothing beside the models; a job's models would be more
+    # a picture kept of each request would be nothing beside the models, a job's models more
     assert found.resident_after(1.0) - found.resident_after(0.5) < 50
 
 

@@ -1,5 +1,5 @@
-"""What the studio asks of the server beside jobs: the fields of a request from a picture's metadata,
-and what is meant on each of several portraits.
+"""What the studio asks of the server beside jobs: the fields of a request from a picture's
+metadata, and what is meant on each of several portraits.
 """
 
 from __future__ import annotations
