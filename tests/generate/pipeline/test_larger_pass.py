@@ -23,7 +23,7 @@ from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline import planning
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.larger_pass import enlarged_latent
-from pulid_generate.pipeline.pipeline import _JobsInOrder
+from pulid_generate.pipeline.pipeline import JobsInOrder
 from pulid_generate.request.conditions import Conditions
 from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.enlarging import enlarged_conditions, enlarged_region
@@ -136,7 +136,7 @@ def test_pictures_of_a_batch_are_those_drawn_alone(pipeline, people):
     with pipeline.engine() as engine:
         engine.batch = 2
         expected = [engine.expect(one) for one in jobs]
-        together = [one.decode() for one in engine.draw([[0, 1]], _JobsInOrder(expected))]
+        together = [one.decode() for one in engine.draw([[0, 1]], JobsInOrder(expected))]
     for picture, alone in zip(together, draw(pipeline, *jobs), strict=True):
         assert np.abs(picture.pixels.astype(int) - alone.pixels).max() <= 1
 
@@ -195,7 +195,7 @@ def test_a_batch_shares_the_first_pass_alone_and_so_does_its_plan(pipeline, peop
     monkeypatch.setattr(Denoiser, "latents", counted)
     jobs = [pipeline.job(request(seed=seed), people[0]) for seed in (1, 2, 3)]
     with pipeline.engine(batch=3) as engine:
-        everyone = _JobsInOrder([engine.expect(job) for job in jobs])
+        everyone = JobsInOrder([engine.expect(job) for job in jobs])
         drawn = [denoised.decode() for denoised in engine.draw([[0, 1, 2]], everyone)]
     assert together == [(3, WIDTH), (1, 96), (1, 96), (1, 96)]
     work = seen[-1]
