@@ -81,7 +81,7 @@ def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Reader
 
     given: the fields that were given. Raises PulidError.
     """
-    prompt, choices = _read_prompt(flags)
+    prompt, choices = read_prompt(flags)
     init_img = _read_init_img(flags)
     width, height = flags.width, flags.height
     # in the picture's own size where none was asked for, as sd-cli does
@@ -127,7 +127,7 @@ def read_faces_drawing(
             "hires: the picture is there, and only its faces are redrawn; leave it out, or draw "
             "over the picture with --init-img"
         )
-    prompt, choices = _read_prompt(flags)
+    prompt, choices = read_prompt(flags)
     request = read_request(flags, prompt, _whole_tokens(width), _whole_tokens(height))
     refuse_lora_tags(request.negative_prompt)
     assert request.detail is not None
@@ -155,6 +155,28 @@ def _read_loras(choices: Sequence[LoraChoice], readers: Readers) -> tuple[LoraUs
     for choice in choices:
         uses.append(LoraUse(choice.path, choice.weight, readers.sha256(choice.path)))
     return tuple(uses)
+
+
+def read_prompt(flags: Flags) -> tuple[str, tuple[LoraChoice, ...]]:
+    """The prompt without its tags, and the LoRAs of flags and tags. Raises RequestError,
+    InputError.
+    """
+    text = flags.prompt or ""
+    if flags.prompt_file is None:
+        prompt, tags = take_lora_tags(text)
+    else:
+        text = read_prompt_file(flags.prompt_file)
+        try:
+            prompt, tags = take_lora_tags(text)
+            if flags.prompt_weights:
+                parse_weights(prompt)
+        except RequestError as error:
+            raise InputError(f"{flags.prompt_file}: {error}") from None
+    folder = None
+    if flags.lora_model_dir is not None:
+        folder = path_of(flags.lora_model_dir)
+    named = [parse_lora_flag(text) for text in flags.lora or ()]
+    return prompt, choose_loras(named, tags, folder)
 
 
 def read_request(flags: Flags, prompt: str, width: int, height: int) -> GenerationRequest:
@@ -198,26 +220,6 @@ def read_request(flags: Flags, prompt: str, width: int, height: int) -> Generati
 
 
 # -------------------------------------------------------------------------------------------- parts
-
-
-def _read_prompt(flags: Flags) -> tuple[str, tuple[LoraChoice, ...]]:
-    """The prompt without its tags, and the LoRAs of flags and tags."""
-    text = flags.prompt or ""
-    if flags.prompt_file is None:
-        prompt, tags = take_lora_tags(text)
-    else:
-        text = read_prompt_file(flags.prompt_file)
-        try:
-            prompt, tags = take_lora_tags(text)
-            if flags.prompt_weights:
-                parse_weights(prompt)
-        except RequestError as error:
-            raise InputError(f"{flags.prompt_file}: {error}") from None
-    folder = None
-    if flags.lora_model_dir is not None:
-        folder = path_of(flags.lora_model_dir)
-    named = [parse_lora_flag(text) for text in flags.lora or ()]
-    return prompt, choose_loras(named, tags, folder)
 
 
 def _read_init_img(flags: Flags) -> PictureBytes | None:
@@ -293,12 +295,9 @@ def _step_cache(flags: Flags) -> StepCache | None:
 def _hires(flags: Flags) -> HiresSettings | None:
     if not flags.hires:
         return None
-    name = upscaler_named(flags.hires_upscaler)
-    model = None
-    if name not in UPSCALERS and flags.hires_upscalers_dir is not None:
-        model = find_model(name, path_of(flags.hires_upscalers_dir))
+    name, model = hires_upscaler(flags)
     return HiresSettings(
-        upscaler=model.name if model is not None else name,
+        upscaler=name,
         model=model,
         tile=flags.hires_upscale_tile_size,
         scale=flags.hires_scale,
@@ -308,6 +307,17 @@ def _hires(flags: Flags) -> HiresSettings | None:
         denoising_strength=flags.hires_denoising_strength,
         sigmas=_sigmas(flags.hires_sigmas),
     )
+
+
+def hires_upscaler(flags: Flags) -> tuple[str, Path | None]:
+    """What enlarges between the two passes: its name, and its file if it is a model. Raises
+    RequestError for a model that is not there.
+    """
+    name = upscaler_named(flags.hires_upscaler)
+    if name in UPSCALERS or flags.hires_upscalers_dir is None:
+        return name, None
+    model = find_model(name, path_of(flags.hires_upscalers_dir))
+    return model.name, model
 
 
 def _id_schedule(flags: Flags) -> IdSchedule:

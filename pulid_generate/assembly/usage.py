@@ -14,6 +14,7 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.detail import idle_keys
 from pulid_generate.assembly.people import identity_files, people_of
+from pulid_generate.assembly.requests import hires_upscaler
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.lora.choice import parse_lora_flag
@@ -124,6 +125,8 @@ def input_files(flags: Flags, pipeline: Pipeline) -> Iterator[Path]:
     yield from (found.path for _, found in pipeline.files.by_role())
     named = [flags.init_img, flags.mask, flags.prompt_file, flags.negative_prompt_file]
     named.append(flags.upscale_model)
+    if flags.hires and (model := hires_upscaler(flags)[1]) is not None:
+        named.append(str(model))
     named += identity_files(flags)
     named += [spec.mask for spec in people_of(flags)]
     named += flags.ref_image or ()

@@ -1,25 +1,36 @@
-"""The files beside the models that flags name, for `doctor`: ControlNets, a tiny autoencoder, what
-enlarges finished pictures; whether each can be used, and what it takes of which device.
+"""The files beside the models that flags name, for `doctor`: LoRAs, ControlNets, a tiny
+autoencoder, what enlarges pictures, what finds faces; whether each can be used, and what it takes
+of which device.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.model_files import FoundFile, check_role, open_given
-from pulid_extract.shared.model_files.checkup import FILES, Check, RoleCheck, look_for
+from pulid_extract.shared.model_files.checkup import (
+    FILES,
+    Check,
+    RoleCheck,
+    look_for,
+    no_network,
+)
 from pulid_extract.shared.model_files.meter import size_text
+from pulid_generate.assembly.detail import read_detail
+from pulid_generate.assembly.requests import hires_upscaler, read_prompt
 from pulid_generate.control.files import ControlFile
 from pulid_generate.errors import PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.files.roles import TINY
 from pulid_generate.flags.commands import Flags
-from pulid_generate.pictures.face_finder import PROCESS_BYTES
+from pulid_generate.pictures.face_finder import PROCESS_BYTES, FaceFinder
+from pulid_generate.pictures.scorer import PROGRAM
 
 if TYPE_CHECKING:
     from pulid_generate.memory.placement import Placement
@@ -31,6 +42,8 @@ class Companions:
 
     checks: Sequence[Check] = ()
     controls: Sequence[ControlFile] = ()
+    # That LoRAs add to Flux's
+    lora_numbers: int = 0
     # Bytes by device that they leave the models no more
     aside: Counter[str] = field(default_factory=Counter)
 
@@ -58,10 +71,14 @@ def look_for_tae(flags: Flags) -> RoleCheck | None:
 
 
 def look_for_companions(flags: Flags, flux: FoundFile, placement: Placement) -> Companions:
-    """The others. flux: to which ControlNets must fit. Loads the network that enlarges: its file
-    tells nothing by its header.
+    """The others. flux: to which LoRAs and ControlNets must fit. Loads the networks that enlarge:
+    their files tell nothing by their headers. A detail pass starts the process that finds faces.
     """
-    checks, controls, aside = [], [], Counter[str]()
+    checks: list[Check] = []
+    controls: list[ControlFile] = []
+    aside: Counter[str] = Counter()
+    lora_checks, lora_numbers = _loras(flags, flux)
+    checks += lora_checks
     modes = list(flags.control_mode or [])
     if len(modes) == 1:
         modes *= len(flags.control_net or [])
@@ -72,13 +89,44 @@ def look_for_companions(flags: Flags, flux: FoundFile, placement: Placement) -> 
         checks.append(check)
         if control is not None:
             controls.append(control)
+    enlargers = []
+    if (model := _hires_model(flags)) is not None:
+        enlargers.append(_upscaler("upscaler of --hires", model, flags.hires_upscale_tile_size))
     if flags.upscale_model is not None:
-        check, count = _upscaler(flags)
+        path, tile = path_of(flags.upscale_model), flags.upscale_tile_size
+        enlargers.append(_upscaler("upscaler", path, tile, flags.upscale_repeats))
+    for check, count in enlargers:
         checks.append(check)
         aside[placement.name_of(Model.VAE)] += count
     if flags.ad_model is not None:
+        checks.append(_face_finder(flags))
         aside["cpu"] += PROCESS_BYTES
-    return Companions(checks, controls, aside)
+    return Companions(checks, controls, lora_numbers, aside)
+
+
+def _loras(flags: Flags, flux: FoundFile) -> tuple[list[Check], int]:
+    """Of each that the flags and the prompt name, and how many numbers they hold for Flux."""
+    from pulid_generate.lora.files import read_lora, resolve
+    from pulid_generate.lora.names import flux_layers
+    from pulid_generate.models.flux import flux_shape
+
+    what, checks, numbers = "LoRA", [], 0
+    try:
+        # what comes by standard input is for the run to read
+        from_file = None if flags.prompt_file == "-" else flags.prompt_file
+        _, choices = read_prompt(replace(flags, prompt_file=from_file))
+    except PulidError as error:
+        return [Check(FILES, what, "wrong", str(error))], 0
+    layers = flux_layers(flux_shape(flux.header))
+    for choice in choices:
+        try:
+            changes = resolve(read_lora(choice.path), Model.FLUX, layers)
+        except PulidError as error:
+            checks.append(Check(FILES, what, "wrong", str(error)))
+            continue
+        numbers += sum(change.numbers for change in changes.values())
+        checks.append(Check(FILES, what, "ok", _given(choice.path)))
+    return checks, numbers
 
 
 def _control(name: str, mode: str | None, flux: FoundFile) -> tuple[Check, ControlFile | None]:
@@ -90,25 +138,51 @@ def _control(name: str, mode: str | None, flux: FoundFile) -> tuple[Check, Contr
         control.mode_number(mode)
     except PulidError as error:
         return Check(FILES, what, "wrong", str(error)), None
-    size = size_text(control.header.path.stat().st_size)
-    return Check(FILES, what, "ok", f"{path} (flag, {size})"), control
+    return Check(FILES, what, "ok", _given(path, control.header.path)), control
 
 
-def _upscaler(flags: Flags) -> tuple[Check, int]:
+def _hires_model(flags: Flags) -> Path | None:
+    """The file of what enlarges between two passes, if that is a model. A name that is none is told
+    with the flags.
+    """
+    if not flags.hires:
+        return None
+    try:
+        return hires_upscaler(flags)[1]
+    except PulidError:
+        return None
+
+
+def _upscaler(what: str, path: Path, tile: int, repeats: int = 1) -> tuple[Check, int]:
     """The check, and the bytes it takes."""
     from pulid_generate.models.upscaler import load_upscaler
     from pulid_generate.request.upscaling import UpscaleSettings
 
-    what = "upscaler"
-    assert flags.upscale_model is not None
-    path = path_of(flags.upscale_model)
     try:
-        settings = UpscaleSettings(
-            path=path, repeats=flags.upscale_repeats, tile=flags.upscale_tile_size
-        )
-        upscaler = load_upscaler(settings)
+        upscaler = load_upscaler(UpscaleSettings(path=path, repeats=repeats, tile=tile))
     except PulidError as error:
         return Check(FILES, what, "wrong", str(error)), 0
-    size = size_text(path.stat().st_size)
-    text = f"{path} (flag, {size}), {upscaler.scale} times as large"
+    text = f"{_given(path)}, {upscaler.scale} times as large"
     return Check(FILES, what, "ok", text), upscaler.bytes
+
+
+def _face_finder(flags: Flags) -> Check:
+    """Whether faces are found, by who finds them while drawing."""
+    what = "faces of --ad-model"
+    finder = FaceFinder(flags.models_dir or None)
+    try:
+        detail = read_detail(flags)
+        assert detail is not None
+        with no_network():
+            finder.check(detail.detector, detail.confidence)
+    except PulidError as error:
+        return Check(FILES, what, "wrong", str(error))
+    finally:
+        finder.close()
+    place = detail.detector or "the models folder"
+    return Check(FILES, what, "ok", f"{PROGRAM} finds them with antelopev2 of {place}")
+
+
+def _given(path: Path, file: Path | None = None) -> str:
+    """A path that a flag names. file: what is read of it, where that is another."""
+    return f"{path} (flag, {size_text((file or path).stat().st_size)})"

@@ -5,7 +5,6 @@ not. Loads no model but one that enlarges, makes no call.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
@@ -24,7 +23,6 @@ from pulid_extract.shared.model_files import (
     fills,
     find,
     open_given,
-    read_header,
 )
 from pulid_extract.shared.model_files.checkup import (
     FILES,
@@ -55,7 +53,6 @@ from pulid_generate.inspection.companions import (
     look_for_companions,
     look_for_tae,
 )
-from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.memory.footprint import GIB, cacheable_bytes
 from pulid_generate.memory.plan import Plan, Work, as_dict, as_table
 from pulid_generate.memory.planning import make_plan
@@ -94,14 +91,11 @@ def run(context: typer.Context, flags: Flags) -> None:
         looked["tae" if flags.taesd_preview_only else "vae"] = tae
     absent = [ROLES[name] for name, role in looked.items() if role.absent]
     fetch = pull_command(absent, folder)
-    checks = [
-        *libraries("generate"),
-        *machine(flags.device),
-        *settings_checks(used_settings(context)),
-        *(role.with_remedy(fetch) for role in looked.values()),
-    ]
+    checks = [*libraries("generate"), *machine(flags.device)]
     if not any(check.stops for check in checks):
         checks.append(_kernels(flags))
+    checks += settings_checks(used_settings(context))
+    checks += [role.with_remedy(fetch) for role in looked.values()]
     plan = None
     if not any(check.stops for check in checks):
         files_check, files = _all_files(flags, folder)
@@ -212,7 +206,7 @@ def _memory(flags: Flags, files: ModelFiles, companions: Companions) -> tuple[Ch
             fp8=flags.compute == "fp8",
             recorded=image_tokens + request.t5_max_length if is_recorded else 0,
             extra=_cached_bytes(flags, files, placement)
-            + _lora_bytes(flags, width)
+            + companions.lora_numbers * width
             + companions.control_bytes(columns * rows // TOKEN_PIXELS**2, width),
         )
         available = companions.left_of(available_on(placement.devices))
@@ -232,17 +226,6 @@ def _cached_bytes(flags: Flags, files: ModelFiles, placement: Placement) -> int:
         files.flux.header, placement.device.type, placement.dtype.itemsize, flags.dequantize
     )
     return min(int(flags.weight_cache * GIB), most)
-
-
-def _lora_bytes(flags: Flags, width: int) -> int:
-    """Of the LoRAs named by flags, at so many bytes per number. Raises RequestError,
-    WeightsError.
-    """
-    numbers = 0
-    for text in flags.lora or ():
-        header = read_header(parse_lora_flag(text).path)
-        numbers += sum(math.prod(shape) for _, shape in header.tensors.values())
-    return width * numbers
 
 
 def _id_tokens(flags: Flags) -> tuple[int, ...]:

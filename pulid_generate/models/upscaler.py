@@ -126,9 +126,7 @@ def _state_of(path: Path) -> dict[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(
-            f"--upscale-model {path}: cannot be read ({error.strerror or error})"
-        ) from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     # the unpickler and the parser raise whatever a damaged byte leads to
     except Exception:
         raise CheckpointError(

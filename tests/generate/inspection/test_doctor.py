@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -14,12 +15,19 @@ from safetensors.torch import load_file
 from seeded import public_layouts
 from support.control_files import write_control, write_tae
 from support.hollow_files import DEV, hollow, stored
+from support.lora_files import RANK, plain_lora, write
 from support.paths import ROOT
+from support.upscaler_files import write_upscaler
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.memory.footprint import cacheable_bytes
 from pulid_generate.models.flux import flux_shape
+from pulid_generate.pictures.face_finder import PROCESS_BYTES
 from pulid_generate.pipeline.loading import Models
+
+needs_spandrel = pytest.mark.skipif(
+    find_spec("spandrel") is None, reason="the extra [upscale] is not installed"
+)
 
 
 def report(run) -> dict[str, dict]:
@@ -234,6 +242,63 @@ def test_what_lies_beside_the_models_is_looked_at_and_counted(
     (tmp_path / "4x.pth").write_bytes(b"no model")
     refused = generate(*folder, *flux, "--upscale-model", tmp_path / "4x.pth")
     assert "4x.pth: holds no tensors alone" in report(refused)["upscaler"]["text"]
+
+
+@needs_spandrel
+def test_every_file_that_changes_a_picture_is_looked_at(
+    micro, generate, fake, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pulid_generate.memory.devices.available_memory", lambda: 8 * 2**30)
+    width = flux_shape(read_header(micro / "flux1-schnell.safetensors")).width
+    for name, wide in (("mine", width), ("other", width + 128)):
+        write(tmp_path / f"{name}.safetensors", plain_lora(size=(wide, wide)))
+    write_upscaler(tmp_path / "2x.safetensors")
+    flux = ("--models-dir", micro, "--diffusion-model", micro / "flux1-schnell.safetensors")
+    floats = ("--dtype", "float32", "--device", "cpu")
+
+    def looked(*flags):
+        return generate("doctor", *flux, *floats, "--json", *flags)
+
+    def available(run):
+        assert run.code == 0, run.err
+        return json.loads(run.out)["plan"]["available"]["cpu"]
+
+    def needs(run):
+        assert run.code == 0, run.err
+        stages = json.loads(run.out)["plan"]["stages"]
+        return {stage["name"]: stage["needs"]["cpu"] for stage in stages}["Flux"]
+
+    plain = looked()
+    # of a flag, and of the prompt
+    for flags in (
+        ("--lora", f"{tmp_path / 'mine.safetensors'}:0.5"),
+        ("--lora-model-dir", tmp_path, "-p", "a cat <lora:mine:0.5>"),
+    ):
+        run = looked(*flags)
+        assert report(run)["LoRA"]["text"].startswith(f"{tmp_path / 'mine.safetensors'} (flag, ")
+        assert needs(run) - needs(plain) >= 4 * 2 * RANK * width
+    refused = looked("--lora", tmp_path / "other.safetensors")
+    assert "made for another model" in refused.error
+    refused = looked("--lora-model-dir", tmp_path, "-p", "a cat <lora:gone:1>")
+    assert "gone.safetensors is not there" in refused.error
+    # between the two passes
+    hires = ("--hires", "--hires-upscalers-dir", tmp_path, "--hires-upscaler")
+    run = looked(*hires, "2x")
+    assert report(run)["upscaler of --hires"]["text"].endswith(", 2 times as large")
+    assert available(plain) - available(run) > 1 << 20
+    (tmp_path / "4x.pth").write_bytes(b"no model")
+    assert "4x.pth: holds no tensors alone" in looked(*hires, "4x").error
+    assert "hires-upscaler 8x: not found in" in looked(*hires, "8x").error
+    # who finds faces
+    fake("for line in sys.stdin: print(json.dumps({'status': 'done', 'faces': []}), flush=True)")
+    run = looked("--ad-model", "antelopev2")
+    assert report(run)["faces of --ad-model"]["status"] == "ok"
+    assert available(plain) - available(run) == PROCESS_BYTES
+    fake("print('error: antelopev2: none is here', file=sys.stderr)")
+    assert (
+        "not ready: faces of --ad-model: pulid-extract worker: "
+        in looked("--ad-model", "antelopev2").error
+    )
 
 
 def test_all_that_is_missing_is_one_message_with_one_command(generate, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from support.micro_flags import micro_files
+from support.upscaler_files import tiny_upscaler
 
 from pulid_extract.shared import errors
 from pulid_extract.shared.embedding_file import read_embedding
@@ -42,16 +43,7 @@ pytest.importorskip("spandrel", reason="the extra [upscale] is not installed")
 
 @pytest.fixture(scope="module")
 def network():
-    from spandrel.architectures.ESRGAN import ESRGAN
-
-    torch.manual_seed(7)
-    made = ESRGAN(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=2)
-    with torch.no_grad():
-        for name, weight in made.named_parameters():
-            if name.endswith("bias"):
-                # in the middle of what can be shown
-                weight.fill_(0.2)
-    return made.eval()
+    return tiny_upscaler()
 
 
 @pytest.fixture(scope="module")
