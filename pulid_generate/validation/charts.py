@@ -7,6 +7,7 @@ keeps its size there. Imports no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -34,8 +35,8 @@ CURVE_HEIGHT, ROW = 220, 34
 AXIS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # likenesses below it stand at the edge, as an arrow; strangers scatter around 0 by about 0.1
 LOWEST = -0.2
-# gains in likeness beyond these do, too
-LEAST_GAIN, MOST_GAIN = -0.5, 1.0
+# gains in likeness that are on their axis in any case; cosines differ by 2 at most
+LEAST_GAIN, MOST_GAIN, GAIN_STEP = -0.5, 1.0, 0.5
 # the median cosine of two photographs of one person: MultiID-Bench (arXiv 2510.14975)
 REAL_PAIRS = 0.46
 CLASSES = {PERSON: "person", WITHOUT: "without", STRANGER: "stranger"}
@@ -56,8 +57,8 @@ def legend(runs: Sequence[str]) -> str:
 
 def by_prompt(report: Report) -> str:
     """A row for each prompt: every picture's likeness, and a bar at the mean. Pictures without a
-    face stand as crosses at 0, those below the axis as arrows at its edge; a dotted line where
-    pairs of real photographs are, a dashed one at what is required.
+    face stand as crosses at 0, what is below the axis as arrows at its edge, a mean as a double
+    one; a dotted line where pairs of real photographs are, a dashed one at what is required.
     """
     across = _scale(LOWEST, 1.0, LEFT, WIDTH - RIGHT)
     lines = [_vertical(report, across(REAL_PAIRS), "pairs")]
@@ -163,8 +164,7 @@ def _rows(
                 parts += _shot_mark(shot, value(shot), across, lowest, middle)
             mean_value = average(run, trial)
             if mean_value is not None:
-                x = across(max(mean_value, lowest))
-                parts.append(_line(x, middle - 8, x, middle + 8, f"mean {CLASSES[run]}"))
+                parts += _mean_mark(run, mean_value, across, lowest, middle)
     return _svg(height, names[0], description, parts)
 
 
@@ -173,12 +173,21 @@ def _shot_mark(
 ) -> list[str]:
     """Of one picture, if there is anything to show."""
     if value is not None and value < lowest:
-        return [_arrow(shot.run, across(lowest), y, left=True)]
+        return [_arrow(shot.run, across(lowest), y)]
     if value is not None:
         return [mark(shot.run, across(value), y, 3.2, "faint")]
     if shot.status == "no face":
         return [_cross(shot.run, across(0), y)]
     return []
+
+
+def _mean_mark(run: str, value: float, across: Scale, lowest: float, y: float) -> list[str]:
+    """Of the pictures of a prompt."""
+    if value < lowest:
+        edge = across(lowest)
+        return [_arrow(run, edge, y), _arrow(run, edge + 5, y)]
+    x = across(value)
+    return [_line(x, y - 8, x, y + 8, f"mean {CLASSES[run]}")]
 
 
 def _vertical(report: Report, x: float, kind: str) -> str:
@@ -219,19 +228,16 @@ def moved_plot(report: Report) -> str:
             pairs.append((shot.moved, gain, shot.status != "no face"))
     ticks = _round_ticks(max([1.0, *(moved for moved, _, _ in pairs)]))
     across = _scale(0.0, ticks[-1], LABELLED, WIDTH - RIGHT)
-    down = _scale(MOST_GAIN, LEAST_GAIN, TOP, CURVE_HEIGHT - BOTTOM)
+    gains = [LEAST_GAIN, MOST_GAIN, *(gain for _, gain, _ in pairs)]
+    first, last = math.floor(min(gains) / GAIN_STEP), math.ceil(max(gains) / GAIN_STEP)
+    down = _scale(last * GAIN_STEP, first * GAIN_STEP, TOP, CURVE_HEIGHT - BOTTOM)
     parts = _columns(across, ticks, TOP, CURVE_HEIGHT - BOTTOM, "mean change of a channel, of 255")
-    for gain in (-0.5, 0.0, 0.5, 1.0):
-        sign = "+" if gain else ""
-        parts += _labelled_rule(down(gain), f"{gain:{sign}g}", "rule" if gain else "zero")
+    for step in range(first, last + 1):
+        gain, sign = step * GAIN_STEP, "+" if step else ""
+        parts += _labelled_rule(down(gain), f"{gain:{sign}g}", "rule" if step else "zero")
     for moved, gain, has_face in pairs:
-        x = across(moved)
-        if not LEAST_GAIN <= gain <= MOST_GAIN:
-            edge = LEAST_GAIN if gain < LEAST_GAIN else MOST_GAIN
-            parts.append(_arrow(PERSON, x, down(edge), left=False, up=gain > MOST_GAIN))
-            continue
         draw = mark if has_face else _cross
-        parts.append(draw(PERSON, x, down(gain)))
+        parts.append(draw(PERSON, across(moved), down(gain)))
     description = (
         f"{len(pairs)} pairs of pictures; on average moved by "
         f"{number(mean(moved for moved, _, _ in pairs), 1)} of 255, and "
@@ -293,13 +299,9 @@ def _cross(run: str, x: float, y: float, size: float = 3.5) -> str:
     return f'<path class="cross {CLASSES[run]}" d="{path}l{-2 * size} {2 * size}"/>'
 
 
-def _arrow(run: str, x: float, y: float, *, left: bool, up: bool = False) -> str:
-    """A picture beyond the edge of a plot, which it points at."""
-    if left:
-        path = f"M{x + 6:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}L{x + 6:.1f} {y + 4:.1f}"
-    else:
-        back = 6 if up else -6
-        path = f"M{x - 4:.1f} {y + back:.1f}L{x:.1f} {y:.1f}L{x + 4:.1f} {y + back:.1f}"
+def _arrow(run: str, x: float, y: float) -> str:
+    """A picture beyond the left edge of a plot, which it points at."""
+    path = f"M{x + 6:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}L{x + 6:.1f} {y + 4:.1f}"
     return f'<path class="cross beyond {CLASSES[run]}" d="{path}"/>'
 
 

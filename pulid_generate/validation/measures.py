@@ -136,7 +136,7 @@ MEASURES = {
         ),
         Measure(
             "pose_freedom",
-            "how far heads turn from the portrait's pose, of what they do at weight 0",
+            "how far heads turn from the portrait's pose; 1: as far as at weight 0",
             _pose_freedom,
             2,
         ),

@@ -154,9 +154,9 @@ def _plots(report: Report) -> str:
             "Likeness by prompt",
             legend + charts.by_prompt(report),
             "Each mark is a picture, each bar a mean; a cross is a picture without a face, an "
-            f"arrow one below {charts.LOWEST:g}. Pairs of real photographs of one person have a "
-            f"median cosine of about {charts.REAL_PAIRS:g} (dotted line): a picture far above it "
-            "may be a copy. A dashed line is what was required.",
+            f"arrow one below {charts.LOWEST:g}, two a mean. Pairs of real photographs of one "
+            f"person have a median cosine of about {charts.REAL_PAIRS:g} (dotted line): a picture "
+            "far above it may be a copy. A dashed line is what was required.",
         )
     ]
     if report.truths:
@@ -221,9 +221,7 @@ def _numbers(report: Report) -> str:
         f"<tfoot>{_number_row(report, columns, 'all', '', None)}</tfoot></table>"
     )
     required = "--require asks for these by their names; - where there is none."
-    return _scrolling("Numbers", caption, table) + _scrolling(
-        "Measures", required, _measures(report)
-    )
+    return _scrolling("Numbers", caption, table) + _section("Measures", required, _measures(report))
 
 
 Cell = Callable[[Trial | None], str]
@@ -290,7 +288,7 @@ def _measures(report: Report) -> str:
             f"<td>{number(report.likeness_by(index, PERSON))}</td>"
             f'<td class="text">{escape(text)}</td></tr>'
         )
-    return f"<table><tbody>{rows}</tbody></table>"
+    return f'<table class="words"><tbody>{rows}</tbody></table>'
 
 
 def _pictures(report: Report, read_thumbnail: ReadThumbnail) -> str:
@@ -361,10 +359,10 @@ def _facts(report: Report) -> str:
     rows = ""
     for name, text in facts.items():
         rows += f'<tr><th scope="row">{escape(name)}</th><td class="text">{escape(text)}</td></tr>'
-    return _scrolling(
+    return _section(
         "What made it",
         "Faces are biometric data: mind where you keep this page.",
-        f"<table><tbody>{rows}</tbody></table>",
+        f'<table class="words"><tbody>{rows}</tbody></table>',
     )
 
 
@@ -377,13 +375,14 @@ def _in_words(value: object) -> str:
     return str(value)
 
 
+def _section(title: str, about: str, table: str, hint: str = "") -> str:
+    """about: a sentence on the table. hint: HTML behind it."""
+    sentence = f'<p class="about">{_with_flags(about)}{hint}</p>'
+    return f"<section><h2>{title}</h2>{sentence}{table}</section>"
+
+
 def _scrolling(title: str, about: str, table: str) -> str:
-    """A table that scrolls by itself where it is wider than the screen, with the keyboard too.
-    about: a sentence on it.
-    """
-    return (
-        f'<section><h2>{title}</h2><p class="about">{_with_flags(about)} '
-        '<span class="hint">Wider than the screen, it scrolls sideways.</span></p>'
-        f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{table}</div>'
-        "</section>"
-    )
+    """A table that scrolls by itself where it is wider than the screen, with the keyboard too."""
+    hint = ' <span class="hint">Wider than the screen, it scrolls sideways.</span>'
+    scroll = f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{table}</div>'
+    return _section(title, about, scroll, hint)

@@ -40,7 +40,8 @@ code{white-space:nowrap;font-size:.95em}
 background:var(--rule)}
 .strip figcaption{color:var(--ink);font-variant-numeric:tabular-nums}.strip small{display:block}
 .who{margin:.25rem 0}.command{margin:0 0 .75rem;color:var(--soft)}\
-.command code{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}
+.command code{display:block;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;\
+line-height:1.45}
 .required{list-style:none;padding:0;margin:0 0 .5rem;font-variant-numeric:tabular-nums}
 .about{margin:0 0 .5rem;color:var(--soft);font-size:.85rem}
 .hint{display:none}.word{display:inline-block;max-width:100%}
@@ -54,7 +55,11 @@ background-attachment:local,local,scroll,scroll}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{padding:.3rem .5rem;border-bottom:1px solid var(--rule);text-align:right;\
 white-space:nowrap;font-variant-numeric:tabular-nums}
-th[scope=row],.text,thead th:nth-child(-n+2){text-align:left}.text{overflow-wrap:anywhere}\
+th[scope=row],.text,thead th:nth-child(-n+2){text-align:left}
+thead th{white-space:normal;vertical-align:bottom}
+.scroll th:first-child{position:sticky;left:0;background:var(--paper)}
+.words th,.words td{vertical-align:top}.words .text{width:99%;white-space:normal;\
+overflow-wrap:anywhere}
 tfoot th,tfoot td{font-weight:600}
 svg text{fill:var(--ink);font-size:11px}svg .tick,svg .axis{fill:var(--soft);font-size:10px}\
 .mid{text-anchor:middle}.end{text-anchor:end}
@@ -65,7 +70,8 @@ svg text{fill:var(--ink);font-size:11px}svg .tick,svg .axis{fill:var(--soft);fon
 .faint{fill-opacity:.45;stroke-opacity:.75}.mean{stroke-width:3}.cross{fill:none;stroke-width:2}
 .curve{fill:none;stroke-width:2.5}.curve.without{stroke-dasharray:6 4}\
 .curve.stranger{stroke-dasharray:2 3}
-@media (max-width:76rem){.hint{display:inline}}
-@media (max-width:30rem){svg text{font-size:13px}svg .tick,svg .axis{font-size:12px}}
+@media (max-width:64rem){.hint{display:inline}}
+@media (max-width:30rem){.words{font-size:.8rem}\
+svg text{font-size:13px}svg .tick,svg .axis{font-size:12px}}
 @media print{.scroll{overflow:visible}}
 """

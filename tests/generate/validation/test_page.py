@@ -356,14 +356,29 @@ def test_what_is_beyond_an_axis_is_marked_at_its_edge():
     far = replace(SHOTS[3], likeness=-0.6)
     found = report(SHOTS[2], far, replace(SHOTS[0], likeness=0.9), replace(SHOTS[1], likeness=-0.4))
     plot = charts.by_prompt(found)
-    assert plot.count('class="cross beyond without"') == 2
+    # an arrow for each picture, two for the mean of each prompt
+    assert plot.count('class="cross beyond without"') == 2 + 2 * 2
+    assert plot.count('class="mean') == 2  # of the person
     assert "2 pictures below -0.2" in plot
-    moved = charts.moved_plot(found)
-    assert moved.count('class="cross beyond person"') == 1  # +1.3 in likeness
-    assert moved.count("<circle") == 1
     calm = charts.by_prompt(report(*SHOTS[:4]))
     assert "beyond" not in calm
     assert "below" not in calm
+
+
+def test_every_gain_is_on_its_axis():
+    shots = [replace(SHOTS[0], likeness=0.9), replace(SHOTS[1], likeness=-0.4), *SHOTS[2:4]]
+    moved = charts.moved_plot(report(*shots))
+    assert re.findall(r'class="tick end"[^>]*>([^<]+)<', moved) == [
+        "-0.5",
+        "0",
+        "+0.5",
+        "+1",
+        "+1.5",
+    ]
+    heights = [float(y) for y in re.findall(r'<circle[^>]* cy="([^"]+)"', moved)]
+    top, bottom = charts.TOP, charts.CURVE_HEIGHT - charts.BOTTOM
+    # 1.3 of -0.5 to 1.5
+    assert min(heights) == pytest.approx(top + (bottom - top) * 0.1, abs=0.1)
 
 
 def test_plots_of_copying_and_of_prompts():
