@@ -10,9 +10,9 @@ import typer
 from pulid_extract.files.antelopev2_zip import fill_from_zip
 from pulid_extract.files.kits import KITS
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.pull_options import AsJson, DryRun, Force, ModelsDir
 from pulid_extract.shared.cli.settings import takes_settings
 from pulid_extract.shared.file_names import path_of
-from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.shared.model_files.pulling import KitItem, PullOutcome, carry_out, plan
 
 
@@ -23,15 +23,7 @@ def pull(
         list[str] | None,
         typer.Argument(metavar="PART", help=f"Which: {', '.join(KITS)}. Default: all."),
     ] = None,
-    models_dir: Annotated[
-        str,
-        typer.Option(
-            "--models-dir",
-            metavar="FOLDER",
-            envvar=MODELS_DIR_VARIABLE,
-            help="Where the files go; made if need be.",
-        ),
-    ] = "models",
+    models_dir: ModelsDir = "models",
     antelopev2_zip: Annotated[
         str | None,
         typer.Option(
@@ -40,25 +32,9 @@ def pull(
             help="Take antelopev2 out of InsightFace's own archive instead.",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Only say what is there, what is missing and how much space there is; no network "
-            "call.",
-        ),
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Fetch also what another file of the folder already fills, and replace damaged "
-            "files.",
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON for each file.")
-    ] = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the model files of an extraction into one folder. What is there already stays.
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from pulid_extract.shared.cli import console
+from pulid_extract.shared.cli.pull_options import AsJson, DryRun, Force, ModelsDir
 from pulid_extract.shared.cli.settings import takes_settings
 from pulid_extract.shared.file_names import path_of
-from pulid_extract.shared.model_files import MODELS_DIR_VARIABLE
 from pulid_extract.shared.model_files.pulling import carry_out, plan
 from pulid_generate.files.kits import KITS, Kit
 
@@ -18,34 +18,10 @@ from pulid_generate.files.kits import KITS, Kit
 @takes_settings
 def pull(
     kit: Annotated[Kit, typer.Argument(metavar="KIT", help=f"Which files: {', '.join(KITS)}.")],
-    models_dir: Annotated[
-        str,
-        typer.Option(
-            "--models-dir",
-            metavar="FOLDER",
-            envvar=MODELS_DIR_VARIABLE,
-            help="Where the files go; made if need be.",
-        ),
-    ] = "models",
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Only say what is there, what is missing and how much space there is; "
-            "no network call.",
-        ),
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            help="Fetch also what another file of the folder already fills, "
-            "and replace damaged files.",
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON for each file.")
-    ] = False,
+    models_dir: ModelsDir = "models",
+    dry_run: DryRun = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the model files of a kit into one folder: Flux, autoencoder, text encoders, PuLID. What
     is there already stays.

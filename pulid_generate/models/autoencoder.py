@@ -29,7 +29,12 @@ from pulid_generate.files.layouts import (
     VAE_NAMES,
 )
 from pulid_generate.files.storage import depth_of, part_of
-from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
+from pulid_generate.models.tensor_files import (
+    incomplete,
+    load_strictly,
+    read_tensors,
+    reject_unknown,
+)
 from pulid_generate.models.tiles import tiled
 from pulid_generate.models.tiny_autoencoder import TINY_ENCODER_TENSOR, is_tiny, load_tiny
 from pulid_generate.networks import autoencoder
@@ -150,9 +155,7 @@ def load_vae(header: Header, dtype: torch.dtype, device: torch.device | str = "c
         channels = [shapes[first.format(level)][0] for level in range(levels)]
         latent = shapes[VAE_MARKER[0]][1]
     except KeyError as error:
-        raise CheckpointError(
-            f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
-        ) from None
+        raise incomplete(header, error.args[0]) from None
     scaling = SCALING_FACTOR
     if header.format == "diffusers folder":
         scaling = part.metadata.get("scaling_factor", SCALING_FACTOR)

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from pulid_extract.shared.model_files import Header
-from pulid_generate.errors import CheckpointError
 from pulid_generate.files.layouts import CLIP_MARKER, TEXT_HEAD_WIDTH
 from pulid_generate.files.storage import depth_of
 from pulid_generate.models.t5 import check_ids
-from pulid_generate.models.tensor_files import load_strictly, read_tensors
+from pulid_generate.models.tensor_files import incomplete, load_strictly, read_tensors
 from pulid_generate.networks.clip import ClipTextTower
 
 
@@ -52,9 +51,7 @@ class ClipText:
                 "positions": state["embeddings.position_embedding.weight"].shape[0],
             }
         except KeyError as error:
-            raise CheckpointError(
-                f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
-            ) from None
+            raise incomplete(header, error.args[0]) from None
         # this model has no buffers, so nothing stays on meta after a strict load
         with torch.device("meta"):
             model = ClipTextTower(**sizes)

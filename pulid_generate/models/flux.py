@@ -31,7 +31,12 @@ from pulid_generate.files.layouts import (
     FluxShape,
 )
 from pulid_generate.files.storage import check_storage, flux_shape_of, part_of
-from pulid_generate.models.tensor_files import load_strictly, read_tensors, reject_unknown
+from pulid_generate.models.tensor_files import (
+    incomplete,
+    load_strictly,
+    read_tensors,
+    reject_unknown,
+)
 from pulid_generate.networks.flux import FluxTransformer
 from pulid_generate.packed.layers import PACKED, keep_packed, swap_halves
 
@@ -47,10 +52,7 @@ def flux_shape(header: Header) -> FluxShape:
     needed = (names.latent, names.context, names.pooled, names.first)
     missing = [name for name in needed if name not in shapes]
     if missing:
-        raise CheckpointError(
-            f"{header.path}: missing {', '.join(missing)}; "
-            "the file is incomplete, download it again"
-        )
+        raise incomplete(header, ", ".join(missing))
     if any(len(shapes[name]) != 2 for name in needed):
         raise CheckpointError(
             f"{header.path}: its matrices are not two-dimensional; "

@@ -20,7 +20,7 @@ from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import CheckpointError
 from pulid_generate.files.layouts import T5_MARKER, T5_TABLES
 from pulid_generate.files.storage import depth_of, part_of
-from pulid_generate.models.tensor_files import load_strictly, read_tensors
+from pulid_generate.models.tensor_files import incomplete, load_strictly, read_tensors
 from pulid_generate.models.weighted_prompts import encode_chunks
 from pulid_generate.networks.t5 import T5Encoder
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed
@@ -88,9 +88,7 @@ class T5Text:
                 "buckets": buckets,
             }
         except KeyError as error:
-            raise CheckpointError(
-                f"{header.path}: missing {error.args[0]}; the file is incomplete, download it again"
-            ) from None
+            raise incomplete(header, error.args[0]) from None
         with torch.device("meta"):
             model = T5Encoder(**sizes)
         if isinstance(embedding, PACKED):

@@ -35,6 +35,13 @@ FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 GGUF_PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
+def incomplete(header: Header, missing: str) -> CheckpointError:
+    """The error for a file that lacks tensors. missing: their names."""
+    return CheckpointError(
+        f"{header.path}: missing {missing}; the file is incomplete, download it again"
+    )
+
+
 def read_tensors(
     header: Header,
     marker: Marker,

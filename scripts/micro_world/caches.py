@@ -135,6 +135,19 @@ def draw(files: ModelFiles, requests: Sequence[tuple[GenerationRequest, Path]]) 
     print(file=sys.stderr)
 
 
+def request_of(prompt: str, scene: int, case: Case, side: int, steps: int) -> GenerationRequest:
+    """A scene's picture, with one way to reuse steps."""
+    return GenerationRequest(
+        prompt=prompt,
+        width=side,
+        height=side,
+        steps=steps,
+        seed=1000 + scene,
+        t5_max_length=32,
+        step_cache=case.cache(steps),
+    )
+
+
 def world(people: int, count: int, steps: int, folder: Path) -> str:
     """The table of the small world."""
     identities, others = write_people(folder, people)
@@ -143,17 +156,8 @@ def world(people: int, count: int, steps: int, folder: Path) -> str:
     requests = []
     for person, scene in keys:
         for case in CASES:
-            request = GenerationRequest(
-                prompt=plain_prompt(told[scene]),
-                width=SIDE,
-                height=SIDE,
-                steps=steps,
-                seed=1000 + scene,
-                t5_max_length=32,
-                step_cache=case.cache(steps),
-            )
-            identity = identities[person]
-            requests.append((request, identity))
+            request = request_of(plain_prompt(told[scene]), scene, case, SIDE, steps)
+            requests.append((request, identities[person]))
     drawn = list(draw(ModelFiles.find(models_dir=MODELS), requests))
 
     eyes = Eyes(MODELS)
@@ -184,16 +188,8 @@ def seeded(width: int, side: int, count: int, steps: int, folder: Path) -> str:
     requests = []
     for scene in range(count):
         for case in SEEDED_CASES:
-            request = GenerationRequest(
-                prompt="a portrait of a person in the picture",
-                width=side,
-                height=side,
-                steps=steps,
-                seed=1000 + scene,
-                t5_max_length=32,
-                step_cache=case.cache(steps),
-            )
-            requests.append((request, identity))
+            prompt = "a portrait of a person in the picture"
+            requests.append((request_of(prompt, scene, case, side, steps), identity))
     drawn = list(draw(ModelFiles.find(models_dir=folder), requests))
     return table(SEEDED_CASES, drawn, steps, 57, [], [[] for _ in SEEDED_CASES])
 

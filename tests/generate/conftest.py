@@ -8,7 +8,7 @@ import pytest
 from seeded.checkpoints import write_embedding
 from support.fake_score import HEAD
 from support.micro_drawing import HEIGHT, WIDTH, Drawn, Kept
-from support.micro_flags import model_flags, pulid_flags
+from support.micro_flags import micro_files, model_flags, pulid_flags
 
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 from pulid_generate.pictures import scorer as likeness
@@ -35,6 +35,14 @@ def kept(micro, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def pipeline(micro):
+    """Of the micro models; it loads them when a test draws."""
+    from pulid_generate import Pipeline, Placement
+
+    return Pipeline(micro_files(micro), Placement.choose("cpu", "float32"))
+
+
 @pytest.fixture
 def draw(generate, kept):
     """draw("--steps", 3, ..) -> Drawn. Flags are added to `kept.base`; people need kept.pulid."""
@@ -49,6 +57,14 @@ def draw(generate, kept):
         return kept.drawn[key]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kontext(micro, tmp_path_factory):
+    """The micro dev model under Kontext's name."""
+    path = tmp_path_factory.mktemp("kontext") / "flux1-kontext-dev.safetensors"
+    path.hardlink_to(micro / "dev" / "flux1-dev.safetensors")
+    return path
 
 
 @pytest.fixture

@@ -89,6 +89,12 @@ def run(capfd, monkeypatch, *arguments, stdin: bytes = b"") -> tuple[int, list[d
     """pulid-extract on the small world's models: exit code, JSON lines of standard output, standard
     error.
     """
+    code, out, err = run_plainly(capfd, monkeypatch, *arguments, stdin=stdin)
+    return code, [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
+
+
+def run_plainly(capfd, monkeypatch, *arguments, stdin: bytes = b"") -> tuple[int, str, str]:
+    """As `run`, with standard output as it is."""
     from pulid_extract import cli
 
     monkeypatch.setattr(sys, "argv", ["pulid-extract", *map(str, arguments)])
@@ -101,4 +107,4 @@ def run(capfd, monkeypatch, *arguments, stdin: bytes = b"") -> tuple[int, list[d
         code = stop.code or 0
     out, err = capfd.readouterr()
     assert "Traceback" not in err
-    return code, [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
+    return code, out, err

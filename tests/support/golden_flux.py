@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 from seeded.tensors import seeded, seeded_state
 
+from pulid_extract.shared.model_files.headers import read_header
 from pulid_generate.injection.adapter import PulidAdapter
+from pulid_generate.models.flux import load_flux
 from pulid_generate.networks.positions import rotary_table
 from pulid_generate.sampling.packing import position_ids
 
@@ -35,6 +37,12 @@ def write_fewer_blocks(path, shapes, double, single):
     """A checkpoint of the first blocks alone. shapes: of the whole."""
     save_file(tensors(fewer_blocks(shapes, double, single)), path)
     return path
+
+
+def load_fewer_blocks(folder, shapes, double, single):
+    """That checkpoint, written into a folder and loaded."""
+    file = write_fewer_blocks(folder / "flux.safetensors", shapes, double, single)
+    return load_flux(read_header(file), torch.float32)
 
 
 def first_layers(shapes, count):

@@ -5,7 +5,7 @@ the fixtures `kept` and `draw`.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.commands import Run
 
+from pulid_extract.shared.embedding_file import read_embedding
+from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+from pulid_generate.files.model import Model
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 
@@ -50,6 +53,21 @@ class Kept:
     me: Path
     you: Path
     drawn: dict[tuple[str, ...], Drawn]
+
+
+def drawn_kept_and_streamed(files: ModelFiles, person: Path) -> tuple[bytes, bytes]:
+    """A small picture twice: with the weights where they are used, and with Flux's and T5's
+    streamed there, from the CPU to the CPU.
+    """
+    plain = Placement.choose("cpu", "float32")
+    streamed = replace(plain, offload=frozenset({Model.FLUX, Model.T5}))
+    request = GenerationRequest("a cat", width=WIDTH, height=HEIGHT, steps=2)
+    drawn = []
+    for placement in (plain, streamed):
+        pipeline = Pipeline(files, placement)
+        [picture] = pipeline.draw(pipeline.jobs(request, read_embedding(person)))
+        drawn.append(picture.encode("PNG"))
+    return drawn[0], drawn[1]
 
 
 def write_lora(

@@ -32,6 +32,16 @@ def pulid_flags(micro: Path) -> tuple[Any, ...]:
     return "--pulid-weights", micro / "pulid_flux_v0.9.1.safetensors"
 
 
+def bare_picture(steps: int) -> tuple[Any, ...]:
+    """A small picture whose file holds nothing of how it was drawn, so that equal pixels are equal
+    files.
+    """
+    return (
+        *("-p", "a cat", "-W", 64, "-H", 48, "--steps", steps),
+        *("--device", "cpu", "--disable-image-metadata"),
+    )
+
+
 def micro_files(micro: Path) -> ModelFiles:
     """All of them, with schnell."""
     return ModelFiles.find(

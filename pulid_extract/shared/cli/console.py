@@ -16,7 +16,8 @@ import typer
 
 from pulid_extract.shared import openmp, telemetry
 from pulid_extract.shared.cli.interrupts import ending_cleanly
-from pulid_extract.shared.errors import OutputError, PulidError, UsageError, printable
+from pulid_extract.shared.cli.standard_output import check_open, known_to_arrive
+from pulid_extract.shared.errors import PulidError, UsageError, printable
 from pulid_extract.shared.libraries import MORE_MEMORY, import_problem
 
 
@@ -84,18 +85,11 @@ def _close_output() -> None:
 
 def write_result(data: bytes) -> None:
     """Write to standard output, and know that it arrived. Raises OutputError, BrokenPipeError."""
-    if sys.stdout is None:
-        raise OutputError("standard output: is closed; redirect it to a file or a pipe")
-    try:
+    check_open()
+    with known_to_arrive():
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
-        raise OutputError(
-            f"standard output: cannot be written ({error.strerror or error})"
-        ) from None
 
 
 def write_line(line: str) -> None:

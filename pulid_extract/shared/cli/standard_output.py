@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
     Raises OutputError if there is no standard output: a result could not be said, and its
     descriptor may be any file's by now.
     """
-    _check_open()
+    check_open()
     sys.stdout.flush()
     handler = logging.NullHandler()
     # without any handler, logging prints warnings by itself
@@ -55,7 +55,7 @@ class ResultLines:
 
     def __init__(self) -> None:
         """Raises OutputError if there is no standard output."""
-        _check_open()
+        check_open()
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> ResultLines:
@@ -76,20 +76,30 @@ class ResultLines:
         """One line. Raises OutputError, BrokenPipeError."""
         assert self._file is not None  # within `with`
         left = memoryview(f"{line}\n".encode())
-        try:
+        with known_to_arrive():
             while left:
                 left = left[self._file.write(left) :]
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            raise OutputError(
-                f"standard output: cannot be written ({error.strerror or error})"
-            ) from None
 
 
-def _check_open() -> None:
+def check_open() -> None:
+    """Raises OutputError if there is no standard output."""
     if sys.stdout is None:
         raise OutputError("standard output: is closed; redirect it to a file or a pipe")
+
+
+@contextlib.contextmanager
+def known_to_arrive() -> Iterator[None]:
+    """Around what is written to standard output: raises OutputError for what cannot be written, and
+    BrokenPipeError where nobody reads any more.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        raise OutputError(
+            f"standard output: cannot be written ({error.strerror or error})"
+        ) from None
 
 
 def dash_for_stdout(value: str | None) -> str | None:

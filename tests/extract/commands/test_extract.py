@@ -18,7 +18,7 @@ from support.coloured_faces import picture, png
 from support.commands import call
 from support.extractions import CORNER, MIDDLE, box_of, crop, identity
 from support.paths import ROOT
-from support.portrait_models import models_folder
+from support.portrait_models import models, models_folder
 
 from pulid_extract import cli, decode_embedding, read_embedding
 from pulid_extract.version import __version__
@@ -39,9 +39,9 @@ def test_the_command_twice_same_bytes(tmp_path, capfdbinary, monkeypatch):
     portrait.write_bytes(png(picture(CORNER, MIDDLE)))
     out, face, cropped = tmp_path / "me.pulidembd", tmp_path / "face.png", tmp_path / "crop.png"
     pictures = ["--face-image", str(face), "--crop-image", str(cropped)]
-    models = ["--models-dir", str(models_folder()), "--device", "cpu", "--with-uncond"]
+    flags = [*models(), "--with-uncond"]
 
-    first = run("--portrait", str(portrait), "--out", str(out), "--json", *models, *pictures)
+    first = run("--portrait", str(portrait), "--out", str(out), "--json", *flags, *pictures)
     assert first.returncode == 0, first.stderr.decode()
     assert first.stdout.count(b"\n") == 1  # nothing but the result, whatever the libraries print
     assert b"Warning" not in first.stderr
@@ -79,7 +79,7 @@ def test_the_command_twice_same_bytes(tmp_path, capfdbinary, monkeypatch):
     # Again in this process, through pipes: another process and another road to the same bytes.
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(portrait.read_bytes())))
     monkeypatch.setattr(
-        sys, "argv", ["pulid-extract", "--portrait", "-", "--out", "-", "--json", *models]
+        sys, "argv", ["pulid-extract", "--portrait", "-", "--out", "-", "--json", *flags]
     )
     with pytest.raises(SystemExit) as exit_:
         cli.main()
@@ -93,18 +93,8 @@ def test_a_failure_leaves_the_old_file(tmp_path, capfd, monkeypatch):
     portrait, out = tmp_path / "me.png", tmp_path / "me.pulidembd"
     portrait.write_bytes(png(picture()))
     out.write_bytes(b"old")
-    code, stdout, stderr = call(
-        capfd,
-        monkeypatch,
-        "--portrait",
-        str(portrait),
-        "-o",
-        str(out),
-        "--models-dir",
-        str(models_folder()),
-        "--device",
-        "cpu",
-    )
+    files = ("--portrait", str(portrait), "-o", str(out))
+    code, stdout, stderr = call(capfd, monkeypatch, *files, *models())
     assert code == 1
     assert stdout == ""
     assert f"pulid-extract: error: {portrait}: no face found" in stderr
@@ -118,21 +108,9 @@ def test_dtypes_and_a_box_by_hand(tmp_path, capfd, monkeypatch):
     portrait.write_bytes(png(picture(CORNER)))
     for dtype in ("f32", "bf16"):
         out = tmp_path / f"{dtype}.pulidembd"
+        flags = ("-o", str(out), "--dtype", dtype, "--face-box", "0,0,512,512")
         code, stdout, stderr = call(
-            capfd,
-            monkeypatch,
-            "--portrait",
-            str(portrait),
-            "-o",
-            str(out),
-            "--models-dir",
-            str(models_folder()),
-            "--device",
-            "cpu",
-            "--dtype",
-            dtype,
-            "--face-box",
-            "0,0,512,512",
+            capfd, monkeypatch, "--portrait", str(portrait), *flags, *models()
         )
         assert (code, stdout) == (0, f"{out}\n"), stderr
         assert read_embedding(out).dtype == dtype
@@ -185,10 +163,7 @@ def test_what_cannot_be_done_is_exit_1_with_one_line(tmp_path, capfd, monkeypatc
                 *given,
                 "-o",
                 str(tmp_path / "x"),
-                "--models-dir",
-                str(models_folder()),
-                "--device",
-                "cpu",
+                *models(),
                 "--face-box",
                 "9,9,640,9",
             ],

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.coloured_faces import GREEN, RED, picture
+from support.commands import run_plainly
 from support.portrait_models import models_folder, write_projection
 
-from pulid_extract import cli, encode_embedding
+from pulid_extract import encode_embedding
 from pulid_extract.faces import score_report, scorer
 from pulid_extract.faces.recognizer import Recognizer
 from pulid_extract.faces.scoring import (
@@ -46,17 +45,7 @@ def photos(tmp_path_factory) -> Path:
 
 def run(capfd, monkeypatch, photos, *arguments, stdin: bytes = b"") -> tuple[int, str, str]:
     monkeypatch.chdir(photos)
-    monkeypatch.setattr(sys, "argv", ["pulid-extract", "score", *map(str, arguments)])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-    monkeypatch.setenv("PULID_MODELS_DIR", str(models_folder()))
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capfd.readouterr()
-    assert "Traceback" not in err
-    return code, out, err
+    return run_plainly(capfd, monkeypatch, "score", *arguments, stdin=stdin)
 
 
 @functools.cache

@@ -176,36 +176,30 @@ def test_weights_that_give_nan_are_an_error(tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    from pulid_extract.extraction.extractor import Extractor
-
     state = load_file(models_folder() / "pulid.safetensors")
     state["pulid_encoder.proj_out"][0, 0] = torch.nan
     save_file(state, tmp_path / "pulid.safetensors")
-    broken = Extractor.load(
-        models_dir=models_folder(),
-        pulid_weights=tmp_path / "pulid.safetensors",
-        device="cpu",
-        detect=False,
-    )
     with pytest.raises(WeightsError, match="NaN"):
-        broken.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
+        extract_with(tmp_path / "pulid.safetensors")
+
+
+def extract_with(weights):
+    """One portrait with other weights of PuLID."""
+    from pulid_extract.extraction.extractor import Extractor
+
+    other = Extractor.load(
+        models_dir=models_folder(), pulid_weights=weights, device="cpu", detect=False
+    )
+    return other.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
 
 
 def test_an_encoder_for_another_tower_is_refused(tmp_path):
     from safetensors.torch import save_file
     from support.portrait_models import pulid_state
 
-    from pulid_extract.extraction.extractor import Extractor
-
     save_file(pulid_state(cond_dim=512 + 768), tmp_path / "pulid.safetensors")
-    other = Extractor.load(
-        models_dir=models_folder(),
-        pulid_weights=tmp_path / "pulid.safetensors",
-        device="cpu",
-        detect=False,
-    )
     with pytest.raises(WeightsError, match="wants a condition of 1280"):
-        other.extract(picture(), FaceChoice(box=FaceBox(0, 0, 512, 512)))
+        extract_with(tmp_path / "pulid.safetensors")
 
 
 def test_a_device_that_is_not_there_is_an_error():

@@ -7,22 +7,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from micro_world.dataset import ARCFACE
 from seeded.astronaut import LANDMARKS, portrait
 
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces import quality
 from pulid_extract.faces.head_pose import DISTANCE, GENERIC_FACE, Pose, head_pose
 from pulid_extract.faces.quality import FACE_LABELS, LIMITS, judge
-
-ARCFACE = np.array(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
-)
 
 
 def aligned(blur: float = 0.0, points=LANDMARKS) -> np.ndarray:

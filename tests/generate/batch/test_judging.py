@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate import Pipeline, Placement
 from pulid_generate.batch.judging import RowJobs, Rows
 from pulid_generate.batch.row_files import REMEMBERED, CachedReader, InputFiles
 from pulid_generate.errors import OutputError
@@ -16,12 +14,6 @@ from pulid_generate.request.job import Job
 from pulid_generate.rows.row import Row
 
 MANY = 10_000
-
-
-@pytest.fixture(scope="module")
-def pipeline(micro):
-    files = micro_files(micro)
-    return Pipeline(files, Placement.choose("cpu", "float32"))
 
 
 @pytest.fixture

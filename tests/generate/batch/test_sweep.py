@@ -181,19 +181,9 @@ def lines(run) -> list[dict]:
 
 def test_the_pictures_are_the_single_commands_and_kept_if_asked(generate, flags, tmp_path):
     out = tmp_path / "out"
-    run = generate(
-        *(
-            "sweep",
-            "--over",
-            "id-weight=0,1.5",
-            "--over",
-            "id-start-step=0,1",
-            *flags,
-            "--output-dir",
-            out,
-        ),
-        *("-o", tmp_path / "s.png"),
-    )
+    axes = ("--over", "id-weight=0,1.5", "--over", "id-start-step=0,1")
+    sweep = ("sweep", *axes, *flags, "--output-dir", out, "-o", tmp_path / "s.png")
+    run = generate(*sweep)
     assert run.code == 0, run.err
     assert [line["status"] for line in lines(run)] == ["done"] * 4 + ["sheet"]
     names = sorted(path.name for path in out.iterdir())
@@ -209,20 +199,7 @@ def test_the_pictures_are_the_single_commands_and_kept_if_asked(generate, flags,
     assert alone.code == 0, alone.err
     assert (out / names[3]).read_bytes() == (tmp_path / "alone.png").read_bytes()
     assert (out / names[1]).read_bytes() != (tmp_path / "alone.png").read_bytes()
-    again = generate(
-        *(
-            "sweep",
-            "--over",
-            "id-weight=0,1.5",
-            "--over",
-            "id-start-step=0,1",
-            *flags,
-            "--output-dir",
-            out,
-            "--resume",
-        ),
-        *("-o", tmp_path / "s.png"),
-    )
+    again = generate(*sweep, "--resume")
     assert [line["status"] for line in lines(again)] == ["skipped"] * 4 + ["sheet"]
     assert lines(again)[-1]["sha256"] == lines(run)[-1]["sha256"]
 

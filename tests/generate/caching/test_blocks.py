@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from support.distances import relative
-from support.golden_flux import Counting, first_layers, inputs, velocity, write_fewer_blocks
+from support.golden_flux import Counting, first_layers, inputs, load_fewer_blocks, velocity
 
-from pulid_extract.shared.model_files import read_header
 from pulid_generate.caching.blocks import BlockCache
 from pulid_generate.caching.evaluation import Evaluation
 from pulid_generate.caching.forecast import Forecast
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
 from pulid_generate.injection.terms import Term
-from pulid_generate.models.flux import load_flux
 from pulid_generate.request.step_cache import StepCache
 
 # blocks; and the layers of PuLID on them: after double 0, 2, 4 and single 0, 4
@@ -26,9 +24,8 @@ FIRST, LAST = 3, 2
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory, golden_shapes):
     """The golden Flux (dev), with fewer blocks."""
-    file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    write_fewer_blocks(file, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
-    return load_flux(read_header(file), torch.float32)
+    folder = tmp_path_factory.mktemp("flux")
+    return load_fewer_blocks(folder, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.distances import pixels
+from support.micro_drawing import drawn_kept_and_streamed
 from support.micro_flags import micro_files, pulid_flags
 
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
@@ -226,18 +227,10 @@ def test_offloaded_weights_draw_the_same_picture(micro, person):
     """Blocks streamed through the device, under our hooks. Both devices are the CPU here: the
     mechanism runs, the transfer does not.
     """
-    from pulid_generate import GenerationRequest, Pipeline, Placement
+    from pulid_generate import Placement
 
-    files = micro_files(micro)
-    plain = Placement.choose("cpu", "float32")
-    drawn = []
-    for placement in (plain, replace(plain, offload=frozenset({Model.FLUX, Model.T5}))):
-        pipeline = Pipeline(files, placement)
-        jobs = pipeline.jobs(
-            GenerationRequest("a cat", width=64, height=48, steps=2), read_embedding(person)
-        )
-        drawn += [picture.encode("PNG") for picture in pipeline.draw(jobs)]
-    assert drawn[0] == drawn[1]
+    kept, streamed = drawn_kept_and_streamed(micro_files(micro), person)
+    assert kept == streamed
     assert not Placement.choose("cpu", offload=True).offload  # nothing to offload from
 
 

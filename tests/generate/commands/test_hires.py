@@ -16,14 +16,6 @@ SIGMAS = {"references": "0.6,0.3,0", "easycache": "0.8,0.6,0.4,0.2,0"}
 EASY = ("--cache-mode", "easycache", "--cache-option", "threshold=5,start=0,end=1")
 
 
-@pytest.fixture(scope="module")
-def kontext(micro, tmp_path_factory):
-    """The micro dev model under Kontext's name."""
-    path = tmp_path_factory.mktemp("kontext") / "flux1-kontext-dev.safetensors"
-    path.hardlink_to(micro / "dev" / "flux1-dev.safetensors")
-    return path
-
-
 @pytest.fixture
 def base(micro, kontext, person, tmp_path):
     """From a picture, so that the encoder's samples of references are those of the second command

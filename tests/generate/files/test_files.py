@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from support.flux_files import all_in_one, write_gguf
 from support.golden_flux import tensors
-from support.micro_flags import model_flags
+from support.micro_flags import bare_picture, model_flags
 
 from pulid_extract.shared.model_files import kind_of, read_gguf, read_header
 from pulid_generate.errors import CheckpointError, WeightsError
@@ -183,20 +183,7 @@ def test_gguf_headers_that_lie_are_one_error(tmp_path):
 def draw(generate, path, *flags):
     from PIL import Image
 
-    common = (
-        "-p",
-        "a cat",
-        "-W",
-        64,
-        "-H",
-        48,
-        "--steps",
-        1,
-        "--device",
-        "cpu",
-        "--disable-image-metadata",
-    )
-    result = generate(*common, *flags, "-o", path)
+    result = generate(*bare_picture(steps=1), *flags, "-o", path)
     assert result.code == 0, result.err
     with Image.open(path) as picture:
         return np.asarray(picture), result.err

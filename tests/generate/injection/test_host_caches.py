@@ -7,13 +7,11 @@ from __future__ import annotations
 import pytest
 import torch
 from support.distances import relative
-from support.golden_flux import Counting, first_layers, inputs, velocity, write_fewer_blocks
+from support.golden_flux import Counting, first_layers, inputs, load_fewer_blocks, velocity
 from support.stock_models import stock_flux
 
-from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import IdentityError
 from pulid_generate.injection.hooks import inject
-from pulid_generate.models.flux import load_flux
 
 # blocks, and layers of PuLID: 3 after double blocks, 2 after single blocks
 DOUBLES, SINGLES, LAYERS = 5, 6, 5
@@ -97,9 +95,9 @@ BLOCKS_LEFT_OUT = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, golden_shapes):
     """A stock transformer: the golden Flux, with fewer blocks."""
-    file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    write_fewer_blocks(file, golden_shapes("flux")["schnell"], DOUBLES, SINGLES)
-    return stock_flux(load_flux(read_header(file), torch.float32))
+    folder = tmp_path_factory.mktemp("flux")
+    shapes = golden_shapes("flux")["schnell"]
+    return stock_flux(load_fewer_blocks(folder, shapes, DOUBLES, SINGLES))
 
 
 @pytest.fixture(scope="module")

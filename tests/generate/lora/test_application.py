@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
 from support.distances import relative
 from support.lora_files import (
-    BFL_SPELLINGS,
     attached,
-    bfl_lora,
     drawn_with,
-    flux,
     hooks_of,
     merged,
     pair,
     products_of,
     velocity,
-    write,
 )
 from torch import nn
 
 from pulid_generate.lora.changes import Product
 from pulid_generate.lora.hooks import linear_shapes
-
-
-@pytest.fixture(scope="module")
-def model():
-    return flux()
-
-
-@pytest.fixture(scope="module")
-def kohya(model, tmp_path_factory) -> Path:
-    tensors, _ = bfl_lora(linear_shapes(model), *BFL_SPELLINGS["kohya"], alpha=1.5)
-    return write(tmp_path_factory.mktemp("lora") / "kohya.safetensors", tensors)
 
 
 def test_off_again_the_model_is_bit_for_bit_what_it_was(model, kohya):

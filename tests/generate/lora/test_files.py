@@ -7,10 +7,8 @@ from __future__ import annotations
 import pytest
 import torch
 from support.lora_files import (
-    BFL_SPELLINGS,
     KOHYA,
     LAYER,
-    bfl_lora,
     flux,
     hooks_of,
     plain_lora,
@@ -25,18 +23,6 @@ from pulid_generate.files.model import Model
 from pulid_generate.lora.files import left_out, read_lora, resolve
 from pulid_generate.lora.hooks import attach_lora_files, linear_shapes
 from pulid_generate.lora.names import flux_layers
-
-
-@pytest.fixture(scope="module")
-def model():
-    return flux()
-
-
-@pytest.fixture(scope="module")
-def kohya(model, tmp_path_factory):
-    tensors, _ = bfl_lora(linear_shapes(model), *BFL_SPELLINGS["kohya"], alpha=1.5)
-    return write(tmp_path_factory.mktemp("lora") / "kohya.safetensors", tensors)
-
 
 ONE = torch.ones(1)
 

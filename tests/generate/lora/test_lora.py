@@ -31,12 +31,6 @@ from pulid_generate.files.model import Model
 from pulid_generate.lora.files import read_lora, resolve
 from pulid_generate.lora.hooks import attach_loras, linear_shapes
 
-
-@pytest.fixture(scope="module")
-def model():
-    return flux()
-
-
 DIFFUSERS_SPELLINGS = {
     "diffusers": (lambda name: f"transformer.{name}", PEFT),
     "diffusers, old leaves": (

@@ -91,15 +91,14 @@ def test_flux(dtype, guidance):
         assert not torch.equal(ours(**inputs)[0], expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_t5(dtype):
+def their_t5(depth: int) -> nn.Module:
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
         vocab_size=100,
         d_model=64,
         d_ff=96,
-        num_layers=3,
+        num_layers=depth,
         num_heads=4,
         d_kv=16,
         feed_forward_proj="gated-gelu",
@@ -109,13 +108,23 @@ def test_t5(dtype):
         is_encoder_decoder=False,
         use_cache=False,
     )
-    theirs = seeded(T5EncoderModel(config), dtype)
-    ours = take(
-        T5Encoder(rows=100, width=64, inner=96, depth=3, heads=4, head_width=16, buckets=32),
+    return T5EncoderModel(config)
+
+
+def our_t5(theirs: nn.Module, depth: int) -> nn.Module:
+    sizes = {"width": 64, "inner": 96, "heads": 4, "head_width": 16}
+    return take(
+        T5Encoder(rows=100, depth=depth, buckets=32, **sizes),
         theirs,
         # the token table under its second name
         but=("encoder.embed_tokens.weight",),
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_t5(dtype):
+    theirs = seeded(their_t5(depth=3), dtype)
+    ours = our_t5(theirs, depth=3)
     # longer than 128, so that every bucket of distances occurs
     ids = torch.randint(0, 100, (2, 300), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
@@ -125,27 +134,10 @@ def test_t5(dtype):
 
 
 def test_t5_in_float16_clamps_what_overflows():
-    from transformers import T5Config, T5EncoderModel
-
-    config = T5Config(
-        vocab_size=100,
-        d_model=64,
-        d_ff=96,
-        num_layers=2,
-        num_heads=4,
-        d_kv=16,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    theirs = seeded(T5EncoderModel(config), torch.float32)
+    theirs = seeded(their_t5(depth=2), torch.float32)
     theirs.encoder.block[0].layer[1].DenseReluDense.wo.weight.data *= 30_000
     theirs = theirs.half()
-    ours = take(
-        T5Encoder(rows=100, width=64, inner=96, depth=2, heads=4, head_width=16, buckets=32),
-        theirs,
-        but=("encoder.embed_tokens.weight",),
-    )
+    ours = our_t5(theirs, depth=2)
     ids = torch.arange(20)[None]
     with torch.inference_mode():
         expected = theirs(input_ids=ids).last_hidden_state

@@ -4,8 +4,6 @@ files.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import gguf
 import numpy as np
 import pytest
@@ -14,11 +12,10 @@ from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from support.distances import psnr, relative
 from support.gguf_copy import SAMPLE, write_gguf
-from support.micro_flags import encoder_flags
+from support.micro_drawing import drawn_kept_and_streamed
+from support.micro_flags import bare_picture, encoder_flags
 
-from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.model_files import read_header
-from pulid_generate.files.model import Model
 from pulid_generate.models.flux import flux_shape, load_flux
 from pulid_generate.packed.ggml import QuantizedLinear, QuantizedWeight
 
@@ -76,22 +73,7 @@ def test_sd_clis_own_file_is_read_and_stays_quantised():
 
 @pytest.fixture
 def base(micro):
-    return (
-        *encoder_flags(micro),
-        *(
-            "-p",
-            "a cat",
-            "-W",
-            64,
-            "-H",
-            48,
-            "--steps",
-            2,
-            "--device",
-            "cpu",
-            "--disable-image-metadata",
-        ),
-    )
+    return *encoder_flags(micro), *bare_picture(steps=2)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +103,12 @@ def test_quantised_pictures_are_near_and_dequantize_changes_nothing(
 
 
 def test_offloading_and_verify_work_with_quantised_weights(micro, person, tmp_path):
-    from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
+    from pulid_generate import ModelFiles
 
     quantised = write_gguf(micro / "flux1-schnell.safetensors", tmp_path / "q8.gguf", Q.Q8_0)
     files = ModelFiles.find(models_dir=micro, flux=quantised, t5_tokenizer=micro / "tokenizer.json")
-    placement = Placement.choose("cpu", "float32")
-    drawn = []
-    for where in (placement, replace(placement, offload=frozenset({Model.FLUX, Model.T5}))):
-        pipeline = Pipeline(files, where)
-        jobs = pipeline.jobs(
-            GenerationRequest("a cat", width=64, height=48, steps=1), read_embedding(person)
-        )
-        drawn += [picture.encode("PNG") for picture in pipeline.draw(jobs)]
-    assert drawn[0] == drawn[1]
+    kept, streamed = drawn_kept_and_streamed(files, person)
+    assert kept == streamed
 
 
 def test_what_is_no_usable_gguf_is_refused_by_name(generate, base, micro, person, tmp_path):

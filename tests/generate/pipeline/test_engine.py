@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, Pipeline, Placement
@@ -51,12 +50,6 @@ def plan_for(files: object, work: Work, placement: Placement, available: dict[st
     needed = max(stage.needs["cpu"] for stage in stages)
     problem = f"needs {needed} of {available['cpu']}" if needed > available["cpu"] else ""
     return Plan(stages, available, {}, None, problem)
-
-
-@pytest.fixture(scope="module")
-def pipeline(micro):
-    files = micro_files(micro)
-    return Pipeline(files, Placement.choose("cpu", "float32"))
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
-from pulid_generate import GenerationRequest, Pipeline, Placement
+from pulid_generate import GenerationRequest
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.assembly.usage import idle_flags, usage_error
 from pulid_generate.errors import RequestError
@@ -36,12 +35,6 @@ from pulid_generate.rows.columns import COLUMNS
 WIDTH, HEIGHT = 48, 32
 TWICE = HiresSettings()
 EASY = StepCache.parse("easycache")
-
-
-@pytest.fixture(scope="module")
-def pipeline(micro):
-    files = micro_files(micro)
-    return Pipeline(files, Placement.choose("cpu", "float32"))
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.golden_flux import GUIDANCE, Person, first_layers, inputs, write_fewer_blocks
+from support.golden_flux import GUIDANCE, Person, first_layers, inputs, load_fewer_blocks
 from support.tape import Tape, same
 
-from pulid_extract.shared.model_files import read_header
 from pulid_generate.kernels import trials
 from pulid_generate.kernels.recording import Recordings
 from pulid_generate.memory import placement
 from pulid_generate.memory.placement import Placement
-from pulid_generate.models.flux import load_flux
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.generation import GenerationRequest
@@ -44,9 +42,7 @@ ADA, BOB, EVE = (Named(name, seed) for seed, name in enumerate(("ada", "bob", "e
 
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory, golden_shapes):
-    file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    write_fewer_blocks(file, golden_shapes("flux")["dev"], 1, 2)
-    return load_flux(read_header(file), torch.float32)
+    return load_fewer_blocks(tmp_path_factory.mktemp("flux"), golden_shapes("flux")["dev"], 1, 2)
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,15 @@ from support.golden_flux import (
     by_hand,
     first_layers,
     inputs,
-    write_fewer_blocks,
+    load_fewer_blocks,
 )
 from support.micro_flags import encoder_flags, pulid_flags
 from support.picture_files import encode, gradient
 
-from pulid_extract.shared.model_files import Header, read_header
+from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.kontext import is_kontext
 from pulid_generate.injection.terms import Term
-from pulid_generate.models.flux import load_flux
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
@@ -55,9 +54,8 @@ def picture_file(path, width, height):
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory, golden_shapes):
     """The golden Flux (dev), with fewer blocks."""
-    file = tmp_path_factory.mktemp("flux") / "flux.safetensors"
-    write_fewer_blocks(file, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
-    return load_flux(read_header(file), torch.float32)
+    folder = tmp_path_factory.mktemp("flux")
+    return load_fewer_blocks(folder, golden_shapes("flux")["dev"], DOUBLES, SINGLES)
 
 
 @pytest.fixture(scope="module")
@@ -204,14 +202,6 @@ def test_a_kontext_file_is_known_by_what_it_is_called():
 
 
 # ------------------------------------------------------------------------------------- the command
-
-
-@pytest.fixture(scope="module")
-def kontext(micro, tmp_path_factory):
-    """The micro dev model under Kontext's name."""
-    path = tmp_path_factory.mktemp("kontext") / "flux1-kontext-dev.safetensors"
-    path.hardlink_to(micro / "dev" / "flux1-dev.safetensors")
-    return path
 
 
 @pytest.fixture
