@@ -69,7 +69,8 @@ def attach(transformer: Any) -> Iterator[Injection]:
     model is as it was.
 
     A cache of diffusers that is on remembers the identity with the rest, forgets when what is added
-    changes, and starts and ends empty. One that is turned on later raises IdentityError.
+    changes, and starts and ends empty. One that is turned on later, or that is not known, raises
+    IdentityError.
     """
     injection = Injection()
     doubles = len(transformer.transformer_blocks[::DOUBLE_INTERVAL])

@@ -18,10 +18,22 @@ from typing import Any
 
 from torch import nn
 
+from pulid_generate.errors import IdentityError
+
 # of a block: what it computed -> what it hands on
 Change = Callable[[Any], Any]
 # What diffusers calls its registry on a module
 REGISTRY = "_diffusers_hook"
+# Those whose steps hold an identity once, by test
+KNOWN = (
+    "FirstBlockCacheConfig",
+    "MagCacheConfig",
+    "SeaCacheConfig",
+    "TaylorSeerCacheConfig",
+    "PyramidAttentionBroadcastConfig",
+    "FasterCacheConfig",
+    "TextKVCacheConfig",
+)
 
 
 def replaced(block: nn.Module) -> bool:
@@ -70,8 +82,18 @@ def forget(transformer: nn.Module) -> None:
 
 
 def is_cached(transformer: nn.Module) -> bool:
-    """Whether a cache of diffusers is on."""
-    return bool(getattr(transformer, "is_cache_enabled", False))
+    """Whether a cache of diffusers is on, by `enable_cache` or by a function of its own (such as
+    `apply_first_block_cache`). Raises IdentityError for one that was never tried with an identity.
+    """
+    config = getattr(transformer, "_cache_config", None)
+    if config is not None and type(config).__name__ not in KNOWN:
+        raise IdentityError(
+            f"{type(config).__name__}: where an identity would be in its steps is not known; call "
+            f"disable_cache, or take one of {', '.join(KNOWN)}"
+        )
+    if config is not None:
+        return True
+    return any(hasattr(hook, "new_forward") for hook in _hooks(transformer))
 
 
 def _hooks(transformer: nn.Module) -> Iterator[Any]:

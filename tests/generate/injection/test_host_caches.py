@@ -11,6 +11,7 @@ from support.golden_flux import Counting, first_layers, inputs, load_fewer_block
 from support.stock_models import stock_flux
 
 from pulid_generate.errors import IdentityError
+from pulid_generate.injection import host_caches
 from pulid_generate.injection.hooks import inject
 
 # blocks, and layers of PuLID: 3 after double blocks, 2 after single blocks
@@ -197,6 +198,47 @@ def test_a_skipped_step_is_the_first_block_with_the_identity_and_the_rest_rememb
     cached.enable_cache(config("first block"))
     assert relative(skipped, expected) < 1e-5
     assert relative(skipped, whole) > 1e-4
+
+
+def test_every_cache_of_this_diffusers_is_tried_and_another_is_refused_by_name(model, adapter):
+    import inspect
+
+    from diffusers import hooks, models
+
+    text = inspect.getsource(models.cache_utils.CacheMixin.enable_cache)
+    there = {name for name in vars(hooks) if name.endswith("Config") and name in text}
+    tried = {type(config(name)).__name__ for name in NAMES}
+    assert there == tried == set(host_caches.KNOWN)
+
+    class NextCacheConfig:
+        pass
+
+    model._cache_config = NextCacheConfig()
+    with (
+        pytest.raises(IdentityError, match="NextCacheConfig: where an identity"),
+        inject(model, adapter, inputs()["id"]),
+    ):
+        pass
+    model._cache_config = None
+
+
+def test_a_cache_that_was_applied_without_enable_cache_forgets_as_well(model, adapter):
+    from diffusers import hooks
+
+    x = inputs()
+    with inject(model, adapter, x["id"], id_weight=0.3):
+        wanted = at(model)
+    hooks.apply_first_block_cache(model, config("first block"))
+    try:
+        with inject(model, adapter, x["id"]) as injection:
+            at(model)
+            at(model)
+            injection.weight = 0.3
+            assert relative(at(model), wanted) < 1e-6
+    finally:
+        registry = hooks.HookRegistry.check_if_exists_or_initialize(model)
+        for name in ("fbc_leader_block_hook", "fbc_block_hook"):
+            registry.remove_hook(name, recurse=True)
 
 
 CHANGES = ("first block", "mag", "pyramid attention", "taylorseer, of blocks", "sea")
