@@ -9,17 +9,18 @@ from __future__ import annotations
 import gc
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulid_extract.shared.cache_folder import default_folder
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.file_names import path_of
+from pulid_extract.shared.model_files import Header
 from pulid_extract.shared.writing import check_not_input, check_writable
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
-from pulid_generate.errors import RequestError, require_packages
+from pulid_generate.errors import OutputError, RequestError, require_packages
 from pulid_generate.files.kontext import is_kontext
 from pulid_generate.files.model import Model
 from pulid_generate.files.read_ahead import read_ahead
@@ -106,14 +107,34 @@ def _upscale_of(flags: Flags) -> UpscaleSettings | None:
 
 def _preview_of(flags: Flags) -> PreviewSettings | None:
     """Raises OutputError for a file that cannot be written."""
-    if flags.preview == "none":
+    path = preview_file(flags)
+    if path is None or flags.preview == "none":
         return None
     from pulid_generate.pipeline.previewing import PreviewSettings
 
-    path = Path(flags.preview_path).expanduser()
     format_of(path)
     check_writable(path)
     return PreviewSettings(flags.preview, path, flags.preview_interval, flags.preview_noisy)
+
+
+def preview_file(flags: Flags) -> Path | None:
+    """What previews are written to; None without any. Raises OutputError for standard output."""
+    if flags.preview == "none":
+        return None
+    if flags.preview_path == "-":
+        raise OutputError(
+            "preview-path -: previews are one file that is written again and again; name it"
+        )
+    return Path(flags.preview_path).expanduser()
+
+
+def check_preview(flags: Flags, outputs: Iterable[Path]) -> None:
+    """Raise OutputError for previews that would take the place of a picture that is drawn."""
+    preview = preview_file(flags)
+    if preview is None:
+        return
+    if preview.resolve() in {output.resolve() for output in outputs}:
+        raise OutputError(f"{preview}: is a picture that is drawn; give another --preview-path")
 
 
 def open_engine(
@@ -144,8 +165,8 @@ def open_drawing(
     """
     pipeline = open_pipeline(flags, with_pulid=with_pulid, progress=progress)
     read = [*input_files(flags, pipeline), *inputs]
-    previews = [] if flags.preview == "none" else [Path(flags.preview_path).expanduser()]
-    for path in (*outputs, *previews):
+    check_preview(flags, outputs)
+    for path in filter(None, (*outputs, preview_file(flags))):
         check_not_input(path, read)
     for line in (*idle_flags(flags, given, pipeline.dev), *doubtful_flags(flags)):
         progress.note(line)
@@ -213,7 +234,7 @@ def _idle_placement(
         lines.append(f"--cuda-graphs on changes nothing {reason}")
     if not with_pulid and flags.pulid_weights is not None:
         lines.append("--pulid-weights without --pulid-id-embedding: drawing without an identity")
-    if flags.ref_image and not flags.kontext and is_kontext(files.flux.header) == "unknown":
+    if flags.ref_image and not flags.kontext and _may_be_kontext(files.flux.header):
         lines.append(
             f"{files.flux.path} does not say that it is FLUX.1 Kontext; another Flux was never "
             "taught to read reference pictures (--kontext: it is Kontext)"
@@ -225,6 +246,13 @@ def _idle_placement(
                     f"{flag_name(name)} has no effect: {files.flux.path} holds no packed weights"
                 )
     return lines
+
+
+def _may_be_kontext(header: Header) -> bool:
+    """Whether nothing says that it is Kontext or another; schnell is another."""
+    from pulid_generate.models.flux import flux_shape
+
+    return is_kontext(header) == "unknown" and flux_shape(header).guidance
 
 
 def _why_steps_are_not_recorded(flags: Flags, placement: Placement) -> str:

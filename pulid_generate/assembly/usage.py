@@ -19,6 +19,7 @@ from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.request.hires import UPSCALERS, upscaler_named
+from pulid_generate.request.step_cache import idle_options
 from pulid_generate.sampling.names import DEFAULT_ETA
 
 if TYPE_CHECKING:
@@ -189,6 +190,9 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
         no_tiles = ("vae_tile_size", "vae_tile_overlap")
         idle |= dict.fromkeys(no_tiles, "--vae-tiling is not given")
     yield from idle_keys(flags)
+    if flags.cache_mode is not None:
+        told = flags.cache_option, flags.scm_mask, flags.scm_policy
+        yield from idle_options(flags.cache_mode, *told)
     for name, reason in idle.items():
         if name in given:
             yield f"{flag_name(name)} has no effect: {reason}"

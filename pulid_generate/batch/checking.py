@@ -10,7 +10,12 @@ from typing import Any
 
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.records import Problem
-from pulid_generate.assembly.opening import open_engine, open_pipeline
+from pulid_generate.assembly.opening import (
+    check_preview,
+    open_engine,
+    open_pipeline,
+    preview_file,
+)
 from pulid_generate.assembly.people import people_of
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_files
@@ -71,8 +76,8 @@ class RowChecker:
             return None
 
     def items(self, merged: Mapping[int, MergedRow], jobs: RowJobs) -> list[Item]:
-        """The pictures of all rows that are right. Raises OutputError for a sheet that would take
-        the place of a file that is read.
+        """The pictures of all rows that are right. Raises OutputError for a sheet or a preview that
+        would take the place of a file that is read, or of a picture.
         """
         inputs, items = InputFiles(), []
         idle: dict[str, None] = {}
@@ -92,6 +97,9 @@ class RowChecker:
                 self.problems.append(merged[item.number].row.problem(error))
         if self.rows.flags.sheet is not None:
             inputs.check(path_of(self.rows.flags.sheet))
+        check_preview(self.rows.flags, (item.path for item in items))
+        if (preview := preview_file(self.rows.flags)) is not None:
+            inputs.check(preview)
         for line in idle:
             self.progress.note(line)
         return items

@@ -88,6 +88,9 @@ def run(context: typer.Context, flags: DetailCommandFlags) -> None:
     for one in pictures:
         check_not_input(one.output, inputs)
         check_writable(one.output)
+    opening.check_preview(flags, (one.output for one in pictures))
+    if (preview := opening.preview_file(flags)) is not None:
+        check_not_input(preview, inputs)
     _say_idle(flags, given, pipeline, progress)
     faces = _FaceRun(flags, given, pipeline)
     faces.draw(pictures)

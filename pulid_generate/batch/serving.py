@@ -10,7 +10,7 @@ from pathlib import Path
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.interrupts import Interrupts
 from pulid_extract.shared.records import MAX_LINE
-from pulid_generate.assembly.opening import open_engine
+from pulid_generate.assembly.opening import check_preview, open_engine, preview_file
 from pulid_generate.assembly.people import people_of
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import input_files
@@ -101,6 +101,8 @@ def _judge(data: bytes, number: int, jobs: RowJobs) -> tuple[MergedRow, Item]:
         )
     inputs = InputFiles()
     inputs.add(input_files(merged.flags, jobs.pipeline))
-    inputs.check(items[0].path)
+    check_preview(merged.flags, [items[0].path])
+    for path in filter(None, (items[0].path, preview_file(merged.flags))):
+        inputs.check(path)
     make_folders(items)
     return merged, items[0]

@@ -22,6 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pulid_generate.caching.evaluation import Cache
 from pulid_generate.errors import CheckpointError, PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.kernels.trials import take_notes
@@ -42,6 +43,7 @@ from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watch
 from pulid_generate.pipeline.prompt_encoding import PromptEncoder
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.request.job import Job, batch_key
+from pulid_generate.request.step_cache import StepCache
 from pulid_generate.request.tokens import Prompt
 
 
@@ -80,6 +82,8 @@ class Engine:
         self._starts: dict[Hashable, Tensor] = {}
         self._conditions = Conditioner(fitting, self._loaded)
         self._larger = LargerPass(self._loaded, self._drawn_again)
+        # caches, each with its number of steps, of which it was said that nothing was reused
+        self._reused_nothing: set[tuple[StepCache, int]] = set()
         self._upscaler = upscaler
         if upscaler is not None:
             self.planner.set_aside(models.placement.name_of(Model.VAE), upscaler.bytes)
@@ -349,9 +353,8 @@ class Engine:
             references = self._conditions.references(jobs[0])
             controls = self._conditions.controls(jobs[0])
             latents = denoiser.latents(jobs, texts, starts, *watching, references, controls)
-            if (cache := denoiser.cache) is not None:
-                told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
-                self.reports.log(f"{label}: {told}")
+            if denoiser.cache is not None:
+                self._tell_reuse(jobs[0], denoiser.cache, label)
         for line in take_notes():
             self.reports.note(line)
         if not torch.isfinite(latents).all():
@@ -360,6 +363,17 @@ class Engine:
                 "values; a damaged file, or float16 where --dtype bfloat16 is needed"
             )
         return list(latents.split(1))
+
+    def _tell_reuse(self, job: Job, cache: Cache, label: str) -> None:
+        told = f"{cache.reused} of {cache.asked} forwards reused what others computed"
+        self.reports.log(f"{label}: {told}")
+        asked = job.request.step_cache
+        if asked is None or cache.reused or (asked, job.steps) in self._reused_nothing:
+            return
+        self._reused_nothing.add((asked, job.steps))
+        self.reports.note(
+            f"{label}: --cache-mode {asked.mode} reused nothing: {asked.why_nothing(job.steps)}"
+        )
 
     def _upscaled(self, picture: Picture) -> Picture:
         """The finished picture as large as it is wanted."""

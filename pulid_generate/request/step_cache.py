@@ -122,6 +122,25 @@ class StepCache:
                 "blocks, so none would be left to reuse; give smaller numbers"
             )
 
+    def idle(self) -> dict[str, str]:
+        """Options that decide nothing beside the others -> why."""
+        idle = {}
+        if self.mask is not None:
+            idle = dict.fromkeys(("warmup", "interval"), "--scm-mask says which steps are computed")
+        if self.mask is not None and self.policy == "static":
+            reason = "--scm-policy static reuses all that the mask leaves open"
+            idle |= dict.fromkeys(("threshold", "max", "continuous"), reason)
+        return idle
+
+    def why_nothing(self, steps: int) -> str:
+        """Why no step of so many was reused, and what to do."""
+        if self.of_blocks and self.mask is None and self.warmup >= steps:
+            return (
+                f"all of {steps} steps are in its warm-up of {self.warmup}; give "
+                "--cache-option warmup=N, or more steps"
+            )
+        return "every step differed too much from the one before; --cache-option says how much may"
+
     def facts(self) -> dict[str, Any]:
         """What decides the picture, for its metadata."""
         own = {
@@ -137,8 +156,9 @@ class StepCache:
             "interval": self.interval,
         }
         facts: dict[str, Any] = {"mode": self.mode}
+        idle = self.idle()
         for name in OPTIONS[self.mode]:
-            if own[name] is not None:
+            if own[name] is not None and name not in idle:
                 facts[name] = own[name]
         if self.of_blocks and self.mask is not None:
             facts["mask"] = "".join(map(str, self.mask))
@@ -170,6 +190,13 @@ class StepCache:
             raise RequestError(
                 "cache-option interval=1: every step would be computed; give 2 or more, or a mask"
             )
+
+
+def idle_options(mode: str, option: str, mask: str, policy: str) -> list[str]:
+    """A line for each option that was given and decides nothing. Raises RequestError."""
+    idle = StepCache.parse(mode, option, mask, policy).idle()
+    given = [part.partition("=")[0].strip() for part in option.split(",")]
+    return [f"--cache-option {name} has no effect: {idle[name]}" for name in given if name in idle]
 
 
 def _options(mode: str, text: str) -> dict[str, Any]:

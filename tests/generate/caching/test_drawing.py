@@ -141,3 +141,19 @@ def test_refusals_and_flags_without_effect(generate, base, tmp_path):
     result = generate(*base, "--scm-mask", "1,0", *out)
     assert result.code == 0
     assert "--scm-mask has no effect: --cache-mode is not given" in result.err
+
+
+def test_a_cache_that_reuses_nothing_is_said_once(generate, base, tmp_path):
+    few = (*base, "--steps", 4, "-b", 2, "-o", tmp_path / "few.png")
+    result = generate(*few, "--cache-mode", "dbcache", "--cache-option", "Fn=1")
+    assert result.code == 0
+    told = [line for line in result.err.splitlines() if "reused nothing" in line]
+    assert len(told) == 1
+    assert "--cache-mode dbcache reused nothing: all of 4 steps are in its warm-up of 8" in told[0]
+    strict = "Fn=1,warmup=2,threshold=1e-6"
+    result = generate(*few, "--cache-mode", "dbcache", "--cache-option", strict)
+    assert "every step differed too much" in result.err
+    result = generate(
+        *few, "--cache-mode", "dbcache", "--cache-option", "Fn=1,warmup=2,threshold=9"
+    )
+    assert "reused nothing" not in result.err

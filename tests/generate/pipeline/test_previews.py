@@ -57,6 +57,28 @@ def test_the_tiny_autoencoder_decodes_and_encodes(draw, kept, tae, tmp_path):
     assert not draw(*start, "--tae", tae).same_pixels(draw(*start))
 
 
+def test_previews_take_nobodys_place(generate, kept, tmp_path):
+    start = tmp_path / "start.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(start)
+    before = start.read_bytes()
+    shown_at = ("--preview", "proj", "--preview-path")
+    run = generate(*kept.base, *shown_at, "-", "-o", tmp_path / "a.png")
+    assert "preview-path -: previews are one file" in run.error
+    run = generate(*kept.base, *shown_at, tmp_path / "a.png", "-o", tmp_path / "a.png")
+    assert "a.png: is a picture that is drawn" in run.error
+    # and where many are drawn
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(f'{{"init_img": "{start}", "steps": 4, "strength": 0.5, "output": "b.png"}}\n')
+    many = ("batch", rows, *kept.base, "--output-dir", tmp_path, *shown_at)
+    assert "start.png: is read as an input" in generate(*many, start).error
+    assert "b.png: is a picture that is drawn" in generate(*many, tmp_path / "b.png").error
+    alone = ("detail", start, *kept.base, "-o", tmp_path / "c.png", *shown_at)
+    run = generate(*alone, start)
+    assert "start.png: is read as an input" in run.error
+    assert start.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"start.png", "rows.jsonl"}
+
+
 def test_what_is_no_preview_is_refused(generate, kept, tae, micro, tmp_path):
     def run(*flags):
         return generate(*kept.base, *flags, "-o", tmp_path / "o.png")

@@ -242,8 +242,9 @@ def test_what_reads_no_reference_is_refused(generate, base, kontext, micro, tmp_
     reference = picture_file(tmp_path / "a.png", 64, 64)
     flags = ("-r", reference, "-o", tmp_path / "no.png")
     schnell, dev = micro / "flux1-schnell.safetensors", micro / "dev" / "flux1-dev.safetensors"
-    line = generate(*base, "--diffusion-model", schnell, *flags).error
-    assert "is FLUX.1 schnell, which reads no reference picture" in line
+    run = generate(*base, "--diffusion-model", schnell, *flags)
+    assert "is FLUX.1 schnell, which reads no reference picture" in run.error
+    assert "does not say" not in run.err
     line = generate(*base, "--diffusion-model", dev, *flags).error
     assert "by its name not FLUX.1 Kontext" in line
     assert not (tmp_path / "no.png").exists()

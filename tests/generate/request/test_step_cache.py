@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pulid_generate.errors import CheckpointError, RequestError
-from pulid_generate.request.step_cache import StepCache
+from pulid_generate.request.step_cache import StepCache, idle_options
 
 
 def test_defaults_are_sd_clis():
@@ -32,6 +32,21 @@ def test_options_are_read_as_sd_cli_reads_them():
     assert asked.mask == (1, 1, 0)
     assert asked.facts()["mask"] == "110"
     assert asked.facts()["policy"] == "static"
+
+
+def test_what_a_mask_decides_is_neither_said_nor_recorded_otherwise():
+    option = "warmup=4,threshold=0.2,max=3"
+    dynamic = StepCache.parse("dbcache", option, "1,0")
+    assert "warmup" not in dynamic.facts()
+    assert dynamic.facts()["threshold"] == 0.2
+    static = StepCache.parse("dbcache", option, "1,0", "static").facts()
+    assert static.keys() == {"mode", "Fn", "Bn", "mask", "policy"}
+    told = idle_options("dbcache", option, "1,0", "static")
+    assert [line.split()[1] for line in told] == ["warmup", "threshold", "max"]
+    assert idle_options("dbcache", option, "", "dynamic") == []
+    assert idle_options("taylorseer", "interval=2", "1,0", "dynamic") == [
+        "--cache-option interval has no effect: --scm-mask says which steps are computed"
+    ]
 
 
 @pytest.mark.parametrize(
