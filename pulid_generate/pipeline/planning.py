@@ -5,7 +5,8 @@ Reads headers and free memory. Loads nothing, and knows nothing of what is loade
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -92,10 +93,15 @@ class MemoryPlanner:
         alone: it goes through Flux by itself whatever the batch, as every later pass does. Raises
         PlacementError if it cannot fit.
         """
-        if job.faces:
-            job = self.expect_faces(job)
-        if job.larger is not None:
-            job = replace(job, larger=self.expect(job.larger, alone=True))
+        with self._room_for_finding(job):
+            if job.faces:
+                job = self.expect_faces(job)
+            if job.larger is not None:
+                job = replace(job, larger=self.expect(job.larger, alone=True))
+            return self._expect_pass(job, alone)
+
+    def _expect_pass(self, job: Job, alone: bool) -> Job:
+        """As `expect`, of its first pass."""
         alone = alone or not may_share(job)
         kind = alone, _kind(job)
         if kind not in self._kinds:
@@ -121,13 +127,13 @@ class MemoryPlanner:
         """Make room for the detail pass of such a job, and give it back with the tiles of its
         faces. Raises PlacementError if it cannot fit.
         """
-        self._make_room_for_finding()
         faces = []
-        for pattern in job.faces:
-            if pattern is not None:
-                pattern = self.expect(pattern, alone=True)
-                self._expect_people(replace(pattern, subjects=job.subjects))
-            faces.append(pattern)
+        with self._room_for_finding(job):
+            for pattern in job.faces:
+                if pattern is not None:
+                    pattern = self.expect(pattern, alone=True)
+                    self._expect_people(replace(pattern, subjects=job.subjects))
+                faces.append(pattern)
         return replace(job, faces=tuple(faces))
 
     def set_aside(self, device: str, count: int) -> int:
@@ -147,14 +153,25 @@ class MemoryPlanner:
     def check(self) -> None:
         """Raise PlacementError if anything that was announced does not fit any more."""
         for _, plan in self._kinds.values():
-            plan.check()
+            if plan.problem:
+                raise PlacementError(f"beside it an earlier picture would not fit: {plan.problem}")
 
-    def _make_room_for_finding(self) -> None:
-        """For the process that finds faces, once one is needed."""
-        if not self._beside and "cpu" in self.available:
-            self._beside = PROCESS_BYTES
-            self.available["cpu"] -= self._beside
-            self._plan_anew()
+    @contextmanager
+    def _room_for_finding(self, job: Job) -> Iterator[None]:
+        """For the process that finds faces, once a job has any; it goes back if what is done within
+        fails. Raises PlacementError if what was announced before would not fit any more.
+        """
+        if self._beside or not job.faces:
+            yield
+            return
+        self._beside = self.set_aside("cpu", PROCESS_BYTES)
+        try:
+            self.check()
+            yield
+        except BaseException:
+            self.give_back("cpu", self._beside)
+            self._beside = 0
+            raise
 
     def _plan_anew(self) -> None:
         """What was announced, in the room that is left now."""

@@ -344,3 +344,26 @@ def test_room_for_what_finds_faces_forgets_nobody(pipeline, loads, monkeypatch):
     after = planner.decide()
     assert after.beside == frozenset()
     assert after.plan.stages == before.plan.stages
+
+
+def test_what_finds_faces_takes_no_room_from_what_was_announced(pipeline, loads, monkeypatch):
+    """A job that leaves earlier ones, its own faces or itself no room is refused, and takes
+    none.
+    """
+    faces = DetailSettings(denoising_strength=0.0)
+    # the large picture and Flux: 648
+    monkeypatch.setattr(planning, "PROCESS_BYTES", ROOM - 640)
+    planner = pipeline.engine(staying="autoencoder").planner
+    planner.expect(pipeline.job(request(LARGE)))
+    for size in (SMALL, LARGE):
+        with pytest.raises(PlacementError, match=r"an earlier picture would .*: needs 64\d of 640"):
+            planner.expect(pipeline.job(request(size, detail=faces)))
+        assert planner.available == {"cpu": ROOM}
+        assert not planner.decide().plan.problem
+    # nothing large before it: there is room, and it is kept
+    planner = pipeline.engine(staying="autoencoder").planner
+    with pytest.raises(PlacementError, match=r"^needs 64\d of 640"):
+        planner.expect(pipeline.job(request(LARGE, detail=faces)))
+    assert planner.available == {"cpu": ROOM}
+    planner.expect(pipeline.job(request(detail=faces)))
+    assert planner.available == {"cpu": 640}
