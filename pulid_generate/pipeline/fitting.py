@@ -177,6 +177,8 @@ class Fitting:
             for subject in job.subjects:
                 subject.schedule.check(len(times) - 1, subject.embedding.source)
                 subjects.append(subject.enlarged(job.request, asked))
+            for use in job.conditions.controls:
+                use.check(len(times) - 1)
         except RequestError as error:
             raise RequestError(f"hires: {error}") from None
         start = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.control_files import write_control
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest
@@ -34,6 +35,7 @@ from pulid_generate.rows.columns import COLUMNS
 
 WIDTH, HEIGHT = 48, 32
 TWICE = HiresSettings()
+SIGMAS = (0.8, 0.6, 0.4, 0.2, 0.0)
 EASY = StepCache.parse("easycache")
 
 
@@ -62,6 +64,19 @@ def test_controls_and_tiles_follow_the_size(pipeline):
     assert (use.pixels[:, 40:] == 255).all()
     tiled = pipeline.job(request(vae_tiling=True))
     assert tiled.larger.tiling == tiled.tiling is not None
+
+
+def test_a_control_that_no_step_of_the_larger_pass_sees_is_refused(pipeline, tmp_path):
+    """As in the first pass, whose four steps have one in the share."""
+    sizes = pipeline.fitting.shape
+    shape = {"width": sizes.width, "context": sizes.context, "pooled": sizes.pooled}
+    net = write_control(tmp_path / "edges.safetensors", **shape)
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    conditions = Conditions(controls=(ControlUse(net, picture, end=0.25),))
+    four, two = (request(HiresSettings(sigmas=times)) for times in (SIGMAS, SIGMAS[2:]))
+    assert pipeline.job(four, conditions=conditions).larger.steps == 4
+    with pytest.raises(RequestError, match=r"^hires: control-start 0, control-end 0\.25: no step"):
+        pipeline.job(two, conditions=conditions)
 
 
 def test_steps_and_times_are_sd_clis(pipeline):
