@@ -65,13 +65,18 @@ class ExtractionWorker:
         self.threads = place.cpus
         torch.set_num_threads(self.threads)
         files = find_models(replace(flags, device=device), setup.roles)
-        self.networks = LoadedNetworks(files, device, flags.fast)
-        # nobody reads a worker's own standard error
-        notes: list[str] = []
-        choose_arithmetic(choose_device(device), flags.fast, notes.append)
-        self.notes = tuple(f"{place.host}: {note}" for note in notes)
+        self.host = place.host
+        self.notes: list[str] = []
+        self.networks = LoadedNetworks(files, device, flags.fast, self._note)
+        choose_arithmetic(choose_device(device), flags.fast, self._note)
         self.cache = ResultCache(files, flags.device, flags.no_cache)
         self._cropping, self._encoding = threading.Lock(), threading.Lock()
+
+    def _note(self, line: str) -> None:
+        """Nobody reads a worker's own standard error."""
+        note = f"{self.host}: {line}"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def work(
         self, tasks: Sequence[tuple[int, ExtractTask]]

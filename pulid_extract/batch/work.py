@@ -75,9 +75,17 @@ class PreparedRow:
 class LoadedNetworks:
     """What is loaded once for all rows; torch with the first that needs it."""
 
-    def __init__(self, files: dict[str, FoundFile], device: str, fast: bool):
-        """files: role -> its file. device, fast: of the flags with these names."""
-        self.files, self.device, self.fast = files, device, fast
+    def __init__(
+        self,
+        files: dict[str, FoundFile],
+        device: str,
+        fast: bool,
+        log: Callable[[str], None] = console.log,
+    ):
+        """files: role -> its file. device, fast: of the flags with these names. log: gets what is
+        noteworthy about this machine.
+        """
+        self.files, self.device, self.fast, self.log = files, device, fast, log
         # whether a row was ever made with them
         self.have_worked = False
         self.stack = contextlib.ExitStack()
@@ -93,7 +101,7 @@ class LoadedNetworks:
         self.stack.enter_context(exact_arithmetic())
         # of a row nothing is said here; of the machine, that --fast changes nothing or that a
         # provider does not start
-        extractor = Extractor(self.files, self.device, log=console.log, fast=self.fast)
+        extractor = Extractor(self.files, self.device, log=self.log, fast=self.fast)
         extractor.log = _say_nothing
         return extractor
 

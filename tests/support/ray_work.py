@@ -18,7 +18,9 @@ from pulid_extract.shared.errors import WeightsError
 
 
 class Echo:
-    """Answers a task with itself; ("dies",), ("breaks",) and ("unfit",) do what they say."""
+    """Answers a task with itself; ("dies",), ("breaks",) and ("unfit",) do what they say. Notes
+    something when it starts, and something each time it works.
+    """
 
     tasks_per_call = 1
 
@@ -35,6 +37,7 @@ class Echo:
                 raise UnfitWorkerError("damaged weights")
             if isinstance(task, float):
                 time.sleep(task)
+        self.notes.append("works")
         return [(number, (task, os.getpid())) for number, task in tasks]
 
 

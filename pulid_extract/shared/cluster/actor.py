@@ -7,6 +7,7 @@ no Ray, no picture and no model: what works is handed in.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,8 @@ class Place:
         return f"worker {self.index + 1} on {self.host}"
 
 
-# Makes what works: an object with `notes`, `tasks_per_call` and `work`, and `hear` if somebody asks
-# it. Importable on every node.
+# Makes what works: an object with `notes`, which may grow while it works, `tasks_per_call` and
+# `work`, and `hear` if somebody asks it. Importable on every node.
 OpenWork = Callable[[Place], Any]
 
 
@@ -50,6 +51,16 @@ class ReadyReply:
     notes: tuple[str, ...]
     # how many tasks it takes at once
     tasks_per_call: int
+
+
+@dataclass(frozen=True)
+class DoneReply:
+    """The reply to a call that was done."""
+
+    # (number, answer) of each task
+    answers: list[tuple[int, Any]]
+    # for the person at the terminal, since the reply before
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class Actor:
     def __init__(self, open_work: OpenWork, place: Place):
         self._work: Any = None
         self._problem: UnfitReply | None = None
+        # of its notes, how many a reply has told
+        self._told, self._telling = 0, threading.Lock()
         # several workers would fetch the same file at once
         os.environ["HF_HUB_OFFLINE"] = "1"
         # on another machine nobody has done it
@@ -94,14 +107,12 @@ class Actor:
         """Whether it can work."""
         if self._problem is not None:
             return self._problem
-        return ReadyReply(os.getpid(), tuple(self._work.notes), self._work.tasks_per_call)
+        return ReadyReply(os.getpid(), self._new_notes(), self._work.tasks_per_call)
 
-    def work(
-        self, tasks: list[tuple[int, Any]]
-    ) -> UnfitReply | BrokenReply | list[tuple[int, Any]]:
-        """(number, answer) of each (number, task)."""
+    def work(self, tasks: list[tuple[int, Any]]) -> UnfitReply | BrokenReply | DoneReply:
+        """Does each (number, task)."""
         try:
-            return self._work.work(tasks)
+            return DoneReply(self._work.work(tasks), self._new_notes())
         except UnfitWorkerError as error:
             return UnfitReply(str(error))
         except Exception as error:
@@ -113,6 +124,12 @@ class Actor:
             return self._work.hear(message)
         except Exception as error:
             return BrokenReply(_line_of(error))
+
+    def _new_notes(self) -> tuple[str, ...]:
+        with self._telling:
+            notes = tuple(self._work.notes[self._told :])
+            self._told += len(notes)
+        return notes
 
 
 def _line_of(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pulid_extract.shared.cluster.actor import (
     BrokenReply,
+    DoneReply,
     OpenWork,
     Place,
     ReadyReply,
@@ -35,6 +36,8 @@ class Done:
     """Its task is done."""
 
     answer: Any
+    # that it made meanwhile
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,9 @@ class RayProcess:
         ended = self._ended(pending)
         if self._task in ended:
             self._task, reference = None, self._task
-            [(_, answer)] = self._get(reference)
-            return Done(answer)
+            reply: DoneReply = self._get(reference)
+            [(_, answer)] = reply.answers
+            return Done(answer, reply.notes)
         if ended:
             self._question, reference = None, self._question
             return Heard(self._get(reference))

@@ -57,8 +57,8 @@ def join_cluster(
     """The workers of the cluster that the flags mean; they end with the context. on_cpu: leave GPUs
     alone.
 
-    open_work: is called in each worker. note: gets what workers note when they start, each line
-    once; log: what happens. Raises WorkerError.
+    open_work: is called in each worker. note: gets what workers note, each line once; log: what
+    happens. Raises WorkerError.
     """
     require_packages(("ray",), "ray")
     telemetry.switch_off()
@@ -258,12 +258,12 @@ class RayWorkers:
             return self._ended(worker, "unfit", reply.reason)
         if isinstance(reply, BrokenReply):
             return self._ended(worker, "died", reply.reason)
-        if tasks is not None:
-            return WorkerEvent("done", worker, tasks, reply)
         for line in reply.notes:
             if line not in self._noted:
                 self._noted.add(line)
                 self.note(line)
+        if tasks is not None:
+            return WorkerEvent("done", worker, tasks, reply.answers)
         worker.tasks_per_call = reply.tasks_per_call
         self.log(f"{worker.place}: ready (process {reply.process})")
         return WorkerEvent("ready", worker)

@@ -66,6 +66,7 @@ def cluster_devices(
             start=partial(start, place),
             is_stopping=lambda: server.queue.is_closed,
             on_ready=partial(on_ready, place),
+            note=progress.note,
         )
         idle_seconds = server.settings.idle_seconds
         return DeviceThread(server.judge, drawer, server.queue, server.metrics, idle_seconds)

@@ -44,12 +44,13 @@ class WorkerDrawer:
         start: Callable[[], Process],
         is_stopping: Callable[[], bool],
         on_ready: Callable[[ReadyReply], None],
+        note: Callable[[str], None],
     ):
         """name: of the worker, for people. start: begins to start a process. on_ready: gets what
-        each says of itself.
+        each says of itself; note: what it notes while it draws.
         """
         self.name, self.start = name, start
-        self.is_stopping, self.on_ready = is_stopping, on_ready
+        self.is_stopping, self.on_ready, self.note = is_stopping, on_ready, note
         self.is_loaded = False
         self._memory: dict[str, int] = {}
         self._process: Process | None = None
@@ -108,6 +109,8 @@ class WorkerDrawer:
                 _pass_on(news, steps, watch)
                 steps = news.steps
             if isinstance(event, Done):
+                for line in event.notes:
+                    self.note(line)
                 reply: DrawReply = event.answer
                 return reply
             process.ask(Look(task.number, news.count, watch.is_watched))

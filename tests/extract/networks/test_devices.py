@@ -4,6 +4,7 @@ onnxruntime's CUDA, all without a card.
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,10 @@ from support.coloured_faces import ALONE, GROUP, picture
 from support.distances import relative
 from support.portrait_models import models_folder
 
+from pulid_extract.batch.ray_worker import WorkerSetup, open_worker
 from pulid_extract.extraction.extractor import Extractor
 from pulid_extract.faces.antelopev2 import Antelope
+from pulid_extract.flags.batch import BatchFlags
 from pulid_extract.networks import devices, onnx_runtime
 from pulid_extract.networks.devices import (
     choose_arithmetic,
@@ -22,6 +25,7 @@ from pulid_extract.networks.devices import (
     exact_arithmetic,
     naming_memory,
 )
+from pulid_extract.shared.cluster.actor import Actor, DoneReply, Place
 from pulid_extract.shared.errors import InputError
 
 
@@ -219,3 +223,19 @@ def test_a_provider_that_does_not_start_is_said(monkeypatch):
     extractor.log = lambda line: None
     extractor.detect(picture(*ALONE))
     assert said == [line]
+
+
+def test_a_ray_worker_tells_it_with_its_next_answer(monkeypatch):
+    cpu = "CPUExecutionProvider"
+    monkeypatch.setattr(onnx_runtime, "providers", lambda device: [cpu, cpu])
+    flags = BatchFlags(
+        rows="rows.csv", out_dir="out", device="cpu", models_dir=str(models_folder())
+    )
+    setup = WorkerSetup(flags, "", frozenset({"antelopev2"}))
+    place = Place("node", "host", 0, torch.get_num_threads(), False, 1)
+    actor = Actor(partial(open_worker, setup), place)
+    assert actor.opened().notes == ()
+    actor._work.networks.extractor.detect(picture(*ALONE))
+    line = "host: scrfd_10g_bnkps.onnx runs on the CPU: onnxruntime's CUDA provider does not start"
+    assert actor.work([]) == DoneReply([], (line,))
+    assert actor.work([]) == DoneReply([])

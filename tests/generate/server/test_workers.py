@@ -8,6 +8,7 @@ import concurrent.futures
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from support.served import WAIT, micro_serve_flags, serving, wait_for
@@ -28,7 +29,7 @@ from pulid_generate.server.work.device import DeviceThread
 from pulid_generate.server.work.devices import OneDevice
 from pulid_generate.server.work.drawing import Cancelled
 from pulid_generate.server.work.queue import JobQueue
-from pulid_generate.server.work.ray_worker import Look, Stage
+from pulid_generate.server.work.ray_worker import DrawReply, Look, Stage
 from pulid_generate.server.work.worker_drawer import WorkerDrawer
 
 PROMPT = "a photo of a cat"
@@ -61,9 +62,10 @@ class ThreadProcess:
         pending = {one for one in (self.task, self.question) if one is not None}
         ended, _ = concurrent.futures.wait(pending, LOOK, concurrent.futures.FIRST_COMPLETED)
         if self.task in ended:
-            [(_, answer)] = self.checked(self.task.result())
+            reply = self.checked(self.task.result())
+            [(_, answer)] = reply.answers
             self.task = None
-            return Done(answer)
+            return Done(answer, reply.notes)
         if ended:
             question, self.question = self.question, None
             return Heard(self.checked(question.result()))
@@ -231,10 +233,27 @@ def test_a_worker_that_died_while_nothing_was_drawn_is_started_anew():
         def kill(self):
             pass
 
-    drawer = WorkerDrawer("worker", Dead, lambda: False, lambda reply: None)
+    drawer = WorkerDrawer("worker", Dead, lambda: False, lambda reply: None, print)
     drawer._process, drawer.is_loaded = Dead(), True
     drawer.release()
     assert (drawer._process, drawer.is_loaded) == (None, False)
+
+
+def test_what_a_worker_notes_while_it_draws_is_told():
+    class Noting(SimpleNamespace):
+        def event(self):
+            return Done(DrawReply(b"png"), ("no kernels here",))
+
+    silent = Noting(begin=lambda task: None, ask=lambda message: None)
+    notes = []
+    drawer = WorkerDrawer("worker", None, lambda: False, lambda reply: None, notes.append)
+    drawer._process = silent
+    judged = SimpleNamespace(
+        jobs=[SimpleNamespace(steps=1)], drawing=None, form="PNG", metadata=True
+    )
+    watch = SimpleNamespace(step=lambda *steps: None, is_watched=False, is_cancelled=False)
+    assert drawer.draw(judged, 0, watch) == b"png"
+    assert notes == ["no kernels here"]
 
 
 def test_a_cluster_without_a_place_is_an_error(micro, tmp_path):
