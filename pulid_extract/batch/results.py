@@ -44,4 +44,5 @@ class RowResult:
         if self.job is not None and self.result is not None:
             record |= report_of(self.job, self.result)
             record["tokens"] = list(self.result.shape)
+            record |= {"device": self.result.device, "arithmetic": self.result.arithmetic}
         return record

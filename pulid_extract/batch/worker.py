@@ -374,6 +374,8 @@ class Worker:
             **report_of(job, result),
             "tokens": list(result.shape),
             "uncond": result.has_uncond,
+            "device": result.device,
+            "arithmetic": result.arithmetic,
             "cached": result.is_cached,
         }
 

@@ -129,7 +129,8 @@ class BestOf:
         if not self.flags.as_json:
             console.write_line(str(self.path))
             return
-        saved = SavedPicture.of(jobs[best], self.path, data, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        saved = SavedPicture.of(jobs[best], self.path, data, seconds, pipeline.arithmetic)
         tried = [_as_dict(job, score) for job, score in zip(jobs, scores, strict=True)]
         # under the name that it had before, too
         found = scores[best].likeness

@@ -29,6 +29,8 @@ class PictureResult:
     seed: int | None = None
     # SHA-256 of the embeddings of everybody in it
     identities: tuple[str, ...] = ()
+    # In what the models computed; None where nothing was drawn
+    arithmetic: str | None = None
     # That it took
     seconds: float = 0.0
     # Why it failed
@@ -46,6 +48,7 @@ class PictureResult:
             "sha256": self.sha256,
             "seed": self.seed,
             "identity": self.identities[0] if self.identities else None,
+            "arithmetic": self.arithmetic,
             "seconds": round(self.seconds, 3),
             "error": self.error,
         }

@@ -90,7 +90,7 @@ def draw(
 
 def _settle(item: Item, result: DrawResult, writer: PictureWriter) -> None:
     if result.status == "done":
-        writer.drawn(item, result.data, result.seconds)
+        writer.drawn(item, result.data, result.arithmetic, result.seconds)
     elif result.status == "skipped":
         writer.skipped(item, result.sha256)
     else:

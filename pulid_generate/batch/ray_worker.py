@@ -67,6 +67,8 @@ class DrawResult:
     # The picture's file
     data: bytes = field(default=b"", repr=False)
     sha256: str | None = None
+    # In what the worker's models computed
+    arithmetic: str = ""
     seconds: float = 0.0
     error: str | None = None
 
@@ -200,8 +202,8 @@ class _ResultKeeper(PictureWriter):
     def skipped(self, item: Item, sha256: str | None) -> None:
         self.of[item] = DrawResult("skipped", sha256=sha256)
 
-    def drawn(self, item: Item, data: bytes, seconds: float) -> None:
-        self.of[item] = DrawResult("done", data, seconds=seconds)
+    def drawn(self, item: Item, data: bytes, arithmetic: str, seconds: float) -> None:
+        self.of[item] = DrawResult("done", data, arithmetic=arithmetic, seconds=seconds)
 
     def failed(self, item: Item, error: object) -> None:
         self.of[item] = DrawResult("failed", error=str(error))

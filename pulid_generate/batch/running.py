@@ -97,8 +97,10 @@ class PictureWriter:
         """An earlier run has drawn it. sha256: of its file."""
         self.log.report(_result("skipped", item, sha256=sha256))
 
-    def drawn(self, item: Item, data: bytes, seconds: float) -> None:
-        """Write the file, and only then say so. seconds: that it took until now."""
+    def drawn(self, item: Item, data: bytes, arithmetic: str, seconds: float) -> None:
+        """Write the file, and only then say so. arithmetic: in what the models computed. seconds:
+        that it took until now.
+        """
         if self.full is not None:  # it would be said again
             return
         started = time.perf_counter()
@@ -111,7 +113,8 @@ class PictureWriter:
             return
         seconds += time.perf_counter() - started
         sha256 = hashlib.sha256(data).hexdigest()
-        self.log.report(_result("done", item, sha256=sha256, seconds=seconds))
+        more = {"sha256": sha256, "arithmetic": arithmetic, "seconds": seconds}
+        self.log.report(_result("done", item, **more))
 
     def failed(self, item: Item, error: object) -> None:
         self.log.report(_result("failed", item, error=str(error)))
@@ -163,11 +166,13 @@ class BatchRun(Caller[Item]):
             return
         item, started = denoised.item, time.perf_counter()
         try:
-            data = encoded(denoised.decode(), item.path, item.metadata)
+            picture = denoised.decode()
+            data = encoded(picture, item.path, item.metadata)
         except PulidError as error:
             self.writer.failed(item, error)
         else:
-            self.writer.drawn(item, data, denoised.seconds + time.perf_counter() - started)
+            seconds = denoised.seconds + time.perf_counter() - started
+            self.writer.drawn(item, data, picture.arithmetic, seconds)
 
     # ------------------------------------------------------------------------- what the engine asks
 

@@ -66,6 +66,8 @@ class Picture:
     pixels: np.ndarray = field(repr=False)
     # the text that the file carries
     parameters: str
+    # in what the models computed, as that text has it
+    arithmetic: str
 
     def encode(self, format: Format, metadata: bool = True) -> bytes:
         """The file in that format. The same picture gives the same bytes.

@@ -89,15 +89,17 @@ class SavedPicture:
     seconds: float
     # pixels, (width, height)
     size: tuple[int, int]
+    # in what the models computed
+    arithmetic: str
 
     @classmethod
-    def of(cls, job: Job, path: Path, data: bytes, seconds: float) -> SavedPicture:
+    def of(cls, job: Job, path: Path, data: bytes, seconds: float, arithmetic: str) -> SavedPicture:
         """data: the file's bytes."""
         from PIL import Image
 
         with Image.open(io.BytesIO(data)) as picture:
             size = picture.size
-        return cls(path, hashlib.sha256(data).hexdigest(), job, seconds, size)
+        return cls(path, hashlib.sha256(data).hexdigest(), job, seconds, size, arithmetic)
 
     def as_dict(self) -> dict[str, Any]:
         """As it is printed. identity: the first person; identities: where there are several."""
@@ -113,6 +115,7 @@ class SavedPicture:
             "steps": self.job.steps,
             "identity": identities[0] if identities else None,
             "id_weight": request.id_weight if identities else None,
+            "arithmetic": self.arithmetic,
             "seconds": round(self.seconds, 3),
         }
         if len(identities) > 1:
@@ -125,4 +128,5 @@ def report(picture: Picture, path: Path, data: bytes, seconds: float, as_json: b
     if not as_json:
         console.write_line(str(path))
         return
-    console.write_line(json.dumps(SavedPicture.of(picture.job, path, data, seconds).as_dict()))
+    saved = SavedPicture.of(picture.job, path, data, seconds, picture.arithmetic)
+    console.write_line(json.dumps(saved.as_dict()))

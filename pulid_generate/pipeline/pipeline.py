@@ -24,7 +24,7 @@ from pulid_generate.pipeline.callers import Caller, Log, OnDenoised, OnStep, Rep
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.loading import Models
-from pulid_generate.pipeline.pixels import parameters_of, parameters_of_faces
+from pulid_generate.pipeline.pixels import arithmetic_of, parameters_of, parameters_of_faces
 from pulid_generate.pipeline.planning import Staying
 from pulid_generate.pipeline.previewing import PreviewSettings
 from pulid_generate.pipeline.text_cache import TextCache
@@ -120,6 +120,11 @@ class Pipeline:
         first = self.job(request, subjects, start, loras, conditions)
         return [first.numbered(index) for index in range(request.batch_count)]
 
+    @property
+    def arithmetic(self) -> str:
+        """In what the models compute: Flux's, and the others' where it is another."""
+        return arithmetic_of(self.placement, self.models.compute)
+
     def parameters(self, job: Job) -> str:
         """The text that a job's picture carries, known before it is drawn."""
         return parameters_of(job, self.fitting, self.placement, self.models.compute)
@@ -128,10 +133,9 @@ class Pipeline:
         """A picture that is there, uint8 RGB (H, W, 3), for a job's detail pass, with the text that
         it will carry then.
         """
-        parameters = parameters_of_faces(
-            job, pixels, self.fitting, self.placement, self.models.compute
-        )
-        return Picture(job, pixels, parameters)
+        place, compute = self.placement, self.models.compute
+        parameters = parameters_of_faces(job, pixels, self.fitting, place, compute)
+        return Picture(job, pixels, parameters, self.arithmetic)
 
     def engine(
         self,

@@ -127,13 +127,13 @@ def _described(
         more=more,
         dev=fitting.dev,
         models={name: getattr(files, name).name for name in MODELS},
-        arithmetic=_arithmetic(placement, compute),
+        arithmetic=arithmetic_of(placement, compute),
         pulid=files.pulid.name if files.pulid else None,
         version=__version__,
     )
 
 
-def _arithmetic(placement: Placement, compute: Compute) -> str:
+def arithmetic_of(placement: Placement, compute: Compute) -> str:
     """Flux's, and the other models' where a CPU beside a GPU makes it another."""
     told = str(placement.dtype).removeprefix("torch.")
     for name, device in (("text", placement.text_device), ("vae", placement.vae_device)):

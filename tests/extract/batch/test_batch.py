@@ -131,6 +131,7 @@ def test_rows_are_what_the_single_command_writes_and_a_bad_one_stops_nobody(
     assert (one["faces"], one["face"]) == (2, "largest")
     assert 0 < one["quality"]["value"] <= 1
     assert one["seconds"] > 0
+    assert (one["device"], one["arithmetic"]) == ("cpu", "float32")
     assert reports[6]["fuse"] == "mean"
     assert len(reports[6]["portraits"]) == 2
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700

@@ -138,6 +138,7 @@ def test_a_row_alone_is_the_single_commands_file(generate, models, rows, tmp_pat
         assert found[str(drawn)]["sha256"] == hashlib.sha256(drawn.read_bytes()).hexdigest()
         assert found[str(drawn)]["seed"] == row["seed"]
         assert found[str(drawn)]["error"] is None
+        assert found[str(drawn)]["arithmetic"] == "float32"
     assert found[str(tmp_path / "out" / "two.png")]["identity"] is None
     assert len(found[str(tmp_path / "out" / "one.png")]["identity"]) == 64
 
@@ -310,6 +311,7 @@ def test_resume_skips_what_is_there_and_redraws_what_is_not_the_same(
     assert {line["row"]: (line["status"], line["sha256"]) for line in again} == {
         row: ("skipped", sha256) for row, sha256 in first.items()
     }
+    assert {line["arithmetic"] for line in again} == {None}
     changed = [dict(row) for row in ROWS]
     changed[1]["seed"] = 20
     changed[2]["t5_max_length"] = 128  # seen in no prompt, size or seed

@@ -242,10 +242,13 @@ def test_the_default_arithmetic_is_the_processors(generate, base, tmp_path, monk
 
     def drawn(*flags: str) -> bytes:
         out = tmp_path / "out.png"
-        assert generate(*base, *flags, "--steps", 1, "-o", out).code == 0
+        run = generate(*base, *flags, "--steps", 1, "-o", out, "--json")
+        told.append(json.loads(run.out)["arithmetic"])
         return out.read_bytes()
 
+    told: list[str] = []
     named = {dtype: drawn("--dtype", dtype) for dtype in ("float32", "bfloat16")}
+    assert told == ["float32", "bfloat16"]
     assert named["float32"] != named["bfloat16"]
     assert drawn() == named["float32"], "the tests' own variable"
     monkeypatch.delenv("PULID_DTYPE")

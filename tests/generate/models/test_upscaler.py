@@ -172,7 +172,7 @@ def test_a_pipelines_pictures_are_enlarged_last(folder, micro, network, tmp_path
     assert (facts["model"], facts["scale"], facts["repeats"]) == ("tiny.safetensors", 2, 1)
     assert len(facts["sha256"]) == 64
     assert "upscale" not in parse_description(plain.parameters)
-    saved = SavedPicture.of(larger.job, tmp_path, larger.encode("PNG"), 0.0)
+    saved = SavedPicture.of(larger.job, tmp_path, larger.encode("PNG"), 0.0, "float32")
     assert '"width": 96, "height": 64' in json.dumps(saved.as_dict())
     monkeypatch.setattr(planning, "available_on", lambda devices: {"cpu": 10**11})
     with pipeline.engine() as engine:

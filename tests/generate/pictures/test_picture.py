@@ -27,7 +27,7 @@ TEXT = 'a café, 雨 \U0001f327\nSteps: 4\n{"pulid_generate": "1"}'
 
 @pytest.fixture
 def drawn():
-    return Picture(Job(GenerationRequest("a cat"), 42, (1.0, 0.0), ()), gradient(), TEXT)
+    return Picture(Job(GenerationRequest("a cat"), 42, (1.0, 0.0), ()), gradient(), TEXT, "float32")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])

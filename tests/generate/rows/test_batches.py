@@ -59,7 +59,7 @@ def test_lines_of_results():
     failed = PictureResult("failed", 3, 7, error="no")
     assert as_json(failed) == (
         '{"row": 3, "line": 7, "status": "failed", "output": null, "sha256": null, "seed": null, '
-        '"identity": null, "seconds": 0.0, "error": "no"}'
+        '"identity": null, "arithmetic": null, "seconds": 0.0, "error": "no"}'
     )
     several = PictureResult("done", 1, identities=("a", "b"), seconds=1.23456).as_dict()
     assert (several["identity"], several["identities"]) == ("a", ["a", "b"])
