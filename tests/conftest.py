@@ -27,6 +27,7 @@ LONGEST = (
     "world/test_faces.py",
     "tests/test_recipes.py",
     "server/test_studio.py",
+    "server/test_studio_people.py",
     "shared/test_ray.py",
     "server/test_safety.py",
     "injection/test_compiled_files.py",

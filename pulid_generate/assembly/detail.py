@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.references import own_references
-from pulid_generate.errors import InputError, RequestError
+from pulid_generate.errors import InputError, PulidError, RequestError
 from pulid_generate.flags.commands import Flags
+from pulid_generate.pictures.description import parse_description
+from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.request.detail import ANTELOPEV2, DetailSettings, parse_detail_args
 from pulid_generate.request.people import PersonSpec
 
+AnyFlags = TypeVar("AnyFlags", bound=Flags)
 # endings of the files that sd-cli and ADetailer take
 DETECTOR_FILES = (".pt", ".pth", ".safetensors", ".onnx", ".gguf")
 
@@ -44,6 +49,19 @@ def detector_of(ad_model: str, antelopev2: str | None = None) -> str | None:
         f"ad-model {ad_model}: {what}; faces are found by antelopev2, "
         f"give the word {ANTELOPEV2} or its folder"
     )
+
+
+def with_own_prompt(flags: AnyFlags, data: bytes) -> AnyFlags:
+    """The flags for the faces of a picture that is there: without a prompt, with that of the file's
+    own metadata, or an empty one.
+    """
+    if flags.prompt is not None or flags.prompt_file is not None:
+        return flags
+    try:
+        prompt = str(parse_description(read_parameters(data)).get("prompt", ""))
+    except PulidError:
+        prompt = ""
+    return replace(flags, prompt=prompt)
 
 
 def read_references(flags: Flags, spec: PersonSpec, people: int) -> tuple[bytes, ...]:

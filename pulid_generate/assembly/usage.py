@@ -67,6 +67,19 @@ NEEDS = {
     "increase_ref_index": ("ref_image",),
     "disable_auto_resize_ref_image": ("ref_image",),
 }
+# Those that a picture which is there leaves no room for, where only its faces are redrawn
+NOT_FOR_FACES = (
+    *("init_img", "mask", "mask_blur", "mask_grow", "batch_count", "output_begin_idx"),
+    *("ref_image", "control_net", "control_image"),
+)
+# .. and those that are about a picture as a whole
+IDLE_FOR_FACES = (
+    "cfg_start_step",
+    "id_start_step",
+    "id_end_step",
+    "id_weight_schedule",
+    "identity_fusion",
+)
 # of PuLID's own app: app_flux.py, ToTheBeginning/PuLID 1aa2fc7
 MOST_USUAL_WEIGHT = 3
 # Those that name one file, or "-" for standard input, as each --identity does
@@ -94,12 +107,29 @@ def usage_error(flags: Flags, given: Collection[str]) -> str | None:
             return f"{both} both give the text; leave one of them out."
     if flags.preview == "tae" and flags.tae is None:
         return "--preview tae needs '--tae'."
-    for name, needed in NEEDS.items():
-        if name in given and not any(getattr(flags, other) for other in needed):
-            return f"{flag_name(name)} needs '{flag_name(needed[0])}'."
+    if wrong := _lacking(flags, given):
+        return wrong
     readers = standard_input_readers(flags)
     if len(readers) > 1:
         return f"{' and '.join(readers)} all want standard input; it can be read once."
+    return None
+
+
+def faces_usage_error(flags: Flags, given: Collection[str]) -> str | None:
+    """The same where only the faces of a picture that is there are redrawn."""
+    for name in NOT_FOR_FACES:
+        if name in given:
+            return f"{flag_name(name)} is about a picture that is drawn anew; leave it out."
+    if flags.prompt is not None and flags.prompt_file is not None:
+        return "--prompt and --prompt-file both give the text; leave one of them out."
+    # how much of a face is redrawn
+    return _lacking(flags, set(given) - {"strength"})
+
+
+def _lacking(flags: Flags, given: Collection[str]) -> str | None:
+    for name, needed in NEEDS.items():
+        if name in given and not any(getattr(flags, other) for other in needed):
+            return f"{flag_name(name)} needs '{flag_name(needed[0])}'."
     return None
 
 
@@ -196,6 +226,16 @@ def idle_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]
     for name, reason in idle.items():
         if name in given:
             yield f"{flag_name(name)} has no effect: {reason}"
+
+
+def idle_faces_flags(flags: Flags, given: Collection[str], dev: bool) -> Iterator[str]:
+    """The same where only the faces of a picture that is there are redrawn."""
+    yield from idle_flags(flags, set(given) - set(IDLE_FOR_FACES), dev)
+    for name in IDLE_FOR_FACES:
+        if name in given:
+            yield f"{flag_name(name)} has no effect on the faces of a picture"
+    if not people_of(flags):
+        yield "nobody is named: every face is redrawn from the prompt alone"
 
 
 def doubtful_flags(flags: Flags) -> Iterator[str]:

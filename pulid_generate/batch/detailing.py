@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +23,21 @@ from pulid_extract.shared.writing import (
     write_atomically,
 )
 from pulid_generate.assembly import opening
+from pulid_generate.assembly.detail import with_own_prompt
 from pulid_generate.assembly.people import people_of
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.references import SUFFIXES
 from pulid_generate.assembly.requests import Drawing, read_faces_drawing
-from pulid_generate.assembly.usage import given_flags, idle_flags, input_files
+from pulid_generate.assembly.usage import (
+    faces_usage_error,
+    given_flags,
+    idle_faces_flags,
+    input_files,
+)
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import DetailCommandFlags
-from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures import picture as picture_files
-from pulid_generate.pictures.description import parse_description
-from pulid_generate.pictures.picture import format_of, read_parameters
+from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.saving import encoded
 from pulid_generate.pipeline.callers import Caller, Denoised
 from pulid_generate.request.start_picture import read_picture
@@ -45,17 +49,6 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
 
-# Fields of a drawing that a picture which is there leaves no room for
-NOT_HERE = ("init_img", "mask", "mask_blur", "mask_grow", "batch_count", "output_begin_idx")
-# .. and those that are about a picture as a whole
-IDLE = (
-    "cfg_start_step",
-    "id_start_step",
-    "id_end_step",
-    "id_weight_schedule",
-    "identity_fusion",
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -65,14 +58,6 @@ class Given:
     output: Path
     # of the file
     data: bytes
-
-    @property
-    def prompt(self) -> str:
-        """Its own, if pulid-generate drew it."""
-        try:
-            return str(parse_description(read_parameters(self.data)).get("prompt", ""))
-        except PulidError:
-            return ""
 
 
 def run(context: typer.Context, flags: DetailCommandFlags) -> None:
@@ -91,7 +76,8 @@ def run(context: typer.Context, flags: DetailCommandFlags) -> None:
     opening.check_preview(flags, (one.output for one in pictures))
     if (preview := opening.preview_file(flags)) is not None:
         check_not_input(preview, inputs)
-    _say_idle(flags, given, pipeline, progress)
+    for line in idle_faces_flags(flags, given, pipeline.dev):
+        progress.note(line)
     faces = _FaceRun(flags, given, pipeline)
     faces.draw(pictures)
     if faces.failures:
@@ -102,28 +88,13 @@ def run(context: typer.Context, flags: DetailCommandFlags) -> None:
 
 
 def _usage_error(flags: DetailCommandFlags, given: frozenset[str]) -> str | None:
-    for name in NOT_HERE:
-        if name in given:
-            return f"{flag_name(name)} is about a picture that is drawn anew; leave it out."
-    if flags.prompt is not None and flags.prompt_file is not None:
-        return "--prompt and --prompt-file both give the text; leave one of them out."
+    if wrong := faces_usage_error(flags, given):
+        return wrong
     if "output" in given and flags.output_dir is not None:
         return "--output and --output-dir both say where it goes; leave one of them out."
     if flags.output == "-":
         return "--output is a file here."
     return None
-
-
-def _say_idle(
-    flags: DetailCommandFlags, given: frozenset[str], pipeline: Pipeline, progress: Progress
-) -> None:
-    for line in idle_flags(flags, given - set(IDLE), pipeline.dev):
-        progress.note(line)
-    for name in IDLE:
-        if name in given:
-            progress.note(f"{flag_name(name)} has no effect on the faces of a picture")
-    if not people_of(flags):
-        progress.note("nobody is named: every face is redrawn from the prompt alone")
 
 
 def _pictures(flags: DetailCommandFlags) -> list[Given]:
@@ -196,10 +167,8 @@ class _FaceRun(Caller[Given]):
                 self._finish(denoised)
 
     def _drawing(self, one: Given, pixels: np.ndarray) -> Drawing:
-        flags = self.flags
-        if flags.prompt is None and flags.prompt_file is None:
-            flags = replace(flags, prompt=one.prompt)
         height, width = pixels.shape[:2]
+        flags = with_own_prompt(self.flags, one.data)
         return read_faces_drawing(flags, self.given, width, height)
 
     def _finish(self, denoised: Denoised[Given]) -> None:

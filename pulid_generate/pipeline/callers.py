@@ -64,6 +64,12 @@ class Caller(Generic[Item]):
         """What pictures that are denoised together are called, for `on_step`."""
         raise NotImplementedError
 
+    def note_of(self, item: Item) -> Log | None:
+        """Who hears what should be known of this picture alone; None is whoever hears of
+        everything.
+        """
+        return None
+
     def failed(self, item: Item, error: PulidError) -> None:
         """It cannot be drawn. What this raises ends the drawing."""
         raise error

@@ -270,7 +270,8 @@ class Engine:
             started = time.perf_counter()
             try:
                 picture = denoised.decode()
-                faces = self._faces.jobs(picture, caller.label([denoised.item]))
+                label, note = caller.label([denoised.item]), caller.note_of(denoised.item)
+                faces = self._faces.jobs(picture, label, note)
                 self._encode_starts([face.job for face in faces])
             except PulidError as error:
                 caller.failed(denoised.item, error)

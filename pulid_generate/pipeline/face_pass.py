@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -59,10 +60,13 @@ class FacePass:
         if self._finder is not None:
             self._finder.close()
 
-    def jobs(self, picture: Picture, label: str) -> list[FaceJob]:
-        """What is redrawn of a picture: each face with its own person. Notes, under the label, what
-        stays as it is. Raises PackageError, ScoringError.
+    def jobs(self, picture: Picture, label: str, note: Log | None = None) -> list[FaceJob]:
+        """What is redrawn of a picture: each face with its own person. Raises PackageError,
+        ScoringError.
+
+        note: hears what stays as it is; None tells everybody, under the label.
         """
+        note = note or partial(self._say, label)
         job, detail = picture.job, picture.job.request.detail
         if detail is None:
             return []
@@ -72,9 +76,9 @@ class FacePass:
         found = self.finder.find(picture.pixels, detail.detector, detail.confidence, references)
         faces = counted_faces(found, detail, width, height)
         if not faces:
-            self._say(label, "no face was found, nothing is redrawn")
+            note("no face was found, nothing is redrawn")
             return []
-        owners = self._owners(faces, list(people.values()), picture, label)
+        owners = self._owners(faces, list(people.values()), picture, note)
         jobs = []
         for number, (face, owner) in enumerate(zip(faces, owners, strict=True)):
             pattern = job.faces[min(number, len(job.faces) - 1)]
@@ -91,7 +95,7 @@ class FacePass:
         faces: Sequence[FoundFace],
         people: Sequence[Subject],
         picture: Picture,
-        label: str,
+        note: Log,
     ) -> list[tuple[Subject, ...] | None]:
         """For each face who is drawn in it, None for one that stays as it is. Of a picture with
         nobody in it every face is redrawn, as sd-cli does.
@@ -106,10 +110,10 @@ class FacePass:
             owners.append(None if owner is None else (people[owner],))
             if owner is None:
                 x, y, width, height = face.box
-                self._say(label, f"the face at {x},{y},{width},{height} is nobody's, it stays")
+                note(f"the face at {x},{y},{width},{height} is nobody's, it stays")
         for place, subject in enumerate(people):
             if (subject,) not in owners:
-                self._say(label, f"no face of {wanted_name(subject, place)} was found")
+                note(f"no face of {wanted_name(subject, place)} was found")
         return owners
 
     def _say(self, label: str, text: str) -> None:

@@ -205,6 +205,19 @@ def _refuse_merging(name: str, value: str) -> None:
         )
 
 
+def own_prompt_of(template: str, drawn: str) -> str:
+    """The picture's own prompt, of which the first face that is redrawn has got the prompt `drawn`:
+    `prompts_of` backwards, as far as the template says it.
+    """
+    for part in template.split(SEPARATOR):
+        words = part.strip()
+        if words == SKIP:
+            continue
+        before, _, after = words.partition(PROMPT)
+        return drawn.removeprefix(before).removesuffix(after) if PROMPT in words else drawn
+    return drawn
+
+
 def prompts_of(template: str, own: str) -> list[str | None]:
     """The prompts of the first face, the second and so on, the last one for all further ones; None
     for a face that is left as it is.

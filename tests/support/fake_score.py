@@ -26,6 +26,16 @@ LINE = {
     ],
     "prompt_judge": None,
 }
+# one face, whoever is looked for
+FACE_BOX = (20, 10, 24, 24)
+# as a worker: that face in every picture
+FINDS_A_FACE = f"""
+if sys.argv[1] == "worker":
+    for text in sys.stdin:
+        face = {{"box": {list(FACE_BOX)}, "score": 0.9, "likeness": {{}}}}
+        print(json.dumps({{"status": "done", "faces": [face]}}), flush=True)
+    sys.exit()
+"""
 HEAD = f"""\
 #!{sys.executable}
 import json, os, signal, sys

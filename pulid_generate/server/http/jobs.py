@@ -28,7 +28,7 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.intake.fields import face_choice, read_names, schema
+from pulid_generate.server.intake.fields import read_names, schema
 from pulid_generate.server.intake.restoring import Restored, hashes_of, restore
 from pulid_generate.server.intake.uploads import Body, decode_file, read_body
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
@@ -49,14 +49,7 @@ def submit(server: Server, body: Body, visitor: str | None) -> tuple[JobRecord, 
     """A job in the queue, and the names of fields that change nothing. Raises PulidError."""
     server.queue.check_room()
     options, own, idle = read_names(body.fields)
-    job = server.submission.job(
-        options,
-        body,
-        visitor,
-        portraits=own.get("portraits"),
-        face=face_choice(own),
-        output_format=own.get("output_format", "png"),
-    )
+    job = server.submission.job(options, body, visitor, own)
     server.queue.add(job)
     return job, idle
 

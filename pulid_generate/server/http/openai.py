@@ -25,7 +25,7 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.intake.fields import face_choice, read_names
+from pulid_generate.server.intake.fields import read_names
 from pulid_generate.server.intake.uploads import Body, read_body
 from pulid_generate.server.work.jobs import JobRecord
 
@@ -104,14 +104,7 @@ def _submit(
         raise RequestError("image: is for /v1/images/edits; send it there, or as init_img")
     elif own.get("mask") is not None:
         options["mask"] = own["mask"]
-    job = server.submission.job(
-        options,
-        body,
-        visitor,
-        portraits=own.get("portraits"),
-        face=face_choice(own),
-        output_format=own.get("output_format") or "png",
-    )
+    job = server.submission.job(options, body, visitor, own)
     server.queue.add(job)
     return job, idle
 

@@ -29,9 +29,9 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
-from pulid_generate.server.intake.fields import face_choice, read_names
+from pulid_generate.server.intake.fields import read_names
 from pulid_generate.server.intake.uploads import Body, read_body
-from pulid_generate.server.work.jobs import JobRecord
+from pulid_generate.server.work.jobs import DETAIL_IMG, JobRecord
 
 router = APIRouter(prefix="/sdapi/v1")
 # theirs -> ours
@@ -136,14 +136,7 @@ def _submit(
         _take_pictures(body, own, options)
     else:
         idle += _leave_pictures(own, options)
-    job = server.submission.job(
-        options,
-        body,
-        visitor,
-        portraits=own.get("portraits"),
-        face=face_choice(own),
-        output_format=own.get("output_format") or "png",
-    )
+    job = server.submission.job(options, body, visitor, own)
     server.queue.add(job)
     return job, idle
 
@@ -167,7 +160,7 @@ def _leave_pictures(own: dict[str, Any], options: dict[str, Any]) -> list[str]:
     """
     if own.get("mask") is not None:
         options["mask"] = own["mask"]
-    if "init_img" in options:
+    if "init_img" in options or own.get(DETAIL_IMG) is not None:
         return []
     options.pop("strength", None)
     return [name for name in ("init_images", "inpainting_mask_invert") if own.get(name)]

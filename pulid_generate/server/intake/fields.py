@@ -14,13 +14,12 @@ from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.columns import COLUMNS, field_of
-from pulid_generate.server.work.jobs import FORMATS
+from pulid_generate.server.work.jobs import DETAIL_IMG, FORMATS
 
 # Options of a row that name places on the server's disk, or belong to a command line
 NOT_FOR_REQUESTS = {
     "output": "pictures are fetched by their address",
     "output_begin_idx": "pictures are fetched by their address",
-    "reference": "score pictures with pulid-extract score",
     "prompt_file": "send the text as prompt",
     "negative_prompt_file": "send the text as negative_prompt",
     "control_net": "the server's own --control-net holds",
@@ -37,6 +36,8 @@ OWN = {
     "face_at": "The face at this point of the one portrait: 'X,Y', upright pixels.",
     "face_box": "This region of the one portrait, without a detector: 'X,Y,W,H'.",
     "landmarks": "These five points of the one portrait, without a detector: 'X,Y,..'.",
+    DETAIL_IMG: "A picture whose faces are redrawn, each as its person, and nothing else, as "
+    "pulid-generate detail does; width and height are then those in which a face is redrawn.",
     "output_format": "png, jpeg or webp: how the pictures are stored.",
 }
 # of these the options of the extraction of `portraits`
@@ -125,6 +126,7 @@ def schema() -> dict[str, Any]:
             "type": "integer" if name == "face_index" else "string",
             "description": OWN[name],
         }
+    properties[DETAIL_IMG] = {"type": "string", "description": OWN[DETAIL_IMG]}
     properties["output_format"] = {
         "type": "string",
         "enum": list(FORMATS),

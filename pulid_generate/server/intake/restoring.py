@@ -20,7 +20,7 @@ import numpy as np
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.lora.choice import find_lora
-from pulid_generate.request.detail import ANTELOPEV2
+from pulid_generate.request.detail import ANTELOPEV2, own_prompt_of
 from pulid_generate.request.generation import MAX_STEPS
 from pulid_generate.request.job import Job
 from pulid_generate.sampling.names import SCHEDULES
@@ -90,15 +90,22 @@ def restore(
     for name in ("prompt", "width", "height", "steps", "seed"):
         fields[name] = facts[name]
     _take_times(facts, fields, fit)
+    if "picture" in facts:
+        _take_faces(facts, fields)
     _take_hires(facts, fields, fit)
     _take_people(facts, restored, defaults, names)
     for name, words in (
         ("init_image", "the picture that it started from is not in it: choose it again"),
+        ("picture", "the picture whose faces were redrawn is not in it: choose it again"),
         ("references", "its reference pictures are not in it: choose them again"),
         ("controls", "the pictures of its ControlNets are not in it: choose them again"),
     ):
         if name in facts:
             restored.missing.append(words)
+    if "references_sha256" in facts.get("detail", {}):
+        restored.missing.append(
+            "the pictures that tell faces apart are not in it: choose them again"
+        )
     _compare_models(facts, restored, here)
     return restored
 
@@ -174,7 +181,7 @@ def _take_loras(facts: Mapping[str, Any], restored: Restored, folder: Path | Non
 def _take_times(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> None:
     """Scheduler, shift, and of a picture that started from another the steps and the strength."""
     wanted, kept = list(facts["sigmas"]), facts["steps"]
-    has_start = "init_image" in facts
+    has_start = "init_image" in facts or "picture" in facts
     for more, steps in _ways(wanted, _counts(kept, has_start)):
         if _times(fields | more | {"steps": steps}, fit)[-len(wanted) :] == wanted:
             fields |= more | {"steps": steps}
@@ -184,6 +191,23 @@ def _take_times(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
     fields["sigmas"] = ",".join(map(str, wanted))
     if has_start:
         fields["strength"] = 1.0
+
+
+def _take_faces(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    """Of faces that were redrawn in a picture that was there: prompt, size and strength are the
+    first face's.
+    """
+    told = dict(facts["detail"])
+    del fields["width"], fields["height"]
+    fields["strength"] = told.pop("denoising_strength")
+    for name in ("detector", "references_sha256"):
+        told.pop(name, None)
+    for name in ("prompt", "negative_prompt"):
+        template = told.pop(name, "")
+        if name in fields:
+            fields[name] = own_prompt_of(template, fields[name])
+    fields.pop("ad_model", None)
+    fields["extra_ad_args"] = _pairs(told)
 
 
 def _counts(kept: int, has_start: bool) -> range:

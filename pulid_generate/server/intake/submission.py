@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.records import whole
@@ -23,16 +24,18 @@ from pulid_generate.request.detail import ANTELOPEV2
 from pulid_generate.request.people import parse_person, rename_files
 from pulid_generate.server.failures import without_folder
 from pulid_generate.server.intake.extraction import ExtractWorker
+from pulid_generate.server.intake.fields import face_choice
 from pulid_generate.server.intake.people import SUFFIX, People, take_tags
 from pulid_generate.server.intake.portraits import copy_vectors, save_vectors
 from pulid_generate.server.intake.uploads import Body, write_files
 from pulid_generate.server.intake.visitors import Visitors
 from pulid_generate.server.settings import MAX_PROMPT, Settings
-from pulid_generate.server.work.jobs import FILES, FORMATS, JobRecord
+from pulid_generate.server.work.jobs import DETAIL_IMG, FILES, FORMATS, JobRecord
 
 if TYPE_CHECKING:
     from pulid_generate.server.work.judging import Judge
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 # what an identity's file begins with
 GGUF = b"GGUF"
 PORTRAITS = "portraits" + SUFFIX
@@ -61,16 +64,13 @@ class Submission:
         options: Mapping[str, Any],
         body: Body,
         visitor: str | None,
-        *,
-        portraits: object = None,
-        face: Mapping[str, Any] | None = None,
-        output_format: object = "png",
+        own: Mapping[str, Any] = NOTHING,
     ) -> JobRecord:
         """A job that can be drawn, in a folder of its own; not in the queue yet.
 
-        options: fields of a generation. face: which face of the portraits, by the options of an
-        extraction. Raises PulidError.
+        options: fields of a generation. own: the server's own, see `fields.OWN`. Raises PulidError.
         """
+        output_format = own.get("output_format") or "png"
         if output_format not in FORMATS:
             raise RequestError(
                 f"output_format {str(output_format)[:20]!r}: expected {_or(FORMATS)}"
@@ -81,7 +81,7 @@ class Submission:
         try:
             with _by_given_names(folder / FILES):
                 naming = _Naming(self, body, visitor, folder / FILES)
-                asked = naming.asked(options, portraits, face or {})
+                asked = naming.asked(options, own)
                 job = JobRecord(name, folder, visitor, asked, str(output_format))
                 judged = self.judge.judge(job, self.settings)
         except PulidError:
@@ -102,20 +102,25 @@ class _Naming:
         # that have come, or were made or copied
         self.files: dict[str, bytes] = {}
 
-    def asked(
-        self, options: Mapping[str, Any], portraits: object, face: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The options with names of files in the folder, which are written. Raises PulidError."""
-        asked = dict(options)
+    def asked(self, options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked for with names of files in the folder, which are written. Raises
+        PulidError.
+        """
+        asked, portraits, face = dict(options), own.get("portraits"), face_choice(own)
+        if own.get(DETAIL_IMG) is not None:
+            asked[DETAIL_IMG] = own[DETAIL_IMG]
+            # clients of other servers always send it
+            if str(asked.get("batch_count")) == "1":
+                del asked["batch_count"]
         self._read_prompt(asked)
         if asked.get("ad_model") not in (None, ANTELOPEV2):
             raise RequestError(f"ad_model: expected {ANTELOPEV2}, the pack of the server")
-        for name in ("init_img", "mask"):
+        for name in ("init_img", "mask", DETAIL_IMG):
             if asked.get(name) is not None:
                 asked[name] = self._came(self.body.take_file(asked[name], name))
         if face and portraits is None:
             raise RequestError(f"{next(iter(face))}: is about portraits; send some")
-        for field in ("ref_image", "control_image"):
+        for field in ("ref_image", "control_image", "reference"):
             if asked.get(field) is not None:
                 asked[field] = [
                     self._came(self.body.take_file(name, field))

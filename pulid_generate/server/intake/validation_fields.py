@@ -13,6 +13,7 @@ from pulid_generate.server.intake.submission import any_seed
 from pulid_generate.server.intake.uploads import Body, write_files
 from pulid_generate.server.intake.validation_records import PHOTOGRAPHS
 from pulid_generate.server.settings import MAX_PROMPT
+from pulid_generate.server.work.jobs import DETAIL_IMG
 from pulid_generate.validation.prompts import TRIALS, Trial, own_trials
 
 # own fields of such a request -> what they are
@@ -33,7 +34,7 @@ INSTEAD = {
     "mask": None,
 }
 # of a job's own fields, those that a validation has none of
-NOT_HERE = (*FACE_CHOICE, "portraits", "output_format")
+NOT_HERE = (*FACE_CHOICE, "portraits", DETAIL_IMG, "output_format")
 MAX_TRIALS, MAX_SEEDS = 24, 4
 
 

@@ -3,7 +3,7 @@
 
 import { by, element } from "./api.js";
 
-const FILES = new Set(["ref_image", "control_image"]);
+const FILES = new Set(["ref_image", "control_image", "reference"]);
 // one value, or none
 const SWITCHES = { ad_model: "antelopev2" };
 const SEPARATOR = ";";

@@ -1,4 +1,5 @@
-// Where each of several people is: boxes that are dragged on an outline of the picture.
+// Where each of several people is: boxes that are dragged on an outline of the picture, or on the picture whose
+// faces are redrawn.
 
 import { by, element } from "./api.js";
 import { Stage } from "./stage.js";
@@ -11,17 +12,19 @@ export function start() {
   stage.tool = "place";
 }
 
-// For a picture of this size: people without a box stand side by side.
-export function arrange(width, height) {
+// For a picture of this size: people without a box stand side by side. image: where it is there already; in it one
+// person has a box, too.
+export function arrange(width, height, image = null) {
   const there = people.chosen();
-  by("place-part").hidden = there.length < 2;
-  if (there.length < 2 || !width || !height) return;
+  const least = image ? 1 : 2;
+  by("place-part").hidden = there.length < least;
+  if (there.length < least || !width || !height) return;
   const [before, beforeDown] = stage.size;
-  if (before !== width || beforeDown !== height) {
+  if (before !== width || beforeDown !== height || stage.image !== image) {
     for (const person of there) {
       if (person.box && before) person.box = resized(person.box, width / before, height / beforeDown);
     }
-    stage.show(null, width, height, { chosen: stage.chosen });
+    stage.show(image, width, height, { chosen: stage.chosen });
   }
   there.forEach((person, number) => {
     const share = Math.floor(width / there.length);

@@ -15,6 +15,7 @@ export class Stage {
     this.onchange = onchange;
     this.tool = "choose";
     this.brush = 30;
+    this.showsMask = true;
     this.clear();
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
@@ -222,7 +223,7 @@ export class Stage {
     const context = this.canvas.getContext("2d");
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (this.image) context.drawImage(this.image, 0, 0, this.canvas.width, this.canvas.height);
-    if (this.mask) this.drawMask(context);
+    if (this.mask && this.showsMask) this.drawMask(context);
     const colour = getComputedStyle(this.canvas).getPropertyValue("--frame");
     const places = this.tool === "place";
     this.frames.forEach((frame, place) => {

@@ -1,4 +1,4 @@
-// A picture to start from: what of it is drawn anew is painted.
+// A picture to start from: what of it is drawn anew is painted, or it is the faces alone.
 
 import { by, dropsOn } from "./api.js";
 import { Stage, load, maskPng } from "./stage.js";
@@ -18,6 +18,28 @@ export function start() {
   for (const input of document.querySelectorAll("input[name=init-tool]")) {
     input.addEventListener("change", () => { stage.tool = input.value; });
   }
+  for (const input of whats()) input.addEventListener("change", () => redraw(input.value));
+}
+
+function whats() { return document.querySelectorAll("input[name=init-what]"); }
+
+// "picture" or "faces": what is redrawn.
+export function redraw(what) {
+  for (const input of whats()) input.checked = input.value === what;
+  for (const part of document.querySelectorAll("[data-what]")) part.hidden = part.dataset.what !== what;
+  const isPainted = what === "picture";
+  stage.tool = isPainted ? document.querySelector("input[name=init-tool]:checked").value : "choose";
+  stage.showsMask = isPainted;
+  stage.draw();
+  changed();
+}
+
+function changed() { by("init-canvas").dispatchEvent(new CustomEvent("redrawn", { bubbles: true })); }
+
+// The picture whose faces alone are redrawn, as an image and its size; null where a picture is drawn.
+export function faces() {
+  if (!file || document.querySelector("input[name=init-what]:checked").value !== "faces") return null;
+  return { image: stage.image, size: stage.size };
 }
 
 // mask: painted before.
@@ -35,19 +57,25 @@ export async function startFrom(blob, mask = null) {
   by("init-work").hidden = false;
   stage.show(image, image.naturalWidth, image.naturalHeight, { mask });
   by("init-canvas").dispatchEvent(new CustomEvent("started", { detail: stage.size, bubbles: true }));
+  changed();
 }
 
 export function remove() {
   file = null;
   by("init-work").hidden = true;
   by("init").value = "";
+  changed();
 }
 
 // The picture and its mask, to start from again.
-export function kept() { return file ? { file, mask: stage.mask ? copied(stage.mask) : null } : null; }
+export function kept() {
+  if (!file) return null;
+  return { file, mask: stage.mask ? copied(stage.mask) : null, what: faces() ? "faces" : "picture" };
+}
 
-export function startAgain(before) {
-  return startFrom(before.file, before.mask ? copied(before.mask) : null);
+export async function startAgain(before) {
+  await startFrom(before.file, before.mask ? copied(before.mask) : null);
+  redraw(before.what);
 }
 
 function copied(mask) {
@@ -60,8 +88,10 @@ function copied(mask) {
 export async function request() {
   if (!file) return [{}, {}];
   const ending = { "image/jpeg": "jpg", "image/webp": "webp" }[file.type] ?? "png";
-  const fields = { init_img: `init.${ending}`, strength: by("strength").value };
-  const files = { [fields.init_img]: file };
+  const [name, strength] = [`init.${ending}`, by("strength").value];
+  const files = { [name]: file };
+  if (faces()) return [{ detail_img: name, strength }, files];
+  const fields = { init_img: name, strength };
   if (stage.mask) {
     fields.mask = "mask.png";
     files[fields.mask] = await maskPng(stage.mask, true);

@@ -83,7 +83,7 @@ async function show(job) {
   const buttons = element("p", { class: "row" },
     element("button", { type: "button", onclick: () => what.restore(asked, { before: jobs.started.get(job.id) }) }, "Restore the settings"));
   const somebody = asked.pulid_id_embedding || asked.identity;
-  if (somebody && !asked.init_img && Number(asked.pulid_id_weight ?? 1) !== 0) {
+  if (somebody && !asked.init_img && !asked.detail_img && Number(asked.pulid_id_weight ?? 1) !== 0) {
     buttons.append(element("button", { type: "button", id: "compare", onclick: () => compare(job, asked) }, "Compare with weight 0"));
   }
   buttons.append(element("button", { type: "button", class: "danger", onclick: () => remove(job) }, "Delete"));

@@ -11,11 +11,13 @@ const SHAPES = [["1:1", 1, 1], ["3:4", 3, 4], ["4:3", 4, 3], ["9:16", 9, 16], ["
 const UNIT = 16;
 // fields of the form itself
 const PLAIN = ["prompt", "width", "height", "steps", "seed", "batch_count", "id_start_step"];
+// of them, those that are about a picture as a whole, where only its faces are redrawn
+const OF_A_PICTURE = ["width", "height", "batch_count", "id_start_step"];
 // fields that the page has places of its own for
-const OWN = new Set([...PLAIN, "pulid_id_weight", "strength", "init_img", "mask", "pulid_id_embedding", "identity",
+const OWN = new Set([...PLAIN, "pulid_id_weight", "strength", "init_img", "mask", "detail_img", "pulid_id_embedding", "identity",
   "files", "portraits", "face_index", "face_order", "face_at", "face_box", "landmarks"]);
 // where a sentence's other names stand
-const INPUTS = { init_img: "init", mask: "init", identity: "people", embedding: "people", size: "width" };
+const INPUTS = { init_img: "init", mask: "init", detail_img: "init", identity: "people", embedding: "people", size: "width" };
 let usual = {};
 let capabilities;
 
@@ -36,6 +38,7 @@ export function start(told) {
   }
   by("form").addEventListener("input", () => wrong(""));
   by("init-canvas").addEventListener("started", (event) => fit(event.detail));
+  by("init-canvas").addEventListener("redrawn", arrange);
 }
 
 function field(name) { return by("form").elements.namedItem(name); }
@@ -87,7 +90,9 @@ function fit([width, height]) {
 export function arrange() {
   const [width, height] = [Number(field("width").value), Number(field("height").value)];
   for (const shape of by("shapes").children) shape.setAttribute("aria-pressed", shape.dataset.size === `${width}x${height}`);
-  places.arrange(width, height);
+  const faces = start_picture.faces();
+  if (faces) places.arrange(...faces.size, faces.image);
+  else places.arrange(width, height);
 }
 
 // -------------------------------------------------------------------------------------- the request
@@ -105,11 +110,18 @@ export async function request() {
   } else {
     delete fields.id_start_step;
   }
-  if (there.length === 1) fields.pulid_id_embedding = there[0].name;
+  const faces = start_picture.faces();
+  if (faces) {
+    for (const name of OF_A_PICTURE) delete fields[name];
+  }
+  if (there.length === 1 && !(faces && isPlaced(there[0], faces.size))) fields.pulid_id_embedding = there[0].name;
   else if (there.length) fields.identity = there.map((person) => `${person.name},weight=${person.weight},box=${person.box.join(",")}`);
   const [started, sent] = await start_picture.request();
   return [{ ...fields, ...started }, { ...files, ...sent }];
 }
+
+// Whether a person's box leaves something of the picture out.
+function isPlaced({ box }, size) { return Boolean(box) && box.join() !== [0, 0, ...size].join(); }
 
 export function drawn() {
   if (!by("seed-lock").checked) field("seed").value = Math.floor(Math.random() * 2 ** 31);
@@ -126,12 +138,14 @@ export function wrong(sentence) {
 // ------------------------------------------------------------------------------------------ restore
 
 // Fields of a request, as a job has them or as a picture's metadata comes to. before: the picture that was
-// started from, if this page still has it. missing: what cannot come back, in words.
-export async function restore(told, { before = null, missing = [] } = {}) {
+// started from, if this page still has it. missing: what cannot come back, in words. faces: whether only the faces
+// of a picture were redrawn.
+export async function restore(told, { before = null, missing = [], faces = false } = {}) {
   const lost = [...missing];
   wrong("");
   advanced.reset();
   start_picture.remove();
+  start_picture.redraw(told.detail_img || faces ? "faces" : "picture");
   for (const name of [...PLAIN, "pulid_id_weight", "strength"]) setValue(name, told[name] ?? usual[name]);
   for (const [name, value] of Object.entries(told)) {
     if (!OWN.has(name) && value !== null) advanced.set(name, value);
@@ -139,8 +153,8 @@ export async function restore(told, { before = null, missing = [] } = {}) {
   by("seed-lock").checked = true;
   lost.push(...restorePeople(told));
   if (before) await start_picture.startAgain(before);
-  else if (told.init_img) lost.push("the picture that it started from is not kept: choose it again");
-  for (const name of ["ref_image", "control_image"]) {
+  else if (told.init_img || told.detail_img) lost.push("the picture that it started from is not kept: choose it again");
+  for (const name of ["ref_image", "control_image", "reference"]) {
     if (told[name]) lost.push(`${name}: is not kept, choose it again`);
   }
   resize(told.width ?? usual.width, told.height ?? usual.height);
@@ -174,8 +188,8 @@ function parts(text) {
 export async function restoreFile(file) {
   by("restore-error").textContent = "";
   try {
-    const { fields, missing } = await post("/v1/parameters", {}, { "picture.png": file });
-    await restore(fields, { missing });
+    const { fields, missing, settings } = await post("/v1/parameters", {}, { "picture.png": file });
+    await restore(fields, { missing, faces: Boolean(settings.picture) });
   } catch (error) {
     by("restore-error").textContent = `${file.name}: ${error.message}`;
   }

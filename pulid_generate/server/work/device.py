@@ -169,6 +169,12 @@ class _JobWatch:
     def show(self, preview: bytes) -> None:
         self.record.preview = preview
 
+    def note(self, text: str) -> None:
+        # a file in the job's folder is called as the request called it
+        line = without_folder(text, self.record.files)
+        if line not in self.record.notes:
+            self.record.notes = [*self.record.notes, line]
+
 
 def tidy_up(tidy: Callable[[], None]) -> None:
     """A disk that fails must not end the thread that everybody waits for."""

@@ -16,6 +16,7 @@ from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.server.work.judging import JudgedJob
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from pulid_generate.pictures.picture import Picture
@@ -56,6 +57,9 @@ class Watch(Protocol):
 
     def show(self, preview: bytes) -> None:
         """A small PNG of what it is to become."""
+
+    def note(self, text: str) -> None:
+        """Something that who asked for it should know."""
 
 
 class Drawer(Protocol):
@@ -130,18 +134,29 @@ class LocalDrawer:
 
         job = judged.jobs[index]
         watch.step(0, job.steps, 0)
-        picture = self._picture(job, on_step, on_denoised)
+        picture = self._picture(_OneJob(job, watch.note), judged.picture, on_step, on_denoised)
         return picture.encode(judged.form, metadata=judged.metadata)
 
-    def _picture(self, job: Job, on_step: OnStep, on_denoised: OnDenoised) -> Picture:
-        """on_denoised: gets (1, 16, H/8, W/8) float32 before each step's end. Raises PulidError,
-        and whatever `on_step` raises.
+    def _picture(
+        self,
+        wanted: _OneJob,
+        pixels: np.ndarray | None,
+        on_step: OnStep,
+        on_denoised: OnDenoised,
+    ) -> Picture:
+        """pixels: (H, W, 3) uint8 RGB, whose faces are redrawn. on_denoised: gets (1, 16, H/8, W/8)
+        float32 before each step's end. Raises PulidError, and whatever `on_step` raises.
         """
         engine = self._warm()
         self.reports.on_step, self.reports.on_preview = on_step, on_denoised
         with self.lock:
-            job = engine.expect(job)
-        [denoised] = engine.draw([[0]], _OneJob(job))
+            expect = engine.expect if pixels is None else engine.expect_faces
+            wanted.wanted = expect(wanted.wanted)
+        if pixels is None:
+            [denoised] = engine.draw([[0]], wanted)
+        else:
+            given = self.pipeline.given_picture(wanted.wanted, pixels)
+            [denoised] = engine.redraw_faces([(0, given)], wanted)
         return denoised.decode()
 
     def _warm(self) -> Engine:
@@ -170,8 +185,8 @@ class LocalDrawer:
 class _OneJob(Caller[int]):
     """Wants one job."""
 
-    def __init__(self, wanted: Job):
-        self.wanted = wanted
+    def __init__(self, wanted: Job, note: Callable[[str], None]):
+        self.wanted, self.note = wanted, note
 
     def prompts(self, item: int) -> Sequence[Prompt]:
         return self.wanted.all_prompts
@@ -181,6 +196,9 @@ class _OneJob(Caller[int]):
 
     def label(self, items: Sequence[int]) -> str:
         return ""
+
+    def note_of(self, item: int) -> Callable[[str], None]:
+        return self.note
 
 
 class _RecentTexts(TextCache):

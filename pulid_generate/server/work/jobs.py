@@ -21,6 +21,9 @@ State = Literal["queued", "drawing", "done", "failed", "cancelled"]
 RECORD, FILES = "job.json", "files"
 FORMATS: dict[str, Format] = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
+# of what was asked for, the server's own: a picture whose faces are redrawn
+DETAIL_IMG = "detail_img"
+
 # what a record on the disk holds: name -> type of its value
 RECORD_TYPES: dict[str, Any] = {
     "id": str,
@@ -83,6 +86,17 @@ class JobRecord:
     changes: Changes = field(default_factory=Changes)
     # of its state alone: who waits for the end is not woken by each step
     turns: Changes = field(default_factory=Changes)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was asked for as far as it is options of a generation."""
+        return {name: value for name, value in self.asked.items() if name != DETAIL_IMG}
+
+    @property
+    def detail_img(self) -> Path | None:
+        """The picture whose faces are redrawn; None where a picture is drawn."""
+        name = self.asked.get(DETAIL_IMG)
+        return self.files / name if name is not None else None
 
     @property
     def is_finished(self) -> bool:

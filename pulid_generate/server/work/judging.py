@@ -13,20 +13,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.file_names import path_of
+from pulid_generate.assembly.detail import with_own_prompt
 from pulid_generate.assembly.opening import open_pipeline
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.assembly.requests import Drawing, read_drawing, read_request
-from pulid_generate.assembly.usage import idle_flags, usage_error
+from pulid_generate.assembly.requests import (
+    Drawing,
+    read_drawing,
+    read_faces_drawing,
+    read_request,
+)
+from pulid_generate.assembly.usage import (
+    faces_usage_error,
+    idle_faces_flags,
+    idle_flags,
+    usage_error,
+)
 from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.conditions import ControlFlags
 from pulid_generate.pictures.picture import Format
+from pulid_generate.request.detail import ANTELOPEV2
 from pulid_generate.request.hires import UPSCALERS, models_in
+from pulid_generate.request.start_picture import read_picture
 from pulid_generate.rows.manifest import read_row
 from pulid_generate.server.settings import Settings
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
 
@@ -47,6 +62,8 @@ class JudgedJob:
     metadata: bool
     # a line for each option that was given and changes nothing
     notes: list[str]
+    # (H, W, 3) uint8 RGB, whose faces are redrawn; None draws a picture
+    picture: np.ndarray | None = None
 
 
 class Judge:
@@ -93,8 +110,12 @@ class Judge:
         """The flags of a job, over the server's own, and which of them were given. Raises
         RequestError.
         """
-        row = read_row(record.asked, 1, 1, record.files)
+        row = read_row(record.options, 1, 1, record.files)
         flags, given = row.merged(self.flags, self.given)
+        if record.detail_img is not None:
+            # the server's own size is that of pictures, not of faces
+            given -= {"width", "height"} - row.values.keys()
+            flags = replace(flags, ad_model=flags.ad_model or ANTELOPEV2)
         if flags.control_image:
             return flags, given
         # the server's ControlNets wait for a request with a picture for them
@@ -108,25 +129,35 @@ class Judge:
         settings: whose limits it must keep.
         """
         flags, given = self.flags_of(record)
-        if wrong := usage_error(flags, given):
+        find_errors = usage_error if record.detail_img is None else faces_usage_error
+        if wrong := find_errors(flags, given):
             raise RequestError(wrong[:1].lower() + wrong[1:].removesuffix("."))
+        if flags.reference and flags.ad_model is None and record.detail_img is None:
+            raise RequestError(
+                "reference: recognises whose face is redrawn; give detail_img or ad_model"
+            )
         if flags.seed < 0:
             raise RequestError("seed: the server's own --seed is negative; send one")
         if settings is not None:
             _check_limits(flags, settings)
-        drawing = read_drawing(flags, given)
-        if settings is not None:
+        picture, find_idle = None, idle_flags
+        if record.detail_img is None:
+            drawing = read_drawing(flags, given)
+        else:
+            picture, find_idle = read_picture(record.detail_img), idle_faces_flags
+            drawing = _faces_drawing(flags, given, record.detail_img, picture)
+        if settings is not None and picture is None:
             # a picture to start from may have given the size, and a second pass enlarges it
             width, height = drawing.request.final_size
             _check_limits(replace(flags, width=width, height=height), settings)
         with self.lock:
             jobs = drawing.jobs(self.pipeline)
-        steps = max((max(job.steps, job.last.steps) for job in jobs), default=0)
-        if settings is not None and steps > settings.max_steps:
-            raise RequestError(f"steps {steps}: expected at most {settings.max_steps} here")
+        if settings is not None:
+            for job in jobs[:1]:
+                _check_passes(job, settings, picture is not None)
         form = FORMATS[record.output_format]
-        notes = list(idle_flags(flags, given - self.given, self.pipeline.dev))
-        return JudgedJob(drawing, jobs, form, not flags.disable_image_metadata, notes)
+        notes = list(find_idle(flags, given - self.given, self.pipeline.dev))
+        return JudgedJob(drawing, jobs, form, not flags.disable_image_metadata, notes, picture)
 
     def fitted(self, fields: Mapping[str, Any]) -> Job:
         """The picture that fields of a request come to, without the people and the files that they
@@ -136,6 +167,31 @@ class Judge:
         request = read_request(flags, flags.prompt or "", flags.width, flags.height)
         with self.lock:
             return self.pipeline.job(request)
+
+
+def _faces_drawing(
+    flags: BatchFlags, given: frozenset[str], path: Path, pixels: np.ndarray
+) -> Drawing:
+    """As `pulid-generate detail` reads its flags for one picture."""
+    height, width = pixels.shape[:2]
+    return read_faces_drawing(with_own_prompt(flags, path.read_bytes()), given, width, height)
+
+
+def _check_passes(job: Job, settings: Settings, is_faces_alone: bool) -> None:
+    """Raise RequestError for a pass of a job that is more than the server takes."""
+    passes = list(job.passes)
+    if not is_faces_alone:
+        passes += [job, job.last]
+    for one in passes:
+        if one.steps > settings.max_steps:
+            raise RequestError(f"steps {one.steps}: expected at most {settings.max_steps} here")
+    for face in job.passes:
+        width, height = face.request.width, face.request.height
+        if width * height > settings.max_megapixels * 1e6:
+            raise RequestError(
+                f"extra_ad_args: faces of {width}x{height}: expected at most "
+                f"{settings.max_megapixels:g} million pixels here"
+            )
 
 
 def _check_limits(flags: BatchFlags, settings: Settings) -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pulid_extract.shared.cluster.actor import Place
 from pulid_generate.assembly.opening import open_pipeline
@@ -24,6 +24,9 @@ from pulid_generate.server.failures import mistake_of
 from pulid_generate.server.work.drawing import Cancelled, LocalDrawer, StepReports
 from pulid_generate.server.work.judging import JudgedJob
 from pulid_generate.server.work.memory import memory_in_use
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # seconds that a question waits for news
 PATIENCE = 1.0
@@ -53,6 +56,8 @@ class DrawTask:
     index: int
     form: Format
     metadata: bool
+    # (H, W, 3) uint8 RGB, whose faces are redrawn; None draws a picture
+    picture: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class DrawReply:
     data: bytes = field(default=b"", repr=False)
     error: str | None = None
     is_cancelled: bool = False
+    # what who asked for it should know
+    notes: tuple[str, ...] = ()
     # the last of it
     news: News | None = None
     # device -> bytes in use
@@ -152,12 +159,13 @@ class PictureWorker:
                 raise MistakeError(mistake_of(error)) from None
             finally:
                 last = self._stage.end()
-        return [(number, replace(reply, news=last, memory=memory_in_use()))]
+        notes = tuple(self._stage.notes)
+        return [(number, replace(reply, notes=notes, news=last, memory=memory_in_use()))]
 
     def _draw(self, task: DrawTask) -> DrawReply:
         try:
             jobs = task.drawing.jobs(self.pipeline)
-            judged = JudgedJob(task.drawing, jobs, task.form, task.metadata, [])
+            judged = JudgedJob(task.drawing, jobs, task.form, task.metadata, [], task.picture)
             return DrawReply(self._drawer.draw(judged, task.index, self._stage))
         except Cancelled:
             return DrawReply(is_cancelled=True)
@@ -181,6 +189,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.is_watched = False
+        self.notes: list[str] = []
         self._changed = threading.Condition()
         self._news = News(0, 0, (0, 0), 0)
         self._cancelled: int | None = None
@@ -193,6 +202,7 @@ class Stage:
     def begin(self, number: int) -> None:
         with self._changed:
             self._in_work = True
+        self.notes = []
         self._tell(News(number, self._news.count + 1, (0, 0), 0))
 
     def end(self) -> News:
@@ -214,6 +224,9 @@ class Stage:
     def show(self, preview: bytes) -> None:
         # with the step that follows at once
         self._news = replace(self._news, preview=preview)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def _tell(self, news: News) -> None:
         with self._changed:

@@ -79,13 +79,17 @@ class WorkerDrawer:
         assert self._process is not None
         watch.step(0, judged.jobs[index].steps, 0)
         self._number += 1
-        task = DrawTask(self._number, judged.drawing, index, judged.form, judged.metadata)
+        task = DrawTask(
+            self._number, judged.drawing, index, judged.form, judged.metadata, judged.picture
+        )
         try:
             reply = self._watched(self._process, task, watch)
         except DeadWorkerError as error:
             self.close()
             raise LostPictureError(f"{self.name} died ({error})") from None
         self._memory, self.is_loaded = dict(reply.memory), True
+        for line in reply.notes:
+            watch.note(line)
         if reply.is_cancelled:
             raise Cancelled
         if reply.error is not None:

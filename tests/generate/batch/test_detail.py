@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from support.fake_score import FACE_BOX, FINDS_A_FACE
 from support.micro_flags import micro_files
 
 from pulid_extract.shared.cluster.actor import Place
@@ -24,15 +25,8 @@ from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.rows.row import Row
 
-BOX = (20, 10, 24, 24)
-# as a worker: one face at BOX; else the scores of pictures by their seed
-PROGRAM = f"""
-if sys.argv[1] == "worker":
-    for text in sys.stdin:
-        task = json.loads(text)
-        face = {{"box": {list(BOX)}, "score": 0.9, "likeness": {{}}}}
-        print(json.dumps({{"status": "done", "faces": [face]}}), flush=True)
-    sys.exit()
+# else the scores of pictures by their seed
+PROGRAM = f"""{FINDS_A_FACE}
 refuse_prompts()
 for picture in pictures: likeness(0.6 if "43" in os.path.basename(picture) else 0.2)
 """
@@ -91,7 +85,7 @@ def test_the_face_is_the_persons(generate, base, single, draw, kept, tmp_path):
         assert run.code == 0, run.err
         faces[name] = pixels(out)
     assert np.array_equal(faces["me"], pixels(wanted))
-    x, y, width, height = BOX
+    x, y, width, height = FACE_BOX
     for name in ("you", "nobody"):
         differs = (faces[name] != faces["me"]).any(-1)
         assert differs[y : y + height, x : x + width].mean() > 0.2

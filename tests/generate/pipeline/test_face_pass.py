@@ -17,6 +17,7 @@ from pulid_generate.errors import ScoringError
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pipeline import loading, planning
+from pulid_generate.pipeline.pipeline import JobsInOrder
 from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.hires import HiresSettings
 from pulid_generate.request.id_schedule import IdSchedule
@@ -139,7 +140,7 @@ def test_each_of_two_people_has_the_own_face(pipeline, people):
         picture = replace(before, job=replace(job, faces=faces, seed=seed))
         with alone.engine() as engine:
             engine.expect_faces(job)
-            [done] = engine.redraw_faces([(0, picture)], _Anyone(job))
+            [done] = engine.redraw_faces([(0, picture)], JobsInOrder([job]))
             redrawn = done.decode()
         assert np.array_equal(redrawn.pixels[around(box)], both.pixels[around(box)])
         # .. and not those of the other
@@ -147,22 +148,8 @@ def test_each_of_two_people_has_the_own_face(pipeline, people):
         picture = replace(before, job=replace(other, faces=faces, seed=seed))
         with alone.engine() as engine:
             engine.expect_faces(other)
-            [done] = engine.redraw_faces([(0, picture)], _Anyone(other))
+            [done] = engine.redraw_faces([(0, picture)], JobsInOrder([other]))
         assert not np.array_equal(done.decode().pixels[around(box)], both.pixels[around(box)])
-
-
-class _Anyone:
-    def __init__(self, job):
-        self.of = job
-
-    def prompts(self, item):
-        return self.of.all_prompts
-
-    def label(self, items):
-        return "picture"
-
-    def failed(self, item, error):
-        raise error
 
 
 def test_weight_0_and_nobody_are_the_same_picture(pipeline, people):
