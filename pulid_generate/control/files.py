@@ -92,7 +92,8 @@ class ControlFile:
         if count is None:
             if mode is not None:
                 raise CheckpointError(
-                    f"{path}: is no union of several ControlNets; leave --control-mode out"
+                    f"{path}: is no union of several ControlNets; leave --control-mode out (beside "
+                    "a union give it for each, '' for this one)"
                 )
             return None
         names = MODES[:count]

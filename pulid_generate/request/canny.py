@@ -2,7 +2,7 @@
 thresholds. Knows no model; imports no torch.
 
 Source: J. Canny, A Computational Approach to Edge Detection, 1986; leejet/stable-diffusion.cpp
-97d29908 src/runtime/preprocessing.hpp (the 5x5 Gaussian, 0.08 of the largest gradient, 0.8 and 1).
+97d29908 src/runtime/preprocessing.hpp (the 5x5 Gaussian, both thresholds).
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 SIGMA, RADIUS = 1.4, 2
-# Shares of the largest gradient; equal, so that every edge above them counts
-LOW = HIGH = 0.08
-WEAK, STRONG = 0.8, 1.0
+# Shares of the largest gradient: from which an edge counts, and from which it does where it goes on
+# from one that counts. The second is 0.08 of the first, as sd-cli has it.
+HIGH = 0.08
+LOW = HIGH * 0.08
+# of a pixel: (rows, columns)
+NEIGHBOURS = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])
 
 
 def canny_edges(pixels: np.ndarray) -> np.ndarray:
@@ -24,10 +27,7 @@ def canny_edges(pixels: np.ndarray) -> np.ndarray:
     if not size.max():
         return np.zeros_like(pixels)
     thin = _thinned(size / size.max(), np.arctan2(down, across))
-    edges = np.where(thin >= HIGH, STRONG, np.where(thin >= LOW, WEAK, 0.0))
-    # a weak edge counts beside a strong one
-    beside = np.max([_shifted(edges, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)], axis=0)
-    kept = (edges == STRONG) | ((edges == WEAK) & (beside == STRONG))
+    kept = _grown(thin >= HIGH, thin >= LOW)
     return np.repeat((kept * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
@@ -56,6 +56,20 @@ def _thinned(size: np.ndarray, angle: np.ndarray) -> np.ndarray:
         largest = (size >= _shifted(size, y, x)) & (size >= _shifted(size, -y, -x))
         here = (sector == number) & largest
         kept[here] = size[here]
+    return kept
+
+
+def _grown(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """The strong pixels, and the weak ones that hang together with them."""
+    kept = strong.copy()
+    added = np.argwhere(strong)
+    while len(added):
+        beside = (added[:, None] + NEIGHBOURS).reshape(-1, 2)
+        inside = ((beside >= 0) & (beside < kept.shape)).all(axis=1)
+        rows, columns = beside[inside].T
+        new = weak[rows, columns] & ~kept[rows, columns]
+        added = np.unique(np.stack([rows[new], columns[new]], axis=1), axis=0)
+        kept[added[:, 0], added[:, 1]] = True
     return kept
 
 

@@ -259,6 +259,19 @@ def test_edges_are_thin_white_lines():
     assert not canny_edges(np.full((16, 16, 3), 90, np.uint8)).any()
 
 
+def test_a_faint_edge_counts_where_it_goes_on_from_a_clear_one():
+    """By hand: a line that fades, and one as faint that stands alone; sd-cli's second threshold is
+    0.0064 of the largest gradient.
+    """
+    pixels = np.full((40, 64, 3), 100, np.uint8)
+    for column in range(64):
+        pixels[20:, column] = 100 + max(128 * 0.93**column, 6)  # at last 5 % as high
+    pixels[:8, 40:] = 106
+    edges = canny_edges(pixels)[..., 0] > 0
+    assert edges[18:22, 2:62].any(axis=0).all()
+    assert not edges[:12].any()
+
+
 def test_pictures_through_the_command(generate, micro, person, tmp_path):
     picture = tmp_path / "hint.png"
     picture.write_bytes(encode(gradient(48, 64)))
