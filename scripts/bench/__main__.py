@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -296,7 +297,7 @@ def _flux(dtype: torch.dtype) -> torch.nn.Module:
 
     torch.set_default_dtype(dtype)
     with torch.device("meta"):
-        flux = FluxTransformer2DModel(
+        flux: Any = FluxTransformer2DModel(
             num_layers=BENCH_DOUBLE, num_single_layers=BENCH_SINGLE, guidance_embeds=False
         )
     torch.set_default_dtype(torch.float32)

@@ -163,9 +163,9 @@ def write_gguf(path: Path, layout: public_layouts.Layout, architecture: str) -> 
         for name, (shape, kind) in layout.items():
             if _is_packed(name, shape):
                 generator = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-                writer.write_tensor_data(
-                    random_q4_k(*shape, float(kind) / shape[1] ** 0.5, generator)
-                )
+                rows, columns = shape
+                deviation = float(kind) / columns**0.5
+                writer.write_tensor_data(random_q4_k(rows, columns, deviation, generator))
             else:
                 writer.write_tensor_data(
                     seeded_weight(f"{SEED}/{name}", shape, kind, torch.float32).numpy()

@@ -139,7 +139,7 @@ def _identity() -> list[str]:
                 wrong.append(f"{name}: touched outside a region")
             slow = _time(lambda layer=layer, x=x: torch.add(x, layer(x), alpha=1.0))
             fast = _time(lambda x=x, a=arguments: add_identity(x, x, *a))
-            region = _time(lambda x=x, a=arguments, half=half: add_identity(x, x, *a, half))
+            region = _time(lambda x=x, a=arguments, half=half: add_identity(x, x, *a, share=half))
             rows.append(
                 (
                     str(dtype).removeprefix("torch."),

@@ -168,8 +168,9 @@ def trained(folder: Path) -> Lessons:
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(wanted), (at_once(BATCH),), generator=generator, device=place())
-        read = lessons.reader(*words.of(chosen, torch.zeros_like(chosen, dtype=torch.bool)))
-        return lessons.loss(*read, wanted[chosen]).mean()
+        ids = words.of(chosen, torch.zeros_like(chosen, dtype=torch.bool))
+        states, pooled = lessons.reader(*ids)
+        return lessons.loss(states, pooled, wanted[chosen]).mean()
 
     train("reader", lessons, loss, PLAN, folder)
     return lessons

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -182,8 +183,9 @@ def add_vocabulary(writer: gguf.GGUFWriter) -> None:
     """tokenizer.ggml.*, as llama.cpp's converter writes it (convert_hf_to_gguf.py,
     T5Model.set_vocab), padded to 32,128 rows.
     """
-    from sentencepiece import sentencepiece_model_pb2 as proto
+    from sentencepiece import sentencepiece_model_pb2
 
+    proto: Any = sentencepiece_model_pb2
     model = proto.ModelProto()
     model.ParseFromString((vocabulary("tokenizer_2") / "spiece.model").read_bytes())
     tokens = [piece.piece.encode() for piece in model.pieces]

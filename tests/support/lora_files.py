@@ -26,7 +26,7 @@ def flux(width: int = 256, guidance: bool = True, seed: int = 0, device: str = "
 
     torch.manual_seed(seed)
     with torch.device(device):
-        model = FluxTransformer2DModel(
+        model: Any = FluxTransformer2DModel(
             patch_size=1,
             in_channels=64,
             num_layers=2,

@@ -28,7 +28,7 @@ STEPS = ("--steps", 2)
 
 
 def parameters(path) -> str:
-    return Image.open(path).text["parameters"]
+    return Image.open(path).info["parameters"]
 
 
 @pytest.mark.parametrize("folder", ["micro", pytest.param("deep", marks=pytest.mark.slow)])

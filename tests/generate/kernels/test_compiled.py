@@ -6,6 +6,7 @@ The interpreter of the other tests accepts what the compiler refuses, and knows 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ class Recorder:
 
     def __init__(self, kernel, arch: int):
         self.kernel, self.arch = kernel, arch
-        self.stages, self.result = 0, None
+        self.stages = 0
+        self.result: Any = None
 
     def __getitem__(self, grid):
         return self.compile

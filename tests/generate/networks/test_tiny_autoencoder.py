@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,9 +19,10 @@ def stock(latent: int = 16, width: int = 64):
 
     torch.manual_seed(3)
     widths = (width,) * 4
-    return AutoencoderTiny(
+    model: Any = AutoencoderTiny(
         encoder_block_out_channels=widths, decoder_block_out_channels=widths, latent_channels=latent
-    ).eval()
+    )
+    return model.eval()
 
 
 @pytest.fixture(scope="module")

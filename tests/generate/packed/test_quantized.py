@@ -240,10 +240,8 @@ def test_rounding_once_would_be_lossier():
 def product_error(x, weight, truth) -> float:
     workspace = Workspace()
     out = torch.empty(len(weight), len(x))
-    rounded = (
-        round_twice(numbers.clone(), name, workspace) for name, numbers in (("w", weight), ("x", x))
-    )
-    product(*rounded, out, workspace)
+    weights = round_twice(weight.clone(), "w", workspace)
+    product(weights, round_twice(x.clone(), "x", workspace), out, workspace)
     return relative(out.T, truth)
 
 

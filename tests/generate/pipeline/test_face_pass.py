@@ -5,6 +5,7 @@ which models come how often.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def pipeline(files):
 
     def make(*boxes) -> Pipeline:
         notes: list[str] = []
-        made = Pipeline(
+        made: Any = Pipeline(
             files, Placement.choose("cpu", "float32"), note=notes.append, finder=KnownFaces(*boxes)
         )
         made.notes = notes
