@@ -61,7 +61,7 @@ def test_each_stage_beside_its_plan(monkeypatch, capsys, written):
     assert "the plan's numbers stand alone" in told
 
 
-def test_a_stage_that_takes_more_than_its_plan_is_wrong(monkeypatch, capsys, tmp_path):
+def test_a_stage_that_takes_more_than_its_plan_is_wrong(monkeypatch, capsys, written):
     monkeypatch.setattr(
         gpu_stages, "_take", lambda *_: gpu_stages.Taken(0.1, 0.1, 1 << 30, 1 << 40)
     )
