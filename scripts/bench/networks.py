@@ -22,7 +22,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
-from seeded import micro_facexlib, public_layouts
+from seeded import micro_bisenet, micro_retinaface, public_layouts
 from seeded.astronaut import FACE_BOX, LANDMARKS, portrait
 
 EVA_WIDTH, EVA_POOLED = 1024, 768
@@ -53,8 +53,8 @@ def write_networks(folder: Path) -> Path:
         encoder | {"pulid_ca.0.norm1.weight": torch.ones(2048, dtype=torch.bfloat16)},
         folder / "pulid.safetensors",
     )
-    micro_facexlib.write_detector(folder / "detection_Resnet50_Final.pth", 0)
-    micro_facexlib.write_parser(folder / "parsing_bisenet.pth", 0)
+    micro_retinaface.write_detector(folder / "detection_Resnet50_Final.pth", 0)
+    micro_bisenet.write_parser(folder / "parsing_bisenet.pth", 0)
     for name, (source, side, outputs, widths, blocks) in NETWORKS.items():
         graph = _Graph(source)
         graph.tower(widths, blocks, stem=1 if name == "glintr100" else 2)

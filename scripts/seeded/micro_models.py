@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from seeded import micro_antelopev2, micro_facexlib, public_layouts
+from seeded import micro_antelopev2, micro_bisenet, micro_retinaface, public_layouts
 from seeded.tensors import seeded_weights
 from seeded.unigram import write_unigram
 
@@ -103,12 +103,12 @@ def parts(dev: bool = False, blocks: tuple[int, int] = PUBLISHED) -> tuple[Part,
         Part(
             "detection_Resnet50_Final.pth",
             "wired by hand, heads fitted to one face",
-            micro_facexlib.write_detector,
+            micro_retinaface.write_detector,
         ),
         Part(
             "parsing_bisenet.pth",
             "wired by hand, labels fitted to one face",
-            micro_facexlib.write_parser,
+            micro_bisenet.write_parser,
         ),
     )
 

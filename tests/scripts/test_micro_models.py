@@ -197,16 +197,14 @@ def test_facexlib_finds_the_same_face(insightface_app, retinaface, bgr, place):
 
 def test_the_parser_sees_a_face_on_a_background(micro):
     from facexlib.parsing.bisenet import BiSeNet
-    from seeded import micro_facexlib
+    from seeded import micro_bisenet
 
     net = BiSeNet(num_class=19).eval()
     net.load_state_dict(torch.load(micro / "parsing_bisenet.pth", weights_only=True), strict=True)
-    aligned = torch.from_numpy(np.array(micro_facexlib.aligned_portrait())).float() / 255
+    aligned = torch.from_numpy(np.array(micro_bisenet.aligned_portrait())).float() / 255
     with torch.no_grad():
         labels = net(
-            ((aligned - micro_facexlib.PARSE_MEAN) / micro_facexlib.PARSE_STD).permute(2, 0, 1)[
-                None
-            ]
+            ((aligned - micro_bisenet.PARSE_MEAN) / micro_bisenet.PARSE_STD).permute(2, 0, 1)[None]
         )[0].argmax(1)[0]
     share = torch.bincount(labels.flatten(), minlength=19) / labels.numel()
     assert share[0] > 0.15
