@@ -28,7 +28,7 @@ from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import DrawFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.saving import SavedPicture, encoded
-from pulid_generate.pictures.scorer import Score
+from pulid_generate.pictures.score_lines import Score
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline

@@ -28,7 +28,8 @@ from pulid_generate.batch.running import ResultLog
 from pulid_generate.errors import InputError, OutputError, PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.pictures.picture import format_of
-from pulid_generate.pictures.scorer import Score, Scorer
+from pulid_generate.pictures.score_lines import Score
+from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pictures.sheet import write_sheet
 from pulid_generate.pictures.sheet_grid import SheetGrid, Thumbnail
 from pulid_generate.rows.row import Row

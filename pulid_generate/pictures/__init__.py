@@ -5,6 +5,7 @@ torch.
     description.py      that text: what made the picture
     saving.py           the names of several, and the line that each gets on standard output
     scorer.py           how like a person pictures are, by asking pulid-extract score
+    score_lines.py      what a line of its JSON says
     previews.py         small previews of latents: a colour for each cell
     extract_process.py  pulid-extract worker, a line in and a line out
     face_finder.py      where faces are and how like somebody, by asking pulid-extract worker

@@ -16,7 +16,8 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import InputError, PulidError, ScoringError
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
-from pulid_generate.pictures.scorer import Judges, Pose, Score, Scorer
+from pulid_generate.pictures.score_lines import Judges, Pose, Score
+from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pictures.three_way import mean_change
 from pulid_generate.validation.measures import angle_between
 from pulid_generate.validation.prompts import Trial

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 
 from pulid_extract.shared.requirements import parse_clauses
-from pulid_generate.pictures.scorer import Pose
+from pulid_generate.pictures.score_lines import Pose
 from pulid_generate.validation.report import (
     NO_FACE,
     PERSON,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pulid_extract.shared.requirements import Clause
-from pulid_generate.pictures.scorer import Judges, Pose
+from pulid_generate.pictures.score_lines import Judges, Pose
 from pulid_generate.validation.prompts import Trial
 
 PERSON, WITHOUT, STRANGER = "person", "weight_0", "stranger"

@@ -38,7 +38,7 @@ from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.tokenizers import read_t5_tokenizer
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import encode_pixels, read_parameters
-from pulid_generate.pictures.scorer import _parse as parse_score
+from pulid_generate.pictures.scorer import _line as parse_score
 from pulid_generate.request.id_schedule import parse_moment, parse_points
 from pulid_generate.request.people import parse_person
 from pulid_generate.request.prompt import take_lora_tags

@@ -15,7 +15,7 @@ from micro_world.train import PACK
 
 from pulid_extract.faces.antelopev2 import Antelope
 from pulid_extract.faces.head_pose import Pose, head_pose
-from pulid_generate.pictures.scorer import Judges
+from pulid_generate.pictures.score_lines import Judges
 from pulid_generate.validation.measures import MEASURES, angle_between
 from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import PERSON, WITHOUT, Report, Shot, ValidatedIdentity

@@ -20,7 +20,8 @@ from pulid_extract.shared.embedding_file import read_embedding
 from pulid_extract.shared.writing import make_folder, write_atomically
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import OutputError, PulidError, RequestError
-from pulid_generate.pictures.scorer import Judges, Score, Scorer
+from pulid_generate.pictures.score_lines import Judges, Score
+from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.server.failures import RefusedError, without_folder
 from pulid_generate.server.intake.submission import Submission
 from pulid_generate.server.intake.uploads import Body

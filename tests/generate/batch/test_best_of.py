@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pulid_generate.batch.best_of import best_of
-from pulid_generate.pictures.scorer import Score
+from pulid_generate.pictures.score_lines import Score
 from pulid_generate.pipeline.denoiser import Denoiser
 
 # seed 42: 0.1, 43: 0.6, 44: no face; the reference itself 1

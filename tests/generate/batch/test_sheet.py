@@ -27,7 +27,7 @@ from pulid_generate.batch.sheet import (
 )
 from pulid_generate.errors import ScoringError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.pictures.scorer import Score
+from pulid_generate.pictures.score_lines import Score
 from pulid_generate.rows.row import Row
 
 

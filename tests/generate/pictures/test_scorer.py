@@ -19,7 +19,8 @@ from support.portrait_models import models_folder
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import InputError, PackageError, ScoringError
 from pulid_generate.pictures import scorer as likeness
-from pulid_generate.pictures.scorer import Recognizer, Score, Scorer
+from pulid_generate.pictures.score_lines import Pose, Recognizer, Score
+from pulid_generate.pictures.scorer import Scorer
 
 
 def scores(pictures, references, **options) -> list[Score]:
@@ -138,7 +139,7 @@ def test_the_command_line(fake, tmp_path):
         )
     finally:
         del os.environ["SEEN"]
-    assert score == likeness.Score("ok", 0.5, (0.5,), by_each=(0.5,), faces=1, box=(1, 2, 3, 4))
+    assert score == Score("ok", 0.5, (0.5,), by_each=(0.5,), faces=1, box=(1, 2, 3, 4))
     given = json.loads((tmp_path / "seen.json").read_text())
     references = ["--reference=-me.png", "--reference=me too.png", "--stranger=you.png"]
     references += ["--truth=me2.png", "--recognizer=own.onnx", "--recognizer=antelopev2"]
@@ -209,7 +210,7 @@ for picture, text in zip(pictures, lines, strict=True):
     )
     found = list(scorer.scores(["a.png", "b.png"], ["a cat", "a\ncow "]))
     assert [score.prompt for score in found] == [5, 5]
-    assert found[0].pose == likeness.Pose(1.0, 2.0, 3.0)
+    assert found[0].pose == Pose(1.0, 2.0, 3.0)
     judges, _ = scorer.check()
     assert judges.prompt is not None
     assert judges.prompt.name == "1"

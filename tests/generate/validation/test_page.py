@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from pulid_generate.pictures.scorer import Judges, Pose, Recognizer
+from pulid_generate.pictures.score_lines import Judges, Pose, Recognizer
 from pulid_generate.validation import charts
 from pulid_generate.validation.formats import as_dict
 from pulid_generate.validation.measures import angle_between, parse_requirements
