@@ -31,7 +31,7 @@ LONGEST = (
     "shared/test_ray.py",
     "server/test_safety.py",
     "injection/test_compiled_files.py",
-    "injection/test_people.py",
+    "injection/test_compiled_blocks.py",
     "validation/test_validate.py",
     "tests/test_privacy.py",
     "tests/test_package.py",

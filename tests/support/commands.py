@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from support.portrait_models import models_folder
@@ -45,6 +46,11 @@ class Run:
         lines = [line for line in self.err.splitlines() if "error:" in line]
         assert len(lines) == 1, self.err
         return lines[0]
+
+
+def lines(run: Run) -> list[dict[str, Any]]:
+    """Standard output as JSON, line by line."""
+    return [json.loads(line) for line in run.out.decode().splitlines()]
 
 
 def generate_command(capfdbinary, monkeypatch) -> Callable[..., Run]:

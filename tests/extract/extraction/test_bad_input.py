@@ -4,89 +4,26 @@ file as it was.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import struct
 import sys
 import types
-import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
-from support.coloured_faces import GREEN, RED, picture, png
+from support.bad_pictures import BAD, MODES, heic, huge_png
+from support.coloured_faces import GREEN, RED, picture
 from support.commands import call
 from support.picture_files import PICTURE, encode
 from support.portrait_models import models, models_folder
 
 from pulid_extract import FaceBox
 from pulid_extract.faces import antelopev2 as faces
-from pulid_extract.faces import crop as face_crop
 from pulid_extract.faces.choice import FaceChoice
 from pulid_extract.pictures.portrait import check_portrait, decode_portrait, pictures_in
 from pulid_extract.pictures.sources import expand, read_sources
 from pulid_extract.shared.errors import InputError, UsageError, WeightsError
 from pulid_extract.shared.picture_file import MAX_PIXELS
-
-# Every format as a photograph of 32x48 that is read, whatever its mode.
-MODES = {
-    "16-bit grey PNG": encode(Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)),
-    "CMYK JPEG": encode(Image.fromarray(PICTURE).convert("CMYK"), "JPEG"),
-    "grey JPEG": encode(Image.fromarray(PICTURE).convert("L"), "JPEG"),
-    "grey with alpha": encode(Image.fromarray(PICTURE).convert("LA")),
-    "palette": encode(Image.fromarray(PICTURE).convert("P")),
-    "palette with a transparent colour": encode(
-        Image.fromarray(PICTURE).convert("P"), transparency=0
-    ),
-    "one bit": encode(Image.fromarray(PICTURE).convert("1")),
-    "RGBA": encode(Image.fromarray(PICTURE).convert("RGBA")),
-    "progressive JPEG": encode(PICTURE, "JPEG", progressive=True),
-    "WebP": encode(PICTURE, "WEBP"),
-}
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-@functools.cache
-def huge_png() -> bytes:
-    """A real, complete PNG of 30,000 x 30,000 one-bit pixels: 110 KB that would unpack to 900
-    million pixels.
-    """
-    packer, row = zlib.compressobj(1), bytes(1 + 30_000 // 8)
-    data = b"".join(packer.compress(row) for _ in range(30_000)) + packer.flush()
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
-
-
-def heic(brand: bytes = b"heic") -> bytes:
-    return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(200)
-
-
-NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-# What is not a usable portrait -> a word of the message.
-BAD = {
-    "zero bytes": (b"", "is empty"),
-    "text named .jpg": (b"dear diary, " * 40, "is not a readable JPEG, PNG or WebP picture"),
-    "truncated JPEG": (encode(NOISE, "JPEG")[:-900], "lacks its last bytes"),
-    "truncated PNG": (encode(NOISE)[:-900], "truncated or damaged"),
-    "animated WebP": (encode(PICTURE, "WEBP", save_all=True, append_images=[Image.fromarray(PICTURE[::-1].copy())]), "animation of 2 frames"),
-    "animated PNG": (encode(Image.fromarray(PICTURE), save_all=True, append_images=[Image.new("RGB", (32, 48), "red")]), "animation of 2"),
-    "GIF": (encode(PICTURE, "GIF"), "it is a GIF: save it as PNG"),
-    "TIFF": (encode(PICTURE, "TIFF"), "is not a readable"),
-    "HTML": (b"<!DOCTYPE html><html></html>", "it is an HTML or SVG page"),
-    "HEIC": (heic(), "is HEIC; run: pip install pillow-heif, or save the picture as JPEG"),
-    "HEIC of a burst": (heic(b"msf1"), "pip install pillow-heif"),
-    "AVIF": (heic(b"avif"), "it is AVIF: save it as JPEG"),
-    "no face": (png(picture()), "no face found"),
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -343,87 +280,3 @@ def test_nan_from_a_model_is_one_line_that_names_it(place, message, monkeypatch)
     assert "\n" not in str(caught.value)
     # and without the damage it works
     assert np.isfinite(extractor().extract(picture((5, 5, RED)), choice).tokens).all()
-
-
-# --------------------------------------------------------------------------------------------- fuzz
-
-SEEDS = [
-    *MODES.values(),
-    *(data for data, _ in BAD.values()),
-    encode(PICTURE, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + bytes(20)),
-]
-
-
-def decodes_or_refuses(data: bytes) -> None:
-    """A picture, or InputError of one line; nothing else is raised."""
-    with contextlib.suppress(InputError):
-        image = decode_portrait(data, "x")
-        assert image.dtype == np.uint8
-        assert image.ndim == 3
-        assert image.shape[2] == 3
-        assert min(image.shape[:2]) >= 16
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.binary(max_size=400))
-def test_any_bytes_are_a_picture_or_one_line(data):
-    decodes_or_refuses(data)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from([seed for seed in SEEDS if len(seed) < 20_000]),
-    st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=8),
-    st.floats(0, 1),
-    st.binary(max_size=20),
-)
-def test_damaged_pictures_are_pictures_or_one_line(seed, changes, cut, tail):
-    """Bytes changed, the end cut off, something else behind it."""
-    data = bytearray(seed)
-    for place, value in changes:
-        if data:
-            data[place % len(data)] = value
-    decodes_or_refuses(bytes(data[: int(len(data) * cut)]) + tail)
-    decodes_or_refuses(bytes(data))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 255), st.integers(0, 255)
-)
-def test_any_png_header_is_refused_or_read(width, height, depth, colour):
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    data = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(5000)))
-        + chunk(b"IEND", b"")
-    )
-    with contextlib.suppress(InputError):
-        assert decode_portrait(data).size <= 3 * MAX_PIXELS
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.tuples(*[st.integers(-50, 700)] * 4),
-    st.sampled_from([(640, 640), (100, 1000), (2000, 40)]),
-)
-def test_any_box_is_cut_or_refused(values, size):
-    from pulid_extract.pictures.portrait import Photo
-    from pulid_extract.pictures.regions import crop_box
-
-    image = np.zeros((size[1], size[0], 3), np.uint8)
-    with contextlib.suppress(InputError):
-        assert crop_box(Photo.of(image).bgr, FaceBox(*values), size).shape == (512, 512, 3)
-
-
-def test_the_seeds_of_the_fuzz_hold_both_kinds():
-    readable = 0
-    for seed in SEEDS:
-        with contextlib.suppress(InputError):
-            decode_portrait(seed)
-            readable += 1
-    assert 5 < readable < len(SEEDS)
-    assert replace(FaceChoice()) == FaceChoice()
-    assert face_crop.CROP_SIDE == 512
-    assert io.BytesIO(huge_png()).read(4) == b"\x89PNG"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 from seeded.checkpoints import write_embedding
+from support.batch_rows import ROWS, manifest
 from support.micro_flags import model_flags, pulid_flags
 
 
@@ -26,3 +29,12 @@ def people(person, tmp_path):
     (folder / "ada.pulidembd").write_bytes(person.read_bytes())
     write_embedding(folder / "bob.pulidembd", seed=6)
     return folder
+
+
+@pytest.fixture
+def rows(people, tmp_path):
+    """The manifest of ROWS, with the files that it names."""
+    Image.fromarray(
+        np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)
+    ).save(tmp_path / "start.png")
+    return manifest(tmp_path / "rows.jsonl", *ROWS)

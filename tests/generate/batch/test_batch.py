@@ -1,22 +1,20 @@
 """pulid-generate batch through the command line, on the micro models: the same files as single
-commands, and what cannot go wrong.
+commands, resumed, and what stops a run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.batch_rows import ROWS, SIZE, distance, flags_of, manifest
+from support.commands import lines
 
 from pulid_generate.batch import running as batch_run
-from pulid_generate.errors import IdentityError, OutputError, PlacementError
+from pulid_generate.errors import IdentityError, OutputError
 from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.denoiser import Denoiser
-from pulid_generate.pipeline.engine import Engine
 
 # of 255, any channel: a row of a larger batch against the same row alone, float32 on a CPU;
 # README.md names it
@@ -24,85 +22,6 @@ ROUNDING = 1
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def manifest(path, *rows):
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return path
-
-
-def lines(run) -> list[dict]:
-    return [json.loads(line) for line in run.out.decode().splitlines()]
-
-
-def pixels(path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def distance(a, b) -> int:
-    """The largest difference of any channel, of 255."""
-    return int(np.abs(pixels(a).astype(int) - pixels(b)).max())
-
-
-SIZE = {"width": 64, "height": 48}
-ROWS = [
-    {
-        "prompt": "a cat",
-        "seed": 1,
-        **SIZE,
-        "pulid_id_embedding": "people/ada.pulidembd",
-        "output": "one.png",
-    },
-    {"prompt": "a dog", "seed": 2, "width": 80, "height": 48, "output": "two.png"},
-    {
-        "prompt": "a cat",
-        "seed": 3,
-        **SIZE,
-        "pulid-id-embedding": "people/bob.pulidembd",
-        "pulid-id-weight": 0.7,
-        "output": "three.png",
-    },
-    {
-        "prompt": "a bird",
-        "seed": 4,
-        **SIZE,
-        "identity": ["people/ada.pulidembd", "people/bob.pulidembd"],
-        "output": "four.png",
-    },
-    {
-        "prompt": "a cat",
-        "seed": 5,
-        **SIZE,
-        "output": "five.webp",
-        "id_start_step": 1,
-        "pulid_id_embedding": "people/ada.pulidembd",
-    },
-    {
-        "prompt": "a fish",
-        "seed": 6,
-        **SIZE,
-        "output": "six.png",
-        "init_img": "start.png",
-        "strength": 0.5,
-        "steps": 4,
-    },
-]
-
-
-def flags_of(row, folder):
-    """The single command's flags for a row."""
-    for name, value in row.items():
-        for one in value if isinstance(value, list) else [value]:
-            files = ("pulid_id_embedding", "pulid-id-embedding", "identity", "init_img")
-            yield from (f"--{name.replace('_', '-')}", folder / one if name in files else one)
-
-
-@pytest.fixture
-def rows(people, tmp_path):
-    Image.fromarray(
-        np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)
-    ).save(tmp_path / "start.png")
-    return manifest(tmp_path / "rows.jsonl", *ROWS)
 
 
 def test_a_row_alone_is_the_single_commands_file(generate, models, rows, tmp_path, monkeypatch):
@@ -366,65 +285,6 @@ def test_a_full_disk_is_one_line_and_stops(generate, models, rows, tmp_path, mon
     assert "No space left on device" in run.error
     assert "--resume" in run.error
     assert len(lines(run)) < len(ROWS)  # it did not go on to draw what cannot be written
-
-
-def test_a_worker_answers_line_by_line(generate, models, rows, people, tmp_path, monkeypatch):
-    loads = []
-    load = loading.load_flux
-    monkeypatch.setattr(loading, "load_flux", lambda *a, **k: (loads.append(1), load(*a, **k))[1])
-    monkeypatch.chdir(tmp_path)
-    text = rows.read_text().splitlines()
-    stdin = (
-        "\n".join(
-            [text[0], "{broken", "", '{"prompt": "x", "width": 50}', text[1], text[5], text[0]]
-        )
-        + "\n\xff\n"
-    )
-    run = generate("batch", "-", *models, "--output-dir", "w", stdin=stdin.encode("latin-1"))
-    answers = lines(run)
-    assert [(line["line"], line["status"]) for line in answers] == [
-        (1, "done"),
-        (2, "failed"),
-        (4, "failed"),
-        (5, "done"),
-        (6, "done"),
-        (7, "done"),
-        (8, "failed"),
-    ]
-    assert "is not JSON" in answers[1]["error"]
-    assert "UTF-8" in answers[-1]["error"]
-    assert answers[0]["sha256"] == answers[5]["sha256"]
-    assert len(loads) == 1
-    assert "3 of 7 lines failed" in run.error
-    batch = {
-        line["row"]: line["sha256"]
-        for line in lines(generate("batch", rows, *models, "--output-dir", "b"))
-    }
-    assert [answers[0]["sha256"], answers[3]["sha256"], answers[4]["sha256"]] == [
-        batch[1],
-        batch[2],
-        batch[6],
-    ]
-
-
-def test_a_worker_survives_what_stops_a_batch(generate, models, tmp_path, monkeypatch):
-    encode = Engine.encode
-
-    def fails_once(self, prompts):
-        if prompts[0].text == "a cat":
-            raise PlacementError("T5: out of memory")
-        encode(self, prompts)
-
-    monkeypatch.setattr(Engine, "encode", fails_once)
-    stdin = "".join(
-        json.dumps({"prompt": prompt, **SIZE, "output": "x.png"}) + "\n"
-        for prompt in ("a cat", "a dog")
-    )
-    run = generate("batch", "-", *models, "--output-dir", tmp_path, stdin=stdin.encode())
-    assert [(line["status"], line["error"]) for line in lines(run)] == [
-        ("failed", "T5: out of memory"),
-        ("done", None),
-    ]
 
 
 @pytest.mark.parametrize(

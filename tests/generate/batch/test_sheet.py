@@ -4,13 +4,13 @@ with a stand-in for the program that scores.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from seeded.checkpoints import write_embedding
+from support.commands import lines
 
 from pulid_extract.shared.embedding_file import encode_embedding
 from pulid_generate.assembly import opening
@@ -273,10 +273,6 @@ def setting(micro, person, tmp_path, fake):
         ),
         *("--device", "cpu", "--steps", 1, "-W", 64, "-H", 48, "--output-dir", tmp_path / "out"),
     )
-
-
-def lines(run) -> list[dict]:
-    return [json.loads(line) for line in run.out.decode().splitlines()]
 
 
 def test_the_command_scores_and_lays_out_what_is_there(generate, setting, tmp_path):

@@ -4,11 +4,10 @@ pictures as single commands draw.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
+from support.commands import lines
 
 from pulid_generate.batch import sweep as sweep_run
 from pulid_generate.batch.lines import PictureResult
@@ -173,10 +172,6 @@ def flags(micro, person):
             48,
         ),
     )
-
-
-def lines(run) -> list[dict]:
-    return [json.loads(line) for line in run.out.decode().splitlines()]
 
 
 def test_the_pictures_are_the_single_commands_and_kept_if_asked(generate, flags, tmp_path):

@@ -5,6 +5,24 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
+from support import seeded_flux
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return seeded_flux.flux()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return seeded_flux.adapter()
+
+
+@pytest.fixture(scope="module")
+def people(adapter):
+    """Three identities, bound."""
+    return [adapter.bind(seeded_flux.tokens(name), torch.float32, "cpu") for name in "abc"]
 
 
 @pytest.fixture

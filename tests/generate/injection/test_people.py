@@ -1,100 +1,29 @@
-"""Several people in the hooks of a small Flux: regions, batch rows, weights by kind of block,
-skipped blocks, compiled blocks.
-"""
+"""Several people in the hooks of a small Flux: regions, batch rows, weights by kind of block."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from seeded.tensors import seeded, seeded_state
+from seeded.tensors import seeded
 from support.distances import relative
+from support.seeded_flux import (
+    HOOKS,
+    LEFT,
+    RIGHT,
+    TOKENS,
+    WIDTH,
+    arguments,
+    tokens,
+    velocity,
+)
 
-from pulid_generate.errors import IdentityError, PlacementError, RequestError
-from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL
-from pulid_generate.injection.adapter import PulidAdapter
-from pulid_generate.injection.compiling import check_compiler, compile_blocks
+from pulid_generate.errors import IdentityError
 from pulid_generate.injection.hooks import attach, hook_points, inject
-from pulid_generate.injection.layer_skip import skip_layers
 from pulid_generate.injection.terms import Injection, Term
 from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.people import fuse
-from pulid_generate.request.regions import box_region, share_overlaps
-from pulid_generate.sampling.packing import position_ids
-
-DOUBLE, SINGLE, HOOKS = 5, 9, 6  # hooks after double blocks 0, 2, 4 and single blocks 0, 4, 8
-SIZE, TOKENS, TEXT, WIDTH, TOKEN_WIDTH = 96, 36, 8, 128, 96
-
-
-@pytest.fixture(scope="module")
-def flux():
-    from diffusers import FluxTransformer2DModel
-
-    model = FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=DOUBLE,
-        num_single_layers=SINGLE,
-        attention_head_dim=128,
-        num_attention_heads=1,
-        joint_attention_dim=48,
-        pooled_projection_dim=32,
-        axes_dims_rope=(16, 56, 56),
-    )
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(
-        {name: torch.from_numpy(value) for name, value in seeded_state(shapes).items()}
-    )
-    return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    shapes = {
-        "norm1.weight": (TOKEN_WIDTH,),
-        "norm1.bias": (TOKEN_WIDTH,),
-        "norm2.weight": (WIDTH,),
-        "norm2.bias": (WIDTH,),
-    }
-    shapes |= {
-        "to_q.weight": (256, WIDTH),
-        "to_kv.weight": (512, TOKEN_WIDTH),
-        "to_out.weight": (WIDTH, 256),
-    }
-    state = seeded_state(
-        {f"pulid_ca.{i}.{name}": shape for i in range(HOOKS) for name, shape in shapes.items()}
-    )
-    return PulidAdapter(
-        [
-            {name: torch.from_numpy(state[f"pulid_ca.{i}.{name}"]) for name in shapes}
-            for i in range(HOOKS)
-        ]
-    )
-
-
-@pytest.fixture(scope="module")
-def people(adapter):
-    """Three identities, bound."""
-    return [adapter.bind(tokens(name), torch.float32, "cpu") for name in "abc"]
-
-
-def tokens(name):
-    return seeded(f"identity {name}", (32, TOKEN_WIDTH))
-
-
-def arguments(batch=1):
-    return {
-        "hidden_states": torch.from_numpy(seeded("latent", (2, TOKENS, 64)))[:batch],
-        "encoder_hidden_states": torch.from_numpy(seeded("text", (2, TEXT, 48)))[:batch],
-        "pooled_projections": torch.from_numpy(seeded("pooled", (2, 32)))[:batch],
-        "timestep": torch.full((batch,), 0.7),
-        "img_ids": position_ids(SIZE, SIZE),
-        "txt_ids": torch.zeros(TEXT, 3),
-    }
-
-
-def velocity(model, **changes):
-    with torch.inference_mode():
-        return model(**(arguments() | changes), return_dict=False)[0]
+from pulid_generate.request.regions import share_overlaps
 
 
 def watched(model, terms):
@@ -119,10 +48,6 @@ def watched(model, terms):
     # text untouched
     assert all(torch.equal(old[0], new[0]) for old, new in zip(before, after, strict=True))
     return [(old[1], new[1]) for old, new in zip(before, after, strict=True)]
-
-
-LEFT = torch.from_numpy(box_region((0, 0, 40, SIZE), SIZE, SIZE))  # columns 0, 1 and half of 2
-RIGHT = torch.from_numpy(box_region((48, 0, 48, SIZE), SIZE, SIZE))  # columns 3 to 5
 
 
 def test_outside_the_region_nothing_is_added_at_any_hook(flux, people):
@@ -291,156 +216,3 @@ def test_fused_tokens_go_through_the_form_that_is_smaller(flux, adapter):
             )
             <= 1e-5
         )
-
-
-# ----------------------------------------------------------------------------------- skipped blocks
-
-
-def by_hand(model, layers, weight, skipped, counted=False):
-    """The forward of FluxTransformer2DModel, written out. counted: assign layers by the count of
-    blocks that ran, which is wrong.
-    """
-    x = arguments()
-    with torch.inference_mode():
-        img, txt = (
-            model.x_embedder(x["hidden_states"]),
-            model.context_embedder(x["encoder_hidden_states"]),
-        )
-        temb = model.time_text_embed(x["timestep"] * 1000, x["pooled_projections"])
-        rotary = model.pos_embed(torch.cat([x["txt_ids"], x["img_ids"]]))
-        count = 0
-        for blocks, interval, first, offset in (
-            (model.transformer_blocks, DOUBLE_INTERVAL, 0, 0),
-            (model.single_transformer_blocks, SINGLE_INTERVAL, 3, DOUBLE),
-        ):
-            for number, block in enumerate(blocks):
-                if number + offset in skipped:
-                    continue
-                txt, img = block(
-                    hidden_states=img, encoder_hidden_states=txt, temb=temb, image_rotary_emb=rotary
-                )
-                if number % interval == 0:
-                    layer = layers[count if counted else first + number // interval]
-                    img = img + weight * layer(img)
-                    count += 1
-        return model.proj_out(model.norm_out(img, temb))
-
-
-@pytest.mark.parametrize("skipped", [(1,), (2,), (5,), (3, 4, 9), (0, 2, 4, 5, 9, 13)])
-def test_the_other_layers_stay_with_their_blocks(flux, people, skipped):
-    """2 is a double block with a hook, 5 single block 0, 9 single block 4: what follows must not
-    move up.
-    """
-    with skip_layers(flux, skipped) as skip, attach(flux) as injection:
-        injection.terms, injection.weight = [Term(people[0])], 0.8
-        skip.active = True
-        ours = velocity(flux)
-    assert relative(ours, by_hand(flux, people[0], 0.8, skipped)) <= 1e-6
-    hooked = {0, 2, 4, 5, 9, 13}
-    if hooked & set(skipped) and not hooked <= set(skipped):
-        assert relative(ours, by_hand(flux, people[0], 0.8, skipped, counted=True)) > 1e-3
-
-
-def test_the_switch_alternates_between_forwards_and_leaves_no_trace(flux, people):
-    before = dict(flux.named_modules())
-    plain = velocity(flux)
-    with skip_layers(flux, [7, 2]) as skip, attach(flux) as injection:
-        injection.terms = [Term(people[0])]
-        with_all = velocity(flux)
-        for _ in range(2):
-            skip.active = True
-            without = velocity(flux)
-            skip.active = skip.active  # twice is once
-            assert torch.equal(without, velocity(flux))
-            skip.active = False
-            assert torch.equal(with_all, velocity(flux))
-        assert not torch.equal(with_all, without)
-    with pytest.raises(TypeError), skip_layers(flux, [0]) as skip:  # noqa: PT012
-        skip.active = True
-        flux("no tensors")
-    assert dict(flux.named_modules()) == before
-    assert torch.equal(velocity(flux), plain)
-
-
-def test_a_hook_is_not_hung_on_a_gap(flux):
-    with skip_layers(flux, [2]) as skip:
-        skip.active = True
-        with pytest.raises(RuntimeError, match="not active"), attach(flux):
-            pass
-        skip.active = False
-    assert not any(block._forward_hooks for block in flux.modules())
-
-
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        ([14], "there is no layer 14; this Flux has layers 0 to 13, double blocks first"),
-        ([3, -1], "there is no layer -1"),
-        ([3, 3], "names a layer twice"),
-        ([], "not none of them"),
-        (range(14), "not all of them"),
-    ],
-)
-def test_layers_that_are_not_there_are_refused(flux, layers, message):
-    with pytest.raises(RequestError, match=message), skip_layers(flux, layers):
-        pass
-
-
-# ---------------------------------------------------------------------------------- compiled blocks
-
-
-def has_compiler():
-    try:
-        check_compiler(torch.device("cpu"))
-    except PlacementError:
-        return False
-    return True
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_blocks_agree_and_no_weight_or_person_compiles_anew(flux, people, generated_code):
-    from torch._dynamo.utils import counters
-
-    plan = [
-        (),
-        (Term(people[0]),),
-        (Term(people[0], 0.3, 0.7),),
-        (Term(people[1], region=LEFT), Term(people[0], region=RIGHT)),
-    ]
-    with skip_layers(flux, [3, 9]) as skip, attach(flux) as injection:
-
-        def run():
-            outputs, graphs = [], []
-            for terms in plan:
-                for skip.active in (False, True):
-                    injection.terms = terms
-                    outputs.append(velocity(flux))
-                    graphs.append(counters["stats"]["unique_graphs"])
-            return outputs, graphs
-
-        plain, _ = run()
-        torch._dynamo.reset()
-        counters.clear()
-        with compile_blocks(flux):
-            compiled, graphs = run()
-    assert graphs[0] == graphs[-1] <= 4
-    assert all(relative(ours, truth) <= 1e-5 for ours, truth in zip(compiled, plain, strict=True))
-    assert not torch.equal(compiled[2], compiled[4])
-    assert not any("forward" in block.__dict__ for block in flux.modules())
-    assert torch.equal(velocity(flux), plain[0])
-
-
-def test_without_a_compiler_compile_is_refused(flux, monkeypatch):
-    from torch._inductor import cpp_builder
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    def nothing():
-        raise InvalidCxxCompiler
-
-    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", nothing)
-    with (
-        pytest.raises(PlacementError, match=r"install g\+\+, or leave --compile out"),
-        compile_blocks(flux),
-    ):
-        pass

@@ -5,7 +5,6 @@ and once by the real one.
 from __future__ import annotations
 
 import json
-import shutil
 import stat
 import time
 from datetime import datetime
@@ -14,100 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from seeded import astronaut, micro_antelopev2
-from seeded.checkpoints import write_embedding
-from support.micro_flags import model_flags, pulid_flags
+from support.fake_reports import EVERYTHING, SCORES
 
-from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.errors import PlacementError
 from pulid_generate.pipeline.denoiser import Denoiser
 
-SIZE = ("-W", 64, "-H", 48)
-# by name: the person 0.7 and 0.5, and once no face; weight 0 and the stranger near 0; the reference
-# itself 1
-SCORES = """
-refuse_prompts()
-for picture in pictures:
-    name = os.path.basename(picture)
-    value = {"person": 0.7 if "_1_" in name else 0.5, "0": 0.1, "stranger": -0.1}.get(name[:-4].rsplit("_", 1)[-1], 1.0)
-    faceless() if name == "line-3_2_person.png" else likeness(value, stranger=0.05)
-"""
-# the same with all that can be asked for: a second recogniser, another photograph, prompts, poses
-EVERYTHING = """
-other = {"name": "other.onnx", "sha256": "cd" * 32, "own": False, "likeness": 0.4}
-line["recognizers"].append(other)
-line["prompt_judge"] = {"name": "eva.pt", "sha256": "ef" * 32}
-for picture in pictures:
-    run = os.path.basename(picture)[:-4].rsplit("_", 1)[-1]
-    value = {"person": 0.7 if "_1_" in picture else 0.5, "0": 0.1, "stranger": -0.1}.get(run, 1.0)
-    pose = {"yaw": {"person": 10.0, "0": 40.0}.get(run, 0.0), "pitch": 0.0, "roll": 0.0}
-    prompt = {"person": 24.0, "0": 25.5}.get(run, 20.0)
-    box = [8, 8, 8, 16] if run == "person" else [16, 8, 8, 8]
-    tell(likeness=value, cosines=[value], recognizers=by_each(value, value - 0.2),
-         truth=value - 0.1, copy_paste=0.25 if run == "person" else -0.25, pose=pose,
-         prompt_score=prompt, box=box)
-"""
 FILES = ("report.html", "report.json", "sheet.png")
-NOBODY = 'say("pulid-extract: error: me.png: no face found in this reference; give another picture"); sys.exit(1)'
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PULID_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def models(micro):
-    return *model_flags(micro), *pulid_flags(micro), "--steps", 2
-
-
-@pytest.fixture
-def base(models, person, tmp_path):
-    """The flags of a run with two prompts, two seeds, a stranger, and somebody's portrait."""
-    prompts, reference = tmp_path / "prompts.txt", tmp_path / "me & you.png"
-    prompts.write_text("a cat\n\na <b>dog</b>\n")
-    Image.fromarray(astronaut.portrait()).save(reference)
-    stranger = write_embedding(tmp_path / "you.pulidembd", seed=6)
-    return (
-        *(
-            *models,
-            *SIZE,
-            "--pulid-id-embedding",
-            person,
-            "--reference",
-            reference,
-            "--stranger",
-            reference,
-        ),
-        *(
-            "--stranger-embedding",
-            stranger,
-            "--prompts",
-            prompts,
-            "--seeds",
-            "1-2",
-            "--output-dir",
-            tmp_path / "out",
-        ),
-    )
-
-
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory):
-    """The pictures of `base`, once a test has drawn them."""
-    return tmp_path_factory.mktemp("earlier") / "pictures"
-
-
-@pytest.fixture
-def drawn(base, earlier, generate, fake, tmp_path):
-    """The flags of a run whose pictures are there already."""
-    if not earlier.exists():
-        fake(SCORES)
-        done = generate("validate", *base)
-        assert done.code == 0, done.err
-        shutil.copytree(tmp_path / "out" / "pictures", earlier)
-    else:
-        shutil.copytree(earlier, tmp_path / "out" / "pictures")
-    return (*base, "--resume")
 
 
 # -------------------------------------------------------------------------------- the whole command
@@ -165,7 +76,15 @@ def test_a_validation(generate, drawn, models, person, fake, tmp_path):
     }.items():
         weights = models if flags else [word for word in models if "pulid" not in str(word)]
         alone = generate(
-            *weights, *SIZE, *flags, "-p", "a cat", "-s", 2, "-o", tmp_path / "alone.png"
+            *weights,
+            *("-W", 64, "-H", 48),
+            *flags,
+            "-p",
+            "a cat",
+            "-s",
+            2,
+            "-o",
+            tmp_path / "alone.png",
         )
         assert alone.code == 0, alone.err
         assert (folder / "pictures" / output).read_bytes() == (tmp_path / "alone.png").read_bytes()
@@ -272,31 +191,6 @@ def test_everything_that_can_be_asked_for(generate, drawn, fake, tmp_path):
     )
 
 
-def test_prompts_that_must_be_judged_and_cannot_be_cost_no_drawing(generate, base, fake, tmp_path):
-    fake(SCORES)
-    done = generate("validate", *base, "--require", "prompt>=-1")
-    assert "pulid-extract score: eva.pt: holds no text tower" in done.error
-    assert not (tmp_path / "out" / "pictures").exists()
-
-
-def test_a_report_of_somebody_else_is_not_replaced(generate, drawn, person, fake, tmp_path):
-    fake(SCORES)
-    folder = tmp_path / "out"
-    earlier = {"version": 1, "identity": {"sha256": "ab" * 32, "weight": 1.0}}
-    (folder / "report.json").write_text(json.dumps(earlier))
-    error = generate("validate", *drawn).error
-    assert "is the report of another identity (without a name, SHA-256 abababababab)" in error
-    assert "another --output-dir" in error
-    assert json.loads((folder / "report.json").read_text()) == earlier
-    for text in ("[]", "no report", '{"identity": 3}'):
-        (folder / "report.json").write_text(text)
-        assert "is no report of validate" in generate("validate", *drawn).error
-    # one of the same person is
-    earlier["identity"]["sha256"] = read_embedding(person).sha256
-    (folder / "report.json").write_text(json.dumps(earlier))
-    assert generate("validate", *drawn).code == 0
-
-
 def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, monkeypatch, tmp_path):
     fake(SCORES)
     latents = Denoiser.latents
@@ -318,102 +212,6 @@ def test_one_picture_that_fails_does_not_lose_the_rest(generate, base, fake, mon
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("not drawn") >= 3
     assert page.count("data:image/jpeg") == 9 + 2
-
-
-def test_nothing_is_drawn_for_a_reference_without_a_face(generate, base, fake, tmp_path):
-    fake(NOBODY)
-    assert (
-        "pulid-extract score: me.png: no face found in this reference"
-        in generate("validate", *base).error
-    )
-    assert not (tmp_path / "out" / "pictures").exists()
-
-
-def test_a_reference_is_not_overwritten(generate, base, fake, tmp_path):
-    fake(SCORES)
-    (tmp_path / "out" / "pictures").mkdir(parents=True)
-    mine = tmp_path / "out" / "pictures" / "line-1_1_person.png"
-    mine.write_bytes((tmp_path / "me & you.png").read_bytes())
-    assert (
-        "line-1_1_person.png: is read as an input"
-        in generate("validate", *base, "--reference", mine).error
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--reference", "me.png"), "Missing option '--pulid-id-embedding'"),
-        (("--pulid-id-embedding", "me.pulidembd"), "Missing option '--reference'"),
-        (("-p", "a cat"), "--prompt is for one picture; give --prompts FILE"),
-        (("-s", "7"), "--seed is for one picture; give --seeds"),
-        (("-o", "a.png"), "--output is for one picture; give --output-dir"),
-        (("--pulid-id-weight", "0"), "compares with weight 0 by itself"),
-        (("--identity", "you.pulidembd"), "validate looks at one person"),
-        (("--pulid-id-embedding", "-"), "Standard input can be read once"),
-        (("--min-similarity", "2"), "--min-similarity"),
-    ],
-)
-def test_wrong_usage(flags, message, generate):
-    both = ("--pulid-id-embedding", "me.pulidembd", "--reference", "me.png")
-    done = generate("validate", *(flags if message.startswith("Missing") else (*both, *flags)))
-    assert done.code == 2
-    assert message in done.err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--seeds", "3-1"), "counts down"),
-        (("--prompts", "none.txt"), "none.txt"),
-        (("--reference", "-"), "reference -: faces are compared with files"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(flags, message, generate, base):
-    assert message in generate("validate", *base, *flags).refusal
-
-
-@pytest.mark.parametrize(
-    ("required", "message"),
-    [
-        ("likeness>=0.5", "--require likeness: expected one of mean_likeness,"),
-        ("mean_likeness=0.5", "expected such as mean_likeness>=0.5,"),
-        ("mean_likeness>=many", "many is not a number"),
-        ("copy_paste<=0.2", "has no value without --truth"),
-    ],
-)
-def test_a_wrong_requirement_is_wrong_usage(required, message, generate, base):
-    assert message in generate("validate", *base, "--require", required).usage_error
-
-
-def test_a_stranger_is_somebody_else(generate, base, person):
-    assert (
-        "is the person; a control wants somebody else"
-        in generate("validate", *base, "--stranger-embedding", person).error
-    )
-
-
-def test_pictures_that_vanish_are_no_crash(generate, drawn, fake, tmp_path):
-    """Somebody cleans up while the faces are compared."""
-    gone = """
-lost = [picture for picture in pictures if picture.endswith(("line-1_1_person.png", "line-3_1_weight_0.png"))]
-for picture in pictures:
-    if picture in lost:
-        os.unlink(picture)
-        tell(status="failed", likeness=None, cosines=[], faces=0, box=None, error="gone")
-    else:
-        likeness(0.5)
-sys.exit(bool(lost))
-"""
-    fake(gone)
-    done = generate("validate", *drawn)
-    assert "2 of 12 pictures could not be drawn or scored" in done.error
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["runs"]["person"]["failed"] == report["runs"]["weight_0"]["failed"] == 1
-    moved = {picture["output"]: picture["moved"] for picture in report["pictures"]}
-    assert moved["pictures/line-1_1_person.png"] is moved["pictures/line-3_1_person.png"] is None
-    assert moved["pictures/line-1_2_person.png"] > 0
-    assert report["closer_than_weight_0"]["pairs"] == 2
 
 
 @pytest.mark.slow
