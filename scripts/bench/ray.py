@@ -96,5 +96,5 @@ def _measure(size: int) -> float:
                     (),
                     (),
                 )
-                writer.drawn(item, data, 0.0)
+                writer.drawn(item, data, "float32", 0.0)
             return time.perf_counter() - (started or 0.0)
