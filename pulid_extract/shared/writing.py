@@ -23,6 +23,8 @@ def make_folder(folder: str | Path, *, flag: str = "", advice: str = "", mode: i
     exchange what is in it. Raises OutputError.
     """
     folder = Path(folder)
+    if folder.is_dir():
+        return folder
     try:
         for parent in reversed(folder.parents):
             if not parent.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import threading
@@ -24,6 +25,7 @@ from pulid_generate.server.settings import read_settings
 from pulid_generate.server.work.devices import Devices
 
 WAIT = 120.0  # seconds for anything
+PROMPT = "a photo of a cat"
 
 
 @dataclass
@@ -113,3 +115,17 @@ def wait_for(client: httpx.Client, name: str) -> dict[str, Any]:
             return told
         time.sleep(0.02)
     raise AssertionError(f"the job is {told['state']}")
+
+
+def drawn(client: httpx.Client, **fields: Any) -> bytes:
+    """The one picture of a job."""
+    posted = client.post("/v1/jobs", json={"prompt": PROMPT} | fields)
+    assert posted.status_code == 202, posted.text
+    told = wait_for(client, posted.json()["id"])
+    assert told["state"] == "done", told
+    data: bytes = client.get(told["pictures"][0]["url"]).content
+    return data
+
+
+def of_file(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from support.paths import ROOT
-from support.served import Served
+
+if TYPE_CHECKING:
+    from support.served import Served
 
 CHROMIUM = shutil.which("chromium")
 REQUIRED = os.environ.get("PULID_REQUIRE_BROWSER") == "1"

@@ -134,7 +134,8 @@ def _add_text(body: Body, name: str, text: str) -> None:
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Into a folder, each for the user alone. Raises OutputError."""
-    make_folder(folder, mode=0o700)
+    """Into a folder, which is made for them, each for the user alone. Raises OutputError."""
+    if files:
+        make_folder(folder, mode=0o700)
     for name, data in files.items():
         write_atomically(folder / check_name(name), data, mode=0o600)

@@ -22,6 +22,9 @@ from pulid_generate.server.work.queue import JobQueue
 
 # seconds between two looks for what is old
 TIDYING = 60.0
+# seconds between two steps that whoever watches is told of: more often nobody sees it, and waking the
+# event loop for each took one per cent of a small picture's time
+PAUSE = 0.1
 # workers that one job may kill
 MAX_DEATHS = 2
 
@@ -142,7 +145,9 @@ class DeviceThread(threading.Thread):
         record.preview = None
         self.metrics.pictures.inc()
         self.metrics.seconds.observe(seconds)
-        record.changes.announce()
+        # of the last one hears who hears of the end
+        if len(record.pictures) < len(judged.jobs):
+            record.changes.announce()
 
 
 class _JobWatch:
@@ -150,6 +155,8 @@ class _JobWatch:
 
     def __init__(self, record: JobRecord, metrics: Metrics):
         self.record, self.metrics = record, metrics
+        # when a step was last told; that it is in work has been told just now
+        self._told = time.monotonic()
 
     @property
     def is_cancelled(self) -> bool:
@@ -157,14 +164,19 @@ class _JobWatch:
 
     @property
     def is_watched(self) -> bool:
-        return self.record.changes.is_watched
+        return self.record.changes.is_watched and self._is_due()
 
     def step(self, done: int, total: int, count: int = 1) -> None:
         if self.record.is_cancelled:
             raise Cancelled
         self.record.step = (done, total)
         self.metrics.steps.inc(count)
-        self.record.changes.announce()
+        if done == total or self._is_due():
+            self._told = time.monotonic()
+            self.record.changes.announce()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._told >= PAUSE
 
     def show(self, preview: bytes) -> None:
         self.record.preview = preview

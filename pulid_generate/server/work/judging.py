@@ -120,8 +120,9 @@ class Judge:
             return flags, given
         # the server's ControlNets wait for a request with a picture for them
         unused = CONTROLS - row.values.keys()
-        without = {name: getattr(BatchFlags, name) for name in unused}
-        return replace(flags, **without), given - unused
+        if flags.control_net:
+            flags = replace(flags, **{name: getattr(BatchFlags, name) for name in unused})
+        return flags, given - unused
 
     def judge(self, record: JobRecord, settings: Settings | None = None) -> JudgedJob:
         """The pictures of a job, read and fitted to the models. Raises PulidError.
@@ -139,7 +140,7 @@ class Judge:
         if flags.seed < 0:
             raise RequestError("seed: the server's own --seed is negative; send one")
         if settings is not None:
-            _check_limits(flags, settings)
+            _check_limits(flags, (flags.width, flags.height), settings)
         picture, find_idle = None, idle_flags
         if record.detail_img is None:
             drawing = read_drawing(flags, given)
@@ -148,8 +149,7 @@ class Judge:
             drawing = _faces_drawing(flags, given, record.detail_img, picture)
         if settings is not None and picture is None:
             # a picture to start from may have given the size, and a second pass enlarges it
-            width, height = drawing.request.final_size
-            _check_limits(replace(flags, width=width, height=height), settings)
+            _check_limits(flags, drawing.request.final_size, settings)
         with self.lock:
             jobs = drawing.jobs(self.pipeline)
         if settings is not None:
@@ -194,15 +194,16 @@ def _check_passes(job: Job, settings: Settings, is_faces_alone: bool) -> None:
             )
 
 
-def _check_limits(flags: BatchFlags, settings: Settings) -> None:
-    """Raise RequestError for what is more than the server takes."""
+def _check_limits(flags: BatchFlags, size: tuple[int, int], settings: Settings) -> None:
+    """Raise RequestError for what is more than the server takes. size: (width, height)."""
+    width, height = size
     if flags.batch_count > settings.max_pictures:
         raise RequestError(
             f"batch_count {flags.batch_count}: expected at most {settings.max_pictures} here"
         )
-    if flags.width * flags.height > settings.max_megapixels * 1e6:
+    if width * height > settings.max_megapixels * 1e6:
         raise RequestError(
-            f"{flags.width}x{flags.height}: expected at most {settings.max_megapixels:g} million "
+            f"{width}x{height}: expected at most {settings.max_megapixels:g} million "
             "pixels here"
         )
     if flags.steps is not None and flags.steps > settings.max_steps:

@@ -1,4 +1,6 @@
-"""What the tests of the server share: the studio on the small world, and its visitors."""
+"""What the tests of the server share: a server of the micro models, and the studio on the small
+world with its visitors.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,35 @@ import os
 
 import pytest
 from PIL import Image
-from support.served import serving
+from support.micro_drawing import write_lora
 from support.visits import CHROMIUM, EXTRACT, MODELS, Visit
 
 from pulid_generate.flags.commands import ServeFlags
+
+
+@pytest.fixture(scope="module")
+def served(micro, tmp_path_factory, kept):
+    from support.served import micro_serve_flags, serving
+
+    folder = tmp_path_factory.mktemp("served")
+    people = folder / "people"
+    people.mkdir()
+    for file in (kept.me, kept.you):
+        (people / file.name).write_bytes(file.read_bytes())
+    loras = folder / "loras"
+    loras.mkdir()
+    write_lora(loras / "style.safetensors")
+    flags = micro_serve_flags(
+        micro, folder, identities=str(people), lora_model_dir=str(loras), max_queue=6
+    )
+    with serving(flags) as running:
+        yield running
+
+
+@pytest.fixture
+def client(served):
+    with served.client() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +68,8 @@ def portraits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
+    from support.served import serving
+
     folder = tmp_path_factory.mktemp("studio")
     flags = ServeFlags(
         models_dir=str(MODELS),

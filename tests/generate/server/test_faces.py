@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image, ImageChops
 from support.fake_score import FACE_BOX, FINDS_A_FACE
-from support.served import micro_serve_flags, serving, wait_for
+from support.served import of_file, wait_for
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
@@ -21,16 +21,6 @@ from pulid_generate.server.work.ray_worker import DrawTask
 
 ARGS = "mask_blur=1,inpaint_padding=8"
 FACE = {"strength": 0.7, "extra_ad_args": ARGS, "width": 64, "height": 48, "seed": 7}
-
-
-@pytest.fixture(scope="module")
-def served(micro, tmp_path_factory, kept):
-    people = tmp_path_factory.mktemp("faces") / "people"
-    people.mkdir()
-    for file in (kept.me, kept.you):
-        (people / file.name).write_bytes(file.read_bytes())
-    with serving(micro_serve_flags(micro, people.parent, identities=str(people))) as running:
-        yield running
 
 
 @pytest.fixture
@@ -63,10 +53,6 @@ def command(generate, kept, beach, fake, tmp_path):
         return out.read_bytes()
 
     return run
-
-
-def of_file(path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 def ended(client, **fields) -> dict:

@@ -13,15 +13,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from support.micro_drawing import write_lora
-from support.served import micro_serve_flags, serving, wait_for
+from support.served import PROMPT, drawn, micro_serve_flags, serving
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.server.intake.restoring import _take_hires
-
-PROMPT = "a photo of a cat"
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +64,6 @@ def with_facts(facts: dict) -> bytes:
 
 def coded(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def drawn(client, **fields) -> bytes:
-    posted = client.post("/v1/jobs", json=fields)
-    assert posted.status_code == 202, posted.text
-    told = wait_for(client, posted.json()["id"])
-    assert told["state"] == "done", told
-    return client.get(told["pictures"][0]["url"]).content
 
 
 def restored(client, picture: bytes) -> dict:
