@@ -1,4 +1,4 @@
-"""scripts/bench/gpu.py on a small model and a CPU: it runs, and it fails on wrong results."""
+"""scripts/bench/gpu on a small model and a CPU: it runs, and it fails on wrong results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from bench import extract, gpu, gpu_extract, gpu_stages, gpu_step
+from bench import extract
+from bench.gpu import __main__ as gpu
+from bench.gpu import extract as gpu_extract
+from bench.gpu import stages as gpu_stages
+from bench.gpu import step as gpu_step
 from support.portrait_models import models_folder
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""The part `step` of gpu.py: one denoise step of Flux in every form of its weights, with and
+"""The part `step` of bench.gpu: one denoise step of Flux in every form of its weights, with and
 without an identity, eager and compiled; and whether each form predicts what it should.
 
 Weights are seeded and made where they are wanted: no file is written. Knows no prompt.
@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType as Kind
 from seeded.q4_k import random_q4_k
 from torch import Tensor, nn
 
-from bench.gpu_tables import print_table
+from bench.gpu.tables import print_table
 from pulid_generate.files.fp8_layers import multiplies_in_fp8
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.compiling import compile_blocks

@@ -1,4 +1,4 @@
-"""Markdown tables of the parts of gpu.py."""
+"""Markdown tables of the parts of bench.gpu."""
 
 from __future__ import annotations
 

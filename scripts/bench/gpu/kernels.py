@@ -1,4 +1,4 @@
-"""The part `kernels` of gpu.py: each kernel against the torch code, in bits or by its distance, and
+"""The part `kernels` of bench.gpu: each kernel against the torch code, in bits or by its distance, and
 the times of both.
 """
 
@@ -11,7 +11,7 @@ from gguf import GGML_QUANT_SIZES
 from torch import Tensor
 from torch.nn.functional import linear
 
-from bench.gpu_tables import print_table
+from bench.gpu.tables import print_table
 from pulid_generate.injection.attention import FoldedAttention, PerceiverAttentionCA
 from pulid_generate.kernels.fp8 import widen_fp8
 from pulid_generate.kernels.ggml import widen_ggml

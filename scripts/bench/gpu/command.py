@@ -1,4 +1,4 @@
-"""The part `command` of gpu.py: the whole command on seeded files of the published sizes, from
+"""The part `command` of bench.gpu: the whole command on seeded files of the published sizes, from
 nothing to a picture, and whether A = B as files.
 """
 
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bench.full_size_files import Sizes, files, write_complete
-from bench.gpu_tables import print_table
+from bench.gpu.tables import print_table
 
 PROCESSES = 7
 STEPS = 10

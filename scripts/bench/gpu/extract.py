@@ -1,7 +1,7 @@
-"""The part `extract` of gpu.py: one extraction on a card, cold and warm by stage, beside the CPU's;
+"""The part `extract` of bench.gpu: one extraction on a card, cold and warm by stage, beside the CPU's;
 whether both give the same tokens; and several faces in one pass.
 
-    PYTHONPATH=.:scripts python -m bench.gpu_extract --way ours --folder FOLDER --device cuda
+    PYTHONPATH=.:scripts python -m bench.gpu.extract --way ours --folder FOLDER --device cuda
 
 measures one way in a process of its own, as the part does. Networks of the real size
 (networks.py), or whatever files a folder has.
@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.extract import STAGES
 from bench.extract import measure as measure_way
-from bench.gpu_tables import print_table
+from bench.gpu.tables import print_table
 
 # relative (Frobenius) distance of tokens from the CPU's in float32: of float32 on a card, where
 # sums have another order; of bfloat16 anywhere
@@ -143,7 +143,7 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _child(way: str, folder: Path, device: str, portrait: Path | None) -> Run:
-    command = [sys.executable, "-m", "bench.gpu_extract", "--way", way, "--device", device]
+    command = [sys.executable, "-m", "bench.gpu.extract", "--way", way, "--device", device]
     command += ["--folder", str(folder)]
     if portrait is not None:
         command += ["--portrait", str(portrait)]

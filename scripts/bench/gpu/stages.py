@@ -1,4 +1,4 @@
-"""The part `stages` of gpu.py: each model of a generation by itself, as the command loads and runs
+"""The part `stages` of bench.gpu: each model of a generation by itself, as the command loads and runs
 it, on seeded files of the published sizes: seconds, and the memory plan's numbers beside what torch
 allocated. A stage that takes more than the plan gives it is wrong.
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bench.full_size_files import Sizes, files
-from bench.gpu_command import write
-from bench.gpu_tables import print_table
+from bench.gpu.command import write
+from bench.gpu.tables import print_table
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement
 from pulid_generate.files.model import Model

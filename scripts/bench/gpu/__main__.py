@@ -51,51 +51,51 @@ def main() -> None:
 
 def kernels(arguments: argparse.Namespace) -> list[str]:
     """Each kernel against the torch code."""
-    from bench import gpu_kernels
+    from bench.gpu import kernels
 
     if arguments.device == "cpu":
         sys.exit("gpu: kernels: want a GPU; their tests run in Triton's interpreter")
-    return gpu_kernels.measure()
+    return kernels.measure()
 
 
 def step(arguments: argparse.Namespace) -> list[str]:
     """A denoise step in every form of the weights."""
-    from bench import gpu_step
+    from bench.gpu import step
 
-    sizes = gpu_step.Sizes()
+    sizes = step.Sizes()
     if arguments.small:
-        sizes = gpu_step.Sizes(256, 2, 4, sides=(64,), turns=1, compile=False)
-    return gpu_step.measure(torch.device(arguments.device), sizes)
+        sizes = step.Sizes(256, 2, 4, sides=(64,), turns=1, compile=False)
+    return step.measure(torch.device(arguments.device), sizes)
 
 
 def stages(arguments: argparse.Namespace) -> list[str]:
     """CLIP, T5, Flux and the autoencoder one by one, and what the memory plan says of each."""
-    from bench import gpu_stages
+    from bench.gpu import stages
 
     if arguments.small:
-        return gpu_stages.measure(arguments.device, SMALL, arguments.dir, sides=(64,))
-    return gpu_stages.measure(arguments.device, Sizes(), arguments.dir)
+        return stages.measure(arguments.device, SMALL, arguments.dir, sides=(64,))
+    return stages.measure(arguments.device, Sizes(), arguments.dir)
 
 
 def command(arguments: argparse.Namespace) -> list[str]:
     """From nothing to a picture, and A = B as files."""
-    from bench import gpu_command
+    from bench.gpu import command
 
     if arguments.small:
-        return gpu_command.measure(arguments.device, SMALL, arguments.dir, side=64)
-    return gpu_command.measure(arguments.device, Sizes(), arguments.dir)
+        return command.measure(arguments.device, SMALL, arguments.dir, side=64)
+    return command.measure(arguments.device, Sizes(), arguments.dir)
 
 
 def extract(arguments: argparse.Namespace) -> list[str]:
     """One extraction, cold and warm, and whether a card gives the CPU's tokens."""
-    from bench import gpu_extract
+    from bench.gpu import extract
 
     folder = arguments.dir
     if not arguments.small:
         folder /= "extract"
     elif arguments.portrait is None:
         sys.exit("gpu: extract --small: wants --dir with networks, and --portrait")
-    return gpu_extract.measure(arguments.device, folder, arguments.portrait)
+    return extract.measure(arguments.device, folder, arguments.portrait)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
