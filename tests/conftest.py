@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.fake_hub import Hub, running
 from support.paths import GOLDEN
+from support.programs.fake_hub import Hub, running
 
 from pulid_extract.shared import openmp, telemetry
 
@@ -106,7 +106,7 @@ def generate(capfdbinary, monkeypatch):
     """generate("-p", "a cat", ..) runs the pulid-generate command in this process, exactly as its
     entry point does.
     """
-    from support.commands import generate_command
+    from support.programs.commands import generate_command
 
     return generate_command(capfdbinary, monkeypatch)
 

@@ -18,7 +18,7 @@ from support.paths import ROOT
 from docs import cli_reference
 from pulid_extract.shared import telemetry
 
-WATCHED = ROOT / "tests" / "support" / "watched.py"
+WATCHED = ROOT / "tests" / "support" / "programs" / "watched.py"
 MODELS = ("--models-dir", str(ROOT / "scripts" / "micro_world" / "models"))
 EXTRACT = (*MODELS, "--aligner", "antelopev2", "--parser", "none")
 DRAW = (*MODELS, "-W", "32", "-H", "32", "--steps", "1", "--t5-max-length", "32", "-p", "a person")
@@ -37,7 +37,7 @@ def without_network() -> tuple[str, ...]:
 
 
 def watched(folder: Path, *commands: list[str]) -> dict:
-    """The report of support/watched.py, with what lies in the home afterwards as "written"."""
+    """The report of support/programs/watched.py, with what lies in the home afterwards as "written"."""
     home = folder / "home"
     home.mkdir()
     environment = {}

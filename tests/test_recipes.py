@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.command_server import write_programs
 from support.paths import ROOT
+from support.programs.command_server import write_programs
 
 MODELS = ROOT / "scripts" / "micro_world" / "models"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -58,7 +58,7 @@ def programs(tmp_path_factory):
     write_programs(folder, address)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "command_server.py", address],
+        [sys.executable, ROOT / "tests" / "support" / "programs" / "command_server.py", address],
         stdout=subprocess.PIPE,
         env=environment,
         text=True,

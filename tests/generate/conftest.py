@@ -6,9 +6,9 @@ import os
 
 import pytest
 from seeded.checkpoints import write_embedding
-from support.fake_score import HEAD
-from support.micro_drawing import HEIGHT, WIDTH, Drawn, Kept
-from support.micro_flags import micro_files, model_flags, pulid_flags
+from support.models.micro_flags import micro_files, model_flags, pulid_flags
+from support.pictures.micro_drawing import HEIGHT, WIDTH, Drawn, Kept
+from support.programs.fake_score import HEAD
 
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 from pulid_generate.pictures import scorer as likeness
@@ -88,7 +88,7 @@ def fake(tmp_path, monkeypatch):
 def golden_files(tmp_path_factory, golden_shapes):
     """The golden Flux models and PuLID layers as files in the public layouts."""
     from safetensors.torch import save_file
-    from support.golden_flux import tensors
+    from support.models.golden_flux import tensors
 
     folder, shapes = tmp_path_factory.mktemp("flux"), golden_shapes("flux")
     for name in ("dev", "schnell"):

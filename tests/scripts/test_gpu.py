@@ -13,7 +13,7 @@ from bench.gpu import __main__ as gpu
 from bench.gpu import extract as gpu_extract
 from bench.gpu import stages as gpu_stages
 from bench.gpu import step as gpu_step
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
 from torch import nn
 
 from pulid_extract.networks.retinaface import RetinaFace
@@ -91,7 +91,7 @@ def test_parts_that_are_not_there(monkeypatch):
 
 def small_extraction(tmp_path):
     """(folder of networks, portrait in which they find one face)."""
-    from support.coloured_faces import ALONE, picture, png
+    from support.pictures.coloured_faces import ALONE, picture, png
 
     portrait = tmp_path / "portrait.png"
     portrait.write_bytes(png(picture(*ALONE)))

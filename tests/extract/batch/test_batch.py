@@ -13,10 +13,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.coloured_faces import ALONE, GROUP, OTHER, save
-from support.commands import run
-from support.portrait_models import models_folder
-from support.processes import started
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import ALONE, GROUP, OTHER, save
+from support.programs.commands import run
+from support.programs.processes import started
 
 from pulid_extract import read_embedding
 from pulid_extract.batch.journal import NAME, Journal

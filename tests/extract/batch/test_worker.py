@@ -13,10 +13,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-from support.coloured_faces import ALONE, GROUP, save
-from support.commands import run
+from support.models.portrait_models import models_folder, write_projection
 from support.paths import ROOT
-from support.portrait_models import models_folder, write_projection
+from support.pictures.coloured_faces import ALONE, GROUP, save
+from support.programs.commands import run
 
 from pulid_extract.batch.worker import Worker
 from pulid_extract.extraction.job import Job, OwnChoice

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.coloured_faces import GREEN, RED, picture
-from support.commands import run_plainly as run
+from support.models.portrait_models import models_folder
 from support.paths import ROOT
-from support.portrait_models import models_folder
+from support.pictures.coloured_faces import GREEN, RED, picture
+from support.programs.commands import run_plainly as run
 
 from pulid_extract.files import file_hashes
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from support.coloured_faces import ALONE, picture, png
-from support.commands import call
+from support.models.portrait_models import write_antelopev2
 from support.paths import ROOT
-from support.portrait_models import write_antelopev2
+from support.pictures.coloured_faces import ALONE, picture, png
+from support.programs.commands import call
 
 from pulid_extract.shared.errors import PackageError
 from pulid_extract.shared.model_files import PULID, checkup, find

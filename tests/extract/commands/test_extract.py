@@ -14,11 +14,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from support.coloured_faces import picture, png
-from support.commands import call
-from support.extractions import CORNER, MIDDLE, box_of, crop, identity
+from support.models.portrait_models import models, models_folder
 from support.paths import ROOT
-from support.portrait_models import models, models_folder
+from support.pictures.coloured_faces import picture, png
+from support.pictures.extractions import CORNER, MIDDLE, box_of, crop, identity
+from support.programs.commands import call
 
 from pulid_extract import cli, decode_embedding, read_embedding
 from pulid_extract.version import __version__

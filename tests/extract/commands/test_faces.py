@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from support.coloured_faces import LARGE, SMALL, A, B, C, face_box, picture, png
-from support.commands import call
-from support.portrait_models import models, models_folder, write_projection
+from support.models.portrait_models import models, models_folder, write_projection
+from support.pictures.coloured_faces import LARGE, SMALL, A, B, C, face_box, picture, png
+from support.programs.commands import call
 
 from pulid_extract import read_embedding
 from pulid_extract.pictures import drawing

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.coloured_faces import picture, png
-from support.commands import call
-from support.extractions import extractor
-from support.portrait_models import models
-from support.similar_people import ONE, THREE, TWO, vectors
+from support.models.portrait_models import models
+from support.pictures.coloured_faces import picture, png
+from support.pictures.extractions import extractor
+from support.pictures.similar_people import ONE, THREE, TWO, vectors
+from support.programs.commands import call
 
 from pulid_extract import read_embedding
 from pulid_extract.extraction.identity import FaceCrop

@@ -6,9 +6,9 @@ import json
 import sys
 
 import pytest
-from support.coloured_faces import ALONE, GROUP, save
-from support.commands import call, run
-from support.portrait_models import models
+from support.models.portrait_models import models
+from support.pictures.coloured_faces import ALONE, GROUP, save
+from support.programs.commands import call, run
 
 from pulid_extract.shared.cli import console
 

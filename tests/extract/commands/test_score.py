@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.coloured_faces import GREEN, RED, picture
-from support.commands import run_plainly
-from support.portrait_models import models_folder, write_projection
+from support.models.portrait_models import models_folder, write_projection
+from support.pictures.coloured_faces import GREEN, RED, picture
+from support.programs.commands import run_plainly
 
 from pulid_extract import encode_embedding
 from pulid_extract.faces import score_report, scorer

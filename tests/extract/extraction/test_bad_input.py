@@ -11,11 +11,11 @@ import types
 import numpy as np
 import pytest
 from PIL import Image
-from support.bad_pictures import BAD, MODES, heic, huge_png
-from support.coloured_faces import GREEN, RED, picture
-from support.commands import call
-from support.picture_files import PICTURE, encode
-from support.portrait_models import models, models_folder
+from support.models.portrait_models import models, models_folder
+from support.pictures.bad_pictures import BAD, MODES, heic, huge_png
+from support.pictures.coloured_faces import GREEN, RED, picture
+from support.pictures.picture_files import PICTURE, encode
+from support.programs.commands import call
 
 from pulid_extract import FaceBox
 from pulid_extract.faces import antelopev2 as faces

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.coloured_faces import MAGENTA, YELLOW, picture
-from support.extractions import CORNER, MIDDLE, box_of, crop, extractor, identity
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import MAGENTA, YELLOW, picture
+from support.pictures.extractions import CORNER, MIDDLE, box_of, crop, extractor, identity
 
 from pulid_extract import FaceBox
 from pulid_extract.faces import antelopev2 as faces
@@ -195,7 +195,7 @@ def extract_with(weights):
 
 def test_an_encoder_for_another_tower_is_refused(tmp_path):
     from safetensors.torch import save_file
-    from support.portrait_models import pulid_state
+    from support.models.portrait_models import pulid_state
 
     save_file(pulid_state(cond_dim=512 + 768), tmp_path / "pulid.safetensors")
     with pytest.raises(WeightsError, match="wants a condition of 1280"):

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.coloured_faces import ALONE, save
-from support.commands import call
 from support.distances import relative
-from support.portrait_models import models
+from support.models.portrait_models import models
+from support.pictures.coloured_faces import ALONE, save
+from support.programs.commands import call
 
 from pulid_extract.batch.ray_worker import WorkerSetup, open_worker
 from pulid_extract.commands.doctor import _network_checks

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.coloured_faces import GREEN, RED, picture, png
-from support.commands import call
+from support.models.portrait_models import models, models_folder
 from support.paths import ROOT
-from support.portrait_models import models, models_folder
+from support.pictures.coloured_faces import GREEN, RED, picture, png
+from support.programs.commands import call
 
 PICTURE = png(picture((5, 5, RED)))
 NOTHING = "model files are missing"  # what the same command says of an empty models folder

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.coloured_faces import RED, picture
-from support.portrait_models import (
+from support.models.portrait_models import (
     models_folder,
     write_antelopev2,
 )
+from support.pictures.coloured_faces import RED, picture
 
 from pulid_extract.faces import antelopev2 as faces
 from pulid_extract.shared.errors import WeightsError

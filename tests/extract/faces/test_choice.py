@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.chosen_crops import crop, extractor
-from support.coloured_faces import LARGE, MAGENTA, SMALL, A, B, C, face_box, picture
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.chosen_crops import crop, extractor
+from support.pictures.coloured_faces import LARGE, MAGENTA, SMALL, A, B, C, face_box, picture
 
 from pulid_extract import FaceBox
 from pulid_extract.extraction.identity import Options

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.chosen_crops import crop, extractor
-from support.coloured_faces import MAGENTA, RED, YELLOW, A, B, C, picture
+from support.pictures.chosen_crops import crop, extractor
+from support.pictures.coloured_faces import MAGENTA, RED, YELLOW, A, B, C, picture
 
 from pulid_extract import FaceBox
 from pulid_extract.extraction.identity import Options

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.coloured_faces import (
+from support.models.portrait_models import loaded_retinaface, models_folder
+from support.pictures.coloured_faces import (
     GREEN,
     LARGE,
     MAGENTA,
@@ -15,7 +16,6 @@ from support.coloured_faces import (
     face_box,
     picture,
 )
-from support.portrait_models import loaded_retinaface, models_folder
 
 
 @pytest.mark.parametrize(

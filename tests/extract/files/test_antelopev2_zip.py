@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from support.portrait_models import antelopev2_zip
+from support.models.portrait_models import antelopev2_zip
 
 from pulid_extract.files.antelopev2_zip import unpack_antelopev2
 from pulid_extract.files.kits import KITS

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.coloured_faces import ALONE, GROUP, picture
 from support.distances import relative
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import ALONE, GROUP, picture
 
 from pulid_extract.batch.ray_worker import WorkerSetup, open_worker
 from pulid_extract.extraction.extractor import Extractor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.distances import relative
-from support.portrait_models import bisenet_state, retinaface_state
+from support.models.portrait_models import bisenet_state, retinaface_state
 
 from pulid_extract.faces import crop as face_crop
 from pulid_extract.files.roles import ROLES

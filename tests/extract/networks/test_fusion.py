@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import pytest
 from support.distances import relative
-from support.extractions import extractor
-from support.similar_people import ONE, TWO, vectors
+from support.pictures.extractions import extractor
+from support.pictures.similar_people import ONE, TWO, vectors
 
 from pulid_extract.networks.fusion import (
     OUTLIER,

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from seeded.tensors import seeded, seeded_state
 from support.distances import relative
-from support.paths import GOLDEN
-from support.portrait_models import (
+from support.models.portrait_models import (
     eva_state,
     models_folder,
     pulid_state,
 )
+from support.paths import GOLDEN
 
 from pulid_extract.files.roles import ROLES
 from pulid_extract.networks import eva_clip

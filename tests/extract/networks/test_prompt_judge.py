@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from seeded.onnx_graph import Graph
 from seeded.tensors import seeded_state
-from support.coloured_faces import RED, picture
-from support.commands import call
-from support.portrait_models import eva_state, models_folder
+from support.models.portrait_models import eva_state, models_folder
+from support.pictures.coloured_faces import RED, picture
+from support.programs.commands import call
 
 from pulid_extract.networks.clip_text import TextTower, load_text_tower
 from pulid_extract.networks.prompt_judge import (

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.bad_pictures import BAD, MODES, chunk, huge_png
-from support.picture_files import PICTURE, encode
+from support.pictures.bad_pictures import BAD, MODES, chunk, huge_png
+from support.pictures.picture_files import PICTURE, encode
 
 from pulid_extract import FaceBox
 from pulid_extract.faces import crop as face_crop

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from support.colour_profiles import DISPLAY_P3, matrix_profile
-from support.picture_files import PICTURE, encode
+from support.pictures.colour_profiles import DISPLAY_P3, matrix_profile
+from support.pictures.picture_files import PICTURE, encode
 
 from pulid_extract.pictures.portrait import (
     check_portrait,

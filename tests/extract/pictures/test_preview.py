@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from support.coloured_faces import GREEN, RED, picture, png
-from support.commands import call
-from support.portrait_models import models
+from support.models.portrait_models import models
+from support.pictures.coloured_faces import GREEN, RED, picture, png
+from support.programs.commands import call
 
 from pulid_extract.networks import bisenet
 from pulid_extract.pictures import drawing

@@ -19,11 +19,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.coloured_faces import ALONE, GROUP, OTHER, save
-from support.commands import run
+from support.models.portrait_models import models_folder
 from support.paths import ROOT, TESTS
-from support.portrait_models import models_folder
-from support.processes import started
+from support.pictures.coloured_faces import ALONE, GROUP, OTHER, save
+from support.programs.commands import run
+from support.programs.processes import started
 from support.ray_work import open_echo, open_half
 
 from pulid_extract.shared.cluster.dispatch import MAX_DEATHS, LostTask, dispatch

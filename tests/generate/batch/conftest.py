@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from seeded.checkpoints import write_embedding
 from support.batch_rows import ROWS, manifest
-from support.micro_flags import model_flags, pulid_flags
+from support.models.micro_flags import model_flags, pulid_flags
 
 
 @pytest.fixture

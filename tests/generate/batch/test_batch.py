@@ -9,7 +9,7 @@ import hashlib
 import pytest
 from safetensors.torch import load_file, save_file
 from support.batch_rows import ROWS, SIZE, distance, flags_of, manifest
-from support.commands import lines
+from support.programs.commands import lines
 
 from pulid_generate.batch import running as batch_run
 from pulid_generate.errors import IdentityError, OutputError

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from PIL import Image
-from support.processes import started
+from support.programs.processes import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from support.fake_score import FACE_BOX, FINDS_A_FACE
-from support.micro_flags import micro_files
+from support.models.micro_flags import micro_files
+from support.programs.fake_score import FACE_BOX, FINDS_A_FACE
 
 from pulid_extract.shared.cluster.actor import Place
 from pulid_generate import Pipeline, Placement

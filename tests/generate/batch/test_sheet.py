@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from seeded.checkpoints import write_embedding
-from support.commands import lines
+from support.programs.commands import lines
 
 from pulid_extract.shared.embedding_file import encode_embedding
 from pulid_generate.assembly import opening

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from support.commands import lines
+from support.programs.commands import lines
 
 from pulid_generate.batch import sweep as sweep_run
 from pulid_generate.batch.lines import PictureResult

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from support.batch_rows import SIZE
-from support.commands import lines
+from support.programs.commands import lines
 
 from pulid_generate.errors import PlacementError
 from pulid_generate.pipeline import loading

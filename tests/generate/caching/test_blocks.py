@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.distances import relative
-from support.golden_flux import Counting, first_layers, inputs, load_fewer_blocks, velocity
+from support.models.golden_flux import Counting, first_layers, inputs, load_fewer_blocks, velocity
 
 from pulid_generate.caching.blocks import BlockCache
 from pulid_generate.caching.evaluation import Evaluation

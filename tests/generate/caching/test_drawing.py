@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.distances import pixels
-from support.micro_flags import model_flags, pulid_flags
+from support.models.micro_flags import model_flags, pulid_flags
 
 from pulid_generate.pictures.description import parse_description
 

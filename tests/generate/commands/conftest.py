@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.micro_flags import model_flags, pulid_flags
+from support.models.micro_flags import model_flags, pulid_flags
 
 STEPS = ("--steps", 2)
 

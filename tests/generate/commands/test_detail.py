@@ -9,8 +9,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from support.micro_flags import model_flags, pulid_flags
-from support.picture_files import gradient
+from support.models.micro_flags import model_flags, pulid_flags
+from support.pictures.picture_files import gradient
 
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters

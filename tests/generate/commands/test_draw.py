@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.distances import pixels
-from support.micro_drawing import drawn_kept_and_streamed
-from support.micro_flags import micro_files, pulid_flags
+from support.models.micro_flags import micro_files, pulid_flags
+from support.pictures.micro_drawing import drawn_kept_and_streamed
 
 from pulid_extract.shared.embedding_file import encode_embedding, read_embedding
 from pulid_generate.files.model import Model

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.distances import pixels
-from support.micro_flags import encoder_flags, pulid_flags
-from support.picture_files import encode, gradient
+from support.models.micro_flags import encoder_flags, pulid_flags
+from support.pictures.picture_files import encode, gradient
 
 from pulid_generate.pictures.description import parse_description
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.control_files import write_control
 from support.distances import relative
-from support.golden_flux import (
+from support.models.control_files import write_control
+from support.models.golden_flux import (
     GUIDANCE,
     Person,
     by_hand,
@@ -23,8 +23,8 @@ from support.golden_flux import (
     tensors,
     write_fewer_blocks,
 )
-from support.micro_flags import model_flags, pulid_flags
-from support.picture_files import encode, gradient
+from support.models.micro_flags import model_flags, pulid_flags
+from support.pictures.picture_files import encode, gradient
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.control.files import ControlFile

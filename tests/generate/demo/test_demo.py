@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from support.fake_hub import Hub, running
+from support.programs.fake_hub import Hub, running
 
 from docs import cli_reference
 from pulid_extract.shared import home

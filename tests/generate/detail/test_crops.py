@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from micro_world.seams import step_across
-from support.picture_files import gradient
+from support.pictures.picture_files import gradient
 
 from pulid_generate.detail.crops import FaceCrop, crop_of, cut_out, put_back
 from pulid_generate.request.detail import DetailSettings

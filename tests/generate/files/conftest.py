@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.flux_files import all_in_one, pipeline_folder
-from support.loaded_models import loaded
+from support.models.flux_files import all_in_one, pipeline_folder
+from support.models.loaded_models import loaded
 
 from pulid_generate.files.model_set import ModelFiles
 

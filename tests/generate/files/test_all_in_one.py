@@ -8,8 +8,8 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file
-from support.flux_files import ALL_IN_ONE, all_in_one, write_gguf
-from support.loaded_models import assert_same, loaded
+from support.models.flux_files import ALL_IN_ONE, all_in_one, write_gguf
+from support.models.loaded_models import assert_same, loaded
 
 from pulid_extract.shared.model_files import kind_of, kinds_of, read_header
 from pulid_extract.shared.model_files.kinds import PREFIXES

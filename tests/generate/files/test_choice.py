@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from seeded import public_layouts
-from support.hollow_files import hollow, stored
+from support.models.hollow_files import hollow, stored
 
 from pulid_generate.errors import WeightsError
 from pulid_generate.files.model import Model

@@ -9,9 +9,9 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
-from support.flux_files import all_in_one, write_gguf
-from support.golden_flux import tensors
-from support.micro_flags import bare_picture, model_flags
+from support.models.flux_files import all_in_one, write_gguf
+from support.models.golden_flux import tensors
+from support.models.micro_flags import bare_picture, model_flags
 
 from pulid_extract.shared.model_files import kind_of, read_gguf, read_header
 from pulid_generate.errors import CheckpointError, WeightsError

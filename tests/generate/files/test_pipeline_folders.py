@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.distances import relative
-from support.flux_files import cached_repository
-from support.golden_flux import inputs, velocity
-from support.loaded_models import assert_same, loaded
+from support.models.flux_files import cached_repository
+from support.models.golden_flux import inputs, velocity
+from support.models.loaded_models import assert_same, loaded
 
 from pulid_extract.shared.model_files import candidates_in, kind_of, read_header
 from pulid_generate.errors import WeightsError

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 import pytest
 import typer
-from support.commands import call
+from support.programs.commands import call
 
 from docs import cli_reference
 from pulid_extract.flags.help_pages import PAGES as EXTRACT_PAGES

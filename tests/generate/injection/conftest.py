@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from support import seeded_flux
+from support.models import seeded_flux
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.distances import relative
-from support.seeded_flux import LEFT, RIGHT, velocity
+from support.models.seeded_flux import LEFT, RIGHT, velocity
 
 from pulid_generate.errors import PlacementError
 from pulid_generate.injection.compiling import check_compiler, compile_blocks

@@ -17,9 +17,9 @@ import torch
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import save_file
 from support.distances import relative
-from support.flux_files import scaled_fp8
-from support.gguf_copy import write_gguf
-from support.golden_flux import fewer_blocks, inputs, tensors
+from support.models.flux_files import scaled_fp8
+from support.models.gguf_copy import write_gguf
+from support.models.golden_flux import fewer_blocks, inputs, tensors
 from torch._inductor.exc import InductorError
 
 from pulid_extract.shared.model_files import read_header

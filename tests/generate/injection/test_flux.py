@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.distances import relative
-from support.golden_flux import inputs, tensors, velocity
+from support.models.golden_flux import inputs, tensors, velocity
+from support.models.stock_models import stock_autoencoder, stock_flux
 from support.paths import GOLDEN
-from support.stock_models import stock_autoencoder, stock_flux
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import IdentityError, WeightsError

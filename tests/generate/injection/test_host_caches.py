@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 import torch
 from support.distances import relative
-from support.golden_flux import Counting, first_layers, inputs, load_fewer_blocks, velocity
-from support.stock_models import stock_flux
+from support.models.golden_flux import Counting, first_layers, inputs, load_fewer_blocks, velocity
+from support.models.stock_models import stock_flux
 
 from pulid_generate.errors import IdentityError
 from pulid_generate.injection import host_caches

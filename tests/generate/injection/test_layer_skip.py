@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.distances import relative
-from support.seeded_flux import DOUBLE, arguments, velocity
+from support.models.seeded_flux import DOUBLE, arguments, velocity
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL

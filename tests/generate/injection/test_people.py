@@ -7,7 +7,7 @@ import pytest
 import torch
 from seeded.tensors import seeded
 from support.distances import relative
-from support.seeded_flux import (
+from support.models.seeded_flux import (
     HOOKS,
     LEFT,
     RIGHT,

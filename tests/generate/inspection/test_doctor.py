@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from seeded import public_layouts
-from support.control_files import write_control, write_tae
-from support.hollow_files import DEV, hollow, stored
-from support.lora_files import RANK, plain_lora, write
+from support.models.control_files import write_control, write_tae
+from support.models.hollow_files import DEV, hollow, stored
+from support.models.lora_files import RANK, plain_lora, write
+from support.models.upscaler_files import write_upscaler
 from support.paths import ROOT
-from support.upscaler_files import write_upscaler
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.memory.footprint import cacheable_bytes

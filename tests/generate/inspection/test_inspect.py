@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from seeded import public_layouts
-from support.hollow_files import DEV, hollow, stored
+from support.models.hollow_files import DEV, hollow, stored
+from support.models.portrait_models import write_antelopev2
 from support.paths import ROOT
-from support.portrait_models import write_antelopev2
 
 from pulid_extract.shared.errors import WeightsError
 from pulid_generate.files.storage import NUMBER_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.tape import Tape, same
+from support.programs.tape import Tape, same
 
 from pulid_generate.kernels import trials
 from pulid_generate.kernels.recording import CudaRecorder, Recordings, has_cuda_graphs

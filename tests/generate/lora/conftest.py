@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.lora_files import BFL_SPELLINGS, bfl_lora, flux, write
+from support.models.lora_files import BFL_SPELLINGS, bfl_lora, flux, write
 
 from pulid_generate.lora.hooks import linear_shapes
 

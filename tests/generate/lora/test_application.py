@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from support.distances import relative
-from support.lora_files import (
+from support.models.lora_files import (
     attached,
     drawn_with,
     hooks_of,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.lora_files import (
+from support.models.lora_files import (
     KOHYA,
     LAYER,
     flux,

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from support.distances import relative
-from support.lora_files import (
+from support.models.lora_files import (
     BFL_SPELLINGS,
     FUSED,
     KOHYA,

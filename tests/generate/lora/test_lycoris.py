@@ -8,7 +8,7 @@ import gguf
 import pytest
 import torch
 from support.distances import relative
-from support.lora_files import FUSED, flux, pair, products_of, velocity, write
+from support.models.lora_files import FUSED, flux, pair, products_of, velocity, write
 from torch import nn
 
 from pulid_generate.files.fp8_layers import multiplies_in_fp8

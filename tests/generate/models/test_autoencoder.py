@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.picture_files import gradient
-from support.stock_models import stock_autoencoder
+from support.models.stock_models import stock_autoencoder
+from support.pictures.picture_files import gradient
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, InputError, RequestError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.distances import relative
-from support.golden_flux import tensors
+from support.models.golden_flux import tensors
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, WeightsError

@@ -9,9 +9,9 @@ import torch
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from support.distances import relative
-from support.flux_files import t5_gguf, write_gguf
+from support.models.flux_files import t5_gguf, write_gguf
+from support.models.vocabularies import PROMPTS, vocabulary
 from support.tokens import t5_ids
-from support.vocabularies import PROMPTS, vocabulary
 
 from pulid_extract.shared.model_files import find, kind_of, read_gguf, read_header
 from pulid_generate.errors import CheckpointError

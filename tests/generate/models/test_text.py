@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.distances import relative
+from support.models.vocabularies import PROMPTS, vocabulary
 from support.tokens import clip_ids, t5_ids
-from support.vocabularies import PROMPTS, vocabulary
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import CheckpointError, RequestError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import save_file
-from support.flux_files import write_gguf
+from support.models.flux_files import write_gguf
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.models import tensor_files, upload

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.micro_flags import micro_files
-from support.upscaler_files import tiny_upscaler
+from support.models.micro_flags import micro_files
+from support.models.upscaler_files import tiny_upscaler
 
 from pulid_extract.shared import errors
 from pulid_extract.shared.embedding_file import read_embedding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.vocabularies import vocabulary
+from support.models.vocabularies import vocabulary
 
 from pulid_generate.models import weighted_prompts as weights
 from pulid_generate.models.prompt_reader import PromptReader

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.distances import relative
-from support.flux_files import scaled_fp8, widened
-from support.golden_flux import inputs, tensors, velocity
+from support.models.flux_files import scaled_fp8, widened
+from support.models.golden_flux import inputs, tensors, velocity
 from support.tokens import t5_ids
 
 from pulid_extract.shared.model_files import read_header

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.distances import relative
-from support.flux_files import scaled_fp8, widened
-from support.golden_flux import fewer_blocks, inputs, tensors, velocity
-from support.micro_flags import micro_files, model_flags
+from support.models.flux_files import scaled_fp8, widened
+from support.models.golden_flux import fewer_blocks, inputs, tensors, velocity
+from support.models.micro_flags import micro_files, model_flags
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.errors import PlacementError, RequestError

@@ -11,9 +11,9 @@ import torch
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 from support.distances import psnr, relative
-from support.gguf_copy import SAMPLE, write_gguf
-from support.micro_drawing import drawn_kept_and_streamed
-from support.micro_flags import bare_picture, encoder_flags
+from support.models.gguf_copy import SAMPLE, write_gguf
+from support.models.micro_flags import bare_picture, encoder_flags
+from support.pictures.micro_drawing import drawn_kept_and_streamed
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.models.flux import flux_shape, load_flux

@@ -5,8 +5,8 @@ how it can fail.
 from __future__ import annotations
 
 import pytest
-from support.coloured_faces import GREEN, GROUP, RED, picture, png
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import GREEN, GROUP, RED, picture, png
 
 from pulid_generate.errors import PackageError, ScoringError
 from pulid_generate.pictures import scorer

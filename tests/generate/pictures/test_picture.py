@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from support.picture_files import encode, gradient
+from support.pictures.picture_files import encode, gradient
 
 from pulid_generate.errors import OutputError, RequestError
 from pulid_generate.pictures.picture import (

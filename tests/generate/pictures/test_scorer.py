@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.coloured_faces import GREEN, RED, picture
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import GREEN, RED, picture
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import InputError, PackageError, ScoringError

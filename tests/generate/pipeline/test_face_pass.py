@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.micro_flags import micro_files
+from support.models.micro_flags import micro_files
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, Pipeline, Placement

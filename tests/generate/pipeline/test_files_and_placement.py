@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.micro_drawing import HEIGHT, WIDTH, write_lora
+from support.pictures.micro_drawing import HEIGHT, WIDTH, write_lora
 
 from pulid_generate.errors import PlacementError
 from pulid_generate.injection.compiling import check_compiler

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.control_files import write_control
+from support.models.control_files import write_control
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest

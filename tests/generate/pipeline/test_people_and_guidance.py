@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from PIL import Image
-from support.micro_drawing import HEIGHT, WIDTH, Drawn, write_lora
+from support.pictures.micro_drawing import HEIGHT, WIDTH, Drawn, write_lora
 
 LEFT, RIGHT = f"box=0,0,{WIDTH // 2},{HEIGHT}", f"box={WIDTH // 2},0,{WIDTH // 2},{HEIGHT}"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.micro_drawing import HEIGHT, WIDTH
+from support.pictures.micro_drawing import HEIGHT, WIDTH
 
 
 @pytest.fixture(scope="module")

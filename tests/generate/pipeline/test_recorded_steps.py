@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.golden_flux import GUIDANCE, Person, first_layers, inputs, load_fewer_blocks
-from support.tape import Tape, same
+from support.models.golden_flux import GUIDANCE, Person, first_layers, inputs, load_fewer_blocks
+from support.programs.tape import Tape, same
 
 from pulid_generate.kernels import trials
 from pulid_generate.kernels.recording import Recordings

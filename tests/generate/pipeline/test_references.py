@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from support.distances import relative
-from support.golden_flux import (
+from support.models.golden_flux import (
     GUIDANCE,
     Person,
     by_hand,
@@ -20,8 +20,8 @@ from support.golden_flux import (
     inputs,
     load_fewer_blocks,
 )
-from support.micro_flags import encoder_flags, pulid_flags
-from support.picture_files import encode, gradient
+from support.models.micro_flags import encoder_flags, pulid_flags
+from support.pictures.picture_files import encode, gradient
 
 from pulid_extract.shared.model_files import Header
 from pulid_generate.errors import InputError, RequestError

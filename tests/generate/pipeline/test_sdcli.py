@@ -9,9 +9,9 @@ import shutil
 import pytest
 from gguf import GGMLQuantizationType
 from support.distances import psnr
-from support.gguf_copy import SAMPLE, write_gguf
+from support.models.gguf_copy import SAMPLE, write_gguf
+from support.models.vocabularies import vocabulary
 from support.paths import TESTS
-from support.vocabularies import vocabulary
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from support.colour_profiles import DISPLAY_P3, in_srgb, matrix_profile
-from support.picture_files import encode, gradient
+from support.pictures.colour_profiles import DISPLAY_P3, in_srgb, matrix_profile
+from support.pictures.picture_files import encode, gradient
 
 from pulid_generate.errors import InputError
 from pulid_generate.request.start_picture import (

@@ -8,7 +8,7 @@ import os
 
 import pytest
 from PIL import Image
-from support.micro_drawing import write_lora
+from support.pictures.micro_drawing import write_lora
 from support.visits import CHROMIUM, EXTRACT, MODELS, Visit
 
 from pulid_generate.flags.commands import ServeFlags

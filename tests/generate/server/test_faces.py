@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image, ImageChops
-from support.fake_score import FACE_BOX, FINDS_A_FACE
+from support.programs.fake_score import FACE_BOX, FINDS_A_FACE
 from support.served import of_file, wait_for
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from support.commands import call
+from support.programs.commands import call
 from support.visits import EXTRACT, MODELS, needs_browser, wait
 
 needs_browser()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from support.micro_drawing import write_lora
+from support.pictures.micro_drawing import write_lora
 from support.served import PROMPT, drawn, micro_serve_flags, serving
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")

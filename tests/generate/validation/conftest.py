@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from seeded import astronaut
 from seeded.checkpoints import write_embedding
-from support.fake_reports import SCORES
-from support.micro_flags import model_flags, pulid_flags
+from support.models.micro_flags import model_flags, pulid_flags
+from support.programs.fake_reports import SCORES
 
 SIZE = ("-W", 64, "-H", 48)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from seeded import astronaut, micro_antelopev2
-from support.fake_reports import EVERYTHING, SCORES
+from support.programs.fake_reports import EVERYTHING, SCORES
 
 from pulid_generate.errors import PlacementError
 from pulid_generate.pipeline.denoiser import Denoiser

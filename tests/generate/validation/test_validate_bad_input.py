@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.fake_reports import NOBODY, SCORES
+from support.programs.fake_reports import NOBODY, SCORES
 
 from pulid_extract.shared.embedding_file import read_embedding
 

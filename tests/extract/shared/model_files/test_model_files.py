@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.models.portrait_models import eva_state, write_antelopev2
 from support.paths import ROOT
-from support.portrait_models import eva_state, write_antelopev2
 
 from pulid_extract.files.roles import ROLES
 from pulid_extract.shared.errors import OutputError, WeightsError

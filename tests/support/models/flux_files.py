@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
-from support.vocabularies import vocabulary
+from support.models.vocabularies import vocabulary
 from torch import Tensor
 
 ALL_IN_ONE = {
@@ -59,7 +59,7 @@ def all_in_one(
 
 def pipeline_folder(micro: Path, target: Path) -> Path:
     """A diffusers pipeline, the transformer and T5 in several shards, with T5's tokenizer."""
-    from support.stock_models import stock_autoencoder, stock_clip, stock_flux, stock_t5
+    from support.models.stock_models import stock_autoencoder, stock_clip, stock_flux, stock_t5
 
     from pulid_extract.shared.model_files import read_header
     from pulid_generate.models.autoencoder import load_vae

@@ -6,8 +6,8 @@ import re
 
 import pytest
 import typer
-from support.commands import call
 from support.paths import ROOT
+from support.programs.commands import call
 
 from docs import cli_reference
 from pulid_extract.files.roles import ROLES

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.pulled import BODY, FILE, REPO, SHA256, item, names
+from support.programs.pulled import BODY, FILE, REPO, SHA256, item, names
 
 from pulid_extract.shared.errors import OutputError, WeightsError
 from pulid_extract.shared.model_files import Source, transfer

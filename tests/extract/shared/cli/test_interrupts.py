@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from support.processes import started
+from support.programs.processes import started
 
 from pulid_extract.shared.cli.interrupts import MESSAGE, Interrupts
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from seeded.tensors import seeded, seeded_state
-from support.coloured_faces import LARGE, POINTS, SMALL
 from support.paths import GOLDEN
+from support.pictures.coloured_faces import LARGE, POINTS, SMALL
 
 
 def write_antelopev2(folder: Path, width: int = 512) -> Path:

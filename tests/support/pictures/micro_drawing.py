@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.commands import Run
+from support.programs.commands import Run
 
 from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement

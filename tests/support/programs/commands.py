@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
 
 
 @dataclass(frozen=True)

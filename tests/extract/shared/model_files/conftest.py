@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.pulled import BODY, FILE, REPO
+from support.programs.pulled import BODY, FILE, REPO
 
 
 @pytest.fixture

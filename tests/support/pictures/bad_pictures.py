@@ -8,8 +8,8 @@ import zlib
 
 import numpy as np
 from PIL import Image
-from support.coloured_faces import picture, png
-from support.picture_files import PICTURE, encode
+from support.pictures.coloured_faces import picture, png
+from support.pictures.picture_files import PICTURE, encode
 
 # Every format as a photograph of 32x48 that is read, whatever its mode.
 MODES = {

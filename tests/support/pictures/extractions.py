@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from support.coloured_faces import GREEN, LARGE, RED, face_box, picture
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import GREEN, LARGE, RED, face_box, picture
 
 from pulid_extract import FaceBox
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from support.coloured_faces import GREEN, RED, picture
+from support.pictures.coloured_faces import GREEN, RED, picture
 
 ONE, TWO = picture((5, 5, RED)), picture((6, 6, RED), (16, 16, GREEN), seed="other")
 THREE = picture((8, 8, RED))

@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from support.models.portrait_models import antelopev2_zip
 from support.paths import ROOT
-from support.portrait_models import antelopev2_zip
-from support.pulled import BODY, FILE, REPO, SHA256, item, names
+from support.programs.pulled import BODY, FILE, REPO, SHA256, item, names
 
 from pulid_extract.files.antelopev2_zip import unpack_antelopev2
 from pulid_extract.files.kits import KITS

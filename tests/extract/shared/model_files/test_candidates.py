@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from support.hollow_files import hollow
+from support.models.hollow_files import hollow
 
 from pulid_extract.files.model_set import find_files
 from pulid_extract.files.roles import ROLES

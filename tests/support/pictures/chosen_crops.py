@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from support.coloured_faces import A, B, C, picture
-from support.portrait_models import models_folder
+from support.models.portrait_models import models_folder
+from support.pictures.coloured_faces import A, B, C, picture
 
 from pulid_extract.faces.choice import FaceChoice
 
