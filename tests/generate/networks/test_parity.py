@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.models.stock_models import new_flux
 from torch import nn
 
 from pulid_generate.networks.autoencoder import Autoencoder
@@ -44,32 +45,10 @@ def normal(*shape: int, dtype: torch.dtype, seed: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("guidance", [True, False])
 def test_flux(dtype, guidance):
-    from diffusers import FluxTransformer2DModel
-
-    theirs = FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=3,
-        attention_head_dim=128,
-        num_attention_heads=2,
-        joint_attention_dim=48,
-        pooled_projection_dim=32,
-        guidance_embeds=guidance,
-        axes_dims_rope=(16, 56, 56),
-    )
+    sizes = {"width": 256, "double": 2, "single": 3, "latent": 64, "context": 48, "pooled": 32}
+    theirs = new_flux(**sizes, guidance=guidance)
     seeded(theirs, dtype)
-    ours = take(
-        FluxTransformer(
-            width=256,
-            double=2,
-            single=3,
-            latent=64,
-            context=48,
-            pooled=32,
-            guidance=guidance,
-        ),
-        theirs,
-    )
+    ours = take(FluxTransformer(**sizes, guidance=guidance), theirs)
     rows, columns = 4, 6
     places = torch.zeros(rows * columns, 3)
     places[:, 1] = torch.arange(rows * columns) // columns

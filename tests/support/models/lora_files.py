@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from support.models.stock_models import new_flux
 from torch import nn
 
 from pulid_generate.files.model import Model
@@ -22,22 +23,9 @@ LAYER = "transformer.transformer_blocks.0.attn.to_q"
 
 def flux(width: int = 256, guidance: bool = True, seed: int = 0, device: str = "cpu"):
     """A Flux of 2 double and 2 single blocks."""
-    from diffusers import FluxTransformer2DModel
-
     torch.manual_seed(seed)
     with torch.device(device):
-        model: Any = FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=64,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=128,
-            num_attention_heads=width // 128,
-            joint_attention_dim=64,
-            pooled_projection_dim=32,
-            guidance_embeds=guidance,
-            axes_dims_rope=(16, 56, 56),
-        )
+        model = new_flux(width=width, double=2, single=2, context=64, guidance=guidance)
     return model.eval().requires_grad_(False)
 
 

@@ -4,10 +4,9 @@ of its picture.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from seeded.tensors import seeded, seeded_state
+from support.models.stock_models import new_flux
 
 from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.request.regions import box_region
@@ -19,18 +18,7 @@ SIZE, TOKENS, TEXT, WIDTH, TOKEN_WIDTH = 96, 36, 8, 128, 96
 
 def flux():
     """A FluxTransformer2DModel."""
-    from diffusers import FluxTransformer2DModel
-
-    model: Any = FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=DOUBLE,
-        num_single_layers=SINGLE,
-        attention_head_dim=128,
-        num_attention_heads=1,
-        joint_attention_dim=48,
-        pooled_projection_dim=32,
-        axes_dims_rope=(16, 56, 56),
-    )
+    model = new_flux(width=WIDTH, double=DOUBLE, single=SINGLE, context=48)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     model.load_state_dict(
         {name: torch.from_numpy(value) for name, value in seeded_state(shapes).items()}

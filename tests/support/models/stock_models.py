@@ -1,5 +1,5 @@
-"""diffusers' and transformers' own models with the weights of ours, for what must work on both and
-for folders that those libraries write.
+"""diffusers' and transformers' own models, new ones and with the weights of ours, for what must work
+on both and for folders that those libraries write.
 """
 
 from __future__ import annotations
@@ -10,22 +10,46 @@ import torch
 from torch import nn
 
 
-def stock_flux(ours: nn.Module) -> Any:
-    """A FluxTransformer2DModel."""
+def new_flux(
+    *,
+    width: int,
+    double: int,
+    single: int,
+    context: int,
+    pooled: int = 32,
+    latent: int = 64,
+    guidance: bool = False,
+) -> Any:
+    """A FluxTransformer2DModel as it begins. context, pooled: widths of what T5 and CLIP give;
+    latent: of a token of the picture.
+    """
     from diffusers import FluxTransformer2DModel
 
-    width = ours.x_embedder.out_features
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=latent,
+        num_layers=double,
+        num_single_layers=single,
+        attention_head_dim=128,
+        num_attention_heads=width // 128,
+        joint_attention_dim=context,
+        pooled_projection_dim=pooled,
+        guidance_embeds=guidance,
+        axes_dims_rope=(16, 56, 56),
+    )
+
+
+def stock_flux(ours: nn.Module) -> Any:
+    """A FluxTransformer2DModel."""
     with torch.device("meta"):
-        model = FluxTransformer2DModel(
-            in_channels=ours.x_embedder.in_features,
-            num_layers=len(ours.transformer_blocks),
-            num_single_layers=len(ours.single_transformer_blocks),
-            attention_head_dim=128,
-            num_attention_heads=width // 128,
-            joint_attention_dim=ours.context_embedder.in_features,
-            pooled_projection_dim=ours.time_text_embed.text_embedder.linear_1.in_features,
-            guidance_embeds=hasattr(ours.time_text_embed, "guidance_embedder"),
-            axes_dims_rope=(16, 56, 56),
+        model = new_flux(
+            width=ours.x_embedder.out_features,
+            double=len(ours.transformer_blocks),
+            single=len(ours.single_transformer_blocks),
+            context=ours.context_embedder.in_features,
+            pooled=ours.time_text_embed.text_embedder.linear_1.in_features,
+            latent=ours.x_embedder.in_features,
+            guidance=hasattr(ours.time_text_embed, "guidance_embedder"),
         )
     return _with_weights(model, ours)
 
