@@ -22,8 +22,8 @@ from pulid_generate.server.work.queue import JobQueue
 
 # seconds between two looks for what is old
 TIDYING = 60.0
-# seconds between two steps that whoever watches is told of: more often nobody sees it, and waking the
-# event loop for each took one per cent of a small picture's time
+# seconds between two steps that whoever watches is told of: more often nobody sees it, and waking
+# the event loop for each took one per cent of a small picture's time
 PAUSE = 0.1
 # workers that one job may kill
 MAX_DEATHS = 2
@@ -164,19 +164,20 @@ class _JobWatch:
 
     @property
     def is_watched(self) -> bool:
-        return self.record.changes.is_watched and self._is_due()
+        return self.record.changes.is_watched
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._told >= PAUSE
 
     def step(self, done: int, total: int, count: int = 1) -> None:
         if self.record.is_cancelled:
             raise Cancelled
         self.record.step = (done, total)
         self.metrics.steps.inc(count)
-        if done == total or self._is_due():
+        if done == total or self.is_due:
             self._told = time.monotonic()
             self.record.changes.announce()
-
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._told >= PAUSE
 
     def show(self, preview: bytes) -> None:
         self.record.preview = preview

@@ -50,6 +50,10 @@ class Watch(Protocol):
     def is_watched(self) -> bool:
         """Whether anybody looks at previews."""
 
+    @property
+    def is_due(self) -> bool:
+        """Whether they are told of a step that ends now, which may come too soon to be seen."""
+
     def step(self, done: int, total: int, count: int = 1) -> None:
         """Step `done` of `total` is over, and `count` of them since this was last called; 0 at
         the start. Raises Cancelled.
@@ -129,7 +133,7 @@ class LocalDrawer:
 
         def on_denoised(latent: Tensor) -> None:
             # for whoever looks; it costs some milliseconds
-            if watch.is_watched:
+            if watch.is_watched and watch.is_due:
                 watch.show(preview_png(latent))
 
         job = judged.jobs[index]

@@ -203,8 +203,7 @@ def _check_limits(flags: BatchFlags, size: tuple[int, int], settings: Settings) 
         )
     if width * height > settings.max_megapixels * 1e6:
         raise RequestError(
-            f"{width}x{height}: expected at most {settings.max_megapixels:g} million "
-            "pixels here"
+            f"{width}x{height}: expected at most {settings.max_megapixels:g} million pixels here"
         )
     if flags.steps is not None and flags.steps > settings.max_steps:
         raise RequestError(f"steps {flags.steps}: expected at most {settings.max_steps} here")

@@ -249,7 +249,7 @@ def test_what_a_worker_notes_while_it_draws_is_told():
     drawer = WorkerDrawer("worker", None, lambda: False, lambda reply: None, notes.append)
     drawer._process = silent
     judged = SimpleNamespace(
-        jobs=[SimpleNamespace(steps=1)], drawing=None, form="PNG", metadata=True
+        jobs=[SimpleNamespace(steps=1)], drawing=None, form="PNG", metadata=True, picture=None
     )
     watch = SimpleNamespace(step=lambda *steps: None, is_watched=False, is_cancelled=False)
     assert drawer.draw(judged, 0, watch) == b"png"
