@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pulid_extract.shared.errors import OutputError
@@ -102,6 +102,31 @@ def write_atomically(
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def write_together(files: Mapping[Path, bytes], mode: int | None = None) -> None:
+    """As `write_atomically`, several files that belong together: all of them are on the disk before
+    the first gets its name, so that a full one leaves all as they were. Raises OutputError.
+    """
+    # target -> what will be renamed to it
+    besides: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for name, data in files.items():
+            path = _target_of(name)
+            if _is_special(path):
+                write_atomically(path, data, mode)
+                continue
+            # named before it is made, so that no signal in between leaves it behind
+            besides[path] = _beside(path)
+            _fill(besides[path], path, [data], mode)
+        for path, beside in besides.items():
+            beside.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        for beside in besides.values():
+            beside.unlink(missing_ok=True)
+
+
 def _replaced(path: Path, chunks: Iterable[bytes], mode: int | None) -> bool:
     """Write beside and rename; False if the new file was gone by then. Raises OutputError,
     OSError.
@@ -109,20 +134,25 @@ def _replaced(path: Path, chunks: Iterable[bytes], mode: int | None) -> bool:
     beside = _beside(path)
     # named before it is made, so that no signal in between leaves it behind
     try:
-        with open(_opened(beside, path, 0o666 if mode is None else mode), "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
         try:
-            # the umask may have taken what was asked for
-            if mode is not None:
-                beside.chmod(mode)
+            _fill(beside, path, chunks, mode)
             beside.replace(path)
         except FileNotFoundError:
             return False
         return True
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _fill(beside: Path, path: Path, chunks: Iterable[bytes], mode: int | None) -> None:
+    """Make the file that will be `path`. Raises OutputError, OSError."""
+    with open(_opened(beside, path, 0o666 if mode is None else mode), "wb") as file:
+        file.writelines(chunks)
+        file.flush()
+        os.fsync(file.fileno())
+    # the umask may have taken what was asked for
+    if mode is not None:
+        beside.chmod(mode)
 
 
 def _target_of(path: Path) -> Path:

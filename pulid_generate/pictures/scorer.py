@@ -140,6 +140,8 @@ class Scorer:
                 encoding="utf-8",
                 errors="replace",
                 env=os.environ | ({OFFLINE: "1"} if self.is_offline else {}),
+                # a Ctrl-C at the terminal is for this program to handle
+                start_new_session=True,
             )
         # it is not a program after all; too many words
         except OSError as error:
@@ -148,10 +150,10 @@ class Scorer:
             ) from None
         assert child.stdout is not None
         reader = threading.Thread(target=self._pass_on, args=(child.stderr, last_line), daemon=True)
-        reader.start()
         answered = failed = 0
         with child:
             try:
+                reader.start()
                 for text in child.stdout:
                     line = _line(text)
                     answered += 1
@@ -164,7 +166,8 @@ class Scorer:
                 raise
             finally:
                 # before its streams are closed
-                reader.join()
+                if reader.ident is not None:
+                    reader.join()
         if code != (1 if failed else 0) or answered != count:
             reason = _reason(code, last_line, answered, count)
             raise ScoringError(f"{PROGRAM} score: {reason}")

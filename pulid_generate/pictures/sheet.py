@@ -43,12 +43,22 @@ def write_sheet(
     permission bits. Raises OutputError.
     """
     written = []
-    for number, page in enumerate(pages(grid), 1):
-        written.append(page_path(path, number))
-        write_atomically(written[-1], encode_pixels(page, format_of(path), None), mode)
-    if len(written) > 1:
-        log(f"{path}: too large for one page, {len(written)} pages, the last is {written[-1]}")
+    for page, data in sheet_files(path, grid, log):
+        write_atomically(page, data, mode)
+        written.append(page)
     return written
+
+
+def sheet_files(
+    path: Path, grid: SheetGrid, log: Callable[[str], None]
+) -> Iterator[tuple[Path, bytes]]:
+    """The names and the bytes of the grid's pages. log: as of `write_sheet`."""
+    number, name = 0, path
+    for number, page in enumerate(pages(grid), 1):
+        name = page_path(path, number)
+        yield name, encode_pixels(page, format_of(path), None)
+    if number > 1:
+        log(f"{path}: too large for one page, {number} pages, the last is {name}")
 
 
 def page_path(path: Path, number: int) -> Path:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.json_text import read_object
-from pulid_extract.shared.writing import write_atomically
+from pulid_extract.shared.writing import write_together
 from pulid_generate.errors import OutputError
 from pulid_generate.pictures.scorer import Scorer
-from pulid_generate.pictures.sheet import write_sheet
+from pulid_generate.pictures.sheet import sheet_files
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail
 from pulid_generate.validation.formats import as_dict
 from pulid_generate.validation.page import as_page
@@ -61,8 +61,9 @@ def check_whose(path: Path, identity: ValidatedIdentity) -> None:
 def write_report(
     report: Report, folder: Path, scorer: Scorer, note: Callable[[str], None]
 ) -> list[Path]:
-    """Write the files and give their names, the page first. scorer: whose references and strangers
-    the page shows. note: gets a line if the sheet has several pages. Raises OutputError.
+    """Write the files, all of them or none, and give their names, the page first. scorer: whose
+    references and strangers the page shows. note: gets a line if the sheet has several pages.
+    Raises OutputError.
     """
     faces: list[tuple[str, bytes]] = []
     for kind, paths in (
@@ -76,10 +77,13 @@ def write_report(
                 faces.append((f"{kind}: {Path(path).name}", small))
     page = as_page(report, lambda output: read_small(folder / output), faces)
     text = json.dumps(as_dict(report), ensure_ascii=False, indent=1) + "\n"
-    write_atomically(folder / PAGE, page.encode("utf-8", "replace"), mode=MODE)
-    write_atomically(folder / JSON, text.encode("utf-8", "replace"), mode=MODE)
-    sheets = write_sheet(folder / SHEET, _sheet(report, folder), note, mode=MODE)
-    return [folder / PAGE, folder / JSON, *sheets]
+    files = {
+        folder / PAGE: page.encode("utf-8", "replace"),
+        folder / JSON: text.encode("utf-8", "replace"),
+        **dict(sheet_files(folder / SHEET, _sheet(report, folder), note)),
+    }
+    write_together(files, MODE)
+    return list(files)
 
 
 def _sheet(report: Report, folder: Path) -> SheetGrid:

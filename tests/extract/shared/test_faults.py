@@ -25,7 +25,7 @@ from pulid_extract.shared.cli.heartbeat import Heartbeat
 from pulid_extract.shared.cli.interrupts import ending_cleanly
 from pulid_extract.shared.errors import OutputError
 from pulid_extract.shared.locking import locked_folder
-from pulid_extract.shared.writing import check_writable, write_atomically
+from pulid_extract.shared.writing import check_writable, write_atomically, write_together
 from pulid_generate.pipeline.text_cache import TextCache
 
 KEY = key_of([b"a portrait"], {})
@@ -57,6 +57,23 @@ def test_a_write_that_breaks_off_leaves_the_old_file_alone(tmp_path):
         write_atomically(path, b"x" * (ROOM + 1))
     assert names(tmp_path) == ["x"]
     assert path.read_bytes() == b"old"
+
+
+def test_files_that_belong_together_are_all_new_or_all_old(tmp_path):
+    page, report = tmp_path / "page", tmp_path / "report"
+    link = tmp_path / "link"
+    link.symlink_to(page)
+    for path in (page, report):
+        path.write_bytes(b"old")
+    with little_room(), pytest.raises(OutputError, match="report: cannot be written"):
+        write_together({link: b"new", report: b"x" * (ROOM + 1)}, 0o600)
+    assert (page.read_bytes(), report.read_bytes()) == (b"old", b"old")
+    assert names(tmp_path) == ["link", "page", "report"]
+    write_together({link: b"new", report: b"newer"}, 0o600)
+    assert (page.read_bytes(), report.read_bytes()) == (b"new", b"newer")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert link.is_symlink()
+    assert names(tmp_path) == ["link", "page", "report"]
 
 
 def test_a_journal_says_that_its_line_is_not_whole(tmp_path):

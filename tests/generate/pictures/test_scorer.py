@@ -105,6 +105,17 @@ def test_who_stops_early_leaves_no_program_and_no_trace(fake, monkeypatch):
     assert set(said) <= {"still here"}
 
 
+def test_a_ctrl_c_of_the_terminal_does_not_reach_it(fake):
+    """Or what Python says of one in its first tenth of a second would be passed on."""
+    fake("say(f'in front of {os.getsid(0)}')\nlikeness(1.0)")
+    said: list[str] = []
+    [score] = Scorer(references=["me.png"], log=said.append).scores(["a.png"])
+    assert score.likeness == 1.0
+    [line] = said
+    assert line.startswith("in front of ")
+    assert line != f"in front of {os.getsid(0)}"
+
+
 @pytest.mark.slow
 def test_what_the_real_program_refuses_is_its_own_line(photos):
     scorer = Scorer(references=[photos / "nobody.png"], models_dir=models_folder())
