@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,18 @@ def failure_of(error: PulidError) -> JSONResponse:
 def without_folder(text: str, folder: Path) -> str:
     """A sentence without the folder in which the files of a request lie."""
     return text.replace(f"{folder}/", "")
+
+
+@contextmanager
+def naming_files_of(folder: Path) -> Iterator[None]:
+    """Errors inside call files by the names that they have in this folder: where it is is no
+    concern of a request's.
+    """
+    try:
+        yield
+    except PulidError as error:
+        error.args = (without_folder(str(error), folder),)
+        raise
 
 
 def mistake_of(error: Exception) -> str:

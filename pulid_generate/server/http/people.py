@@ -18,12 +18,12 @@ from fastapi.responses import Response
 
 from pulid_extract.shared.embedding_file import decode_embedding
 from pulid_extract.shared.json_text import read_json
-from pulid_extract.shared.writing import make_folder, write_atomically
+from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.server.failures import RefusedError, not_found, without_folder
+from pulid_generate.server.failures import RefusedError, naming_files_of, not_found, without_folder
 from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
 from pulid_generate.server.intake.people import SUFFIX, check_name
-from pulid_generate.server.intake.portraits import save_vectors
+from pulid_generate.server.intake.portraits import save_identity, save_vectors
 from pulid_generate.server.intake.restoring import hashes_of
 from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
@@ -92,9 +92,8 @@ def _make(server: Server, body: Body, visitor: str | None) -> dict[str, Any]:
         folder = make_folder(server.visitors.identities_of(visitor), mode=0o700)
         if len(list(folder.glob(f"*{SUFFIX}"))) >= MAX_SAVED:
             raise RequestError(f"{MAX_SAVED} identities are saved in this session; delete one")
-        path = folder / f"{name}{SUFFIX}"
-        write_atomically(path, data, mode=0o600)
-        save_vectors(path, vectors)
+        with naming_files_of(folder):
+            save_identity(folder / f"{name}{SUFFIX}", data, vectors)
         answer["saved"] = name
     return answer
 

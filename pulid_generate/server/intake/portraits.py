@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pulid_extract.shared.json_text import read_json
-from pulid_extract.shared.writing import write_atomically
+from pulid_extract.shared.writing import write_atomically, write_together
 
 VECTORS = ".face"
 # of photographs beside an identity
@@ -27,6 +27,18 @@ def save_vectors(identity: Path, vectors: object) -> None:
         write_atomically(path, json.dumps(vectors).encode(), mode=0o600)
     else:
         path.unlink(missing_ok=True)
+
+
+def save_identity(path: Path, data: bytes, vectors: object) -> None:
+    """Keep an identity with the face vectors of its own portraits, or with none. Raises
+    OutputError.
+    """
+    files = {path: data}
+    if vectors:
+        files[path.with_suffix(VECTORS)] = json.dumps(vectors).encode()
+    write_together(files, 0o600)
+    if not vectors:
+        save_vectors(path, None)
 
 
 def copy_vectors(identity: Path, folder: Path) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +21,7 @@ from pulid_generate.errors import PulidError, RequestError
 from pulid_generate.lora.choice import find_lora
 from pulid_generate.request.detail import ANTELOPEV2
 from pulid_generate.request.people import parse_person, rename_files
-from pulid_generate.server.failures import without_folder
+from pulid_generate.server.failures import naming_files_of
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.fields import face_choice
 from pulid_generate.server.intake.people import SUFFIX, People, take_tags
@@ -79,7 +78,7 @@ class Submission:
         folder = self.visitors.folder_of(visitor) / name
         make_folder(folder, mode=0o700)
         try:
-            with _by_given_names(folder / FILES):
+            with naming_files_of(folder), naming_files_of(folder / FILES):
                 naming = _Naming(self, body, visitor, folder / FILES)
                 asked = naming.asked(options, own)
                 job = JobRecord(name, folder, visitor, asked, str(output_format))
@@ -233,16 +232,6 @@ def asks_for_any(seed: object) -> bool:
 def any_seed() -> int:
     """One that nobody chose."""
     return secrets.randbelow(2**31)
-
-
-@contextmanager
-def _by_given_names(folder: Path) -> Iterator[None]:
-    """Errors inside speak of files by the names that the request gave them."""
-    try:
-        yield
-    except PulidError as error:
-        error.args = (without_folder(str(error), folder),)
-        raise
 
 
 def _names(value: object, name: str) -> list[str]:

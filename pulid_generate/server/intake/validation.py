@@ -22,7 +22,7 @@ from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import OutputError, PulidError, RequestError
 from pulid_generate.pictures.score_lines import Judges, Score
 from pulid_generate.pictures.scorer import Scorer
-from pulid_generate.server.failures import RefusedError, without_folder
+from pulid_generate.server.failures import RefusedError, naming_files_of, without_folder
 from pulid_generate.server.intake.submission import Submission
 from pulid_generate.server.intake.uploads import Body
 from pulid_generate.server.intake.validation_fields import (
@@ -121,27 +121,28 @@ class Validations:
         folder = self.submission.visitors.folder_of(visitor) / f"{VALIDATION}{name}"
         jobs: list[JobRecord] = []
         try:
-            make_folder(folder, mode=0o700)
-            photographs = write_photographs(own, body, folder)
-            runs = []
-            for trial in trials:
-                for run in (PERSON, WITHOUT):
-                    jobs.append(self._job(options, trial, run, seeds, body, visitor))
-                    planned = list(range(options["seed"], options["seed"] + seeds))
-                    runs.append(TrialRun(jobs[-1].id, trial, run, planned))
-            first = jobs[0]
-            embedding = first.files / str(first.asked["pulid_id_embedding"])
-            identity = ValidatedIdentity(embedding.name, read_embedding(embedding).sha256, weight)
-            record = ValidationRecord(name, folder, visitor, identity, photographs, runs)
-            # before its jobs: one that is lost leaves none behind
-            write_validation(record)
+            with naming_files_of(folder):
+                make_folder(folder, mode=0o700)
+                photographs = write_photographs(own, body, folder)
+                runs = []
+                for trial in trials:
+                    for run in (PERSON, WITHOUT):
+                        jobs.append(self._job(options, trial, run, seeds, body, visitor))
+                        planned = list(range(options["seed"], options["seed"] + seeds))
+                        runs.append(TrialRun(jobs[-1].id, trial, run, planned))
+                first = jobs[0]
+                embedding = first.files / str(first.asked["pulid_id_embedding"])
+                sha256 = read_embedding(embedding).sha256
+                identity = ValidatedIdentity(embedding.name, sha256, weight)
+                record = ValidationRecord(name, folder, visitor, identity, photographs, runs)
+                # before its jobs: one that is lost leaves none behind
+                write_validation(record)
             for job in jobs:
                 self.queue.add(job)
-        except PulidError as error:
+        except PulidError:
             for job in jobs:
                 self.queue.delete(job)
             shutil.rmtree(folder, ignore_errors=True)
-            error.args = (without_folder(str(error), folder),)
             raise
         self._records[name] = record
         self._start(record)

@@ -107,7 +107,8 @@ class DeviceThread(threading.Thread):
             self.queue.put_back(record)
             raise
         except PulidError as error:
-            self.queue.finish(record, "failed", without_folder(str(error), record.files))
+            told = without_folder(str(error), record.files)
+            self.queue.finish(record, "failed", without_folder(told, record.folder))
         # a bug: the job ends, the server does not, and the log has no word of what was asked for
         except Exception as error:
             _say_bug(error, "the job has failed")

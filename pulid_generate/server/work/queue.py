@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from pulid_generate.errors import OutputError
-from pulid_generate.server.failures import RefusedError
+from pulid_generate.errors import OutputError, PulidError
+from pulid_generate.server.failures import RefusedError, naming_files_of
 from pulid_generate.server.settings import FORGET_SECONDS, MAX_FINISHED
 from pulid_generate.server.work.jobs import (
+    RECORD,
     JobRecord,
     State,
     delete_job,
@@ -65,13 +66,17 @@ class JobQueue:
             )
 
     def add(self, job: JobRecord) -> None:
-        """Let a job wait for its turn; its record is on the disk from now on. Raises RefusedError,
-        OutputError.
+        """Let a job wait for its turn; its record is on the disk from now on. Raises RefusedError
+        and OutputError, and then nothing is left of it.
         """
-        with self._changed:
-            self.check_room()
-            write_record(job)
-            self._put(job)
+        try:
+            with self._changed, naming_files_of(job.folder):
+                self.check_room()
+                write_record(job)
+                self._put(job)
+        except PulidError:
+            delete_job(job)
+            raise
 
     def _put(self, job: JobRecord) -> None:
         self._jobs[job.id] = job
@@ -168,9 +173,15 @@ class JobQueue:
         job.announce_turn()
 
     def _save(self, job: JobRecord) -> None:
-        # a disk that is full takes no record; the job has ended all the same
-        with contextlib.suppress(OutputError):
+        """A disk that is full takes no record; the job has ended all the same."""
+        try:
             write_record(job)
+        except OutputError:
+            if job.state == "cancelled":
+                # or the server's next start would draw it; and the old record leaves room
+                (job.folder / RECORD).unlink(missing_ok=True)
+                with contextlib.suppress(OutputError):
+                    write_record(job)
 
     def _announce(self, job: JobRecord) -> None:
         job.announce_turn()

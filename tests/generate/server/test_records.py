@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
+from pulid_generate.errors import OutputError
+from pulid_generate.server.intake.portraits import known_portraits, save_identity
 from pulid_generate.server.intake.validation import Validations
 from pulid_generate.server.intake.validation_records import (
     ShotResult,
@@ -16,6 +19,7 @@ from pulid_generate.server.intake.validation_records import (
     read_validation,
     write_validation,
 )
+from pulid_generate.server.work import jobs
 from pulid_generate.server.work.jobs import JobRecord, PictureRecord, read_record, write_record
 from pulid_generate.server.work.queue import JobQueue
 from pulid_generate.validation.prompts import Trial
@@ -88,6 +92,55 @@ def test_a_cancelled_job_does_not_go_back_into_the_queue(drawing):
     assert (len(queue), queue.working, job.state) == (0, [], "cancelled")
     # nor into that of the next server
     assert JobQueue(4).resume(job.folder.parent.parent) == (0, 0)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What records are written to; with `is_full` it has no room."""
+    disk, write = SimpleNamespace(is_full=False), jobs.write_atomically
+
+    def written(path, data, mode=None):
+        if disk.is_full:
+            raise OutputError(f"{path}: cannot be written (No space left on device)")
+        write(path, data, mode)
+
+    monkeypatch.setattr(jobs, "write_atomically", written)
+    return disk
+
+
+def test_a_job_that_finds_no_room_leaves_nothing_and_names_no_folder(tmp_path, disk):
+    job = JobRecord("name", tmp_path / "-" / "name", None, {"prompt": "a cat"})
+    job.files.mkdir(parents=True)
+    queue, disk.is_full = JobQueue(4), True
+    with pytest.raises(OutputError) as caught:
+        queue.add(job)
+    assert str(caught.value) == "job.json: cannot be written (No space left on device)"
+    assert not job.folder.exists()
+    assert len(queue) == 0
+    disk.is_full = False
+    queue.add(job)
+    assert len(queue) == 1
+
+
+@pytest.mark.parametrize(("state", "again"), [("cancelled", 0), ("failed", 1)])
+def test_what_was_cancelled_on_a_full_disk_is_not_drawn_by_the_next_server(
+    drawing, disk, state, again
+):
+    """What failed, for want of room maybe, is tried once more."""
+    queue, job = drawing
+    disk.is_full = True
+    queue.finish(job, state)
+    disk.is_full = False
+    assert JobQueue(4).resume(job.folder.parent.parent)[0] == again
+
+
+def test_a_saved_identity_has_the_vectors_of_its_own_portraits_or_none(tmp_path):
+    path = tmp_path / "me.pulidembd"
+    save_identity(path, b"first", [[1.0]])
+    assert known_portraits("me.pulidembd", tmp_path, None) == {"vectors": [[1.0]]}
+    save_identity(path, b"second", None)
+    assert path.read_bytes() == b"second"
+    assert known_portraits("me.pulidembd", tmp_path, None) is None
 
 
 @pytest.fixture
