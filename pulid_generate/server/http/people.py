@@ -19,8 +19,8 @@ from fastapi.responses import Response
 from pulid_extract.shared.embedding_file import decode_embedding
 from pulid_extract.shared.json_text import read_json
 from pulid_extract.shared.writing import make_folder
-from pulid_generate.errors import InputError, RequestError
-from pulid_generate.server.failures import RefusedError, naming_files_of, not_found, without_folder
+from pulid_generate.errors import RequestError
+from pulid_generate.server.failures import naming_files_of, not_found, without_folder
 from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
 from pulid_generate.server.intake.people import SUFFIX, check_name
 from pulid_generate.server.intake.portraits import save_identity, save_vectors
@@ -185,20 +185,21 @@ def _portraits(
     entries = (wanted or [None]) if isinstance(wanted, list) else [wanted]
     folder = server.visitors.folder_of(visitor) / f"{PORTRAITS}{secrets.token_hex(8)}"
     try:
-        taken: dict[str, dict[str, Any]] = {}
-        for entry in entries:
-            own = _entry(entry)
-            name = body.take_file(own.pop("file", None), "portraits")
-            taken[name] = _with_mask(own, body, folder)
-        options = _with_mask(options, body, folder)
-        # no folder is made for a request that is refused
-        write_files(body.files, folder)
-        paths = {name: str(folder / name) for name in taken}
-        options["portrait"], options["names"] = list(paths.values()), list(taken)
-        each = {paths[name]: own for name, own in taken.items() if own}
-        if each:
-            options["each"] = each
-        yield folder, options
+        with naming_files_of(folder):
+            taken: dict[str, dict[str, Any]] = {}
+            for entry in entries:
+                own = _entry(entry)
+                name = body.take_file(own.pop("file", None), "portraits")
+                taken[name] = _with_mask(own, body, folder)
+            options = _with_mask(options, body, folder)
+            # no folder is made for a request that is refused
+            write_files(body.files, folder)
+            paths = {name: str(folder / name) for name in taken}
+            options["portrait"], options["names"] = list(paths.values()), list(taken)
+            each = {paths[name]: own for name, own in taken.items() if own}
+            if each:
+                options["each"] = each
+            yield folder, options
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -231,12 +232,7 @@ def _with_mask(fields: dict[str, Any], body: Body, folder: Path) -> dict[str, An
 
 
 def _ask(server: Server, task: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    try:
-        answer = server.worker.ask(task, options)
-    except RefusedError:
-        raise
-    except InputError as error:
-        raise InputError(without_folder(str(error), folder)) from None
+    answer = server.worker.ask(task, options)
     for name in ("output", "id", "task", "status"):
         answer.pop(name, None)
     if isinstance(answer.get("notes"), list):
