@@ -88,7 +88,8 @@ class Denoiser:
         then, refers to. controls: its ControlNets. The numbers may be NaN if the model's are.
         """
         request, times = jobs[0].request, jobs[0].times
-        noises = [NoiseStream(job.seed, request.width, request.height, request.rng) for job in jobs]
+        size = request.width, request.height
+        noises = [NoiseStream(job.seed, *size, request.rng, job.draws_before) for job in jobs]
         first = []
         for start, noise in zip(starts, noises, strict=True):
             first.append(add_noise(start, noise.draw(), times[0]))

@@ -139,6 +139,7 @@ class Fitting:
             loras=tuple(loras),
             tiling=request.tiling(),
             faces=self._faces(request, tuple(subjects or ()), tuple(loras)),
+            draws_before_references=int(start is not None),
         )
         return replace(job, larger=self._larger(job)) if request.hires is not None else job
 
@@ -194,6 +195,7 @@ class Fitting:
             start=start,
             conditions=enlarged_conditions(job.conditions, asked.width, asked.height),
             faces=(),
+            draws_before=int(hires.in_pixels),
         )
 
     def _steps_asked(self, request: GenerationRequest) -> int:

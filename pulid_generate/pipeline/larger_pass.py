@@ -16,15 +16,15 @@ from torch import Tensor
 from pulid_generate.errors import PulidError
 from pulid_generate.files.layouts import LATENT_SCALE
 from pulid_generate.files.model import Model
-from pulid_generate.models.autoencoder import decode
+from pulid_generate.models.autoencoder import decode, encode
 from pulid_generate.models.upscaler import Upscaler, load_upscaler
 from pulid_generate.pipeline.callers import Caller, Item, Latent
 from pulid_generate.pipeline.loaded import LoadedModels
-from pulid_generate.pipeline.pixels import encode_start
 from pulid_generate.request.enlarging import enlarged_picture
 from pulid_generate.request.hires import LATENT_UPSCALERS
-from pulid_generate.request.job import Job, StartPicture
+from pulid_generate.request.job import Job
 from pulid_generate.request.upscaling import UpscaleSettings
+from pulid_generate.sampling.noise import make_noise
 
 # A job, the latent it starts from, what it is called -> its latent
 Redraw = Callable[[Job, Tensor, str], Tensor]
@@ -118,8 +118,10 @@ class LargerPass:
             if hires.model is not None:
                 device = self._loaded.models.placement.device_of(Model.VAE)
                 pixels = self._networks[hires.network()].enlarged(pixels, device)
-            start = StartPicture(enlarged_picture(pixels, width, height, hires.upscaler))
-            return encode_start(vae, larger, start)
+            enlarged = enlarged_picture(pixels, width, height, hires.upscaler)
+            # sd-cli's: a sample of the encoder by the picture's own seed, before the steps' noise
+            noise = make_noise(larger.seed, width, height, larger.request.rng)
+            return encode(vae, enlarged, noise=noise, tiling=larger.tiling)
 
 
 def enlarged_latent(latent: Tensor, width: int, height: int, upscaler: str) -> Tensor:

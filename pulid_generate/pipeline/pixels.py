@@ -49,7 +49,8 @@ def reference_key(job: Job) -> Hashable:
     if not references:
         return None
     pictures = tuple((reference.sha256, reference.place) for reference in references)
-    return pictures, job.start is None, job.request.seed, job.request.rng, job.tiling
+    request = job.request
+    return pictures, job.draws_before_references, request.seed, request.rng, job.tiling
 
 
 def encode_references(vae: Autoencoder, job: Job) -> Tensor:
@@ -57,7 +58,7 @@ def encode_references(vae: Autoencoder, job: Job) -> Tensor:
     request, references = job.request, job.conditions.references
     sizes = [reference.pixels.shape[1::-1] for reference in references]
     # sd-cli's: samples of the encoder, drawn after that of the picture to start from
-    noises = make_noises(request.seed, sizes, request.rng, after=int(job.start is not None))
+    noises = make_noises(request.seed, sizes, request.rng, after=job.draws_before_references)
     tokens = []
     for reference, noise in zip(references, noises, strict=True):
         tokens.append(pack(encode(vae, reference.pixels, noise=noise, tiling=job.tiling)))

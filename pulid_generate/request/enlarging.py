@@ -9,17 +9,17 @@ from PIL import Image
 
 from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.request.conditions import Conditions
+from pulid_generate.request.reference_picture import nearest_pixels
 
-# Names of hires.PIXEL_UPSCALERS
-RESAMPLING = {"Lanczos": Image.Resampling.LANCZOS, "Nearest": Image.Resampling.NEAREST}
 
 
 def enlarged_picture(pixels: np.ndarray, width: int, height: int, upscaler: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (height, width, 3), by one of hires.PIXEL_UPSCALERS; what a model has
     enlarged, by Lanczos.
     """
-    resampling = RESAMPLING.get(upscaler, Image.Resampling.LANCZOS)
-    resized = Image.fromarray(pixels).resize((width, height), resampling)
+    if upscaler == "Nearest":
+        return nearest_pixels(pixels, width, height)
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
     # a copy, which may be written to
     return np.array(resized)
 

@@ -120,6 +120,12 @@ class Job:
     faces: tuple[Job | None, ...] = ()
     # The second pass over the whole picture, in its larger size, before the faces; None without
     larger: Job | None = None
+    # Draws of the seed's noise that are used before the first step's: one where the autoencoder
+    # reads the enlarged picture of a second pass
+    draws_before: int = 0
+    # Draws of the first seed's noise before those of references: one for the picture that the first
+    # pass starts from
+    draws_before_references: int = 0
 
     @property
     def last(self) -> Job:

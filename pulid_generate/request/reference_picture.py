@@ -204,12 +204,12 @@ def _fitted(image: Image.Image, name: str, options: ReferenceOptions, pixels: in
         return np.array(image)
     size = reference_size(width, height, min(options.max_pixels, pixels))
     if options.resizing == "nearest":
-        return _nearest(np.array(image), *size)
+        return nearest_pixels(np.array(image), *size)
     return np.array(image.resize(size, Image.Resampling.LANCZOS) if size != image.size else image)
 
 
-def _nearest(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """sd-cli's: the pixel at floor(i * own size / new size)."""
+def nearest_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(h, w, 3) -> (height, width, 3), sd-cli's nearest: the pixel at floor(i * own / new size)."""
     rows = np.arange(height) * pixels.shape[0] // height
     columns = np.arange(width) * pixels.shape[1] // width
     return pixels[rows][:, columns]

@@ -25,10 +25,13 @@ class NoiseStream:
     GPU for small pictures.
     """
 
-    def __init__(self, seed: int, width: int, height: int, rng: Rng):
+    def __init__(self, seed: int, width: int, height: int, rng: Rng, after: int = 0):
+        """after: draws of that size that came before."""
         self.shape = (1, LATENT_CHANNELS, height // LATENT_SCALE, width // LATENT_SCALE)
         self._seed, self._draws = seed, 0
         self._generator = torch.Generator().manual_seed(seed) if rng == "cpu" else None
+        for _ in range(after):
+            self.draw()
 
     def draw(self) -> Tensor:
         """The next standard normal latents (1, 16, height/8, width/8), float32, on the CPU: the
@@ -54,9 +57,7 @@ def make_noises(
     after: draws of the same generator that came before, of the first size.
     """
     noises = []
-    stream = NoiseStream(seed, *sizes[0], rng)
-    for _ in range(after):
-        stream.draw()
+    stream = NoiseStream(seed, *sizes[0], rng, after)
     for width, height in sizes:
         stream.shape = NoiseStream(seed, width, height, rng).shape
         noises.append(stream.draw())

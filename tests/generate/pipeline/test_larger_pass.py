@@ -24,11 +24,13 @@ from pulid_generate.pipeline import planning
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.larger_pass import enlarged_latent
 from pulid_generate.pipeline.pipeline import JobsInOrder
+from pulid_generate.pipeline.pixels import reference_key
 from pulid_generate.request.conditions import Conditions
 from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.enlarging import enlarged_conditions, enlarged_region
 from pulid_generate.request.hires import LATENT_UPSCALERS, HiresSettings, find_model, upscaler_named
 from pulid_generate.request.job import StartPicture, Subject
+from pulid_generate.request.reference_picture import ReferencePicture
 from pulid_generate.request.regions import box_region
 from pulid_generate.request.step_cache import StepCache
 from pulid_generate.rows.columns import COLUMNS
@@ -135,6 +137,31 @@ def test_regions_grow_with_the_picture(pipeline, people):
     uneven = enlarged_region(left, (48, 32), (80, 48)).reshape(3, 5)
     assert not uneven[:, 2:].any()
     assert uneven[:, 0].all()
+
+
+def test_the_encoders_sample_is_the_pictures_own_and_the_steps_go_on_from_it(pipeline):
+    """sd-cli's order: the seed anew for each picture, the encoder's draw, then the steps'."""
+    lanczos = request(replace(TWICE, upscaler="Lanczos"), seed=3)
+    alone, second = pipeline.job(replace(lanczos, seed=4)), pipeline.job(lanczos).numbered(1)
+    assert (pipeline.job(request()).larger.draws_before, second.larger.draws_before) == (0, 1)
+    again = replace(second, larger=replace(second.larger, draws_before=0))
+    pictures = draw(pipeline, alone, second, again)
+    assert (pictures[0].pixels == pictures[1].pixels).all()
+    assert (pictures[0].pixels != pictures[2].pixels).any()
+
+
+def test_references_are_those_of_the_first_pass_whatever_it_starts_from(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.fitting, "kontext", True)
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    conditions = Conditions(references=(ReferencePicture(picture),))
+    keys = []
+    for start in (None, StartPicture(picture)):
+        for upscaler in ("Latent", "Lanczos"):
+            asked = request(replace(TWICE, upscaler=upscaler), steps=8)
+            job = pipeline.job(asked, start=start, conditions=conditions)
+            assert reference_key(job.larger) == reference_key(job)
+            keys.append(reference_key(job))
+    assert keys[0] == keys[1] != keys[2] == keys[3]
 
 
 def test_pictures_of_a_batch_are_those_drawn_alone(pipeline, people):
