@@ -165,7 +165,8 @@ class Fitting:
                 "them out"
             )
         try:
-            asked = enlarged(job.request, self._steps_asked(job.request))
+            # sd-cli's: as many as the first pass has, which --strength has cut
+            asked = enlarged(job.request, hires.steps or job.steps)
             times = asked.sigmas or self._times_of_end(asked)
             if times[0] >= 1:
                 raise RequestError(
@@ -197,15 +198,6 @@ class Fitting:
             faces=(),
             draws_before=int(hires.in_pixels),
         )
-
-    def _steps_asked(self, request: GenerationRequest) -> int:
-        """Steps of a second pass, before strength cuts them."""
-        assert request.hires is not None
-        if request.hires.steps:
-            return request.hires.steps
-        if request.sigmas is not None:
-            return len(request.sigmas) - 1
-        return request.steps or self._default_steps
 
     def _times_of_end(self, request: GenerationRequest) -> tuple[float, ...]:
         """The end of a longer schedule, of about as many steps as are asked for: sd-cli's way."""

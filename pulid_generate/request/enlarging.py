@@ -12,7 +12,6 @@ from pulid_generate.request.conditions import Conditions
 from pulid_generate.request.reference_picture import nearest_pixels
 
 
-
 def enlarged_picture(pixels: np.ndarray, width: int, height: int, upscaler: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (height, width, 3), by one of hires.PIXEL_UPSCALERS; what a model has
     enlarged, by Lanczos.

@@ -89,6 +89,10 @@ def test_steps_and_times_are_sd_clis(pipeline):
     assert job.larger.times == whole[-21:]
     assert job.larger.steps == 20
     assert pipeline.job(request(replace(TWICE, steps=4))).larger.steps == 4
+    # from a picture: as many as --strength has left of the first pass
+    start = StartPicture(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    cut = pipeline.job(request(steps=20, strength=0.5), start=start)
+    assert (cut.steps, cut.larger.steps) == (11, 11)
     by_hand = replace(TWICE, sigmas=(0.5, 0.25, 0.0))
     assert pipeline.job(request(by_hand)).larger.times == (0.5, 0.25, 0.0)
 
