@@ -44,8 +44,9 @@ BIAS = np.array((0.0246, -0.006937, -0.008089), np.float32)
 def preview_pixels(latent: np.ndarray) -> np.ndarray:
     """(H/8, W/8, 3) uint8 RGB of a latent (16, H/8, W/8) float32, as Flux sees it."""
     colours = np.einsum("chw,cr->hwr", latent, PROJECTION) + BIAS
-    shares = np.clip(colours / 2 + 0.5, 0, 1)
-    return np.asarray((np.nan_to_num(shares) * 255).round(), np.uint8)
+    shares = np.nan_to_num(np.clip(colours / 2 + 0.5, 0, 1))
+    # the part behind the point is cut off there
+    return (shares * np.float32(255)).astype(np.uint8)
 
 
 def preview_png(latent: Tensor) -> bytes:

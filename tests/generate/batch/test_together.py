@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.control_files import write_control
-from support.micro_flags import encoder_flags, pulid_flags
-from support.picture_files import encode, gradient
+from support.models.control_files import write_control
+from support.models.micro_flags import encoder_flags, pulid_flags
+from support.pictures.picture_files import encode, gradient
 
 from pulid_extract.shared.model_files import read_header
 from pulid_generate.models.flux import flux_shape

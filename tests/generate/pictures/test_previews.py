@@ -11,11 +11,11 @@ from pulid_generate.sampling.denoise import denoise
 
 def test_the_map_is_linear_and_clipped():
     latent = np.zeros((16, 2, 3), np.float32)
-    grey = ((BIAS / 2 + 0.5) * 255).round()
+    grey = ((BIAS / 2 + 0.5) * 255).astype(np.uint8)
     assert (preview_pixels(latent) == grey).all()
     latent[4, 1, 2] = 1
     pixels = preview_pixels(latent)
-    assert (pixels[1, 2] == (((PROJECTION[4] + BIAS) / 2 + 0.5) * 255).round()).all()
+    assert (pixels[1, 2] == (((PROJECTION[4] + BIAS) / 2 + 0.5) * 255).astype(np.uint8)).all()
     assert (pixels[0] == grey).all()
     latent[:, 0, 0] = 1e6 * PROJECTION[:, 0]
     latent[0, 0, 1] = np.nan
