@@ -59,6 +59,7 @@ class RayProcess:
         # Ray's references
         self._task: Any = None
         self._question: Any = None
+        self._pulse: Any = None
 
     def opened(self, is_stopping: Callable[[], bool]) -> ReadyReply | None:
         """What it says of itself once it can work; None if that is not waited for any more."""
@@ -100,6 +101,22 @@ class RayProcess:
             self._question, reference = None, self._question
             return Heard(self._get(reference))
         return None
+
+    def check(self) -> ReadyReply | None:
+        """See whether it still answers, while it has nothing to do: what was asked at the last call
+        is looked at in this one, so that nobody waits. None if it has not answered yet.
+        """
+        import ray
+
+        with _ray_errors():
+            if self._pulse is None:
+                self._pulse = self._actor.opened.remote()
+            has_answered = bool(ray.wait([self._pulse], num_returns=1, timeout=0)[0])
+        if not has_answered:
+            return None
+        self._pulse, reference = None, self._pulse
+        reply: ReadyReply = self._get(reference)
+        return reply
 
     def kill(self) -> None:
         """End it now; it may be out of reach."""

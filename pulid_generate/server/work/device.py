@@ -78,16 +78,24 @@ class DeviceThread(threading.Thread):
     def _take_jobs(self) -> None:
         """Until the queue is closed. Raises UnfitWorkerError."""
         used = time.monotonic()
+        patience = min(TIDYING, self.idle_seconds or TIDYING, self.drawer.pulse)
         while not self.queue.is_closed:
-            job = self.queue.take(
-                TIDYING if self.idle_seconds == 0 else min(TIDYING, self.idle_seconds)
-            )
+            job = self.queue.take(patience)
             if job is not None:
                 self._work(job)
                 used = time.monotonic()
+            elif not self.queue.is_closed and not self.drawer.is_there():
+                self._open_again()
             elif self.idle_seconds and time.monotonic() - used >= self.idle_seconds:
                 self.drawer.release()
             tidy_up(self.tidy)
+
+    def _open_again(self) -> None:
+        """What draws has died while there was nothing to do. Raises UnfitWorkerError."""
+        self.is_ready = False
+        console.complain(f"{self.drawer.name} died while it had nothing to do; it is started anew")
+        self.drawer.open()
+        self.is_ready = True
 
     def _work(self, record: JobRecord) -> None:
         """Raises UnfitWorkerError."""

@@ -4,6 +4,7 @@ here belongs to one thread; knows no queue.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -70,11 +71,22 @@ class Drawer(Protocol):
     """Draws one picture after the other."""
 
     @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
     def is_loaded(self) -> bool:
         """Whether models are in memory."""
 
     def open(self) -> None:
         """Be able to draw; a `draw` that follows may still load models. Raises PulidError."""
+
+    @property
+    def pulse(self) -> float:
+        """Seconds between two looks whether it is there, while nothing is drawn."""
+
+    def is_there(self) -> bool:
+        """Whether what draws is alive; `open` starts it anew."""
 
     def draw(self, judged: JudgedJob, index: int, watch: Watch) -> bytes:
         """The file of picture `index`. Raises PulidError, Cancelled, and LostPictureError for what
@@ -122,8 +134,16 @@ class LocalDrawer:
     def is_loaded(self) -> bool:
         return self._engine is not None
 
+    name = "the device"
+    # it is this process
+    pulse = math.inf
+
     def open(self) -> None:
         """See `Drawer`."""
+
+    def is_there(self) -> bool:
+        """See `Drawer`."""
+        return True
 
     def draw(self, judged: JudgedJob, index: int, watch: Watch) -> bytes:
         """See `Drawer`."""

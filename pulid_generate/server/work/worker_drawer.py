@@ -32,6 +32,7 @@ class Process(Protocol):
     def ask(self, message: Look) -> None: ...
     def tell(self, message: Cancel | Release) -> None: ...
     def event(self) -> Done | Heard | None: ...
+    def check(self) -> ReadyReply | None: ...
     def kill(self) -> None: ...
 
 
@@ -55,6 +56,9 @@ class WorkerDrawer:
         self._memory: dict[str, int] = {}
         self._process: Process | None = None
         self._number = 0
+
+    # seconds between two looks whether its process still lives
+    pulse = 2.0
 
     def open(self) -> None:
         """See `Drawer`. Raises UnfitWorkerError."""
@@ -122,6 +126,18 @@ class WorkerDrawer:
     def memory(self) -> dict[str, int]:
         """See `Drawer`: as of its last picture."""
         return {f"{self.name}: {device}": used for device, used in self._memory.items()}
+
+    def is_there(self) -> bool:
+        """See `Drawer`. Raises UnfitWorkerError."""
+        if self._process is not None:
+            try:
+                reply = self._process.check()
+            except DeadWorkerError:
+                self.close()
+            else:
+                for line in reply.notes if reply is not None else ():
+                    self.note(line)
+        return self._process is not None
 
     def release(self) -> None:
         """See `Drawer`."""

@@ -26,11 +26,12 @@ from support.programs.commands import run
 from support.programs.processes import started
 from support.ray_work import open_echo, open_half
 
+from pulid_extract.shared.cluster.actor import ReadyReply
 from pulid_extract.shared.cluster.dispatch import MAX_DEATHS, LostTask, dispatch
-from pulid_extract.shared.cluster.flags import ClusterFlags, with_address
+from pulid_extract.shared.cluster.flags import ClusterFlags
+from pulid_extract.shared.cluster.ray_process import DeadWorkerError, RayProcess
 from pulid_extract.shared.cluster.ray_workers import (
     LOCAL_ENVIRONMENT,
-    find_places,
     join_cluster,
 )
 from pulid_extract.shared.errors import InputError, PackageError, WorkerError
@@ -329,7 +330,25 @@ def test_where_nobody_can_work_the_reason_is_one_line(address):
         shared(address, [("unfit",)])
 
 
-# -------------------------------------------------------------------------------------------- usage
+def test_a_process_that_dies_idle_is_noticed(address):
+    flags = ClusterFlags(ray=address, cpus_per_worker=1)
+    with join_cluster(flags, False, open_echo, print, print) as pool:
+        process = RayProcess(open_echo, next(iter(pool.places())))
+        told = process.opened(lambda: False)
+        assert answered(process).process == told.process
+        os.kill(told.process, signal.SIGKILL)
+        # what was asked before may still be answered
+        with pytest.raises(DeadWorkerError):
+            list(iter(lambda: answered(process), None))
+
+
+def answered(process: RayProcess) -> ReadyReply:
+    """What is asked at one look is answered by a later one."""
+    ends = time.monotonic() + 60
+    while (told := process.check()) is None:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    return told
 
 
 def test_an_address_that_nobody_answers(monkeypatch):
@@ -345,83 +364,6 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
         PackageError, match=r"ray are not installed; run: pip install 'pulid-flux-toolkit\[ray\]'"
     ):
         shared("local", [1])
-
-
-@pytest.mark.parametrize(
-    ("given", "read"),
-    [
-        (["--ray"], ["--ray", "local"]),
-        (["--ray", "rows.jsonl"], ["--ray", "local", "rows.jsonl"]),
-        (["rows.jsonl", "--ray", "--resume"], ["rows.jsonl", "--ray", "local", "--resume"]),
-        (["--ray", "auto", "rows.jsonl"], ["--ray", "auto", "rows.jsonl"]),
-        (["--ray", "10.0.0.1:6379"], ["--ray", "10.0.0.1:6379"]),
-        (["--ray", "ray://head:10001"], ["--ray", "ray://head:10001"]),
-        (["--ray=head:6379", "x"], ["--ray=head:6379", "x"]),
-        (["--", "--ray"], ["--", "--ray"]),
-    ],
-)
-def test_an_address_may_be_left_out(given, read):
-    assert with_address(given) == read
-
-
-@pytest.mark.parametrize(
-    ("program", "arguments", "message"),
-    [
-        (
-            "pulid_generate",
-            ["rows.jsonl", "--cpus-per-worker", "2"],
-            "--cpus-per-worker means nothing without --ray",
-        ),
-        ("pulid_generate", ["rows.jsonl", "--ray=nonsense"], "--ray nonsense: expected an address"),
-        ("pulid_generate", ["-", "--ray"], "--ray needs rows that are known beforehand"),
-        (
-            "pulid_generate",
-            ["rows.jsonl", "--ray", "--device", "cuda:1"],
-            "each worker sees one GPU; write --device cuda",
-        ),
-        (
-            "pulid_extract",
-            ["photos", "--out-dir", "x", "--ray", "--cpus-per-worker", "2", "--device", "cuda"],
-            "leave out one of them",
-        ),
-        (
-            "pulid_extract",
-            ["photos", "--out-dir", "x", "--cpus-per-worker", "2"],
-            "means nothing without --ray",
-        ),
-    ],
-)
-def test_wrong_usage(program, arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", program, "batch", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-
-
-def node(host: str, alive: bool = True, **resources: float) -> dict:
-    return {"NodeID": host, "Alive": alive, "NodeManagerAddress": host, "Resources": resources}
-
-
-def test_where_workers_may_be():
-    nodes = [node("a", CPU=16, GPU=2), node("b", CPU=8), node("c", alive=False, CPU=64, GPU=8)]
-    on_gpus = find_places(nodes, False, None)
-    assert [(place.host, place.index, place.cpus, place.gpu, place.peers) for place in on_gpus] == [
-        ("a", 0, 8, True, 2),
-        ("a", 1, 8, True, 2),
-    ]
-    on_cores = find_places(nodes, False, 4)
-    assert [(place.host, place.cpus, place.gpu) for place in on_cores] == [("a", 4, False)] * 4 + [
-        ("b", 4, False)
-    ] * 2
-    whole = find_places(nodes, True, None)
-    assert [(place.host, place.cpus, place.peers) for place in whole] == [("a", 16, 1), ("b", 8, 1)]
-    assert find_places([node("d")], True, None) == []
-    assert str(on_gpus[1]) == "worker 2 on a"
 
 
 def test_more_cores_than_any_machine_has(address):

@@ -9,6 +9,7 @@ import threading
 import time
 from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from support.served import WAIT, micro_serve_flags, serving, wait_for
@@ -37,6 +38,9 @@ PROMPT = "a photo of a cat"
 
 class ThreadProcess:
     """As `RayProcess`, in this process. dies: tasks of which it dies, counted by all processes."""
+
+    # as `deaths`, while there is no task
+    dies_idle: ClassVar[list[bool]] = []
 
     def __init__(self, open_work, deaths, place):
         self.deaths = deaths
@@ -77,6 +81,11 @@ class ThreadProcess:
         if isinstance(reply, BrokenReply):
             raise DeadWorkerError(reply.reason)
         return reply
+
+    def check(self):
+        if self.dies_idle and self.dies_idle.pop():
+            raise DeadWorkerError("killed")
+        return self.checked(self.actor.opened())
 
     def kill(self):
         self.pool.shutdown(wait=False)
@@ -223,6 +232,32 @@ def test_a_server_of_one_device_ends_if_that_breaks(capsys):
     device.join(WAIT)
     assert ended == ["the server made a mistake (ValueError)"]
     assert "secret" not in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_idle_is_noticed_before_its_next_job(
+    client, served, monkeypatch, capsys
+):
+    wait_for(client, posted(client))
+    threads = served.server.devices.threads
+    until(lambda: served.server.devices.ready == 2)
+    before = {thread: thread.drawer._process for thread in threads}
+    opened = [threading.Event(), threading.Event()]
+    start = WorkerDrawer.open
+
+    def slowly(drawer):
+        opened[0].set()
+        assert opened[1].wait(WAIT)
+        start(drawer)
+
+    monkeypatch.setattr(WorkerDrawer, "open", slowly)
+    ThreadProcess.dies_idle.append(True)
+    assert opened[0].wait(WAIT)
+    assert client.get("/ready").json()["devices"] == 1
+    opened[1].set()
+    until(lambda: served.server.devices.ready == 2)
+    assert sum(thread.drawer._process is not before[thread] for thread in threads) == 1
+    assert wait_for(client, posted(client))["state"] == "done"
+    assert "died while it had nothing to do; it is started anew" in capsys.readouterr().err
 
 
 def test_a_worker_that_died_while_nothing_was_drawn_is_started_anew():
