@@ -9,11 +9,12 @@ Shapes: B jobs, L image tokens, T text tokens.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from pulid_generate.injection.adapter import PulidAdapter
 from pulid_generate.injection.hooks import attach
 from pulid_generate.injection.layer_skip import skip_layers
 from pulid_generate.injection.terms import Injection, Term
-from pulid_generate.kernels.recording import Recordings
+from pulid_generate.kernels.recording import MOST_RECORDINGS, Recordings
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT
 from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.job import Job, Subject
@@ -36,9 +37,12 @@ from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_m
 from pulid_generate.sampling.noise import NoiseStream, add_noise
 from pulid_generate.sampling.packing import pack, position_ids, unpack
 
-# Of a picture's steps: with an identity and, outside its window, without. A schedule with more
-# weights would record each of them for a step or two.
-MOST_WEIGHTS = 2
+# Of a picture's steps: with an identity and, outside its window, without. A schedule of more
+# weights has to use them so often that at least so large a share of its steps finds a recording,
+# which the third step of a weight is the first to do.
+USUAL_WEIGHTS, LEAST_REPLAYED = 2, 0.5
+# Regions of people that stay for the next picture: a recording reads their tensors
+REGIONS_KEPT = 16
 
 
 class Denoiser:
@@ -66,6 +70,8 @@ class Denoiser:
         self.recordings, self._records = recordings, records
         # SHA-256 of an identity, whether it is the unconditional one -> its layers
         self._bound: OrderedDict[tuple[str, bool], tuple[nn.Module, ...]] = OrderedDict()
+        # Who is where, in what batch -> what the hooks add of them
+        self._placed: OrderedDict[Hashable, Term] = OrderedDict()
         # Of the last latents; None where every step was computed
         self.cache: Cache | None = None
 
@@ -244,14 +250,19 @@ class Denoiser:
         """None where jobs of so many image tokens are drawn without. people: by branch."""
         if self.recordings is None or not self._records(tokens):
             return None
-        steps = jobs[0].steps
+        steps, kinds = jobs[0].steps, 0
         for side in people.values():
-            weights = set()
+            uses: Counter[Hashable] = Counter()
             for step in range(steps):
-                weights.add(tuple(subject.weights_at(step, steps) for subject, _ in side))
-            if len(weights) > MOST_WEIGHTS:
+                uses[tuple(subject.weights_at(step, steps) for subject, _ in side)] += 1
+            replayed = sum(max(count - 2, 0) for count in uses.values())
+            if len(uses) > USUAL_WEIGHTS and replayed < LEAST_REPLAYED * steps:
                 return None
-        return self.recordings
+            kinds = max(kinds, len(uses))
+        # or the last of a picture would drive out its first
+        branches = len(people) + bool(jobs[0].request.skip_guidance.scale)
+        is_usual = kinds <= USUAL_WEIGHTS
+        return self.recordings if is_usual or branches * kinds <= MOST_RECORDINGS else None
 
     def changed(self) -> None:
         """To be called when something was put on Flux, or taken off, that stays for several jobs:
@@ -302,9 +313,33 @@ class Denoiser:
             layers = self._layers(subject.embedding, negative, negative_id)
             if layers is None:
                 continue
-            shown_in = rows if len(jobs) > 1 else None
-            people.append((subject, Term(layers, region=subject.region, rows=shown_in)))
+            shown_in = tuple(rows) if len(jobs) > 1 else None
+            # of this size and batch, and one for each who is named: a person who is there twice has
+            # two weights
+            size = jobs[0].request.width, jobs[0].request.height, len(jobs)
+            place = len(people), subject.region_sha256, shown_in, size
+            people.append((subject, self._term(place, layers, subject.region, shown_in)))
         return people
+
+    def _term(
+        self,
+        place: Hashable,
+        layers: tuple[nn.Module, ...],
+        region: np.ndarray | None,
+        rows: tuple[int, ...] | None,
+    ) -> Term:
+        """What is added of a person with these layers: for an equal place the same one as for an
+        earlier picture, so that recordings find the tensors that they read.
+        """
+        if region is None and rows is None:
+            return Term(layers)
+        key = place, layers
+        if key not in self._placed:
+            self._placed[key] = Term(layers, region=region, rows=rows)
+        self._placed.move_to_end(key)
+        while len(self._placed) > REGIONS_KEPT:
+            self._placed.popitem(last=False)
+        return self._placed[key]
 
     def _layers(
         self, embedding: Embedding, negative: bool, negative_id: str
@@ -327,6 +362,8 @@ class Denoiser:
         self._bound.move_to_end(key)
         while len(self._bound) > self.kept:
             _, gone = self._bound.popitem(last=False)
+            for other in [other for other, term in self._placed.items() if term.layers is gone]:
+                del self._placed[other]
             if self.recordings is not None:
                 self.recordings.forget(gone)
         return self._bound[key]

@@ -94,8 +94,18 @@ CASES = {
     "one person": (lambda: job(ADA), 1),
     "weight 0": (lambda: job(Subject(ADA, weight=0.0)), 1),
     "two people": (lambda: job(ADA, Subject(BOB, weight=0.4)), 1),
-    # its tensors are each picture's own
-    "a region": (lambda: job(Subject(ADA, region=REGION)), 2),
+    "a region": (lambda: job(Subject(ADA, region=REGION)), 1),
+    "two people in their places": (
+        lambda: job(Subject(ADA, region=REGION), Subject(BOB, region=REGION[::-1].copy())),
+        1,
+    ),
+    "a region, true CFG": (lambda: job(Subject(ADA, region=REGION), cfg_scale=2.0), 2),
+    "twice the same person in one place": (
+        lambda: job(
+            Subject(ADA, weight=0.5, region=REGION), Subject(ADA, weight=0.2, region=REGION)
+        ),
+        1,
+    ),
     "true CFG": (lambda: job(ADA, cfg_scale=2.0), 2),
     "true CFG, nobody in it": (lambda: job(ADA, cfg_scale=2.0, negative_id="none"), 2),
     "a window": (lambda: job(Subject(ADA, schedule=IdSchedule(2))), 2),
@@ -158,8 +168,32 @@ def test_a_recording_that_is_not_told_draws_the_last_person(drawn, monkeypatch):
 
 
 def test_pictures_that_go_together(drawn, tape):
-    drawn(job(ADA), job(BOB, seed=4), job(seed=5))
+    for seed in (4, 6):
+        drawn(job(ADA), job(BOB, seed=seed), job(seed=5))
     assert tape.log.count("record first") == 1
+    # the first of two is another place than the first of three
+    drawn(job(ADA), job(seed=5))
+    drawn(job(ADA), job(BOB, seed=4), job(seed=5))
+
+
+def test_a_schedule_is_recorded_where_its_weights_come_often_enough(drawn, tape):
+    """Three weights, one after the other, a step of each picture with each or four."""
+
+    def scheduled(points, steps: int, **more) -> Job:
+        one = job(Subject(ADA, schedule=IdSchedule(points=points)), **more)
+        times = tuple(1 - step / steps for step in range(steps + 1))
+        return replace(one, times=times)
+
+    drawn(scheduled(((0, 0.1), (4, 1.0), (8, 0.6)), 12))
+    assert sum(line.startswith("record") for line in tape.log) == 3
+    assert tape.log.count("replay") >= 6
+    tape.log.clear()
+    # five weights in two branches are more recordings than are kept
+    often = tuple((4 * number, 0.1 + number / 10) for number in range(5))
+    drawn(scheduled(often, 20, cfg_scale=2.0))
+    # three steps of each weight: a third finds a recording
+    drawn(scheduled(((0, 0.1), (3, 1.0), (6, 0.6)), 9))
+    assert not tape.log
 
 
 def test_what_is_put_on_flux_is_in_the_next_picture(drawn, flux):
