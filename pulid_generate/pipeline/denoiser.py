@@ -308,7 +308,7 @@ class Denoiser:
                 )
                 entry = rows_of.setdefault(key, (subject, job.request.negative_id, []))
                 entry[2].append(row)
-        people = []
+        people: list[tuple[Subject, Term]] = []
         for subject, negative_id, rows in rows_of.values():
             layers = self._layers(subject.embedding, negative, negative_id)
             if layers is None:
