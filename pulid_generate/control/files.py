@@ -149,7 +149,8 @@ def _shape_of(header: Header) -> ControlShape:
         flux = flux_shape_of(shapes, names)
     except (KeyError, IndexError):
         raise CheckpointError(
-            f"{header.path}: lacks what every Flux ControlNet has; download it again"
+            f"{header.path}: lacks what every Flux ControlNet has: it belongs to another model, or "
+            "is damaged"
         ) from None
     if not flux.double or flux.width % HEAD_WIDTH:
         raise CheckpointError(f"{header.path}: is no whole ControlNet of Flux; download it again")

@@ -274,12 +274,12 @@ GROUPS: dict[str, tuple[SdFlag, ...]] = {
     "Larger, and repaired": (
         same(
             "--hires",
-            text="the identity and the regions are in the second pass as well",
+            text="the identity and the regions are in the second pass as well; not with --mask",
             value=False,
         ),
         same(
             "--hires-upscaler",
-            text="models by their names in --hires-upscalers-dir; resizing in pixels is Pillow's",
+            text="models by their names in --hires-upscalers-dir; Lanczos is Pillow's",
             default="Latent",
         ),
         same("--hires-upscalers-dir"),

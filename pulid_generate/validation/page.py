@@ -165,8 +165,8 @@ def _plots(report: Report) -> str:
                 "Copy or person",
                 charts.copied_by_prompt(report),
                 "Angles to the photograph that was given and to others of the person. Above 0: "
-                "nearer to the photograph than to the person. Pairs of real photographs have a "
-                f"median cosine of about {charts.REAL_PAIRS:g}.",
+                "nearer to the photograph than to the person; a cross has no face. Pairs of real "
+                f"photographs have a median cosine of about {charts.REAL_PAIRS:g}.",
             )
         )
     if MEASURES["prompt"].of(report) is not None:

@@ -36,10 +36,17 @@ SHORT = 12
 
 
 def check_whose(path: Path, identity: ValidatedIdentity) -> None:
-    """Raise OutputError if `path` is the report of somebody else, or no report at all."""
+    """Raise OutputError if `path` is the report of somebody else, or no report at all, or if a page
+    lies there alone.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
+        if path.with_name(PAGE).exists():
+            raise OutputError(
+                f"{path.with_name(PAGE)}: is there without its {path.name}, so that nobody knows "
+                "whose it is; give another --output-dir, or remove it"
+            ) from None
         return
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from None

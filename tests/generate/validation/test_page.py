@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from support.paths import ROOT
 
 from pulid_generate.pictures.score_lines import Judges, Pose, Recognizer
 from pulid_generate.validation import charts
@@ -98,6 +99,26 @@ def test_passing_is_at_least_the_minimum_and_nothing_passes_without_pictures():
     # what has no number meets nothing
     assert passed(SHOTS[6], "mean_likeness>=-1") is False
     assert passed(SHOTS[0], "prompt<=100") is False
+
+
+def test_every_key_of_the_report_is_in_the_docs():
+    """Of version 2; those of the records too."""
+    told = as_dict(
+        report(
+            *SHOTS,
+            strangers=[KnownPicture("s", "s")],
+            memory=Memory(3 << 30, "cuda"),
+            requirements=parse_requirements(["mean_likeness>=0.3"]),
+        )
+    )
+    text = (ROOT / "docs/validation.md").read_text()
+    records = [told, told["identity"], told["memory"], told["measures"], told["runs"]["person"]]
+    for name in ("references", "recognizers", "requirements", "prompts", "pictures"):
+        records.append(told[name][0])
+    for record in records:
+        for key in record:
+            assert f"`{key}`" in text, key
+    assert told["version"] == 2
 
 
 def test_numbers_that_copying_does_not_raise():

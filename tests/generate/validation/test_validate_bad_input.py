@@ -22,6 +22,9 @@ def test_prompts_that_must_be_judged_and_cannot_be_cost_no_drawing(generate, bas
 def test_a_report_of_somebody_else_is_not_replaced(generate, drawn, person, fake, tmp_path):
     fake(SCORES)
     folder = tmp_path / "out"
+    (folder / "report.json").unlink(missing_ok=True)
+    (folder / "report.html").write_text("somebody's")
+    assert "is there without its report.json" in generate("validate", *drawn).error
     earlier = {"version": 1, "identity": {"sha256": "ab" * 32, "weight": 1.0}}
     (folder / "report.json").write_text(json.dumps(earlier))
     error = generate("validate", *drawn).error
