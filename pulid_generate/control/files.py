@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pulid_extract.shared.model_files import Header, read_header
 from pulid_extract.shared.model_files.transfer import file_sha256
-from pulid_generate.errors import CheckpointError
+from pulid_generate.errors import CheckpointError, InputError
 from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES, HEAD_WIDTH, FluxShape
 from pulid_generate.files.storage import flux_shape_of
 from pulid_generate.memory.footprint import Footprint
@@ -64,8 +64,13 @@ class ControlFile:
     @classmethod
     def read(cls, path: Path, flux: FluxShape, flux_path: Path) -> ControlFile:
         """Raises CheckpointError for what is none of Flux's, or of another size than this Flux;
-        WeightsError for what is no model file.
+        WeightsError for what is no model file, InputError for what is not there.
         """
+        if not path.exists():
+            raise InputError(
+                f"--control-net {path}: no such file; expected a ControlNet of Flux, such as "
+                "InstantX/FLUX.1-dev-Controlnet-Union's"
+            )
         file = path / FOLDER_FILE if path.is_dir() and (path / FOLDER_FILE).is_file() else path
         header = read_header(file)
         shape = _shape_of(header)

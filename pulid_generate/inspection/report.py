@@ -14,6 +14,9 @@ from typing import Any
 from pulid_extract.shared.errors import printable
 from pulid_extract.shared.model_files.meter import size_text
 
+# facts whose numbers are one size
+SIZES = ("size", "tokens", "uncond")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -81,11 +84,11 @@ class Inspection:
     def as_text(self) -> str:
         """A paragraph for people."""
         rows: list[tuple[str, str]] = [("kind", self.kind), ("layout", self.layout)]
-        rows += [(name, _fact_text(value)) for name, value in self.facts.items()]
+        rows += [(name, _fact_text(value, name)) for name, value in self.facts.items()]
         for part in self.parts:
             if len(self.parts) > 1:
                 rows.append(("part", part.kind))
-            rows += [(name, _fact_text(value)) for name, value in part.facts.items()]
+            rows += [(name, _fact_text(value, name)) for name, value in part.facts.items()]
             rows += _number_rows(part)
             if part.refusal:
                 rows.append(("refused", part.refusal))
@@ -101,13 +104,14 @@ class Inspection:
         return "\n".join(printable(line, "\N{REPLACEMENT CHARACTER}") for line in lines)
 
 
-def _fact_text(value: Any) -> str:
+def _fact_text(value: Any, name: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact_text(part)}" for name, part in value.items())
+        return ", ".join(f"{key} {_fact_text(part, key)}" for key, part in value.items())
     if isinstance(value, list | tuple):
-        return " x ".join(map(str, value))
+        texts = [_fact_text(one) for one in value]
+        return (" x " if name in SIZES else ", ").join(texts)
     return str(value)
 
 

@@ -15,7 +15,7 @@ from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
 from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.hires import HiresSettings
-from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.id_schedule import IdSchedule, only
 from pulid_generate.request.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
 from pulid_generate.request.step_cache import StepCache
@@ -180,7 +180,7 @@ class GenerationRequest:
             self.step_cache.check_steps(steps)
         if self.cfg_scale != 1 and self.cfg_start_step >= steps:
             raise RequestError(
-                f"cfg-start-step {self.cfg_start_step}: there are only {steps} steps; "
+                f"cfg-start-step {self.cfg_start_step}: {only(steps)}; "
                 "cfg-scale would never be used"
             )
 

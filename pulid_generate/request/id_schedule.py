@@ -60,13 +60,11 @@ class IdSchedule:
         of = f"{where}: " if where else ""
         if start >= steps:
             raise RequestError(
-                f"{of}id-start-step {self.start!r}: there are only {steps} steps; "
-                "the identity would never be used"
+                f"{of}id-start-step {self.start!r}: {only(steps)}; the identity would never be used"
             )
         if end > steps:
             raise RequestError(
-                f"{of}id-end-step {self.end!r}: there are only {steps} steps; "
-                "leave it out to use all of them"
+                f"{of}id-end-step {self.end!r}: {only(steps)}; leave it out to use all of them"
             )
         if end <= start:
             raise RequestError(
@@ -85,8 +83,7 @@ class IdSchedule:
                 )
         if reached[-1] >= steps:
             raise RequestError(
-                f"{points}: there are only {steps} steps, from 0; "
-                f"{self.points[-1][0]!r} is never reached"
+                f"{points}: {only(steps)}, from 0; {self.points[-1][0]!r} is never reached"
             )
 
     def active(self, step: int, steps: int) -> bool:
@@ -118,6 +115,11 @@ def step_of(moment: Moment, steps: int) -> int:
     """The step that a moment stands for: itself, or the first k with k / steps >= share."""
     # 0.1 * 30 is 3.0000000000000004 in binary
     return moment if isinstance(moment, int) else math.ceil(round(moment * steps, 9))
+
+
+def only(steps: int) -> str:
+    """For messages about a step that is not reached."""
+    return "there is only 1 step" if steps == 1 else f"there are only {steps} steps"
 
 
 def parse_moment(text: str, where: str) -> Moment:

@@ -22,7 +22,10 @@ def read_rows(flags: BatchFlags) -> tuple[list[Row], list[Problem]]:
     path = path_of(flags.manifest)
     form = path.suffix.lower()
     if form not in FORMS:
-        raise InputError(f"{flags.manifest}: expected a manifest that ends in {' or '.join(FORMS)}")
+        prompts = "; a text of prompts, one a line, goes with --prompts" if form == ".txt" else ""
+        raise InputError(
+            f"{flags.manifest}: expected a manifest that ends in {' or '.join(FORMS)}{prompts}"
+        )
     try:
         with open(path, "rb") as file:
             # one byte more than is taken, to know what is larger

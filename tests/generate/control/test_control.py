@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from pulid_extract.shared.model_files import read_header
 from pulid_generate.control.files import ControlFile
 from pulid_generate.control.loading import load_control
 from pulid_generate.control.residuals import Control
-from pulid_generate.errors import CheckpointError, RequestError
+from pulid_generate.errors import CheckpointError, InputError, RequestError
 from pulid_generate.models.flux import flux_shape, load_flux
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline.denoiser import Denoiser
@@ -222,6 +223,8 @@ def test_what_is_no_control_net_of_this_flux_is_refused(flux_file, tmp_path):
     path = write_control(tmp_path / "wide.safetensors", width=256)
     with pytest.raises(CheckpointError, match=r"ControlNet of width 256, .* has 128"):
         ControlFile.read(path, flux, flux_file)
+    with pytest.raises(InputError, match=r"--control-net gone.safetensors: no such file; expected"):
+        ControlFile.read(Path("gone.safetensors"), flux, flux_file)
     single = ControlFile.read(write_control(tmp_path / "s.safetensors"), flux, flux_file)
     union = ControlFile.read(write_control(tmp_path / "u.safetensors", modes=5), flux, flux_file)
     assert single.mode_number(None) is None

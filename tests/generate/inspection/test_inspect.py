@@ -5,6 +5,7 @@ files' size, damage told in one line.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -283,7 +284,9 @@ def test_identities_and_pictures(person, tmp_path, generate):
 
     info = PngInfo()
     info.add_itxt(
-        "parameters", 'a cat\nSteps: 4\n{"pulid_generate": "0.1.0", "prompt": "a cat", "seed": 7}'
+        "parameters",
+        'a cat\nSteps: 4\n{"pulid_generate": "0.1.0", "prompt": "a cat", "seed": 7, '
+        '"sigmas": [1.0, 0.0]}',
     )
     Image.new("RGB", (32, 16)).save(tmp_path / "ours.png", pnginfo=info)
     Image.new("RGB", (32, 16)).save(tmp_path / "other.png")
@@ -297,6 +300,10 @@ def test_identities_and_pictures(person, tmp_path, generate):
     )
     assert (ours["prompt"], ours["seed"], ours["size"]) == ("a cat", 7, [32, 16])
     assert "prompt" not in other
+    told = generate("inspect", person, tmp_path / "ours.png").out.decode()
+    assert re.search(r"tokens +32 x 2048\n", told)
+    assert re.search(r"size +32 x 16\n", told)
+    assert re.search(r"sigmas +1\.0, 0\.0\n", told)
 
 
 def test_a_damaged_file_does_not_hide_the_others(tmp_path, generate):

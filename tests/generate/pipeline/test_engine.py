@@ -294,7 +294,7 @@ def test_the_order_stops_where_its_caller_says(pipeline, loads):
 
 
 def test_a_request_that_would_do_nothing_is_no_job(pipeline):
-    with pytest.raises(RequestError, match="id-start-step 4: there are only 1 steps"):
+    with pytest.raises(RequestError, match="id-start-step 4: there is only 1 step;"):
         pipeline.job(request(id_schedule=IdSchedule(start=4)))
     first = pipeline.job(request(seed=3, batch_count=3))
     assert [job.seed for job in pipeline.jobs(first.request)] == [3, 4, 5]

@@ -14,6 +14,7 @@ from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.rows.columns import COLUMNS, FIELDS_BY_NAME
 from pulid_generate.rows.manifest import parse_line, read_manifest, read_row
+from pulid_generate.rows.sources import read_rows
 
 BASE = Path("/models")
 
@@ -131,3 +132,10 @@ def test_problems_carry_their_lines():
 def test_no_line_is_a_traceback(text):
     with contextlib.suppress(RequestError):
         assert parse_line(text, 1, BASE).values is not None
+
+
+def test_a_text_of_prompts_is_no_manifest():
+    with pytest.raises(InputError, match=r"ends in .jsonl or .csv; a text .* goes with --prompts$"):
+        read_rows(BatchFlags(manifest="prompts.txt"))
+    with pytest.raises(InputError, match=r"ends in .jsonl or .csv$"):
+        read_rows(BatchFlags(manifest="prompts.doc"))
