@@ -37,13 +37,7 @@ from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.pipeline.larger_pass import LargerPass
 from pulid_generate.pipeline.loaded import LoadedModels
 from pulid_generate.pipeline.loading import Models
-from pulid_generate.pipeline.pixels import (
-    arithmetic_of,
-    decode_job,
-    encode_start,
-    parameters_of,
-    start_key,
-)
+from pulid_generate.pipeline.pixels import decode_job, encode_start, picture_of, start_key
 from pulid_generate.pipeline.planning import MemoryPlanner, Staying
 from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watched
 from pulid_generate.pipeline.prompt_encoding import PromptEncoder
@@ -394,8 +388,7 @@ class Engine:
         with self._loaded.running(Model.VAE):
             pixels = decode_job(vae, latent, job)
         place, compute = self.models.placement, self.models.compute
-        parameters = parameters_of(job, self.fitting, place, compute)
-        return Picture(job, pixels, parameters, arithmetic_of(place, compute))
+        return picture_of(job, pixels, self.fitting, place, compute)
 
 
 def _reads_pictures(job: Job) -> bool:

@@ -16,6 +16,7 @@ from pulid_generate.memory.placement import Placement
 from pulid_generate.models.autoencoder import Autoencoder, decode, encode
 from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.description import describe, detail_facts
+from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.request.control_picture import ControlUse
 from pulid_generate.request.job import Job, StartPicture
@@ -93,6 +94,14 @@ def decode_job(vae: Autoencoder, latent: Tensor, job: Job) -> np.ndarray:
 def parameters_of(job: Job, fitting: Fitting, placement: Placement, compute: Compute) -> str:
     """The text that a job's picture carries, known before it is drawn."""
     return _described(job, {}, fitting, placement, compute)
+
+
+def picture_of(
+    job: Job, pixels: np.ndarray, fitting: Fitting, placement: Placement, compute: Compute
+) -> Picture:
+    """A job's picture, (H, W, 3) uint8 RGB, with the text that it carries."""
+    parameters = parameters_of(job, fitting, placement, compute)
+    return Picture(job, pixels, parameters, arithmetic_of(placement, compute))
 
 
 def parameters_of_faces(
