@@ -102,5 +102,9 @@ class ControlFlags:
     ] = None
     canny: Annotated[
         bool,
-        typer.Option("--canny", help="Reduce --control-image to its edges first."),
+        typer.Option(
+            "--canny",
+            help="Reduce --control-image to its edges first; of several, where one has "
+            "--control-mode canny, only that.",
+        ),
     ] = False

@@ -22,6 +22,8 @@ from pulid_generate.request.start_picture import FORMATS, read_source
 # sd-cli's
 STRENGTH = 0.9
 MAX_STRENGTH = 100
+# modes of unions that read edges, by name and by number
+EDGES = ("canny", "0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,7 @@ class ControlTexts:
     starts: Sequence[str] = ()
     ends: Sequence[str] = ()
     modes: Sequence[str] = ()
+    # Reduce the pictures to their edges: those of a mode that reads edges, else all
     canny: bool = False
 
 
@@ -85,6 +88,9 @@ def read_controls(texts: ControlTexts, width: int, height: int) -> tuple[Control
     modes: list[str | None] = [None] * count
     if texts.modes:
         modes = [mode or None for mode in _for_each(texts.modes, count, "control-mode")]
+    wants_edges = [texts.canny] * count
+    if texts.canny and any(mode in EDGES for mode in modes):
+        wants_edges = [mode in EDGES for mode in modes]
     uses = []
     for index, net in enumerate(texts.nets):
         start = _number(starts[index], "control-start", 0, 1)
@@ -96,7 +102,7 @@ def read_controls(texts: ControlTexts, width: int, height: int) -> tuple[Control
         uses.append(
             ControlUse(
                 Path(net).expanduser(),
-                _pixels(images[index], width, height, texts.canny),
+                _pixels(images[index], width, height, wants_edges[index]),
                 _number(strengths[index], "control-strength", -MAX_STRENGTH, MAX_STRENGTH),
                 start,
                 end,

@@ -80,6 +80,9 @@ def _resized(options: ReferenceOptions, value: str) -> ReferenceOptions:
 
 def _max_pixels(options: ReferenceOptions, value: str) -> ReferenceOptions:
     least = TOKEN_PIXELS * TOKEN_PIXELS
+    # sd-cli's word for the usual ones
+    if value == "0":
+        return replace(options, max_pixels=MAX_PIXELS)
     if not value.isdigit() or not least <= int(value) <= MOST_PIXELS:
         raise RequestError(
             f"ref-image-args vae_input_max_pixels={value}: expected {least} to {MOST_PIXELS}"

@@ -252,6 +252,22 @@ def test_several_values_belong_to_their_control_nets(tmp_path):
         read_controls(ControlTexts(["a"], [str(path)], starts=["0.6"], ends=["0.5"]), 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("modes", "reduced"),
+    [
+        ((), [True, True]),
+        (("canny", "pose"), [True, False]),
+        (("pose", "0"), [False, True]),
+        (("pose", ""), [True, True]),
+    ],
+)
+def test_edges_are_for_who_reads_edges(modes, reduced, tmp_path):
+    path = tmp_path / "p.png"
+    path.write_bytes(encode(gradient(32, 32)))
+    uses = read_controls(ControlTexts(["a", "b"], [str(path)], modes=modes, canny=True), 32, 32)
+    assert [set(np.unique(use.pixels)) <= {0, 255} for use in uses] == reduced
+
+
 def test_edges_are_thin_white_lines():
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[8:24, 8:24] = 200

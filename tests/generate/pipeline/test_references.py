@@ -166,6 +166,7 @@ def test_references_are_read_in_sd_clis_sizes(tmp_path):
     assert (nearest.pixels == own[np.arange(48) * 50 // 48][:, np.arange(96) * 100 // 96]).all()
     assert (lanczos.pixels != nearest.pixels).any()
     small = ReferenceOptions.parse("vae_input_max_pixels=1024; ref_index_mode=increase")
+    assert ReferenceOptions.parse("vae_input_max_pixels=0").max_pixels == 1024 * 1024
     assert read_reference_pictures([str(path)] * 2, small, 64, 64)[1].place == (2, 0, 0)
     assert read_reference_pictures([str(path)], small, 64, 64)[0].pixels.shape == (16, 48, 3)
     with pytest.raises(InputError, match="is 100x50 pixels; without resizing"):
