@@ -71,7 +71,7 @@ svg text{fill:var(--ink);font-size:11px}svg .tick,svg .axis{fill:var(--soft);fon
 .curve{fill:none;stroke-width:2.5}.curve.without{stroke-dasharray:6 4}\
 .curve.stranger{stroke-dasharray:2 3}
 @media (max-width:64rem){.hint{display:inline}}
-@media (max-width:30rem){.words{font-size:.8rem}\
+@media (max-width:30rem){.words{font-size:.8rem}.words th{white-space:normal}\
 svg text{font-size:13px}svg .tick,svg .axis{font-size:12px}}
 @media print{.scroll{overflow:visible}}
 """
