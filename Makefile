@@ -57,7 +57,7 @@ bench: $(READY)
 
 world: $(READY)
 	PYTHONPATH=scripts $(BIN)/python -m micro_world.train
-	PYTHONPATH=scripts $(BIN)/python -m micro_world.measure
+	PYTHONPATH=scripts $(BIN)/python -m micro_world.measuring.preservation
 
 setup: $(READY)
 

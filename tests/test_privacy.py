@@ -72,7 +72,7 @@ def only_ours(written: list[str]) -> bool:
 @pytest.fixture(scope="module")
 def portraits(tmp_path_factory) -> Path:
     """A folder with one portrait of the small world."""
-    from micro_world.measure import write_portraits
+    from micro_world.measuring.preservation import write_portraits
 
     folder = tmp_path_factory.mktemp("portraits")
     write_portraits(folder, 1)

@@ -19,18 +19,17 @@ from typing import Any
 
 import torch
 
-from micro_world import (
+from micro_world.networks import (
     autoencoder,
     clip_judge,
     detector,
-    export,
     identity,
     painter,
-    plot,
     prompt_judge,
     recognisers,
     tower,
 )
+from micro_world.training import export, plot
 
 FLUX, PULID = "flux1-schnell-Q8_0.gguf", "pulid_flux_v0.9.1.safetensors"
 EVA = "EVA02_CLIP_L_336_psz14_s6B.safetensors"

@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture
 def painter(tmp_path):
     """An untrained painter, with the words of two prompts."""
-    from micro_world import painter, reader
+    from micro_world.networks import painter, reader
 
     prompts = np.array(
         [

@@ -11,8 +11,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from micro_world import autoencoder, dataset, people, prompts, scenes
+from micro_world import dataset, people, prompts, scenes
 from micro_world.drawing import draw
+from micro_world.networks import autoencoder
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import Scene
 from seeded.unigram import END
@@ -81,7 +82,7 @@ def test_the_same_picture_larger_has_the_same_truth():
 
 def test_people_to_train_on_are_not_people_to_test_on():
     used = [range(autoencoder.PEOPLE)]
-    from micro_world import detector, recognisers
+    from micro_world.networks import detector, recognisers
 
     used += [
         range(kind.first, kind.first + kind.people)

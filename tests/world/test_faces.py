@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from micro_world import judges, measure
+from micro_world.measuring import judges, preservation
 from micro_world.train import CLIP_JUDGE, JUDGE
 
 PEOPLE, SCENES = 8, 3
@@ -29,7 +29,7 @@ def eyes():
 def gallery(eyes, tmp_path_factory):
     """Other portraits of the same people than those the identities come from."""
     return judges.Gallery(
-        eyes, measure.write_portraits(tmp_path_factory.mktemp("gallery"), PEOPLE, series=1)
+        eyes, preservation.write_portraits(tmp_path_factory.mktemp("gallery"), PEOPLE, series=1)
     )
 
 
@@ -39,7 +39,7 @@ def identities(tmp_path_factory):
     portraits of each of the few under "two".
     """
     folder = tmp_path_factory.mktemp("identities")
-    portraits = measure.write_portraits(folder / "portraits", PEOPLE, views=2)
+    portraits = preservation.write_portraits(folder / "portraits", PEOPLE, views=2)
     lines = []
     for person in range(PEOPLE):
         both = [str(path) for path in portraits[2 * person : 2 * person + 2]]
@@ -47,7 +47,7 @@ def identities(tmp_path_factory):
         if person < FEW:
             lines.append({"portraits": both, "out": f"{person}-two.pulidembd"})
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    measure.extract(judges.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
+    preservation.extract(judges.MODELS, folder / "rows.jsonl", folder, "--with-uncond")
     one = [folder / f"{person}.pulidembd" for person in range(PEOPLE)]
     return {"one": one, "two": [folder / f"{person}-two.pulidembd" for person in range(FEW)]}
 
@@ -79,11 +79,11 @@ def likeness(generate, gallery, known, eyes, tmp_path):
     def draw(files, flags, row, people):
         rows, keys = [], []
         for person in range(people):
-            for number, scene in enumerate(measure.scenes(SCENES)):
+            for number, scene in enumerate(preservation.scenes(SCENES)):
                 own = {"pulid-id-embedding": str(files[person])} if row is None else row(person)
                 rows.append(
                     {
-                        "prompt": measure.plain_prompt(scene),
+                        "prompt": preservation.plain_prompt(scene),
                         "seed": number,
                         "output": f"{len(rows)}.png",
                     }
@@ -95,7 +95,7 @@ def likeness(generate, gallery, known, eyes, tmp_path):
         folder = tmp_path / "pictures"
         run = generate(
             *("batch", manifest, "--output-dir", folder, "--models-dir", judges.MODELS),
-            *("--batch-size", 9, *measure.DRAW, *flags),
+            *("--batch-size", 9, *preservation.DRAW, *flags),
         )
         assert run.code == 0, run.err
         seen = []
@@ -245,11 +245,11 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
     """pulid-generate draws, pulid-extract scores; the judge is not the network that conditioned the
     identity.
     """
-    me, stranger = measure.write_portraits(tmp_path / "portraits", 2, series=1)
-    me_too = measure.write_portraits(tmp_path / "others", 1, series=2)[0]
+    me, stranger = preservation.write_portraits(tmp_path / "portraits", 2, series=1)
+    me_too = preservation.write_portraits(tmp_path / "others", 1, series=2)[0]
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(
-        "".join(measure.plain_prompt(scene) + "\n" for scene in measure.scenes(SCENES))
+        "".join(preservation.plain_prompt(scene) + "\n" for scene in preservation.scenes(SCENES))
     )
     done = generate(
         *(
@@ -258,7 +258,7 @@ def test_validate_tells_the_person_from_a_stranger(generate, identities, tmp_pat
             judges.MODELS,
             "--recognizer",
             judges.MODELS / JUDGE,
-            *measure.DRAW,
+            *preservation.DRAW,
             "--json",
         ),
         *(

@@ -19,7 +19,8 @@ def _seeded():
 
 
 def test_autoencoder(tmp_path):
-    from micro_world import autoencoder, export
+    from micro_world.networks import autoencoder
+    from micro_world.training import export
 
     from pulid_generate.models.autoencoder import load_vae
 
@@ -34,8 +35,8 @@ def test_autoencoder(tmp_path):
 
 
 def test_flux(tmp_path, painter):
-    from micro_world import export
-    from micro_world.painter import image_places
+    from micro_world.networks.painter import image_places
+    from micro_world.training import export
 
     from pulid_generate.models.flux import load_flux
 
@@ -55,7 +56,7 @@ def test_flux(tmp_path, painter):
 
 
 def test_text(tmp_path, painter):
-    from micro_world import export
+    from micro_world.training import export
 
     from pulid_generate.models.clip import ClipText
     from pulid_generate.models.t5 import T5Text
@@ -76,8 +77,9 @@ def test_text(tmp_path, painter):
 
 
 def test_identity(tmp_path):
-    from micro_world import export, tower
-    from micro_world.identity import ARCFACE, HEADS, Identity
+    from micro_world.networks import tower
+    from micro_world.networks.identity import ARCFACE, HEADS, Identity
+    from micro_world.training import export
 
     from pulid_extract.networks.idformer import load_idformer
     from pulid_generate.injection.adapter import PulidAdapter
@@ -103,7 +105,8 @@ def test_identity(tmp_path):
 
 
 def test_tower(tmp_path):
-    from micro_world import export, tower
+    from micro_world.networks import tower
+    from micro_world.training import export
 
     from pulid_extract.networks.eva_clip import encode_face, image_size, load_eva_clip
 
@@ -121,7 +124,7 @@ def test_tower(tmp_path):
 @pytest.mark.parametrize("kind", ["glint", "judge"])
 def test_recognisers(tmp_path, kind):
     import onnxruntime
-    from micro_world import recognisers
+    from micro_world.networks import recognisers
 
     network = {"glint": recognisers.GLINT, "judge": recognisers.JUDGE}[kind].network()
     network(torch.randn(8, 3, 112, 112))  # running statistics that are not those of a new network
@@ -138,7 +141,7 @@ def test_the_detector_as_insightface_decodes_it(tmp_path):
     """Scores, boxes and landmarks arrive where the network puts them: one cell is made to
     answer.
     """
-    from micro_world import detector
+    from micro_world.networks import detector
 
     from pulid_extract.faces.antelopev2 import Antelope
 
@@ -197,7 +200,7 @@ def test_the_clip_judge_knows_whose_prompt_a_picture_shows():
 
 def test_a_clip_judge_is_what_was_trained(tmp_path):
     """Untrained, before and after a file."""
-    from micro_world.clip_judge import Reader, export
+    from micro_world.networks.clip_judge import Reader, export
     from micro_world.scenes import CHOICES
     from micro_world.train import CARD, PROMPT_JUDGE
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from micro_world.dataset import PORTRAIT
 from micro_world.drawing import draw
-from micro_world.judges import MODELS
+from micro_world.measuring.judges import MODELS
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.scenes import PLAIN, Scene
 from micro_world.train import PACK

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from micro_world import judges, measure, small_faces
-from micro_world.seams import step_across
+from micro_world.measuring import judges, preservation, small_faces
+from micro_world.measuring.seams import step_across
 
 PEOPLE, SCENES = 3, 2
 
@@ -20,15 +20,15 @@ def eyes():
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
     folder = tmp_path_factory.mktemp("identities")
-    measure.write_portraits(folder / "portraits", PEOPLE)
-    measure.extract(judges.MODELS, folder / "portraits", folder)
+    preservation.write_portraits(folder / "portraits", PEOPLE)
+    preservation.extract(judges.MODELS, folder / "portraits", folder)
     return sorted(folder.glob("*.pulidembd"))
 
 
 @pytest.fixture(scope="module")
 def gallery(eyes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
-    return judges.Gallery(eyes, measure.write_portraits(folder, PEOPLE, series=1))
+    return judges.Gallery(eyes, preservation.write_portraits(folder, PEOPLE, series=1))
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_a_small_face_becomes_its_person(eyes, gallery, identities, tmp_path):
             small_faces.row_of(wanted[scene], scene, identities[person], detail)
             for person, scene in keys
         ]
-    pictures = [judges.read(path) for path in measure.generate(judges.MODELS, rows, tmp_path)]
+    pictures = [judges.read(path) for path in preservation.generate(judges.MODELS, rows, tmp_path)]
     before, after = pictures[: len(keys)], pictures[len(keys) :]
     judged = []
     for drawn in (before, after):
@@ -76,7 +76,7 @@ def test_a_small_face_becomes_its_person(eyes, gallery, identities, tmp_path):
 
 def test_two_people_are_put_in_and_the_third_stays(eyes, gallery, identities, tmp_path):
     strangers = tmp_path / "strangers"
-    measure.write_portraits(strangers, 3, first=small_faces.FIRST_STRANGER)
+    preservation.write_portraits(strangers, 3, first=small_faces.FIRST_STRANGER)
     before, after = (
         judges.read(path) for path in small_faces.put_two_in(tmp_path, identities[:2], strangers)
     )

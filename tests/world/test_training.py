@@ -5,10 +5,11 @@ verdicts.
 from __future__ import annotations
 
 import torch
-from micro_world import critic, training
-from micro_world.painter import FIRST, Jury, PictureLoss, flow_loss, importance, pack
+from micro_world.networks import critic
+from micro_world.networks.painter import FIRST, Jury, PictureLoss, flow_loss, importance, pack
 from micro_world.scenes import CHOICES
-from micro_world.training import Plan, at_once, some_of, train
+from micro_world.training import loop
+from micro_world.training.loop import Plan, at_once, some_of, train
 from torch import nn
 
 
@@ -30,7 +31,7 @@ def test_a_stopped_run_goes_on_as_an_unbroken_one(tmp_path, monkeypatch):
                 continue
         return model.weight
 
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)  # after every step
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)  # after every step
     assert torch.equal(run(tmp_path / "broken", 5, 99), run(tmp_path / "whole", 99))
 
 
@@ -102,11 +103,11 @@ def test_some_pictures_are_learnt_from_the_very_first_moment():
 
 def test_a_cpu_may_have_fewer_steps_and_a_gpu_takes_more_at_once(monkeypatch):
     assert (Plan(10, on_cpu=3).length(), Plan(10).length(), at_once(5)) == (3, 10, 5)
-    monkeypatch.setattr(training, "place", lambda: torch.device("cuda"))
+    monkeypatch.setattr(loop, "place", lambda: torch.device("cuda"))
     assert (Plan(10, on_cpu=3).length(), Plan(10).length(), at_once(5)) == (
         10,
         10,
-        5 * training.CROWD,
+        5 * loop.CROWD,
     )
 
 
@@ -140,8 +141,9 @@ def test_what_is_silent_is_learnt_without_words_and_obeys_nobody(painter):
 
 def test_every_stage_writes_its_files_and_there_are_no_others(tmp_path, monkeypatch):
     """The exporters as fakes: which files they are told to write."""
-    from micro_world import clip_judge, detector, export, prompt_judge, recognisers
     from micro_world import train as training_stages
+    from micro_world.networks import clip_judge, detector, prompt_judge, recognisers
+    from micro_world.training import export
 
     class Anything:
         def __getattr__(self, name):

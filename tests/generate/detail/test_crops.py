@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from micro_world.seams import step_across
+from micro_world.measuring.seams import step_across
 from support.pictures.picture_files import gradient
 
 from pulid_generate.detail.crops import FaceCrop, crop_of, cut_out, put_back

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from seeded import public_layouts
 from torch import Tensor
 
-from micro_world import autoencoder, painter, reader
-from micro_world.identity import HEADS, TOKEN_WIDTH, Identity
+from micro_world.networks import autoencoder, painter, reader
+from micro_world.networks.identity import HEADS, TOKEN_WIDTH, Identity
 from pulid_generate.models.autoencoder import vae_name
 from pulid_generate.models.flux import flux_targets
 from pulid_generate.models.tokenizers import clip_tokenizer

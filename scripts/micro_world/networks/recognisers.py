@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from micro_world.dataset import faces, made
-from micro_world.onnx_files import write_network
-from micro_world.training import Plan, half, place, train
+from micro_world.training.loop import Plan, half, place, train
+from micro_world.training.onnx_files import write_network
 
 EACH = 8  # drawings of a person
 PAIRS = 32  # people and as many siblings in a batch, two drawings of each

@@ -1,7 +1,7 @@
 """Measures what the detail pass does for small faces, through the two programs, on people that
 nothing was trained on: scenes from far away before and after, and three people side by side.
 
-    PYTHONPATH=scripts python -m micro_world.small_faces [--folder build/micro_world/small_faces]
+    PYTHONPATH=scripts python -m micro_world.measuring.small_faces [--folder build/micro_world/small_faces]
         [--people 16] [--scenes 4]
 
 Prints the tables of docs/detail.md as Markdown on standard output.
@@ -19,12 +19,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from micro_world.judges import MODELS, SIDE, Eyes, Gallery, Seen, read
-from micro_world.measure import JUDGED, extract, generate, run, scenes, write_portraits
+from micro_world.measuring.judges import MODELS, SIDE, Eyes, Gallery, Seen, read
+from micro_world.measuring.preservation import (
+    JUDGED,
+    extract,
+    generate,
+    run,
+    scenes,
+    write_portraits,
+)
+from micro_world.measuring.seams import Edges, step_across
 from micro_world.people import FIRST_TEST_PERSON
 from micro_world.prompts import T5_LENGTH, plain_prompt
 from micro_world.scenes import DISTANCES, Scene
-from micro_world.seams import Edges, step_across
 from pulid_generate.detail.crops import crop_of
 from pulid_generate.request.detail import DetailSettings, parse_detail_args
 from pulid_generate.request.mask_edge import REACH

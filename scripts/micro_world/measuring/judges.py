@@ -17,7 +17,7 @@ from PIL import Image
 from micro_world.scenes import CHOICES
 from micro_world.train import JUDGE, PACK, PROMPT_JUDGE
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parent.parent / "models"
 # pixels of the pictures that the judge of prompts sees
 SIDE = 96
 

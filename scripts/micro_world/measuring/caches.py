@@ -1,13 +1,13 @@
 """Measures what --cache-mode costs and wins: on the small world's pictures, and on a seeded Flux
 that is shaped as the published dev, with its guidance and its 19 + 38 blocks, but narrower.
 
-    PYTHONPATH=scripts python -m micro_world.caches [world] [seeded]
+    PYTHONPATH=scripts python -m micro_world.measuring.caches [world] [seeded]
         [--people 3] [--scenes 2] [--steps 28] [--width 256] [--side 160]
 
 Prints the tables of docs/caching.md as Markdown, two minutes each on an idle core. One thread draws
 every case of a picture in turn, and what counts is the processor's time: neither waiting for others
 nor threads that wait for each other are in it. Who and what is seen in the small world says
-`micro_world.judges`; a seeded Flux draws noise, in which nobody is.
+`micro_world.measuring.judges`; a seeded Flux draws noise, in which nobody is.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from seeded.checkpoints import write_checkpoints, write_embedding
 from seeded.micro_models import write_tokenizer
 
-from micro_world.judges import MODELS, SIDE, Eyes, Gallery, Seen
-from micro_world.measure import JUDGED, scenes, write_people
+from micro_world.measuring.judges import MODELS, SIDE, Eyes, Gallery, Seen
+from micro_world.measuring.preservation import JUDGED, scenes, write_people
 from micro_world.prompts import plain_prompt
 from pulid_generate import GenerationRequest, ModelFiles, Pipeline, Placement, read_embedding
 from pulid_generate.pipeline.pipeline import JobsInOrder

@@ -1,6 +1,6 @@
 """Measures what --compute fp8 costs in likeness and in obedience to prompts, on the small world.
 
-    PYTHONPATH=scripts python -m micro_world.fp8 [--people 3] [--scenes 8] [--steps 8]
+    PYTHONPATH=scripts python -m micro_world.measuring.fp8 [--people 3] [--scenes 8] [--steps 8]
 
 Without a card the same numbers are rounded to 8 bits and multiplied in float32: the rounding is
 what is measured, not the time. Both ways read the world's Flux in 16 bits, widened first.
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from micro_world.measure import (
+from micro_world.measuring.preservation import (
     JUDGED,
     MODELS,
     Eyes,

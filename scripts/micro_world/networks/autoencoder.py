@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from micro_world.dataset import is_current, made, targets
-from micro_world.training import Plan, at_once, half, place, train
+from micro_world.training.loop import Plan, at_once, half, place, train
 
 # Group norms have 32 groups. Where a side ends a group needs three channels: of one or two it would
 # take the colours' means away for good.

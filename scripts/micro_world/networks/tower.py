@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder
 from micro_world.dataset import VIEW_SIDE, made, references
-from micro_world.recognisers import contrast
-from micro_world.training import Plan, half, place, train
+from micro_world.networks import autoencoder
+from micro_world.networks.recognisers import contrast
+from micro_world.training.loop import Plan, half, place, train
 from pulid_extract.networks.eva_clip import MEAN, STD
 from pulid_extract.networks.eva_tower import EvaTower
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder, tower
-from micro_world.autoencoder import CELLS
-from micro_world.reader import choice_loss, truths
-from micro_world.recognisers import ATTRIBUTES, Residual, contrast, conv, settle
+from micro_world.networks import autoencoder, tower
+from micro_world.networks.autoencoder import CELLS
+from micro_world.networks.reader import choice_loss, truths
+from micro_world.networks.recognisers import ATTRIBUTES, Residual, contrast, conv, settle
 from micro_world.scenes import CHOICES
-from micro_world.training import Plan, at_once, half, place, some_of, train
+from micro_world.training.loop import Plan, at_once, half, place, some_of, train
 
 WIDTH = 192
 PEOPLE_AT_ONCE = 64

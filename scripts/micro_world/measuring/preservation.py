@@ -1,7 +1,7 @@
 """Measures, through the two programs, that the small world's models preserve a face. On people and
 seeds that nothing was trained on.
 
-    PYTHONPATH=scripts python -m micro_world.measure [--models scripts/micro_world/models]
+    PYTHONPATH=scripts python -m micro_world.measuring.preservation [--models scripts/micro_world/models]
         [--folder build/micro_world/measured] [--quick]
 
 Prints the table of docs/micro_world.md as Markdown on standard output and leaves numbers.json and
@@ -28,7 +28,7 @@ from PIL import Image
 
 from micro_world.dataset import PORTRAIT
 from micro_world.drawing import draw
-from micro_world.judges import MODELS, SIDE, Eyes, Gallery, Seen, read
+from micro_world.measuring.judges import MODELS, SIDE, Eyes, Gallery, Seen, read
 from micro_world.people import FIRST_TEST_PERSON, Person
 from micro_world.prompts import plain_prompt
 from micro_world.scenes import PLAIN, Scene

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder
-from micro_world.autoencoder import pixels_of
-from micro_world.onnx_files import write_network
-from micro_world.reader import choice_loss
-from micro_world.recognisers import conv, settle
+from micro_world.networks import autoencoder
+from micro_world.networks.autoencoder import pixels_of
+from micro_world.networks.reader import choice_loss
+from micro_world.networks.recognisers import conv, settle
 from micro_world.scenes import CHOICES
-from micro_world.training import Plan, half, place, train
+from micro_world.training.loop import Plan, half, place, train
+from micro_world.training.onnx_files import write_network
 
 BATCH = 64
 PLAN = Plan(900, rate=2e-3, warmup=50, decay=0.01)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder
 from micro_world.dataset import is_current
+from micro_world.networks import autoencoder
 from micro_world.prompts import T5_LENGTH, write_tokenizer
 from micro_world.scenes import CHOICES
-from micro_world.training import Plan, at_once, place, train
+from micro_world.training.loop import Plan, at_once, place, train
 
 CLIP_WIDTH, CLIP_LAYERS, CLIP_LENGTH = 64, 2, 77
 T5_WIDTH, T5_LAYERS = 128, 3

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from micro_world.drawing import draw
-from micro_world.onnx_files import Graph, add
+from micro_world.networks.recognisers import conv
 from micro_world.people import Person
-from micro_world.recognisers import conv
 from micro_world.scenes import Scene
-from micro_world.training import Plan, half, place, train
+from micro_world.training.loop import Plan, half, place, train
+from micro_world.training.onnx_files import Graph, add
 
 STRIDES = (8, 16, 32)
 # longer side of a box, in pixels, that each anchor stands for: from, to

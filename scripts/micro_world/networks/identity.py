@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder, critic, tower
-from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.painter import (
+from micro_world.networks import autoencoder, critic, tower
+from micro_world.networks.autoencoder import CELLS
+from micro_world.networks.painter import (
     DOUBLE,
     SINGLE,
     WIDTH,
@@ -29,9 +29,9 @@ from micro_world.painter import (
     PictureLoss,
     latents,
 )
-from micro_world.reader import Words, truths
-from micro_world.recognisers import contrast
-from micro_world.training import Plan, at_once, half, place, some_of, train
+from micro_world.networks.reader import Words, truths
+from micro_world.networks.recognisers import contrast
+from micro_world.training.loop import Plan, at_once, half, place, some_of, train
 from pulid_extract.networks.idformer import IDFormer
 from pulid_generate.files.layouts import DOUBLE_INTERVAL, SINGLE_INTERVAL
 from pulid_generate.injection.attention import PerceiverAttentionCA

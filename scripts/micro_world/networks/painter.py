@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from micro_world import autoencoder, critic, reader
-from micro_world.autoencoder import CELLS
 from micro_world.dataset import is_current
-from micro_world.reader import CLIP_WIDTH, T5_WIDTH, Lessons, Words
-from micro_world.training import Plan, at_once, half, place, train
+from micro_world.networks import autoencoder, critic, reader
+from micro_world.networks.autoencoder import CELLS
+from micro_world.networks.reader import CLIP_WIDTH, T5_WIDTH, Lessons, Words
+from micro_world.training.loop import Plan, at_once, half, place, train
 
 WIDTH, DOUBLE, SINGLE = 256, 3, 5
 EMPTY = 0.1  # share of pictures that are learnt without a word, for true CFG
