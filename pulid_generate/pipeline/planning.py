@@ -136,6 +136,13 @@ class MemoryPlanner:
                 faces.append(pattern)
         return replace(job, faces=tuple(faces))
 
+    def forget(self) -> None:
+        """Keep no room for what was announced before."""
+        self._kinds.clear()
+        self._people.clear()
+        self._fewest = 1
+        self.stale = True
+
     def set_aside(self, device: str, count: int) -> int:
         """Leave so many bytes of a device to what is loaded beside the models; returns how many
         there were.

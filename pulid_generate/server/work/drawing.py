@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pulid_generate.assembly.progress import Progress
+from pulid_generate.errors import PlacementError
 from pulid_generate.pictures.previews import preview_png
 from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.text_cache import TextCache
@@ -175,7 +176,7 @@ class LocalDrawer:
         self.reports.on_step, self.reports.on_preview = on_step, on_denoised
         with self.lock:
             expect = engine.expect if pixels is None else engine.expect_faces
-            wanted.wanted = expect(wanted.wanted)
+            wanted.wanted = _expected(engine, expect, wanted.wanted)
         if pixels is None:
             [denoised] = engine.draw([[0]], wanted)
         else:
@@ -204,6 +205,25 @@ class LocalDrawer:
     def close(self) -> None:
         """See `Drawer`."""
         self.release()
+
+
+def _expected(engine: Engine, expect: Callable[[Job], Job], job: Job) -> Job:
+    """The job, with room made for it: beside the kinds of earlier ones, so that models stay as they
+    are from job to job, or where that is not possible without them. Raises PulidError.
+    """
+
+    def settled() -> Job:
+        expected = expect(job)
+        # asks what stays loaded for all of them
+        _ = engine.decodes_beside
+        return expected
+
+    try:
+        return settled()
+    except PlacementError:
+        # they have ended
+        engine.planner.forget()
+        return settled()
 
 
 class _OneJob(Caller[int]):

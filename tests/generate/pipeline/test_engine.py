@@ -367,3 +367,21 @@ def test_what_finds_faces_takes_no_room_from_what_was_announced(pipeline, loads,
     assert planner.available == {"cpu": ROOM}
     planner.expect(pipeline.job(request(detail=faces)))
     assert planner.available == {"cpu": 640}
+
+
+def test_a_server_keeps_no_room_for_jobs_that_have_ended(pipeline, loads, monkeypatch):
+    pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+    from pulid_generate.server.work.drawing import _expected
+
+    monkeypatch.setattr(planning, "PROCESS_BYTES", ROOM - 640)
+    small = pipeline.job(request(detail=DetailSettings(denoising_strength=0.0)))
+    large = pipeline.job(request(LARGE))
+    with pipeline.engine(staying="all") as engine:
+        _expected(engine, engine.planner.expect, large)
+        # the program that finds faces leaves the large one no room
+        _expected(engine, engine.planner.expect, small)
+        assert engine.planner.available == {"cpu": 640}
+        # which is what a job is told that does not fit by itself
+        with pytest.raises(PlacementError, match=r"^needs 64\d of 640"):
+            _expected(engine, engine.planner.expect, large)
+        _expected(engine, engine.planner.expect, small)
