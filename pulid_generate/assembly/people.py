@@ -79,6 +79,7 @@ def read_subjects(
                 weight=request.id_weight * spec.weight,
                 schedule=spec.schedule(request.id_schedule),
                 region=region,
+                box=spec.box,
                 references=known,
             )
         )

@@ -251,6 +251,8 @@ def _person(job: Job, subject: Subject) -> dict[str, Any]:
         facts["weight_single"] = schedule.single
     if subject.region_sha256:
         facts["region_sha256"] = subject.region_sha256
+    if subject.box is not None:
+        facts["box"] = list(subject.box)
     if job.request.cfg_scale != 1:
         facts["negative"] = job.request.negative_id
     return facts

@@ -114,13 +114,15 @@ def parameters_of_faces(
     assert detail is not None
     height, width = pixels.shape[:2]
     first = next(iter(job.passes), job)
-    people = tuple(person.close_up() for person in job.people_seen)
+    people = []
+    for person in job.people_seen:
+        people.append(replace(person.close_up(), box=person.box))
     sha256 = StartPicture(pixels).sha256
     more = {
         "detail": detail_facts(job),
         "picture": {"sha256": sha256, "width": width, "height": height},
     }
-    face = replace(first, subjects=people, start=None)
+    face = replace(first, subjects=tuple(people), start=None)
     return _described(face, more, fitting, placement, compute)
 
 

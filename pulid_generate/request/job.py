@@ -32,6 +32,8 @@ class Subject:
     schedule: IdSchedule = ALWAYS
     # (L,) float32 in [0, 1] over the image tokens; None for the whole picture
     region: np.ndarray | None = field(default=None, repr=False)
+    # X, Y, W, H in pixels of the picture, where the region was given so
+    box: tuple[int, int, int, int] | None = None
     # Files of pictures that this person's face is recognised by in a detail pass
     references: tuple[bytes, ...] = field(default=(), repr=False)
 
@@ -49,7 +51,7 @@ class Subject:
     def close_up(self) -> Subject:
         """This person in a picture of the face alone: in all of it, at every step, as strongly."""
         schedule = IdSchedule(double=self.schedule.double, single=self.schedule.single)
-        return replace(self, schedule=schedule, region=None, references=())
+        return replace(self, schedule=schedule, region=None, box=None, references=())
 
     def enlarged(self, drawn: GenerationRequest, larger: GenerationRequest) -> Subject:
         """This person in the larger picture of `larger`, at the same place."""

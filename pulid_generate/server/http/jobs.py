@@ -28,8 +28,9 @@ from pulid_generate.server.http.state import (
     server_of,
     visitor_of,
 )
+from pulid_generate.server.intake.compared import Restored, hashes_of
 from pulid_generate.server.intake.fields import read_names, schema
-from pulid_generate.server.intake.restoring import Restored, hashes_of, restore
+from pulid_generate.server.intake.restoring import restore
 from pulid_generate.server.intake.uploads import Body, decode_file, read_body
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
 from pulid_generate.version import __version__

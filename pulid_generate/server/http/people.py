@@ -22,9 +22,9 @@ from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import RequestError
 from pulid_generate.server.failures import naming_files_of, not_found, without_folder
 from pulid_generate.server.http.state import Server, beside, server_of, visitor_of
+from pulid_generate.server.intake.compared import hashes_of
 from pulid_generate.server.intake.people import SUFFIX, check_name
 from pulid_generate.server.intake.portraits import save_identity, save_vectors
-from pulid_generate.server.intake.restoring import hashes_of
 from pulid_generate.server.intake.uploads import Body, read_body, write_files
 from pulid_generate.server.settings import MAX_SAVED
 from pulid_generate.server.work.queue import PORTRAITS

@@ -5,6 +5,7 @@
     uploads.py             bodies and files
     people.py              who can be named
     restoring.py           fields of a request from a picture's metadata
+    compared.py            what a picture was made with against what is here
     portraits.py           what pictures of a person can be compared with
     validation.py          many jobs, and what their pictures come to
     validation_fields.py   what is asked of it

@@ -7,10 +7,8 @@ of the file. What was typed is looked for until it comes to the same.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,16 @@ import numpy as np
 
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.lora.choice import find_lora
 from pulid_generate.request.detail import ANTELOPEV2, own_prompt_of
 from pulid_generate.request.generation import MAX_STEPS
 from pulid_generate.request.job import Job
 from pulid_generate.sampling.names import SCHEDULES
+from pulid_generate.server.intake.compared import (
+    Restored,
+    compare_models,
+    take_loras,
+    take_people,
+)
 
 # as the metadata rounds times
 DIGITS = 6
@@ -32,32 +35,12 @@ PLAIN = (
     *("rng", "sampling_method", "eta", "prompt_weights", "guidance", "negative_prompt"),
     *("cfg_scale", "cfg_start_step"),
 )
-# facts of a person -> fields
-OF_PERSON = {
-    "weight": "pulid_id_weight",
-    "start_step": "id_start_step",
-    "end_step": "id_end_step",
-    "schedule": "id_weight_schedule",
-    "weight_double": "id_weight_double",
-    "weight_single": "id_weight_single",
-    "negative": "negative_id",
-}
-SHOWN = 12
 # numbers of steps that are tried where the metadata has only those that were left
 MOST_TRIED = 60
 
 # fields -> the picture that they come to, without people and pictures to start from; raises
 # PulidError
 Fit = Callable[[Mapping[str, Any]], Job]
-
-
-@dataclass
-class Restored:
-    """What a picture's metadata comes to."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    # sentences
-    missing: list[str] = field(default_factory=list)
 
 
 def restore(
@@ -83,7 +66,7 @@ def restore(
     _take_skipping(facts, fields)
     _take_cache(facts, fields)
     _take_detail(facts, fields)
-    _take_loras(facts, restored, loras)
+    take_loras(facts, restored, loras)
     for name in list(fields):
         if fields[name] is None or fields[name] == getattr(defaults, name):
             del fields[name]
@@ -93,7 +76,7 @@ def restore(
     if "picture" in facts:
         _take_faces(facts, fields)
     _take_hires(facts, fields, fit)
-    _take_people(facts, restored, defaults, names)
+    take_people(facts, restored, defaults, names)
     for name, words in (
         ("init_image", "the picture that it started from is not in it: choose it again"),
         ("picture", "the picture whose faces were redrawn is not in it: choose it again"),
@@ -106,21 +89,8 @@ def restore(
         restored.missing.append(
             "the pictures that tell faces apart are not in it: choose them again"
         )
-    _compare_models(facts, restored, here)
+    compare_models(facts, restored, here)
     return restored
-
-
-def _compare_models(facts: Mapping[str, Any], restored: Restored, here: Mapping[str, Any]) -> None:
-    for role, name in facts.get("models", {}).items():
-        own = here["models"].get(role, name)
-        if own != name:
-            restored.missing.append(f"it was drawn by {name}, and this server has {own}")
-    for fact, words in (
-        ("upscale", "finished pictures are enlarged otherwise here"),
-        ("tae", "its tiny autoencoder is another one here, or there was or is none"),
-    ):
-        if facts.get(fact) != here[fact]:
-            restored.missing.append(words)
 
 
 def _take_tiles(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
@@ -161,18 +131,6 @@ def _take_detail(facts: Mapping[str, Any], fields: dict[str, Any]) -> None:
 
 def _pairs(told: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in told.items())
-
-
-def _take_loras(facts: Mapping[str, Any], restored: Restored, folder: Path | None) -> None:
-    given = []
-    for told in facts.get("loras", ()):
-        try:
-            find_lora(str(told["name"]), folder)
-        except PulidError:
-            restored.missing.append(f"the LoRA {told['name']} is not here")
-        else:
-            given.append(f"{told['name']}:{told['weight']:g}")
-    restored.fields["lora"] = given or None
 
 
 # ------------------------------------------------------------------------------------------- steps
@@ -286,48 +244,3 @@ def _take_hires(facts: Mapping[str, Any], fields: dict[str, Any], fit: Fit) -> N
                 return
         del fields["hires_denoising_strength"]
     fields["hires_sigmas"] = ",".join(map(str, told["sigmas"]))
-
-
-# ------------------------------------------------------------------------------------------ people
-
-
-def _take_people(
-    facts: Mapping[str, Any], restored: Restored, defaults: BatchFlags, names: Mapping[str, str]
-) -> None:
-    if "identity" in facts:
-        told = facts["identity"]
-        for fact, option in OF_PERSON.items():
-            # moments are texts there
-            if fact in told and str(told[fact]) != str(getattr(defaults, option)):
-                restored.fields[option] = told[fact]
-        person = _name(told["sha256"], restored, names)
-        if person is not None:
-            restored.fields["pulid_id_embedding"] = person
-    several = []
-    for told in facts.get("identities", ()):
-        person = _name(told["sha256"], restored, names)
-        if person is not None:
-            several.append(f"{person},weight={told['weight']},start={told['start_step']}")
-    if several:
-        restored.fields["identity"] = several
-        restored.missing.append("where each person was is not in it: drag their boxes again")
-
-
-def _name(sha256: str, restored: Restored, names: Mapping[str, str]) -> str | None:
-    if sha256 in names:
-        return names[sha256]
-    restored.missing.append(
-        f"its person is not among those here (SHA-256 {sha256[:SHOWN]}..): add the .pulidembd"
-    )
-    return None
-
-
-def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
-    """name -> SHA-256 of its file; those that cannot be read are left out. files: name -> path."""
-    found = {}
-    for name, path in files.items():
-        try:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError:
-            continue
-    return found

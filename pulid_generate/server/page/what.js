@@ -151,13 +151,14 @@ export async function restore(told, { before = null, missing = [], faces = false
     if (!OWN.has(name) && value !== null) advanced.set(name, value);
   }
   by("seed-lock").checked = true;
-  lost.push(...restorePeople(told));
   if (before) await start_picture.startAgain(before);
   else if (told.init_img || told.detail_img) lost.push("the picture that it started from is not kept: choose it again");
   for (const name of ["ref_image", "control_image", "reference"]) {
     if (told[name]) lost.push(`${name}: is not kept, choose it again`);
   }
   resize(told.width ?? usual.width, told.height ?? usual.height);
+  // once the picture has its size: boxes grow with it
+  lost.push(...restorePeople(told));
   by("form-note").textContent = ["The settings are restored.", ...lost].join(" ");
   by("what").scrollIntoView();
   by("prompt").focus({ preventScroll: true });

@@ -7,8 +7,9 @@ May be called from any thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +99,30 @@ class Judge:
 
     def facts(self) -> dict[str, Any]:
         """What the metadata of every picture here says of the models: files by role, what enlarges
-        finished pictures, a tiny autoencoder.
+        finished pictures, a tiny autoencoder; ControlNets by their names, each with what reads its
+        hash; and the folder of models that enlarge between two passes.
         """
         from pulid_generate.pipeline.pixels import MODELS
 
         fitting = self.pipeline.fitting
         models = {role: getattr(fitting.files, role).name for role in MODELS}
-        return {"models": models, "upscale": fitting.upscale, "tae": fitting.tae}
+        if fitting.files.pulid is not None:
+            models["pulid"] = fitting.files.pulid.name
+        controls: dict[str, Callable[[], str]] = {}
+        for name in self.flags.control_net or ():
+            controls[path_of(name).name] = partial(self._control_sha256, path_of(name))
+        folder = self.flags.hires_upscalers_dir
+        return {
+            "models": models,
+            "upscale": fitting.upscale,
+            "tae": fitting.tae,
+            "controls": controls,
+            "hires_upscalers_dir": path_of(folder) if folder is not None else None,
+        }
+
+    def _control_sha256(self, path: Path) -> str:
+        with self.lock:
+            return self.pipeline.fitting.controls[path].sha256
 
     def flags_of(self, record: JobRecord) -> tuple[BatchFlags, frozenset[str]]:
         """The flags of a job, over the server's own, and which of them were given. Raises

@@ -182,11 +182,22 @@ def test_a_reference_says_whose_face_it_is(client, command, beach, draw, kept, t
 def test_metadata_of_a_redrawn_face_draws_it_again(client, beach):
     start = {"detail_img": of_file(beach)}
     for asked in (
-        {"strength": 0.7, "extra_ad_args": ARGS, "steps": 3, "ad_prompt": "[PROMPT], smiling"},
-        {"extra_ad_args": "steps=4,denoising_strength=0.5", "cfg_scale": 2, "negative_prompt": "a"},
+        {
+            "pulid_id_embedding": "me",
+            "strength": 0.7,
+            "extra_ad_args": ARGS,
+            "steps": 3,
+            "ad_prompt": "[PROMPT], smiling",
+        },
+        {
+            "identity": ["me,box=8,0,48,48"],
+            "extra_ad_args": "steps=4,denoising_strength=0.5",
+            "cfg_scale": 2,
+            "negative_prompt": "a",
+        },
     ):
         usual = {"width": None, "height": None, "strength": None, "extra_ad_args": None}
-        first = picture(client, ended(client, pulid_id_embedding="me", **start, **usual | asked))
+        first = picture(client, ended(client, **start, **usual | asked))
         posted = client.post("/v1/parameters", json={"image": base64.b64encode(first).decode()})
         told = posted.json()
         assert told["missing"] == [

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from seeded.checkpoints import write_embedding
 from support.programs.commands import call
 from support.visits import EXTRACT, MODELS, needs_browser, wait
 
@@ -114,11 +119,12 @@ def test_a_painted_mask_comes_out_as_painted(visit, studio, portraits, monkeypat
     page.wait_for_selector("#seen[aria-busy=false]")
 
 
-def test_two_people_are_placed_by_dragging_their_boxes(visit, person):
+def test_two_people_are_placed_by_dragging_their_boxes(visit, person, tmp_path):
     visitor = visit()
     page = visitor.page
-    for name in ("ada", "ben"):
-        files = {"name": f"{name}.pulidembd", "mimeType": "", "buffer": person.read_bytes()}
+    people = {"ada": person, "ben": write_embedding(tmp_path / "ben.pulidembd", 9)}
+    for name, path in people.items():
+        files = {"name": f"{name}.pulidembd", "mimeType": "", "buffer": path.read_bytes()}
         page.set_input_files("#embedding", files=[files])
         page.wait_for_selector(f"#people >> text={name}")
     outline = page.locator("#place")
@@ -145,6 +151,20 @@ def test_two_people_are_placed_by_dragging_their_boxes(visit, person):
     assert "ben,weight=1,box=48,1,47,86" in sent[0]
     page.wait_for_selector("#form-error >> text=does not answer")
     visitor.errors.clear()  # of the request that was stopped here
+    # from a picture of another size they come back as they were there
+    told = []
+    for path, box in zip(people.values(), ([1, 2, 30, 40], [64, 0, 48, 90]), strict=True):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        told.append({"sha256": sha256, "weight": 1, "start_step": 0, "box": box})
+    facts = {"pulid_generate": "1", "t5_tokens": [32], "prompt": "x", "seed": 1, "sigmas": [1, 0]}
+    facts |= {"width": 128, "height": 96, "steps": 1, "identities": told}
+    info = PngInfo()
+    info.add_text("parameters", f"x\n{json.dumps(facts)}")
+    Image.new("RGB", (16, 16)).save(tmp_path / "two.png", pnginfo=info)
+    page.set_input_files("#restore", str(tmp_path / "two.png"))
+    page.wait_for_selector("#place-choices >> text=ben: 64, 0, 48, 90")
+    page.wait_for_selector("#place-choices >> text=ada: 1, 2, 30, 40")
+    assert page.input_value("#width") == "128"
 
 
 def test_the_faces_alone_of_a_picture_are_redrawn(visit, studio, portraits):

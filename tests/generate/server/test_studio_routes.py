@@ -5,6 +5,7 @@ metadata, and what is meant on each of several portraits.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
+from pulid_generate.server.intake.compared import _of_file
 from pulid_generate.server.intake.restoring import _take_hires
 
 
@@ -132,13 +134,66 @@ def test_what_metadata_does_not_hold_is_said(client, served, kept):
     told = restored(client, other)
     assert "pulid_id_embedding" not in told["fields"]
     assert "add the .pulidembd" in " ".join(told["missing"])
-    boxes = ["me,weight=0.5,box=0,0,32,48", "me,box=32,0,32,48"]
-    told = restored(client, drawn(client, prompt=PROMPT, identity=boxes))
-    assert [text.split(",")[:2] for text in told["fields"]["identity"]] == [
-        ["me", "weight=0.5"],
-        ["me", "weight=1.0"],
+
+
+@pytest.mark.parametrize(
+    "people",
+    [
+        ["me,weight=0.5,box=0,0,32,48", "me,box=30,0,34,48,start=1"],
+        ["me,box=32,0,32,48,end=1"],
+    ],
+)
+def test_boxes_of_people_come_back(people, client):
+    first = drawn(client, prompt=PROMPT, identity=people)
+    told = restored(client, first)
+    assert told["missing"] == []
+    assert len(told["fields"]["identity"]) == len(people)
+    assert all("box=" in text for text in told["fields"]["identity"])
+    assert drawn(client, **told["fields"]) == first
+
+
+def test_a_persons_mask_does_not_come_back(client):
+    masks = {"identity": ["me,mask=a.png"], "files": {"a.png": coded(png("white"))}}
+    told = restored(client, drawn(client, prompt=PROMPT, **masks))
+    assert told["missing"] == ["where me was is not in it, but for a mask's hash: place it again"]
+
+
+def test_files_are_compared_by_their_hashes(client, served):
+    first = drawn(client, prompt=PROMPT, lora=["style:0.5"])
+    facts = parse_description(read_parameters(first))
+    assert restored(client, first)["missing"] == []
+    [lora] = facts["loras"]
+    other = facts | {"loras": [lora | {"sha256": "ab" * 32}]}
+    [told] = restored(client, with_facts(other))["missing"]
+    assert told.startswith("its LoRA was style (SHA-256 abababababab..), here it is style (")
+    tiny = {"name": "tiny", "sha256": "cd" * 32}
+    hires = {"upscaler": "x4.pth", "upscaler_sha256": "ef" * 32, "upscaler_tile": 64}
+    hires |= {"width": 128, "height": 96, "sigmas": [0.5, 0.0]}
+    control = {"name": "canny.safetensors", "sha256": "01" * 32}
+    more = {"tae": tiny, "hires": hires, "controls": [control]}
+    empty = hashlib.sha256(b"").hexdigest()[:12]
+    assert restored(client, with_facts(facts | more))["missing"] == [
+        "the pictures of its ControlNets are not in it: choose them again",
+        "this server lacks its tiny autoencoder, tiny (SHA-256 cdcdcdcdcdcd..)",
+        "what enlarged it between two passes is not here: x4.pth (SHA-256 efefefefefef..); "
+        f"x4.pth (SHA-256 {empty}..) is another file",
+        "this server was started without its ControlNet, canny.safetensors (SHA-256 "
+        "010101010101..)",
     ]
-    assert "drag their boxes again" in " ".join(told["missing"])
+
+
+def test_settings_of_one_file_are_told_apart():
+    own = {"model": "x4.pth", "sha256": "ab", "scale": 4, "tile": 512}
+    for told, words in (
+        (own | {"model": "renamed.pth"}, []),
+        (own | {"tile": 128}, ["its enlarger had another tile: 128, here 512"]),
+        (None, ["it was drawn without the enlarger of this server, x4.pth (SHA-256 ab..)"]),
+        (
+            own | {"sha256": "cd"},
+            ["its enlarger was x4.pth (SHA-256 cd..), and this server has x4.pth (SHA-256 ab..)"],
+        ),
+    ):
+        assert _of_file("enlarger", told, own) == words
 
 
 def test_the_servers_models_that_enlarge_can_be_chosen(client):
@@ -151,10 +206,11 @@ def test_the_servers_models_that_enlarge_can_be_chosen(client):
 def test_what_another_server_has_is_said(client):
     facts = parse_description(read_parameters(drawn(client, prompt=PROMPT)))
     facts["models"]["flux"] = "flux1-dev.safetensors"
-    facts["upscale"] = {"model": "x4.pth"}
+    facts["upscale"] = {"model": "x4.pth", "sha256": "ab"}
     told = restored(client, with_facts(facts))["missing"]
     assert told[0].startswith("it was drawn by flux1-dev.safetensors, and this server has flux1-")
-    assert told[1:] == ["finished pictures are enlarged otherwise here"]
+    lacks = "this server lacks its model that enlarges pictures, x4.pth (SHA-256 ab..)"
+    assert told[1:] == [lacks]
 
 
 def test_tiles_of_a_model_that_enlarged_it_come_back():
