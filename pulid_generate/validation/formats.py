@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pulid_generate.validation.measures import MEASURES, agreement, turned
+from pulid_generate.validation.measures import MEASURES, agreement, by_recognizers, turned
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import (
@@ -180,7 +180,9 @@ def _rounded(value: float | None) -> float | None:
 
 
 def as_table(report: Report) -> str:
-    """For the terminal: likeness of each prompt, the means, then every measure there is."""
+    """For the terminal: likeness of each prompt, the means, then every measure there is, and what
+    each of several recognisers says.
+    """
     width = max(len("likeness"), *(len(trial.name) for trial in report.trials))
     head = "".join(f"{RUNS[run]:>12}" for run in report.runs)
     lines = [f"{'likeness':<{width}}  {head}{'moved':>9}"]
@@ -192,9 +194,14 @@ def as_table(report: Report) -> str:
         moved = number(report.mean_of(lambda shot: shot.moved, PERSON, trial), 1)
         lines.append(f"{name:<{width}}  {cells}{moved:>9}")
     lines.append("")
-    widest = max(map(len, MEASURES))
+    told = []
     for name, measure in MEASURES.items():
         value = measure.of(report)
         if value is not None:
-            lines.append(f"{name:<{widest}}  {number(value, measure.digits):>8}  {measure.text}")
+            told.append((name, number(value, measure.digits), measure.text))
+    if len(report.judges.recognizers) > 1:
+        told += by_recognizers(report)
+    widest = max((len(name) for name, _, _ in told), default=0)
+    for name, value_text, text in told:
+        lines.append(f"{name:<{widest}}  {value_text:>8}  {text}")
     return "\n".join(lines)

@@ -13,12 +13,14 @@ from pulid_generate.pictures.score_lines import Pose
 from pulid_generate.validation.report import (
     NO_FACE,
     PERSON,
+    RUNS,
     WITHOUT,
     Measure,
     Report,
     Requirement,
     Shot,
     mean,
+    number,
 )
 
 # degrees: where weight 0 turns the head less than this, nothing can be said about freedom
@@ -173,6 +175,25 @@ def agreement(report: Report, index: int) -> float | None:
         return statistics.correlation(*zip(*pairs, strict=True))
     except statistics.StatisticsError:
         return None
+
+
+def by_recognizers(report: Report) -> list[tuple[str, str, str]]:
+    """For people, of each recogniser: what its likeness is called, that of the person, and what
+    else there is to know of it: whether PuLID is conditioned on it, the other runs, and how far it
+    agrees with the first.
+    """
+    lines = []
+    for index, recognizer in enumerate(report.judges.recognizers):
+        means = []
+        for run in report.runs:
+            means.append(f"{RUNS[run]} {number(report.likeness_by(index, run))}")
+        text = "the network that PuLID is conditioned on: " if recognizer.own else ""
+        text += ", ".join(means)
+        if index:
+            text += f"; correlation with the first {number(agreement(report, index), 2)}"
+        person = number(report.likeness_by(index, PERSON))
+        lines.append((f"by {recognizer.name}", person, text))
+    return lines
 
 
 # --------------------------------------------------------------------------------------- head poses

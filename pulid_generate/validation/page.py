@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from pulid_generate.validation import charts
-from pulid_generate.validation.measures import MEASURES, agreement
+from pulid_generate.validation.measures import MEASURES, by_recognizers
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import (
@@ -274,18 +274,9 @@ def _measures(report: Report) -> str:
             f'<tr><th scope="row">{name}</th><td>{value}</td>'
             f'<td class="text">{escape(measure.text)}</td></tr>'
         )
-    for index, recognizer in enumerate(report.judges.recognizers):
-        means = ", ".join(
-            f"{RUNS[run]} {number(report.likeness_by(index, run))}" for run in report.runs
-        )
-        text = "the network that PuLID is conditioned on: " if recognizer.own else ""
-        text += means
-        found = agreement(report, index) if index else None
-        if index:
-            text += f"; correlation with the first {number(found, 2)}"
+    for name, value, text in by_recognizers(report):
         rows += (
-            f'<tr><th scope="row">by {escape(recognizer.name)}</th>'
-            f"<td>{number(report.likeness_by(index, PERSON))}</td>"
+            f'<tr><th scope="row">{escape(name)}</th><td>{value}</td>'
             f'<td class="text">{escape(text)}</td></tr>'
         )
     return f'<table class="words"><tbody>{rows}</tbody></table>'

@@ -13,7 +13,7 @@ from support.paths import ROOT
 
 from pulid_generate.pictures.score_lines import Judges, Pose, Recognizer
 from pulid_generate.validation import charts
-from pulid_generate.validation.formats import as_dict
+from pulid_generate.validation.formats import as_dict, as_table
 from pulid_generate.validation.measures import angle_between, parse_requirements
 from pulid_generate.validation.notes import notes_of
 from pulid_generate.validation.page import as_page
@@ -174,6 +174,11 @@ def test_recognisers_agree_as_far_as_their_likenesses_do():
     assert first["mean_likeness"] == {"person": 0.2}
     few = as_dict(report(*shots[:2], judges=judges))["recognizers"]
     assert few[1]["agreement"] is None
+    # at the terminal too, the one that PuLID is conditioned on marked
+    told = as_table(report(*shots, faceless, judges=judges)).splitlines()[-2:]
+    assert re.match(r"by a +0\.200  the network that PuLID is conditioned on: the person", told[0])
+    assert re.match(r"by b +0\.150  the person 0\.150; correlation with the first -1\.00", told[1])
+    assert "by a" not in as_table(report(*shots, judges=Judges(judges.recognizers[:1])))
 
 
 @pytest.mark.parametrize(
