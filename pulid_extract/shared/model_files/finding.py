@@ -294,7 +294,10 @@ def fetch(role: Role, folder: Path) -> Path:
     source = role.source
     if source.url:
         target = folder / source.url.rsplit("/", 1)[-1]
-        download(source.url, target, source.sha256)
+        try:
+            download(source.url, target, source.sha256)
+        except WeightsError as error:
+            raise WeightsError(f"{role.name}: {error}, or give {role.flag} FILE") from None
         return target
     from huggingface_hub import hf_hub_download
 

@@ -33,6 +33,7 @@ from pulid_extract.shared.model_files import (
     kind_of,
     read_header,
 )
+from pulid_extract.shared.model_files.finding import fetch
 from pulid_extract.shared.writing import check_writable, write_atomically
 
 ONE = np.ones(2, np.float32)
@@ -362,3 +363,11 @@ def test_a_link_is_written_to_its_target(tmp_path):
     link.symlink_to(tmp_path / "none" / "x")
     with pytest.raises(OutputError, match="check that the folder exists"):
         check_writable(link)
+
+
+def test_a_download_that_fails_names_what_it_is_for_and_its_flag(tmp_path):
+    role = Role("RetinaFace detector", "--retinaface", (), Source(url="http://127.0.0.1:9/x.pth"))
+    with pytest.raises(WeightsError) as caught:
+        fetch(role, tmp_path)
+    assert str(caught.value).startswith("RetinaFace detector: http://127.0.0.1:9/x.pth: cannot be ")
+    assert str(caught.value).endswith("try again, or give --retinaface FILE")
