@@ -259,5 +259,8 @@ def doubtful_flags(flags: Flags) -> Iterator[str]:
             f"--vae-tile-size {tile} is {min(sides) * 8} pixels, as large as the picture: it "
             "counts latents of 8 pixels, newer builds of sd-cli are said to count pixels"
         )
+    for text in flags.control_strength or ():
+        if re.fullmatch(r"[+-]?0*\.?0*", text) and "0" in text:
+            yield f"--control-strength {text} adds nothing, and its ControlNet still takes its time"
     if flags.prompt is not None and not flags.prompt.strip() and flags.prompt_file is None:
         yield "--prompt is empty: nothing says what to draw; is a variable of the shell not set?"

@@ -61,6 +61,7 @@ def test_a_value_is_2_on_the_command_line_and_1_in_a_row(generate, tmp_path, mon
         ({"pulid_id_weight": 1.2}, []),
         ({"vae_tiling": True, "vae_tile_size": "512x512"}, ["4096 pixels, as large as the"]),
         ({"vae_tiling": True}, []),
+        ({"control_strength": ["0.0", "0.5"]}, ["--control-strength 0.0 adds nothing"]),
         ({"prompt": " "}, ["--prompt is empty"]),
         ({"prompt": None, "prompt_file": "p.txt"}, []),
     ],
