@@ -29,7 +29,7 @@ LONGEST = (
     "server/test_studio.py",
     "server/test_studio_people.py",
     "shared/test_ray.py",
-    "server/test_safety.py",
+    "server/test_hostile_requests.py",
     "injection/test_compiled_files.py",
     "injection/test_compiled_blocks.py",
     "validation/test_validate.py",

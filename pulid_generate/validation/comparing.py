@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,17 @@ from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pictures.three_way import mean_change
 from pulid_generate.validation.measures import angle_between
 from pulid_generate.validation.prompts import Trial
-from pulid_generate.validation.report import PERSON, WITHOUT, KnownPicture, Shot
+from pulid_generate.validation.report import (
+    PERSON,
+    WITHOUT,
+    KnownPicture,
+    Memory,
+    Report,
+    Requirement,
+    Shot,
+    ValidatedIdentity,
+)
+from pulid_generate.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +62,44 @@ def open_judges(
     except ScoringError as error:
         log(f"prompts are not judged: {error}")
         return scorer, *scorer.check(), str(error)
+
+
+def compared_report(
+    shots: Sequence[Shot],
+    folder: Path,
+    opened: tuple[Scorer, Judges, list[Score], str | None],
+    progress: Progress,
+    *,
+    command: str,
+    identity: ValidatedIdentity,
+    memory: Memory | None = None,
+    requirements: Sequence[Requirement] = (),
+) -> Report:
+    """What the drawn pictures come to. folder: where they are. opened: as `open_judges` gives it.
+    command: that asked for it. Raises PackageError, ScoringError.
+    """
+    scorer, judges, own_scores, unjudged = opened
+    # what the program says of all of them together is not about one
+    silent = replace(scorer, log=lambda line: None)
+    shots = compare(shots, folder, silent, own_scores, progress)
+    references = []
+    for path, score in zip(scorer.references, own_scores, strict=True):
+        references.append(known_picture(path, score))
+    return Report(
+        tool=f"pulid-generate {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        identity=identity,
+        references=references,
+        strangers=[known_picture(path) for path in scorer.strangers],
+        truths=[known_picture(path) for path in scorer.truths],
+        judges=judges,
+        unjudged=unjudged,
+        settings=shared_settings(shots, folder),
+        shots=shots,
+        memory=memory,
+        requirements=list(requirements),
+    )
 
 
 def compare(

@@ -13,7 +13,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,7 @@ from pulid_generate.flags.commands import BatchFlags, ValidateFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.rows.grid import parse_seeds, read_prompts
 from pulid_generate.rows.row import Row
-from pulid_generate.validation.comparing import (
-    compare,
-    known_picture,
-    open_judges,
-    shared_settings,
-)
+from pulid_generate.validation.comparing import compared_report, open_judges
 from pulid_generate.validation.formats import as_dict, as_table
 from pulid_generate.validation.measures import JUDGE_OF_PROMPTS, parse_requirements
 from pulid_generate.validation.notes import notes_of
@@ -62,7 +56,6 @@ from pulid_generate.validation.report import (
     number,
 )
 from pulid_generate.validation.writing import JSON, PAGE, SHEET, check_whose, write_report
-from pulid_generate.version import __version__
 
 # Fields of one picture -> what validate has instead
 INSTEAD = {
@@ -98,28 +91,18 @@ def run(context: typer.Context, flags: ValidateFlags) -> None:
     check_whose(folder / JSON, identity)
 
     must_judge = any(one.measure.needs == JUDGE_OF_PROMPTS for one in requirements)
-    scorer, judges, own_scores, unjudged = open_judges(scorer, must_judge, progress.log)
+    opened = open_judges(scorer, must_judge, progress.log)
+    scorer, judges, _, _ = opened
     for note in judges.notes_on(read_embedding(flags.pulid_id_embedding or "")):
         progress.note(note)
     shots, memory = _draw(flags, given, shots, progress)
-    # what the program says of all of them together is not about one
-    silent = replace(scorer, log=lambda line: None)
-    shots = compare(shots, folder, silent, own_scores, progress)
-    references = []
-    for path, score in zip(scorer.references, own_scores, strict=True):
-        references.append(known_picture(path, score))
-    report = Report(
-        tool=f"pulid-generate {__version__}",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    report = compared_report(
+        shots,
+        folder,
+        opened,
+        progress,
         command=command_line(),
         identity=identity,
-        references=references,
-        strangers=[known_picture(path) for path in scorer.strangers],
-        truths=[known_picture(path) for path in scorer.truths],
-        judges=judges,
-        unjudged=unjudged,
-        settings=shared_settings(shots, folder),
-        shots=shots,
         memory=memory,
         requirements=requirements,
     )

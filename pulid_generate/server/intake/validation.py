@@ -12,7 +12,6 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,7 @@ from pulid_generate.server.intake.validation_records import (
 from pulid_generate.server.settings import FORGET_SECONDS
 from pulid_generate.server.work.jobs import JobRecord
 from pulid_generate.server.work.queue import VALIDATION, JobQueue
-from pulid_generate.validation.comparing import (
-    compare,
-    known_picture,
-    open_judges,
-    shared_settings,
-)
+from pulid_generate.validation.comparing import compared_report, open_judges
 from pulid_generate.validation.formats import as_dict
 from pulid_generate.validation.prompts import Trial
 from pulid_generate.validation.report import (
@@ -60,7 +54,6 @@ from pulid_generate.validation.report import (
     ValidatedIdentity,
 )
 from pulid_generate.validation.writing import JSON, PAGE, write_report
-from pulid_generate.version import __version__
 
 # as a report says how it would be asked for again
 COMMAND = "POST /v1/validations"
@@ -319,22 +312,15 @@ def _report(
     PulidError.
     """
     scorer, judges, own_scores, unjudged = opened
-    shots = compare(shots, record.folder, scorer, own_scores, Progress(quiet=True))
-    references = []
-    for path, score in zip(scorer.references, own_scores, strict=True):
-        references.append(known_picture(path, score))
-    report = Report(
-        tool=f"pulid-generate {__version__}",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    if unjudged is not None:
+        unjudged = without_folder(unjudged, record.folder)
+    report = compared_report(
+        shots,
+        record.folder,
+        (scorer, judges, own_scores, unjudged),
+        Progress(quiet=True),
         command=COMMAND,
         identity=record.identity,
-        references=references,
-        strangers=[known_picture(path) for path in scorer.strangers],
-        truths=[known_picture(path) for path in scorer.truths],
-        judges=judges,
-        unjudged=without_folder(unjudged, record.folder) if unjudged else None,
-        settings=shared_settings(shots, record.folder),
-        shots=shots,
     )
     write_report(report, record.folder, scorer, lambda line: None)
     return report

@@ -23,6 +23,8 @@ def served(micro, tmp_path_factory, kept):
     people.mkdir()
     for file in (kept.me, kept.you):
         (people / file.name).write_bytes(file.read_bytes())
+    # beside the folder whose people may be named
+    (folder / "secret.pulidembd").write_bytes(kept.you.read_bytes())
     loras = folder / "loras"
     loras.mkdir()
     write_lora(loras / "style.safetensors")
