@@ -69,11 +69,9 @@ class Submission:
 
         options: fields of a generation. own: the server's own, see `fields.OWN`. Raises PulidError.
         """
-        output_format = own.get("output_format") or "png"
+        output_format = str(own.get("output_format") or "png")
         if output_format not in FORMATS:
-            raise RequestError(
-                f"output_format {str(output_format)[:20]!r}: expected {_or(FORMATS)}"
-            )
+            raise RequestError(f"output_format {output_format[:20]!r}: expected {_or(FORMATS)}")
         name = self.new_name()
         folder = self.visitors.folder_of(visitor) / name
         make_folder(folder, mode=0o700)
@@ -81,7 +79,7 @@ class Submission:
             with naming_files_of(folder), naming_files_of(folder / FILES):
                 naming = _Naming(self, body, visitor, folder / FILES)
                 asked = naming.asked(options, own)
-                job = JobRecord(name, folder, visitor, asked, str(output_format))
+                job = JobRecord(name, folder, visitor, asked, output_format)
                 judged = self.judge.judge(job, self.settings)
         except PulidError:
             shutil.rmtree(folder, ignore_errors=True)

@@ -74,6 +74,13 @@ REFUSED = {
     "a broken embedding": {"pulid_id_embedding": "data:x;base64,R0dVRg=="},
     "portraits without files": {"portraits": ["a.png"]},
     "another format": {"output_format": "svg"},
+    "no format at all": {"output_format": ["png"]},
+    "a path whose faces are redrawn": {"detail_img": "/etc/passwd"},
+    "a path of a reference": {"ad_model": "antelopev2", "reference": ["/etc/passwd"]},
+    "faces that are too large": {
+        "ad_model": "antelopev2",
+        "extra_ad_args": "inpaint_width=8192,inpaint_height=8192",
+    },
     "not a list": {"identity": {"me": 1}},
     "a text for a number": {"steps": "many"},
     "infinity": {"pulid_id_weight": 1e999},
@@ -155,6 +162,7 @@ def fuzzed(chance: random.Random) -> dict:
         *("pulid_id_embedding", "pulid_id_weight", "reference", "prompts", "seeds", "name", "key"),
         *("ref_image", "control_image", "face_at", "face_index", "output_format", "enable_hr"),
         *("hr_scale", "hr_resize_x", "extra_images", "n_iter", "batch_count", "cfg_scale"),
+        *("detail_img", "extra_ad_args"),
     ]
     values = [
         *(
