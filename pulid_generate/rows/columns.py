@@ -25,6 +25,8 @@ from pulid_generate.rows.row import BY_ROW
 # Texts of the command line that JSON may give as a number, or as a list of numbers
 NUMBER_TEXTS = ("id_start_step", "id_end_step", "flow_shift")
 LIST_TEXTS = ("sigmas", "hires_sigmas", "skip_layers", "scm_mask")
+# those that say something of each ControlNet
+OF_EACH = ("control_strength", "control_start", "control_end", "control_mode")
 # Columns that name one file, and those that name several
 FILES = (
     "pulid_id_embedding",
@@ -89,6 +91,13 @@ def _list_text(value: object) -> str:
     return records.text(value)
 
 
+def _of_each(value: object) -> list[str]:
+    """Numbers or words, one for each ControlNet; an empty one is of a ControlNet without."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(SEPARATOR)]
+    return [_number_text(part) for part in (value if isinstance(value, list) else [value])]
+
+
 def _word(words: tuple[str, ...], value: object) -> str:
     if value not in words:
         raise ValueError("one of them")
@@ -114,6 +123,9 @@ def _column(name: str, hint: Any) -> Column:
         words = get_args(kind)
         return Column(name, partial(_word, words), f"one of {', '.join(words)}", info.callback)
     read, expected = READERS[get_origin(kind) or kind]
+    if name in OF_EACH:
+        expected = f"a number or a text for each, in a list or between {SEPARATOR!r}"
+        read = _of_each
     if name in NUMBER_TEXTS:
         read, expected = _number_text, "a number, or a text"
     if name in LIST_TEXTS:

@@ -71,6 +71,22 @@ def test_wrong_values_are_named(record, words):
         read_row(record, 1, 1, BASE)
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (0.5, ["0.5"]),
+        ([0, 0.75], ["0", "0.75"]),
+        ("0.5; 1", ["0.5", "1"]),
+        (["", "pose"], ["", "pose"]),
+    ],
+)
+def test_a_number_or_a_text_for_each_control_net(given, read):
+    name = "control_mode" if "pose" in read else "control_strength"
+    assert COLUMNS[name].value(given, BASE) == read
+    with pytest.raises(RequestError, match="a number or a text for each"):
+        read_row({name: [True]}, 1, 1, BASE)
+
+
 def test_every_option_of_a_generation_has_a_place():
     assert {"prompt", "seed", "identity", "output", "lora", "mask", "vae_tiling"} <= set(COLUMNS)
     assert {
