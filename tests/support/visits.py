@@ -66,6 +66,12 @@ class Visit:
         self.page.set_input_files("#portraits", str(path))
         self.page.wait_for_selector("#faces button")
 
+    def save(self, name: str) -> None:
+        """The chosen face as a person of that name."""
+        self.page.fill("#person-name", name)
+        self.page.click("#use")
+        self.page.wait_for_selector(f"#people >> text={name}")
+
     def point(self, x: float, y: float, canvas_id: str = "#portrait") -> tuple[float, float]:
         """Where a share of the portrait, or of another canvas, is in the window."""
         canvas = self.page.locator(canvas_id)

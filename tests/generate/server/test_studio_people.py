@@ -37,9 +37,7 @@ def test_the_second_face_clicked_is_the_one_extracted(
     whole = Image.open(path).size
     page.mouse.click(*visitor.point((x + width / 2) / whole[0], (y + height / 2) / whole[1]))
     assert page.locator("#faces [aria-checked=true]").inner_text() == "Face 2"
-    page.fill("#person-name", "second")
-    page.click("#use")
-    page.wait_for_selector("#people >> text=second")
+    visitor.save("second")
     with page.expect_download() as download:
         page.click("#people a")
     out = tmp_path / "second.pulidembd"
@@ -171,9 +169,7 @@ def test_the_faces_alone_of_a_picture_are_redrawn(visit, studio, portraits):
     visitor = visit()
     page = visitor.page
     visitor.give(portraits / "ada.png")
-    page.fill("#person-name", "me")
-    page.click("#use")
-    page.wait_for_selector("#people >> text=me")
+    visitor.save("me")
     page.click("#edit-part summary")
     page.set_input_files("#init", str(portraits / "two.png"))
     page.check("text=The faces alone")
