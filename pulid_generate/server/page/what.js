@@ -91,6 +91,8 @@ export function arrange() {
   const [width, height] = [Number(field("width").value), Number(field("height").value)];
   for (const shape of by("shapes").children) shape.setAttribute("aria-pressed", shape.dataset.size === `${width}x${height}`);
   const faces = start_picture.faces();
+  // what a picture that is there leaves no room for
+  for (const input of [...OF_A_PICTURE.map(field), ...by("shapes").children]) input.disabled = Boolean(faces);
   if (faces) places.arrange(...faces.size, faces.image);
   else places.arrange(width, height);
 }

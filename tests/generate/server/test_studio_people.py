@@ -176,6 +176,7 @@ def test_the_faces_alone_of_a_picture_are_redrawn(visit, studio, portraits):
     # the picture's own size, not that of drawn ones
     width, height = Image.open(portraits / "two.png").size
     page.wait_for_selector(f"#place-choices >> text=me: 0, 0, {width}, {height}")
+    assert page.is_disabled("#count")
     page.fill("#steps", "1")
     page.click("#draw")
     page.wait_for_selector("#current figure img")
@@ -199,6 +200,7 @@ def test_the_faces_alone_of_a_picture_are_redrawn(visit, studio, portraits):
     assert (differs[:, : width // 2].any(), differs[:, width // 2 :].any()) == halves[::-1]
     # a picture's metadata says that it was faces
     page.click("text=Remove the picture")
+    assert page.is_enabled("#count")
     page.set_input_files("#restore", str(job.folder / "0.png"))
     page.wait_for_selector("#form-note >> text=faces were redrawn")
     assert page.is_checked("[name=init-what][value=faces]")
