@@ -94,14 +94,17 @@ def _around(centre: int, length: int, whole: int) -> tuple[int, int]:
 
 
 def cut_out(
-    pixels: np.ndarray, crop: FaceCrop, target: tuple[int, int]
+    pixels: np.ndarray, crop: FaceCrop, target: tuple[int, int], blur: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(picture, mask) to redraw, in the target's width and height."""
+    """(picture, mask) to redraw, in the target's width and height. The mask is feathered as the
+    result will be, by `blur` pixels of the picture.
+    """
     left, top, right, bottom = crop.window
     window = Image.fromarray(pixels[top:bottom, left:right])
-    mask = Image.fromarray(_mask(crop))
+    mask = Image.fromarray(_mask(crop)).resize(target, Image.Resampling.NEAREST)
     resized = np.array(window.resize(target, Image.Resampling.LANCZOS))
-    return resized, np.array(mask.resize(target, Image.Resampling.NEAREST))
+    larger = math.sqrt(math.prod(target) / math.prod(crop.size))
+    return resized, feathered(np.array(mask), blur * larger)
 
 
 def put_back(pixels: np.ndarray, drawn: np.ndarray, crop: FaceCrop, blur: float) -> np.ndarray:

@@ -33,7 +33,7 @@ from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.job import Job, Subject
 from pulid_generate.request.step_cache import StepCache
 from pulid_generate.sampling.denoise import Predict, denoise
-from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, latent_mask
+from pulid_generate.sampling.guidance import Branch, Guidance, Inpaint, late_mask, latent_mask
 from pulid_generate.sampling.noise import NoiseStream, add_noise
 from pulid_generate.sampling.packing import pack, position_ids, unpack
 
@@ -281,14 +281,19 @@ class Denoiser:
         return stack.enter_context(BlockCache(asked, blocks).attached(self.flux))
 
     def _inpaint(self, jobs: Sequence[Job], starts: Sequence[Tensor | None]) -> Inpaint | None:
-        masks, images = [], []
+        masks, images, first = [], [], None
         for job, start in zip(jobs, starts, strict=True):
-            if start is not None and job.start is not None and job.start.mask is not None:
+            if start is None or job.start is None or job.start.mask is None:
+                continue
+            if job.start.late:
+                masks.append(late_mask(job.start.mask))
+                first = job.times[0]
+            else:
                 masks.append(latent_mask(job.start.mask))
-                images.append(pack(start))
+            images.append(pack(start))
         if not masks:
             return None
-        return Inpaint(torch.cat(masks).to(self.device), torch.cat(images).to(self.device))
+        return Inpaint(torch.cat(masks).to(self.device), torch.cat(images).to(self.device), first)
 
     # ----------------------------------------------------------------------------------- identities
 

@@ -157,13 +157,14 @@ def _face_job(
     crop = crop_of(face.box, (width, height), detail, target)
     if crop is None:
         return None
-    pixels, mask = cut_out(picture.pixels, crop, target)
+    pixels, mask = cut_out(picture.pixels, crop, target, detail.mask_blur)
     seed = picture.job.seed + number
     job = replace(
         pattern,
         request=replace(pattern.request, seed=seed),
         seed=seed,
         subjects=tuple(person.close_up() for person in owner),
-        start=StartPicture(pixels, mask),
+        # towards its edge the crop agrees more and more with what lies around
+        start=StartPicture(pixels, mask, late=True),
     )
     return FaceJob(job, crop)

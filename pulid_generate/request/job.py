@@ -82,6 +82,8 @@ class StartPicture:
     mask: np.ndarray | None = field(default=None, repr=False)
     # sigma, in pixels, of the feather through which the redrawn part is put back
     mask_blur: float = 0.0
+    # Whether grey of the mask is redrawn late, in the last steps alone, instead of mixed
+    late: bool = False
 
     @cached_property
     def sha256(self) -> str:
@@ -203,7 +205,7 @@ def batch_key(job: Job) -> Hashable:
     """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
     starting picture at most. With a cache of steps, or conditions, each is alone.
     """
-    masked = job.start is not None and job.start.mask is not None
+    masked = job.start is not None and job.start.mask is not None and (True, job.start.late)
     asked = tuple(getattr(job.request, name) for name in ALIKE)
     alone = None if may_share(job) else id(job)
     # of the larger pass the times may differ all the same: they follow the steps asked for

@@ -6,7 +6,7 @@ the same on velocities as on the clean pictures that sd-cli applies them to.
 
 Sources: ToTheBeginning/PuLID 1aa2fc7 flux/sampling.py (true CFG); leejet/stable-diffusion.cpp
 src/runtime/guidance.cpp (`SkipLayerGuidance`) and src/pipeline/image.cpp, diffusion_engine.cpp (the
-mask).
+mask); Levin and Fried, Differential Diffusion, arXiv 2306.00950 (grey that is redrawn late).
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ class Inpaint:
     mask: Tensor
     # the picture's packed latents, (1, L, 64)
     image: Tensor
+    # The time of the first step, for which grey is not mixed but redrawn late: from the moment on
+    # at which its share of that time is left
+    first: float | None = None
 
     def hold(self, velocity: Tensor, latent: Tensor, t: float) -> Tensor:
         """The velocity that leads to `image` where the mask is 0, all (1, L, 64).
@@ -65,7 +68,10 @@ class Inpaint:
         itself: the known part moves from the start's noise to the image on a straight line, under
         every sampler.
         """
-        return self.mask * velocity + (1 - self.mask) * (latent - self.image) / t
+        mask = self.mask
+        if self.first is not None:
+            mask = (mask >= t / self.first).to(mask.dtype)
+        return mask * velocity + (1 - mask) * (latent - self.image) / t
 
 
 def latent_mask(mask: np.ndarray) -> Tensor:
@@ -74,6 +80,22 @@ def latent_mask(mask: np.ndarray) -> Tensor:
     A latent cell takes the largest of its 8x8 pixels, as in sd-cli: what is white is redrawn whole.
     Grey edges stay grey, where sd-cli rounds them to black or white.
     """
-    pixels = torch.from_numpy(mask.astype(np.float32) / 255)[None, None]
-    cells = torch.nn.functional.max_pool2d(pixels, LATENT_SCALE)
+    return _packed(torch.nn.functional.max_pool2d(_pixels(mask), LATENT_SCALE))
+
+
+def late_mask(mask: np.ndarray) -> Tensor:
+    """As `latent_mask`, for grey that is redrawn late: a latent cell takes the mean of its pixels,
+    and the lightest cell is redrawn from the first step on.
+    """
+    cells = torch.nn.functional.avg_pool2d(_pixels(mask), LATENT_SCALE)
+    return _packed(cells / cells.max().clamp(min=1 / 255))
+
+
+def _pixels(mask: np.ndarray) -> Tensor:
+    """(1, 1, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(mask.astype(np.float32) / 255)[None, None]
+
+
+def _packed(cells: Tensor) -> Tensor:
+    """(1, 1, H/8, W/8) -> (1, L, 64)."""
     return pack(cells.expand(-1, LATENT_CHANNELS, -1, -1))
