@@ -5,7 +5,7 @@ Pictures are uint8 RGB (H, W, 3), masks uint8 (H, W), white for what is redrawn.
 
 Source: leejet/stable-diffusion.cpp 97d29908 src/detailer.cpp (`expand_crop`, `morphology_mask`,
 `composite_crop`). Otherwise than there both resizes are Lanczos with its antialiasing (bilinear
-without one), and the margin holds at least the feather.
+without one), the margin holds at least the feather, and what is redrawn has a feathered mask too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.mask_edge import REACH, feathered
+from pulid_generate.request.mask_edge import REACH, feathered, grown
 from pulid_generate.request.start_picture import paste
 
 # left, top, right, bottom
@@ -96,12 +96,17 @@ def _around(centre: int, length: int, whole: int) -> tuple[int, int]:
 def cut_out(
     pixels: np.ndarray, crop: FaceCrop, target: tuple[int, int], blur: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(picture, mask) to redraw, in the target's width and height. The mask is feathered as the
-    result will be, by `blur` pixels of the picture.
+    """(picture, mask) to redraw, in the target's width and height.
+
+    blur: sigma, in pixels of the picture, of the feather by which it is put back. That of the mask
+    is as wide and lies so much further in: where the redrawn face begins to show, little of it
+    has been free to differ.
     """
     left, top, right, bottom = crop.window
     window = Image.fromarray(pixels[top:bottom, left:right])
-    mask = Image.fromarray(_mask(crop)).resize(target, Image.Resampling.NEAREST)
+    # of a face that is small beside its feather half stays at least
+    inwards = min(round(blur), min(np.subtract(crop.face[2:], crop.face[:2])) // 4)
+    mask = Image.fromarray(grown(_mask(crop), -inwards)).resize(target, Image.Resampling.NEAREST)
     resized = np.array(window.resize(target, Image.Resampling.LANCZOS))
     larger = math.sqrt(math.prod(target) / math.prod(crop.size))
     return resized, feathered(np.array(mask), blur * larger)

@@ -67,9 +67,9 @@ def test_a_small_face_becomes_its_person(eyes, gallery, identities, tmp_path):
             lines = (-2, 0, 1, small_faces.FEATHER, small_faces.FEATHER + 1)
             steps.append([step_across(picture, edges, line) for line in lines])
     drawn, mended, hard = np.array(steps).reshape(-1, 3, 5).mean(0)
-    # no step stands out: inwards they only grow; and where the feather ends, the step beside the
-    # untouched one a pixel further out is what it was
-    assert mended[2] <= mended[1] <= mended[0] + 0.5
+    # at the mask's edge, beside the step a pixel further out, and where the feather ends, beside
+    # the untouched one: as before the pass
+    assert mended[1] - mended[2] <= drawn[1] - drawn[2] + 0.2
     assert mended[3] - mended[4] <= drawn[3] - drawn[4] + 0.15
     assert hard[1] > hard[0] + 0.5
 

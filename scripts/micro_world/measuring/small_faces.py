@@ -1,10 +1,11 @@
 """Measures what the detail pass does for small faces, through the two programs, on people that
 nothing was trained on: scenes from far away before and after, and three people side by side.
 
-    PYTHONPATH=scripts python -m micro_world.measuring.small_faces [--folder build/micro_world/small_faces]
-        [--people 16] [--scenes 4]
+    PYTHONPATH=scripts python -m micro_world.measuring.small_faces
+        [--folder build/micro_world/small_faces] [--people 16] [--scenes 4] [--side 112]
 
-Prints the tables of docs/detail.md as Markdown on standard output.
+Prints the tables of docs/detail.md as Markdown on standard output, and leaves before_after.png in
+the folder.
 """
 
 from __future__ import annotations
@@ -36,8 +37,13 @@ from pulid_generate.detail.crops import crop_of
 from pulid_generate.request.detail import DetailSettings, parse_detail_args
 from pulid_generate.request.mask_edge import REACH
 
-# The small world's pictures have 96 pixels, and its faces hair that the detector's box leaves out
-ARGUMENTS = "denoising_strength=0.9,dilate_erode=24,inpaint_padding=10,mask_blur=2"
+# Faces are redrawn in the small world's own size, with hair that the detector's box leaves out
+ARGUMENTS = (
+    f"denoising_strength=0.9,inpaint_width={SIDE},inpaint_height={SIDE},"
+    "dilate_erode=44,inpaint_padding=8,mask_blur=3"
+)
+# Of the pictures, whose composition is then larger than what a face is redrawn in
+FAR_SIDE = 112
 SETTINGS = DetailSettings(**parse_detail_args(ARGUMENTS))
 # pixels beyond the mask that the feather reaches
 FEATHER = math.ceil(REACH * SETTINGS.mask_blur)
@@ -67,13 +73,17 @@ def far_scenes(count: int) -> list[Scene]:
     ]
 
 
-def row_of(scene: Scene, seed: int, identity: Path, detail: bool) -> dict[str, Any]:
+def row_of(
+    scene: Scene, seed: int, identity: Path, detail: bool, side: int = FAR_SIDE
+) -> dict[str, Any]:
     """A row of a batch. In a crop of the face nothing is far away, so its prompt does not say
-    so.
+    so. side: of the picture, in pixels.
     """
     row = {
         "prompt": plain_prompt(scene),
         "seed": seed,
+        "width": side,
+        "height": side,
         "pulid-id-embedding": str(identity),
     }
     if detail:
@@ -107,10 +117,10 @@ class Judged:
         return cls(float(np.mean(cosines)), float(np.mean(picked)), float(np.mean(obeyed)))
 
 
-def mask_edges(box: Edges) -> Edges:
-    """Of the mask over a face's box."""
+def mask_edges(box: Edges, side: int = FAR_SIDE) -> Edges:
+    """Of the mask over a face's box in a square picture."""
     left, top, right, bottom = box
-    crop = crop_of((left, top, right - left, bottom - top), (SIDE, SIDE), SETTINGS, (SIDE, SIDE))
+    crop = crop_of((left, top, right - left, bottom - top), (side, side), SETTINGS, (SIDE, SIDE))
     assert crop is not None
     return crop.face
 
@@ -118,7 +128,7 @@ def mask_edges(box: Edges) -> Edges:
 def changed_outside(before: np.ndarray, after: np.ndarray, box: Edges) -> int:
     """How many pixels differ beyond the mask of a face's box, and its feather."""
     different = (before != after).any(-1)
-    left, top, right, bottom = mask_edges(box)
+    left, top, right, bottom = mask_edges(box, len(before))
     # a detector's box is rounded here and there
     reach = FEATHER + 1
     rows, columns = max(top - reach, 0), max(left - reach, 0)
@@ -132,6 +142,15 @@ def face_box(eyes: Eyes, pixels: np.ndarray) -> Edges:
     sizes = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in faces]
     box = faces[int(np.argmax(sizes))].box
     return int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
+
+
+def beside(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Image.Image:
+    """Ten of the pictures at most, each of another person, before above after."""
+    rows = []
+    for drawn in (before, after):
+        rows.append(np.concatenate(drawn[::5][:10], axis=1))
+    whole = Image.fromarray(np.concatenate(rows))
+    return whole.resize((whole.width * 3 // 2, whole.height * 3 // 2), Image.Resampling.LANCZOS)
 
 
 def side_by_side(portraits: Sequence[Path]) -> Image.Image:
@@ -169,6 +188,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/micro_world/small_faces"))
     parser.add_argument("--people", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=4)
+    parser.add_argument("--side", type=int, default=FAR_SIDE, help="of the pictures, pixels")
     asked = parser.parse_args()
     folder = asked.folder.resolve()
     write_portraits(folder / "portraits", asked.people)
@@ -181,7 +201,10 @@ def main() -> None:
 
     pictures = {}
     for detail in (False, True):
-        rows = [row_of(wanted[scene], scene, identities[person], detail) for person, scene in keys]
+        rows = [
+            row_of(wanted[scene], scene, identities[person], detail, asked.side)
+            for person, scene in keys
+        ]
         paths = generate(MODELS, rows, folder / ("after" if detail else "before"))
         pictures[detail] = [read(path) for path in paths]
     outside, boxes = 0, []
@@ -189,8 +212,8 @@ def main() -> None:
         boxes.append(face_box(eyes, before))
         outside += changed_outside(before, after, boxes[-1])
     print(f"{len(keys)} pictures from far away, {asked.people} people, {asked.scenes} scenes:\n")
-    print("| | likeness | right one picked | prompt obeyed | pixels changed outside |")
-    print("|---|---|---|---|---|")
+    print("| | likeness | right one picked | prompt obeyed | face's width | changed outside |")
+    print("|---|---|---|---|---|---|")
     for detail, name in ((False, "before"), (True, "after")):
         judged = Judged.of(
             *(eyes, gallery),
@@ -200,16 +223,24 @@ def main() -> None:
             ],
         )
         told = outside if detail else "-"
+        widths = []
+        for pixels in pictures[detail]:
+            left, _, right, _ = face_box(eyes, pixels)
+            widths.append(right - left)
         print(
-            f"| {name} | {judged.cosine:.3f} | {judged.picked:.1%} | {judged.obeyed:.1%} | {told} |"
+            f"| {name} | {judged.cosine:.3f} | {judged.picked:.1%} | {judged.obeyed:.1%} | "
+            f"{np.median(widths):.0f} | {told} |"
         )
 
+    beside(pictures[False], pictures[True]).save(folder / "before_after.png")
     print("\n| step between neighbours, of 255 | before | after |\n|---|---|---|")
     for name, beyond in SEAM_LINES:
         steps = []
         for drawn in (pictures[False], pictures[True]):
             pairs = zip(drawn, boxes, strict=True)
-            across = [step_across(pixels, mask_edges(box), beyond) for pixels, box in pairs]
+            across = [
+                step_across(pixels, mask_edges(box, asked.side), beyond) for pixels, box in pairs
+            ]
             steps.append(f"{np.mean(across):.2f}")
         print(f"| {name} | {steps[0]} | {steps[1]} |")
 

@@ -9,6 +9,7 @@ from support.pictures.picture_files import gradient
 
 from pulid_generate.detail.crops import FaceCrop, crop_of, cut_out, put_back
 from pulid_generate.request.detail import DetailSettings
+from pulid_generate.request.mask_edge import feathered
 
 PICTURE = (200, 120)
 PLAIN = DetailSettings(dilate_erode=0, mask_blur=0, inpaint_padding=10)
@@ -64,13 +65,36 @@ def test_the_margin_holds_the_feather():
 def test_what_is_cut_out_is_the_window_and_its_mask():
     pixels = gradient(120, 200)
     crop = FaceCrop((70, 30, 110, 70), (80, 40, 100, 60))
-    same, mask = cut_out(pixels, crop, (40, 40))
+    same, mask = cut_out(pixels, crop, (40, 40), 0)
     assert np.array_equal(same, pixels[30:70, 70:110])
     assert mask[10:30, 10:30].min() == 255
     assert mask.sum() == 255 * 20 * 20
-    larger, mask = cut_out(pixels, crop, (80, 96))
+    larger, mask = cut_out(pixels, crop, (80, 96), 0)
     assert larger.shape == (96, 80, 3)
     assert mask.sum() == 255 * 40 * 48
+
+
+def test_the_mask_of_what_is_redrawn_lies_a_feather_further_in():
+    pixels = gradient(120, 200)
+    crop = FaceCrop((60, 20, 120, 80), (75, 35, 105, 65))
+    _, mask = cut_out(pixels, crop, (120, 120), 3)
+    # 3 pixels further in on every side, all of it twice as large
+    inner = np.zeros((120, 120), np.uint8)
+    inner[36:84, 36:84] = 255
+    assert np.array_equal(mask, feathered(inner, 6))
+    # at the mask's own edge a sixth is left, in the middle all
+    assert 0.13 * 255 < mask[60, 30] < 0.19 * 255
+    assert mask[60, 60] == 255
+    # at least half of a face that its feather would hide
+    tiny = FaceCrop((60, 20, 120, 80), (86, 46, 94, 54))
+    _, mask = cut_out(pixels, tiny, (60, 60), 4)
+    inner = np.zeros((60, 60), np.uint8)
+    inner[28:32, 28:32] = 255
+    assert np.array_equal(mask, feathered(inner, 4))
+    # where the picture itself ends there is nothing to agree with
+    corner = FaceCrop((0, 0, 60, 60), (0, 0, 40, 40))
+    _, mask = cut_out(pixels, corner, (60, 60), 3)
+    assert mask[:20, :20].min() == 255
 
 
 def test_every_pixel_beyond_the_feather_stays_to_the_bit():
@@ -102,7 +126,7 @@ def test_a_hard_edge_can_be_seen_and_a_feathered_one_cannot():
     smooth = np.stack([x, y, (x + y) / 2], 2).astype(np.uint8)
     settings = DetailSettings(inpaint_padding=24)
     crop = crop_of((80, 40, 30, 30), PICTURE, settings, SQUARE)
-    cut, _ = cut_out(smooth, crop, crop.size)
+    cut, _ = cut_out(smooth, crop, crop.size, settings.mask_blur)
     hard = put_back(smooth, cut + 40, crop, 0)
     soft = put_back(smooth, cut + 40, crop, settings.mask_blur)
     assert step_across(hard, crop.face, 0) > 20

@@ -9,7 +9,7 @@ from support.gaussian_flow import GaussianFlow, seeded_noise
 
 from pulid_generate.sampling import names as sampling_names
 from pulid_generate.sampling.denoise import denoise
-from pulid_generate.sampling.guidance import Guidance, Inpaint, latent_mask
+from pulid_generate.sampling.guidance import Guidance, Inpaint, late_mask, latent_mask
 from pulid_generate.sampling.noise import NoiseStream, add_noise, make_noise, philox_randn
 from pulid_generate.sampling.packing import unpack
 from pulid_generate.sampling.schedules import cut_schedule, make_schedule
@@ -114,6 +114,45 @@ def test_a_grey_mask_mixes():
     drawn = denoise(flow, flow.start, times)
     half = denoise(flow, flow.start, times, inpaint=Inpaint(torch.full_like(image, 0.5), image))
     assert torch.allclose(half, drawn / 2)
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "dpm++2m"])
+def test_late_grey_stays_on_its_line_until_its_share_of_time_is_left(method):
+    flow, seen = GaussianFlow(), []
+    image = torch.ones_like(flow.start)
+    # a share for each of the four tokens
+    shares = torch.tensor([0.0, 0.3, 0.7, 1.0], dtype=torch.float64)
+    mask = shares[None, :, None].expand_as(image)
+    times = cut_schedule(make_schedule("flux", 12, None), 0.75)
+    start = add_noise(image, flow.start, times[0])
+
+    def predict(latent, t, *, step, branch):
+        on_line = (latent - add_noise(image, flow.start, t)).abs().amax((0, 2)) < 1e-9
+        seen.append((t / times[0], on_line))
+        return flow(latent, t, step=step, branch=branch)
+
+    inpaint = Inpaint(mask, image, times[0])
+    drawn = denoise(predict, start, times, method=method, inpaint=inpaint)
+    left = [t for t, _ in seen]
+    for token, share in enumerate(shares.tolist()):
+        # free since an earlier evaluation
+        free = [any(share >= t for t in left[:number]) for number in range(len(left))]
+        assert [bool(on_line[token]) for _, on_line in seen] == [not one for one in free]
+    assert torch.allclose(drawn[:, 0], image[:, 0])
+    free = denoise(flow, start, times, method=method)
+    assert torch.equal(drawn[:, 3], free[:, 3])
+    assert not torch.allclose(drawn[:, 1], free[:, 1], atol=0.01)
+
+
+def test_late_mask_takes_the_mean_of_a_cell_and_lets_the_lightest_go_first():
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:8, :8] = 153
+    pixels[:8, 8:12] = 153
+    cells = unpack(late_mask(pixels), width=16, height=16)[0]
+    assert all(torch.equal(channel, cells[0]) for channel in cells)
+    assert torch.allclose(cells[0], torch.tensor([[1.0, 0.5], [0.0, 0.0]]))
+    # of nothing, nothing
+    assert not late_mask(np.zeros((16, 16), np.uint8)).any()
 
 
 def test_latent_mask_takes_the_largest_pixel_of_a_cell():
