@@ -59,6 +59,10 @@ WITHOUT_TORCH = {
     "pulid_generate.models": "weighted_prompts",
     "pulid_generate.detail": "*",
     "pulid_generate.request": "*",
+    "pulid_generate.request.conditions": "*",
+    "pulid_generate.request.passes": "*",
+    "pulid_generate.request.people": "*",
+    "pulid_generate.request.prompts": "*",
     "pulid_generate.sampling": "names",
     "pulid_generate.files": "*",
 }

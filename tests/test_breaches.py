@@ -19,6 +19,8 @@ SOUND = {
     "pulid_extract/files/roles.py": "from pulid_extract.shared import errors\n",
     "pulid_extract/shared/__init__.py": "",
     "pulid_extract/shared/errors.py": "class PulidError(Exception): ...\n",
+    # a file that stands above the folders beside it
+    "pulid_extract/shared/reports.py": "from pulid_extract.shared.cli import console\n",
     "pulid_extract/shared/cli/__init__.py": "",
     "pulid_extract/shared/cli/console.py": "from pulid_extract.shared.errors import PulidError\n",
     "pulid_extract/shared/model_files/__init__.py": "",
@@ -40,7 +42,7 @@ SOUND = {
 }
 SMALL_ORDER = {
     "pulid_extract": ("cli", "commands", "files", "shared"),
-    "pulid_extract.shared": ("cli", "model_files"),
+    "pulid_extract.shared": ("reports", "cli", "model_files"),
     "pulid_generate": ("cli", "commands", "pipeline", "request"),
 }
 LIGHT = [
@@ -142,6 +144,11 @@ BREACHES = {
         },
         {"upwards"},
         "pulid_extract.shared.model_files.kinds stands above pulid_extract.shared.records",
+    ),
+    "upwards, to a file above its folder": (
+        {"pulid_extract/shared/cli/console.py": "import pulid_extract.shared.reports\n"},
+        {"upwards", "circle"},
+        "pulid_extract.shared.reports stands above pulid_extract.shared.cli.console",
     ),
     "the package itself": (
         {JOB: "from pulid_generate import __version__\n"},
@@ -246,6 +253,12 @@ BREACHES = {
         "pulid_generate/commands/__init__.py:1: pulid_generate.commands.draw is for",
     ),
 }
+
+
+def test_a_place_of_nothing_is_noticed(tmp_path):
+    build(tmp_path, {})
+    order = {**SMALL_ORDER, "pulid_extract.shared": ("reports", "cli", "gone", "model_files")}
+    assert import_rules.unordered(Tree(tmp_path), order) == ["pulid_extract.shared: gone"]
 
 
 @pytest.mark.parametrize("name", BREACHES)

@@ -12,8 +12,8 @@ from pulid_generate.errors import InputError, PulidError, RequestError
 from pulid_generate.flags.commands import Flags
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
-from pulid_generate.request.detail import ANTELOPEV2, DetailSettings, parse_detail_args
-from pulid_generate.request.people import PersonSpec
+from pulid_generate.request.passes.detail import ANTELOPEV2, DetailSettings, parse_detail_args
+from pulid_generate.request.people.identities import PersonSpec
 
 AnyFlags = TypeVar("AnyFlags", bound=Flags)
 # endings of the files that sd-cli and ADetailer take

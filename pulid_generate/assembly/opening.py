@@ -33,7 +33,7 @@ from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.scorer import Scorer
 from pulid_generate.pipeline.text_cache import TextCache
-from pulid_generate.request.upscaling import UpscaleSettings
+from pulid_generate.request.passes.upscaling import UpscaleSettings
 
 if TYPE_CHECKING:
     from pulid_generate.files.model_set import ModelFiles

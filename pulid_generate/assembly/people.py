@@ -13,7 +13,7 @@ from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import Flags
 from pulid_generate.request.job import Subject
-from pulid_generate.request.people import PersonSpec, assemble, parse_person
+from pulid_generate.request.people.identities import PersonSpec, assemble, parse_person
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def read_subjects(
         people = assemble(specs, embeddings, flags.identity_fusion)
     regions = [_region(spec, request) for spec, _ in people]
     if len(people) > 1 and all(region is not None for region in regions):
-        from pulid_generate.request.regions import share_overlaps
+        from pulid_generate.request.people.regions import share_overlaps
 
         # several people have regions all, `assemble` has seen to it
         regions = list(share_overlaps([region for region in regions if region is not None]))
@@ -88,7 +88,7 @@ def read_subjects(
 
 def _region(spec: PersonSpec, request: GenerationRequest) -> np.ndarray | None:
     """(L,) float32 in [0, 1] over the image tokens; None for the whole picture."""
-    from pulid_generate.request.regions import box_region, mask_region
+    from pulid_generate.request.people.regions import box_region, mask_region
 
     where = f"identity {spec.file}"
     if spec.box is not None:

@@ -10,7 +10,7 @@ from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import Flags
-from pulid_generate.request.people import PersonSpec
+from pulid_generate.request.people.identities import PersonSpec
 
 # of pictures that are looked for in a folder
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".avif", ".bmp", ".tif", ".tiff")

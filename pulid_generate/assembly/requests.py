@@ -19,25 +19,25 @@ from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.flags.commands import Flags
 from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, parse_lora_flag
-from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
-from pulid_generate.request.detail import parse_detail_args
+from pulid_generate.request.conditions.bundle import NO_CONDITIONS, Conditions
+from pulid_generate.request.conditions.mask_edge import MaskEdge
 from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.hires import UPSCALERS, HiresSettings, find_model, upscaler_named
-from pulid_generate.request.id_schedule import IdSchedule, parse_moment, parse_points
 from pulid_generate.request.job import StartPicture, Subject
-from pulid_generate.request.mask_edge import MaskEdge
-from pulid_generate.request.people import mixed_recognizers
-from pulid_generate.request.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
-from pulid_generate.request.prompt_weights import parse_weights
+from pulid_generate.request.passes.detail import parse_detail_args
+from pulid_generate.request.passes.hires import UPSCALERS, HiresSettings, find_model, upscaler_named
+from pulid_generate.request.people.id_schedule import IdSchedule, parse_moment, parse_points
+from pulid_generate.request.people.identities import mixed_recognizers
+from pulid_generate.request.prompts.prompt import read_prompt_file, refuse_lora_tags, take_lora_tags
+from pulid_generate.request.prompts.prompt_weights import parse_weights
+from pulid_generate.request.prompts.tokens import LoraUse
 from pulid_generate.request.skip_guidance import SkipGuidance, parse_layers
 from pulid_generate.request.step_cache import StepCache
-from pulid_generate.request.tokens import LoraUse
 
 if TYPE_CHECKING:
     from pulid_generate.pipeline.pipeline import Pipeline
-    from pulid_generate.request.control_picture import ControlUse
+    from pulid_generate.request.conditions.control_picture import ControlUse
+    from pulid_generate.request.conditions.start_picture import PictureBytes
     from pulid_generate.request.job import Job
-    from pulid_generate.request.start_picture import PictureBytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +86,11 @@ def read_drawing(flags: Flags, given: Collection[str], readers: Readers = Reader
     width, height = flags.width, flags.height
     # in the picture's own size where none was asked for, as sd-cli does
     if init_img is not None and "width" not in given and "height" not in given:
-        from pulid_generate.request.start_picture import init_image_size
+        from pulid_generate.request.conditions.start_picture import init_image_size
 
         width, height = init_image_size(init_img)
     elif flags.ref_image and "width" not in given and "height" not in given:
-        from pulid_generate.request.reference_picture import drawing_size
+        from pulid_generate.request.conditions.reference_picture import drawing_size
 
         width, height = drawing_size(flags.ref_image[0])
     request = read_request(flags, prompt, width, height)
@@ -226,7 +226,7 @@ def _read_init_img(flags: Flags) -> PictureBytes | None:
     """The file of the picture to start from, read once: it may be standard input."""
     if flags.init_img is None:
         return None
-    from pulid_generate.request.start_picture import read_source
+    from pulid_generate.request.conditions.start_picture import read_source
 
     return read_source(flags.init_img)
 
@@ -236,7 +236,7 @@ def _read_start(
 ) -> StartPicture | None:
     if init_img is None:
         return None
-    from pulid_generate.request.start_picture import read_init_image, read_mask
+    from pulid_generate.request.conditions.start_picture import read_init_image, read_mask
 
     edge = MaskEdge(flags.mask_grow, flags.mask_blur)
     pixels = read_init_image(init_img, width, height)
@@ -250,7 +250,7 @@ def _read_conditions(flags: Flags, width: int, height: int) -> Conditions:
     controls = _read_controls(flags, width, height)
     if not flags.ref_image:
         return Conditions(controls=controls) if controls else NO_CONDITIONS
-    from pulid_generate.request.reference_picture import (
+    from pulid_generate.request.conditions.reference_picture import (
         ReferenceOptions,
         read_reference_pictures,
     )
@@ -267,7 +267,7 @@ def _read_conditions(flags: Flags, width: int, height: int) -> Conditions:
 def _read_controls(flags: Flags, width: int, height: int) -> tuple[ControlUse, ...]:
     if not flags.control_net:
         return ()
-    from pulid_generate.request.control_picture import ControlTexts, read_controls
+    from pulid_generate.request.conditions.control_picture import ControlTexts, read_controls
 
     texts = ControlTexts(
         nets=flags.control_net,

@@ -18,7 +18,7 @@ from pulid_generate.assembly.requests import hires_upscaler
 from pulid_generate.flags.commands import Flags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.lora.choice import parse_lora_flag
-from pulid_generate.request.hires import UPSCALERS, upscaler_named
+from pulid_generate.request.passes.hires import UPSCALERS, upscaler_named
 from pulid_generate.request.step_cache import idle_options
 from pulid_generate.sampling.names import DEFAULT_ETA
 

@@ -40,8 +40,8 @@ from pulid_generate.pictures import picture as picture_files
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.saving import encoded
 from pulid_generate.pipeline.callers import Caller, Denoised
-from pulid_generate.request.start_picture import read_picture
-from pulid_generate.request.tokens import Prompt
+from pulid_generate.request.conditions.start_picture import read_picture
+from pulid_generate.request.prompts.tokens import Prompt
 
 if TYPE_CHECKING:
     import numpy as np

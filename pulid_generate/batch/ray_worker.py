@@ -27,7 +27,7 @@ from pulid_generate.pipeline.callers import Denoised
 from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.pipeline.text_cache import file_identity
 from pulid_generate.request.job import Job
-from pulid_generate.request.tokens import Prompt
+from pulid_generate.request.prompts.tokens import Prompt
 from pulid_generate.rows.items import Item
 from pulid_generate.version import __version__
 

@@ -23,7 +23,7 @@ from pulid_generate.errors import OutputError, PulidError
 from pulid_generate.pictures.saving import encoded
 from pulid_generate.pipeline.callers import Caller, Denoised
 from pulid_generate.request.job import Job
-from pulid_generate.request.tokens import Prompt
+from pulid_generate.request.prompts.tokens import Prompt
 from pulid_generate.rows.items import Item, in_batches
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import flag_name
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
-from pulid_generate.request.prompt import read_prompt_file
+from pulid_generate.request.prompts.prompt import read_prompt_file
 from pulid_generate.rows.names import identity_word
 from pulid_generate.rows.row import BY_ROW
 

@@ -18,7 +18,7 @@ from pulid_generate.errors import CheckpointError, InputError
 from pulid_generate.files.layouts import BFL_NAMES, DIFFUSERS_NAMES, HEAD_WIDTH, FluxShape
 from pulid_generate.files.storage import flux_shape_of
 from pulid_generate.memory.footprint import Footprint
-from pulid_generate.request.control_picture import ControlUse
+from pulid_generate.request.conditions.control_picture import ControlUse
 
 # a tensor that only a Flux ControlNet has, in diffusers' spelling and in XLabs'
 MARKER = ("controlnet_x_embedder.weight", "pos_embed_input.weight")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pulid_generate.request.control_picture import in_share
+from pulid_generate.request.conditions.control_picture import in_share
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.mask_edge import REACH, feathered, grown
-from pulid_generate.request.start_picture import paste
+from pulid_generate.request.conditions.mask_edge import REACH, feathered, grown
+from pulid_generate.request.conditions.start_picture import paste
+from pulid_generate.request.passes.detail import DetailSettings
 
 # left, top, right, bottom
 Edges = tuple[int, int, int, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pulid_generate.request.detail import DetailSettings, SortBy
+from pulid_generate.request.passes.detail import DetailSettings, SortBy
 
 
 @dataclass(frozen=True)

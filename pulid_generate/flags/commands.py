@@ -28,7 +28,7 @@ from pulid_generate.flags.preview import PreviewFlags
 from pulid_generate.flags.serve import ServingFlags
 from pulid_generate.flags.upscaling import UpscalingFlags
 from pulid_generate.flags.validation import ValidationFlags
-from pulid_generate.request.detail import ANTELOPEV2
+from pulid_generate.request.passes.detail import ANTELOPEV2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pulid_generate.flags.drawing import number_list
-from pulid_generate.request.hires import UPSCALERS
+from pulid_generate.request.passes.hires import UPSCALERS
 
 
 @dataclass(frozen=True, kw_only=True)

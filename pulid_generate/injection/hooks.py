@@ -148,8 +148,9 @@ def inject(
 
     transformer: a diffusers FluxTransformer2DModel or ours, of any width. identity: an Embedding,
     or tokens (N, C). region: None for the whole picture, or (L,) from 0 to 1, row by row of the
-    token grid: `pulid_generate.request.regions` makes them. Yields the Injection, whose `weight`
-    and `terms` may be changed between calls. Raises IdentityError if the parts do not fit together.
+    token grid: `pulid_generate.request.people.regions` makes them. Yields the Injection, whose
+    `weight` and `terms` may be changed between calls. Raises IdentityError if the parts do not fit
+    together.
     """
     if not math.isfinite(id_weight):
         raise IdentityError(f"id_weight {id_weight}: expected a finite number")

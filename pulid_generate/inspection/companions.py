@@ -156,7 +156,7 @@ def _hires_model(flags: Flags) -> Path | None:
 def _upscaler(what: str, path: Path, tile: int, repeats: int = 1) -> tuple[Check, int]:
     """The check, and the bytes it takes."""
     from pulid_generate.models.upscaler import load_upscaler
-    from pulid_generate.request.upscaling import UpscaleSettings
+    from pulid_generate.request.passes.upscaling import UpscaleSettings
 
     try:
         upscaler = load_upscaler(UpscaleSettings(path=path, repeats=repeats, tile=tile))

@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 
 from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import InputError, RequestError, WeightsError
-from pulid_generate.request.prompt import read_weight
+from pulid_generate.request.prompts.prompt import read_weight
 
 EXTENSION = ".safetensors"
 # sd-cli reads some of these

@@ -23,8 +23,8 @@ from pulid_generate.models.weighted_prompts import (
     t5_chunks,
     t5_weighted,
 )
-from pulid_generate.request.prompt_weights import parse_weights
-from pulid_generate.request.tokens import Chunk, LoraUse, Prompt
+from pulid_generate.request.prompts.prompt_weights import parse_weights
+from pulid_generate.request.prompts.tokens import Chunk, LoraUse, Prompt
 
 # characters of a prompt in a note
 MOST_NAMED = 40

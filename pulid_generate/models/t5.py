@@ -24,7 +24,7 @@ from pulid_generate.models.tensor_files import incomplete, load_strictly, read_t
 from pulid_generate.models.weighted_prompts import encode_chunks
 from pulid_generate.networks.t5 import T5Encoder
 from pulid_generate.packed.layers import PACKED, PackedEmbedding, keep_packed
-from pulid_generate.request.tokens import Chunk
+from pulid_generate.request.prompts.tokens import Chunk
 
 # llama.cpp's T5 names -> Hugging Face's. Source: llama.cpp
 # gguf-py/gguf/{constants,tensor_mapping}.py, MODEL_ARCH.T5ENCODER

@@ -17,8 +17,8 @@ from torch import Tensor
 from pulid_extract.shared.errors import require_packages
 from pulid_generate.errors import CheckpointError, InputError
 from pulid_generate.models.tiles import tiled
+from pulid_generate.request.passes.upscaling import OVERLAP, UpscaleSettings
 from pulid_generate.request.tiling import Tiling
-from pulid_generate.request.upscaling import OVERLAP, UpscaleSettings
 
 # What the extra brings
 PACKAGES = ("spandrel", "torchvision")

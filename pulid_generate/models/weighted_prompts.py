@@ -21,8 +21,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pulid_generate.request.prompt_weights import Part
-from pulid_generate.request.tokens import Chunk
+from pulid_generate.request.prompts.prompt_weights import Part
+from pulid_generate.request.prompts.tokens import Chunk
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,9 +18,9 @@ from pulid_generate.request.generation import (
     DEFAULT_TILE_OVERLAP,
     DEFAULT_TILE_SIZE,
 )
-from pulid_generate.request.id_schedule import IdSchedule, format_points, step_of
 from pulid_generate.request.job import Job, Subject
-from pulid_generate.request.tokens import LoraUse
+from pulid_generate.request.people.id_schedule import IdSchedule, format_points, step_of
+from pulid_generate.request.prompts.tokens import LoraUse
 from pulid_generate.sampling.names import DEFAULT_ETA
 
 # as AUTOMATIC1111 calls them; the others by their own names

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pulid_generate.errors import PulidError
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.request.job import Job
-from pulid_generate.request.tokens import Prompt
+from pulid_generate.request.prompts.tokens import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor

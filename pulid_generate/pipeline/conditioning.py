@@ -20,7 +20,7 @@ from pulid_generate.pipeline.pixels import (
     encode_references,
     reference_key,
 )
-from pulid_generate.request.control_picture import ControlUse
+from pulid_generate.request.conditions.control_picture import ControlUse
 from pulid_generate.request.job import Job
 
 

@@ -43,8 +43,8 @@ from pulid_generate.pipeline.previewing import Previewer, PreviewSettings, watch
 from pulid_generate.pipeline.prompt_encoding import PromptEncoder
 from pulid_generate.pipeline.text_cache import TextCache
 from pulid_generate.request.job import Job, batch_key
+from pulid_generate.request.prompts.tokens import Prompt
 from pulid_generate.request.step_cache import StepCache
-from pulid_generate.request.tokens import Prompt
 
 
 class Engine:

@@ -33,12 +33,12 @@ from pulid_generate.models.autoencoder import has_encoder
 from pulid_generate.models.flux import flux_shape
 from pulid_generate.models.prompt_reader import PromptReader
 from pulid_generate.models.tiny_autoencoder import is_tiny
-from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
-from pulid_generate.request.detail import prompts_of
-from pulid_generate.request.enlarging import enlarged_conditions
+from pulid_generate.request.conditions.bundle import NO_CONDITIONS, Conditions
 from pulid_generate.request.generation import MAX_STEPS, GenerationRequest, close_up, enlarged
 from pulid_generate.request.job import Job, StartPicture, Subject
-from pulid_generate.request.tokens import LoraUse, Prompt
+from pulid_generate.request.passes.detail import prompts_of
+from pulid_generate.request.passes.enlarging import enlarged_conditions
+from pulid_generate.request.prompts.tokens import LoraUse, Prompt
 from pulid_generate.sampling.schedules import cut_schedule, make_schedule, schedule_mu
 
 DEV_STEPS, SCHNELL_STEPS = 20, 4

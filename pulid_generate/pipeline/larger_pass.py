@@ -20,10 +20,10 @@ from pulid_generate.models.autoencoder import decode, encode
 from pulid_generate.models.upscaler import Upscaler, load_upscaler
 from pulid_generate.pipeline.callers import Caller, Item, Latent
 from pulid_generate.pipeline.loaded import LoadedModels
-from pulid_generate.request.enlarging import enlarged_picture
-from pulid_generate.request.hires import LATENT_UPSCALERS
 from pulid_generate.request.job import Job
-from pulid_generate.request.upscaling import UpscaleSettings
+from pulid_generate.request.passes.enlarging import enlarged_picture
+from pulid_generate.request.passes.hires import LATENT_UPSCALERS
+from pulid_generate.request.passes.upscaling import UpscaleSettings
 from pulid_generate.sampling.noise import make_noise
 
 # A job, the latent it starts from, what it is called -> its latent

@@ -33,7 +33,7 @@ from pulid_generate.pipeline.callers import Reports
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.loading import Models, naming_memory
 from pulid_generate.pipeline.planning import MemoryPlanner, Residents
-from pulid_generate.request.tokens import LoraUse
+from pulid_generate.request.prompts.tokens import LoraUse
 
 Loaded = TypeVar("Loaded")
 

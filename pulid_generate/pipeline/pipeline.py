@@ -28,11 +28,11 @@ from pulid_generate.pipeline.pixels import arithmetic_of, parameters_of, paramet
 from pulid_generate.pipeline.planning import Staying
 from pulid_generate.pipeline.previewing import PreviewSettings
 from pulid_generate.pipeline.text_cache import TextCache
-from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
+from pulid_generate.request.conditions.bundle import NO_CONDITIONS, Conditions
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, StartPicture, Subject
-from pulid_generate.request.tokens import LoraUse, Prompt
-from pulid_generate.request.upscaling import UpscaleSettings
+from pulid_generate.request.passes.upscaling import UpscaleSettings
+from pulid_generate.request.prompts.tokens import LoraUse, Prompt
 
 
 class Pipeline:

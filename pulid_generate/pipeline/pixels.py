@@ -18,9 +18,9 @@ from pulid_generate.packed.ggml import Compute
 from pulid_generate.pictures.description import describe, detail_facts
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pipeline.fitting import Fitting
-from pulid_generate.request.control_picture import ControlUse
+from pulid_generate.request.conditions.control_picture import ControlUse
+from pulid_generate.request.conditions.start_picture import paste
 from pulid_generate.request.job import Job, StartPicture
-from pulid_generate.request.start_picture import paste
 from pulid_generate.sampling.noise import make_noise, make_noises
 from pulid_generate.sampling.packing import pack
 from pulid_generate.version import __version__

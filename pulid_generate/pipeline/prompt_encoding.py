@@ -25,7 +25,7 @@ from pulid_generate.pipeline.texts import (
     pool_prompts,
 )
 from pulid_generate.request.job import Job
-from pulid_generate.request.tokens import Prompt
+from pulid_generate.request.prompts.tokens import Prompt
 
 
 class PromptEncoder:

@@ -26,7 +26,7 @@ from pulid_generate.memory.placement import Placement
 from pulid_generate.models.clip import ClipText
 from pulid_generate.models.t5 import T5Text
 from pulid_generate.pipeline.text_cache import TextCache, file_identity, key_of
-from pulid_generate.request.tokens import LoraUse, Prompt
+from pulid_generate.request.prompts.tokens import LoraUse, Prompt
 from pulid_generate.version import __version__
 
 # LoRAs -> a context in which they are on an encoder

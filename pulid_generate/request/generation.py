@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import T5_LONGEST, TOKEN_PIXELS
-from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.hires import HiresSettings
-from pulid_generate.request.id_schedule import IdSchedule, only
-from pulid_generate.request.prompt_weights import parse_weights
+from pulid_generate.request.passes.detail import DetailSettings
+from pulid_generate.request.passes.hires import HiresSettings
+from pulid_generate.request.people.id_schedule import IdSchedule, only
+from pulid_generate.request.prompts.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import SkipGuidance
 from pulid_generate.request.step_cache import StepCache
 from pulid_generate.request.tiling import Tiling

@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 
 from pulid_extract.shared.embedding_file import Embedding
-from pulid_generate.request.conditions import NO_CONDITIONS, Conditions
-from pulid_generate.request.enlarging import enlarged_region
+from pulid_generate.request.conditions.bundle import NO_CONDITIONS, Conditions
+from pulid_generate.request.conditions.mask_edge import feathered
 from pulid_generate.request.generation import ALWAYS, GenerationRequest
-from pulid_generate.request.id_schedule import IdSchedule
-from pulid_generate.request.mask_edge import feathered
+from pulid_generate.request.passes.enlarging import enlarged_region
+from pulid_generate.request.people.id_schedule import IdSchedule
+from pulid_generate.request.prompts.tokens import LoraUse, Prompt
 from pulid_generate.request.tiling import Tiling
-from pulid_generate.request.tokens import LoraUse, Prompt
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from pulid_extract.shared.records import SEPARATOR
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.names import option_names
-from pulid_generate.request.people import rename_files
+from pulid_generate.request.people.identities import rename_files
 from pulid_generate.rows.row import BY_ROW
 
 # Texts of the command line that JSON may give as a number, or as a list of numbers

@@ -12,7 +12,7 @@ from typing import Any
 
 from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.request.prompt import read_prompt_file
+from pulid_generate.request.prompts.prompt import read_prompt_file
 from pulid_generate.rows.row import Row
 
 ENDING = ".pulidembd"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "architecture.md"
 
 # For each folder that has folders: its entries from the top down. What stands higher may import
-# what stands lower, never the other way. Other files of the folder stand together at the bottom.
+# what stands lower, never the other way. Files that are not named stand together at the bottom.
 ORDER = {
     "pulid_extract": (
         "cli",
@@ -36,6 +36,7 @@ ORDER = {
     ),
     "pulid_extract.shared": ("cluster", "cli", "model_files"),
     "pulid_generate.server": ("http", "intake", "work"),
+    "pulid_generate.request": ("job", "generation", "passes", "conditions", "people", "prompts"),
     "pulid_generate": (
         "cli",
         "commands",
@@ -89,7 +90,8 @@ def table(package: str) -> str:
         title = f"{name}/" if entry.is_dir() else f"{name}.py"
         lines.append(f"| `{title}` | {summary_of(entry)} |")
         for inner in ORDER.get(f"{package}.{name}", ()):
-            lines.append(f"| `{name}/{inner}/` | {summary_of(entry / inner)} |")
+            if (entry / inner).is_dir():
+                lines.append(f"| `{name}/{inner}/` | {summary_of(entry / inner)} |")
     return "\n".join(lines) + "\n"
 
 

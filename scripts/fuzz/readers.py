@@ -39,13 +39,13 @@ from pulid_generate.models.tokenizers import read_t5_tokenizer
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import encode_pixels, read_parameters
 from pulid_generate.pictures.scorer import _line as parse_score
-from pulid_generate.request.id_schedule import parse_moment, parse_points
-from pulid_generate.request.people import parse_person
-from pulid_generate.request.prompt import take_lora_tags
-from pulid_generate.request.prompt_weights import parse_weights
-from pulid_generate.request.regions import box_region, mask_region
+from pulid_generate.request.conditions.start_picture import read_init_image, read_mask
+from pulid_generate.request.people.id_schedule import parse_moment, parse_points
+from pulid_generate.request.people.identities import parse_person
+from pulid_generate.request.people.regions import box_region, mask_region
+from pulid_generate.request.prompts.prompt import take_lora_tags
+from pulid_generate.request.prompts.prompt_weights import parse_weights
 from pulid_generate.request.skip_guidance import parse_layers
-from pulid_generate.request.start_picture import read_init_image, read_mask
 from pulid_generate.request.tiling import Tiling
 from pulid_generate.rows import manifest as rows
 from pulid_generate.rows.axes import parse_axis

@@ -114,7 +114,7 @@ def between_packages(tree: Tree) -> list[str]:
 
 def upwards(tree: Tree, order: dict[str, tuple[str, ...]]) -> list[str]:
     """Imports of what stands above. `order` has, for each folder with folders in it, its entries
-    from the top down; files of the folder that it does not name stand together at the bottom.
+    from the top down, files among them; those that it does not name stand together at the bottom.
     A package's own __init__ and __main__ stand above everything.
     """
     broken = []
@@ -152,8 +152,10 @@ def unordered(tree: Tree, order: dict[str, tuple[str, ...]]) -> list[str]:
             there.setdefault(parent, set()).add(name)
     broken = []
     for parent in sorted({*there, *order}):
-        different = set(order.get(parent, ())) ^ there.get(parent, set())
-        broken += [f"{parent}: {name}" for name in sorted(different)]
+        named = set(order.get(parent, ()))
+        missing = {name for name in named if f"{parent}.{name}" not in tree.files}
+        without_a_place = there.get(parent, set()) - named
+        broken += [f"{parent}: {name}" for name in sorted(missing | without_a_place)]
     return broken
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from pulid_generate.errors import PulidError
-from pulid_generate.request.people import parse_person
+from pulid_generate.request.people.identities import parse_person
 from pulid_generate.server.failures import not_found, without_folder
 from pulid_generate.server.http.state import Server, beside, job_of, server_of
 from pulid_generate.server.intake.people import People

@@ -19,7 +19,7 @@ from pulid_extract.shared.picture_file import decode_picture
 from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import SAMPLER_NAMES
 from pulid_generate.pictures.picture import read_parameters
-from pulid_generate.request.start_picture import FORMATS
+from pulid_generate.request.conditions.start_picture import FORMATS
 from pulid_generate.sampling.names import METHODS, SCHEDULES
 from pulid_generate.server.http.state import (
     Server,

@@ -13,7 +13,7 @@ from typing import Any
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.lora.choice import file_sha256, find_lora
-from pulid_generate.request.hires import find_model
+from pulid_generate.request.passes.hires import find_model
 
 # facts of people -> fields that hold for everybody
 OF_EVERYBODY = {

@@ -17,9 +17,9 @@ import numpy as np
 
 from pulid_generate.errors import PulidError
 from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.request.detail import ANTELOPEV2, own_prompt_of
 from pulid_generate.request.generation import MAX_STEPS
 from pulid_generate.request.job import Job
+from pulid_generate.request.passes.detail import ANTELOPEV2, own_prompt_of
 from pulid_generate.sampling.names import SCHEDULES
 from pulid_generate.server.intake.compared import (
     Restored,

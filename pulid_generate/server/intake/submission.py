@@ -19,8 +19,8 @@ from pulid_extract.shared.records import whole
 from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import PulidError, RequestError
 from pulid_generate.lora.choice import find_lora
-from pulid_generate.request.detail import ANTELOPEV2
-from pulid_generate.request.people import parse_person, rename_files
+from pulid_generate.request.passes.detail import ANTELOPEV2
+from pulid_generate.request.people.identities import parse_person, rename_files
 from pulid_generate.server.failures import naming_files_of
 from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.fields import face_choice

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pulid_generate.pipeline.engine import Engine
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
-    from pulid_generate.request.tokens import Prompt
+    from pulid_generate.request.prompts.tokens import Prompt
 
 # bytes of encoded prompts that are remembered, in memory only: prompts are their visitors' business
 MAX_TEXTS = 512 << 20

@@ -33,9 +33,9 @@ from pulid_generate.errors import RequestError, WeightsError
 from pulid_generate.flags.commands import BatchFlags
 from pulid_generate.flags.conditions import ControlFlags
 from pulid_generate.pictures.picture import Format
-from pulid_generate.request.detail import ANTELOPEV2
-from pulid_generate.request.hires import UPSCALERS, models_in
-from pulid_generate.request.start_picture import read_picture
+from pulid_generate.request.conditions.start_picture import read_picture
+from pulid_generate.request.passes.detail import ANTELOPEV2
+from pulid_generate.request.passes.hires import UPSCALERS, models_in
 from pulid_generate.rows.manifest import read_row
 from pulid_generate.server.settings import Settings
 from pulid_generate.server.work.jobs import FORMATS, JobRecord

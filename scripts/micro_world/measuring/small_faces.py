@@ -34,8 +34,8 @@ from micro_world.people import FIRST_TEST_PERSON
 from micro_world.prompts import T5_LENGTH, plain_prompt
 from micro_world.scenes import DISTANCES, Scene
 from pulid_generate.detail.crops import crop_of
-from pulid_generate.request.detail import DetailSettings, parse_detail_args
-from pulid_generate.request.mask_edge import REACH
+from pulid_generate.request.conditions.mask_edge import REACH
+from pulid_generate.request.passes.detail import DetailSettings, parse_detail_args
 
 # Faces are redrawn in the small world's own size, with hair that the detector's box leaves out
 ARGUMENTS = (

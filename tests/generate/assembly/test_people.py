@@ -22,7 +22,7 @@ from pulid_generate.errors import RequestError
 from pulid_generate.flags.commands import BatchFlags, Flags
 from pulid_generate.inspection import readiness
 from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.people.id_schedule import IdSchedule
 from pulid_generate.rows.manifest import read_row
 
 WITH_COMMA = "ada, 2024.pulidembd"

@@ -11,10 +11,10 @@ from PIL import Image
 from pulid_generate.assembly.requests import Readers, read_drawing, read_request
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.flags.commands import Flags
-from pulid_generate.request.detail import DetailSettings
 from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.hires import HiresSettings
-from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.passes.detail import DetailSettings
+from pulid_generate.request.passes.hires import HiresSettings
+from pulid_generate.request.people.id_schedule import IdSchedule
 from pulid_generate.request.skip_guidance import SkipGuidance
 from pulid_generate.request.step_cache import StepCache
 

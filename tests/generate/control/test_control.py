@@ -36,8 +36,8 @@ from pulid_generate.models.flux import flux_shape, load_flux
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
-from pulid_generate.request.canny import canny_edges
-from pulid_generate.request.control_picture import ControlTexts, read_controls
+from pulid_generate.request.conditions.canny import canny_edges
+from pulid_generate.request.conditions.control_picture import ControlTexts, read_controls
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.job import Job, Subject
 from pulid_generate.request.step_cache import StepCache

@@ -7,8 +7,8 @@ import pytest
 
 from pulid_generate.detail.choice import Wanted, choose_faces, share_inside
 from pulid_generate.detail.faces import FoundFace, counted_faces
-from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.regions import box_region
+from pulid_generate.request.passes.detail import DetailSettings
+from pulid_generate.request.people.regions import box_region
 
 WIDTH, HEIGHT = 128, 64
 LEFT, RIGHT = (10, 10, 20, 20), (90, 8, 30, 40)

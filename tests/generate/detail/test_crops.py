@@ -8,8 +8,8 @@ from micro_world.measuring.seams import step_across
 from support.pictures.picture_files import gradient
 
 from pulid_generate.detail.crops import FaceCrop, crop_of, cut_out, put_back
-from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.mask_edge import feathered
+from pulid_generate.request.conditions.mask_edge import feathered
+from pulid_generate.request.passes.detail import DetailSettings
 
 PICTURE = (200, 120)
 PLAIN = DetailSettings(dilate_erode=0, mask_blur=0, inpaint_padding=10)

@@ -21,9 +21,9 @@ from support.models.seeded_flux import (
 from pulid_generate.errors import IdentityError
 from pulid_generate.injection.hooks import attach, hook_points, inject
 from pulid_generate.injection.terms import Injection, Term
-from pulid_generate.request.id_schedule import IdSchedule
-from pulid_generate.request.people import fuse
-from pulid_generate.request.regions import share_overlaps
+from pulid_generate.request.people.id_schedule import IdSchedule
+from pulid_generate.request.people.identities import fuse
+from pulid_generate.request.people.regions import share_overlaps
 
 
 def watched(model, terms):

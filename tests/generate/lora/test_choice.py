@@ -103,7 +103,7 @@ def test_one_file_named_twice_has_the_sum_of_its_weights(folder):
 
 def test_choosing_needs_no_torch():
     code = (
-        "import sys\nimport pulid_generate.lora.choice, pulid_generate.request.prompt, "
+        "import sys\nimport pulid_generate.lora.choice, pulid_generate.request.prompts.prompt, "
         "pulid_generate.models.weighted_prompts\n"
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)), 'numpy' in "
         "sys.modules)\n"

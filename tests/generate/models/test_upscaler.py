@@ -34,9 +34,9 @@ from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import Picture
 from pulid_generate.pictures.saving import SavedPicture
 from pulid_generate.pipeline import planning
-from pulid_generate.request.hires import HiresSettings, find_model
 from pulid_generate.request.job import StartPicture
-from pulid_generate.request.upscaling import UpscaleSettings
+from pulid_generate.request.passes.hires import HiresSettings, find_model
+from pulid_generate.request.passes.upscaling import UpscaleSettings
 
 pytest.importorskip("spandrel", reason="the extra [upscale] is not installed")
 

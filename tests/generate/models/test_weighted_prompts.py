@@ -15,8 +15,8 @@ from pulid_generate.models.weighted_prompts import (
     t5_weighted,
     weigh_states,
 )
-from pulid_generate.request.prompt_weights import parse_weights
-from pulid_generate.request.tokens import Chunk
+from pulid_generate.request.prompts.prompt_weights import parse_weights
+from pulid_generate.request.prompts.tokens import Chunk
 
 # ------------------------------------------------------------------------------------------- tokens
 

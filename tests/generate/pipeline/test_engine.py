@@ -21,11 +21,11 @@ from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.callers import Caller
 from pulid_generate.pipeline.engine import Engine
 from pulid_generate.pipeline.planning import IDENTITIES_KEPT, Residents
-from pulid_generate.request.conditions import Conditions
-from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.id_schedule import IdSchedule
+from pulid_generate.request.conditions.bundle import Conditions
+from pulid_generate.request.conditions.reference_picture import ReferencePicture
 from pulid_generate.request.job import StartPicture
-from pulid_generate.request.reference_picture import ReferencePicture
+from pulid_generate.request.passes.detail import DetailSettings
+from pulid_generate.request.people.id_schedule import IdSchedule
 
 ROOM = 935
 SMALL, LARGE = (64, 48), (128, 96)

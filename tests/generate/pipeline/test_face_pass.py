@@ -19,11 +19,11 @@ from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pipeline import loading, planning
 from pulid_generate.pipeline.pipeline import JobsInOrder
-from pulid_generate.request.detail import DetailSettings
-from pulid_generate.request.hires import HiresSettings
-from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.job import Subject
-from pulid_generate.request.regions import box_region
+from pulid_generate.request.passes.detail import DetailSettings
+from pulid_generate.request.passes.hires import HiresSettings
+from pulid_generate.request.people.id_schedule import IdSchedule
+from pulid_generate.request.people.regions import box_region
 
 WIDTH, HEIGHT = 96, 64
 LEFT, RIGHT = (8, 16, 20, 24), (64, 16, 24, 28)

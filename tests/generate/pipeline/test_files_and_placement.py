@@ -17,7 +17,7 @@ from support.pictures.micro_drawing import HEIGHT, WIDTH, write_lora
 from pulid_generate.errors import PlacementError
 from pulid_generate.injection.compiling import check_compiler
 from pulid_generate.pipeline import loading, pixels, planning
-from pulid_generate.request.mask_edge import feathered, grown
+from pulid_generate.request.conditions.mask_edge import feathered, grown
 
 FEW = ("--steps", 4)
 

@@ -25,13 +25,18 @@ from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.larger_pass import enlarged_latent
 from pulid_generate.pipeline.pipeline import JobsInOrder
 from pulid_generate.pipeline.pixels import reference_key
-from pulid_generate.request.conditions import Conditions
-from pulid_generate.request.control_picture import ControlUse
-from pulid_generate.request.enlarging import enlarged_conditions, enlarged_region
-from pulid_generate.request.hires import LATENT_UPSCALERS, HiresSettings, find_model, upscaler_named
+from pulid_generate.request.conditions.bundle import Conditions
+from pulid_generate.request.conditions.control_picture import ControlUse
+from pulid_generate.request.conditions.reference_picture import ReferencePicture
 from pulid_generate.request.job import StartPicture, Subject
-from pulid_generate.request.reference_picture import ReferencePicture
-from pulid_generate.request.regions import box_region
+from pulid_generate.request.passes.enlarging import enlarged_conditions, enlarged_region
+from pulid_generate.request.passes.hires import (
+    LATENT_UPSCALERS,
+    HiresSettings,
+    find_model,
+    upscaler_named,
+)
+from pulid_generate.request.people.regions import box_region
 from pulid_generate.request.step_cache import StepCache
 from pulid_generate.rows.columns import COLUMNS
 

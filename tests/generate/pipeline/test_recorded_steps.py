@@ -20,8 +20,8 @@ from pulid_generate.memory.placement import Placement
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
 from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.job import Job, Subject
+from pulid_generate.request.people.id_schedule import IdSchedule
 from pulid_generate.request.skip_guidance import SkipGuidance
 from pulid_generate.request.step_cache import StepCache
 

@@ -30,16 +30,16 @@ from pulid_generate.injection.terms import Term
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline.denoiser import Denoiser
 from pulid_generate.pipeline.texts import Texts, TextStates
-from pulid_generate.request.conditions import Conditions
-from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.job import Job, Subject
-from pulid_generate.request.reference_picture import (
+from pulid_generate.request.conditions.bundle import Conditions
+from pulid_generate.request.conditions.reference_picture import (
     ReferenceOptions,
     ReferencePicture,
     places,
     read_reference_pictures,
     reference_size,
 )
+from pulid_generate.request.generation import GenerationRequest
+from pulid_generate.request.job import Job, Subject
 from pulid_generate.sampling.noise import make_noise, make_noises, philox_randn
 from pulid_generate.sampling.packing import pack, position_ids
 

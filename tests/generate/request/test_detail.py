@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pulid_generate.errors import RequestError
-from pulid_generate.request.detail import DetailSettings, parse_detail_args, prompts_of
+from pulid_generate.request.passes.detail import DetailSettings, parse_detail_args, prompts_of
 
 
 def settings(text: str) -> DetailSettings:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pulid_generate.errors import RequestError
+from pulid_generate.request.conditions.mask_edge import MaskEdge, feathered, grown
 from pulid_generate.request.job import StartPicture
-from pulid_generate.request.mask_edge import MaskEdge, feathered, grown
 
 
 def box(top: int, left: int, bottom: int, right: int, size: int = 32) -> np.ndarray:

@@ -12,9 +12,15 @@ from pulid_extract.shared.embedding_file import Embedding, encode_embedding
 from pulid_generate.assembly.requests import Drawing
 from pulid_generate.errors import IdentityError, RequestError
 from pulid_generate.request.generation import GenerationRequest
-from pulid_generate.request.id_schedule import IdSchedule
 from pulid_generate.request.job import Subject
-from pulid_generate.request.people import PersonSpec, assemble, fuse, parse_person, rename_files
+from pulid_generate.request.people.id_schedule import IdSchedule
+from pulid_generate.request.people.identities import (
+    PersonSpec,
+    assemble,
+    fuse,
+    parse_person,
+    rename_files,
+)
 
 
 @pytest.mark.parametrize(

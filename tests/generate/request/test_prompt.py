@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.request.prompt import (
+from pulid_generate.request.prompts.prompt import (
     MAX_FILE_BYTES,
     read_prompt_file,
     refuse_lora_tags,
     take_lora_tags,
 )
-from pulid_generate.request.prompt_weights import Part, parse_weights
+from pulid_generate.request.prompts.prompt_weights import Part, parse_weights
 
 # -------------------------------------------------------------------------------------------- files
 

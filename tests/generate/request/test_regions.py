@@ -8,7 +8,7 @@ from PIL import Image
 
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
-from pulid_generate.request.regions import box_region, mask_region, share_overlaps
+from pulid_generate.request.people.regions import box_region, mask_region, share_overlaps
 from pulid_generate.sampling.packing import token_count
 
 WIDTH, HEIGHT = 160, 96  # 10 columns, 6 rows of tokens

@@ -12,7 +12,7 @@ from support.pictures.colour_profiles import DISPLAY_P3, in_srgb, matrix_profile
 from support.pictures.picture_files import encode, gradient
 
 from pulid_generate.errors import InputError
-from pulid_generate.request.start_picture import (
+from pulid_generate.request.conditions.start_picture import (
     init_image_size,
     paste,
     read_init_image,

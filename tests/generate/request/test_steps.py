@@ -6,7 +6,7 @@ import pytest
 
 from pulid_generate.errors import RequestError
 from pulid_generate.request import generation as request
-from pulid_generate.request.id_schedule import (
+from pulid_generate.request.people.id_schedule import (
     MAX_WEIGHT,
     IdSchedule,
     format_points,

@@ -9,7 +9,7 @@ from seeded.tensors import seeded, seeded_state
 from support.models.stock_models import new_flux
 
 from pulid_generate.injection.adapter import PulidAdapter
-from pulid_generate.request.regions import box_region
+from pulid_generate.request.people.regions import box_region
 from pulid_generate.sampling.packing import position_ids
 
 DOUBLE, SINGLE, HOOKS = 5, 9, 6  # hooks after double blocks 0, 2, 4 and single blocks 0, 4, 8

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pulid_generate.request.control_picture import ControlUse
-from pulid_generate.request.reference_picture import ReferencePicture
+from pulid_generate.request.conditions.control_picture import ControlUse
+from pulid_generate.request.conditions.reference_picture import ReferencePicture
 
 
 @dataclass(frozen=True, eq=False)

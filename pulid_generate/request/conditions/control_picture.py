@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from pulid_extract.shared.picture_file import decode_picture
 from pulid_generate.errors import RequestError
-from pulid_generate.request.canny import canny_edges
-from pulid_generate.request.start_picture import FORMATS, read_source
+from pulid_generate.request.conditions.canny import canny_edges
+from pulid_generate.request.conditions.start_picture import FORMATS, read_source
 
 # sd-cli's
 STRENGTH = 0.9

@@ -21,7 +21,7 @@ from pulid_extract.shared.embedding_file import (
     encode_embedding,
 )
 from pulid_generate.errors import IdentityError, RequestError
-from pulid_generate.request.id_schedule import IdSchedule, Moment, check_weight, parse_moment
+from pulid_generate.request.people.id_schedule import IdSchedule, Moment, check_weight, parse_moment
 
 Fusion = Literal["concat", "mean"]
 Box = tuple[int, int, int, int]

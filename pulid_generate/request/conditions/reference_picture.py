@@ -23,7 +23,7 @@ from PIL import Image
 from pulid_extract.shared.picture_file import decode_picture
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import LATENT_SCALE, TOKEN_PIXELS
-from pulid_generate.request.start_picture import FORMATS, read_source
+from pulid_generate.request.conditions.start_picture import FORMATS, read_source
 
 IndexMode = Literal["fixed", "increase", "decrease"]
 Resizing = Literal["antialiased", "nearest"]

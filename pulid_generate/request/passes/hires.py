@@ -13,7 +13,7 @@ from typing import Any
 
 from pulid_generate.errors import RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
-from pulid_generate.request.upscaling import UpscaleSettings, check_tile
+from pulid_generate.request.passes.upscaling import UpscaleSettings, check_tile
 
 # What enlarges the latent: sd-cli's name -> torch's mode, and whether it is antialiased
 LATENT_UPSCALERS: dict[str, tuple[str, bool]] = {

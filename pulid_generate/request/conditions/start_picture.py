@@ -28,7 +28,7 @@ from pulid_extract.shared.picture_file import (
 )
 from pulid_generate.errors import InputError
 from pulid_generate.files.layouts import TOKEN_PIXELS
-from pulid_generate.request.mask_edge import grown
+from pulid_generate.request.conditions.mask_edge import grown
 
 FORMATS = PictureFormats(
     ("JPEG", "PNG", "WEBP", "BMP", "TIFF"), "JPEG, PNG, WebP, BMP or TIFF", heic=True

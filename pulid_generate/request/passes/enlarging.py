@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from pulid_generate.files.layouts import TOKEN_PIXELS
-from pulid_generate.request.conditions import Conditions
-from pulid_generate.request.reference_picture import nearest_pixels
+from pulid_generate.request.conditions.bundle import Conditions
+from pulid_generate.request.conditions.reference_picture import nearest_pixels
 
 
 def enlarged_picture(pixels: np.ndarray, width: int, height: int, upscaler: str) -> np.ndarray:
