@@ -52,11 +52,12 @@ def failure(status: int, message: str, kind: str = "", headers: Any = None) -> J
     return JSONResponse({"error": told, "detail": message}, status, headers=headers)
 
 
-def failure_of(error: PulidError) -> JSONResponse:
+def failure_of(error: PulidError, told: str | None = None) -> JSONResponse:
+    """told: the sentence, if it is not the error's own."""
     # RequestError -> request_error
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
     headers = error.headers if isinstance(error, RefusedError) else None
-    return failure(status_of(error), str(error), kind, headers)
+    return failure(status_of(error), told if told is not None else str(error), kind, headers)
 
 
 def without_folder(text: str, folder: Path) -> str:

@@ -23,7 +23,7 @@ from pulid_generate.server.http import (
     webui,
 )
 from pulid_generate.server.http.safety import Safety
-from pulid_generate.server.http.state import Server
+from pulid_generate.server.http.state import Server, server_of
 from pulid_generate.version import __version__
 
 
@@ -48,7 +48,7 @@ async def _told_mistake(request: Request, error: Exception) -> Any:
 
 
 async def _told(request: Request, error: Any) -> Any:
-    return failure_of(error)
+    return failure_of(error, server_of(request).judge.without_folders(str(error)))
 
 
 async def _told_status(request: Request, error: Any) -> Any:

@@ -41,7 +41,8 @@ def _compare(server: Server, job: JobRecord, index: int) -> list[dict[str, Any]]
         try:
             told |= _of_person(server, job, index, name)
         except PulidError as error:
-            told["why"] = without_folder(str(error), job.folder)
+            why = without_folder(str(error), job.folder)
+            told["why"] = server.judge.without_folders(why)
         people.append(told)
     return people
 

@@ -78,7 +78,8 @@ def _make(server: Server, body: Body, visitor: str | None) -> dict[str, Any]:
     sent = fields.pop("pulid_id_embedding", None)
     if sent is not None:
         data = body.files[body.take_file(sent, "pulid_id_embedding")]
-        decode_embedding(data, "pulid_id_embedding")
+        identity = decode_embedding(data, "pulid_id_embedding")
+        server.judge.check_identity(identity, "pulid_id_embedding")
     else:
         with _portraits(server, body, fields, visitor) as (folder, options):
             out = folder / f"made{SUFFIX}"
@@ -236,5 +237,6 @@ def _ask(server: Server, task: str, folder: Path, options: dict[str, Any]) -> di
     for name in ("output", "id", "task", "status"):
         answer.pop(name, None)
     if isinstance(answer.get("notes"), list):
-        answer["notes"] = [without_folder(str(note), folder) for note in answer["notes"]]
+        lines = [without_folder(str(note), folder) for note in answer["notes"]]
+        answer["notes"] = [server.judge.without_folders(line) for line in lines]
     return answer

@@ -207,7 +207,8 @@ class Validations:
         except _Stopping:
             return
         except PulidError as error:
-            record.error = without_folder(str(error), record.folder)
+            told = without_folder(str(error), record.folder)
+            record.error = self.submission.judge.without_folders(told)
             record.state = "failed"
         # a bug: the validation ends, and says so
         except Exception as error:

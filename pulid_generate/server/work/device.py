@@ -116,7 +116,8 @@ class DeviceThread(threading.Thread):
             raise
         except PulidError as error:
             told = without_folder(str(error), record.files)
-            self.queue.finish(record, "failed", without_folder(told, record.folder))
+            told = self.judge.without_folders(without_folder(told, record.folder))
+            self.queue.finish(record, "failed", told)
         # a bug: the job ends, the server does not, and the log has no word of what was asked for
         except Exception as error:
             _say_bug(error, "the job has failed")
@@ -144,7 +145,8 @@ class DeviceThread(threading.Thread):
 
     def _draw(self, record: JobRecord, judged: JudgedJob, index: int) -> None:
         started = time.monotonic()
-        data = self.drawer.draw(judged, index, _JobWatch(record, self.metrics))
+        watch = _JobWatch(record, self.metrics, self.judge.without_folders)
+        data = self.drawer.draw(judged, index, watch)
         name = f"{index}.{record.output_format}"
         write_atomically(record.folder / name, data, mode=0o600)
         seconds = time.monotonic() - started
@@ -162,8 +164,9 @@ class DeviceThread(threading.Thread):
 class _JobWatch:
     """What hears of a job's picture; see `drawing.Watch`."""
 
-    def __init__(self, record: JobRecord, metrics: Metrics):
-        self.record, self.metrics = record, metrics
+    def __init__(self, record: JobRecord, metrics: Metrics, shorten: Callable[[str], str] = str):
+        """shorten: a line without the folders of the server's own files."""
+        self.record, self.metrics, self.shorten = record, metrics, shorten
         # when a step was last told; that it is in work has been told just now
         self._told = time.monotonic()
 
@@ -193,7 +196,7 @@ class _JobWatch:
 
     def note(self, text: str) -> None:
         # a file in the job's folder is called as the request called it
-        line = without_folder(text, self.record.files)
+        line = self.shorten(without_folder(text, self.record.files))
         if line not in self.record.notes:
             self.record.notes = [*self.record.notes, line]
 

@@ -37,12 +37,14 @@ from pulid_generate.request.conditions.start_picture import read_picture
 from pulid_generate.request.passes.detail import ANTELOPEV2
 from pulid_generate.request.passes.hires import UPSCALERS, models_in
 from pulid_generate.rows.manifest import read_row
+from pulid_generate.server.own_folders import own_folders, without_folders
 from pulid_generate.server.settings import Settings
 from pulid_generate.server.work.jobs import FORMATS, JobRecord
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from pulid_extract.shared.embedding_file import Embedding
     from pulid_generate.pipeline.pipeline import Pipeline
     from pulid_generate.request.job import Job
 
@@ -85,10 +87,23 @@ class Judge:
                 raise
             self.pipeline = open_pipeline(flags, with_pulid=False, progress=progress)
             progress.note("no PuLID file was found: pictures are drawn without an identity")
+        self._folders = own_folders(flags, self.pipeline.files)
 
     @property
     def has_pulid(self) -> bool:
         return self.pipeline.files.pulid is not None
+
+    def without_folders(self, text: str) -> str:
+        """A sentence for a visitor: the server's files by their names."""
+        return without_folders(text, self._folders)
+
+    def check_identity(self, identity: Embedding, where: str) -> None:
+        """Raise IdentityError, with `where` for the identity's name, for tokens of another width
+        than the PuLID file's. Without one nothing is known of it.
+        """
+        adapter = self.pipeline.fitting.adapter
+        if adapter is not None:
+            adapter.check_tokens(identity.tokens.shape, where)
 
     def upscalers(self) -> list[str]:
         """What may enlarge a picture between two passes, the models of the server's own folder

@@ -10,14 +10,18 @@ import json
 import random
 import socket
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
-from support.served import WAIT
+from support.served import WAIT, of_file, wait_for
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
-from pulid_generate.errors import RequestError
+from pulid_extract.shared.embedding_file import encode_embedding
+from pulid_generate.errors import InputError, RequestError
 from pulid_generate.server.intake.people import check_name, take_tags
+from pulid_generate.server.work.drawing import LocalDrawer
 
 PROMPT = "a photo of a cat"
 
@@ -103,6 +107,48 @@ def test_a_request_that_is_refused(name, client, served):
     assert "\n" not in sentence
     after = sorted(folder.rglob("*"))
     assert [path for path in after if path not in before and path.name != "requests"] == []
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    """An embedding for another PuLID model."""
+    path = tmp_path / "narrow.pulidembd"
+    path.write_bytes(encode_embedding(np.ones((32, 48), np.float32)))
+    return path
+
+
+def test_an_identity_of_another_model_is_refused_without_a_folder(served, narrow):
+    files = {narrow.name: of_file(narrow)}
+    named = {"pulid_id_embedding": narrow.name, "files": files}
+    expected = "wants rows of 2048; extract it again with that file"
+    refused = [
+        ("/v1/jobs", {"prompt": PROMPT} | named),
+        # as the page uploads one, before anything is drawn with it
+        ("/v1/identities", {"name": "somebody"} | named),
+    ]
+    with served.visitor() as client:
+        for route, fields in refused:
+            told = client.post(route, json=fields)
+            sentence = told.json()["error"]["message"]
+            assert (told.status_code, expected in sentence) == (400, True), sentence
+            assert "pulid_flux_v0.9.1.safetensors" in sentence
+            assert "/" not in sentence
+        people = client.get("/v1/identities").json()["identities"]
+    assert "somebody" not in [person["name"] for person in people]
+
+
+def test_sentences_name_the_servers_files_and_no_folder(client, served, micro, monkeypatch):
+    """Also those of a job that fails when its turn comes, and of the folder of LoRAs itself."""
+    told = client.post("/v1/jobs", json={"prompt": "x <lora:nobody:1>"}).json()["detail"]
+    assert "nobody" in told
+    assert "/" not in told.replace("</lora", "")
+
+    def lost(*_):
+        raise InputError(f"{micro / 'ae.safetensors'}: has gone, and {Path.home() / 'x' / 'y'}")
+
+    monkeypatch.setattr(LocalDrawer, "draw", lost)
+    ended = wait_for(client, client.post("/v1/jobs", json={"prompt": PROMPT}).json()["id"])
+    assert ended["error"] == "ae.safetensors: has gone, and ~/x/y"
 
 
 def raw(served, data: bytes) -> bytes:
