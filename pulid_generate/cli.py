@@ -22,7 +22,7 @@ from pulid_generate.commands.sweep import sweep
 from pulid_generate.commands.validate import validate
 from pulid_generate.commands.verify import verify
 from pulid_generate.flags.help_pages import PAGES
-from pulid_generate.flags.sdcli_arguments import SdCommand, SdGroup
+from pulid_generate.flags.sdcli.arguments import SdCommand, SdGroup
 
 
 class SdBatchCommand(BatchCommand, SdCommand):

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.references import own_references
 from pulid_generate.errors import InputError, PulidError, RequestError
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
 from pulid_generate.request.passes.detail import ANTELOPEV2, DetailSettings, parse_detail_args

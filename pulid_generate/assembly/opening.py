@@ -24,10 +24,10 @@ from pulid_generate.errors import OutputError, RequestError, require_packages
 from pulid_generate.files.kontext import is_kontext
 from pulid_generate.files.model import Model
 from pulid_generate.files.read_ahead import read_ahead
-from pulid_generate.flags.commands import BatchFlags, Flags
-from pulid_generate.flags.likeness import LikenessFlags
-from pulid_generate.flags.names import flag_name
-from pulid_generate.flags.placement import DTYPES
+from pulid_generate.flags.commands.likeness import LikenessFlags
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags, Flags
+from pulid_generate.flags.generation.placement import DTYPES
 from pulid_generate.memory.footprint import Footprint
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.pictures.picture import format_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pulid_extract.shared.embedding_file import Embedding
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.request.job import Subject
 from pulid_generate.request.people.identities import PersonSpec, assemble, parse_person
 

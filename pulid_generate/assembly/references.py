@@ -9,7 +9,7 @@ from pathlib import Path
 from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.request.people.identities import PersonSpec
 
 # of pictures that are looked for in a folder

@@ -17,7 +17,7 @@ from pulid_generate.assembly.detail import read_detail, read_references
 from pulid_generate.assembly.people import read_subjects
 from pulid_generate.errors import InputError, RequestError
 from pulid_generate.files.layouts import TOKEN_PIXELS
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.lora.choice import LoraChoice, choose_loras, file_sha256, parse_lora_flag
 from pulid_generate.request.conditions.bundle import NO_CONDITIONS, Conditions
 from pulid_generate.request.conditions.mask_edge import MaskEdge

@@ -15,8 +15,8 @@ from pulid_extract.shared.file_names import path_of
 from pulid_generate.assembly.detail import idle_keys
 from pulid_generate.assembly.people import identity_files, people_of
 from pulid_generate.assembly.requests import hires_upscaler
-from pulid_generate.flags.commands import Flags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.lora.choice import parse_lora_flag
 from pulid_generate.request.passes.hires import UPSCALERS, upscaler_named
 from pulid_generate.request.step_cache import idle_options

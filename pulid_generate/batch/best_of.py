@@ -25,8 +25,8 @@ from pulid_generate.assembly import opening
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.requests import Drawing
 from pulid_generate.errors import ScoringError
-from pulid_generate.flags.commands import DrawFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import DrawFlags
 from pulid_generate.pictures.saving import SavedPicture, encoded
 from pulid_generate.pictures.score_lines import Score
 

@@ -22,7 +22,7 @@ from pulid_generate.assembly.usage import doubtful_flags, idle_flags, input_file
 from pulid_generate.batch.judging import MergedRow, RowJobs, Rows
 from pulid_generate.batch.row_files import InputFiles
 from pulid_generate.errors import OutputError, PulidError
-from pulid_generate.flags.placement import PlacementFlags
+from pulid_generate.flags.generation.placement import PlacementFlags
 from pulid_generate.rows.items import Item
 from pulid_generate.rows.row import BY_ROW, Row
 

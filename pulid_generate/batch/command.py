@@ -27,7 +27,7 @@ from pulid_generate.batch.running import BatchRun, PictureWriter, ResultLog, pri
 from pulid_generate.batch.serving import serve
 from pulid_generate.batch.sheet import batch_sheet
 from pulid_generate.errors import InputError, OutputError, PulidError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.rows.folders import make_folders
 from pulid_generate.rows.items import Item
 from pulid_generate.rows.row import Row

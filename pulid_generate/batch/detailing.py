@@ -35,7 +35,7 @@ from pulid_generate.assembly.usage import (
     input_files,
 )
 from pulid_generate.errors import InputError, OutputError, PulidError
-from pulid_generate.flags.commands import DetailCommandFlags
+from pulid_generate.flags.commands.tables import DetailCommandFlags
 from pulid_generate.pictures import picture as picture_files
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.saving import encoded

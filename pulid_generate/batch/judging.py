@@ -19,7 +19,7 @@ from pulid_generate.assembly.requests import Drawing, Readers, check_values, rea
 from pulid_generate.assembly.usage import usage_error
 from pulid_generate.batch.row_files import CachedReader
 from pulid_generate.errors import OutputError, PulidError, RequestError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.lora.choice import file_sha256
 from pulid_generate.pictures.picture import format_of, read_parameters
 from pulid_generate.pictures.saving import output_paths

@@ -22,7 +22,7 @@ from pulid_generate.assembly.requests import Drawing
 from pulid_generate.batch.lines import PictureStatus
 from pulid_generate.batch.running import CHUNK, BatchRun, PictureWriter
 from pulid_generate.errors import PulidError, WeightsError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pipeline.callers import Denoised
 from pulid_generate.pipeline.pipeline import Pipeline
 from pulid_generate.pipeline.text_cache import file_identity

@@ -26,7 +26,7 @@ from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult, Result, ScoreResult, SheetResult
 from pulid_generate.batch.running import ResultLog
 from pulid_generate.errors import InputError, OutputError, PulidError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pictures.picture import format_of
 from pulid_generate.pictures.score_lines import Score
 from pulid_generate.pictures.scorer import Scorer

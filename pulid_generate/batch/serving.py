@@ -19,7 +19,7 @@ from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.row_files import InputFiles
 from pulid_generate.batch.running import BatchRun, PictureWriter, ResultLog
 from pulid_generate.errors import InputError, PulidError, RequestError, WeightsError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.rows.folders import make_folders
 from pulid_generate.rows.items import Item
 from pulid_generate.rows.manifest import parse_line

@@ -12,8 +12,8 @@ from typing import Any
 from pulid_generate.assembly.people import identity_files
 from pulid_generate.batch.results import PictureOutcome
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
 from pulid_generate.request.prompts.prompt import read_prompt_file
 from pulid_generate.rows.names import identity_word

@@ -18,8 +18,8 @@ from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.results import PictureOutcome, ResultCollector
 from pulid_generate.batch.sweep_lines import SweepLines
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags, SweepFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags, SweepFlags
 from pulid_generate.pictures.sheet_grid import Heading, SheetGrid, Thumbnail, flow
 from pulid_generate.rows.axes import MOST_AXES, Axis, parse_axis, sweep_rows
 from pulid_generate.rows.names import identity_word

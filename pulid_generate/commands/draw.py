@@ -11,7 +11,7 @@ import typer
 from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.writing import check_writable
-from pulid_generate.flags.commands import DrawFlags
+from pulid_generate.flags.commands.tables import DrawFlags
 
 
 @takes_flags(DrawFlags)

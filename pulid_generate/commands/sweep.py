@@ -7,7 +7,7 @@ from __future__ import annotations
 import typer
 
 from pulid_extract.shared.cli.flags import takes_flags
-from pulid_generate.flags.commands import SweepFlags
+from pulid_generate.flags.commands.tables import SweepFlags
 
 
 @takes_flags(SweepFlags)

@@ -12,7 +12,7 @@ from pulid_extract.shared.cli import console
 from pulid_extract.shared.cli.flags import takes_flags
 from pulid_extract.shared.writing import check_writable, write_atomically
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import VerifyFlags
+from pulid_generate.flags.commands.tables import VerifyFlags
 
 
 @takes_flags(VerifyFlags)

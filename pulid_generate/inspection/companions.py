@@ -28,7 +28,7 @@ from pulid_generate.control.files import ControlFile
 from pulid_generate.errors import PulidError
 from pulid_generate.files.model import Model
 from pulid_generate.files.roles import TINY
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.pictures.face_finder import PROCESS_BYTES, FaceFinder
 from pulid_generate.pictures.scorer import PROGRAM
 

@@ -47,7 +47,7 @@ from pulid_generate.files.layouts import TOKEN_PIXELS
 from pulid_generate.files.model_set import ModelFiles, fit_to
 from pulid_generate.files.roles import ALL_IN_ONE, CLIP_L, FLUX, PULID, T5XXL, VAE
 from pulid_generate.files.t5_vocabulary import T5_TOKENIZER
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.inspection.companions import (
     Companions,
     look_for_companions,

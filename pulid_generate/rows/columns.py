@@ -17,8 +17,8 @@ from pulid_extract.shared import records
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.records import SEPARATOR
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.names import option_names
+from pulid_generate.flags.commands.names import option_names
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.request.people.identities import rename_files
 from pulid_generate.rows.row import BY_ROW
 

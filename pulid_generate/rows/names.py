@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pulid_generate.errors import OutputNameError, RequestError
-from pulid_generate.flags.batch import DEFAULT_PATTERN
+from pulid_generate.flags.commands.batch import DEFAULT_PATTERN
 from pulid_generate.pictures.picture import format_of
 
 # name -> an example, of the type that the pattern's format is tried with

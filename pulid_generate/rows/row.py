@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pulid_extract.shared.records import Problem
-from pulid_generate.flags.caching import CachingFlags
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.conditions import ControlFlags, ReferenceFlags
-from pulid_generate.flags.detail import DetailFlags
-from pulid_generate.flags.drawing import DrawingFlags
-from pulid_generate.flags.hires import HiresFlags
-from pulid_generate.flags.identity import IdentityFlags
+from pulid_generate.flags.commands.tables import BatchFlags
+from pulid_generate.flags.generation.caching import CachingFlags
+from pulid_generate.flags.generation.conditions import ControlFlags, ReferenceFlags
+from pulid_generate.flags.generation.detail import DetailFlags
+from pulid_generate.flags.generation.drawing import DrawingFlags
+from pulid_generate.flags.generation.hires import HiresFlags
+from pulid_generate.flags.generation.identity import IdentityFlags
 
 # Fields that may differ from row to row. The rest is loaded, placed or said once for all of them
 BY_ROW = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.records import FORMS, MAX_BYTES, Problem
 from pulid_generate.errors import InputError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.rows.grid import grid_rows
 from pulid_generate.rows.manifest import read_manifest
 from pulid_generate.rows.row import Row

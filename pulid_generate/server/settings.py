@@ -13,7 +13,7 @@ from pathlib import Path
 from pulid_extract.shared.file_names import path_of
 from pulid_extract.shared.writing import make_folder
 from pulid_generate.errors import InputError, OutputError, RequestError
-from pulid_generate.flags.commands import ServeFlags
+from pulid_generate.flags.commands.tables import ServeFlags
 
 # bytes of a request, whatever it holds
 MAX_BODY = 64 << 20

@@ -29,8 +29,8 @@ from pulid_generate.batch.command import draw_rows
 from pulid_generate.batch.judging import Rows
 from pulid_generate.batch.lines import PictureResult
 from pulid_generate.errors import InputError, PulidError, UsageError
-from pulid_generate.flags.commands import BatchFlags, ValidateFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags, ValidateFlags
 from pulid_generate.rows.grid import parse_seeds, read_prompts
 from pulid_generate.rows.row import Row
 from pulid_generate.validation.comparing import compared_report, open_judges

@@ -123,7 +123,7 @@ def serving(folder: Path, own: dict[str, Any]) -> Iterator[tuple[int, int]]:
     import uvicorn
 
     from pulid_generate.assembly.progress import Progress
-    from pulid_generate.flags.commands import ServeFlags
+    from pulid_generate.flags.commands.tables import ServeFlags
     from pulid_generate.server.http.app import make_app
     from pulid_generate.server.http.running import open_server
     from pulid_generate.server.settings import read_settings

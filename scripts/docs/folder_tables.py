@@ -36,6 +36,7 @@ ORDER = {
     ),
     "pulid_extract.shared": ("cluster", "cli", "model_files"),
     "pulid_generate.server": ("http", "intake", "work"),
+    "pulid_generate.flags": ("commands", "generation", "sdcli"),
     "pulid_generate.request": ("job", "generation", "passes", "conditions", "people", "prompts"),
     "pulid_generate": (
         "cli",

@@ -2,7 +2,7 @@
 
     make docs        (or: PYTHONPATH=scripts python -m docs.sdcli_table [--check])
 
-The table is pulid_generate/flags/sdcli.py. Imports no torch.
+The table is pulid_generate/flags/sdcli/table.py. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import Counter
 from pathlib import Path
 
 from docs.page import write_or_check
-from pulid_generate.flags.sdcli import GROUPS, SD_FLAGS
-from pulid_generate.flags.sdcli_flag import SdFlag
+from pulid_generate.flags.sdcli.flag import SdFlag
+from pulid_generate.flags.sdcli.table import GROUPS, SD_FLAGS
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "sd-cli.md"
 INTRODUCTION = """\
 # Coming from sd-cli
 
-Made from pulid_generate/flags/sdcli.py by `make docs`; edit the table there, not this file.
+Made from pulid_generate/flags/sdcli/table.py by `make docs`; edit the table there, not this file.
 
 A command line for sd-cli (stable-diffusion.cpp 97d29908) runs here as it stands, or says why it cannot. Each of sd-cli's {total} flags is
 

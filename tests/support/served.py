@@ -16,7 +16,7 @@ import httpx
 import uvicorn
 
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.flags.commands import ServeFlags
+from pulid_generate.flags.commands.tables import ServeFlags
 from pulid_generate.server.http.app import make_app
 from pulid_generate.server.http.protocol import TimedH11Protocol
 from pulid_generate.server.http.running import open_server, resume

@@ -13,7 +13,7 @@ from pulid_extract.shared.cluster.actor import OpenWork, Place, ReadyReply
 from pulid_extract.shared.cluster.ray_process import RayProcess
 from pulid_extract.shared.cluster.ray_workers import join_cluster
 from pulid_generate.assembly.progress import Progress
-from pulid_generate.flags.commands import ServeFlags
+from pulid_generate.flags.commands.tables import ServeFlags
 from pulid_generate.server.http.state import Server
 from pulid_generate.server.work.device import DeviceThread
 from pulid_generate.server.work.devices import ClusterDevices

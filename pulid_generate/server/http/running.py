@@ -23,8 +23,8 @@ from pulid_extract.shared.locking import locked_folder
 from pulid_generate.assembly.progress import Progress
 from pulid_generate.assembly.usage import given_flags, shared_input_error
 from pulid_generate.errors import OutputError
-from pulid_generate.flags.commands import BatchFlags, ServeFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags, ServeFlags
 from pulid_generate.rows.row import BY_ROW
 from pulid_generate.server.http.app import make_app
 from pulid_generate.server.http.cluster import on_cluster

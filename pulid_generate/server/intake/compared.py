@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.lora.choice import file_sha256, find_lora
 from pulid_generate.request.passes.hires import find_model
 

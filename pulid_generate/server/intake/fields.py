@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pulid_extract.shared.cli.flags import heading_of
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.rows.columns import COLUMNS, field_of
 from pulid_generate.server.work.jobs import DETAIL_IMG, FORMATS
 

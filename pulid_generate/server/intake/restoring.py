@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.request.generation import MAX_STEPS
 from pulid_generate.request.job import Job
 from pulid_generate.request.passes.detail import ANTELOPEV2, own_prompt_of

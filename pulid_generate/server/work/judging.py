@@ -30,8 +30,8 @@ from pulid_generate.assembly.usage import (
     usage_error,
 )
 from pulid_generate.errors import RequestError, WeightsError
-from pulid_generate.flags.commands import BatchFlags
-from pulid_generate.flags.conditions import ControlFlags
+from pulid_generate.flags.commands.tables import BatchFlags
+from pulid_generate.flags.generation.conditions import ControlFlags
 from pulid_generate.pictures.picture import Format
 from pulid_generate.request.conditions.start_picture import read_picture
 from pulid_generate.request.passes.detail import ANTELOPEV2

@@ -18,7 +18,7 @@ from pulid_generate.assembly.opening import open_pipeline
 from pulid_generate.assembly.progress import NoteKeeper
 from pulid_generate.assembly.requests import Drawing
 from pulid_generate.errors import PulidError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pictures.picture import Format
 from pulid_generate.server.failures import mistake_of
 from pulid_generate.server.work.drawing import Cancelled, LocalDrawer, StepReports

@@ -19,7 +19,7 @@ from pulid_generate.assembly.usage import (
     usage_error,
 )
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import BatchFlags, Flags
+from pulid_generate.flags.commands.tables import BatchFlags, Flags
 from pulid_generate.inspection import readiness
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.people.id_schedule import IdSchedule

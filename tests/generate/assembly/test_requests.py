@@ -10,7 +10,7 @@ from PIL import Image
 
 from pulid_generate.assembly.requests import Readers, read_drawing, read_request
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.request.generation import GenerationRequest
 from pulid_generate.request.passes.detail import DetailSettings
 from pulid_generate.request.passes.hires import HiresSettings

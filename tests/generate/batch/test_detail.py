@@ -21,7 +21,7 @@ from pulid_extract.shared.cluster.actor import Place
 from pulid_generate import Pipeline, Placement
 from pulid_generate.batch.judging import RowJobs, Rows
 from pulid_generate.batch.ray_worker import DrawTask, DrawWorker, WorkerSetup, facts_of
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pictures.face_finder import FaceFinder
 from pulid_generate.rows.row import Row
 

@@ -8,7 +8,7 @@ from pulid_extract.shared.embedding_file import read_embedding
 from pulid_generate.batch.judging import RowJobs, Rows
 from pulid_generate.batch.row_files import REMEMBERED, CachedReader, InputFiles
 from pulid_generate.errors import OutputError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pipeline.fitting import Fitting
 from pulid_generate.request.job import Job
 from pulid_generate.rows.row import Row

@@ -26,7 +26,7 @@ from pulid_generate.batch.sheet import (
     people_names,
 )
 from pulid_generate.errors import ScoringError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.pictures.score_lines import Score
 from pulid_generate.rows.row import Row
 

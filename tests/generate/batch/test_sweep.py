@@ -13,7 +13,7 @@ from pulid_generate.batch import sweep as sweep_run
 from pulid_generate.batch.lines import PictureResult
 from pulid_generate.batch.results import PictureOutcome
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.rows.axes import SWEPT, expand, parse_axis, sweep_rows
 
 

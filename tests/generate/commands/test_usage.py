@@ -9,7 +9,7 @@ import json
 import pytest
 
 from pulid_generate.assembly.usage import doubtful_flags
-from pulid_generate.flags.commands import DrawFlags
+from pulid_generate.flags.commands.tables import DrawFlags
 
 
 @pytest.mark.parametrize(

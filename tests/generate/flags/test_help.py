@@ -16,7 +16,7 @@ from docs import cli_reference
 from pulid_extract.flags.help_pages import PAGES as EXTRACT_PAGES
 from pulid_extract.shared.cli.flags import heading_of, takes_flags
 from pulid_extract.shared.cli.help import HelpCommand, HelpPage, full_help
-from pulid_generate.flags.commands import DrawFlags, SweepFlags
+from pulid_generate.flags.commands.tables import DrawFlags, SweepFlags
 from pulid_generate.flags.help_pages import PAGES as GENERATE_PAGES
 
 PAGES = {"pulid-extract": EXTRACT_PAGES, "pulid-generate": GENERATE_PAGES}

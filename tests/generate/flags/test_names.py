@@ -8,8 +8,8 @@ import pytest
 import typer
 
 from pulid_generate.cli import app
-from pulid_generate.flags.commands import BatchFlags, DrawFlags, SweepFlags, ValidateFlags
-from pulid_generate.flags.names import flag_name
+from pulid_generate.flags.commands.names import flag_name
+from pulid_generate.flags.commands.tables import BatchFlags, DrawFlags, SweepFlags, ValidateFlags
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typer.main import get_command
 from docs import cli_reference, sdcli_table
 from pulid_extract.shared.cli import console
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.sdcli import BY_NAME, SD_FLAGS
-from pulid_generate.flags.sdcli_arguments import SdCommand, SdGroup, take_sd_flags
+from pulid_generate.flags.sdcli.arguments import SdCommand, SdGroup, take_sd_flags
+from pulid_generate.flags.sdcli.table import BY_NAME, SD_FLAGS
 
 THEIRS = {
     flag["name"]: flag for flag in json.loads((TESTS / "sdcli" / "flags.json").read_text())["flags"]

@@ -17,7 +17,7 @@ from pulid_generate import GenerationRequest
 from pulid_generate.assembly.requests import read_request
 from pulid_generate.assembly.usage import idle_flags, usage_error
 from pulid_generate.errors import RequestError
-from pulid_generate.flags.commands import Flags
+from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.memory.plan import Plan
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pipeline import planning

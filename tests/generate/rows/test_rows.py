@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pulid_extract.shared.records import Problem
 from pulid_generate.errors import InputError, RequestError
-from pulid_generate.flags.commands import BatchFlags
+from pulid_generate.flags.commands.tables import BatchFlags
 from pulid_generate.rows.columns import COLUMNS, FIELDS_BY_NAME
 from pulid_generate.rows.manifest import parse_line, read_manifest, read_row
 from pulid_generate.rows.sources import read_rows

@@ -11,7 +11,7 @@ from PIL import Image
 from support.pictures.micro_drawing import write_lora
 from support.visits import CHROMIUM, EXTRACT, MODELS, Visit
 
-from pulid_generate.flags.commands import ServeFlags
+from pulid_generate.flags.commands.tables import ServeFlags
 
 
 @pytest.fixture(scope="module")

@@ -333,10 +333,10 @@ def test_flags_that_a_server_cannot_have(flags, message, generate):
 def test_fields_of_a_job_are_the_flags(client):
     from dataclasses import fields
 
-    from pulid_generate.flags.detail import DetailFlags
-    from pulid_generate.flags.drawing import DrawingFlags
-    from pulid_generate.flags.hires import HiresFlags
-    from pulid_generate.flags.identity import IdentityFlags
+    from pulid_generate.flags.generation.detail import DetailFlags
+    from pulid_generate.flags.generation.drawing import DrawingFlags
+    from pulid_generate.flags.generation.hires import HiresFlags
+    from pulid_generate.flags.generation.identity import IdentityFlags
 
     told = client.get("/v1/capabilities").json()["fields"]
     tables = (DrawingFlags, IdentityFlags, DetailFlags, HiresFlags)

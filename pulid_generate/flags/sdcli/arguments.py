@@ -12,8 +12,8 @@ from pulid_extract.shared.cli.help import HelpCommand, HelpGroup
 from pulid_extract.shared.cli.wording import unquoted
 from pulid_generate.errors import RequestError
 from pulid_generate.flags.help_pages import PAGES
-from pulid_generate.flags.sdcli import BY_NAME
-from pulid_generate.flags.sdcli_flag import SdFlag
+from pulid_generate.flags.sdcli.flag import SdFlag
+from pulid_generate.flags.sdcli.table import BY_NAME
 
 
 def take_sd_flags(

@@ -1,8 +1,8 @@
 """One flag of sd-cli, and what may become of it here.
 
-A flag is implemented (our own option, in this folder), noted (accepted; it has nothing to change,
-and a line on standard error says so) or refused (one line says why and what to do instead). Imports
-no torch.
+A flag is implemented (our own option, in flags/), noted (accepted; it has nothing to change, and a
+line on standard error says so) or refused (one line says why and what to do instead). Imports no
+torch.
 """
 
 from __future__ import annotations

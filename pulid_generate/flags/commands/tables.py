@@ -12,22 +12,22 @@ from typing import Annotated, Any
 import typer
 
 from pulid_extract.shared.cluster.flags import ClusterFlags
-from pulid_generate.flags.batch import AxesFlags, RowFlags, SeriesFlags, SheetFlags
-from pulid_generate.flags.caching import CachingFlags
-from pulid_generate.flags.conditions import ControlFlags, ReferenceFlags
-from pulid_generate.flags.detail import DetailFlags
-from pulid_generate.flags.drawing import DrawingFlags
-from pulid_generate.flags.hires import HiresFlags
-from pulid_generate.flags.identity import IdentityFlags
-from pulid_generate.flags.likeness import BestOfFlags, LikenessFlags
-from pulid_generate.flags.models import ModelFlags
-from pulid_generate.flags.output import OutputFlags
-from pulid_generate.flags.pictures import GivenPicturesFlags
-from pulid_generate.flags.placement import PlacementFlags
-from pulid_generate.flags.preview import PreviewFlags
-from pulid_generate.flags.serve import ServingFlags
-from pulid_generate.flags.upscaling import UpscalingFlags
-from pulid_generate.flags.validation import ValidationFlags
+from pulid_generate.flags.commands.batch import AxesFlags, RowFlags, SeriesFlags, SheetFlags
+from pulid_generate.flags.commands.likeness import BestOfFlags, LikenessFlags
+from pulid_generate.flags.commands.pictures import GivenPicturesFlags
+from pulid_generate.flags.commands.serve import ServingFlags
+from pulid_generate.flags.commands.validation import ValidationFlags
+from pulid_generate.flags.generation.caching import CachingFlags
+from pulid_generate.flags.generation.conditions import ControlFlags, ReferenceFlags
+from pulid_generate.flags.generation.detail import DetailFlags
+from pulid_generate.flags.generation.drawing import DrawingFlags
+from pulid_generate.flags.generation.hires import HiresFlags
+from pulid_generate.flags.generation.identity import IdentityFlags
+from pulid_generate.flags.generation.models import ModelFlags
+from pulid_generate.flags.generation.output import OutputFlags
+from pulid_generate.flags.generation.placement import PlacementFlags
+from pulid_generate.flags.generation.preview import PreviewFlags
+from pulid_generate.flags.generation.upscaling import UpscalingFlags
 from pulid_generate.request.passes.detail import ANTELOPEV2
 
 

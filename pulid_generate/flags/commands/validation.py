@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_generate.flags.batch import SeriesFlags
+from pulid_generate.flags.commands.batch import SeriesFlags
 
 
 @dataclass(frozen=True, kw_only=True)

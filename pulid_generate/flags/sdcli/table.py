@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
-from pulid_generate.flags.sdcli_flag import SdFlag, note, refuse, same
+from pulid_generate.flags.sdcli.flag import SdFlag, note, refuse, same
 
 METADATA = "it belongs to --mode metadata; the text is in the PNG's chunk `parameters`"
 IMATRIX = "importance matrices serve quantisation; make the GGUF with sd-cli, it can be used here"

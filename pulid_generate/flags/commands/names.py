@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
-from pulid_generate.flags.commands import BatchFlags, DrawFlags, SweepFlags, ValidateFlags
+from pulid_generate.flags.commands.tables import BatchFlags, DrawFlags, SweepFlags, ValidateFlags
 
 
 def flag_name(field: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pulid_generate.flags.drawing import number_list
+from pulid_generate.flags.generation.drawing import number_list
 from pulid_generate.request.passes.hires import UPSCALERS
 
 
