@@ -91,23 +91,28 @@ class ControlFile:
         residuals = (flux.double + flux.single) * flux.width * number * image_tokens
         return Footprint.of(self.header, MARKER).bytes(number) + residuals
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Names of a union's modes, in its order; none of what does one thing."""
+        return MODES[: self.shape.modes or 0]
+
     def mode_number(self, mode: str | None) -> int | None:
-        """Of a mode by name or number; None of a ControlNet without any. Raises CheckpointError."""
+        """Of a mode by name or number; None of a ControlNet without any. Raises InputError."""
         path, count = self.header.path, self.shape.modes
         if count is None:
             if mode is not None:
-                raise CheckpointError(
+                raise InputError(
                     f"{path}: is no union of several ControlNets; leave --control-mode out (beside "
                     "a union give it for each, '' for this one)"
                 )
             return None
-        names = MODES[:count]
+        names = self.modes
         if mode in names:
             return names.index(mode)
         if mode is not None and mode.isdigit() and int(mode) < count:
             return int(mode)
         said = f"has no mode {mode!r}" if mode is not None else "is a union"
-        raise CheckpointError(
+        raise InputError(
             f"{path}: {said}; give --control-mode {', '.join(names)}, or a number below {count}"
         )
 
@@ -127,7 +132,7 @@ class ControlFiles:
 
     def fitted(self, uses: Iterable[ControlUse]) -> tuple[ControlUse, ...]:
         """The uses with their files' hashes. Raises CheckpointError for a file that does not belong
-        to this Flux or lacks the mode that is asked for; WeightsError.
+        to this Flux, InputError for a mode that it lacks; WeightsError.
         """
         fitted = []
         for use in uses:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ SESSION_SECONDS = 24 * 3600.0
 MAX_SESSIONS = 1000
 # jobs that one visitor's gallery keeps, and identities that it saves
 MAX_GALLERY, MAX_SAVED = 500, 100
+# bytes that the disk of the output folder must have free for another picture: one of MAX_MEGAPIXELS
+# as a PNG that does not shrink, its record, and what came with the request
+MIN_FREE = 128 << 20
 # seconds that the picture in work has to be finished in once the server is to stop
 STOP_SECONDS = 600.0
 LOOPBACK_NAMES = ("localhost",)
@@ -109,6 +113,22 @@ def read_settings(flags: ServeFlags) -> Settings:
         max_steps=flags.max_steps,
         idle_seconds=flags.idle_minutes * 60,
         extract_flags=tuple(extract_flags),
+    )
+
+
+def disk_problem(folder: Path) -> str | None:
+    """Why the next picture may find no room in the output folder: a sentence without folders; None
+    if there is enough, or if nobody can tell.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return None
+    if free >= MIN_FREE:
+        return None
+    return (
+        f"the disk of --output-dir has {free >> 20} MiB free; a picture with its record may need "
+        f"{MIN_FREE >> 20} MiB: make room there"
     )
 
 

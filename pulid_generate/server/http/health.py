@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from pulid_generate.server.http.state import beside, server_of
+from pulid_generate.server.settings import disk_problem
 
 router = APIRouter()
 
@@ -21,14 +22,24 @@ async def health() -> dict[str, Any]:
 
 @router.get("/ready")
 async def ready(request: Request) -> JSONResponse:
-    """200 while jobs are taken, 503 once the server is stopping or its queue is full, or before
-    anybody is there who draws.
+    """200 while jobs are taken and there is room for what they draw; 503 with `reasons` once the
+    server is stopping, its queue or its disk is full, or before anybody is there who draws.
     """
-    queue, devices = server_of(request).queue, server_of(request).devices
+    server = server_of(request)
+    queue, devices = server.queue, server.devices
     told: dict[str, Any] = {"waiting": len(queue), "limit": queue.limit}
     told |= {"stopping": queue.is_closed, "devices": devices.ready}
-    is_ready = not queue.is_closed and len(queue) < queue.limit and devices.ready > 0
-    return JSONResponse({"ready": is_ready} | told, 200 if is_ready else 503)
+    reasons = []
+    if queue.is_closed:
+        reasons.append("the server is stopping")
+    if len(queue) >= queue.limit:
+        reasons.append("the queue is full")
+    if not devices.ready:
+        reasons.append("nobody is there who draws")
+    if problem := await beside(disk_problem, server.settings.folder):
+        reasons.append(problem)
+    is_ready = not reasons
+    return JSONResponse({"ready": is_ready, "reasons": reasons} | told, 200 if is_ready else 503)
 
 
 @router.get("/metrics")

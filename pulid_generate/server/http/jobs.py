@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from pulid_extract.shared.file_names import path_of
 from pulid_generate.errors import RequestError
 from pulid_generate.pictures.description import parse_description
 from pulid_generate.pictures.picture import read_parameters
@@ -196,7 +197,12 @@ async def get_capabilities(request: Request) -> dict[str, Any]:
             "cache_mode": list(CACHES),
             "scm_policy": ["dynamic", "static"],
         },
-        "control": bool(judge.flags.control_net),
+        # in the order in which fields of several count
+        "control_nets": [
+            {"name": path_of(name).name, "modes": list(file.modes)}
+            for name, file in zip(judge.flags.control_net or (), judge.controls, strict=True)
+        ],
+        "kontext": judge.pipeline.fitting.kontext,
         "limits": {
             "queue": settings.max_queue,
             "pictures": settings.max_pictures,

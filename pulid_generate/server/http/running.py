@@ -34,7 +34,7 @@ from pulid_generate.server.intake.extraction import ExtractWorker
 from pulid_generate.server.intake.submission import Submission
 from pulid_generate.server.intake.validation import Validations
 from pulid_generate.server.intake.visitors import Visitors
-from pulid_generate.server.settings import STOP_SECONDS, Settings, read_settings
+from pulid_generate.server.settings import STOP_SECONDS, Settings, disk_problem, read_settings
 from pulid_generate.server.work.device import DeviceThread
 from pulid_generate.server.work.devices import OneDevice
 from pulid_generate.server.work.drawing import LocalDrawer, StepReports
@@ -107,6 +107,8 @@ def open_server(
     queue = JobQueue(settings.max_queue)
     if missing := worker.missing():
         progress.note(missing)
+    if problem := disk_problem(settings.folder):
+        progress.note(problem)
     submission = Submission(settings, judge, visitors, worker)
     validations = Validations(submission, queue, flags.models_dir)
     metrics = Metrics(queue)

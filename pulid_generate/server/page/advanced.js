@@ -4,9 +4,21 @@
 import { by, element } from "./api.js";
 
 const FILES = new Set(["ref_image", "control_image", "reference"]);
+// of a union of ControlNets, a choice for each union of the server
+const MODE = "control_mode";
 // one value, or none
 const SWITCHES = { ad_model: "antelopev2" };
 const SEPARATOR = ";";
+// heading of a group -> what the server has for it
+const NOTES = {
+  ControlNet: () => {
+    if (!told.control_nets.length) return "This server was started without --control-net.";
+    const names = told.control_nets.map(({ name }) => name);
+    if (names.length === 1) return `This server has ${names[0]}.`;
+    return `This server has ${names.join(", ")}: one picture and one number for all of them, or one for each, in this order.`;
+  },
+  "Reference pictures (FLUX.1 Kontext)": () => (told.kontext ? "" : "This server's Flux is no FLUX.1 Kontext: it takes no reference pictures."),
+};
 let told;
 
 export function start(capabilities, isOwn) {
@@ -20,9 +32,8 @@ export function start(capabilities, isOwn) {
   }
   for (const [group, rows] of groups) {
     const part = element("details", { class: "group" }, element("summary", {}, group, element("span", { class: "changed" })));
-    if (group === "ControlNet" && !told.control) {
-      part.append(element("p", { class: "quiet" }, "This server was started without --control-net."));
-    }
+    const note = NOTES[group]?.() ?? "";
+    if (note) part.append(element("p", { class: "quiet" }, note));
     part.append(element("div", { class: "grid" }, ...rows));
     by("advanced").append(part);
   }
@@ -30,13 +41,58 @@ export function start(capabilities, isOwn) {
 }
 
 function row(name, field) {
-  const id = `field-${name}`;
-  const input = control(name, field);
-  Object.assign(input, { id, name });
+  if (name === MODE && told.control_nets.length) return modes(field);
+  return labelled(`field-${name}`, name.replaceAll("_", " "), named(control(name, field), name), field.description);
+}
+
+function named(input, name) {
+  input.name = name;
   input.dataset.before = value(input);
+  return input;
+}
+
+function labelled(id, words, input, description) {
+  input.id = id;
   input.setAttribute("aria-describedby", `${id}-help`);
-  return [element("label", { for: id }, name.replaceAll("_", " ")),
-    element("span", {}, input, element("small", { id: `${id}-help` }, field.description))];
+  const parts = input.type === "file" ? [input, shown(input)] : [input];
+  return [element("label", { for: id }, words), element("span", {}, ...parts, element("small", { id: `${id}-help` }, description))];
+}
+
+// A choice for each union, so that no mode need be spelled.
+function modes(field) {
+  const usual = told.defaults[MODE] ?? [];
+  const unions = told.control_nets.map((net, place) => ({ ...net, place })).filter((net) => net.modes.length);
+  return unions.flatMap(({ name, modes, place }, count) => {
+    const made = element("select", { "data-place": place }, ...modes.map((mode) => element("option", { value: mode }, mode)));
+    made.value = usual[place] ?? usual[0] ?? modes[0];
+    if (!made.value) made.value = modes[0];
+    const words = told.control_nets.length === 1 ? "control mode" : `control mode of ${name}`;
+    return labelled(count ? `field-${MODE}-${place}` : `field-${MODE}`, words, named(made, MODE), field.description);
+  });
+}
+
+function unions() { return by("advanced").querySelectorAll("select[data-place]"); }
+
+// The chosen pictures of a field, small, and a way to leave them out again.
+function shown(input) {
+  const list = element("ul", { class: "thumbnails", "aria-label": `Pictures of ${input.name.replaceAll("_", " ")}` });
+  input.addEventListener("input", () => show(input, list));
+  return list;
+}
+
+function show(input, list = input.nextElementSibling) {
+  for (const image of list.querySelectorAll("img")) URL.revokeObjectURL(image.src);
+  list.replaceChildren(...[...input.files].map((file, place) => element("li", {},
+    element("img", { src: URL.createObjectURL(file), alt: file.name, title: file.name }),
+    element("button", { type: "button", class: "small", "aria-label": `Leave out ${file.name}`, onclick: () => leaveOut(input, place) }, "×"))));
+}
+
+function leaveOut(input, left) {
+  const kept = new DataTransfer();
+  [...input.files].forEach((file, place) => { if (place !== left) kept.items.add(file); });
+  input.files = kept.files;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+  input.focus();
 }
 
 function control(name, field) {
@@ -52,8 +108,11 @@ function control(name, field) {
     return made;
   }
   const isNumber = ["integer", "number"].includes(field.type);
-  const hints = field.type === "array" ? `several: with ${SEPARATOR} between them` : null;
-  return element("input", { value: usual, inputmode: isNumber ? "decimal" : null, size: isNumber ? 8 : null, placeholder: hints });
+  const isOne = name.startsWith("control_") && told.control_nets.length === 1;
+  const isSeveral = field.type === "array" && !isOne;
+  const hints = isSeveral ? `several: with ${SEPARATOR} between` : null;
+  const shownUsual = Array.isArray(usual) ? usual.join(`${SEPARATOR} `) : usual;
+  return element("input", { value: shownUsual, inputmode: isNumber ? "decimal" : null, size: isNumber ? 8 : isSeveral ? 26 : null, placeholder: hints });
 }
 
 function inputs() { return by("advanced").querySelectorAll("input, select"); }
@@ -80,7 +139,7 @@ export function changed() {
   const [fields, files] = [{}, {}];
   for (const input of inputs()) {
     const { name } = input;
-    if (value(input) === input.dataset.before) continue;
+    if (value(input) === input.dataset.before || "place" in input.dataset) continue;
     if (input.type === "file") {
       fields[name] = [...input.files].map((file, place) => {
         const stored = `${name}${place}.${/\.(\w+)$/.exec(file.name)?.[1] ?? "png"}`;
@@ -95,12 +154,19 @@ export function changed() {
       fields[name] = value(input);
     }
   }
+  if (fields.control_image && unions().length) {
+    fields[MODE] = told.control_nets.map(() => "");
+    for (const input of unions()) fields[MODE][input.dataset.place] = input.value;
+  }
   return [fields, files];
 }
 
 export function reset() {
   for (const input of inputs()) {
-    if (input.type === "file") input.value = "";
+    if (input.type === "file") {
+      input.value = "";
+      show(input);
+    }
     else if (input.type === "checkbox") input.checked = input.dataset.before === "true";
     else input.value = input.dataset.before;
   }
@@ -109,11 +175,23 @@ export function reset() {
 
 // Whether there is such a field.
 export function set(name, given) {
+  if (name === MODE && unions().length) return setModes([given].flat());
   const input = by(`field-${name}`);
   if (!input || input.type === "file") return false;
   if (name in SWITCHES) input.checked = Boolean(given);
   else if (input.type === "checkbox") input.checked = given === true || given === "true";
   else input.value = Array.isArray(given) ? given.join(`${SEPARATOR} `) : given;
+  count();
+  return true;
+}
+
+// Of each ControlNet, or one for all.
+function setModes(given) {
+  for (const input of unions()) {
+    const mode = given.length === 1 ? given[0] : given[input.dataset.place];
+    const { modes } = told.control_nets[input.dataset.place];
+    input.value = modes[Number(mode)] ?? mode ?? input.dataset.before;
+  }
   count();
   return true;
 }

@@ -87,6 +87,9 @@ class Judge:
                 raise
             self.pipeline = open_pipeline(flags, with_pulid=False, progress=progress)
             progress.note("no PuLID file was found: pictures are drawn without an identity")
+        # checked now: a request cannot mend the server's own files
+        controls = self.pipeline.fitting.controls
+        self.controls = [controls[path_of(name)] for name in flags.control_net or ()]
         self._folders = own_folders(flags, self.pipeline.files)
 
     @property

@@ -229,10 +229,10 @@ def test_what_is_no_control_net_of_this_flux_is_refused(flux_file, tmp_path):
     union = ControlFile.read(write_control(tmp_path / "u.safetensors", modes=5), flux, flux_file)
     assert single.mode_number(None) is None
     assert [union.mode_number(mode) for mode in ("canny", "pose", "2")] == [0, 4, 2]
-    with pytest.raises(CheckpointError, match="leave --control-mode out"):
+    with pytest.raises(InputError, match="leave --control-mode out"):
         single.mode_number("pose")
     for mode, said in ((None, "is a union"), ("gray", "has no mode 'gray'"), ("7", "no mode")):
-        with pytest.raises(CheckpointError, match=f"{said}.*give --control-mode canny, tile"):
+        with pytest.raises(InputError, match=f"{said}.*give --control-mode canny, tile"):
             union.mode_number(mode)
 
 

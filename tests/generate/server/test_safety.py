@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from support.paths import ROOT
@@ -18,7 +19,10 @@ from support.served import WAIT, micro_serve_flags, serving, wait_for
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 from pulid_extract.shared.locking import locked_folder
+from pulid_generate.assembly.progress import Progress
 from pulid_generate.errors import InputError, OutputError, RequestError
+from pulid_generate.server import settings
+from pulid_generate.server.http.running import open_server
 from pulid_generate.server.settings import read_settings
 
 KEY = "a-key-of-this-test-0123456789"
@@ -225,3 +229,21 @@ def test_two_servers_do_not_share_a_folder(generate, tmp_path):
         refused = generate("serve", "--output-dir", tmp_path, "--port", 0)
     assert "another server uses it" in refused.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_said_at_the_start_and_by_ready(
+    served, micro, tmp_path, monkeypatch, capfd
+):
+    usage = SimpleNamespace(free=settings.MIN_FREE - 1)
+    monkeypatch.setattr(settings.shutil, "disk_usage", lambda folder: usage)
+    problem = settings.disk_problem(served.server.settings.folder)
+    assert problem.startswith("the disk of --output-dir has 127 MiB free; a picture")
+    flags = micro_serve_flags(micro, tmp_path)
+    open_server(flags, frozenset(), settings.read_settings(flags), Progress())
+    assert problem in " ".join(capfd.readouterr().err.split())
+    with served.client() as client:
+        told = client.get("/ready")
+        assert (told.status_code, told.json()["reasons"]) == (503, [problem])
+        usage.free += 1
+        told = client.get("/ready")
+        assert (told.status_code, told.json()["reasons"]) == (200, [])
