@@ -31,6 +31,7 @@ from pulid_generate.files.roles import TINY
 from pulid_generate.flags.commands.tables import Flags
 from pulid_generate.pictures.face_finder import PROCESS_BYTES, FaceFinder
 from pulid_generate.pictures.scorer import PROGRAM
+from pulid_generate.request.prompts.prompt import read_prompt_file
 
 if TYPE_CHECKING:
     from pulid_generate.memory.placement import Placement
@@ -111,9 +112,11 @@ def _loras(flags: Flags, flux: FoundFile) -> tuple[list[Check], int]:
     from pulid_generate.models.flux import flux_shape
 
     what, checks, numbers = "LoRA", [], 0
+    # what comes by standard input is for the run to read
+    from_file = None if flags.prompt_file == "-" else flags.prompt_file
+    if wrong := _prompt(from_file):
+        return [wrong], 0
     try:
-        # what comes by standard input is for the run to read
-        from_file = None if flags.prompt_file == "-" else flags.prompt_file
         _, choices = read_prompt(replace(flags, prompt_file=from_file))
     except PulidError as error:
         return [Check(FILES, what, "wrong", str(error))], 0
@@ -127,6 +130,16 @@ def _loras(flags: Flags, flux: FoundFile) -> tuple[list[Check], int]:
         numbers += sum(change.numbers for change in changes.values())
         checks.append(Check(FILES, what, "ok", _given(choice.path)))
     return checks, numbers
+
+
+def _prompt(path: str | None) -> Check | None:
+    """What is wrong with the file of the prompt, whose tags name LoRAs."""
+    try:
+        if path is not None:
+            read_prompt_file(path)
+    except PulidError as error:
+        return Check(FILES, "prompt", "wrong", str(error))
+    return None
 
 
 def _control(name: str, mode: str | None, flux: FoundFile) -> tuple[Check, ControlFile | None]:

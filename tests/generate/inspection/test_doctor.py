@@ -281,6 +281,10 @@ def test_every_file_that_changes_a_picture_is_looked_at(
     assert "made for another model" in refused.error
     refused = looked("--lora-model-dir", tmp_path, "-p", "a cat <lora:gone:1>")
     assert "gone.safetensors is not there" in refused.error
+    # the prompt's own file, before any LoRA that it may name
+    refused = looked("--prompt-file", tmp_path / "gone.txt")
+    assert report(refused)["prompt"]["status"] == "wrong"
+    assert "LoRA" not in report(refused)
     # between the two passes
     hires = ("--hires", "--hires-upscalers-dir", tmp_path, "--hires-upscaler")
     run = looked(*hires, "2x")

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import pytest
 from PIL import Image
+from support.models.control_files import write_control
 from support.visits import Visit, needs_browser, wait
 
-needs_browser()
-
-from support.models.control_files import write_control
-from support.served import micro_serve_flags, of_file, serving
-
 from pulid_generate.errors import CheckpointError
+
+needs_browser()
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +24,8 @@ def nets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(micro, kontext, nets, tmp_path_factory):
+    from support.served import micro_serve_flags, serving
+
     folder = tmp_path_factory.mktemp("conditions")
     models = {"diffusion_model": str(kontext), "control_net": nets}
     with serving(micro_serve_flags(micro, folder, **models)) as running:
@@ -66,6 +66,8 @@ def test_a_mode_is_chosen_for_the_union_and_a_picture_left_out_again(chromium, s
 
 
 def test_a_net_that_does_not_fit_is_refused_before_anybody_asks(micro, nets, tmp_path):
+    from support.served import micro_serve_flags, serving
+
     wide = str(write_control(tmp_path / "wide.safetensors", context=96, double=1, single=1))
     flags = micro_serve_flags(micro, tmp_path, control_net=[nets[0], wide])
     with (
@@ -76,6 +78,8 @@ def test_a_net_that_does_not_fit_is_refused_before_anybody_asks(micro, nets, tmp
 
 
 def test_a_mode_that_a_net_lacks_is_the_requests_mistake(served, tmp_path):
+    from support.served import of_file
+
     fields = {"prompt": "a cat", "control_image": ["p.png"], "control_mode": ["pose"]}
     Image.new("RGB", (64, 48)).save(tmp_path / "p.png")
     files = {"p.png": of_file(tmp_path / "p.png")}
