@@ -24,6 +24,7 @@ from pulid_generate.request.passes.detail import DetailSettings
 from pulid_generate.request.passes.hires import HiresSettings
 from pulid_generate.request.people.id_schedule import IdSchedule
 from pulid_generate.request.people.regions import box_region
+from pulid_generate.sampling.guidance import Inpaint
 
 WIDTH, HEIGHT = 96, 64
 LEFT, RIGHT = (8, 16, 20, 24), (64, 16, 24, 28)
@@ -98,6 +99,32 @@ def test_a_face_is_redrawn_and_all_around_it_stays_to_the_bit(pipeline, people):
     assert facts["detail"]["inpaint_width"] == 48
     assert {name for name in facts if facts[name] != parse_description(plain.parameters).get(name)}
     assert "detail" not in parse_description(plain.parameters)
+
+
+def test_towards_its_edge_a_face_is_free_later_and_a_hard_edge_stays_possible(
+    pipeline, people, monkeypatch
+):
+    held, hold = [], Inpaint.hold
+
+    def watched(self, velocity, latent, t):
+        held.append((self, t))
+        return hold(self, velocity, latent, t)
+
+    monkeypatch.setattr(Inpaint, "hold", watched)
+    shares = {}
+    for blur in (0, 3):
+        held.clear()
+        ours = pipeline(RIGHT)
+        [_] = ours.draw([ours.job(request(replace(SETTINGS, mask_blur=blur)), people[0])])
+        inpaint, first = held[0]
+        assert inpaint.first == first
+        assert len({id(one) for one, _ in held}) == 1
+        shares[blur] = set(inpaint.mask.flatten().tolist())
+    assert {0.0, 1.0} <= shares[3]
+    assert len(shares[3]) > 3
+    # cells that the box's edge cuts through
+    assert max(shares[0]) == 1.0
+    assert len(shares[0]) < len(shares[3])
 
 
 def test_faces_of_a_larger_pass_are_found_and_redrawn_in_its_size(pipeline, people):
