@@ -41,7 +41,8 @@ export function clear(error) {
 function namesIn(sentence) {
   const plain = (word) => word.replace(/^-+/, "").replaceAll("-", "_");
   if (/^\d+x\d+/.test(sentence)) return ["width"];
-  const first = sentence.split(/[\s:]/)[0];
+  // a file that was sent is called by its field: control_image0.png
+  const first = sentence.split(/[\s:]/)[0].replace(/\d*\.\w+$/, "");
   const flags = sentence.match(/--[a-z][a-z-]+/g) ?? [];
   return [first, ...flags].map(plain).flatMap((name) => [name, `pulid_${name}`, `pulid_id_${name}`]);
 }

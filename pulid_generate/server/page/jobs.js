@@ -7,6 +7,8 @@ const followed = new Set();
 
 // The fields of a job of this page that the server does not keep: what it started from.
 export const started = new Map();
+// The files of a job of this page, by the names that its fields give them: it can be sent again.
+export const sent = new Map();
 
 // A line for a job until it has ended; `ended` gets its last state. name: what it is, in words.
 export function follow(job, name, ended) {

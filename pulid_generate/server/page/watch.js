@@ -5,6 +5,8 @@ import * as jobs from "./jobs.js";
 import * as start_picture from "./start_picture.js";
 import * as what from "./what.js";
 
+// fields of pictures that the server does not keep once a job has ended
+const PICTURES = ["init_img", "control_image", "ref_image", "reference"];
 const shown = new Set(); // ids of jobs in the gallery
 
 export async function start() {
@@ -43,6 +45,7 @@ async function draw() {
     const [fields, files] = await what.request();
     const job = await post("/v1/jobs", fields, files);
     jobs.started.set(job.id, start_picture.kept());
+    jobs.sent.set(job.id, files);
     jobs.follow(job, named(fields), finished);
     what.drawn();
     by("watch").scrollIntoView({ block: "nearest" });
@@ -83,12 +86,13 @@ async function show(job) {
   const buttons = element("p", { class: "row" },
     element("button", { type: "button", onclick: () => what.restore(asked, { before: jobs.started.get(job.id) }) }, "Restore the settings"));
   const somebody = asked.pulid_id_embedding || asked.identity;
-  if (somebody && !asked.init_img && !asked.detail_img && Number(asked.pulid_id_weight ?? 1) !== 0) {
+  const canSend = jobs.sent.has(job.id) || !PICTURES.some((name) => asked[name]);
+  if (somebody && canSend && !asked.detail_img && Number(asked.pulid_id_weight ?? 1) !== 0) {
     buttons.append(element("button", { type: "button", id: "compare", onclick: () => compare(job, asked) }, "Compare with weight 0"));
   }
   buttons.append(element("button", { type: "button", class: "danger", onclick: () => remove(job) }, "Delete"));
   by("current").append(buttons, element("details", {}, element("summary", {}, "Settings"), element("dl", { class: "settings" },
-    ...Object.entries(asked).flatMap(([name, value]) => [element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, String(value))]))));
+    ...Object.entries(asked).flatMap(([name, value]) => [element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, [value].flat().join(", "))]))));
 }
 
 async function edit(picture) {
@@ -120,7 +124,7 @@ async function compare(job, asked) {
   const failed = (words) => button.replaceWith(element("span", { class: "error", role: "alert" }, words));
   try {
     const fields = { ...asked, pulid_id_weight: 0, seed: job.pictures[0].seed, batch_count: 1 };
-    const other = await jobs.drawn(fields, {}, "the same seed at weight 0");
+    const other = await jobs.drawn(fields, jobs.sent.get(job.id) ?? {}, "the same seed at weight 0");
     if (other.state !== "done") {
       failed(other.error ?? "cancelled");
       return;

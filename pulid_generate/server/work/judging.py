@@ -186,6 +186,12 @@ class Judge:
         if settings is not None and picture is None:
             # a picture to start from may have given the size, and a second pass enlarges it
             _check_limits(flags, drawing.request.final_size, settings)
+        # what says so of a dev by its name alone takes it for the server's mistake
+        if flags.ref_image and self.pipeline.dev and not self.pipeline.fitting.kontext:
+            raise RequestError(
+                "ref_image: no Flux but FLUX.1 Kontext reads reference pictures, and this server "
+                f"has {self.pipeline.files.flux.name}; leave them out"
+            )
         with self.lock:
             jobs = drawing.jobs(self.pipeline)
         if settings is not None:
