@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from seeded.checkpoints import write_embedding
 from support.programs.commands import call
 from support.visits import EXTRACT, MODELS, needs_browser, wait
+
+from pulid_extract.shared.embedding_file import encode_embedding
 
 needs_browser()
 
@@ -117,10 +118,14 @@ def test_a_painted_mask_comes_out_as_painted(visit, studio, portraits, monkeypat
     page.wait_for_selector("#seen[aria-busy=false]")
 
 
-def test_two_people_are_placed_by_dragging_their_boxes(visit, person, tmp_path):
+def test_two_people_are_placed_by_dragging_their_boxes(visit, tmp_path):
     visitor = visit()
     page = visitor.page
-    people = {"ada": person, "ben": write_embedding(tmp_path / "ben.pulidembd", 9)}
+    people = {}
+    for number, name in enumerate(("ada", "ben")):
+        people[name] = tmp_path / f"{name}.pulidembd"
+        # as wide as the small world's
+        people[name].write_bytes(encode_embedding(np.full((4, 512), number, np.float32)))
     for name, path in people.items():
         files = {"name": f"{name}.pulidembd", "mimeType": "", "buffer": path.read_bytes()}
         page.set_input_files("#embedding", files=[files])
