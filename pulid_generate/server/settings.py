@@ -35,8 +35,8 @@ SESSION_SECONDS = 24 * 3600.0
 MAX_SESSIONS = 1000
 # jobs that one visitor's gallery keeps, and identities that it saves
 MAX_GALLERY, MAX_SAVED = 500, 100
-# bytes that the disk of the output folder must have free for another picture: one of MAX_MEGAPIXELS
-# as a PNG that does not shrink, its record, and what came with the request
+# bytes that the disk of the output folder must have free for another picture: one of a few
+# megapixels as a PNG that does not shrink, its record, and what came with the request
 MIN_FREE = 128 << 20
 # seconds that the picture in work has to be finished in once the server is to stop
 STOP_SECONDS = 600.0
