@@ -37,7 +37,7 @@ def without_network() -> tuple[str, ...]:
 
 
 def watched(folder: Path, *commands: list[str]) -> dict:
-    """The report of support/programs/watched.py, with what lies in the home afterwards as "written"."""
+    """The report of programs/watched.py, with what lies in the home afterwards as "written"."""
     home = folder / "home"
     home.mkdir()
     environment = {}

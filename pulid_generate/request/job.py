@@ -205,7 +205,7 @@ def batch_key(job: Job) -> Hashable:
     """Jobs of equal keys may share a batch: they differ in prompt, seed, guidance, identity and
     starting picture at most. With a cache of steps, or conditions, each is alone.
     """
-    masked = job.start is not None and job.start.mask is not None and (True, job.start.late)
+    masked = job.start.late if job.start is not None and job.start.mask is not None else None
     asked = tuple(getattr(job.request, name) for name in ALIKE)
     alone = None if may_share(job) else id(job)
     # of the larger pass the times may differ all the same: they follow the steps asked for

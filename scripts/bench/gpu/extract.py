@@ -1,5 +1,5 @@
-"""The part `extract` of bench.gpu: one extraction on a card, cold and warm by stage, beside the CPU's;
-whether both give the same tokens; and several faces in one pass.
+"""The part `extract` of bench.gpu: one extraction on a card, cold and warm by stage, beside the
+CPU's; whether both give the same tokens; and several faces in one pass.
 
     PYTHONPATH=.:scripts python -m bench.gpu.extract --way ours --folder FOLDER --device cuda
 

@@ -1,5 +1,5 @@
-"""The part `kernels` of bench.gpu: each kernel against the torch code, in bits or by its distance, and
-the times of both.
+"""The part `kernels` of bench.gpu: each kernel against the torch code, in bits or by its distance,
+and the times of both.
 """
 
 from __future__ import annotations

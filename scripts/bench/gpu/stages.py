@@ -1,6 +1,6 @@
-"""The part `stages` of bench.gpu: each model of a generation by itself, as the command loads and runs
-it, on seeded files of the published sizes: seconds, and the memory plan's numbers beside what torch
-allocated. A stage that takes more than the plan gives it is wrong.
+"""The part `stages` of bench.gpu: each model of a generation by itself, as the command loads and
+runs it, on seeded files of the published sizes: seconds, and the memory plan's numbers beside what
+torch allocated. A stage that takes more than the plan gives it is wrong.
 
 On a CPU torch counts nothing, and the plan's numbers stand alone.
 """

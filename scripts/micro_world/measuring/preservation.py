@@ -1,8 +1,8 @@
 """Measures, through the two programs, that the small world's models preserve a face. On people and
 seeds that nothing was trained on.
 
-    PYTHONPATH=scripts python -m micro_world.measuring.preservation [--models scripts/micro_world/models]
-        [--folder build/micro_world/measured] [--quick]
+    PYTHONPATH=scripts python -m micro_world.measuring.preservation
+        [--models scripts/micro_world/models] [--folder build/micro_world/measured] [--quick]
 
 Prints the table of docs/micro_world.md as Markdown on standard output and leaves numbers.json and
 the pictures in the folder. Portraits go through `pulid-extract batch`, pictures through

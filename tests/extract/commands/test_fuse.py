@@ -1,4 +1,4 @@
-"""`pulid-extract` with several portraits: folders, patterns and names in a row, fused or refused."""
+"""Several portraits for `pulid-extract`: folders, patterns and names in a row, fused or refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The studio's fields for pictures beside the prompt, on a server whose models read them: ControlNets,
-one of them a union, and FLUX.1 Kontext.
+"""The studio's fields for pictures beside the prompt, on a server whose models read them:
+ControlNets, one of them a union, and FLUX.1 Kontext.
 """
 
 from __future__ import annotations

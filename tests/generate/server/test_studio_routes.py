@@ -44,12 +44,6 @@ def served(micro, tmp_path_factory, kept):
         yield running
 
 
-@pytest.fixture
-def client(served):
-    with served.client() as client:
-        yield client
-
-
 def png(colour: str, size: tuple[int, int] = (64, 48)) -> bytes:
     stored = io.BytesIO()
     Image.new("RGB", size, colour).save(stored, "PNG")

@@ -1,5 +1,5 @@
-"""diffusers' and transformers' own models, new ones and with the weights of ours, for what must work
-on both and for folders that those libraries write.
+"""diffusers' and transformers' own models, new ones and with the weights of ours, for what must
+work on both and for folders that those libraries write.
 """
 
 from __future__ import annotations

@@ -49,6 +49,12 @@ def heic(brand: bytes = b"heic") -> bytes:
     return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1heic" + bytes(200)
 
 
+def animated(kind: str) -> bytes:
+    """Two frames."""
+    second = Image.fromarray(PICTURE[::-1].copy())
+    return encode(Image.fromarray(PICTURE), kind, save_all=True, append_images=[second])
+
+
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 # What is not a usable portrait -> a word of the message.
 BAD = {
@@ -56,8 +62,8 @@ BAD = {
     "text named .jpg": (b"dear diary, " * 40, "is not a readable JPEG, PNG or WebP picture"),
     "truncated JPEG": (encode(NOISE, "JPEG")[:-900], "lacks its last bytes"),
     "truncated PNG": (encode(NOISE)[:-900], "truncated or damaged"),
-    "animated WebP": (encode(PICTURE, "WEBP", save_all=True, append_images=[Image.fromarray(PICTURE[::-1].copy())]), "animation of 2 frames"),
-    "animated PNG": (encode(Image.fromarray(PICTURE), save_all=True, append_images=[Image.new("RGB", (32, 48), "red")]), "animation of 2"),
+    "animated WebP": (animated("WEBP"), "animation of 2 frames"),
+    "animated PNG": (animated("PNG"), "animation of 2"),
     "GIF": (encode(PICTURE, "GIF"), "it is a GIF: save it as PNG"),
     "TIFF": (encode(PICTURE, "TIFF"), "is not a readable"),
     "HTML": (b"<!DOCTYPE html><html></html>", "it is an HTML or SVG page"),

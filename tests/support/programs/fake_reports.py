@@ -10,7 +10,8 @@ SCORES = """
 refuse_prompts()
 for picture in pictures:
     name = os.path.basename(picture)
-    value = {"person": 0.7 if "_1_" in name else 0.5, "0": 0.1, "stranger": -0.1}.get(name[:-4].rsplit("_", 1)[-1], 1.0)
+    run = name[:-4].rsplit("_", 1)[-1]
+    value = {"person": 0.7 if "_1_" in name else 0.5, "0": 0.1, "stranger": -0.1}.get(run, 1.0)
     faceless() if name == "line-3_2_person.png" else likeness(value, stranger=0.05)
 """
 # the same with all that can be asked for: a second recogniser, another photograph, prompts, poses
@@ -28,4 +29,7 @@ for picture in pictures:
          truth=value - 0.1, copy_paste=0.25 if run == "person" else -0.25, pose=pose,
          prompt_score=prompt, box=box)
 """
-NOBODY = 'say("pulid-extract: error: me.png: no face found in this reference; give another picture"); sys.exit(1)'
+NOBODY = """
+say("pulid-extract: error: me.png: no face found in this reference; give another picture")
+sys.exit(1)
+"""
