@@ -8,6 +8,7 @@ K drawings of each.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
@@ -70,7 +71,11 @@ def made(
         ready.unlink(missing_ok=True)
         print(f"drawing {name}: {people} people", file=sys.stderr, flush=True)
         arrays = None
-        with get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
+        # whatever the parent does at SIGTERM, which ends the pool: these go
+        at_sigterm = signal.SIGTERM, signal.SIG_DFL
+        with get_context("fork").Pool(
+            len(os.sched_getaffinity(0)), signal.signal, at_sigterm
+        ) as pool:
             for done, values in enumerate(pool.imap(one, range(first, first + people), CHUNK)):
                 if arrays is None:
                     arrays = [

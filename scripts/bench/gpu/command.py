@@ -12,6 +12,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import torch
+
 from bench.full_size_files import Sizes, files, write_complete
 from bench.gpu.tables import print_table
 
@@ -66,7 +68,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 def write(sizes: Sizes, folder: Path) -> None:
     """Every file that is not there, several at a time."""
-    with ProcessPoolExecutor(PROCESSES) as pool:
+    # a thread each: what is forked has not the threads that OpenMP counts on
+    with ProcessPoolExecutor(PROCESSES, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for done in [pool.submit(_write_one, sizes, n, folder) for n in range(len(files(sizes)))]:
             done.result()
 
